@@ -1,0 +1,1 @@
+"""Internal knowledge distillation of BERT-family encoders as a Ray sweep."""
