@@ -1,0 +1,61 @@
+"""What every source of examples gives."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ikd_ray.tasks import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Examples in their source's order: `first` (and `second` for pairs), and as many `labels`."""
+
+    first: list[str]
+    second: list[str] | None
+    labels: np.ndarray
+    """(n,) int64 class indices, or float32 scores for regression."""
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A task's splits ("train", "dev", for mnli also "dev_mismatched") and where they came from."""
+
+    task: Task
+    splits: dict[str, Split]
+    source: Literal["folder", "hub", "embedded"]
+    description: str
+    """One line for people and for tags."""
+    fingerprint: str
+    """`fingerprint()` of the content."""
+
+    @property
+    def generated(self) -> bool:
+        """Whether the examples are the project's own instead of the task's."""
+        return self.source == "embedded"
+
+
+def fingerprint(task: Task, splits: dict[str, Split]) -> str:
+    """SHA-256 (hex) of the task's name and of every text and label: equal content, equal fingerprint."""
+    digest = hashlib.sha256(task.name.encode())
+    for name, split in sorted(splits.items()):
+        digest.update(f"\0{name}\0{len(split)}\0".encode())
+        for texts in (split.first, split.second or ()):
+            for text in texts:
+                data = text.encode()
+                # The length first, so that no two lists of texts give the same bytes.
+                digest.update(len(data).to_bytes(8, "little") + data)
+        digest.update(split.labels.astype(split.labels.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+
+def sizes(splits: dict[str, Split]) -> str:
+    """For descriptions: `8551 train / 1043 dev`."""
+    return " / ".join(f"{len(split)} {name}" for name, split in splits.items())

@@ -1,0 +1,52 @@
+"""Ragged arrays: many short rows in one flat array plus offsets, read without Python work per row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+def offsets_of(sizes: np.ndarray) -> np.ndarray:
+    """(n,) row sizes -> (n + 1,) offsets, int64."""
+    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Row r is `values[offsets[r]:offsets[r + 1]]`; `values` may be a memory map."""
+
+    values: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def _where(self, rows: np.ndarray) -> np.ndarray:
+        """Positions in `values` of the rows' values, one row after the other."""
+        sizes = self.offsets[rows + 1] - self.offsets[rows]
+        starts = offsets_of(sizes)
+        return np.arange(starts[-1]) + np.repeat(self.offsets[rows] - starts[:-1], sizes)
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """The rows' values one after the other, flat, in the order asked for."""
+        return self.values[self._where(rows)]
+
+    def scatter(self, rows: np.ndarray, flat: np.ndarray) -> None:
+        """The inverse of `gather`: write the rows' values."""
+        self.values[self._where(rows)] = flat
+
+    def save(self, folder: Path, name: str) -> None:
+        np.save(folder / f"{name}.npy", self.values)
+        np.save(folder / f"{name}.offsets.npy", self.offsets)
+
+    @classmethod
+    def open(cls, folder: Path, name: str) -> Ragged:
+        """Memory-mapped values; the offsets are read."""
+        values = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        return cls(values, np.load(folder / f"{name}.offsets.npy", allow_pickle=False))

@@ -1,0 +1,104 @@
+"""Where examples come from: a GLUE folder, the hub, or (cola only) the embedded corpus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ikd_ray.data.dataset import Dataset, Split, fingerprint, sizes
+from ikd_ray.data.glue_files import find_folder, read_split
+from ikd_ray.data.hub import offline_unless_reachable, quiet
+from ikd_ray.errors import UsageError
+from ikd_ray.tasks import Task
+
+if TYPE_CHECKING:
+    import datasets
+
+__all__ = ["HUB_NAME", "Dataset", "Split", "load"]
+
+HUB_NAME = "nyu-mll/glue"
+
+
+def load(task: Task, data_dir: Path | None) -> Dataset:
+    """The task's examples from `data_dir`, where given, and from nowhere else then; else from the hub or its
+    local cache; else, for cola, from the embedded corpus.
+
+    Raises:
+        UsageError: the folder's content is wrong (the message names file and line), or nothing has the task.
+    """
+    if data_dir is not None:
+        return _from_folder(task, data_dir)
+    try:
+        return _from_hub(task)
+    except _NoHubError as error:
+        if task.name == "cola":
+            return _embedded(task, str(error))
+        raise UsageError(
+            f"task {task.name}: {error}; pass --data-dir with a folder that holds {task.folder}/train.tsv"
+        ) from None
+
+
+def _from_folder(task: Task, data_dir: Path) -> Dataset:
+    folder = find_folder(data_dir, task)
+    splits: dict[str, Split] = {}
+    skipped = 0
+    for names in task.splits:
+        splits[names.name], skips = read_split(folder / names.file, task)
+        skipped += skips
+    note = f", {skipped} corrupted rows skipped" if skipped else ""
+    description = f"GLUE folder {data_dir.resolve().name} ({task.folder}, {sizes(splits)}{note})"
+    return Dataset(task, splits, "folder", description, fingerprint(task, splits))
+
+
+class _NoHubError(Exception):
+    """Why the hub did not give the data, in one line."""
+
+
+def _from_hub(task: Task) -> Dataset:
+    reachable = offline_unless_reachable()
+    import datasets
+
+    with quiet():
+        try:
+            tables = datasets.load_dataset(HUB_NAME, task.name)
+            splits = {names.name: _hub_split(task, tables[names.hub]) for names in task.splits}
+        except Exception as error:
+            # `datasets` lets errors of a dozen libraries through, and all of them mean: not from here.
+            if not reachable and isinstance(error, ConnectionError):
+                raise _NoHubError("the Hugging Face hub is out of reach and its local cache empty") from error
+            which = HUB_NAME if reachable else f"the local cache of {HUB_NAME}"
+            reason = (str(error).splitlines() or [""])[0][:160]
+            raise _NoHubError(f"{which} did not load ({type(error).__name__}: {reason})") from error
+    where = "hub" if reachable else "hub's local cache"
+    description = f"Hugging Face {where} {HUB_NAME} ({task.name}, {sizes(splits)})"
+    return Dataset(task, splits, "hub", description, fingerprint(task, splits))
+
+
+def _hub_split(task: Task, table: datasets.Dataset) -> Split:
+    names = () if task.is_regression else tuple(table.features["label"].names)
+    if names != task.labels:
+        raise ValueError(f"its labels are {names} where {task.labels} are right")
+    columns = table.select_columns([*task.text_columns, "label"])[:]
+    texts = [columns[name] for name in task.text_columns]
+    dtype = np.float32 if task.is_regression else np.int64
+    return Split(texts[0], texts[1] if task.is_pair else None, np.array(columns["label"], dtype))
+
+
+def _embedded(task: Task, reason: str) -> Dataset:
+    # Imported late: most runs bring data of their own.
+    from ikd_ray.data.corpus import generate
+
+    splits = {
+        name: Split(
+            [judgement.sentence for judgement in judgements],
+            None,
+            np.array([judgement.label for judgement in judgements], np.int64),
+        )
+        for name, judgements in zip(("train", "dev"), generate(seed=0), strict=True)
+    }
+    description = (
+        f"GENERATED corpus (not CoLA): made by this project's own grammar, {sizes(splits)}, because {reason}"
+    )
+    return Dataset(task, splits, "embedded", description, fingerprint(task, splits))

@@ -1,0 +1,118 @@
+"""Examples as token ids: encoded once, stored flat, memory-mapped by every process that trains."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ikd_ray.data import store
+from ikd_ray.data.dataset import Dataset, Split
+from ikd_ray.data.ragged import Ragged, offsets_of
+
+from ikd_ray.tasks import Task, get_task
+
+FORMAT = 1
+CHUNK = 10_000  # examples tokenized at a time: bounds memory
+
+
+@dataclass(frozen=True)
+class TokenSplit:
+    """One split. Row r's ids and segment ids have equal length."""
+
+    ids: Ragged  # int32
+    segments: Ragged  # uint8: 0 for the first text, 1 for the second
+    labels: np.ndarray  # (n,), int64 classes or float32 scores
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.ids.sizes
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task's tokenized splits, and what identifies them."""
+
+    task: Task
+    splits: dict[str, TokenSplit]
+    pad_id: int
+    key: str
+    folder: Path
+
+    @property
+    def train(self) -> TokenSplit:
+        return self.splits["train"]
+
+    def evaluation(self) -> dict[str, TokenSplit]:
+        """Every split but the training one: `dev`, and for MNLI `dev_mismatched`."""
+        return {name: split for name, split in self.splits.items() if name != "train"}
+
+
+def _chunks(split: Split, tokenizer, max_length: int) -> Iterator[tuple[list[list[int]], list[list[int]]]]:
+    for start in range(0, len(split), CHUNK):
+        first = split.first[start : start + CHUNK]
+        second = split.second[start : start + CHUNK] if split.second is not None else None
+        coded = tokenizer(
+            first,
+            second,
+            truncation=True,
+            max_length=max_length,
+            return_token_type_ids=True,
+            return_attention_mask=False,
+        )
+        yield coded["input_ids"], coded["token_type_ids"]
+
+
+def _encode(split: Split, tokenizer, max_length: int) -> TokenSplit:
+    ids, segments, sizes = [], [], []
+    for chunk_ids, chunk_segments in _chunks(split, tokenizer, max_length):
+        sizes.append(np.fromiter(map(len, chunk_ids), np.int64, len(chunk_ids)))
+        ids.append(np.concatenate([np.asarray(row, np.int32) for row in chunk_ids]))
+        segments.append(np.concatenate([np.asarray(row, np.uint8) for row in chunk_segments]))
+    offsets = offsets_of(np.concatenate(sizes))
+    return TokenSplit(
+        Ragged(np.concatenate(ids), offsets), Ragged(np.concatenate(segments), offsets), split.labels
+    )
+
+
+def prepare(dataset: Dataset, tokenizer, tokenizer_key: str, max_length: int, root: Path) -> TaskData:
+    """Tokenize a data set into `root/<key>`, or open what an earlier run left there.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        tokenizer_key: identifies it: equal keys must mean equal output.
+        max_length: tokens kept of an example, special ones included.
+    """
+    key = store.digest(FORMAT, dataset.fingerprint, tokenizer_key, max_length)
+
+    def write(folder: Path) -> None:
+        for name, split in dataset.splits.items():
+            tokens = _encode(split, tokenizer, max_length)
+            tokens.ids.save(folder, f"{name}.ids")
+            tokens.segments.save(folder, f"{name}.segments")
+            np.save(folder / f"{name}.labels.npy", tokens.labels)
+        about = {"task": dataset.task.name, "splits": list(dataset.splits), "pad_id": tokenizer.pad_token_id}
+        (folder / "about.json").write_text(json.dumps(about))
+
+    store.ensure(root / key, write)
+    return open_data(root / key)
+
+
+def open_data(folder: Path) -> TaskData:
+    """Memory-map what `prepare` stored."""
+    about = json.loads((folder / "about.json").read_text())
+    splits = {
+        name: TokenSplit(
+            Ragged.open(folder, f"{name}.ids"),
+            Ragged.open(folder, f"{name}.segments"),
+            np.load(folder / f"{name}.labels.npy", allow_pickle=False),
+        )
+        for name in about["splits"]
+    }
+    return TaskData(get_task(about["task"]), splits, about["pad_id"], folder.name, folder)

@@ -1,0 +1,122 @@
+"""A BERT-family sequence classifier run layer by layer, as far as a stage needs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout as drop
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import sdpa_mask
+
+from ikd_ray.data.batches import Batch
+
+ATTENTION = "ikd"
+FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
+
+
+def _attention(module, query, key, value, mask, scaling, dropout=0.0, record=None, **_) -> tuple[Tensor, None]:
+    """Attention for transformers' registry: SDPA, unless the caller passed a list to record into.
+
+    transformers itself can return attention weights only after dropout. What is appended to `record` is the
+    softmax before it, (B, heads, L, L).
+    """
+    if record is None:
+        out = scaled_dot_product_attention(query, key, value, mask, dropout, scale=scaling)
+    else:
+        scores = query @ key.transpose(2, 3) * scaling
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        probabilities = scores.softmax(-1)
+        record.append(probabilities)
+        out = drop(probabilities, dropout) @ value
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+@dataclass
+class Output:
+    """What a forward pass was asked for; layers count from 1."""
+
+    logits: Tensor | None = None  # (B, labels)
+    cls: dict[int, Tensor] = field(default_factory=dict)  # layer -> (B, hidden)
+    attention: dict[int, Tensor] = field(default_factory=dict)  # layer -> (B, heads, L, L), before dropout
+
+
+class Encoder(nn.Module):
+    """Wraps a Hugging Face `...ForSequenceClassification` model of one of `FAMILIES`; shares its parameters."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        model.set_attn_implementation(ATTENTION)
+        self.model = model
+
+    @property
+    def config(self):
+        return self.model.config
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        base = self.model.base_model
+        return base.transformer.layer if self.config.model_type == "distilbert" else base.encoder.layer
+
+    @property
+    def embeddings(self) -> nn.ModuleList:
+        """Everything below the first layer."""
+        base = self.model.base_model
+        return nn.ModuleList([base.embeddings, getattr(base, "embeddings_project", nn.Identity())])
+
+    @property
+    def head(self) -> nn.ModuleList:
+        """Everything above the last layer: pooler, if any, and classifier."""
+        names = ("pre_classifier", "classifier")
+        above = [getattr(self.model, name) for name in names if hasattr(self.model, name)]
+        pooler = getattr(self.model.base_model, "pooler", None)
+        return nn.ModuleList([pooler, *above] if pooler is not None else above)
+
+    def embed(self, batch: Batch) -> Tensor:
+        """(B, L, hidden): what enters the first layer."""
+        base = self.model.base_model
+        segments = {} if self.config.model_type == "distilbert" else {"token_type_ids": batch.segments}
+        if getattr(self.config, "type_vocab_size", 2) < 2:
+            segments = {}
+        hidden = base.embeddings(input_ids=batch.ids, **segments)
+        return base.embeddings_project(hidden) if hasattr(base, "embeddings_project") else hidden
+
+    def classify(self, cls: Tensor) -> Tensor:
+        """Logits (B, labels) from the last layer's [CLS] vectors (B, hidden)."""
+        model, kind = self.model, self.config.model_type
+        sequence = cls[:, None]
+        if kind == "bert":
+            return model.classifier(model.dropout(model.bert.pooler(sequence)))
+        if kind == "distilbert":
+            return model.classifier(model.dropout(torch.relu(model.pre_classifier(cls))))
+        return model.classifier(sequence)
+
+    def forward(
+        self, batch: Batch, depth: int | None = None, attend: Collection[int] = (), classify: bool = True
+    ) -> Output:
+        """Run the first `depth` layers (all of them by default).
+
+        Args:
+            attend: layers whose attention probabilities are wanted; the others use the fused kernel.
+            classify: compute logits; needs every layer.
+        """
+        output = Output()
+        mask = batch.mask[:, None, None, :]
+        hidden = self.embed(batch)
+        for number, layer in enumerate(self.layers[:depth], start=1):
+            record: list[Tensor] | None = [] if number in attend else None
+            hidden = layer(hidden, mask, record=record)
+            output.cls[number] = hidden[:, 0]
+            if record:
+                output.attention[number] = record[0]
+        if classify:
+            output.logits = self.classify(output.cls[len(self.layers)])
+        return output

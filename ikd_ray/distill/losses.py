@@ -1,0 +1,73 @@
+"""The four losses of internal distillation (Aguilar et al., AAAI 2020, sections 3.1 and 3.2).
+
+All are means over the batch's examples and compute in float32 or wider, whatever the inputs' type.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (PyTorch's own convention)
+from torch import Tensor
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def soft_label_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of the softened student against the softened teacher, times temperature squared.
+
+    The factor keeps the gradient's size independent of the temperature (Hinton et al. 2015, section 2).
+    With a single logit (regression) it is the mean squared error and the temperature does not apply.
+
+    Args:
+        student_logits, teacher_logits: (B, labels).
+    """
+    student_logits, teacher_logits = _wide(student_logits), _wide(teacher_logits)
+    if student_logits.shape[-1] == 1:
+        return F.mse_loss(student_logits, teacher_logits)
+    targets = F.softmax(teacher_logits / temperature, dim=-1)
+    return F.cross_entropy(student_logits / temperature, targets) * temperature**2
+
+
+def hard_label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy against the gold classes, or mean squared error with a single logit (regression).
+
+    Args:
+        logits: (B, labels).
+        labels: (B,), class indices or, for regression, scores.
+    """
+    logits = _wide(logits)
+    if logits.shape[-1] == 1:
+        return F.mse_loss(logits[:, 0], labels.to(logits.dtype))
+    return F.cross_entropy(logits, labels)
+
+
+def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Mean over examples and heads of (1/L) sum_i KL(teacher[i] || student[i]), i the query positions.
+
+    L is each sequence's own length; padded rows and columns count for nothing (equation 1 of the paper).
+
+    Args:
+        student, teacher: attention probabilities (B, heads, L, L), rows summing to 1 over the valid columns.
+        mask: (B, L), 1 for tokens and 0 for padding.
+    """
+    student, teacher = _wide(student), _wide(teacher)
+    mask = mask.to(student.dtype)
+    # A probability that underflowed to zero would make the divergence infinite.
+    log_student = student.clamp_min(torch.finfo(student.dtype).tiny).log()
+    rows = (torch.xlogy(teacher, teacher) - teacher * log_student).mul(mask[:, None, None, :]).sum(-1)
+    per_example = rows.mul(mask[:, None, :]).sum(-1).mean(1) / mask.sum(-1)
+    return per_example.mean()
+
+
+def cls_cosine(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over examples of 1 - cos(teacher, student)^2 of the [CLS] vectors (equation 2 of the paper).
+
+    Blind to the vectors' sign and length.
+
+    Args:
+        student, teacher: (B, hidden).
+    """
+    cosine = F.cosine_similarity(_wide(student), _wide(teacher), dim=-1)
+    return (1 - cosine.square()).mean()

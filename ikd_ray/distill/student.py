@@ -1,0 +1,88 @@
+"""Students: cut from their teacher, and measured."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+
+import numpy as np
+import torch
+from torch import nn
+
+from ikd_ray.data.batches import Batch
+from ikd_ray.distill.encoder import Encoder
+
+LATENCY_TOKENS = 128
+LATENCY_WARMUP, LATENCY_RUNS = 3, 15
+
+
+def layer_map(student_layers: int, teacher_layers: int) -> tuple[int, ...]:
+    """The teacher layer that each student layer is matched with, uniform, both counted from 1.
+
+    The top layers meet; twice as deep a teacher gives i -> 2i.
+
+    Raises:
+        ValueError: the student is deeper than its teacher.
+    """
+    if not 1 <= student_layers <= teacher_layers:
+        raise ValueError(f"a student of {student_layers} layers cannot come from {teacher_layers} layers")
+    # Rounds half up: (i * T / S + 1/2), in whole numbers.
+    return tuple(
+        (2 * i * teacher_layers + student_layers) // (2 * student_layers) for i in range(1, student_layers + 1)
+    )
+
+
+def build_student(teacher: Encoder, student_layers: int, init: str) -> Encoder:
+    """A student with copies of the teacher's embeddings, pooler, classifier and some of its layers.
+
+    Args:
+        init: "mapped" copies the layers of `layer_map`, "first" the lowest ones.
+    """
+    if init == "mapped":
+        chosen = layer_map(student_layers, len(teacher.layers))
+    else:
+        chosen = tuple(range(1, student_layers + 1))
+    kept = nn.ModuleList([teacher.layers[number - 1] for number in chosen])
+    # deepcopy's memo stands in for the layer list, so that the layers left out are not copied.
+    model = copy.deepcopy(teacher.model, {id(teacher.layers): copy.deepcopy(kept)})
+    model.config.num_hidden_layers = student_layers
+    return Encoder(model.requires_grad_(True))
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def size_metrics(student: Encoder) -> dict[str, float]:
+    """Parameters with and without embeddings, and the weights' megabytes (10^6 bytes) as stored."""
+    stored = sum(tensor.numel() * tensor.element_size() for tensor in student.parameters())
+    return {
+        "student/params": _count(student),
+        "student/encoder_params": _count(student) - _count(student.embeddings),
+        "student/size_mb": stored / 1e6,
+    }
+
+
+def latency_ms(student: Encoder) -> float:
+    """Median milliseconds of a forward pass on the CPU: one sequence of 128 tokens, one thread.
+
+    It depends on the architecture alone; measure it while nothing else runs.
+    """
+    student = copy.deepcopy(student).eval().cpu()
+    tokens = min(LATENCY_TOKENS, student.config.max_position_embeddings - 2)  # RoBERTa's start at 2
+    ids = torch.full((1, tokens), 5)
+    zeros = torch.zeros_like(ids)
+    batch = Batch(np.arange(1), ids, zeros, torch.ones_like(ids, dtype=torch.bool), torch.zeros(1))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        times = []
+        with torch.inference_mode():
+            for _ in range(LATENCY_WARMUP + LATENCY_RUNS):
+                start = time.perf_counter()
+                student(batch)
+                times.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
+    return statistics.median(times[LATENCY_WARMUP:]) * 1e3

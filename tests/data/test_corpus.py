@@ -1,0 +1,158 @@
+"""The embedded corpus: its sizes, its balance, what dev alone has, and that no single word gives it away."""
+
+import os
+import random
+import re
+import subprocess
+import sys
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import matthews_corrcoef
+
+from ikd_ray.data import corpus
+from ikd_ray.data.corpus import PHENOMENA, Judgement, generate, held_out_words
+from ikd_ray.data.corpus.phenomena import Phenomenon, Writer, members
+
+FRAMES = [(p.name, frame) for p in PHENOMENA for frame in (*p.frames, *p.unseen)]
+DIGEST = """
+import hashlib
+from ikd_ray.data.corpus import generate
+print(hashlib.sha256(repr(generate(3, train=600, dev=200)).encode()).hexdigest())
+"""
+
+
+@pytest.fixture(scope="module")
+def splits() -> tuple[list[Judgement], list[Judgement]]:
+    return generate()
+
+
+def words(judgements: list[Judgement]) -> set[str]:
+    return {word for j in judgements for word in re.findall(r"[\w']+", j.sentence.lower())}
+
+
+def test_sizes_are_those_asked_for(splits):
+    assert [len(split) for split in splits] == [8200, 1040]
+    assert [len(split) for split in generate(train=57, dev=20)] == [57, 20]
+
+
+def test_seven_in_ten_are_acceptable_in_both_splits(splits):
+    for split in splits:
+        assert sum(j.label for j in split) / len(split) == pytest.approx(0.7, abs=0.01)
+
+
+def test_every_phenomenon_has_both_labels_in_both_splits(splits):
+    assert len({p.name for p in PHENOMENA}) == len(PHENOMENA) >= 12
+    for split in splits:
+        counts = Counter((j.phenomenon, j.label) for j in split)
+        for phenomenon in PHENOMENA:
+            good, bad = counts[phenomenon.name, 1], counts[phenomenon.name, 0]
+            assert 0.2 < bad / (good + bad) < 0.4, phenomenon.name
+
+
+def test_labels_and_phenomena_come_in_mixed_order(splits):
+    for split in splits:
+        assert sum(a.phenomenon == b.phenomenon for a, b in pairwise(split)) < len(split) / 8
+
+
+def test_no_sentence_comes_twice(splits):
+    sentences = [j.sentence for split in splits for j in split]
+    assert len(sentences) == len(set(sentences))
+
+
+def test_sentences_are_short_and_well_formed(splits):
+    sentences = [j.sentence for split in splits for j in split]
+    assert sum(len(s.split()) for s in sentences) / len(sentences) <= 8.5
+    for sentence in sentences:
+        assert re.fullmatch(r"[A-Z][A-Za-z']*(,? [A-Za-z']+)+[.?]", sentence), sentence
+        assert not re.search(r"\b(a [aeiou]|an [^aeiou])", sentence, re.IGNORECASE), sentence
+
+
+def test_same_seed_same_corpus_in_every_process():
+    digests = [
+        subprocess.run(
+            [sys.executable, "-c", DIGEST],
+            env=os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    ]
+    assert digests[0] == digests[1] != ""
+
+
+def test_another_seed_gives_another_corpus(splits):
+    other = generate(seed=1)
+    assert held_out_words(1) != held_out_words(0)
+    for split, other_split in zip(splits, other, strict=True):
+        shared = {j.sentence for j in split} & {j.sentence for j in other_split}
+        assert len(shared) < len(split) / 5
+
+
+def test_some_words_are_only_in_dev(splits):
+    train, dev = splits
+    unseen = words(dev) - words(train)
+    held_out = {word.lower() for lemma in held_out_words(0) for word in lemma.split()[:1]}
+    assert len(unseen & held_out) > len(held_out) / 2
+    assert 0.1 < sum(bool(words([j]) & unseen) for j in dev) / len(dev) < 0.5
+
+
+def test_training_never_uses_a_held_out_word(splits):
+    function_words = {"tired", "similar"}  # heads of two-word lemmas may be words of another class
+    held_out = {lemma.lower() for lemma in held_out_words(0)} - function_words
+    assert not held_out & words(splits[0])
+
+
+def test_some_frames_are_only_in_dev(monkeypatch):
+    written: dict[bool, list[str]] = {True: [], False: []}
+    write = Writer.write
+
+    def recording(self: Writer, frame: str, label: int) -> str:
+        written[bool(self.held_out)].append(frame)  # training's writer has words held out
+        return write(self, frame, label)
+
+    monkeypatch.setattr(Writer, "write", recording)
+    generate()
+    train, dev = written[True], written[False]
+    unseen = {frame for phenomenon in PHENOMENA for frame in phenomenon.unseen}
+    assert len(train) >= 8200
+    assert not unseen & set(train)
+    assert unseen <= set(dev)
+    assert 0.05 < sum(frame in unseen for frame in dev) / len(dev) < 0.3
+
+
+@pytest.mark.parametrize(("name", "frame"), FRAMES)
+def test_the_members_of_a_minimal_set_differ(name, frame):
+    for seed in range(30):
+        pair = [Writer(random.Random(seed)).write(frame, label) for label in (0, 1)]
+        assert pair[0] != pair[1]
+
+
+def test_a_bag_of_words_learns_next_to_nothing(splits):
+    train, dev = splits
+    vectorizer = CountVectorizer()
+    counts = vectorizer.fit_transform([j.sentence for j in train])
+    for weights in (None, "balanced"):
+        model = LogisticRegression(max_iter=1000, class_weight=weights).fit(counts, [j.label for j in train])
+        guesses = model.predict(vectorizer.transform([j.sentence for j in dev]))
+        assert matthews_corrcoef([j.label for j in dev], guesses) < 0.25
+
+
+def test_a_frame_without_a_minimal_set_is_refused():
+    assert members("{np} [is|are|be] [tall|tall|tall].") == 3
+    for frame in ("the {person:sg} slept.", "[a|b|c] [d|e].", "[a]."):
+        with pytest.raises(ValueError, match="same number of alternatives"):
+            members(frame)
+
+
+def test_a_phenomenon_that_runs_out_says_so(monkeypatch):
+    small = Phenomenon(
+        "small", frames=("it [{is:sg}|{is:pl}] here.",), unseen=("it [{was:sg}|{was:pl}] here.",)
+    )
+    monkeypatch.setattr(corpus, "PHENOMENA", (small,))
+    with pytest.raises(ValueError, match="'small' have no more new sentences"):
+        generate(train=5, dev=1)

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import http.server
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import datasets
+import numpy as np
+import pytest
+from huggingface_hub import constants
+
+from ikd_ray.data import hub, sources
+from ikd_ray.errors import UsageError
+from ikd_ray.tasks import TASKS, get_task
+
+
+@pytest.fixture
+def online(monkeypatch):
+    """A process that nobody told to stay offline; undone afterwards."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", False)
+    hub._answers.cache_clear()
+    yield monkeypatch
+    hub._answers.cache_clear()
+
+
+@pytest.fixture
+def server(online):
+    """A hub that answers every HEAD with `status`, and counts them."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        status, asked = 200, 0
+
+        def do_HEAD(self):
+            type(self).asked += 1
+            self.send_response(self.status)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True).start()
+    online.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{listening.server_port}")
+    yield Handler
+    listening.shutdown()
+    listening.server_close()
+
+
+def test_a_hub_that_answers_is_asked_once_and_stays_online(server):
+    assert hub.hub_reachable()
+    assert hub.offline_unless_reachable()
+    assert server.asked == 1
+    assert os.environ["HF_HUB_OFFLINE"] == "0"
+    assert not constants.is_offline_mode()
+
+
+@pytest.mark.parametrize(("status", "reachable"), [(307, True), (401, True), (404, True), (503, False)])
+def test_what_counts_as_an_answer(server, status, reachable):
+    server.status = status
+    assert hub.hub_reachable() is reachable
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"])
+@pytest.mark.parametrize("value", ["1", "true", "YES"])
+def test_an_offline_environment_is_not_asked(server, online, variable, value):
+    online.setenv(variable, value)
+    assert not hub.hub_reachable()
+    assert server.asked == 0
+
+
+def test_a_silent_hub_takes_two_seconds_once(online):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        online.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        start = time.monotonic()
+        assert not hub.hub_reachable()
+        assert time.monotonic() - start < 2 * hub.PROBE_SECONDS
+        start = time.monotonic()
+        assert not hub.hub_reachable()
+        assert time.monotonic() - start < 0.1
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://hub.invalid", "not an address"])
+def test_out_of_reach_puts_imported_libraries_offline(online, endpoint):
+    online.setattr(constants, "ENDPOINT", endpoint)
+    assert not hub.offline_unless_reachable()
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    assert constants.is_offline_mode()
+    assert datasets.config.HF_HUB_OFFLINE
+    with pytest.raises(ConnectionError):
+        datasets.load_dataset("nyu-mll/no-such-set")
+
+
+def test_libraries_imported_later_are_offline_too():
+    environment = {name: value for name, value in os.environ.items() if "OFFLINE" not in name}
+    script = (
+        "from ikd_ray.data.hub import offline_unless_reachable as reachable; assert not reachable();"
+        "import datasets, transformers;"
+        "assert datasets.config.HF_HUB_OFFLINE and transformers.utils.hub.is_offline_mode()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment | {"HF_ENDPOINT": "http://127.0.0.1:9"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_quiet_hides_and_restores(capfd):
+    before = datasets.logging.get_verbosity()
+    logger = datasets.logging.get_logger("datasets.load")
+    with hub.quiet():
+        logger.warning("about the cache")
+        assert datasets.are_progress_bars_disabled()
+    assert "about the cache" not in capfd.readouterr().err
+    assert datasets.logging.get_verbosity() == before
+    assert not datasets.are_progress_bars_disabled()
+
+
+def refused(task: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        sources.load(get_task(task), None)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """A local cache of the hub's dataset as `datasets` itself writes it, with cola and stsb in it."""
+    features = {
+        "cola": {
+            "sentence": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=TASKS["cola"].labels),
+        },
+        "stsb": {
+            "sentence1": datasets.Value("string"),
+            "sentence2": datasets.Value("string"),
+            "label": datasets.Value("float32"),
+        },
+        # The wrong way round.
+        "sst2": {
+            "sentence": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["positive", "negative"]),
+        },
+    }
+
+    class Glue(datasets.GeneratorBasedBuilder):
+        BUILDER_CONFIGS = [datasets.BuilderConfig(name=name) for name in features]
+
+        def _info(self):
+            columns = features[self.config.name] | {"idx": datasets.Value("int32")}
+            return datasets.DatasetInfo(features=datasets.Features(columns))
+
+        def _split_generators(self, _):
+            return [datasets.SplitGenerator(name=name) for name in ("train", "validation", "test")]
+
+        def _generate_examples(self):
+            for index, label in enumerate((1, 0, 1)):
+                texts = {name: f"{name} {index}" for name in features[self.config.name] if name != "label"}
+                yield index, texts | {"label": label, "idx": index}
+
+    cache = tmp_path / "cache"
+    datasets.disable_progress_bars()
+    for name in features:
+        builder = Glue(
+            cache_dir=str(cache), dataset_name="glue", repo_id=sources.HUB_NAME, config_name=name, hash="0"
+        )
+        builder.download_and_prepare()
+    datasets.enable_progress_bars()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+
+
+def test_offline_the_hubs_local_cache_is_read(hub_cache, capfd):
+    data = sources.load(get_task("cola"), None)
+    assert data.source == "hub"
+    assert data.description == "Hugging Face hub's local cache nyu-mll/glue (cola, 3 train / 3 dev)"
+    assert data.splits["dev"].first == ["sentence 0", "sentence 1", "sentence 2"]
+    assert data.splits["dev"].second is None
+    assert data.splits["dev"].labels.tolist() == [1, 0, 1]
+    assert data.splits["dev"].labels.dtype == np.int64
+    pairs = sources.load(get_task("stsb"), None)
+    assert pairs.splits["train"].second == ["sentence2 0", "sentence2 1", "sentence2 2"]
+    assert pairs.splits["train"].labels.dtype == np.float32
+    assert capfd.readouterr() == ("", "")
+
+
+def test_hub_and_folder_give_one_fingerprint(hub_cache, tmp_path):
+    task = get_task("cola")
+    for file in ("train.tsv", "dev.tsv"):
+        (tmp_path / file).write_text("s\t1\t\tsentence 0\ns\t0\t\tsentence 1\ns\t1\t\tsentence 2\n")
+    folder = sources.load(task, tmp_path)
+    assert folder.fingerprint == sources.load(task, None).fingerprint
+
+
+def test_a_hub_with_other_labels_is_refused(hub_cache, monkeypatch):
+    monkeypatch.setattr(sources, "offline_unless_reachable", lambda: True)
+    message = refused("sst2")
+    assert "nyu-mll/glue did not load (ValueError: its labels are ('positive', 'negative')" in message
+    assert "pass --data-dir" in message
+
+
+def test_a_cache_without_the_task(hub_cache):
+    expected = "task rte: the local cache of nyu-mll/glue did not load (ValueError: Couldn't find cache for"
+    assert refused("rte").startswith(expected)
+
+
+def test_a_reachable_hub_is_named_as_such_and_its_failure_is_told(hub_cache, monkeypatch):
+    monkeypatch.setattr(sources, "offline_unless_reachable", lambda: True)
+    assert sources.load(get_task("cola"), None).description.startswith("Hugging Face hub nyu-mll/glue (cola,")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(datasets, "load_dataset", full)
+    expected = (
+        "task rte: nyu-mll/glue did not load (OSError: [Errno 28] No space left on device); pass --data-dir"
+    )
+    assert refused("rte").startswith(expected)
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name != "cola"])
+def test_without_any_source(tmp_path, monkeypatch, name, capfd):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    message = refused(name)
+    assert message.startswith(
+        f"task {name}: the Hugging Face hub is out of reach and its local cache empty; "
+    )
+    assert message.endswith(f"pass --data-dir with a folder that holds {get_task(name).folder}/train.tsv")
+    assert capfd.readouterr() == ("", "")

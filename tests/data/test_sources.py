@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ikd_ray.data import sources
+from ikd_ray.data.dataset import Split, fingerprint
+from ikd_ray.errors import UsageError
+from ikd_ray.tasks import TASKS, Task, get_task
+
+
+def header(task: Task) -> list[str]:
+    return [] if task.headless else ["index", *task.file_text, task.file_label]
+
+
+def row(task: Task, texts: tuple[str, ...], label: str) -> list[str]:
+    return ["src", label, "", *texts] if task.headless else ["7", *texts, label]
+
+
+def write(data_dir: Path, task: Task, rows: list[list[str]], **bytes_of: bytes) -> Path:
+    """Every file of the task with these rows under the header, or with the bytes given for its split."""
+    folder = data_dir / task.folder
+    folder.mkdir(parents=True)
+    lines = [header(task)] if header(task) else []
+    text = "".join("\t".join(fields) + "\n" for fields in [*lines, *rows])
+    for names in task.splits:
+        (folder / names.file).write_bytes(bytes_of.get(names.name, text.encode()))
+    return data_dir
+
+
+def good_rows(task: Task) -> list[list[str]]:
+    pair = ("A first text.", "A second.")[: len(task.text_columns)]
+    return [row(task, pair, label) for label in task.file_labels or ("0.000", "3.8", "5.000")]
+
+
+def refused(task: str, data_dir: Path | None) -> str:
+    with pytest.raises(UsageError) as caught:
+        sources.load(get_task(task), data_dir)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "dev"), [("cola", 8551, 1043), ("rte", 2490, 277), ("mrpc", 3667, 408)]
+)
+def test_the_real_data(glue_dir, name, train, dev):
+    task = get_task(name)
+    data = sources.load(task, glue_dir)
+    assert {split: len(part) for split, part in data.splits.items()} == {"train": train, "dev": dev}
+    assert data.description == f"GLUE folder {glue_dir.name} ({task.folder}, {train} train / {dev} dev)"
+    assert data.source == "folder"
+    assert not data.generated
+    for part in data.splits.values():
+        assert part.labels.dtype == np.int64
+        assert set(part.labels) == {0, 1}
+        assert (part.second is not None) == task.is_pair
+    direct = sources.load(task, glue_dir / task.folder)
+    assert direct.fingerprint == data.fingerprint
+
+
+def test_the_real_quotes_and_byte_order_mark(glue_dir):
+    train = sources.load(get_task("mrpc"), glue_dir).splits["train"]
+    assert train.first[0].startswith('Amrozi accused his brother , whom he called " the witness " ,')
+    assert train.labels[:2].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_each_layout(tmp_path, name):
+    task = get_task(name)
+    data = sources.load(task, write(tmp_path / "glue", task, good_rows(task)))
+    assert list(data.splits) == (["train", "dev", "dev_mismatched"] if name == "mnli" else ["train", "dev"])
+    for part in data.splits.values():
+        assert part.first == ["A first text."] * len(part)
+        assert part.second == (["A second."] * len(part) if task.is_pair else None)
+        if name == "stsb":
+            assert part.labels.dtype == np.float32
+            assert part.labels.tolist() == pytest.approx([0, 3.8, 5])
+        else:
+            assert part.labels.tolist() == list(range(task.num_labels))
+
+
+def test_labels_follow_the_hubs_order(tmp_path):
+    rte = get_task("rte")
+    data = sources.load(rte, write(tmp_path, rte, [row(rte, ("a", "b"), "not_entailment")]))
+    assert rte.labels[data.splits["dev"].labels[0]] == "not_entailment"
+    wnli = get_task("wnli")
+    data = sources.load(wnli, write(tmp_path, wnli, [row(wnli, ("a", "b"), "1")]))
+    assert wnli.labels[data.splits["dev"].labels[0]] == "entailment"
+
+
+def test_columns_are_found_by_name_in_any_order(tmp_path):
+    task = get_task("qnli")
+    text = b"label\textra\tsentence\tquestion\r\nentailment\tx\tIt is.\tIs it?\r\n"
+    data = sources.load(task, write(tmp_path, task, [], train=b"\xef\xbb\xbf" + text, dev=text))
+    assert data.splits["train"].first == ["Is it?"]
+    assert data.splits["train"].second == ["It is."]
+
+
+def test_texts_are_kept_as_they_are(tmp_path):
+    task = get_task("cola")
+    texts = [
+        'He said " so',
+        '"whole"',
+        "a\x85b\u2028c\x0bd\x1ce",
+        "\x1b[31mred",
+        " spaces ",
+        "in\rside",
+        "\ufeffmark",
+    ]
+    rows = [row(task, (text,), "1") for text in texts]
+    data = sources.load(
+        task, write(tmp_path, task, rows, dev=b"\xef\xbb\xbfs\t0\t\tlast line without an end")
+    )
+    assert data.splits["train"].first == texts
+    assert data.splits["dev"].first == ["last line without an end"]
+
+
+def test_qqp_leaves_corrupted_rows_out_and_says_so(tmp_path):
+    task = get_task("qqp")
+    broken = [["9", "a question cut", "by a line feed"], ["", "0"], ["9", "no second", "", "1"]]
+    data = sources.load(task, write(tmp_path / "glue", task, [*good_rows(task), *broken]))
+    assert len(data.splits["train"]) == 2
+    assert data.description == "GLUE folder glue (QQP, 2 train / 2 dev, 6 corrupted rows skipped)"
+    only = write(tmp_path / "only", task, broken)
+    assert "no rows besides 3 corrupted ones" in refused("qqp", only)
+    wrong = write(tmp_path / "wrong", task, [row(task, ("a", "b"), "2")])
+    assert "is_duplicate '2' is not one of: 0, 1" in refused("qqp", wrong)
+
+
+RTE_HEADER = b"index\tsentence1\tsentence2\tlabel\n"
+RTE_ROW = b"0\ta\tb\tentailment\n"
+STSB_HEADER = b"index\tsentence1\tsentence2\tscore\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line", "wrong", "right"),
+    [
+        ("cola", b"s\t1\t\tgood\ns\t1\tbad\n", 2, "3 tab-separated columns", "where 4 are right"),
+        ("cola", b"s\t1\t\tgood\n\ns\t1\t\tgood\n", 2, "1 tab-separated columns", "where 4 are right"),
+        ("cola", b"s\t1\t\tgood\ns\t2\t\tbad\n", 2, "label '2'", "not one of: 0, 1"),
+        ("cola", b"s\t1\t\t \n", 1, "'sentence' is empty", "where a text is needed"),
+        ("cola", b"s\t1\t\tgood\ns\t1\t\tcaf\xe9\n", 2, "byte 9 is not UTF-8", "save the file as UTF-8"),
+        ("cola", "s\t1\t\tgood\n".encode("utf-16"), 1, "not UTF-8", "save the file as UTF-8"),
+        ("cola", b"s\t\x1b[2J\t\tbad\n", 1, r"label '\x1b[2J'", "not one of: 0, 1"),
+        ("cola", b"s\t" + b"9" * 500 + b"\t\tbad\n", 1, "label '" + "9" * 56 + "...", "not one of: 0, 1"),
+        (
+            "rte",
+            RTE_HEADER + RTE_ROW + b"1\ta\tb\tneutral\n",
+            3,
+            "'neutral'",
+            "of: entailment, not_entailment",
+        ),
+        ("rte", RTE_HEADER + b"1\ta\t\tentailment\n", 2, "'sentence2' is empty", "where a text is needed"),
+        ("rte", RTE_HEADER + b"1\ta\tb\tc\tentailment\n", 2, "5 tab-separated columns", "where 4 are right"),
+        ("rte", RTE_ROW, 1, "no column 'sentence1'", "must name sentence1, sentence2, label"),
+        ("rte", b"index\tsentence1\tlabel\n", 1, "no column 'sentence2'", "sentence1, sentence2, label"),
+        ("rte", b"index\tsentence1\tsentence2\n", 1, "no column 'label'", "sentence1, sentence2, label"),
+        ("rte", b"\x1b[2J\n", 1, r"got ['\x1b[2J']", "must name sentence1"),
+        ("stsb", STSB_HEADER + b"0\ta\tb\t5.1\n", 2, "score '5.1'", "not a number from 0 to 5"),
+        ("stsb", STSB_HEADER + b"0\ta\tb\t-0.1\n", 2, "score '-0.1'", "not a number from 0 to 5"),
+        ("stsb", STSB_HEADER + b"0\ta\tb\tnan\n", 2, "score 'nan'", "not a number from 0 to 5"),
+        ("stsb", STSB_HEADER + b"0\ta\tb\tmuch\n", 2, "score 'much'", "not a number from 0 to 5"),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_bad_rows_name_file_line_and_remedy(tmp_path, name, content, line, wrong, right, split):
+    task = get_task(name)
+    message = refused(name, write(tmp_path, task, good_rows(task), **{split: content}))
+    assert message.startswith(f"{tmp_path / task.folder / split}.tsv line {line}: ")
+    assert wrong in message
+    assert right in message
+
+
+@pytest.mark.parametrize(("name", "content"), [("cola", b""), ("rte", RTE_HEADER)])
+def test_a_file_without_rows(tmp_path, name, content):
+    task = get_task(name)
+    message = refused(name, write(tmp_path, task, good_rows(task), dev=content))
+    assert message == f"{tmp_path / task.folder / 'dev.tsv'}: no rows; one example a line is needed"
+
+
+def test_an_empty_file_lacks_its_header(tmp_path):
+    task = get_task("rte")
+    message = refused("rte", write(tmp_path, task, good_rows(task), dev=b""))
+    assert f"{tmp_path / 'RTE' / 'dev.tsv'} line 1: the header has no column 'sentence1'" in message
+
+
+def test_missing_file_and_folder_for_file(tmp_path):
+    task = get_task("mnli")
+    write(tmp_path, task, good_rows(task))
+    missing = tmp_path / "MNLI" / "dev_mismatched.tsv"
+    missing.unlink()
+    expected = (
+        f"{missing}: there is no such file; task mnli reads train.tsv, dev_matched.tsv, dev_mismatched.tsv"
+    )
+    assert refused("mnli", tmp_path) == expected
+    missing.mkdir()
+    assert refused("mnli", tmp_path) == f"{missing}: is a folder where a tab-separated file is needed"
+
+
+def test_unreadable_file(tmp_path, monkeypatch):
+    def denied(self, *_):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    task = get_task("cola")
+    write(tmp_path, task, good_rows(task))
+    monkeypatch.setattr(Path, "open", denied)
+    assert f"{tmp_path / 'CoLA' / 'train.tsv'}: cannot be read (Permission denied)" in refused(
+        "cola", tmp_path
+    )
+
+
+def test_bad_folders(tmp_path):
+    nowhere = tmp_path / "nowhere"
+    assert f"--data-dir {nowhere}: there is no such folder" in refused("cola", nowhere)
+    file = tmp_path / "file"
+    file.write_text("text")
+    assert f"--data-dir {file}: is a file, not a folder" in refused("cola", file)
+    data_dir = tmp_path / "glue"
+    data_dir.mkdir()
+    message = refused("cola", data_dir)
+    assert str(data_dir / "CoLA") in message
+    assert message.endswith("GLUE folders there: none")
+    (data_dir / "RTE").mkdir()
+    (data_dir / "SST-2").mkdir()
+    assert refused("cola", data_dir).endswith("GLUE folders there: SST-2, RTE")
+
+
+# No control characters that end a line or a column, and no lone surrogates, which UTF-8 lacks.
+TEXT = st.text(
+    st.characters(exclude_characters="\t\n\r", exclude_categories=["Cs"]), min_size=1, max_size=20
+).filter(str.strip)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(TEXT, TEXT, st.sampled_from(["0", "1"])), min_size=1, max_size=8))
+def test_any_rows_round_trip(rows):
+    for name in ("cola", "mrpc"):
+        task = get_task(name)
+        wanted = [(row_[: len(task.text_columns)], row_[2]) for row_ in rows]
+        with tempfile.TemporaryDirectory() as folder:
+            data = sources.load(task, write(Path(folder), task, [row(task, *each) for each in wanted]))
+        part = data.splits["train"]
+        texts = zip(part.first, part.second, strict=True) if task.is_pair else zip(part.first, strict=True)
+        assert [(pair, str(label)) for pair, label in zip(texts, part.labels, strict=True)] == wanted
+
+
+def test_fingerprints(tmp_path):
+    cola, sst2, mrpc = get_task("cola"), get_task("sst2"), get_task("mrpc")
+
+    def key(task, first, second=None, labels=(0, 1)):
+        return fingerprint(task, {"train": Split(first, second, np.array(labels, np.int64))})
+
+    base = key(cola, ["ab", "c"])
+    assert base == key(cola, ["ab", "c"])
+    assert len(base) == 64
+    others = [
+        key(cola, ["a", "bc"]),
+        key(cola, ["c", "ab"]),
+        key(cola, ["ab", "c"], labels=(1, 0)),
+        key(sst2, ["ab", "c"]),
+        key(mrpc, ["ab", "c"], ["d", "e"]),
+        key(mrpc, ["d", "e"], ["ab", "c"]),
+    ]
+    assert len({base, *others}) == 7
+    one = sources.load(cola, write(tmp_path / "one", cola, good_rows(cola)))
+    assert one.fingerprint == sources.load(cola, write(tmp_path / "two", cola, good_rows(cola))).fingerprint
+
+
+def test_the_embedded_corpus(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    data = sources.load(get_task("cola"), None)
+    assert data.generated
+    assert data.source == "embedded"
+    assert data.description.startswith("GENERATED corpus (not CoLA): ")
+    for part in data.splits.values():
+        assert len(part) > 1000
+        assert len(part) == len(part.labels)
+        assert set(part.labels) == {0, 1}
+        assert part.labels.dtype == np.int64
+    assert data.fingerprint == sources.load(get_task("cola"), None).fingerprint
+
+
+def test_a_given_folder_never_falls_through(tmp_path):
+    assert "GLUE folders there: none" in refused("cola", tmp_path)
+
+
+def test_a_first_run_without_network_is_quick_and_quiet(tmp_path):
+    script = (
+        "import time; from ikd_ray.data.sources import load; from ikd_ray.tasks import get_task;"
+        "start = time.monotonic(); data = load(get_task('cola'), None);"
+        "assert data.generated; print(time.monotonic() - start)"
+    )
+    environment = {name: value for name, value in os.environ.items() if "OFFLINE" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    # About three seconds on an idle machine; the libraries' own retries would take 25.
+    assert float(done.stdout) < 15

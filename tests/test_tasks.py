@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+
+from ikd_ray.errors import UsageError
+from ikd_ray.tasks import TASKS, get_task
+
+
+def logits_of(classes: list[int], num_labels: int = 2) -> np.ndarray:
+    return np.eye(num_labels, dtype=np.float32)[classes]
+
+
+# Class 1 predicted at rows 0, 1, 3; true at rows 0, 1, 2, 4: TP 2, FP 1, FN 2, TN 1.
+LABELS = np.array([1, 1, 1, 0, 1, 0])
+PREDICTED = [1, 1, 0, 1, 0, 0]
+
+
+def test_known_tasks():
+    assert sorted(TASKS) == ["cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli"]
+    for name, task in TASKS.items():
+        assert task.name == name
+        assert task.metric in task.metrics
+        assert len(task.text_columns) == len(task.file_text) in (1, 2)
+        assert len(task.file_labels) == len(task.labels)
+        assert [split.name for split in task.splits][:2] == ["train", "dev"]
+        assert not task.headless or {*task.file_text, task.file_label} <= set(task.headless)
+    assert {name: task.num_labels for name, task in TASKS.items() if task.num_labels != 2} == {
+        "mnli": 3,
+        "stsb": 1,
+    }
+    assert [name for name, task in TASKS.items() if not task.is_pair] == ["cola", "sst2"]
+    assert [name for name, task in TASKS.items() if task.is_regression] == ["stsb"]
+
+
+def test_unknown_task_names_the_known():
+    with pytest.raises(UsageError, match=r"'mnist' is not known; one of: cola, sst2, .*wnli"):
+        get_task("mnist")
+
+
+def test_mcc():
+    # (TP TN - FP FN) / sqrt((TP+FP)(TP+FN)(TN+FP)(TN+FN)) = (2 - 2) / ... = 0
+    assert get_task("cola").score(LABELS, logits_of(PREDICTED)) == {"mcc": 0.0}
+    # One error: TP 4, TN 1, FP 1, FN 0: (4 - 0) / sqrt(5 * 4 * 2 * 1)
+    score = get_task("cola").score(LABELS, logits_of([1, 1, 1, 1, 1, 0]))
+    assert score["mcc"] == pytest.approx(4 / math.sqrt(40))
+
+
+def test_accuracy_and_f1_of_class_one():
+    score = get_task("mrpc").score(LABELS, logits_of(PREDICTED))
+    # Precision 2/3, recall 2/4; class 0's F1 would be 2/5.
+    assert score == {"accuracy": pytest.approx(3 / 6), "f1": pytest.approx(4 / 7)}
+
+
+def test_three_classes():
+    score = get_task("mnli").score(np.array([0, 1, 2, 2]), logits_of([0, 1, 2, 1], 3))
+    assert score == {"accuracy": 0.75}
+
+
+def test_correlations():
+    labels = np.array([1, 2, 3, 4], dtype=np.float32)
+    score = get_task("stsb").score(labels, np.array([[1], [3], [2], [10]], dtype=np.float32))
+    # Deviations (-1.5, -.5, .5, 1.5) and (-3, -1, -2, 6): 13 / sqrt(5 * 50);
+    # ranks 1 3 2 4: 1 - 6 * 2 / (4 * 15)
+    assert score == {"pearson": pytest.approx(13 / math.sqrt(250)), "spearman": pytest.approx(0.8)}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_constant_predictions_score_without_a_warning(name):
+    task = get_task(name)
+    labels = np.array([0.5, 2, 4], np.float32) if task.is_regression else np.array([1, 0, 0])
+    constant = np.zeros((3, task.num_labels), np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        score = task.score(labels, constant)
+        nearly = task.score(labels, constant + np.arange(3, dtype=np.float32)[:, None] * 1e-30)
+    expected = {"mcc": 0.0, "f1": 0.0, "pearson": 0.0, "spearman": 0.0, "accuracy": pytest.approx(2 / 3)}
+    assert score == {metric: expected[metric] for metric in task.metrics}
+    assert all(math.isfinite(value) for value in nearly.values())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("name", TASKS)
+def test_a_logit_that_is_not_finite_scores_nan(name, bad):
+    task = get_task(name)
+    logits = np.zeros((2, task.num_labels))
+    logits[1, -1] = bad
+    assert all(math.isnan(value) for value in task.score(np.array([0, 1]), logits).values())
+
+
+def test_logits_of_another_shape():
+    with pytest.raises(ValueError, match="logits"):
+        get_task("cola").score(np.array([0, 1]), np.zeros((2, 3)))
