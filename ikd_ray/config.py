@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -24,7 +25,9 @@ class Trial(_Config):
 
     regime: Regime = "kd"
     student_layers: int = Field(3, ge=1, le=128, description="encoder layers of the student")
-    student_init: Literal["mapped", "first"] = Field("mapped", description="teacher layers the student copies")
+    student_init: Literal["mapped", "first"] = Field(
+        "mapped", description="teacher layers the student copies"
+    )
     temperature: float = Field(2.0, gt=0, le=100, description="softens both models' logits")
     lambda_: float = Field(0.2, ge=0, le=100, alias="lambda", description="weight of the hard-label loss")
     soft_labels: Literal["top", "always"] = Field("top", description="PID/SID: soft loss in which stages")
@@ -37,7 +40,9 @@ class Trial(_Config):
     )
     train: Literal["layer", "upto"] = Field("layer", description="PID: layer k alone, or layers 1..k")
     top_trains: Literal["all", "head"] = Field("all", description="PID/SID: what the top stage trains")
-    embeddings: Literal["frozen", "train"] = Field("frozen", description="teacher's embeddings kept, or trained")
+    embeddings: Literal["frozen", "train"] = Field(
+        "frozen", description="teacher's embeddings kept, or trained"
+    )
     learning_rate: float = Field(1e-4, gt=0, le=1, description="AdamW's peak learning rate")
     batch_size: int = Field(32, ge=1, le=65536, description="examples in a step, over all workers")
     seed: int = Field(0, ge=0, lt=2**31)
@@ -69,7 +74,9 @@ class TargetConfig(_Config):
     """Where the teacher's outputs come from while students train."""
 
     mode: Literal["auto", "stored", "online"] = "auto"
-    budget_gb: float = Field(20.0, gt=0, description="auto: past this size the teacher runs per batch instead")
+    budget_gb: float = Field(
+        20.0, gt=0, description="auto: past this size the teacher runs per batch instead"
+    )
 
 
 def first_problem(error: ValidationError) -> tuple[str, str]:
@@ -93,3 +100,20 @@ def make_trial(params: dict[str, Any]) -> Trial:
     except ValidationError as error:
         key, reason = first_problem(error)
         raise UsageError(f"{key}: {reason} (got {params.get(key)!r})") from None
+
+
+class SweepConfig(_Config):
+    """One sweep as asked for on the command line; names are the flags'."""
+
+    task: str
+    data_dir: Path | None = None
+    teacher: str | None = None
+    space: Path
+    trials: int | None = Field(None, ge=1, le=100_000, description="none: 8, or all of a grid")
+    concurrent: int | None = Field(None, ge=1, le=10_000, description="trials at once; none: what fits")
+    workers_per_trial: int = Field(1, ge=1, le=1024)
+    gpus_per_worker: float | None = Field(None, ge=0, le=16, description="none: 1 where there are GPUs")
+    output: Path = Path("outputs")
+    name: str | None = Field(None, description="none: the task and the time")
+    seed: int = Field(0, ge=0, lt=2**31)
+    tracking_uri: str | None = None

@@ -12,7 +12,6 @@ import numpy as np
 from ikd_ray.data import store
 from ikd_ray.data.dataset import Dataset, Split
 from ikd_ray.data.ragged import Ragged, offsets_of
-
 from ikd_ray.tasks import Task, get_task
 
 FORMAT = 1

@@ -18,7 +18,9 @@ ATTENTION = "ikd"
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
 
 
-def _attention(module, query, key, value, mask, scaling, dropout=0.0, record=None, **_) -> tuple[Tensor, None]:
+def _attention(
+    module, query, key, value, mask, scaling, dropout=0.0, record=None, **_
+) -> tuple[Tensor, None]:
     """Attention for transformers' registry: SDPA, unless the caller passed a list to record into.
 
     transformers itself can return attention weights only after dropout. What is appended to `record` is the

@@ -156,7 +156,10 @@ def train_stage(
         metrics = {f"train/{name}": value for name, value in zip(sums, means, strict=True)}
         _check_finite(metrics, stage, epoch)
         yield metrics
-        if stage.cosine_threshold and metrics[f"train/layer_{stage.layers[-1]}/cos"] <= stage.cosine_threshold:
+        if (
+            stage.cosine_threshold
+            and metrics[f"train/layer_{stage.layers[-1]}/cos"] <= stage.cosine_threshold
+        ):
             return
 
 

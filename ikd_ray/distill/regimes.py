@@ -30,7 +30,9 @@ class Stage:
     trains: tuple[int, ...] = ()  # layers that train
     head: bool = False  # pooler and classifier train
     embeddings: bool = False  # embeddings train
-    cosine_threshold: float = 0.0  # ends once the top active layer's mean training cosine loss is at most this
+    cosine_threshold: float = (
+        0.0  # ends once the top active layer's mean training cosine loss is at most this
+    )
     decays: bool = True  # learning rate falls linearly to zero over `epochs`; else constant after warm-up
 
     @property
@@ -120,7 +122,13 @@ def sid(trial: Trial) -> list[Stage]:
     return _layer_by_layer(trial, stacked=True, trains_below=True)
 
 
-REGIMES: dict[str, Callable[[Trial], list[Stage]]] = {"hard": hard, "kd": kd, "id": id, "pid": pid, "sid": sid}
+REGIMES: dict[str, Callable[[Trial], list[Stage]]] = {
+    "hard": hard,
+    "kd": kd,
+    "id": id,
+    "pid": pid,
+    "sid": sid,
+}
 
 
 def plan(regime: str, student_layers: int, **options: object) -> list[Stage]:

@@ -29,7 +29,8 @@ def layer_map(student_layers: int, teacher_layers: int) -> tuple[int, ...]:
         raise ValueError(f"a student of {student_layers} layers cannot come from {teacher_layers} layers")
     # Rounds half up: (i * T / S + 1/2), in whole numbers.
     return tuple(
-        (2 * i * teacher_layers + student_layers) // (2 * student_layers) for i in range(1, student_layers + 1)
+        (2 * i * teacher_layers + student_layers) // (2 * student_layers)
+        for i in range(1, student_layers + 1)
     )
 
 

@@ -8,7 +8,7 @@ for each batch.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,7 +94,9 @@ class Targets:
         if logits:
             out.logits = torch.from_numpy(self._array("logits", split)[batch.rows]).to(device).float()
         for layer in cls:
-            out.cls[layer] = torch.from_numpy(self._array(f"cls-{layer}", split)[batch.rows]).to(device).float()
+            out.cls[layer] = (
+                torch.from_numpy(self._array(f"cls-{layer}", split)[batch.rows]).to(device).float()
+            )
         stored = [layer for layer in attention if (self.folder / f"attention-{layer}").is_dir()]
         for layer in stored:
             flat = torch.from_numpy(self._ragged(f"attention-{layer}", split).gather(batch.rows)).to(device)
@@ -127,56 +129,36 @@ def _attention_offsets(data: TaskData, split: str, heads: int) -> np.ndarray:
 
 
 def build_targets(
-    folder: Path,
-    data: TaskData,
-    teacher: Encoder,
-    layers: Collection[int],
-    attention: bool,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> bool:
+    folder: Path, data: TaskData, teacher: Encoder, layers: Collection[int], attention: bool
+) -> Iterator[tuple[int, int]]:
     """Store the teacher's logits, and the [CLS] vectors and attention of some layers, under `folder`.
 
     Each part (the logits, one layer's vectors, one layer's attention) is a checksummed folder of its own:
     parts that exist are kept, the missing ones are written in one pass of the teacher. Safe when several
-    processes ask at once.
+    processes ask at once. A generator: it builds while it is consumed.
 
     Args:
         layers: the teacher's, counted from 1.
         attention: whether to store attention too.
-        progress: called with examples done and examples in all.
 
-    Returns:
-        Whether anything had to be built.
+    Yields:
+        Examples done and examples in all; nothing where all is there.
     """
     parts = ["logits", *(f"cls-{layer}" for layer in layers)]
     parts += [f"attention-{layer}" for layer in layers] if attention else []
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
+    with FileLock(folder / ".lock"), ExitStack() as stack:
         missing = [part for part in parts if not store.is_intact(folder / part)]
-        if missing:
-            _write_parts(folder, missing, data, teacher, progress)
-    return bool(missing)
-
-
-def _write_parts(
-    folder: Path,
-    parts: list[str],
-    data: TaskData,
-    teacher: Encoder,
-    progress: Callable[[int, int], None],
-) -> None:
-    with ExitStack() as stack:
-        aside = {}
-        for part in parts:
+        for part in missing:
             shutil.rmtree(folder / part, ignore_errors=True)
-            aside[part] = stack.enter_context(store.aside(folder / part))
-        total = sum(map(len, data.splits.values()))
+        aside = {part: stack.enter_context(store.aside(folder / part)) for part in missing}
+        total = sum(map(len, data.splits.values())) if missing else 0
         done = 0
-        for split in data.splits:
-            arrays = {part: _create(aside[part], part, split, data, teacher) for part in parts}
+        for split in data.splits if missing else ():
+            arrays = {part: _create(aside[part], part, split, data, teacher) for part in missing}
             for count in _fill(arrays, split, data, teacher):
                 done += count
-                progress(done, total)
+                yield done, total
 
 
 def _create(folder: Path, part: str, split: str, data: TaskData, teacher: Encoder) -> np.ndarray:
@@ -191,7 +173,7 @@ def _create(folder: Path, part: str, split: str, data: TaskData, teacher: Encode
 
 
 @torch.inference_mode()
-def _fill(arrays: dict[str, np.ndarray], split: str, data: TaskData, teacher: Encoder) -> Iterable[int]:
+def _fill(arrays: dict[str, np.ndarray], split: str, data: TaskData, teacher: Encoder) -> Iterator[int]:
     """Run the teacher over a split, writing every part's rows; yields the number of examples of each step."""
     heads, tokens = teacher.config.num_attention_heads, data.splits[split]
     offsets = _attention_offsets(data, split, heads)

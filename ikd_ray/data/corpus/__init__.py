@@ -20,7 +20,7 @@ PHENOMENA: tuple[Phenomenon, ...] = (
 )
 ACCEPTABLE = 0.7  # CoLA's own share
 HELD_OUT_WORDS = 0.1  # of each open class
-UNSEEN_FRAMES = 0.15  # of dev's sentences
+UNSEEN_FRAMES = 0.2  # of dev's sentences
 PATIENCE = 1000  # tries for a sentence that is new, before a phenomenon counts as used up
 
 
@@ -33,10 +33,9 @@ class Judgement:
 
 def generate(seed: int = 0, train: int = 8200, dev: int = 1040) -> tuple[list[Judgement], list[Judgement]]:
     """The training and the dev split; the same seed gives the same corpus, everywhere."""
-    held_out = held_out_words(seed)
     taken: set[str] = set()
-    training = _split(Writer(random.Random(f"{seed} train"), held_out), train, 0.0, taken)
-    return training, _split(Writer(random.Random(f"{seed} dev")), dev, UNSEEN_FRAMES, taken)
+    training = _Split(Writer(held_out_words(seed)), random.Random(f"{seed} train"), 0.0, taken).draw(train)
+    return training, _Split(Writer(), random.Random(f"{seed} dev"), UNSEEN_FRAMES, taken).draw(dev)
 
 
 def held_out_words(seed: int) -> frozenset[str]:
@@ -49,37 +48,38 @@ def held_out_words(seed: int) -> frozenset[str]:
     )
 
 
-def _split(writer: Writer, size: int, unseen: float, taken: set[str]) -> list[Judgement]:
-    """`size` sentences shared evenly among the phenomena, none of them `taken` before.
+@dataclass
+class _Split:
+    """A split in the making: who writes it, its share of unseen frames, the sentences gone so far."""
 
-    Every unacceptable sentence comes with its acceptable twin, so that what differs is what is judged.
-    """
-    judgements: list[Judgement] = []
-    for i, phenomenon in enumerate(PHENOMENA):
-        share = size // len(PHENOMENA) + (i < size % len(PHENOMENA))
-        pairs = share - round(share * ACCEPTABLE)
-        for labels in [(1, 0)] * pairs + [(1,)] * (share - 2 * pairs):
-            judgements += _minimal_set(writer, phenomenon, labels, unseen, taken)
-    writer.rng.shuffle(judgements)
-    return judgements
+    writer: Writer
+    rng: random.Random
+    unseen: float
+    taken: set[str]
 
+    def draw(self, size: int) -> list[Judgement]:
+        """`size` judgements shared evenly among the phenomena.
 
-def _minimal_set(
-    writer: Writer, phenomenon: Phenomenon, labels: Sequence[int], unseen: float, taken: set[str]
-) -> list[Judgement]:
-    """One sentence for each label, all of the same frame and words."""
-    for _ in range(PATIENCE):
-        frame = _frame(writer.rng, phenomenon, unseen)
-        words = writer.rng.getrandbits(64)
-        sentences = [writer.write(frame, label, words) for label in labels]
-        if taken.isdisjoint(sentences):
-            taken.update(sentences)
-            return [
-                Judgement(text, label, phenomenon.name) for text, label in zip(sentences, labels, strict=True)
-            ]
-    raise ValueError(f"the frames of {phenomenon.name!r} have no more new sentences; ask for fewer")
+        Every unacceptable sentence comes with its acceptable twin, so that what differs is what is judged.
+        """
+        judgements: list[Judgement] = []
+        for i, phenomenon in enumerate(PHENOMENA):
+            share = size // len(PHENOMENA) + (i < size % len(PHENOMENA))
+            twins = share - round(share * ACCEPTABLE)
+            for labels in [(1, 0)] * twins + [(1,)] * (share - 2 * twins):
+                judgements += self._minimal_set(phenomenon, labels)
+        self.rng.shuffle(judgements)
+        return judgements
 
-
-def _frame(rng: random.Random, phenomenon: Phenomenon, unseen: float) -> str:
-    frames: Sequence[str] = phenomenon.unseen if rng.random() < unseen else phenomenon.frames
-    return rng.choice(frames)
+    def _minimal_set(self, phenomenon: Phenomenon, labels: Sequence[int]) -> list[Judgement]:
+        """A new sentence for each label, all of one frame and the same words."""
+        for _ in range(PATIENCE):
+            frames = phenomenon.unseen if self.rng.random() < self.unseen else ()
+            frame = self.rng.choice(frames or phenomenon.frames)
+            seed = self.rng.getrandbits(64)
+            sentences = [self.writer.write(frame, label, seed) for label in labels]
+            if self.taken.isdisjoint(sentences):
+                self.taken.update(sentences)
+                pairs = zip(sentences, labels, strict=True)
+                return [Judgement(sentence, label, phenomenon.name) for sentence, label in pairs]
+        raise ValueError(f"the frames of {phenomenon.name!r} have no more new sentences; ask for fewer")

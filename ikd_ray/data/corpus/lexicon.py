@@ -120,9 +120,9 @@ OPEN: dict[str, list[Entry]] = {
     "vo": _verbs("admire praise respect thank blame ignore greet describe recognize avoid adore despise"),
     # A person to a thing, object obligatory.
     "vs": _verbs(
-        "buy/bought find/found repair carry damage destroy discover purchase take/took/taken examine"
-        " inspect remove mention touch grab/grabbed/grabbed/grabbing fix describe praise keep/kept"
-        " collect replace ruin crush locate obtain"
+        "find/found repair carry damage destroy discover take/took/taken examine inspect remove mention"
+        " touch grab/grabbed/grabbed/grabbing fix describe keep/kept replace ruin crush obtain fetch"
+        " bring/brought retrieve display acquire"
     ),
     # Past and participle spelled apart.
     "virr": _verbs(
@@ -150,8 +150,8 @@ OPEN: dict[str, list[Entry]] = {
     "vprep": _governed(
         "relied on of at", "depended on of to", "insisted on of at", "listened to of at",
         "waited for of from", "apologized for of at", "paid for of on", "cared for of at",
-        "believed in for to", "confided in of at", "objected to of on", "stared at of for",
-        "laughed at of on", "dreamed of for at", "approved of for at", "agreed with of at",
+        "believed in of to", "confided in of at", "objected to of on", "stared at of on",
+        "laughed at of on", "dreamed of to at", "approved of to at", "agreed with of at",
         "sympathized with of on",
     ),
     "aprep": _governed(

@@ -13,11 +13,13 @@ with a second frame in which the same words are right and wrong the other way ro
 
 import random
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 from ikd_ray.data.corpus.lexicon import CLOSED, OPEN, Entry
 
+T = TypeVar("T")
 OPPOSITE = {"sg": "pl", "pl": "sg", "m": "f", "f": "m"}
 VARIABLES = dict.fromkeys("abc", ("sg", "pl")) | dict.fromkeys("gh", ("m", "f"))
 _BRACKET = re.compile(r"\[([^\]]*)\]")
@@ -42,49 +44,51 @@ def members(frame: str) -> int:
     return counts.pop()
 
 
-@dataclass
 class Writer:
-    """Turns frames into sentences with the words it was given."""
+    """Turns frames into sentences with the words that are not held out."""
 
-    rng: random.Random
-    held_out: frozenset[str] = frozenset()
-    _open: Mapping[str, list[Entry]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._open = {
-            name: [entry for entry in entries if lemma(entry) not in self.held_out]
+    def __init__(self, held_out: frozenset[str] = frozenset()) -> None:
+        self.held_out = held_out
+        self._lexicon = CLOSED | {
+            name: [entry for entry in entries if lemma(entry) not in held_out]
             for name, entries in OPEN.items()
         }
 
-    def write(self, frame: str, label: int) -> str:
-        wrong = self.rng.randrange(1, members(frame))  # drawn for both labels: pairs then share their words
+    def write(self, frame: str, label: int, seed: int) -> str:
+        """The frame's sentence of that label; the same seed picks the same words for the other label."""
+        wrong = _draw(seed, "member", range(1, members(frame)))
         text = _BRACKET.sub(lambda match: match[1].split("|")[0 if label else wrong], frame)
-        features: dict[str, str] = {}
-        used: set[str] = set()
+        chosen: dict[str, list[Entry]] = {}
         while slot := _SLOT.search(text):  # a phrase brings slots of its own, hence one at a time
-            word = self._word(slot[1], slot[2] or "", features, used)
+            word = self._word(slot[1], slot[2] or "", seed, chosen.setdefault(slot[1], []))
             text = text[: slot.start()] + word + text[slot.end() :]
         text = _A_BEFORE_VOWEL.sub(lambda match: match[0] + "n", " ".join(text.split()))
         text = re.sub(r" (?=[.?,])", "", text)
         return text[0].upper() + text[1:]
 
-    def _word(self, name: str, form: str, features: dict[str, str], used: set[str]) -> str:
-        key = ".".join(self._value(feature, features) for feature in form.split("."))
-        if name in CLOSED:
-            return self.rng.choice([entry[key] for entry in CLOSED[name] if key in entry])
-        fitting = [e for e in self._open[name] if key in e and lemma(e) not in used]
-        entry = self.rng.choice(fitting)
-        used.add(lemma(entry))
+    def _word(self, name: str, form: str, seed: int, chosen: list[Entry]) -> str:
+        key = ".".join(_value(feature, seed) for feature in form.split("."))
+        fitting = [entry for entry in self._lexicon[name] if key in entry]
+        if name in OPEN:  # no word twice in a sentence
+            fitting = [entry for entry in fitting if entry not in chosen]
+        # By class and turn, not from one stream: members of a set differ in the order of their slots.
+        entry = _draw(seed, f"{name} {len(chosen)}", fitting)
+        chosen.append(entry)
         return entry[key]
 
-    def _value(self, feature: str, features: dict[str, str]) -> str:
-        variable = feature.lstrip("!")
-        if variable not in VARIABLES:
-            return feature
-        value = features.setdefault(variable, self.rng.choice(VARIABLES[variable]))
-        return OPPOSITE[value] if feature.startswith("!") else value
+
+def _draw(seed: int, what: str, options: Sequence[T]) -> T:
+    return random.Random(f"{seed} {what}").choice(options)
+
+
+def _value(feature: str, seed: int) -> str:
+    variable = feature.lstrip("!")
+    if variable not in VARIABLES:
+        return feature
+    value = _draw(seed, variable, VARIABLES[variable])
+    return OPPOSITE[value] if feature.startswith("!") else value
 
 
 def lemma(entry: Entry) -> str:
-    """An entry's name: its first form (two classes may list the same verb)."""
-    return next(iter(entry.values()))
+    """An entry's name: the first word of its first form (two classes may list the same verb)."""
+    return next(iter(entry.values())).split()[0]

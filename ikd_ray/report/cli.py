@@ -1,0 +1,32 @@
+"""What the command lines share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ikd_ray.errors import UsageError
+
+
+def print_error(message: str) -> None:
+    """Print the message's lines on stderr, each with the prefix `error: `.
+
+    Control characters, which a file or an argument may have brought in, are shown escaped.
+    """
+    for line in message.split("\n"):
+        print(f"error: {''.join(map(_printable, line))}", file=sys.stderr)
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn a `UsageError` into its message on stderr and exit status 2."""
+    try:
+        yield
+    except UsageError as error:
+        print_error(str(error))
+        raise SystemExit(2) from None

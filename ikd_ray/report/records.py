@@ -1,0 +1,107 @@
+"""What a sweep leaves on disk, and how it is read back.
+
+OUTPUT/cache/                 tokens, teachers and targets, shared by every sweep
+OUTPUT/NAME/sweep.json        what was asked for, and of which data and teacher
+OUTPUT/NAME/space.yaml        the search space as it was
+OUTPUT/NAME/study.db          the Optuna study
+OUTPUT/NAME/trials/ID/        trial.json and, for a finished trial, the student as a Hugging Face folder
+OUTPUT/NAME/pareto.json, pareto.png, trials.csv
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ikd_ray.data import store
+from ikd_ray.errors import UsageError
+
+SWEEP_FILE, TRIAL_FILE = "sweep.json", "trial.json"
+STUDENT = "student"
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """One sweep's settings and provenance."""
+
+    name: str
+    task: str
+    seed: int
+    trials: int
+    command: str
+    code_version: str
+    data: dict[str, Any]  # source, description, fingerprint, generated, max_length
+    teacher: dict[str, Any]  # name, key, layers, metrics
+    objectives: dict[str, str]  # metric -> "max" or "min"
+    settings: dict[str, Any] = field(default_factory=dict)  # what --resume needs to go on
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial that ended. A finished one has its metrics, a failed one the reason."""
+
+    id: str
+    number: int  # order in which the searcher suggested it, from 0
+    params: dict[str, Any]
+    layer_map: list[int]
+    status: str  # "finished" or "failed"
+    metrics: dict[str, float] = field(default_factory=dict)  # the last epoch's and the final ones
+    reason: str = ""
+    duration_s: float = 0.0
+
+
+def trial_folder(sweep: Path, trial_id: str) -> Path:
+    return sweep / "trials" / trial_id
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace a file at once: a reader sees the old text or the new, never half of it."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(aside, path)
+
+
+def write_sweep(folder: Path, record: SweepRecord) -> None:
+    write_json(folder / SWEEP_FILE, asdict(record))
+
+
+def write_trial(sweep: Path, record: TrialRecord, save_student: Callable[[Path], None] | None = None) -> None:
+    """Leave a trial's folder whole or not at all. `save_student(folder)` writes the student's files."""
+    with store.aside(trial_folder(sweep, record.id)) as folder:
+        (folder / TRIAL_FILE).write_text(json.dumps(asdict(record), indent=1) + "\n")
+        if save_student is not None:
+            (folder / STUDENT).mkdir()
+            save_student(folder / STUDENT)
+
+
+def read_sweep(folder: Path) -> SweepRecord:
+    """A sweep's record.
+
+    Raises:
+        UsageError: the folder holds no sweep.
+    """
+    try:
+        return SweepRecord(**json.loads((folder / SWEEP_FILE).read_text()))
+    except (OSError, ValueError, TypeError):
+        raise UsageError(f"{folder}: no sweep there ({SWEEP_FILE} is missing or unreadable)") from None
+
+
+def read_trial(sweep: Path, trial_id: str) -> TrialRecord:
+    """One ended trial."""
+    return TrialRecord(**json.loads((trial_folder(sweep, trial_id) / TRIAL_FILE).read_text()))
+
+
+def read_trials(sweep: Path) -> list[TrialRecord]:
+    """Every ended trial, in the order they were suggested."""
+    files = (sweep / "trials").glob(f"[!.]*/{TRIAL_FILE}")
+    return sorted((read_trial(sweep, file.parent.name) for file in files), key=lambda trial: trial.number)
+
+
+def find_sweeps(output: Path, task: str) -> list[Path]:
+    """The task's sweeps below an output folder, the oldest first."""
+    files = sorted(output.glob(f"*/{SWEEP_FILE}"), key=lambda file: file.stat().st_mtime)
+    return [file.parent for file in files if read_sweep(file.parent).task == task]

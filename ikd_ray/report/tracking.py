@@ -1,0 +1,149 @@
+"""Where MLflow is written: by the driver alone, one parent run a sweep, a nested run a trial."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from ikd_ray.errors import UsageError
+
+KIND = "ikd.kind"
+TRIAL = "ikd.trial"
+TEACHER_KEY = "ikd.teacher_key"
+
+
+def without_password(uri: str) -> str:
+    """The URI with credentials left out, fit to print and to keep."""
+    parts = urlsplit(uri)
+    if not parts.username and not parts.password:
+        return uri
+    host = parts.hostname or ""
+    return urlunsplit(parts._replace(netloc=f"{host}:{parts.port}" if parts.port else host))
+
+
+class Tracker:
+    """One sweep's runs in MLflow's experiment `ikd-<task>`."""
+
+    def __init__(self, uri: str | None, task: str) -> None:
+        """Opens the store: `uri`, else MLFLOW_TRACKING_URI, else MLflow's own default.
+
+        Raises:
+            UsageError: it cannot be opened.
+        """
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        # Imported late: it takes seconds, and a bad flag should be answered at once.
+        import mlflow
+
+        for name in ("mlflow", "alembic", "mlflow.store.db.utils"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self.uri = uri or mlflow.get_tracking_uri()
+        self.experiment = f"ikd-{task}"
+        try:
+            self._client = mlflow.MlflowClient(self.uri)
+            found = self._client.get_experiment_by_name(self.experiment)
+            self._experiment_id = (
+                found.experiment_id if found else self._client.create_experiment(self.experiment)
+            )
+        except Exception as error:  # every store raises its own
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200].replace(self.uri, "")
+            raise UsageError(
+                f"--tracking-uri {without_password(self.uri)}: no MLflow store there ({reason}); start the "
+                "server, or leave the flag out for a local store"
+            ) from None
+        self._runs: dict[str, str] = {}  # trial id -> run id, of the trials that run
+        self.parent = ""
+
+    def start(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], run_id: str = "") -> str:
+        """Start the parent run, or go on with `run_id`; returns its id."""
+        self._tags = dict(tags)
+        if run_id:
+            self.parent = run_id
+            self._client.update_run(run_id, status="RUNNING")
+            self._drop_unfinished()
+        else:
+            self.parent = self._create(name, {KIND: "sweep"})
+            self._params(self.parent, params)
+        return self.parent
+
+    def _create(self, name: str, tags: Mapping[str, str]) -> str:
+        tags = {"mlflow.runName": name, **self._tags, **tags}
+        return self._client.create_run(self._experiment_id, run_name=name, tags=tags).info.run_id
+
+    def _params(self, run: str, params: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        self._client.log_batch(run, params=[Param(key, str(value)) for key, value in params.items()])
+
+    def _drop_unfinished(self) -> None:
+        """Delete the runs of trials that were cut off: those trials run again."""
+        nested = f"tags.`mlflow.parentRunId` = '{self.parent}'"
+        for run in self._search(f"{nested} and attributes.status != 'FINISHED'"):
+            if run.info.status != "FAILED":
+                self._client.delete_run(run.info.run_id)
+
+    def _search(self, query: str) -> Iterable[Any]:
+        token = None
+        while token != "":
+            page = self._client.search_runs([self._experiment_id], query, page_token=token)
+            yield from page
+            token = page.token or ""
+
+    def _metrics(self, run: str, metrics: Mapping[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(run, metrics=[Metric(key, value, now, step) for key, value in metrics.items()])
+
+    def teacher(
+        self,
+        name: str,
+        key: str,
+        params: Mapping[str, Any],
+        history: list[dict[str, float]],
+        metrics: Mapping[str, float],
+    ) -> None:
+        """Record the teacher's fine-tuning, unless this store has it already."""
+        if next(iter(self._search(f"tags.`{TEACHER_KEY}` = '{key}'")), None):
+            return
+        run = self._create(f"teacher {name}", {KIND: "teacher", TEACHER_KEY: key})
+        self._params(run, params)
+        for step, epoch in enumerate(history, start=1):
+            self._metrics(run, epoch, step)
+        # The teacher is its best epoch: its values are the run's last.
+        self._metrics(run, metrics, len(history) + 1)
+        self._client.set_terminated(run)
+
+    def trial_started(self, trial: str, params: Mapping[str, Any]) -> None:
+        name = f"{trial} {params['regime']} {params['student_layers']}L"
+        tags = {KIND: "trial", "mlflow.parentRunId": self.parent, TRIAL: trial}
+        self._runs[trial] = self._create(name, tags)
+        self._params(self._runs[trial], params)
+
+    def trial_epoch(self, trial: str, metrics: Mapping[str, float], epoch: int) -> None:
+        """Metrics of the trial's `epoch`, counted from 1 over all its stages."""
+        self._metrics(self._runs[trial], metrics, epoch)
+
+    def trial_ended(self, trial: str, status: str, reason: str = "") -> None:
+        """`status` is MLflow's: FINISHED, FAILED or KILLED."""
+        run = self._runs.pop(trial)
+        if reason:
+            self._client.set_tag(run, "ikd.reason", reason)
+        self._client.set_terminated(run, status=status)
+
+    def artifact(self, path: Path) -> None:
+        """Keep a file with the parent run."""
+        self._client.log_artifact(self.parent, str(path))
+
+    def finish(self, status: str, metrics: Mapping[str, float] | None = None) -> None:
+        """End the parent run, and as KILLED the trials that still run."""
+        for trial in list(self._runs):
+            self.trial_ended(trial, "KILLED")
+        if metrics:
+            self._metrics(self.parent, metrics, 0)
+        self._client.set_terminated(self.parent, status=status)

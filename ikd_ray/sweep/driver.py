@@ -1,0 +1,86 @@
+"""The driver's ear: what Tune hears of trials goes to MLflow, to the console and, for failures, to disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from ikd_ray.config import make_trial
+from ikd_ray.report.console import Console
+from ikd_ray.report.records import TrialRecord, read_trial, trial_folder, write_trial
+from ikd_ray.report.tracking import Tracker
+from ikd_ray.sweep.search import FAILED, trial_id
+from ikd_ray.sweep.trainable import metrics_of
+
+
+class SweepCallback(tune.Callback):
+    """One writer for everything outside the trials' own folders."""
+
+    def __init__(
+        self,
+        sweep: Path,
+        layer_maps: Mapping[int, tuple[int, ...]],
+        tracker: Tracker,
+        console: Console,
+    ) -> None:
+        self._sweep, self._layer_maps = sweep, layer_maps
+        self._tracker, self._console = tracker, console
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks for `Tuner.restore`, which sweeps do not go on by.
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        number, params = trial.config["number"], make_trial(trial.config["params"]).params()
+        layers = list(self._layer_maps[params["student_layers"]])
+        self._tracker.trial_started(trial_id(number), params | {"layer_map": layers})
+        self._console.trial_started(trial_id(number), number, params)
+
+    def on_trial_result(
+        self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        name = trial_id(trial.config["number"])
+        if FAILED in result:
+            return
+        metrics = metrics_of(result)
+        self._tracker.trial_epoch(name, metrics, result["epoch"])
+        self._console.trial_epoch(
+            name,
+            epoch=result["epoch"],
+            remaining=result["remaining"],
+            stage=result["stage_number"],
+            stages=result["stages"],
+            stage_name=result["stage_name"],
+            metrics=metrics,
+            epoch_s=metrics["time/epoch_s"],
+        )
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        result = trial.last_result
+        if FAILED in result:
+            self._failed(trial, result[FAILED])
+        elif result.get("remaining") == 0:
+            self._finished(trial_id(trial.config["number"]), metrics_of(result))
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        lines = str(trial.get_error() or "its process died").strip().splitlines()
+        name = trial_id(trial.config["number"])
+        if trial_folder(self._sweep, name).exists():  # it died after it had finished
+            self._finished(name, read_trial(self._sweep, name).metrics)
+        else:
+            self._failed(trial, lines[-1])
+
+    def _finished(self, name: str, metrics: dict[str, float]) -> None:
+        self._tracker.trial_ended(name, "FINISHED")
+        self._console.trial_finished(name, metrics)
+
+    def _failed(self, trial: Any, reason: str) -> None:
+        number, params = trial.config["number"], make_trial(trial.config["params"]).params()
+        layers = list(self._layer_maps[params["student_layers"]])
+        record = TrialRecord(trial_id(number), number, params, layers, "failed", reason=reason)
+        write_trial(self._sweep, record)
+        self._tracker.trial_ended(record.id, "FAILED", reason)
+        self._console.trial_failed(record.id, reason)

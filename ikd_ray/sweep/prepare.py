@@ -1,0 +1,112 @@
+"""What all trials share, made once before them: teacher, targets, latencies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ikd_ray.config import TargetConfig, TeacherConfig
+from ikd_ray.data.tokens import TaskData, open_data
+from ikd_ray.distill import targets as store
+from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.loop import Epoch
+from ikd_ray.distill.student import build_student, latency_ms, layer_map
+from ikd_ray.distill.targets import Targets, build_targets
+from ikd_ray.distill.teacher import (
+    TeacherRecord,
+    TeacherSource,
+    make_teacher,
+    open_teacher,
+    teacher_key,
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to prepare. `cache` is a folder that every node sees under this path."""
+
+    data: Path  # the tokenized examples
+    source: TeacherSource
+    depths: tuple[int, ...]  # student depths the space can ask for
+    teacher: TeacherConfig
+    targets: TargetConfig
+    cache: Path
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Where everything that a trial needs lies; small enough to travel with every trial."""
+
+    data: Path
+    teacher: Path
+    targets: Path
+    latency_ms: dict[int, float]  # by student depth
+
+    def open(self, device: torch.device) -> tuple[TaskData, Targets]:
+        data = open_data(self.data)
+        teacher = open_teacher(self.teacher).load()
+        return data, Targets(self.targets, data, teacher, device)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage of the preparation begins."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Something the user wants to know."""
+
+    label: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """Examples done of examples in all, within a step."""
+
+    done: int
+    total: int
+
+
+Event = Step | Fact | Done | Epoch | TeacherRecord | Shared
+
+
+def preparation(job: Job, threads: int) -> Iterator[Event]:
+    """Do the job, telling what happens; the last event is the `Shared` result. Finished parts are reused."""
+    torch.set_num_threads(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data = open_data(job.data)
+    folder = job.cache / "teachers" / teacher_key(job.source, data, job.teacher)
+    record = open_teacher(folder)
+    if record is None:
+        yield Step(f"{'scoring' if job.source.has_head else 'fine-tuning'} {job.source.name}")
+        yield from make_teacher(job.source, data, job.teacher, folder, device)
+        record = open_teacher(folder)
+    yield record
+    teacher = record.load()
+    targets = job.cache / "targets" / store.key_of(data, record.key)
+    yield from _targets(job, data, teacher.to(device), targets)
+    yield Step("measuring students' latency")
+    yield Shared(data.folder, folder, targets, measure_latency(teacher.cpu(), job.depths))
+
+
+def _targets(job: Job, data: TaskData, teacher: Encoder, folder: Path) -> Iterator[Event]:
+    layers = sorted({layer for depth in job.depths for layer in layer_map(depth, len(teacher.layers))})
+    attention = store.stores_attention(data, teacher, layers, job.targets)
+    size = store.size_gb(data, teacher, layers)
+    where = "stored" if attention else "computed for each batch (past the budget or asked for)"
+    yield Fact("attention", f"{size:.2f} GB for teacher layers {', '.join(map(str, layers))}: {where}")
+    yield Step("storing the teacher's targets")
+    for done in build_targets(folder, data, teacher, layers, attention):
+        yield Done(*done)
+
+
+def measure_latency(teacher: Encoder, depths: tuple[int, ...]) -> dict[int, float]:
+    """Milliseconds on the CPU for each student depth, measured while nothing else of the sweep runs."""
+    return {depth: latency_ms(build_student(teacher, depth, "first")) for depth in depths}

@@ -1,0 +1,139 @@
+"""A sweep as asked for, checked against data, teacher and space before anything is written."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ikd_ray.config import SweepConfig, first_problem
+from ikd_ray.data.dataset import Dataset
+from ikd_ray.data.sources import load
+from ikd_ray.distill.teacher import TeacherSource, find_teacher
+from ikd_ray.errors import UsageError
+from ikd_ray.report.records import SWEEP_FILE, read_sweep
+from ikd_ray.sweep.space import Space, load_space
+from ikd_ray.tasks import Task, get_task
+
+TRIALS = 8  # where neither the command nor a grid says
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that a sweep needs to know, all of it valid."""
+
+    config: SweepConfig
+    task: Task
+    space: Space
+    objectives: dict[str, str]
+    dataset: Dataset
+    source: TeacherSource
+    depths: tuple[int, ...]
+    trials: int
+    folder: Path
+    resumes: bool
+
+
+def check(config: SweepConfig, resumes: bool = False) -> Request:
+    """Read and check all input; writes nothing.
+
+    Args:
+        resumes: the sweep `config.name` is to go on; else it must be new.
+
+    Raises:
+        UsageError: something asked for is wrong.
+    """
+    task = get_task(config.task)
+    space = load_space(config.space)
+    objectives = space.objectives_for(task)
+    name = config.name or f"{task.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    config = config.model_copy(update={"name": name})
+    folder = _folder(config, resumes)
+    trials = _trials(config, space)
+    dataset = load(task, config.data_dir)
+    source = find_teacher(config.teacher, task)
+    depths = tuple(sorted(space.reachable("student_layers")))
+    if depths[-1] > source.layers:
+        raise UsageError(
+            f"{config.space}: student_layers: up to {depths[-1]}, but the teacher {source.name} has "
+            f"{source.layers} layers; give at most that"
+        )
+    return Request(config, task, space, objectives, dataset, source, depths, trials, folder, resumes)
+
+
+def _trials(config: SweepConfig, space: Space) -> int:
+    if space.sampler != "grid":
+        return config.trials or TRIALS
+    size = len(space.grid())
+    if config.trials and config.trials > size:
+        raise UsageError(f"--trials {config.trials}: the grid {config.space} has {size}; give at most that")
+    return config.trials or size
+
+
+def checked_name(name: str, flag: str) -> str:
+    """A sweep's name that is safe as a folder's.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not NAME.fullmatch(name):
+        raise UsageError(f"{flag} {name!r}: use letters, digits, '.', '_' and '-', at most 80, no '.' first")
+    return name
+
+
+def _folder(config: SweepConfig, resumes: bool) -> Path:
+    folder = config.output / checked_name(config.name, "--name")
+    if config.name == "cache":
+        raise UsageError("--name cache: that folder holds what sweeps share; choose another name")
+    if resumes:
+        return folder
+    if folder.exists():
+        again = f", or go on with --resume {config.name}" if (folder / SWEEP_FILE).is_file() else ""
+        raise UsageError(f"--name {config.name}: {folder} exists already; choose another name{again}")
+    existing = folder.parent
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"--output {config.output}: cannot write in {existing}; give a folder that you own")
+    return folder
+
+
+def resumed(name: str, changes: dict, output: Path) -> SweepConfig:
+    """The configuration of an earlier sweep, with what the command line changes.
+
+    Raises:
+        UsageError: there is no such sweep, or a flag would make it another one.
+    """
+    folder = output / checked_name(name, "--resume")
+    if not (folder / SWEEP_FILE).is_file():
+        known = sorted(path.parent.name for path in output.glob(f"*/{SWEEP_FILE}"))
+        there = f"; there are: {', '.join(known[:20])}" if known else ""
+        raise UsageError(f"--resume {name}: no sweep of that name in {output}{there}")
+    record = read_sweep(folder)
+    free = {"trials", "concurrent", "workers_per_trial", "gpus_per_worker", "tracking_uri", "output"}
+    for flag in set(changes) - free:
+        if str(changes[flag]) != str(record.settings.get(flag)):
+            raise UsageError(
+                f"--{flag.replace('_', '-')} cannot change when a sweep goes on (it is "
+                f"{record.settings.get(flag)}); leave it out, or start a sweep of another --name"
+            )
+    asked = record.settings | changes | {"name": name, "output": output, "space": folder / "space.yaml"}
+    return make_config({k: v for k, v in asked.items() if k in SweepConfig.model_fields})
+
+
+def make_config(given: dict) -> SweepConfig:
+    """A validated configuration from flags' values.
+
+    Raises:
+        UsageError: a value is out of range; the message names the flag.
+    """
+    try:
+        return SweepConfig(**given)
+    except ValidationError as error:
+        key, reason = first_problem(error)
+        raise UsageError(f"--{key.replace('_', '-')} {given.get(key)}: {reason}") from None

@@ -1,0 +1,262 @@
+"""A whole sweep: prepare what trials share, run them under Tune, record them, find the Pareto front."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from ray import tune
+
+from ikd_ray.data.tokens import TaskData, prepare
+from ikd_ray.distill.loop import Epoch
+from ikd_ray.distill.student import layer_map
+from ikd_ray.distill.teacher import TeacherRecord, load_tokenizer
+from ikd_ray.report.console import Console
+from ikd_ray.report.pareto import front, write_pareto, write_trials_csv
+from ikd_ray.report.plots import pareto_png
+from ikd_ray.report.records import SweepRecord, read_sweep, read_trials, write_sweep
+from ikd_ray.report.tracking import Tracker, without_password
+from ikd_ray.report.version import code_version
+from ikd_ray.sweep.cluster import cluster_size, divide, ray_cluster
+from ikd_ray.sweep.driver import SweepCallback
+from ikd_ray.sweep.prepare import Done, Fact, Job, Shared, Step, preparation
+from ikd_ray.sweep.request import Request
+from ikd_ray.sweep.search import OrderedSearch, open_storage
+from ikd_ray.sweep.trainable import Course, trainable_for
+
+INTERRUPTED = 130  # the shell's status for Ctrl-C
+TUNE = ".tune"
+
+# Tune writes no logs of its own, and takes results that lack the metrics known only at a trial's end.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
+
+
+def run(request: Request, command: str, console: Console) -> int:
+    """Run a sweep to its end and tell the user; returns the exit status.
+
+    0: it ended, with at least one finished trial. 1: no trial finished. 130: interrupted; it can go on.
+
+    Raises:
+        UsageError: the cluster or the tracking store is not what the flags need.
+    """
+    config = request.config
+    console.heading(f"{request.task.name}: sweep {config.name}")
+    if request.dataset.generated:
+        console.warn(request.dataset.description)
+    console.note("data", request.dataset.description)
+    console.note("teacher", f"{request.source.name}, {request.source.layers} layers")
+    with _sigterm_as_sigint(), ray_cluster(nested=config.workers_per_trial > 1):
+        shares = divide(
+            *cluster_size(),
+            trials=request.trials,
+            concurrent=config.concurrent,
+            workers=config.workers_per_trial,
+            gpus_per_worker=config.gpus_per_worker,
+        )
+        with console.step("opening MLflow"):
+            tracker = Tracker(config.tracking_uri, request.task.name)
+        data, record, shared = _prepare(request, console)
+        sweep = _open_sweep(request, command, tracker, data, record)
+        status = "KILLED"
+        try:
+            complete = _trials(request, sweep, Course(shared, shares, request.folder.resolve()), tracker, console)
+            found = _conclude(request, sweep, tracker, console, complete)
+            status = "FINISHED" if found else "FAILED"
+        finally:
+            tracker.finish(status)
+    if not complete:
+        return INTERRUPTED
+    return 0 if found else 1
+
+
+@contextmanager
+def _sigterm_as_sigint() -> Iterator[None]:
+    """`kill` ends a sweep as cleanly as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _prepare(request: Request, console: Console) -> tuple[TaskData, TeacherRecord, Shared]:
+    """Tokens here, the rest in one Ray task that has the whole cluster's largest share."""
+    cache = (request.config.output / "cache").resolve()
+    with console.step("tokenizing"):
+        tokenizer = load_tokenizer(request.source)
+        data = prepare(
+            request.dataset, tokenizer, request.source.key, request.space.data.max_length, cache / "tokens"
+        )
+    job = Job(
+        data.folder, request.source, request.depths, request.space.teacher, request.space.targets, cache
+    )
+    node = max(ray.nodes(), key=lambda node: node["Resources"].get("CPU", 0))["Resources"]
+    cpus, gpus = int(node.get("CPU", 1)), min(1, int(node.get("GPU", 0)))
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, num_returns="streaming", max_retries=0)(preparation)
+    events = (ray.get(reference) for reference in task.remote(job, cpus))
+    record = shared = None
+    event = next(events, None)
+    while event is not None:
+        if isinstance(event, Step):
+            with console.step(event.text):
+                event = _within(events, console, request)
+            continue
+        if isinstance(event, Fact):
+            console.note(event.label, event.text)
+        elif isinstance(event, TeacherRecord):
+            record = event
+            console.note("teacher", ", ".join(f"{k} {v:.4f}" for k, v in record.metrics.items()))
+        elif isinstance(event, Shared):
+            shared = event
+        event = next(events, None)
+    return data, record, shared
+
+
+def _within(events: Iterator, console: Console, request: Request):
+    """Show what happens within a step; returns the event that ends it."""
+    for event in events:
+        if isinstance(event, Done):
+            console.progress(event.done, event.total, "examples")
+        elif isinstance(event, Epoch):
+            metric = f"dev/{request.task.metric}"
+            shown = {key: event.metrics[key] for key in ("train/loss", metric)}
+            console.epoch("teacher", event.epoch, event.epoch + event.remaining, shown)
+        else:
+            return event
+    return None
+
+
+def _open_sweep(
+    request: Request, command: str, tracker: Tracker, data: TaskData, teacher: TeacherRecord
+) -> SweepRecord:
+    """The sweep's folder, its record and its runs in MLflow: new ones, or those that go on."""
+    config, dataset = request.config, request.dataset
+    settings = config.model_dump(mode="json") | {
+        "tracking_uri": None if config.tracking_uri is None else without_password(config.tracking_uri)
+    }
+    run_id = ""
+    if request.resumes:
+        earlier = read_sweep(request.folder)
+        command, run_id = earlier.command, earlier.settings.get("run_id", "")
+    tags = {
+        "ikd.task": request.task.name,
+        "ikd.data_source": dataset.source,
+        "ikd.data": dataset.description,
+        "ikd.generated": str(dataset.generated).lower(),
+        "ikd.teacher": teacher.name,
+        "ikd.code_version": code_version(),
+        "ikd.sweep": config.name,
+    }
+    params = {"task": request.task.name, "seed": config.seed, "space": config.space.name, "trials": request.trials}
+    run_id = tracker.start(config.name, params, tags, run_id)
+    tracker.teacher(
+        teacher.name, teacher.key, request.space.teacher.model_dump(), teacher.history, teacher.metrics
+    )
+    sweep = SweepRecord(
+        name=config.name,
+        task=request.task.name,
+        seed=config.seed,
+        trials=request.trials,
+        command=command,
+        code_version=code_version(),
+        data={
+            "source": dataset.source,
+            "description": dataset.description,
+            "fingerprint": dataset.fingerprint,
+            "generated": dataset.generated,
+            "max_length": request.space.data.max_length,
+        },
+        teacher={
+            "name": teacher.name,
+            "key": teacher.key,
+            "layers": request.source.layers,
+            "metrics": teacher.metrics,
+        },
+        objectives=request.objectives,
+        settings=settings | {"run_id": run_id},
+    )
+    request.folder.mkdir(parents=True, exist_ok=True)
+    (request.folder / "space.yaml").write_text(request.space.text)
+    write_sweep(request.folder, sweep)
+    return sweep
+
+
+def _trials(request: Request, sweep: SweepRecord, course: Course, tracker: Tracker, console: Console) -> bool:
+    """Run the trials that are still to run; false if they were interrupted."""
+    ended = {trial.number: trial.metrics or None for trial in read_trials(request.folder)}
+    search = OrderedSearch(
+        request.space,
+        request.objectives,
+        request.config.seed,
+        course.shares.concurrent,
+        open_storage(request.folder),
+        ended,
+    )
+    missing = request.trials - len(ended)
+    matched = {depth: layer_map(depth, request.source.layers) for depth in request.depths}
+    metric = f"dev/{request.task.metric}"
+    callback = SweepCallback(request.folder, matched, tracker, console)
+    if missing > 0:
+        with console.sweep(missing, course.shares.concurrent, metric):
+            tune.Tuner(
+                trainable_for(course),
+                tune_config=tune.TuneConfig(
+                    search_alg=search,
+                    num_samples=missing,
+                    max_concurrent_trials=course.shares.concurrent,
+                    reuse_actors=course.shares.workers == 1,
+                    trial_dirname_creator=lambda trial: trial.trial_id,
+                ),
+                run_config=tune.RunConfig(
+                    name=TUNE,
+                    storage_path=str(course.sweep),
+                    callbacks=[callback],
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                    verbose=0,
+                ),
+            ).fit()
+        # Tune's own state: the study and the trials' folders hold all that a sweep goes on by.
+        shutil.rmtree(request.folder / TUNE, ignore_errors=True)
+    search.finish()
+    return len(read_trials(request.folder)) >= request.trials
+
+
+def _conclude(
+    request: Request, sweep: SweepRecord, tracker: Tracker, console: Console, complete: bool
+) -> bool:
+    """The front: files, MLflow artifacts and the summary; whether there is one."""
+    folder, trials = request.folder, read_trials(request.folder)
+    best = front(trials, sweep.objectives)
+    lines = []
+    if best:
+        write_pareto(folder / "pareto.json", sweep, best)
+        write_trials_csv(folder / "trials.csv", trials, best)
+        pareto_png(folder / "pareto.png", sweep, trials, best)
+        for name in ("pareto.png", "trials.csv", "pareto.json", "space.yaml"):
+            tracker.artifact(folder / name)
+        lines.append(("plot", str(folder / "pareto.png")))
+    lines.append(("MLflow", f"{without_password(tracker.uri)}, experiment {tracker.experiment}: mlflow ui"))
+    if not complete:
+        lines.append(("go on", _script("run", f"--resume {sweep.name}", request)))
+    if best:
+        lines.append(("export", _script("export", f"--task {sweep.task} --name {sweep.name}", request)))
+    console.summary(
+        front=best,
+        objectives=sweep.objectives,
+        teacher_metrics=sweep.teacher["metrics"],
+        failed=[trial for trial in trials if trial.status == "failed"],
+        lines=lines,
+    )
+    return bool(best)
+
+
+def _script(name: str, flags: str, request: Request) -> str:
+    output = request.config.output
+    where = "" if output == Path("outputs") else f" --output {output}"
+    return f"python sweeps/{name}.py {flags}{where}"

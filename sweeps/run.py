@@ -1,0 +1,79 @@
+"""Distil students of a teacher: search regimes and hyperparameters until there is a Pareto front."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+# Libraries read these when they are imported.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import typer
+
+from ikd_ray.errors import UsageError
+from ikd_ray.report.cli import usage_errors
+
+SPACES = Path(__file__).resolve().parent.parent / "search_spaces"
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command(help=__doc__)
+def main(
+    task: Annotated[str, typer.Option(help="GLUE task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli.")] = "",
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder in the GLUE layout (CoLA/train.tsv ...). [default: the hub]")
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="Hugging Face name or folder of a BERT-family model. [default: bert-base-uncased where a GPU "
+            "and the hub are there, else a 6-layer MiniLM]"
+        ),
+    ] = None,
+    space: Annotated[Path, typer.Option(help="Search space file.")] = SPACES / "default.yaml",
+    trials: Annotated[
+        int | None, typer.Option(help="Students to train. [default: 8, or the whole of a grid]")
+    ] = None,
+    concurrent: Annotated[int | None, typer.Option(help="Trials at once. [default: what fits]")] = None,
+    workers_per_trial: Annotated[int, typer.Option(help="Ray Train workers of each trial.")] = 1,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(help="GPUs of each worker. [default: 1 where there are any]")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder for sweeps and what they share.")] = Path("outputs"),
+    name: Annotated[str | None, typer.Option(help="The sweep's name. [default: task and time]")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the search and of every trial.")] = 0,
+    resume: Annotated[str | None, typer.Option(help="Name of a sweep to go on with.")] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="MLflow store. [default: MLFLOW_TRACKING_URI, else ./mlflow.db]")
+    ] = None,
+    context: typer.Context = None,
+) -> None:
+    given = {
+        key: value
+        for key, value in context.params.items()
+        if key != "resume" and context.get_parameter_source(key).name == "COMMANDLINE"
+    }
+    command = shlex.join(["python", "sweeps/run.py", *sys.argv[1:]])
+    with usage_errors():
+        from ikd_ray.sweep.request import check, make_config, resumed
+
+        if resume:
+            config = resumed(resume, given, output)
+        elif not task:
+            raise UsageError("--task is missing; e.g. --task cola")
+        else:
+            config = make_config(given | {"space": space})
+        request = check(config, resumes=bool(resume))
+        from ikd_ray.report.console import Console
+        from ikd_ray.sweep.runner import run
+
+        status = run(request, command, Console())
+    raise typer.Exit(status)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from tiny import HEADS, HIDDEN, make_encoder, make_hf, random_batch
+
+from ikd_ray.distill.encoder import FAMILIES, Encoder
+from ikd_ray.distill.losses import attention_kl, cls_cosine
+
+LENGTHS = [3, 9, 1, 6]
+LAYERS = 4
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+def batch_for(model):
+    return random_batch(LENGTHS, pad_id=model.config.pad_token_id)
+
+
+def eager(model, batch):
+    """The same weights through Hugging Face's own eager forward pass."""
+    model = copy.deepcopy(model)
+    model.set_attn_implementation("eager")
+    segments = {}
+    if model.config.model_type != "distilbert" and model.config.type_vocab_size > 1:
+        segments = {"token_type_ids": batch.segments}
+    with torch.no_grad():
+        return model(
+            batch.ids, batch.mask.long(), **segments, output_attentions=True, output_hidden_states=True
+        )
+
+
+def test_the_families_are_the_designs():
+    assert set(FAMILIES) == {"bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert"}
+
+
+@every_family
+@pytest.mark.parametrize("labels", [1, 3])
+def test_equals_hugging_face_on_a_padded_batch(family, labels):
+    model = make_hf(family, LAYERS, labels)
+    batch = batch_for(model)
+    expected = eager(model, batch)
+    with torch.no_grad():
+        output = Encoder(model)(batch, attend=range(1, LAYERS + 1))
+    torch.testing.assert_close(output.logits, expected.logits, rtol=1e-5, atol=1e-5)
+    assert output.logits.shape == (len(LENGTHS), labels)
+    assert set(output.cls) == set(output.attention) == {1, 2, 3, 4}
+    for layer in range(1, LAYERS + 1):
+        hidden = expected.hidden_states[layer][:, 0]
+        torch.testing.assert_close(output.cls[layer], hidden, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(output.attention[layer], expected.attentions[layer - 1])
+    # The comparison means something only where layers differ from one another.
+    assert (output.cls[1] - output.cls[2]).abs().max() > 0.01
+    assert (output.attention[1] - output.attention[2]).abs().max() > 0.01
+
+
+@every_family
+def test_fused_and_recording_layers_agree(family):
+    encoder = make_encoder(family, LAYERS)
+    batch = batch_for(encoder)
+    with torch.no_grad():
+        plain, partly = encoder(batch), encoder(batch, attend=[2])
+    assert plain.attention == {}
+    assert set(partly.attention) == {2}
+    torch.testing.assert_close(plain.logits, partly.logits, rtol=1e-5, atol=1e-5)
+
+
+@every_family
+def test_padding_does_not_reach_a_sequence(family):
+    encoder = make_encoder(family, LAYERS)
+    batch = batch_for(encoder)
+    with torch.no_grad():
+        together = encoder(batch, attend=[LAYERS])
+        for row, length in enumerate(LENGTHS):
+            alone = random_batch([length])
+            alone = type(alone)(
+                alone.rows,
+                batch.ids[row : row + 1, :length],
+                batch.segments[row : row + 1, :length],
+                batch.mask[row : row + 1, :length],
+                batch.labels[row : row + 1],
+            )
+            output = encoder(alone, attend=[LAYERS])
+            torch.testing.assert_close(output.logits[0], together.logits[row], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                output.attention[LAYERS][0], together.attention[LAYERS][row, :, :length, :length]
+            )
+    assert all(
+        float(together.attention[LAYERS][row, :, :, length:].abs().sum()) == 0
+        for row, length in enumerate(LENGTHS)
+    )
+
+
+def internal_loss(output, target, layer, mask):
+    return attention_kl(output.attention[layer], target.attention[layer], mask) + cls_cosine(
+        output.cls[layer], target.cls[layer]
+    )
+
+
+@pytest.mark.parametrize("family", ["bert", "electra", "distilbert"])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_truncated_pass_has_the_same_losses_and_gradients(family, depth):
+    encoder = make_encoder(family, LAYERS)
+    batch = batch_for(encoder)
+    with torch.no_grad():
+        target = make_encoder(family, LAYERS, seed=9)(batch, attend=range(1, LAYERS + 1))
+    values, gradients = [], []
+    for options in ({"depth": depth, "classify": False}, {}):
+        encoder.zero_grad()
+        output = encoder(batch, attend=[depth], **options)
+        assert (output.logits is None) == bool(options)
+        assert set(output.cls) == set(range(1, (depth if options else LAYERS) + 1))
+        loss = internal_loss(output, target, depth, batch.mask)
+        loss.backward()
+        values.append(float(loss.detach()))
+        gradients.append({n: p.grad for n, p in encoder.named_parameters() if p.grad is not None})
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
+    assert values[0] > 0.01
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-6)
+
+
+@every_family
+def test_recorded_attention_is_before_dropout(family):
+    """Of the attention's dropout only: with it alone, layer 1 records in training what it does in evaluation."""
+    model = make_hf(family, LAYERS)
+    batch = batch_for(model)
+    encoder = Encoder(model)
+    with torch.no_grad():
+        evaluated = encoder(batch, attend=[1])
+        encoder.train()
+        for module in encoder.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        for layer in encoder.layers:
+            attention = layer.attention if family == "distilbert" else layer.attention.self
+            attention.dropout.p = 0.5
+        trained = encoder(batch, attend=range(1, LAYERS + 1))
+    torch.testing.assert_close(trained.attention[1], evaluated.attention[1])
+    for layer in range(1, LAYERS + 1):
+        sums = trained.attention[layer].sum(-1)
+        torch.testing.assert_close(sums, torch.ones_like(sums))
+    assert (trained.cls[1] - evaluated.cls[1]).abs().max() > 0.01, "dropout did not act"
+
+
+def test_dropout_acts_with_and_without_recording():
+    encoder = make_encoder(dropout=0.5).train()
+    batch = random_batch(LENGTHS)
+    with torch.no_grad():
+        for attend in ((), (1, 2, 3, 4)):
+            first, second = encoder(batch, attend=attend), encoder(batch, attend=attend)
+            assert not torch.allclose(first.logits, second.logits)
+
+
+@every_family
+def test_embeddings_layers_and_head_partition_the_parameters(family):
+    encoder = make_encoder(family, LAYERS)
+    parts = [encoder.embeddings, *encoder.layers, encoder.head]
+    ids = [id(parameter) for part in parts for parameter in part.parameters()]
+    assert len(ids) == len(set(ids))
+    assert set(ids) == {id(parameter) for parameter in encoder.model.parameters()}
+    assert all(any(True for _ in part.parameters()) for part in parts)
+    assert sum(p.numel() for p in encoder.head[-1].parameters()) >= 2 * HIDDEN
+
+
+def test_attention_has_one_map_a_head():
+    encoder = make_encoder()
+    output = encoder(random_batch(LENGTHS), attend=[1])
+    assert output.attention[1].shape == (len(LENGTHS), HEADS, max(LENGTHS), max(LENGTHS))
+
+
+def test_classify_is_the_head_alone():
+    for family in FAMILIES:
+        encoder = make_encoder(family, 2)
+        with torch.no_grad():
+            output = encoder(batch_for(encoder))
+            torch.testing.assert_close(encoder.classify(output.cls[2]), output.logits)

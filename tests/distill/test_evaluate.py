@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import reference
+import torch
+from tiny import make_encoder, make_targets
+
+from ikd_ray.data.batches import collate
+from ikd_ray.distill import evaluate
+from ikd_ray.distill.evaluate import compare, score
+from ikd_ray.distill.student import build_student, layer_map
+
+TASKS = ["cola", "stsb", "mnli", "mrpc"]
+
+
+@pytest.fixture(scope="module")
+def setting(make_task_data, tmp_path_factory):
+    """`setting("stsb")`: data, stored targets of a four-layer teacher, and a student of another seed."""
+    made = {}
+
+    def make(task):
+        if task not in made:
+            data = make_task_data(task, train=4, dev=23)
+            teacher = make_encoder(labels=data.task.num_labels)
+            targets = make_targets(tmp_path_factory.mktemp(task), data, teacher)
+            made[task] = data, targets, make_encoder(layers=2, labels=data.task.num_labels, seed=5)
+        return made[task]
+
+    return make
+
+
+def one_by_one(split, pad_id):
+    return [collate(split, np.array([row]), pad_id) for row in range(len(split))]
+
+
+def plain_logits(model, split, pad_id) -> np.ndarray:
+    with torch.no_grad():
+        return torch.cat([model(batch).logits for batch in one_by_one(split, pad_id)]).numpy()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_score_is_the_tasks_own_of_a_plain_forward(setting, task):
+    data, _, student = setting(task)
+    metrics = score(student, data)
+    expected = {}
+    for name, split in data.evaluation().items():
+        values = data.task.score(split.labels, plain_logits(student, split, data.pad_id))
+        expected |= {f"{name}/{key}": value for key, value in values.items()}
+    assert metrics == pytest.approx(expected, abs=1e-5)
+    assert set(metrics) >= {f"dev/{name}" for name in data.task.metrics}
+
+
+def test_mnli_has_two_dev_sets(setting):
+    data, targets, student = setting("mnli")
+    metrics = compare(student, data, targets, (2, 4))
+    names = {"accuracy", "attention_kl", "teacher_agreement"}
+    names |= {f"layer_{i}/{loss}" for i in (1, 2) for loss in ("kl", "cos")}
+    assert set(metrics) == {f"{split}/{name}" for split in ("dev", "dev_mismatched") for name in names}
+    assert metrics["dev/layer_1/kl"] != metrics["dev_mismatched/layer_1/kl"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("matched", [(2, 4), (4, 1)])
+def test_compare_is_the_mean_over_examples_one_by_one(setting, task, matched):
+    data, targets, student = setting(task)
+    metrics = compare(student, data, targets, matched)
+    for name, split in data.evaluation().items():
+        kl, cos = np.zeros((2, 2, len(split)))
+        for row, batch in enumerate(one_by_one(split, data.pad_id)):
+            target = targets.fetch(name, batch, cls=matched, attention=matched)
+            with torch.no_grad():
+                output = student(batch, attend=[1, 2])
+            for i, source in enumerate(matched):
+                length = int(split.lengths[row])
+                maps = output.attention[i + 1][0].numpy(), target.attention[source][0].numpy()
+                kl[i, row] = reference.attention_kl_one(*maps, length)
+                cos[i, row] = reference.cls_cosine(output.cls[i + 1].numpy(), target.cls[source].numpy())
+        for i in range(2):
+            assert metrics[f"{name}/layer_{i + 1}/kl"] == pytest.approx(kl[i].mean(), rel=1e-4)
+            assert metrics[f"{name}/layer_{i + 1}/cos"] == pytest.approx(cos[i].mean(), rel=1e-4)
+        assert metrics[f"{name}/attention_kl"] == pytest.approx(kl.mean(), rel=1e-4)
+        assert kl.mean() > 0.01
+
+
+@pytest.mark.parametrize("size", [1, 7, 22])
+def test_batching_does_not_matter(setting, monkeypatch, size):
+    data, targets, student = setting("mrpc")
+    expected = compare(student, data, targets, (2, 4))
+    monkeypatch.setattr(evaluate, "BATCH", size)
+    assert compare(student, data, targets, (2, 4)) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("task", ["cola", "mnli"])
+def test_agreement_is_the_share_of_equal_choices(setting, task):
+    data, targets, student = setting(task)
+    split = data.splits["dev"]
+    mine, theirs = (plain_logits(m, split, data.pad_id).argmax(1) for m in (student, targets.teacher))
+    share = np.mean([a == b for a, b in zip(mine, theirs, strict=True)])
+    assert 0 < share < 1
+    assert compare(student, data, targets, (2, 4))["dev/teacher_agreement"] == pytest.approx(share)
+
+
+def test_agreement_of_regression_is_pearsons_correlation(setting):
+    data, targets, student = setting("stsb")
+    split = data.splits["dev"]
+    mine, theirs = (plain_logits(m, split, data.pad_id)[:, 0] for m in (student, targets.teacher))
+    expected = np.corrcoef(mine, theirs)[0, 1]
+    found = compare(student, data, targets, (2, 4))["dev/teacher_agreement"]
+    assert found == pytest.approx(expected, abs=1e-3)
+    assert abs(expected) < 0.99
+
+
+def test_a_constant_regression_agrees_with_nothing(setting):
+    data, targets, student = setting("stsb")
+    constant = copy.deepcopy(student)
+    with torch.no_grad():
+        for parameter in constant.head[-1].parameters():
+            parameter.zero_()
+    assert compare(constant, data, targets, (2, 4))["dev/teacher_agreement"] == 0
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_clone_of_the_teacher_is_the_teacher(setting, task):
+    data, targets, _ = setting(task)
+    clone = build_student(targets.teacher, 4, "mapped")
+    metrics = compare(clone, data, targets, layer_map(4, 4))
+    for layer in range(1, 5):
+        assert metrics[f"dev/layer_{layer}/kl"] == pytest.approx(0, abs=1e-3)
+        assert metrics[f"dev/layer_{layer}/cos"] == pytest.approx(0, abs=1e-5)
+    assert metrics["dev/teacher_agreement"] == pytest.approx(1, abs=1e-5)
+    teacher_scores = score(targets.teacher, data)
+    assert {name: metrics[name] for name in teacher_scores} == pytest.approx(teacher_scores, abs=1e-5)
+
+
+def test_dropout_is_off(setting):
+    data, targets, _ = setting("cola")
+    student = make_encoder(layers=2, dropout=0.5).train()
+    assert compare(student, data, targets, (2, 4)) == compare(student.train(), data, targets, (2, 4))
+    assert score(student.train(), data) == score(student.train(), data)
+
+
+def test_compare_and_score_agree(setting):
+    data, targets, student = setting("mrpc")
+    scores, metrics = score(student, data), compare(student, data, targets, (2, 4))
+    assert scores == {name: metrics[name] for name in scores}

@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tiny import changed, make_encoder, make_targets, state
+
+from ikd_ray.config import Trial
+from ikd_ray.distill.loop import DivergedError, Distillation, distill
+from ikd_ray.distill.regimes import REGIMES
+from ikd_ray.distill.student import layer_map, size_metrics
+from ikd_ray.distill.targets import Targets
+from ikd_ray.distill.world import World
+
+FAST = {"student_layers": 2, "batch_size": 8, "learning_rate": 3e-3, "epochs": 2, "epochs_per_layer": 2}
+
+
+@pytest.fixture
+def start(data, targets):
+    """`start(regime="pid", ...)`: a distillation of the two-layer student, not yet begun."""
+    return lambda **fields: Distillation(Trial(**(FAST | fields)), data, targets)
+
+
+def timeless(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if not name.startswith("time/")}
+
+
+def stage_changes(course: Distillation) -> list[set[str]]:
+    """Names of the tensors that each stage changed."""
+    snapshots, last = [state(course.student)], None
+    for epoch in course:
+        if epoch.stage == last:
+            snapshots.pop()
+        snapshots.append(state(course.student))
+        last = epoch.stage
+    return [changed(*pair) for pair in zip(snapshots, snapshots[1:], strict=False)]
+
+
+def groups(course: Distillation) -> dict[str, set[str]]:
+    """State names of the embeddings, each layer ("1", "2") and the head."""
+    parts = {"embeddings": course.student.embeddings, "head": course.student.head}
+    parts |= {str(number): layer for number, layer in enumerate(course.student.layers, start=1)}
+    owner = {id(p): group for group, module in parts.items() for p in module.parameters()}
+    found: dict[str, set[str]] = {}
+    for name, parameter in course.student.named_parameters():
+        found.setdefault(owner[id(parameter)], set()).add(name)
+    return found
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_every_regime_reduces_its_own_losses(start, regime):
+    course = start(regime=regime, epochs=4, epochs_per_layer=4)
+    stages: dict[int, list[dict[str, float]]] = {}
+    for epoch in course:
+        stages.setdefault(epoch.stage, []).append(epoch.metrics)
+    assert len(stages) == len(course.stages)
+    for epochs in stages.values():
+        assert len(epochs) == 4
+        assert epochs[-1]["train/loss"] < epochs[0]["train/loss"]
+
+
+@pytest.mark.parametrize(
+    ("regime", "losses"),
+    [
+        ("hard", [{"hard"}]),
+        ("kd", [{"soft", "hard"}]),
+        ("id", [{"soft", "hard", "layer_1/kl", "layer_1/cos", "layer_2/kl", "layer_2/cos"}]),
+        ("pid", [{"layer_1/kl", "layer_1/cos"}, {"layer_2/kl", "layer_2/cos"}, {"soft", "hard"}]),
+        (
+            "sid",
+            [
+                {"layer_1/kl", "layer_1/cos"},
+                {"layer_1/kl", "layer_1/cos", "layer_2/kl", "layer_2/cos"},
+                {"soft", "hard"},
+            ],
+        ),
+    ],
+)
+def test_reports(start, regime, losses):
+    """Each loss by itself, unweighted; `train/loss` is their weighted sum."""
+    course = start(
+        regime=regime, epochs=1, epochs_per_layer=1, lambda_=0.3, internal_weight=0.25, temperature=3.0
+    )
+    epochs = list(course)
+    assert len(epochs) == len(losses)
+    dev = {"mcc", "attention_kl", "teacher_agreement"}
+    dev |= {f"layer_{i}/{loss}" for i in (1, 2) for loss in ("kl", "cos")}
+    for number, (epoch, names) in enumerate(zip(epochs, losses, strict=True), start=1):
+        expected = {f"train/{name}" for name in names | {"loss"}} | {f"dev/{name}" for name in dev}
+        assert set(epoch.metrics) == expected | {"stage", "time/epoch_s"}
+        assert (epoch.epoch, epoch.stage, epoch.stages) == (number, number, len(losses))
+        assert epoch.remaining == len(losses) - number
+        assert epoch.stage_name == course.stages[number - 1].name
+        assert epoch.metrics["stage"] == number
+        assert epoch.metrics["time/epoch_s"] > 0
+        weights = {"soft": 1.0, "hard": 1.0 if regime == "hard" else 0.3}
+        total = sum(epoch.metrics[f"train/{name}"] * weights.get(name, 0.25) for name in names)
+        assert epoch.metrics["train/loss"] == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("regime", ["id", "sid", "pid"])
+def test_training_losses_are_the_models_own(start, regime):
+    """At a learning rate of next to nothing they are the mean over examples: what evaluation says of dev."""
+    course = start(regime=regime, learning_rate=1e-12, batch_size=7)
+    swapped = {"train": course.data.train, "dev": course.data.train}
+    course.data = type(course.data)(**(vars(course.data) | {"splits": swapped}))
+    fetch = course.targets.fetch
+    course.targets = type("Same", (), {})()
+    course.targets.fetch = lambda split, *args, **options: fetch("train", *args, **options)
+    for epoch in course:
+        names = [n for n in epoch.metrics if n.startswith("train/layer")]
+        assert names or epoch.stage_name == "C"
+        for name in names:
+            dev = epoch.metrics[name.replace("train", "dev")]
+            assert epoch.metrics[name] == pytest.approx(dev, rel=1e-4)
+
+
+@pytest.mark.parametrize("losses", ["kl", "cos", "both"])
+def test_pid_trains_one_layer_at_a_time(start, losses):
+    course = start(regime="pid", internal_losses=losses)
+    part = groups(course)
+    first, second, top = stage_changes(course)
+    assert first <= part["1"]
+    assert second <= part["2"]
+    assert len(first) > 1
+    assert len(second) > 1
+    assert top == part["1"] | part["2"] | part["head"]
+
+
+def test_pid_upto_moves_the_layers_below(start):
+    course = start(regime="pid", train="upto")
+    part = groups(course)
+    first, second, _ = stage_changes(course)
+    assert first <= part["1"]
+    assert second & part["1"]
+    assert second & part["2"]
+    assert second <= part["1"] | part["2"]
+
+
+def test_sid_trains_the_stack(start):
+    course = start(regime="sid")
+    part = groups(course)
+    first, second, top = stage_changes(course)
+    assert first <= part["1"]
+    assert second <= part["1"] | part["2"]
+    assert second & part["1"]
+    assert top == part["1"] | part["2"] | part["head"]
+
+
+@pytest.mark.parametrize("regime", ["pid", "sid"])
+def test_top_trains_head_alone(start, regime):
+    course = start(regime=regime, top_trains="head")
+    assert stage_changes(course)[-1] == groups(course)["head"]
+
+
+def test_soft_labels_always_train_the_head_along(start):
+    course = start(regime="pid", soft_labels="always")
+    part = groups(course)
+    first, second, _ = stage_changes(course)
+    assert first == part["1"] | part["head"]
+    assert second == part["2"] | part["head"]
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("mode", ["frozen", "train"])
+def test_embeddings(start, regime, mode):
+    course = start(regime=regime, embeddings=mode, epochs=1, epochs_per_layer=1)
+    embeddings = groups(course)["embeddings"]
+    moved = set().union(*stage_changes(course)) & embeddings
+    assert moved == (embeddings if mode == "train" else set())
+
+
+@pytest.mark.parametrize("init", ["mapped", "first"])
+def test_the_student_starts_from_the_teacher(start, teacher, init):
+    course = start(student_init=init)
+    assert course.matched == layer_map(2, 4) == (2, 4)
+    source = teacher.layers[1 if init == "mapped" else 0].state_dict()
+    assert not changed(source, course.student.layers[0].state_dict())
+    before = state(teacher)
+    list(course)
+    assert not changed(before, state(teacher))
+
+
+def test_a_cosine_threshold_ends_a_stage_and_changes_nothing_else(start):
+    """The threshold that epoch 2 of the first stage just reaches."""
+    usual = [e for e in start(regime="pid", epochs_per_layer=4)]
+    curve = [e.metrics["train/layer_1/cos"] for e in usual if e.stage == 1]
+    assert len(curve) == 4
+    assert curve[1] < curve[0]
+    ended = list(start(regime="pid", epochs_per_layer=4, cosine_threshold=curve[1]))
+    assert [e.stage for e in ended][:3] == [1, 1, 2]
+    for a, b in zip(usual[:2], ended[:2], strict=True):
+        assert timeless(a.metrics) == timeless(b.metrics)
+
+
+@pytest.mark.parametrize("losses", ["kl", "cos"])
+def test_a_threshold_of_one_is_reached_at_once(start, losses):
+    """Also where the cosine loss has no weight. `remaining` is the most that may follow."""
+    course = start(regime="sid", epochs_per_layer=3, cosine_threshold=1.0, internal_losses=losses)
+    epochs = list(course)
+    assert [e.stage for e in epochs] == [1, 2, 3, 3]
+    assert [e.epoch for e in epochs] == [1, 2, 3, 4]
+    assert [e.remaining for e in epochs] == [2 + 3 + 2, 2 + 2, 1, 0]
+
+
+def test_epochs_and_remaining_without_a_threshold(start):
+    epochs = list(start(regime="pid", epochs_per_layer=3, epochs=2))
+    assert [e.stage for e in epochs] == [1, 1, 1, 2, 2, 2, 3, 3]
+    assert [e.remaining for e in epochs] == [7, 6, 5, 4, 3, 2, 1, 0]
+    assert [e.stage_name for e in epochs] == ["1"] * 3 + ["2"] * 3 + ["C"] * 2
+
+
+@pytest.mark.parametrize("regime", ["kd", "sid"])
+def test_the_same_seed_twice_is_bit_identical(data, targets, regime):
+    """With dropout, and whatever state the global generator is in."""
+    dropping = Targets(targets.folder, data, make_encoder(dropout=0.2))
+    results = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(len(results))
+        reports = []
+        trial = Trial(**(FAST | {"regime": regime, "seed": seed}))
+        result = distill(trial, data, dropping, report=reports.append)
+        results.append(([timeless(e.metrics) for e in reports], state(result.student)))
+    assert results[0][0] == results[1][0]
+    assert not changed(results[0][1], results[1][1])
+    assert results[0][0] != results[2][0]
+
+
+def test_distill_returns_the_last_epoch_and_the_sizes(data, targets):
+    reports = []
+    result = distill(Trial(**FAST), data, targets, report=reports.append)
+    assert result.metrics == reports[-1].metrics | size_metrics(result.student)
+    assert len(reports) == 2
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_diverged_loss_is_an_error(start, regime, value):
+    course = start(regime=regime)
+    with torch.no_grad():
+        course.student.layers[0].attention.self.query.weight.fill_(value)
+    with pytest.raises(DivergedError, match=r"train/.* became (nan|inf) in stage .*, epoch 1"):
+        list(course)
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_one_step_in_all(start, regime):
+    """One batch, one epoch."""
+    epochs = list(start(regime=regime, batch_size=4096, epochs=1, epochs_per_layer=1))
+    assert all(math.isfinite(e.metrics["train/loss"]) for e in epochs)
+
+
+@pytest.mark.parametrize("regime", ["id", "pid", "sid"])
+def test_an_internal_weight_of_zero(start, regime):
+    """Allowed by the configuration; then nothing moves in an internal stage."""
+    assert len(list(start(regime=regime, internal_weight=0.0))) == (2 if regime == "id" else 6)
+
+
+@pytest.mark.parametrize("task", ["stsb", "mnli"])
+@pytest.mark.parametrize("regime", ["hard", "id", "pid"])
+def test_other_tasks(make_task_data, tmp_path, task, regime):
+    data = make_task_data(task, train=12, dev=5)
+    targets = make_targets(tmp_path, data, make_encoder(labels=data.task.num_labels))
+    result = distill(Trial(**(FAST | {"regime": regime})), data, targets)
+    assert all(math.isfinite(value) for value in result.metrics.values())
+    assert all(f"dev/{name}" in result.metrics for name in data.task.metrics)
+
+
+def test_online_attention_gives_the_same_epoch(tmp_path, data, targets, teacher):
+    online = make_targets(tmp_path, data, teacher, attention=False)
+    trial = Trial(**(FAST | {"regime": "id", "epochs": 1}))
+    stored, computed = (timeless(distill(trial, data, t).metrics) for t in (targets, online))
+    assert computed == pytest.approx(stored, rel=0.01, abs=0.002)
+
+
+class Lonely(World):
+    """Rank 1 of 2 with nobody to talk to."""
+
+    def wrap(self, module):
+        return module
+
+    def total(self, values):
+        return values
+
+
+def test_a_batch_smaller_than_the_world(data, targets):
+    """Batches of one example: the second process has none of it and must bear it."""
+    trial = Trial(**(FAST | {"regime": "id", "batch_size": 1, "epochs": 1}))
+    assert list(Distillation(trial, data, targets, Lonely(1, 2)))

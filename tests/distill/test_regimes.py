@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from pydantic import ValidationError
+
+from ikd_ray.distill.regimes import REGIMES, Stage, plan
+
+ALL = (1, 2, 3)
+
+
+def shape(stages: list[Stage]) -> list[tuple]:
+    """What of a plan the design's table says: active layers, soft, hard, trained layers, head trains."""
+    return [(s.layers, s.soft > 0, s.hard > 0, s.trains, s.head) for s in stages]
+
+
+C = ((), True, True, ALL, True)
+TABLE = {
+    "hard": [((), False, True, ALL, True)],
+    "kd": [C],
+    "id": [(ALL, True, True, ALL, True)],
+    "pid": [
+        ((1,), False, False, (1,), False),
+        ((2,), False, False, (2,), False),
+        ((3,), False, False, (3,), False),
+        C,
+    ],
+    "sid": [
+        ((1,), False, False, (1,), False),
+        ((1, 2), False, False, (1, 2), False),
+        ((1, 2, 3), False, False, (1, 2, 3), False),
+        C,
+    ],
+}
+
+
+def test_every_regime_is_tabled():
+    assert set(REGIMES) == set(TABLE)
+
+
+@pytest.mark.parametrize("regime", TABLE)
+def test_plan_is_the_table(regime):
+    assert shape(plan(regime, 3)) == TABLE[regime]
+
+
+@pytest.mark.parametrize(
+    ("regime", "names"),
+    [
+        ("hard", ["C"]),
+        ("kd", ["C"]),
+        ("id", ["1+2+3+C"]),
+        ("pid", ["1", "2", "3", "C"]),
+        ("sid", ["1", "1+2", "1+2+3", "C"]),
+    ],
+)
+def test_stage_names(regime, names):
+    assert [stage.name for stage in plan(regime, 3)] == names
+
+
+@pytest.mark.parametrize("regime", ["kd", "id", "pid", "sid"])
+def test_classification_weighs_soft_by_one_and_hard_by_lambda(regime):
+    *internal, top = plan(regime, 3, lambda_=0.3, temperature=4.0, epochs=7)
+    assert (top.soft, top.hard, top.temperature, top.epochs) == (1.0, 0.3, 4.0, 7)
+    assert all(stage.hard == 0 for stage in internal)
+
+
+def test_hard_regime_has_no_teacher_and_no_lambda():
+    (stage,) = plan("hard", 3, lambda_=0.3)
+    assert (stage.soft, stage.hard, stage.layers, stage.kl, stage.cos) == (0.0, 1.0, (), 0.0, 0.0)
+
+
+@pytest.mark.parametrize("regime", ["pid", "sid"])
+def test_soft_labels_always(regime):
+    """The soft loss, not the hard one, in every stage; the head moves with it."""
+    usual, always = plan(regime, 3), plan(regime, 3, soft_labels="always", temperature=3.0)
+    for before, after in zip(usual[:-1], always[:-1], strict=True):
+        assert after == replace(before, soft=1.0, head=True, temperature=3.0)
+        assert after.hard == 0
+    assert always[-1] == replace(usual[-1], temperature=3.0)
+
+
+@pytest.mark.parametrize(
+    ("on", "kl", "cos"), [("kl", 2.5, 0.0), ("cos", 0.0, 2.5), ("both", 2.5, 2.5)], ids=str
+)
+@pytest.mark.parametrize("regime", ["id", "pid", "sid"])
+def test_internal_losses_and_their_weight(regime, on, kl, cos):
+    for stage in plan(regime, 3, internal_losses=on, internal_weight=2.5):
+        if stage.layers:
+            assert (stage.kl, stage.cos) == (kl, cos)
+        else:
+            assert (stage.kl, stage.cos) == (0.0, 0.0)
+
+
+def test_pid_train_upto_moves_the_layers_below():
+    assert [s.trains for s in plan("pid", 3, train="upto")] == [(1,), (1, 2), ALL, ALL]
+    assert [s.layers for s in plan("pid", 3, train="upto")] == [(1,), (2,), (3,), ()]
+
+
+def test_sid_trains_upto_whatever_train_says():
+    assert plan("sid", 3, train="layer") == plan("sid", 3, train="upto")
+
+
+@pytest.mark.parametrize("regime", ["pid", "sid"])
+def test_top_trains_head_alone(regime):
+    top = plan(regime, 3, top_trains="head", embeddings="train")[-1]
+    assert (top.trains, top.head, top.embeddings) == ((), True, False)
+    assert plan(regime, 3, top_trains="all", embeddings="train")[-1].embeddings
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_embeddings_stay_the_teachers_by_default(regime):
+    assert not any(stage.embeddings for stage in plan(regime, 3))
+
+
+@pytest.mark.parametrize(
+    ("regime", "options", "trained"),
+    [
+        ("hard", {}, [True]),
+        ("kd", {}, [True]),
+        ("id", {}, [True]),
+        ("sid", {}, [True] * 4),
+        ("pid", {"train": "upto"}, [True] * 4),
+        ("pid", {"train": "layer"}, [True, False, False, True]),
+    ],
+)
+def test_embeddings_train_with_the_first_layer(regime, options, trained):
+    assert [s.embeddings for s in plan(regime, 3, embeddings="train", **options)] == trained
+
+
+@pytest.mark.parametrize("regime", ["pid", "sid"])
+def test_internal_stages_end_by_epochs_or_cosine_and_top_by_epochs(regime):
+    *internal, top = plan(regime, 3, epochs_per_layer=5, epochs=2, cosine_threshold=0.1)
+    assert [(s.epochs, s.cosine_threshold, s.decays) for s in internal] == [(5, 0.1, False)] * 3
+    assert (top.epochs, top.cosine_threshold, top.decays) == (2, 0.0, True)
+
+
+def test_a_stages_course_does_not_depend_on_its_stop_rule():
+    """Trials that differ only in when stages end share trajectories: all else must be equal."""
+    few, many = (plan("sid", 2, epochs_per_layer=n, cosine_threshold=c)[:-1] for n, c in ((1, 0.0), (9, 0.4)))
+    assert [replace(s, epochs=9, cosine_threshold=0.4) for s in few] == many
+
+
+@pytest.mark.parametrize(
+    ("regime", "options", "depths"),
+    [
+        ("hard", {}, [3]),
+        ("kd", {}, [3]),
+        ("id", {}, [3]),
+        ("pid", {}, [1, 2, 3, 3]),
+        ("sid", {}, [1, 2, 3, 3]),
+        ("sid", {"soft_labels": "always"}, [3] * 4),
+        ("pid", {"soft_labels": "always"}, [3] * 4),
+    ],
+)
+def test_depth_is_as_far_as_the_losses_reach(regime, options, depths):
+    assert [stage.depth(3) for stage in plan(regime, 3, **options)] == depths
+
+
+def test_one_layer():
+    assert [stage.name for stage in plan("pid", 1)] == ["1", "C"]
+    assert [stage.name for stage in plan("id", 1)] == ["1+C"]
+
+
+@pytest.mark.parametrize(
+    ("regime", "options"),
+    [("nope", {}), ("kd", {"lamda": 1}), ("pid", {"train": "all"}), ("kd", {"temperature": 0})],
+)
+def test_unknown_or_bad_options(regime, options):
+    with pytest.raises((KeyError, ValidationError)):
+        plan(regime, 3, **options)

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import HIDDEN, VOCABULARY, make_encoder, random_batch
+from transformers import AutoModelForSequenceClassification
+
+from ikd_ray.distill.encoder import FAMILIES, Encoder
+from ikd_ray.distill.student import build_student, latency_ms, layer_map, size_metrics
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "expected"),
+    [
+        (3, 6, (2, 4, 6)),
+        (6, 12, (2, 4, 6, 8, 10, 12)),
+        (4, 4, (1, 2, 3, 4)),
+        (1, 6, (6,)),
+        (2, 6, (3, 6)),
+        (4, 12, (3, 6, 9, 12)),
+        (5, 6, (1, 2, 4, 5, 6)),
+        (4, 6, (2, 3, 5, 6)),
+    ],
+)
+def test_layer_map(student, teacher, expected):
+    assert layer_map(student, teacher) == expected
+
+
+@pytest.mark.parametrize("teacher", range(1, 25))
+def test_layer_map_is_uniform_and_meets_at_the_top(teacher):
+    for student in range(1, teacher + 1):
+        chosen = layer_map(student, teacher)
+        assert len(chosen) == student
+        assert chosen[-1] == teacher
+        assert all(a < b for a, b in zip((0, *chosen), chosen, strict=False))
+        assert all(abs(layer - i * teacher / student) <= 0.5 for i, layer in enumerate(chosen, start=1))
+
+
+@pytest.mark.parametrize(("student", "teacher"), [(0, 6), (7, 6), (-1, 6)])
+def test_layer_map_refuses_what_cannot_be(student, teacher):
+    with pytest.raises(ValueError, match="layers"):
+        layer_map(student, teacher)
+
+
+@pytest.mark.parametrize(("init", "chosen"), [("mapped", (2, 4)), ("first", (1, 2))])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_student_copies_and_shares_nothing(family, init, chosen):
+    teacher = make_encoder(family, layers=4).requires_grad_(False)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    student = build_student(teacher, 2, init)
+    assert len(student.layers) == student.config.num_hidden_layers == 2
+    assert len(teacher.layers) == teacher.config.num_hidden_layers == 4
+    pairs = [(student.embeddings, teacher.embeddings), (student.head, teacher.head)]
+    pairs += [(student.layers[i], teacher.layers[source - 1]) for i, source in enumerate(chosen)]
+    for copy, original in pairs:
+        assert copy.state_dict().keys() == original.state_dict().keys()
+        for mine, theirs in zip(copy.state_dict().values(), original.state_dict().values(), strict=True):
+            assert torch.equal(mine, theirs)
+    assert all(parameter.requires_grad for parameter in student.parameters())
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(1.0)
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+
+
+def test_an_equally_deep_student_is_the_teacher():
+    teacher, batch = make_encoder(), random_batch([4, 9])
+    with torch.no_grad():
+        assert torch.equal(build_student(teacher, 4, "mapped")(batch).logits, teacher(batch).logits)
+
+
+def test_a_student_deeper_than_its_teacher_is_refused():
+    with pytest.raises(ValueError, match="5 layers"):
+        build_student(make_encoder(layers=4), 5, "mapped")
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_size_metrics_by_hand(layers):
+    student = build_student(make_encoder(layers=4), layers, "first")
+    h, ffn, labels = HIDDEN, 48, 2
+    embeddings = (len(VOCABULARY) + 64 + 2) * h + 2 * h  # tokens, positions, segments, norm
+    layer = 4 * (h * h + h) + (h * ffn + ffn) + (ffn * h + h) + 2 * 2 * h
+    head = (h * h + h) + (h * labels + labels)
+    total = embeddings + layers * layer + head
+    assert size_metrics(student) == {
+        "student/params": total,
+        "student/encoder_params": layers * layer + head,
+        "student/size_mb": pytest.approx(total * 4 / 1e6),
+    }
+
+
+def test_electras_projection_counts_as_embeddings():
+    student = make_encoder("electra", layers=1)
+    metrics = size_metrics(student)
+    below = (len(VOCABULARY) + 64 + 2) * 24 + 2 * 24 + 24 * HIDDEN + HIDDEN
+    assert metrics["student/params"] - metrics["student/encoder_params"] == below
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("attention", [None, "eager"])
+def test_a_saved_student_is_an_ordinary_hugging_face_model(tmp_path, family, attention):
+    student = build_student(make_encoder(family, layers=4), 2, "mapped").eval()
+    batch = random_batch([3, 8, 5], pad_id=student.config.pad_token_id)
+    student.model.save_pretrained(tmp_path)
+    options = {"attn_implementation": attention} if attention else {}
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path, **options).eval()
+    assert loaded.config.num_hidden_layers == 2
+    inputs = {"input_ids": batch.ids, "attention_mask": batch.mask.long()}
+    if family in ("bert", "electra"):
+        inputs["token_type_ids"] = batch.segments
+    with torch.no_grad():
+        expected = student(batch).logits
+        torch.testing.assert_close(loaded(**inputs).logits, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(Encoder(loaded)(batch).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("init", ["mapped", "first"])
+def test_a_student_in_memory_is_an_ordinary_hugging_face_model(init):
+    """Its layers listen to the model's own configuration, e.g. to another attention implementation."""
+    student = build_student(make_encoder(), 2, init).eval()
+    batch = random_batch([3, 8, 5])
+    student.model.set_attn_implementation("eager")
+    output = student.model(batch.ids, batch.mask.long(), batch.segments, output_attentions=True)
+    assert len(output.attentions) == 2
+    assert all(attention is not None for attention in output.attentions)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_latency(family, threads):
+    student = make_encoder(family, layers=1).train()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert 0 < latency_ms(student) < 1000
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert student.training
+
+
+def test_latency_restores_the_threads_after_a_failure(monkeypatch):
+    student = make_encoder(layers=1)
+    before = torch.get_num_threads()
+    monkeypatch.setattr(Encoder, "forward", lambda *_, **__: 1 / 0)
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            latency_ms(student)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

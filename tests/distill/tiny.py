@@ -1,0 +1,116 @@
+"""Models and data small enough to train in a blink; importable by spawned processes too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, BertTokenizerFast
+
+from ikd_ray.data.batches import Batch
+from ikd_ray.data.dataset import Dataset, Split, fingerprint
+from ikd_ray.data.tokens import TaskData, prepare
+from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.targets import Targets, build_targets
+from ikd_ray.tasks import get_task
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = [f"w{i}" for i in range(52)]
+VOCABULARY = [*SPECIAL, *WORDS, "##s", "##ed", "."]
+HIDDEN, HEADS = 32, 4
+
+
+def write_tokenizer(folder: Path):
+    """A WordPiece tokenizer, saved in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"))
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def make_hf(family: str = "bert", layers: int = 4, labels: int = 2, dropout: float = 0.0, seed: int = 0):
+    """A randomly initialised classifier whose weights are large enough that layers and heads differ."""
+    torch.manual_seed(seed)
+    sizes = {
+        "vocab_size": len(VOCABULARY),
+        "hidden_size": HIDDEN,
+        "num_hidden_layers": layers,
+        "num_attention_heads": HEADS,
+        "max_position_embeddings": 64,
+        "num_labels": labels,
+        "pad_token_id": 0,
+        "initializer_range": 0.2,
+    }
+    if family == "distilbert":
+        sizes |= {"hidden_dim": 48, "dropout": dropout, "attention_dropout": dropout}
+        sizes |= {"seq_classif_dropout": dropout}
+    else:
+        sizes |= {"intermediate_size": 48, "hidden_dropout_prob": dropout}
+        sizes |= {"attention_probs_dropout_prob": dropout}
+    if family in ("roberta", "xlm-roberta", "camembert"):
+        sizes |= {"type_vocab_size": 1, "pad_token_id": 1}
+    if family == "electra":
+        sizes |= {"embedding_size": 24}
+    config = CONFIG_MAPPING[family](**sizes)
+    model = AutoModelForSequenceClassification.from_config(config)
+    with torch.no_grad():  # biases and norms start at 0 and 1: a copy that forgot them would go unseen
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def make_encoder(family: str = "bert", layers: int = 4, labels: int = 2, dropout: float = 0.0, seed: int = 0):
+    return Encoder(make_hf(family, layers, labels, dropout, seed))
+
+
+def random_batch(lengths: list[int], seed: int = 0, pad_id: int = 0, labels: int = 2) -> Batch:
+    """Token ids above the special ones, padded to the longest."""
+    rng = np.random.default_rng(seed)
+    mask = np.arange(max(lengths)) < np.array(lengths)[:, None]
+    ids = np.where(mask, rng.integers(5, len(VOCABULARY), mask.shape), pad_id)
+    segments = np.where(mask, np.cumsum(rng.random(mask.shape) < 0.2, axis=1) > 0, 0)
+    gold = rng.integers(0, labels, len(lengths)) if labels > 1 else rng.random(len(lengths)).astype(np.float32)
+    tensors = (torch.from_numpy(a) for a in (ids.astype(np.int64), segments.astype(np.int64), mask, gold))
+    return Batch(np.arange(len(lengths)), *tensors)
+
+
+def _sentences(rng: np.random.Generator, count: int, longest: int) -> list[str]:
+    return [" ".join(rng.choice(WORDS, rng.integers(1, longest + 1))) for _ in range(count)]
+
+
+def make_dataset(task_name: str = "cola", train: int = 48, dev: int = 20, seed: int = 0) -> Dataset:
+    """Sentences of 1 to 16 words; the label can be learnt: whether the first word's number is even."""
+    task, rng = get_task(task_name), np.random.default_rng(seed)
+    splits = {}
+    for names in task.splits:
+        count = train if names.name == "train" else dev
+        first = _sentences(rng, count, 16)
+        second = _sentences(rng, count, 6) if task.is_pair else None
+        number = np.array([int(text.split()[0][1:]) for text in first])
+        labels = (number % 6).astype(np.float32) if task.is_regression else number % len(task.labels)
+        splits[names.name] = Split(first, second, labels)
+    return Dataset(task, splits, "folder", "made up", fingerprint(task, splits))
+
+
+def make_data(root: Path, task_name: str = "cola", train: int = 48, dev: int = 20, seed: int = 0) -> TaskData:
+    tokenizer = write_tokenizer(root / "tokenizer")
+    return prepare(make_dataset(task_name, train, dev, seed), tokenizer, "tiny", 32, root / "data")
+
+
+def make_targets(folder: Path, data: TaskData, teacher: Encoder, attention: bool = True) -> Targets:
+    """The targets of every layer of the teacher."""
+    list(build_targets(folder, data, teacher, range(1, len(teacher.layers) + 1), attention))
+    return Targets(folder, data, teacher)
+
+
+def state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    """Names of the tensors that are not bit for bit what they were."""
+    assert before.keys() == after.keys()
+    return {name for name in before if not torch.equal(before[name], after[name])}

@@ -1,0 +1,67 @@
+"""What tests run in processes of their own."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from tiny import make_encoder, state
+
+from ikd_ray.config import Trial
+from ikd_ray.data.tokens import open_data
+from ikd_ray.distill.loop import Distillation
+from ikd_ray.distill.targets import Targets, build_targets
+from ikd_ray.distill.world import World
+
+
+def run(worker, *arguments: Any, processes: int = 2, seconds: float = 120) -> None:
+    """`worker(rank, *arguments)` in spawned processes; an exception in one is raised here."""
+    context = mp.spawn(worker, arguments, nprocs=processes, join=False)
+    deadline = time.monotonic() + seconds
+    try:
+        while not context.join(timeout=1):  # true once all have ended
+            assert time.monotonic() < deadline, "the processes did not end"
+    finally:
+        for process in context.processes:
+            process.kill()
+
+
+def build(rank: int, folder: Path, data_folder: Path, barrier, yielded) -> None:
+    """Build targets as soon as the others are ready to; notes how many steps this process made itself."""
+    torch.set_num_threads(1)
+    data, teacher = open_data(data_folder), make_encoder()
+    barrier.wait(60)
+    yielded[rank] = len(list(build_targets(folder, data, teacher, (2, 4), True)))
+
+
+def distil(rank: int, data_folder: Path, target_folder: Path, jobs: dict[str, dict], out: Path) -> None:
+    """Every job's epochs and final weights, or its exception, to `out/<job>-<rank>.pt`.
+
+    A job: `trial`, the fields of a trial, and `dropout`.
+    """
+    torch.set_num_threads(1)
+    data = open_data(data_folder)
+    for name, job in jobs.items():
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{out}/{name}.rendezvous",
+            rank=rank,
+            world_size=2,
+            timeout=timedelta(seconds=20),
+        )
+        torch.manual_seed(rank)  # whatever the processes did before must not matter
+        result: dict[str, Any] = {}
+        try:
+            targets = Targets(target_folder, data, make_encoder(dropout=job["dropout"]))
+            course = Distillation(Trial(**job["trial"]), data, targets, World(rank, 2))
+            result["metrics"] = [epoch.metrics for epoch in course]
+            result["state"] = state(course.student)
+        except Exception as error:
+            result["error"] = repr(error)
+        torch.save(result, out / f"{name}-{rank}.pt")
+        dist.destroy_process_group()
