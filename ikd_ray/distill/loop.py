@@ -211,8 +211,10 @@ class Distillation:
             for taken, metrics in enumerate(train_stage(self.student, stage, *arguments), start=1):
                 metrics["time/epoch_s"] = time.perf_counter() - start
                 metrics["stage"] = float(number)
+                start = time.perf_counter()
                 if self.world.rank == 0:
                     metrics |= compare(self.student, self.data, self.targets, self.matched)
+                metrics["time/evaluation_s"] = time.perf_counter() - start
                 done += 1
                 left = stage.epochs - taken + later
                 yield Epoch(done, left, number, len(self.stages), stage.name, metrics)

@@ -50,6 +50,7 @@ class TrialRecord:
     layer_map: list[int]
     status: str  # "finished" or "failed"
     metrics: dict[str, float] = field(default_factory=dict)  # the last epoch's and the final ones
+    history: list[dict[str, float]] = field(default_factory=list)  # each epoch's metrics
     reason: str = ""
     duration_s: float = 0.0
 

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from ikd_ray.errors import UsageError
+from ikd_ray.report.records import TrialRecord
 
 KIND = "ikd.kind"
 TRIAL = "ikd.trial"
@@ -80,12 +81,30 @@ class Tracker:
 
         self._client.log_batch(run, params=[Param(key, str(value)) for key, value in params.items()])
 
+    def _nested(self) -> list[Any]:
+        return list(self._search(f"tags.`mlflow.parentRunId` = '{self.parent}'"))
+
     def _drop_unfinished(self) -> None:
         """Delete the runs of trials that were cut off: those trials run again."""
-        nested = f"tags.`mlflow.parentRunId` = '{self.parent}'"
-        for run in self._search(f"{nested} and attributes.status != 'FINISHED'"):
-            if run.info.status != "FAILED":
+        for run in self._nested():
+            if run.info.status not in ("FINISHED", "FAILED"):
                 self._client.delete_run(run.info.run_id)
+
+    def settle(self, trials: Iterable[TrialRecord]) -> None:
+        """Make sure of a whole run for each ended trial, also for one whose end the driver did not hear of."""
+        for trial in [name for name in self._runs if name in {record.id for record in trials}]:
+            self._client.delete_run(self._runs.pop(trial))
+        ended = ("FINISHED", "FAILED")
+        known = {run.data.tags[TRIAL] for run in self._nested() if run.info.status in ended}
+        for record in trials:
+            if record.id not in known:
+                self.trial_started(record.id, record.params | {"layer_map": record.layer_map})
+                for epoch, metrics in enumerate(record.history, start=1):
+                    self.trial_epoch(record.id, metrics, epoch)
+                if record.metrics:
+                    self.trial_epoch(record.id, record.metrics, len(record.history))
+                status = "FINISHED" if record.status == "finished" else "FAILED"
+                self.trial_ended(record.id, status, record.reason)
 
     def _search(self, query: str) -> Iterable[Any]:
         token = None

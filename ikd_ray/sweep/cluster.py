@@ -49,7 +49,7 @@ def ray_cluster(nested: bool) -> Iterator[None]:
             temporary = tempfile.mkdtemp(prefix="ikd-")
             ray.init(
                 address="local",
-                include_dashboard=nested,
+                include_dashboard=None if nested else False,
                 dashboard_host="127.0.0.1",
                 object_store_memory=OBJECT_STORE_BYTES,
                 _temp_dir=temporary,

@@ -34,10 +34,13 @@ class SweepCallback(tune.Callback):
         return {}
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        number, params = trial.config["number"], make_trial(trial.config["params"]).params()
+        number, chosen = trial.config["number"], trial.config["params"]
+        params = make_trial(chosen).params()
         layers = list(self._layer_maps[params["student_layers"]])
         self._tracker.trial_started(trial_id(number), params | {"layer_map": layers})
-        self._console.trial_started(trial_id(number), number, params)
+        # What the user did not ask for is in MLflow; the terminal is narrow.
+        shown = {name: params[name] for name in ("regime", "student_layers", *chosen) if name != "seed"}
+        self._console.trial_started(trial_id(number), number, shown)
 
     def on_trial_result(
         self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any
@@ -55,7 +58,7 @@ class SweepCallback(tune.Callback):
             stages=result["stages"],
             stage_name=result["stage_name"],
             metrics=metrics,
-            epoch_s=metrics["time/epoch_s"],
+            epoch_s=metrics["time/epoch_s"] + metrics["time/evaluation_s"],
         )
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:

@@ -27,12 +27,12 @@ from ikd_ray.sweep.driver import SweepCallback
 from ikd_ray.sweep.prepare import Done, Fact, Job, Shared, Step, preparation
 from ikd_ray.sweep.request import Request
 from ikd_ray.sweep.search import OrderedSearch, open_storage
-from ikd_ray.sweep.trainable import Course, trainable_for
+from ikd_ray.sweep.trainable import SCRATCH, Course, trainable_for
 
 INTERRUPTED = 130  # the shell's status for Ctrl-C
-TUNE = ".tune"
 
-# Tune writes no logs of its own, and takes results that lack the metrics known only at a trial's end.
+# Tune prints and writes nothing of its own, and takes results that lack the metrics known only at a trial's end.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
 
@@ -214,17 +214,19 @@ def _trials(request: Request, sweep: SweepRecord, course: Course, tracker: Track
                     trial_dirname_creator=lambda trial: trial.trial_id,
                 ),
                 run_config=tune.RunConfig(
-                    name=TUNE,
-                    storage_path=str(course.sweep),
+                    name="tune",
+                    storage_path=str(course.sweep / SCRATCH),
                     callbacks=[callback],
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                     verbose=0,
                 ),
             ).fit()
         # Tune's own state: the study and the trials' folders hold all that a sweep goes on by.
-        shutil.rmtree(request.folder / TUNE, ignore_errors=True)
+        shutil.rmtree(request.folder / SCRATCH, ignore_errors=True)
     search.finish()
-    return len(read_trials(request.folder)) >= request.trials
+    trials = read_trials(request.folder)
+    tracker.settle(trials)
+    return len(trials) >= request.trials
 
 
 def _conclude(

@@ -26,6 +26,7 @@ from ikd_ray.sweep.search import FAILED, trial_id
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+SCRATCH = ".tune"  # Tune's and Train's own state below a sweep's folder; removed at its end
 PLACE = ("epoch", "remaining", "stage_number", "stages", "stage_name")
 
 
@@ -46,14 +47,16 @@ def results(course: Course, config: dict[str, Any], opened, world: World) -> Ite
     start = time.monotonic()
     data, targets = opened
     run = Distillation(make_trial(config["params"]), data, targets, world)
+    history = []
     try:
         for epoch in run:
             result = _flat(epoch)
+            history.append(epoch.metrics)
             if epoch.remaining == 0:
                 depth = run.trial.student_layers
                 result |= size_metrics(run.student) | {"student/latency_ms": course.shared.latency_ms[depth]}
                 if world.rank == 0:
-                    _save(course.sweep, config, run, result, time.monotonic() - start)
+                    _save(course.sweep, config, run, history, result, time.monotonic() - start)
             yield result
     except DivergedError as error:
         yield {FAILED: str(error)}
@@ -69,7 +72,9 @@ def metrics_of(result: dict[str, Any]) -> dict[str, float]:
     return {key: value for key, value in result.items() if "/" in key or key == "stage"}
 
 
-def _save(sweep: Path, config: dict[str, Any], run: Distillation, result: dict, seconds: float) -> None:
+def _save(
+    sweep: Path, config: dict[str, Any], run: Distillation, history: list, result: dict, seconds: float
+) -> None:
     record = TrialRecord(
         id=trial_id(config["number"]),
         number=config["number"],
@@ -77,6 +82,7 @@ def _save(sweep: Path, config: dict[str, Any], run: Distillation, result: dict, 
         layer_map=list(run.matched),
         status="finished",
         metrics=metrics_of(result),
+        history=history,
         duration_s=seconds,
     )
     write_trial(sweep, record, lambda folder: run.student.model.save_pretrained(folder))
@@ -117,7 +123,7 @@ def train_with_workers(config: dict[str, Any], course: Course) -> None:
         ),
         run_config=train.RunConfig(
             name=trial_id(config["number"]),
-            storage_path=str(course.sweep / "train"),
+            storage_path=str(course.sweep / SCRATCH),
             callbacks=[TuneReportCallback()],
         ),
     )
@@ -139,5 +145,5 @@ def trainable_for(course: Course):
     if shares.workers == 1:
         bundle = {"CPU": shares.cpus} | ({"GPU": shares.gpus} if shares.gpus else {})
         return tune.with_resources(tune.with_parameters(StudentTrainable, course=course), bundle)
-    # The function only waits: the workers that it starts take the CPUs.
-    return tune.with_resources(tune.with_parameters(train_with_workers, course=course), {"CPU": 0})
+    # The function only waits, its workers take the CPUs; but Tune wants something to be asked for.
+    return tune.with_resources(tune.with_parameters(train_with_workers, course=course), {"memory": 1_000_000})

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from types import SimpleNamespace
+
 import pytest
 import torch
+import workers
 from tiny import make_data, make_encoder, make_targets
 
 torch.set_num_threads(1)
@@ -31,3 +35,16 @@ def teacher():
 def targets(tmp_path_factory, data, teacher):
     """Everything the teacher says about `data`, stored."""
     return make_targets(tmp_path_factory.mktemp("targets"), data, teacher)
+
+
+@pytest.fixture(scope="session")
+def two_processes(tmp_path_factory, data):
+    """What two processes did together: `folder`, the targets both asked for at once; `built`, the steps each
+    made of it; `jobs`, each of `workers.JOBS` and what either rank has of it."""
+    out = tmp_path_factory.mktemp("processes")
+    context = multiprocessing.get_context("spawn")
+    barrier, built = context.Barrier(2), context.Array("i", 2)
+    workers.run(workers.build_and_distil, data.folder, out, barrier, built)
+    ranks = {name: [torch.load(out / f"{name}-{rank}.pt") for rank in range(2)] for name in workers.JOBS}
+    jobs = {name: SimpleNamespace(**job, ranks=ranks[name]) for name, job in workers.JOBS.items()}
+    return SimpleNamespace(folder=out / "targets", built=list(built), jobs=jobs)

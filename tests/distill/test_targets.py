@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 from pathlib import Path
@@ -8,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import workers
-from tiny import HEADS, HIDDEN, make_encoder, make_targets
+from tiny import HEADS, HIDDEN, make_encoder
 
 from ikd_ray.config import TargetConfig
 from ikd_ray.data import store
@@ -216,15 +214,10 @@ def test_a_failing_build_leaves_what_was_there(tmp_path, data, teacher, monkeypa
     assert all(store.is_intact(tmp_path / part) for part in before)
 
 
-def test_two_processes_at_once_leave_one_intact_store(tmp_path, data, teacher):
-    context = multiprocessing.get_context("spawn")
-    barrier, yielded = context.Barrier(2), context.Array("i", 2)
-    folder = tmp_path / "targets"
-    workers.run(workers.build, folder, data.folder, barrier, yielded)
-    assert sorted(count > 0 for count in yielded) == [False, True]
-    parts = parts_of(folder)
+def test_two_processes_at_once_leave_one_intact_store(two_processes, targets):
+    assert sorted(steps > 0 for steps in two_processes.built) == [False, True]
+    parts = parts_of(two_processes.folder)
     assert set(parts) == {"logits", "cls-2", "cls-4", "attention-2", "attention-4"}
-    assert all(store.is_intact(folder / part) for part in parts)
-    alone = make_targets(tmp_path / "alone", data, teacher)
-    mine = {name: data for name, data in contents(alone.folder).items() if name.split("/")[0] in parts}
-    assert_equal_contents(contents(folder), mine)
+    assert all(store.is_intact(two_processes.folder / part) for part in parts)
+    alone = {name: a for name, a in contents(targets.folder).items() if name.split("/")[0] in parts}
+    assert_equal_contents(contents(two_processes.folder), alone)

@@ -18,6 +18,18 @@ from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.targets import Targets, build_targets
 from ikd_ray.distill.world import World
 
+_TRIAL = {"student_layers": 2, "batch_size": 8, "epochs": 1, "epochs_per_layer": 1, "learning_rate": 1e-3}
+JOBS = {
+    "id": {"dropout": 0.0, "trial": _TRIAL | {"regime": "id", "embeddings": "train"}},
+    "pid": {"dropout": 0.0, "trial": _TRIAL | {"regime": "pid", "batch_size": 7}},
+    "dropout": {"dropout": 0.01, "trial": _TRIAL | {"regime": "sid"}},
+    "cos": {"dropout": 0.0, "trial": _TRIAL | {"regime": "sid", "internal_losses": "cos"}},
+    "always": {"dropout": 0.0, "trial": _TRIAL | {"regime": "sid", "soft_labels": "always"}},
+    "head": {"dropout": 0.0, "trial": _TRIAL | {"regime": "pid", "top_trains": "head"}},
+    # Most of a layer gets no gradient from its attention maps.
+    "kl": {"dropout": 0.0, "trial": _TRIAL | {"regime": "pid", "internal_losses": "kl"}},
+}
+
 
 def run(worker, *arguments: Any, processes: int = 2, seconds: float = 120) -> None:
     """`worker(rank, *arguments)` in spawned processes; an exception in one is raised here."""
@@ -31,22 +43,24 @@ def run(worker, *arguments: Any, processes: int = 2, seconds: float = 120) -> No
             process.kill()
 
 
-def build(rank: int, folder: Path, data_folder: Path, barrier, yielded) -> None:
-    """Build targets as soon as the others are ready to; notes how many steps this process made itself."""
+def build_and_distil(rank: int, data_folder: Path, out: Path, barrier, yielded) -> None:
+    """Both at once, since starting a process takes longer than what it does here."""
     torch.set_num_threads(1)
+    build(rank, data_folder, out / "targets", barrier, yielded)
+    distil(rank, data_folder, out / "targets", out)
+
+
+def build(rank: int, data_folder: Path, folder: Path, barrier, yielded) -> None:
+    """Build targets when the others are ready to; notes how many steps this process made itself."""
     data, teacher = open_data(data_folder), make_encoder()
     barrier.wait(60)
     yielded[rank] = len(list(build_targets(folder, data, teacher, (2, 4), True)))
 
 
-def distil(rank: int, data_folder: Path, target_folder: Path, jobs: dict[str, dict], out: Path) -> None:
-    """Every job's epochs and final weights, or its exception, to `out/<job>-<rank>.pt`.
-
-    A job: `trial`, the fields of a trial, and `dropout`.
-    """
-    torch.set_num_threads(1)
+def distil(rank: int, data_folder: Path, target_folder: Path, out: Path) -> None:
+    """Every job's epochs and final weights, or its exception, to `out/<job>-<rank>.pt`."""
     data = open_data(data_folder)
-    for name, job in jobs.items():
+    for name, job in JOBS.items():
         dist.init_process_group(
             "gloo",
             init_method=f"file://{out}/{name}.rendezvous",

@@ -323,11 +323,10 @@ def test_target_that_cannot_be_written(output, tmp_path, app, to):
     assert everything(tmp_path) == before
 
 
-def test_target_without_permission(output, tmp_path, app, monkeypatch):
+def test_target_without_permission(output, tmp_path, monkeypatch):
     monkeypatch.setattr(export.os, "access", lambda *_: False)  # root, who may run this, may write anywhere
-    result = run(app, "--task", "cola", "--output", output, "--to", tmp_path / "exports")
-    assert result.exit_code == 2
-    assert "no permission" in result.stderr
+    with pytest.raises(UsageError, match="no permission"):
+        export_front(output / "first", tmp_path / "exports")
     assert not (tmp_path / "exports").exists()
 
 

@@ -7,6 +7,7 @@ words and frames that training never shows, so that a model which only remembers
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ikd_ray.data.corpus import phenomena_agreement, phenomena_clause, phenomena_meaning, phenomena_predicate
 from ikd_ray.data.corpus.lexicon import OPEN
@@ -48,6 +49,13 @@ def held_out_words(seed: int) -> frozenset[str]:
     )
 
 
+def _shares(size: int) -> list[int]:
+    """How many of `size` sentences fall to each phenomenon; they add up whatever the rounding."""
+    weights = [phenomenon.weight for phenomenon in PHENOMENA]
+    ends = [size * sum(weights[:i]) // sum(weights) for i in range(len(weights) + 1)]
+    return [end - start for start, end in pairwise(ends)]
+
+
 @dataclass
 class _Split:
     """A split in the making: who writes it, its share of unseen frames, the sentences gone so far."""
@@ -58,13 +66,12 @@ class _Split:
     taken: set[str]
 
     def draw(self, size: int) -> list[Judgement]:
-        """`size` judgements shared evenly among the phenomena.
+        """`size` judgements shared among the phenomena by weight.
 
         Every unacceptable sentence comes with its acceptable twin, so that what differs is what is judged.
         """
         judgements: list[Judgement] = []
-        for i, phenomenon in enumerate(PHENOMENA):
-            share = size // len(PHENOMENA) + (i < size % len(PHENOMENA))
+        for phenomenon, share in zip(PHENOMENA, _shares(size), strict=True):
             twins = share - round(share * ACCEPTABLE)
             for labels in [(1, 0)] * twins + [(1,)] * (share - 2 * twins):
                 judgements += self._minimal_set(phenomenon, labels)

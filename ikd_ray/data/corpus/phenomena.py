@@ -21,7 +21,7 @@ from ikd_ray.data.corpus.lexicon import CLOSED, OPEN, Entry
 
 T = TypeVar("T")
 OPPOSITE = {"sg": "pl", "pl": "sg", "m": "f", "f": "m"}
-VARIABLES = dict.fromkeys("abc", ("sg", "pl")) | dict.fromkeys("gh", ("m", "f"))
+VARIABLES = dict.fromkeys("abc", ("sg", "sg", "pl")) | dict.fromkeys("gh", ("m", "f"))
 _BRACKET = re.compile(r"\[([^\]]*)\]")
 _SLOT = re.compile(r"\{(\w+)(?::([\w.!]+))?\}")
 _A_BEFORE_VOWEL = re.compile(r"\ba(?= [aeiou])", re.IGNORECASE)
@@ -29,11 +29,15 @@ _A_BEFORE_VOWEL = re.compile(r"\ba(?= [aeiou])", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Phenomenon:
-    """What is judged, the frames that show it, and frames that are kept for dev."""
+    """What is judged, the frames that show it, frames that are kept for dev, and its weight in a split.
+
+    What neighbouring words show weighs double: without it, shallow models find nothing to start from.
+    """
 
     name: str
     frames: Sequence[str]
     unseen: Sequence[str] = ()
+    weight: int = 1
 
 
 def members(frame: str) -> int:

@@ -4,6 +4,7 @@ from ikd_ray.data.corpus.phenomena import Phenomenon
 
 AGREEMENT = Phenomenon(
     "agreement",
+    weight=2,
     frames=(
         "the {person:a} [{is:a}|{is:!a}] {adjp}.",
         "the {adjp} {person:a} [{vi:a}|{vi:!a}] {often}.",
@@ -45,6 +46,7 @@ ATTRACTOR = Phenomenon(
 
 DETERMINER = Phenomenon(
     "determiner_noun",
+    weight=2,
     frames=(
         "{np} {vs:past} [{dem:a}|{dem:!a}] {thing:a}.",
         "[{dem:a}|{dem:!a}] {adjp} {person:a} {vi:past}.",
@@ -84,6 +86,7 @@ BINDING = Phenomenon(
 
 PRONOUN_CASE = Phenomenon(
     "pronoun_case",
+    weight=2,
     frames=(
         "[{pro:nom}|{pro:acc}] {vt:past} {np}.",
         "{np} {vt:past} [{pro:acc}|{pro:nom}].",

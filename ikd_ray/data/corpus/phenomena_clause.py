@@ -85,7 +85,11 @@ COORDINATION = Phenomenon(
 
 WORD_ORDER = Phenomenon(
     "word_order",
+    weight=2,
     frames=(
+        "[the {person:a}|{person:a} the] {vs:past} the {thing:b}.",
+        "{np} {vs:past} [the {thing:b}|{thing:b} the] {when}.",
+        "[{np} {vt:past}|{vt:past} {np}] {np}.",
         "the [{adjp} {person:a}|{person:a} {adjp}] {vt:past} {np}.",
         "{np} [{adv} {vs:past} the {thing:b}|{vs:past} {adv} the {thing:b}].",
         "{np} did [not {vs:base}|{vs:base} not] the {thing:b}.",

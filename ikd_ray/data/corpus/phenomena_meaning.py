@@ -26,6 +26,7 @@ POLARITY = Phenomenon(
 
 COMPARATIVE = Phenomenon(
     "comparative",
+    weight=2,
     frames=(
         "{np:a} {is:a} [{gradp:er} than|{gradp:er} as|{gradp} than] {np}.",
         "{np:a} {is:a} as [{gradp} as|{gradp:er} as|{gradp} than] {np}.",

@@ -46,6 +46,7 @@ PASSIVE = Phenomenon(
 
 AUXILIARY = Phenomenon(
     "auxiliary",
+    weight=2,
     frames=(
         "{np:a} {has:a} [{vi:pp}|{vi:ing}|{vi:base}].",
         "{np:a} {is:a} [{vi:ing}|{vi:base}] in the {place:sg}.",
@@ -66,30 +67,23 @@ AUXILIARY = Phenomenon(
     ),
 )
 
-PREPOSITION = Phenomenon(
-    "preposition",
+SELECTION = Phenomenon(
+    "complement_selection",
+    weight=2,
     frames=(
         "{np} [{vprep:right}|{vprep:wrong}|{vprep:worse}] {np}.",
         "{np:a} {is:a} [{aprep:right}|{aprep:wrong}|{aprep:worse}] the {thing:b}.",
         "the {person:a} who [{vprep:right}|{vprep:wrong}|{vprep:worse}] {np} {vi:past}.",
         "the {person:a} {mod} {was:a} [{aprep:right}|{aprep:wrong}|{aprep:worse}] {np}.",
-    ),
-    unseen=("the {person:a} that {np} [{vprep:right}|{vprep:wrong}|{vprep:worse}] {is:a} {adjp}.",),
-)
-
-COMPLEMENT = Phenomenon(
-    "complement",
-    frames=(
         "{np} {claim:past} [that|whether] {np} {vi:past}.",
         "{np} {wonder:past} [whether|that] {np} {vi:past}.",
         "{np} {enjoy:past} [{vs:ing}|to {vs:base}] the {thing:b}.",
         "{np} {refuse:past} [to {vs:base}|{vs:ing}] the {thing:b}.",
         "{np} {make:past} {np} [{vi:base}|to {vi:base}].",
         "{np} {force:past} {np} [to {vi:base}|{vi:base}].",
-        "the {person:a} who {claim:past} [that|whether] {np} {vi:past} {is:a} {adjp}.",
-        "the {person:a} who {wonder:past} [whether|that] {np} {vi:past} {is:a} {adjp}.",
     ),
     unseen=(
+        "the {person:a} that {np} [{vprep:right}|{vprep:wrong}|{vprep:worse}] {is:a} {adjp}.",
         "the {person:a} who {enjoy:past} [{vs:ing}|to {vs:base}] the {thing:b} {vi:past}.",
         "does {np:sg} wonder [whether|that] {np} {vs:past} the {thing:b}?",
     ),
@@ -116,4 +110,4 @@ CONTROL_RAISING = Phenomenon(
     ),
 )
 
-PHENOMENA = (ARGUMENT_STRUCTURE, PASSIVE, AUXILIARY, PREPOSITION, COMPLEMENT, CONTROL_RAISING)
+PHENOMENA = (ARGUMENT_STRUCTURE, PASSIVE, AUXILIARY, SELECTION, CONTROL_RAISING)
