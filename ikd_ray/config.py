@@ -32,7 +32,7 @@ class Trial(_Config):
     lambda_: float = Field(0.2, ge=0, le=100, alias="lambda", description="weight of the hard-label loss")
     soft_labels: Literal["top", "always"] = Field("top", description="PID/SID: soft loss in which stages")
     internal_losses: Literal["kl", "cos", "both"] = "both"
-    internal_weight: float = Field(1.0, ge=0, le=1e4, description="weight of each layer's internal losses")
+    internal_weight: float = Field(1.0, gt=0, le=1e4, description="weight of each layer's internal losses")
     epochs: int = Field(3, ge=1, le=1000, description="epochs of the stage with the classification loss")
     epochs_per_layer: int = Field(2, ge=1, le=1000, description="PID/SID: most epochs of an internal stage")
     cosine_threshold: float = Field(

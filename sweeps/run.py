@@ -23,7 +23,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command(help=__doc__)
 def main(
-    task: Annotated[str, typer.Option(help="GLUE task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli.")] = "",
+    task: Annotated[
+        str, typer.Option(help="GLUE task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli.")
+    ] = "",
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder in the GLUE layout (CoLA/train.tsv ...). [default: the hub]")
     ] = None,

@@ -36,8 +36,8 @@ class Batch:
 def training_plan(lengths: np.ndarray, batch_size: int, *key: int | str) -> list[np.ndarray]:
     """Length-bucketed random batches of all rows: a pure function of its arguments.
 
-    Rows are shuffled, sorted by length within pools of `POOL` batches, cut, and the batches shuffled. Batch
-    sizes differ by one at most, none above `batch_size`.
+    Rows are shuffled, sorted by length within pools of `POOL` batches, cut, and the batches shuffled. Within
+    a pool batch sizes differ by one at most; none is above `batch_size` or, of several, below half of it.
 
     Args:
         lengths: (n,) tokens of each row.

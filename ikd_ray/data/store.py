@@ -68,7 +68,9 @@ def is_intact(folder: Path) -> bool:
     """Whether the folder has its manifest and every file in it still has its checksum."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        return all(file_digest(folder / name) == checksum for name, checksum in manifest.items())
+        return isinstance(manifest, dict) and all(
+            file_digest(folder / name) == checksum for name, checksum in manifest.items()
+        )
     except (OSError, ValueError):
         return False
 

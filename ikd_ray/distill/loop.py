@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ikd_ray.config import Trial
-from ikd_ray.data.batches import collate, training_plan
+from ikd_ray.data.batches import Batch, collate, training_plan
 from ikd_ray.data.store import digest
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.encoder import Encoder, Output
@@ -22,6 +22,7 @@ from ikd_ray.distill.regimes import REGIMES, Stage
 from ikd_ray.distill.student import build_student, layer_map, size_metrics
 from ikd_ray.distill.targets import TargetBatch, Targets
 from ikd_ray.distill.world import World
+from ikd_ray.errors import UsageError
 
 CLIP_NORM = 1.0
 WARMUP = 0.1  # of the stage's steps where the rate decays, of its first epoch's where it does not
@@ -93,6 +94,29 @@ def stage_losses(
     return total, losses
 
 
+class StageLoss(nn.Module):
+    """Forward pass and losses of a stage as one module whose one output with a gradient is the weighted total.
+
+    So whatever wraps it can tell which parameters the total depends on.
+    """
+
+    def __init__(self, model: Encoder, stage: Stage, matched: tuple[int, ...]) -> None:
+        super().__init__()
+        self.model, self._stage, self._matched = model, stage, matched
+
+    def forward(self, batch: Batch, target: TargetBatch | None) -> tuple[Tensor, dict[str, Tensor]]:
+        stage, device = self._stage, batch.ids.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            output = self.model(
+                batch,
+                depth=stage.depth(len(self.model.layers)),
+                attend=stage.layers if stage.kl else (),
+                classify=stage.classifies,
+            )
+        total, losses = stage_losses(stage, output, target, batch, self._matched)
+        return total, {name: loss.detach() for name, loss in losses.items()}
+
+
 def _learning_rate(stage: Stage, steps_per_epoch: int) -> Callable[[int], float]:
     """Factor of the peak rate at a step of the stage: linear warm-up, then linear decay or constant."""
     total = stage.epochs * steps_per_epoch
@@ -101,7 +125,7 @@ def _learning_rate(stage: Stage, steps_per_epoch: int) -> Callable[[int], float]
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
-        return max(0.0, (total - step) / (total - warmup)) if stage.decays else 1.0
+        return max(0.0, (total - step) / max(1, total - warmup)) if stage.decays else 1.0
 
     return factor
 
@@ -129,12 +153,13 @@ def train_stage(
     """
     lengths = data.train.lengths
     steps = len(training_plan(lengths, settings.batch_size))
-    depth = stage.depth(len(model.layers))
     optimizer = schedule = None
     for epoch in range(1, stage.epochs + 1):
         freeze(model, stage)
         if optimizer is None:
-            wrapped = world.wrap(model)
+            # Attention alone gives the top layer's values and feed-forward part no gradient.
+            some_unused = not (stage.cos or stage.classifies)
+            loss_of = world.wrap(StageLoss(model, stage, matched), some_unused)
             parameters = [p for p in model.parameters() if p.requires_grad]
             optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0, fused=True)
             schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _learning_rate(stage, steps))
@@ -142,15 +167,17 @@ def train_stage(
         plan = training_plan(lengths, settings.batch_size, settings.seed, stage.name, epoch)
         sums: dict[str, Tensor] = {}
         for rows in plan:
-            total, losses = _step(wrapped, depth, stage, rows, data, targets, matched, world)
+            mine = rows[world.rank :: world.size]
+            batch = collate(data.train, mine, data.pad_id).to(world.device)
+            total, losses = loss_of(batch, _targets(targets, stage, batch, matched))
             optimizer.zero_grad(set_to_none=True)
-            share = len(rows[world.rank :: world.size]) * world.size / len(rows)
+            share = len(mine) * world.size / len(rows)
             (total * share).backward()
             torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
             optimizer.step()
             schedule.step()
             for name, loss in {"loss": total, **losses}.items():
-                weighted = loss.detach() * (share / world.size * len(rows))
+                weighted = loss.detach() * len(mine)
                 sums[name] = sums[name] + weighted if name in sums else weighted
         means = (world.total(torch.stack(list(sums.values()))) / len(data.train)).tolist()
         metrics = {f"train/{name}": value for name, value in zip(sums, means, strict=True)}
@@ -163,23 +190,13 @@ def train_stage(
             return
 
 
-def _step(wrapped, depth, stage, rows, data, targets, matched, world) -> tuple[Tensor, dict[str, Tensor]]:
-    """Forward pass and losses of this process's share of a batch."""
-    batch = collate(data.train, rows[world.rank :: world.size], data.pad_id).to(world.device)
+def _targets(targets: Targets | None, stage: Stage, batch: Batch, matched: tuple[int, ...]):
+    """Just what the stage's losses compare with."""
     internal = [matched[layer - 1] for layer in stage.layers]
-    target = None
-    if internal or stage.soft:
-        target = targets.fetch(
-            "train", batch, logits=stage.soft > 0, cls=internal, attention=internal if stage.kl else ()
-        )
-    with torch.autocast(world.device.type, torch.bfloat16, enabled=world.device.type == "cuda"):
-        output = wrapped(
-            batch,
-            depth=depth,
-            attend=stage.layers if stage.kl else (),
-            classify=stage.classifies,
-        )
-    return stage_losses(stage, output, target, batch, matched)
+    if not (internal or stage.soft):
+        return None
+    attention = internal if stage.kl else ()
+    return targets.fetch("train", batch, logits=stage.soft > 0, cls=internal, attention=attention)
 
 
 def _check_finite(metrics: dict[str, float], stage: Stage, epoch: int) -> None:
@@ -197,6 +214,11 @@ class Distillation:
     def __init__(self, trial: Trial, data: TaskData, targets: Targets, world: World | None = None) -> None:
         self.trial, self.data, self.targets = trial, data, targets
         self.world = world or World(device=next(targets.teacher.parameters()).device)
+        if trial.batch_size < 2 * self.world.size and self.world.size > 1:
+            raise UsageError(
+                f"batch_size {trial.batch_size}: too few examples for {self.world.size} workers to split; "
+                "give at least two a worker"
+            )
         self.matched = layer_map(trial.student_layers, len(targets.teacher.layers))
         self.student = build_student(targets.teacher, trial.student_layers, trial.student_init)
         self.student.to(self.world.device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ikd_ray.config import Trial
+from ikd_ray.config import Trial, make_trial
 
 
 @dataclass(frozen=True)
@@ -138,5 +138,9 @@ def plan(regime: str, student_layers: int, **options: object) -> list[Stage]:
         regime: a key of `REGIMES`.
         student_layers: encoder layers of the student.
         options: further fields of `ikd_ray.config.Trial`.
+
+    Raises:
+        UsageError: an unknown regime or option, or a value out of range.
     """
-    return REGIMES[regime](Trial(regime=regime, student_layers=student_layers, **options))
+    trial = make_trial({"regime": regime, "student_layers": student_layers, **options})
+    return REGIMES[regime](trial)

@@ -46,7 +46,9 @@ def build_student(teacher: Encoder, student_layers: int, init: str) -> Encoder:
         chosen = tuple(range(1, student_layers + 1))
     kept = nn.ModuleList([teacher.layers[number - 1] for number in chosen])
     # deepcopy's memo stands in for the layer list, so that the layers left out are not copied.
-    model = copy.deepcopy(teacher.model, {id(teacher.layers): copy.deepcopy(kept)})
+    memo: dict[int, object] = {}
+    memo[id(teacher.layers)] = copy.deepcopy(kept, memo)
+    model = copy.deepcopy(teacher.model, memo)
     model.config.num_hidden_layers = student_layers
     return Encoder(model.requires_grad_(True))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from ikd_ray.config import TeacherConfig
@@ -17,7 +18,7 @@ from ikd_ray.data.hub import hub_reachable, offline_unless_reachable
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.encoder import FAMILIES, Encoder
 from ikd_ray.distill.evaluate import score
-from ikd_ray.distill.loop import Epoch, train_stage
+from ikd_ray.distill.loop import DivergedError, Epoch, train_stage
 from ikd_ray.distill.regimes import Stage
 from ikd_ray.distill.world import World
 from ikd_ray.errors import UsageError
@@ -88,6 +89,11 @@ def _weights_key(folder: Path) -> str:
             f"--teacher {folder}: no model.safetensors in it; only safetensors are read, "
             "convert with save_pretrained(folder)"
         )
+    for path in weights:
+        try:
+            safe_open(path, "np").__enter__()
+        except Exception as error:  # safetensors has no public exception for a truncated file
+            raise UsageError(f"--teacher {path}: damaged ({error}); get it again") from None
     names = ("config.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json")
     read = [*weights, *(folder / name for name in names if (folder / name).is_file())]
     return store.digest([[path.name, store.file_digest(path)] for path in read])
@@ -96,16 +102,23 @@ def _weights_key(folder: Path) -> str:
 def _describe(name: str, path: str, key: str | None, task: Task) -> TeacherSource:
     try:
         config = AutoConfig.from_pretrained(path)
-        AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # each file format raises its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        missing = "" if key else "no folder of that name, and "
         raise UsageError(
-            f"--teacher {name}: no folder and no model that could be read from the hub ({reason})"
+            f"--teacher {name}: {missing}its config or tokenizer cannot be read ({reason})"
         ) from None
     if config.model_type not in FAMILIES:
         raise UsageError(
             f"--teacher {name}: a {config.model_type!r} model is no BERT-family encoder; "
             f"supported: {', '.join(FAMILIES)}"
+        )
+    # Without its files transformers makes up a tokenizer of nothing but special tokens.
+    if not config.vocab_size // 2 < len(tokenizer) <= config.vocab_size:
+        raise UsageError(
+            f"--teacher {name}: its tokenizer has {len(tokenizer)} entries, the model {config.vocab_size}; "
+            "put the model's own tokenizer files beside it"
         )
     has_head = any(str(a).endswith("ForSequenceClassification") for a in config.architectures or ())
     if has_head:
@@ -221,4 +234,8 @@ def _fine_tune(teacher: Encoder, data: TaskData, config: TeacherConfig, world: W
             best_state = copy.deepcopy(teacher.state_dict())
         elif number - best_epoch >= config.patience:
             break
+    if best_state is None:
+        raise DivergedError(
+            f"the teacher's dev/{data.task.metric} is no number; give a smaller learning rate"
+        )
     teacher.load_state_dict(best_state)

@@ -18,12 +18,17 @@ class World:
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
-    def wrap(self, module: nn.Module) -> nn.Module:
+    def wrap(self, module: nn.Module, some_unused: bool) -> nn.Module:
         """The module with gradients averaged over the processes.
 
-        Wrap anew whenever other parameters train: the wrapper fails on ones that get no gradient.
+        Wrap anew whenever other parameters train.
+
+        Args:
+            some_unused: parameters that train may get no gradient, which takes a search at every step.
         """
-        return DistributedDataParallel(module) if self.size > 1 else module
+        if self.size == 1:
+            return module
+        return DistributedDataParallel(module, find_unused_parameters=some_unused)
 
     def total(self, values: Tensor) -> Tensor:
         """Sum over the processes, elementwise."""

@@ -86,7 +86,9 @@ def divide(
             "give at most what it has"
         )
     if workers > total_cpus:
-        raise UsageError(f"--workers-per-trial {workers}: the cluster has {total_cpus} CPUs; give at most that")
+        raise UsageError(
+            f"--workers-per-trial {workers}: the cluster has {total_cpus} CPUs; give at most that"
+        )
     fits = int(total_gpus // (gpus * workers)) if gpus else total_cpus // workers
     fits = max(1, min(fits, total_cpus // workers))
     if concurrent is None:

@@ -63,6 +63,12 @@ def check(config: SweepConfig, resumes: bool = False) -> Request:
             f"{config.space}: student_layers: up to {depths[-1]}, but the teacher {source.name} has "
             f"{source.layers} layers; give at most that"
         )
+    smallest = min(space.reachable("batch_size"))
+    if smallest < 2 * config.workers_per_trial and config.workers_per_trial > 1:
+        raise UsageError(
+            f"{config.space}: batch_size: {smallest} examples are too few for {config.workers_per_trial} workers "
+            "to split; give at least two a worker"
+        )
     return Request(config, task, space, objectives, dataset, source, depths, trials, folder, resumes)
 
 

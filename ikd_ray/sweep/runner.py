@@ -65,7 +65,9 @@ def run(request: Request, command: str, console: Console) -> int:
         sweep = _open_sweep(request, command, tracker, data, record)
         status = "KILLED"
         try:
-            complete = _trials(request, sweep, Course(shared, shares, request.folder.resolve()), tracker, console)
+            complete = _trials(
+                request, sweep, Course(shared, shares, request.folder.resolve()), tracker, console
+            )
             found = _conclude(request, sweep, tracker, console, complete)
             status = "FINISHED" if found else "FAILED"
         finally:
@@ -153,7 +155,12 @@ def _open_sweep(
         "ikd.code_version": code_version(),
         "ikd.sweep": config.name,
     }
-    params = {"task": request.task.name, "seed": config.seed, "space": config.space.name, "trials": request.trials}
+    params = {
+        "task": request.task.name,
+        "seed": config.seed,
+        "space": config.space.name,
+        "trials": request.trials,
+    }
     run_id = tracker.start(config.name, params, tags, run_id)
     tracker.teacher(
         teacher.name, teacher.key, request.space.teacher.model_dump(), teacher.history, teacher.metrics

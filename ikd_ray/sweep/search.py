@@ -97,7 +97,9 @@ class OrderedSearch(OptunaSearch):
 
     def _tell_before(self, horizon: int) -> bool:
         """Tell the results of trials below `horizon`; false if one that matters is still missing."""
-        if horizon > STARTUP and any(number not in self._results for number in self._open if number < horizon):
+        if horizon >= STARTUP and any(
+            number not in self._results for number in self._open if number < horizon
+        ):
             return False
         self._tell([n for n in sorted(self._open) if n < horizon and n in self._results])
         return True
@@ -112,7 +114,9 @@ class OrderedSearch(OptunaSearch):
                 self._ot_study.tell(trial, state=TrialState.FAIL)
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        if trial_id in self._ot_trials:
+        """Note how a trial ended; one that was stopped before its end stays open for a later run."""
+        whole = error or (result and (FAILED in result or result.get("remaining") == 0))
+        if trial_id in self._ot_trials and whole:
             self._results[self._ot_trials[trial_id].number] = None if error else result
 
     def finish(self) -> None:

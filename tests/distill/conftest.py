@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def make_task_data(tmp_path_factory):
-    """`make_task_data("mnli", train=..., dev=...)`: tokenized splits of a made-up task, kept for the session."""
+    """`make_task_data("mnli", train=..., dev=...)`: tokenized splits of a made-up task, made once."""
     root = tmp_path_factory.mktemp("tiny")
     return lambda *args, **sizes: make_data(root, *args, **sizes)
 

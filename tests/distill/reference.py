@@ -1,7 +1,7 @@
 """The method's formulas, written from their definitions: float64 NumPy, one example, head and row at a time.
 
-Nothing here imports the package, and nothing is vectorised over what the formulas sum over, so that a wrong axis
-or a wrong divisor in the package cannot be repeated here by habit.
+Nothing here imports the package, and nothing is vectorised over what the formulas sum over, so that a wrong
+axis or a wrong divisor in the package cannot be repeated here by habit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def log_softmax(row) -> list[float]:
 
 
 def soft_label_loss(student, teacher, temperature) -> float:
-    """t^2 * mean over examples of H(softmax(z_T / t), softmax(z_S / t)); one logit: the mean squared error."""
+    """Mean over examples of t^2 * H(softmax(z_T / t), softmax(z_S / t)); one logit: mean squared error."""
     total = 0.0
     for z_s, z_t in zip(np.asarray(student, np.float64), np.asarray(teacher, np.float64), strict=True):
         if len(z_s) == 1:
@@ -32,7 +32,7 @@ def soft_label_loss(student, teacher, temperature) -> float:
 
 
 def hard_label_loss(logits, labels) -> float:
-    """Mean over examples of -log softmax(z)[label]; one logit: the mean squared error against the gold value."""
+    """Mean over examples of -log softmax(z)[label]; one logit: mean squared error against the score."""
     total = 0.0
     for row, label in zip(np.asarray(logits, np.float64), labels, strict=True):
         total += (row[0] - float(label)) ** 2 if len(row) == 1 else -log_softmax(row)[int(label)]
@@ -40,7 +40,7 @@ def hard_label_loss(logits, labels) -> float:
 
 
 def attention_kl_one(student, teacher, length) -> float:
-    """One example, (heads, L', L') with L' >= length: mean over heads of 1/L sum_i sum_j p_ij log(p_ij / q_ij)."""
+    """One example, (heads, P, P), P at least L: mean over heads of 1/L sum_i sum_j p_ij log(p_ij / q_ij)."""
     per_head = []
     for a_s, a_t in zip(np.asarray(student, np.float64), np.asarray(teacher, np.float64), strict=True):
         rows = []

@@ -124,7 +124,7 @@ def test_a_truncated_pass_has_the_same_losses_and_gradients(family, depth):
 
 @every_family
 def test_recorded_attention_is_before_dropout(family):
-    """Of the attention's dropout only: with it alone, layer 1 records in training what it does in evaluation."""
+    """Attention's own dropout: with it alone, layer 1 records in training what it does in evaluation."""
     model = make_hf(family, LAYERS)
     batch = batch_for(model)
     encoder = Encoder(model)

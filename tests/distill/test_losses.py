@@ -41,7 +41,9 @@ def test_attention_kl_is_the_definition(seed, lengths, heads):
     student, teacher = kl_case(seed, lengths, heads)
     value = attention_kl(torch.from_numpy(student), torch.from_numpy(teacher), mask_of(lengths))
     assert value.dtype == torch.float64
-    assert float(value) == pytest.approx(reference.attention_kl(student, teacher, lengths), rel=1e-9, abs=1e-12)
+    assert float(value) == pytest.approx(
+        reference.attention_kl(student, teacher, lengths), rel=1e-9, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("kind", [torch.bool, torch.int64, torch.float32])
@@ -71,9 +73,7 @@ def test_attention_kl_of_a_padded_batch_is_the_mean_of_its_examples_alone():
     lengths = [2, 7, 4]
     student, teacher = map(torch.from_numpy, kl_case(5, lengths, 3))
     alone = [
-        float(
-            attention_kl(student[i : i + 1, :, :n, :n], teacher[i : i + 1, :, :n, :n], torch.ones(1, n))
-        )
+        float(attention_kl(student[i : i + 1, :, :n, :n], teacher[i : i + 1, :, :n, :n], torch.ones(1, n)))
         for i, n in enumerate(lengths)
     ]
     assert float(attention_kl(student, teacher, mask_of(lengths))) == pytest.approx(np.mean(alone), rel=1e-12)

@@ -72,7 +72,9 @@ def random_batch(lengths: list[int], seed: int = 0, pad_id: int = 0, labels: int
     mask = np.arange(max(lengths)) < np.array(lengths)[:, None]
     ids = np.where(mask, rng.integers(5, len(VOCABULARY), mask.shape), pad_id)
     segments = np.where(mask, np.cumsum(rng.random(mask.shape) < 0.2, axis=1) > 0, 0)
-    gold = rng.integers(0, labels, len(lengths)) if labels > 1 else rng.random(len(lengths)).astype(np.float32)
+    gold = (
+        rng.integers(0, labels, len(lengths)) if labels > 1 else rng.random(len(lengths)).astype(np.float32)
+    )
     tensors = (torch.from_numpy(a) for a in (ids.astype(np.int64), segments.astype(np.int64), mask, gold))
     return Batch(np.arange(len(lengths)), *tensors)
 

@@ -31,7 +31,7 @@ _A_BEFORE_VOWEL = re.compile(r"\ba(?= [aeiou])", re.IGNORECASE)
 class Phenomenon:
     """What is judged, the frames that show it, frames that are kept for dev, and its weight in a split.
 
-    What neighbouring words show weighs double: without it, shallow models find nothing to start from.
+    A phenomenon of weight 2 gets twice the sentences: those whose errors neighbouring words mostly show.
     """
 
     name: str

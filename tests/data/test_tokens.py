@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from transformers import BertTokenizerFast
+
+from ikd_ray.data import tokens
+from ikd_ray.data.dataset import Dataset, Split, fingerprint
+from ikd_ray.data.tokens import TaskData, open_data, prepare
+from ikd_ray.tasks import get_task
+
+WORDS = [f"w{i}" for i in range(40)]
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##s", "##ed", "."]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
+    path.write_text("\n".join(VOCABULARY) + "\n")
+    return BertTokenizerFast(str(path))
+
+
+def sentences(rng: np.random.Generator, count: int, longest: int) -> list[str]:
+    return [" ".join(rng.choice(WORDS, rng.integers(1, longest + 1))) for _ in range(count)]
+
+
+def make(task_name: str, count: int = 25, seed: int = 0) -> Dataset:
+    task, rng = get_task(task_name), np.random.default_rng(seed)
+    splits = {}
+    for names in task.splits:
+        labels = rng.random(count).astype(np.float32) if task.is_regression else rng.integers(0, 2, count)
+        second = sentences(rng, count, 9) if task.is_pair else None
+        splits[names.name] = Split([*sentences(rng, count - 1, 12), "w1s w2ed. zzz"], second, labels)
+    return Dataset(task, splits, "folder", "made up", fingerprint(task, splits))
+
+
+def assert_direct(data: TaskData, dataset: Dataset, tokenizer, max_length: int) -> None:
+    """Every row is what the tokenizer says of that example alone."""
+    assert list(data.splits) == list(dataset.splits)
+    for name, split in dataset.splits.items():
+        found = data.splits[name]
+        assert len(found) == len(split)
+        assert found.labels.tolist() == split.labels.tolist()
+        assert found.labels.dtype == split.labels.dtype
+        for row in range(len(split)):
+            pair = (split.second[row],) if split.second is not None else ()
+            expected = tokenizer(
+                split.first[row], *pair, truncation=True, max_length=max_length, return_token_type_ids=True
+            )
+            assert found.ids.gather(np.array([row])).tolist() == expected["input_ids"]
+            assert found.segments.gather(np.array([row])).tolist() == expected["token_type_ids"]
+            assert found.lengths[row] == len(expected["input_ids"]) <= max_length
+
+
+@pytest.mark.parametrize("task", ["cola", "mrpc", "stsb", "mnli"])
+@pytest.mark.parametrize("max_length", [8, 12, 128])
+def test_rows_are_the_tokenizers(tmp_path, tokenizer, task, max_length):
+    dataset = make(task)
+    data = prepare(dataset, tokenizer, "t", max_length, tmp_path)
+    assert_direct(data, dataset, tokenizer, max_length)
+    lengths = data.train.lengths
+    assert len(set(lengths.tolist())) > 1
+    assert (lengths == max_length).any() == (max_length < 20), "nothing was cut, or all was short"
+    segments = {int(value) for value in data.train.segments.values}
+    assert segments == ({0, 1} if dataset.task.is_pair else {0})
+
+
+def test_chunks_do_not_matter(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(tokens, "CHUNK", 7)
+    dataset = make("mrpc")
+    assert_direct(prepare(dataset, tokenizer, "t", 16, tmp_path), dataset, tokenizer, 16)
+
+
+def test_reopened_equal(tmp_path, tokenizer, monkeypatch):
+    dataset = make("mnli")
+    data = prepare(dataset, tokenizer, "t", 16, tmp_path)
+    monkeypatch.setattr(tokens, "_encode", lambda *_: pytest.fail("tokenized again"))
+    for again in (prepare(dataset, tokenizer, "t", 16, tmp_path), open_data(data.folder)):
+        assert (again.task, again.key, again.pad_id, again.folder) == (
+            data.task,
+            data.key,
+            data.pad_id,
+            data.folder,
+        )
+        for name, split in data.splits.items():
+            other = again.splits[name]
+            for mine, theirs in ((split.ids, other.ids), (split.segments, other.segments)):
+                assert np.array_equal(mine.values, theirs.values)
+                assert np.array_equal(mine.offsets, theirs.offsets)
+            assert np.array_equal(split.labels, other.labels)
+    assert data.pad_id == tokenizer.pad_token_id == 0
+
+
+def test_the_key_names_content_tokenizer_and_limit(tmp_path, tokenizer):
+    keys = {
+        prepare(make("cola"), tokenizer, "t", 16, tmp_path).key,
+        prepare(make("cola"), tokenizer, "t", 17, tmp_path).key,
+        prepare(make("cola"), tokenizer, "u", 16, tmp_path).key,
+        prepare(make("cola", seed=1), tokenizer, "t", 16, tmp_path).key,
+        prepare(make("sst2"), tokenizer, "t", 16, tmp_path).key,
+    }
+    assert len(keys) == 5
+    assert prepare(make("cola"), tokenizer, "t", 16, tmp_path).key in keys
+
+
+def test_a_damaged_copy_is_made_anew(tmp_path, tokenizer):
+    dataset = make("cola")
+    data = prepare(dataset, tokenizer, "t", 16, tmp_path)
+    path = data.folder / "train.ids.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert_direct(prepare(dataset, tokenizer, "t", 16, tmp_path), dataset, tokenizer, 16)
+
+
+@pytest.mark.parametrize(("task", "names"), [("cola", ["dev"]), ("mnli", ["dev", "dev_mismatched"])])
+def test_evaluation_splits(tmp_path, tokenizer, task, names):
+    data = prepare(make(task), tokenizer, "t", 16, tmp_path)
+    assert list(data.evaluation()) == names
+    assert data.train is data.splits["train"]

