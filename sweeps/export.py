@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ikd_ray.report.cli import print_error, usage_errors
+from ikd_ray.report.cli import print_error, run, usage_errors
 from ikd_ray.report.export import Exported, choose_sweep, export_front
 from ikd_ray.report.pareto import GENERATED
 from ikd_ray.report.records import SweepRecord, read_sweep
@@ -58,4 +58,4 @@ def _show(sweep: SweepRecord, students: list[Exported]) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    run(app)

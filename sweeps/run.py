@@ -15,7 +15,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import typer
 
 from ikd_ray.errors import UsageError
-from ikd_ray.report.cli import usage_errors
+from ikd_ray.report.cli import run, usage_errors
 
 SPACES = Path(__file__).resolve().parent.parent / "search_spaces"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -71,11 +71,11 @@ def main(
             config = make_config(given | {"space": space})
         request = check(config, resumes=bool(resume))
         from ikd_ray.report.console import Console
-        from ikd_ray.sweep.runner import run
+        from ikd_ray.sweep import runner
 
-        status = run(request, command, Console())
+        status = runner.run(request, command, Console())
     raise typer.Exit(status)
 
 
 if __name__ == "__main__":
-    app()
+    run(app)

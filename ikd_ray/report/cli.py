@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
+
+from typer import Abort, Typer
+from typer.exceptions import TyperException
 
 from ikd_ray.errors import UsageError
 
@@ -20,6 +24,18 @@ def print_error(message: str) -> None:
 
 def _printable(character: str) -> str:
     return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+
+
+def run(app: Typer, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line to its exit status; what Typer has to say of its flags reads like `print_error`."""
+    try:
+        status = app(arguments, standalone_mode=False)
+    except TyperException as error:
+        print_error(error.format_message())
+        status = 2
+    except Abort:
+        status = 130  # Ctrl-C
+    sys.exit(status or 0)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, BertTokenizerFast
+from transformers.utils import logging
 
 from ikd_ray.data.batches import Batch
 from ikd_ray.data.dataset import Dataset, Split, fingerprint
@@ -14,6 +15,8 @@ from ikd_ray.data.tokens import TaskData, prepare
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.targets import Targets, build_targets
 from ikd_ray.tasks import get_task
+
+logging.disable_progress_bar()
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [f"w{i}" for i in range(52)]
@@ -60,6 +63,13 @@ def make_hf(family: str = "bert", layers: int = 4, labels: int = 2, dropout: flo
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     return model.eval()
+
+
+def write_teacher(folder: Path, layers: int = 4) -> Path:
+    """A randomly initialised BERT without a head, as one downloads it."""
+    make_hf(layers=layers).bert.save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder
 
 
 def make_encoder(family: str = "bert", layers: int = 4, labels: int = 2, dropout: float = 0.0, seed: int = 0):
