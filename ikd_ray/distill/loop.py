@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from ikd_ray.distill.losses import attention_kl, cls_cosine, hard_label_loss, so
 from ikd_ray.distill.regimes import REGIMES, Stage
 from ikd_ray.distill.student import build_student, layer_map, size_metrics
 from ikd_ray.distill.targets import TargetBatch, Targets
+from ikd_ray.distill.vocabulary import CompactVocabulary
 from ikd_ray.distill.world import World
 from ikd_ray.errors import UsageError
 
@@ -151,35 +153,25 @@ def train_stage(
     Raises:
         DivergedError: a loss became NaN or infinite.
     """
-    lengths = data.train.lengths
-    steps = len(training_plan(lengths, settings.batch_size))
-    optimizer = schedule = None
+    split, vocabulary = data.train, None
+    if stage.embeddings:
+        vocabulary = CompactVocabulary(model.model.get_input_embeddings(), data.train, data.pad_id)
+        split = vocabulary.split
+    steps, training = len(training_plan(split.lengths, settings.batch_size)), None
     for epoch in range(1, stage.epochs + 1):
-        freeze(model, stage)
-        if optimizer is None:
-            # Attention alone gives the top layer's values and feed-forward part no gradient.
-            some_unused = not (stage.cos or stage.classifies)
-            loss_of = world.wrap(StageLoss(model, stage, matched), some_unused)
-            parameters = [p for p in model.parameters() if p.requires_grad]
-            optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0, fused=True)
-            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _learning_rate(stage, steps))
-        torch.manual_seed(_seed("dropout", settings.seed, stage.name, epoch, world.rank))
-        plan = training_plan(lengths, settings.batch_size, settings.seed, stage.name, epoch)
-        sums: dict[str, Tensor] = {}
-        for rows in plan:
-            mine = rows[world.rank :: world.size]
-            batch = collate(data.train, mine, data.pad_id).to(world.device)
-            total, losses = loss_of(batch, _targets(targets, stage, batch, matched))
-            optimizer.zero_grad(set_to_none=True)
-            share = len(mine) * world.size / len(rows)
-            (total * share).backward()
-            torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
-            optimizer.step()
-            schedule.step()
-            for name, loss in {"loss": total, **losses}.items():
-                weighted = loss.detach() * len(mine)
-                sums[name] = sums[name] + weighted if name in sums else weighted
-        means = (world.total(torch.stack(list(sums.values()))) / len(data.train)).tolist()
+        with vocabulary.in_place() if vocabulary else nullcontext():
+            freeze(model, stage)
+            training = training or _Training(model, stage, settings, steps, matched, world)
+            torch.manual_seed(_seed("dropout", settings.seed, stage.name, epoch, world.rank))
+            plan = training_plan(split.lengths, settings.batch_size, settings.seed, stage.name, epoch)
+            sums: dict[str, Tensor] = {}
+            for rows in plan:
+                mine = rows[world.rank :: world.size]
+                batch = collate(split, mine, data.pad_id).to(world.device)
+                losses = training.step(batch, _targets(targets, stage, batch, matched), len(rows))
+                for name, loss in losses.items():
+                    sums[name] = loss * len(mine) + sums.get(name, 0.0)
+        means = (world.total(torch.stack(list(sums.values()))) / len(split)).tolist()
         metrics = {f"train/{name}": value for name, value in zip(sums, means, strict=True)}
         _check_finite(metrics, stage, epoch)
         yield metrics
@@ -188,6 +180,33 @@ def train_stage(
             and metrics[f"train/layer_{stage.layers[-1]}/cos"] <= stage.cosine_threshold
         ):
             return
+
+
+class _Training:
+    """Optimizer and schedule of a stage, made when its parameters are in place and free to train."""
+
+    def __init__(
+        self, model: Encoder, stage: Stage, settings: Optimization, steps: int, matched, world: World
+    ):
+        # Attention alone gives the top layer's values and feed-forward part no gradient.
+        some_unused = not (stage.cos or stage.classifies)
+        self._loss_of = world.wrap(StageLoss(model, stage, matched), some_unused)
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._world = world
+        rate = settings.learning_rate
+        self._optimizer = torch.optim.AdamW(self._parameters, lr=rate, weight_decay=0.0, fused=True)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, _learning_rate(stage, steps))
+
+    def step(self, batch: Batch, target: TargetBatch | None, total_rows: int) -> dict[str, Tensor]:
+        """One step on this process's share of a batch of `total_rows`; returns the share's mean losses."""
+        total, losses = self._loss_of(batch, target)
+        self._optimizer.zero_grad(set_to_none=True)
+        # Workers' gradients are averaged as if their shares were equal.
+        (total * (len(batch) * self._world.size / total_rows)).backward()
+        torch.nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM)
+        self._optimizer.step()
+        self._schedule.step()
+        return {"loss": total.detach(), **losses}
 
 
 def _targets(targets: Targets | None, stage: Stage, batch: Batch, matched: tuple[int, ...]):

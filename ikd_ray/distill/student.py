@@ -40,10 +40,8 @@ def build_student(teacher: Encoder, student_layers: int, init: str) -> Encoder:
     Args:
         init: "mapped" copies the layers of `layer_map`, "first" the lowest ones.
     """
-    if init == "mapped":
-        chosen = layer_map(student_layers, len(teacher.layers))
-    else:
-        chosen = tuple(range(1, student_layers + 1))
+    mapped = layer_map(student_layers, len(teacher.layers))
+    chosen = mapped if init == "mapped" else range(1, student_layers + 1)
     kept = nn.ModuleList([teacher.layers[number - 1] for number in chosen])
     # deepcopy's memo stands in for the layer list, so that the layers left out are not copied.
     memo: dict[int, object] = {}

@@ -1,0 +1,64 @@
+"""The compact vocabulary is exact: rows that the data does not use stay, the others train as in a dense step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import make_encoder, state
+
+from ikd_ray.config import Trial
+from ikd_ray.distill import loop
+from ikd_ray.distill.regimes import Stage
+from ikd_ray.distill.vocabulary import CompactVocabulary
+from ikd_ray.distill.world import World
+
+STAGE = Stage("C", epochs=2, hard=1.0, trains=(1, 2), head=True, embeddings=True)
+
+
+class Dense(CompactVocabulary):
+    """The reference: every row of the vocabulary is in the embedding that trains."""
+
+    def __init__(self, embedding, split, pad_id):
+        everything = torch.arange(embedding.num_embeddings).numpy()
+        used = replace(split.ids, values=everything.astype(split.ids.values.dtype))
+        super().__init__(embedding, replace(split, ids=used), pad_id)
+        self.split = split
+
+
+def train(data, family, monkeypatch, kind):
+    monkeypatch.setattr(loop, "CompactVocabulary", kind)
+    model = make_encoder(family, layers=2, dropout=0.1)
+    settings = Trial(learning_rate=1e-3, batch_size=8)
+    losses = [m["train/loss"] for m in loop.train_stage(model, STAGE, settings, data, None, (), World())]
+    return losses, state(model.model)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
+def test_exact(make_task_data, family, monkeypatch):
+    data = make_task_data("cola", train=9, dev=3)
+    pad = 1 if family == "roberta" else 0
+    data = replace(data, pad_id=pad)
+    dense_losses, dense = train(data, family, monkeypatch, Dense)
+    losses, compact = train(data, family, monkeypatch, CompactVocabulary)
+    assert losses == pytest.approx(dense_losses, rel=1e-5)
+    start = make_encoder(family, layers=2, dropout=0.1).model
+    words = next(name for name in compact if name.endswith("word_embeddings.weight"))
+    used = torch.zeros(len(compact[words]), dtype=torch.bool)
+    used[data.train.ids.values.astype("int64")] = True
+    assert 5 < used.sum() < len(used) - 5
+    assert torch.equal(compact[words][~used], start.state_dict()[words][~used])
+    assert (compact[words][used] != start.state_dict()[words][used]).any(1).all()
+    for name, value in dense.items():
+        if not name.endswith("key.bias"):  # softmax is blind to it: its gradient is rounding error
+            assert torch.allclose(compact[name], value, atol=1e-5), name
+
+
+def test_the_model_is_whole_again_after_each_epoch(make_task_data):
+    data = make_task_data("cola", train=9, dev=3)
+    model = make_encoder(layers=2)
+    embedding = model.model.get_input_embeddings()
+    weight = embedding.weight
+    for _ in loop.train_stage(model, STAGE, Trial(batch_size=8), data, None, (), World()):
+        assert embedding.weight is weight
