@@ -16,6 +16,7 @@ import typer
 
 from ikd_ray.errors import UsageError
 from ikd_ray.report.cli import run, usage_errors
+from ikd_ray.report.console import Console
 
 SPACES = Path(__file__).resolve().parent.parent / "search_spaces"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -69,11 +70,12 @@ def main(
             raise UsageError("--task is missing; e.g. --task cola")
         else:
             config = make_config(given | {"space": space})
-        request = check(config, resumes=bool(resume))
-        from ikd_ray.report.console import Console
-        from ikd_ray.sweep import runner
-
-        status = runner.run(request, command, Console())
+        console = Console()
+        console.heading(f"{config.task}: students of {config.teacher or 'the default teacher'}")
+        with console.step("reading data and teacher"):
+            request = check(config, resumes=bool(resume))
+            from ikd_ray.sweep import runner  # imported late: it takes seconds
+        status = runner.run(request, command, console)
     raise typer.Exit(status)
 
 

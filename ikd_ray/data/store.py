@@ -75,6 +75,12 @@ def is_intact(folder: Path) -> bool:
         return False
 
 
+def discard(target: Path) -> None:
+    """Remove the folder and what killed processes left of it aside. Hold its lock."""
+    for left in (target, *target.parent.glob(f".{target.name}.????????")):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def ensure(target: Path, write: Callable[[Path], None]) -> bool:
     """Make sure that `target` exists and is intact, building it with `write(folder)` where it is not.
 
@@ -87,7 +93,7 @@ def ensure(target: Path, write: Callable[[Path], None]) -> bool:
     with FileLock(target.parent / f".{target.name}.lock"):
         if is_intact(target):
             return False
-        shutil.rmtree(target, ignore_errors=True)
+        discard(target)
         with aside(target) as folder:
             write(folder)
         return True

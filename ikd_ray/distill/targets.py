@@ -7,7 +7,6 @@ for each batch.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -150,7 +149,7 @@ def build_targets(
     with FileLock(folder / ".lock"), ExitStack() as stack:
         missing = [part for part in parts if not store.is_intact(folder / part)]
         for part in missing:
-            shutil.rmtree(folder / part, ignore_errors=True)
+            store.discard(folder / part)
         aside = {part: stack.enter_context(store.aside(folder / part)) for part in missing}
         total = sum(map(len, data.splits.values())) if missing else 0
         done = 0

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -24,7 +25,7 @@ from ikd_ray.distill.world import World
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import Task
 
-FORMAT = 1
+FORMAT = 2
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 SMALL_HIDDEN = 512  # below, models want a larger learning rate
 CARD = "teacher.json"
@@ -145,10 +146,17 @@ def load_tokenizer(source: TeacherSource):
     return AutoTokenizer.from_pretrained(source.path)
 
 
+def tuning(source: TeacherSource, config: TeacherConfig) -> TeacherConfig:
+    """The configuration with a learning rate that suits the model where none is given."""
+    if config.learning_rate is not None:
+        return config
+    return config.model_copy(update={"learning_rate": 1e-4 if source.hidden_size < SMALL_HIDDEN else 3e-5})
+
+
 def teacher_key(source: TeacherSource, data: TaskData, config: TeacherConfig) -> str:
     """What a teacher's weights depend on: the model and, if it is fine-tuned, data and hyperparameters."""
-    tuning = None if source.has_head else config.model_dump()
-    return store.digest(FORMAT, source.key, data.key, tuning)
+    settings = None if source.has_head else tuning(source, config).model_dump()
+    return store.digest(FORMAT, source.key, data.key, settings)
 
 
 def _load_source(source: TeacherSource, task: Task, seed: int) -> Encoder:
@@ -168,13 +176,17 @@ def _load_source(source: TeacherSource, task: Task, seed: int) -> Encoder:
 
 @dataclass(frozen=True)
 class TeacherRecord:
-    """A teacher as kept: its folder (Hugging Face layout), where it comes from, and its dev metrics."""
+    """A teacher as kept: its folder (Hugging Face layout), where it comes from, and its dev metrics.
+
+    `settings` and `history` (an entry an epoch) tell of its fine-tuning, and are empty where it was used as it is.
+    """
 
     folder: Path
     name: str
     key: str
     metrics: dict[str, float]
-    history: list[dict[str, float]]  # of each epoch of fine-tuning; empty if it was used as it is
+    settings: dict[str, Any]
+    history: list[dict[str, float]]
 
     def load(self) -> Encoder:
         """The model, with dropout off."""
@@ -187,7 +199,9 @@ def open_teacher(folder: Path) -> TeacherRecord | None:
     if not store.is_intact(folder):
         return None
     card = json.loads((folder / CARD).read_text())
-    return TeacherRecord(folder, card["name"], folder.name, card["metrics"], card["history"])
+    return TeacherRecord(
+        folder, card["name"], folder.name, card["metrics"], card["settings"], card["history"]
+    )
 
 
 def make_teacher(
@@ -199,12 +213,13 @@ def make_teacher(
     """
     teacher = _load_source(source, data.task, config.seed).to(device)
     history: list[dict[str, float]] = []
-    if not source.has_head:
-        for epoch in _fine_tune(teacher, data, config, World(device=device)):
+    settings = {} if source.has_head else tuning(source, config).model_dump()
+    if settings:
+        for epoch in _fine_tune(teacher, data, tuning(source, config), World(device=device)):
             history.append(epoch.metrics)
             yield epoch
     metrics = score(teacher, data)
-    card = {"name": source.name, "metrics": metrics, "history": history}
+    card = {"name": source.name, "metrics": metrics, "settings": settings, "history": history}
 
     def write(aside: Path) -> None:
         teacher.cpu().model.save_pretrained(aside)
@@ -215,8 +230,6 @@ def make_teacher(
 
 
 def _fine_tune(teacher: Encoder, data: TaskData, config: TeacherConfig, world: World) -> Iterator[Epoch]:
-    rate = config.learning_rate or (1e-4 if teacher.config.hidden_size < SMALL_HIDDEN else 3e-5)
-    settings = config.model_copy(update={"learning_rate": rate})
     stage = Stage(
         name="teacher",
         epochs=config.epochs,
@@ -226,7 +239,7 @@ def _fine_tune(teacher: Encoder, data: TaskData, config: TeacherConfig, world: W
         embeddings=True,
     )
     best, best_epoch, best_state = float("-inf"), 0, None
-    for number, metrics in enumerate(train_stage(teacher, stage, settings, data, None, (), world), start=1):
+    for number, metrics in enumerate(train_stage(teacher, stage, config, data, None, (), world), start=1):
         metrics |= score(teacher, data)
         yield Epoch(number, config.epochs - number, 1, 1, stage.name, metrics)
         if metrics[f"dev/{data.task.metric}"] > best:

@@ -7,13 +7,13 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from ikd_ray.config import SweepConfig, first_problem
 from ikd_ray.data.dataset import Dataset
 from ikd_ray.data.sources import load
-from ikd_ray.distill.teacher import TeacherSource, find_teacher
 from ikd_ray.errors import UsageError
 from ikd_ray.report.records import SWEEP_FILE, read_sweep
 from ikd_ray.sweep.space import Space, load_space
@@ -21,6 +21,10 @@ from ikd_ray.tasks import Task, get_task
 
 TRIALS = 8  # where neither the command nor a grid says
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+if TYPE_CHECKING:
+    from ikd_ray.distill.teacher import TeacherSource
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,9 @@ def check(config: SweepConfig, resumes: bool = False) -> Request:
     folder = _folder(config, resumes)
     trials = _trials(config, space)
     dataset = load(task, config.data_dir)
+    # Imported late: it takes seconds, and the mistakes above should be answered at once.
+    from ikd_ray.distill.teacher import find_teacher
+
     source = find_teacher(config.teacher, task)
     depths = tuple(sorted(space.reachable("student_layers")))
     if depths[-1] > source.layers:

@@ -13,7 +13,7 @@ import ray
 from ray import tune
 
 from ikd_ray.data.tokens import TaskData, prepare
-from ikd_ray.distill.loop import Epoch
+from ikd_ray.distill.loop import DivergedError, Epoch
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.teacher import TeacherRecord, load_tokenizer
 from ikd_ray.report.console import Console
@@ -46,7 +46,6 @@ def run(request: Request, command: str, console: Console) -> int:
         UsageError: the cluster or the tracking store is not what the flags need.
     """
     config = request.config
-    console.heading(f"{request.task.name}: sweep {config.name}")
     if request.dataset.generated:
         console.warn(request.dataset.description)
     console.note("data", request.dataset.description)
@@ -61,17 +60,28 @@ def run(request: Request, command: str, console: Console) -> int:
         )
         with console.step("opening MLflow"):
             tracker = Tracker(config.tracking_uri, request.task.name)
-        data, record, shared = _prepare(request, console)
-        sweep = _open_sweep(request, command, tracker, data, record)
-        status = "KILLED"
         try:
-            complete = _trials(
-                request, sweep, Course(shared, shares, request.folder.resolve()), tracker, console
-            )
-            found = _conclude(request, sweep, tracker, console, complete)
+            data, teacher, shared = _prepare(request, console)
+        except KeyboardInterrupt:
+            console.note("interrupted", "what was finished is kept; the same command goes on from there")
+            return INTERRUPTED
+        except DivergedError as error:
+            console.note("teacher", f"{error.args[0].splitlines()[-1]}; give a smaller teacher.learning_rate")
+            return 1
+        sweep = _open_sweep(request, command, tracker, data, teacher)
+        return _sweep(request, sweep, Course(shared, shares, request.folder.resolve()), tracker, console)
+
+
+def _sweep(request: Request, sweep: SweepRecord, course: Course, tracker: Tracker, console: Console) -> int:
+    """The trials and what comes of them; returns the exit status."""
+    status = "KILLED"
+    try:
+        complete = _trials(request, course, tracker, console)
+        found = _conclude(request, sweep, tracker, console, complete)
+        if complete:
             status = "FINISHED" if found else "FAILED"
-        finally:
-            tracker.finish(status)
+    finally:
+        tracker.finish(status)
     if not complete:
         return INTERRUPTED
     return 0 if found else 1
@@ -162,9 +172,7 @@ def _open_sweep(
         "trials": request.trials,
     }
     run_id = tracker.start(config.name, params, tags, run_id)
-    tracker.teacher(
-        teacher.name, teacher.key, request.space.teacher.model_dump(), teacher.history, teacher.metrics
-    )
+    tracker.teacher(teacher.name, teacher.key, teacher.settings, teacher.history, teacher.metrics)
     sweep = SweepRecord(
         name=config.name,
         task=request.task.name,
@@ -194,7 +202,7 @@ def _open_sweep(
     return sweep
 
 
-def _trials(request: Request, sweep: SweepRecord, course: Course, tracker: Tracker, console: Console) -> bool:
+def _trials(request: Request, course: Course, tracker: Tracker, console: Console) -> bool:
     """Run the trials that are still to run; false if they were interrupted."""
     ended = {trial.number: trial.metrics or None for trial in read_trials(request.folder)}
     search = OrderedSearch(
