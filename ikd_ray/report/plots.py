@@ -224,6 +224,6 @@ def _head(figure: Figure, sweep: SweepRecord, trials: int, members: int) -> None
         figure.text(0.5, 0.966, pareto.GENERATED, **banner)
     title = textwrap.shorten(f"{sweep.task}: sweep {sweep.name}", 75, placeholder="...")
     counts = f"{trials} trial{'s' * (trials != 1)}, {members} on the front"
-    about = textwrap.shorten(f"{counts} | {sweep.data['description']}", 125, placeholder="...")
+    about = textwrap.shorten(f"{counts} | {sweep.data['description']}", 105, placeholder="...")
     figure.text(0.085, top, title, va="top", color=INK, fontsize=14, weight="bold", parse_math=False)
     figure.text(0.085, top - 0.058, about, va="top", color=MUTED, fontsize=9.5, parse_math=False)

@@ -99,10 +99,9 @@ class Tracker:
         for record in trials:
             if record.id not in known:
                 self.trial_started(record.id, record.params | {"layer_map": record.layer_map})
-                for epoch, metrics in enumerate(record.history, start=1):
+                # The last epoch's are among the trial's own, which also have the final ones.
+                for epoch, metrics in enumerate([*record.history[:-1], record.metrics], start=1):
                     self.trial_epoch(record.id, metrics, epoch)
-                if record.metrics:
-                    self.trial_epoch(record.id, record.metrics, len(record.history))
                 status = "FINISHED" if record.status == "finished" else "FAILED"
                 self.trial_ended(record.id, status, record.reason)
 

@@ -1,0 +1,48 @@
+"""The method on the real teacher and real CoLA, small: what the paper says of attention KL is there at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ikd_ray.config import TeacherConfig, Trial
+from ikd_ray.data.dataset import Dataset, Split, fingerprint
+from ikd_ray.data.sources import load
+from ikd_ray.data.tokens import prepare
+from ikd_ray.distill.loop import distill
+from ikd_ray.distill.student import layer_map
+from ikd_ray.distill.targets import Targets, build_targets
+from ikd_ray.distill.teacher import find_teacher, load_tokenizer, make_teacher, open_teacher
+from ikd_ray.tasks import get_task
+
+pytestmark = pytest.mark.slow
+ROWS = {"train": 800, "dev": 200}
+
+
+def first_rows(dataset: Dataset) -> Dataset:
+    """A random part of each split, always the same."""
+    splits = {}
+    for name, split in dataset.splits.items():
+        rows = np.random.default_rng(0).permutation(len(split))[: ROWS[name]]
+        splits[name] = Split([split.first[row] for row in rows], None, split.labels[rows])
+    return Dataset(dataset.task, splits, "folder", "part of CoLA", fingerprint(dataset.task, splits))
+
+
+@pytest.fixture(scope="module")
+def prepared(glue_dir, tmp_path_factory):
+    root, task = tmp_path_factory.mktemp("real"), get_task("cola")
+    source = find_teacher(None, task)
+    dataset = first_rows(load(task, glue_dir))
+    data = prepare(dataset, load_tokenizer(source), source.key, 128, root / "tokens")
+    list(make_teacher(source, data, TeacherConfig(epochs=1), root / "teacher", torch.device("cpu")))
+    teacher = open_teacher(root / "teacher").load()
+    list(build_targets(root / "targets", data, teacher, layer_map(3, 6), attention=True))
+    return data, Targets(root / "targets", data, teacher)
+
+
+def test_internal_distillation_works_like_its_teacher_inside(prepared):
+    kd = distill(Trial(regime="kd", student_init="first", epochs=2), *prepared).metrics
+    internal = distill(Trial(regime="id", student_init="first", epochs=2), *prepared).metrics
+    assert internal["dev/attention_kl"] < 0.6 * kd["dev/attention_kl"]
+    assert internal["dev/layer_3/cos"] < kd["dev/layer_3/cos"]
