@@ -62,9 +62,17 @@ def ray_cluster(nested: bool) -> Iterator[None]:
             shutil.rmtree(Path(temporary), ignore_errors=True)
 
 
+@dataclass(frozen=True)
+class Size:
+    """CPUs and GPUs of a cluster, and the CPUs of its largest node: no process gets more than those."""
+
+    cpus: int
+    gpus: int
+    node_cpus: int
+
+
 def divide(
-    total_cpus: int,
-    total_gpus: int,
+    size: Size,
     *,
     trials: int,
     concurrent: int | None,
@@ -79,28 +87,30 @@ def divide(
     Raises:
         UsageError: more workers or GPUs are asked for than the cluster has.
     """
-    gpus = gpus_per_worker if gpus_per_worker is not None else float(min(1, total_gpus))
-    if gpus * workers > total_gpus:
+    gpus = gpus_per_worker if gpus_per_worker is not None else float(min(1, size.gpus))
+    if gpus * workers > size.gpus:
         raise UsageError(
-            f"--gpus-per-worker {gpus:g} for {workers} workers: the cluster has {total_gpus} GPUs; "
+            f"--gpus-per-worker {gpus:g} for {workers} workers: the cluster has {size.gpus} GPUs; "
             "give at most what it has"
         )
-    if workers > total_cpus:
+    if workers > size.cpus:
         raise UsageError(
-            f"--workers-per-trial {workers}: the cluster has {total_cpus} CPUs; give at most that"
+            f"--workers-per-trial {workers}: the cluster has {size.cpus} CPUs; give at most that"
         )
-    fits = int(total_gpus // (gpus * workers)) if gpus else total_cpus // workers
-    fits = max(1, min(fits, total_cpus // workers))
+    fits = int(size.gpus // (gpus * workers)) if gpus else size.cpus // workers
+    fits = max(1, min(fits, size.cpus // workers))
     if concurrent is None:
         concurrent = min(fits, trials, MOST_CONCURRENT)
     elif concurrent > fits:
         raise UsageError(
             f"--concurrent {concurrent}: the cluster has room for {fits} trials of {workers} workers; give at most that"
         )
-    return Shares(concurrent, workers, max(1, total_cpus // (concurrent * workers)), gpus)
+    cpus = max(1, min(size.cpus // (concurrent * workers), size.node_cpus))
+    return Shares(concurrent, workers, cpus, gpus)
 
 
-def cluster_size() -> tuple[int, int]:
-    """CPUs and GPUs of the cluster that is up."""
-    resources = ray.cluster_resources()
-    return int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+def cluster_size() -> Size:
+    """Of the cluster that is up."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = [int(node.get("CPU", 0)) for node in nodes]
+    return Size(sum(cpus), int(sum(node.get("GPU", 0) for node in nodes)), max(cpus))

@@ -52,7 +52,7 @@ def run(request: Request, command: str, console: Console) -> int:
     console.note("teacher", f"{request.source.name}, {request.source.layers} layers")
     with _sigterm_as_sigint(), ray_cluster(nested=config.workers_per_trial > 1):
         shares = divide(
-            *cluster_size(),
+            cluster_size(),
             trials=request.trials,
             concurrent=config.concurrent,
             workers=config.workers_per_trial,

@@ -5,12 +5,16 @@ from __future__ import annotations
 import pytest
 
 from ikd_ray.errors import UsageError
-from ikd_ray.sweep.cluster import Shares, divide
+from ikd_ray.sweep.cluster import Shares, Size, divide
 
 
-def shares(cpus, gpus=0, trials=100, concurrent=None, workers=1, gpus_per_worker=None):
+def shares(cpus, gpus=0, node_cpus=None, trials=100, concurrent=None, workers=1, gpus_per_worker=None):
     return divide(
-        cpus, gpus, trials=trials, concurrent=concurrent, workers=workers, gpus_per_worker=gpus_per_worker
+        Size(cpus, gpus, node_cpus or cpus),
+        trials=trials,
+        concurrent=concurrent,
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
     )
 
 
@@ -21,6 +25,7 @@ def shares(cpus, gpus=0, trials=100, concurrent=None, workers=1, gpus_per_worker
         ({"cpus": 2, "trials": 1}, Shares(1, 1, 2, 0)),
         ({"cpus": 2, "workers": 2}, Shares(1, 2, 1, 0)),
         ({"cpus": 1}, Shares(1, 1, 1, 0)),
+        ({"cpus": 16, "node_cpus": 4, "trials": 1}, Shares(1, 1, 4, 0)),
         ({"cpus": 64}, Shares(8, 1, 8, 0)),
         ({"cpus": 64, "concurrent": 32}, Shares(32, 1, 2, 0)),
         ({"cpus": 16, "gpus": 1}, Shares(1, 1, 16, 1)),

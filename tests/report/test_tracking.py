@@ -1,0 +1,127 @@
+"""MLflow's own SQLite store, written as a sweep writes it."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from ikd_ray.errors import UsageError
+from ikd_ray.report.records import TrialRecord
+from ikd_ray.report.tracking import Tracker, without_password
+
+PARAMS = {"regime": "kd", "student_layers": 2, "lambda": 0.2}
+
+
+def record(number: int, status: str = "finished") -> TrialRecord:
+    history = [{"train/loss": 0.9, "dev/mcc": 0.1}, {"train/loss": 0.8, "dev/mcc": 0.2}]
+    whole = status == "finished"
+    return TrialRecord(
+        id=f"t{number:03d}",
+        number=number,
+        params=PARAMS,
+        layer_map=[2, 4],
+        status=status,
+        metrics=history[-1] | {"student/params": 5.0} if whole else {},
+        history=history if whole else [],
+        reason="" if whole else "loss became nan",
+    )
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory):
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def tracker(uri, request):
+    tracker = Tracker(uri, request.node.name)
+    tracker.start("sweep", {"seed": 0}, {"ikd.data_source": "folder"})
+    return tracker
+
+
+def children(tracker):
+    client = tracker._client
+    experiment = client.get_experiment_by_name(tracker.experiment).experiment_id
+    runs = client.search_runs([experiment], "tags.`ikd.kind` = 'trial'")
+    return {run.data.tags["ikd.trial"]: run for run in runs}
+
+
+def values(tracker, run, metric):
+    return [(m.step, m.value) for m in tracker._client.get_metric_history(run.info.run_id, metric)]
+
+
+def test_trials_are_nested_and_tagged(tracker):
+    tracker.trial_started("t000", PARAMS)
+    tracker.trial_epoch("t000", {"dev/mcc": 0.1}, 1)
+    tracker.trial_epoch("t000", {"dev/mcc": 0.3}, 2)
+    tracker.trial_ended("t000", "FINISHED")
+    run = children(tracker)["t000"]
+    assert run.data.tags["mlflow.parentRunId"] == tracker.parent
+    assert run.data.tags["ikd.data_source"] == "folder"
+    assert run.data.params == {key: str(value) for key, value in PARAMS.items()}
+    assert values(tracker, run, "dev/mcc") == [(1, 0.1), (2, 0.3)]
+
+
+def test_what_the_driver_missed_is_filled_in_once(tracker):
+    """One trial ended unheard while it ran, one was never seen, one failed; a second look changes nothing."""
+    tracker.trial_started("t000", PARAMS)
+    tracker.trial_epoch("t000", {"dev/mcc": 0.1}, 1)
+    trials = [record(0), record(1), record(2, "failed")]
+    tracker.settle(trials)
+    tracker.settle(trials)
+    runs = children(tracker)
+    assert {name: run.info.status for name, run in runs.items()} == {
+        "t000": "FINISHED",
+        "t001": "FINISHED",
+        "t002": "FAILED",
+    }
+    for name in ("t000", "t001"):
+        assert values(tracker, runs[name], "dev/mcc") == [(1, 0.1), (2, 0.2)]
+        assert runs[name].data.metrics["student/params"] == 5.0
+    assert runs["t002"].data.tags["ikd.reason"] == "loss became nan"
+
+
+def test_a_sweep_that_goes_on_keeps_whole_runs_and_drops_cut_off_ones(tracker, uri, request):
+    tracker.settle([record(0)])
+    tracker.trial_started("t001", PARAMS)
+    tracker.finish("KILLED")
+    assert {run.info.status for run in children(tracker).values()} == {"FINISHED", "KILLED"}
+    again = Tracker(uri, request.node.name)
+    assert again.start("sweep", {}, {}, run_id=tracker.parent) == tracker.parent
+    assert set(children(again)) == {"t000"}
+
+
+def test_a_teacher_is_recorded_once(tracker):
+    for _ in range(2):
+        tracker.teacher(
+            "MiniLM", "key", {"epochs": 2}, [{"dev/mcc": 0.4}, {"dev/mcc": 0.3}], {"dev/mcc": 0.4}
+        )
+    client = tracker._client
+    experiment = client.get_experiment_by_name(tracker.experiment).experiment_id
+    [run] = client.search_runs([experiment], "tags.`ikd.kind` = 'teacher'")
+    assert values(tracker, run, "dev/mcc") == [(1, 0.4), (2, 0.3), (3, 0.4)]
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://ann:secret@host:5000/path", "http://host:5000/path"),
+        ("postgresql://ann:secret@db/mlflow", "postgresql://db/mlflow"),
+        ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
+        ("/some/folder", "/some/folder"),
+    ],
+)
+def test_passwords_are_never_shown(uri, shown):
+    assert without_password(uri) == shown
+
+
+def test_no_store_there_is_a_usage_error():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    with pytest.raises(UsageError) as error:
+        Tracker(f"http://ann:secret@127.0.0.1:{port}", "cola")
+    assert f"http://127.0.0.1:{port}: no MLflow store there" in str(error.value)
+    assert "secret" not in str(error.value)
+    assert "\n" not in str(error.value)
