@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -15,7 +16,7 @@ from ikd_ray.config import SweepConfig, first_problem
 from ikd_ray.data.dataset import Dataset
 from ikd_ray.data.sources import load
 from ikd_ray.errors import UsageError
-from ikd_ray.report.records import SWEEP_FILE, read_sweep
+from ikd_ray.report.records import SWEEP_FILE, SweepRecord, read_sweep
 from ikd_ray.sweep.space import Space, load_space
 from ikd_ray.tasks import Task, get_task
 
@@ -56,7 +57,7 @@ def check(config: SweepConfig, resumes: bool = False) -> Request:
     space = load_space(config.space)
     objectives = space.objectives_for(task)
     name = config.name or f"{task.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    config = config.model_copy(update={"name": name})
+    config = config.model_copy(update={"name": name, **_absolute(config.model_dump())})
     folder = _folder(config, resumes)
     trials = _trials(config, space)
     dataset = load(task, config.data_dir)
@@ -76,7 +77,22 @@ def check(config: SweepConfig, resumes: bool = False) -> Request:
             f"{config.space}: batch_size: {smallest} examples are too few for {config.workers_per_trial} workers "
             "to split; give at least two a worker"
         )
+    if resumes:
+        _same_as_before(read_sweep(folder), dataset, source)
     return Request(config, task, space, objectives, dataset, source, depths, trials, folder, resumes)
+
+
+def _same_as_before(earlier: SweepRecord, dataset: Dataset, source: TeacherSource) -> None:
+    if dataset.fingerprint != earlier.data["fingerprint"]:
+        raise UsageError(
+            f"--resume {earlier.name}: its data was {earlier.data['description']}, now it is "
+            f"{dataset.description}; bring back the first, or start a sweep of another --name"
+        )
+    if source.key != earlier.teacher["source_key"]:
+        raise UsageError(
+            f"--resume {earlier.name}: the teacher {source.name} is not the one it began with; bring that "
+            "back, or start a sweep of another --name"
+        )
 
 
 def _trials(config: SweepConfig, space: Space) -> int:
@@ -86,6 +102,16 @@ def _trials(config: SweepConfig, space: Space) -> int:
     if config.trials and config.trials > size:
         raise UsageError(f"--trials {config.trials}: the grid {config.space} has {size}; give at most that")
     return config.trials or size
+
+
+def _absolute(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that name folders, in full: a sweep may go on from another working folder."""
+    found = {}
+    if flags.get("data_dir"):
+        found["data_dir"] = Path(flags["data_dir"]).resolve()
+    if flags.get("teacher") and Path(flags["teacher"]).is_dir():
+        found["teacher"] = str(Path(flags["teacher"]).resolve())
+    return found
 
 
 def checked_name(name: str, flag: str) -> str:
@@ -129,6 +155,7 @@ def resumed(name: str, changes: dict, output: Path) -> SweepConfig:
         raise UsageError(f"--resume {name}: no sweep of that name in {output}{there}")
     record = read_sweep(folder)
     free = {"trials", "concurrent", "workers_per_trial", "gpus_per_worker", "tracking_uri", "output"}
+    changes = dict(changes) | _absolute(changes)
     for flag in set(changes) - free:
         if str(changes[flag]) != str(record.settings.get(flag)):
             raise UsageError(

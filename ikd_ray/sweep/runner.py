@@ -66,7 +66,8 @@ def run(request: Request, command: str, console: Console) -> int:
             console.note("interrupted", "what was finished is kept; the same command goes on from there")
             return INTERRUPTED
         except DivergedError as error:
-            console.note("teacher", f"{error.args[0].splitlines()[-1]}; give a smaller teacher.learning_rate")
+            reason = getattr(error, "cause", error)  # Ray wraps what a task raises
+            console.warn(f"the teacher did not train: {reason}; give a smaller teacher.learning_rate")
             return 1
         sweep = _open_sweep(request, command, tracker, data, teacher)
         return _sweep(request, sweep, Course(shared, shares, request.folder.resolve()), tracker, console)
@@ -190,6 +191,7 @@ def _open_sweep(
         teacher={
             "name": teacher.name,
             "key": teacher.key,
+            "source_key": request.source.key,
             "layers": request.source.layers,
             "metrics": teacher.metrics,
         },
