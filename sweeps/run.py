@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +16,7 @@ import typer
 from ikd_ray.errors import UsageError
 from ikd_ray.report.cli import run, usage_errors
 from ikd_ray.report.console import Console
+from ikd_ray.report.tracking import printable_command
 
 SPACES = Path(__file__).resolve().parent.parent / "search_spaces"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -60,7 +60,7 @@ def main(
         for key, value in context.params.items()
         if key != "resume" and context.get_parameter_source(key).name == "COMMANDLINE"
     }
-    command = shlex.join(["python", "sweeps/run.py", *sys.argv[1:]])
+    command = printable_command(["python", "sweeps/run.py", *sys.argv[1:]])
     with usage_errors():
         from ikd_ray.sweep.request import check, make_config, resumed
 

@@ -155,8 +155,7 @@ def train_stage(
     """
     split, vocabulary = data.train, None
     if stage.embeddings:
-        vocabulary = CompactVocabulary(model.model.get_input_embeddings(), data.train, data.pad_id)
-        split = vocabulary.split
+        vocabulary = CompactVocabulary(model.model.get_input_embeddings(), split, data.pad_id)
     steps, training = len(training_plan(split.lengths, settings.batch_size)), None
     for epoch in range(1, stage.epochs + 1):
         with vocabulary.in_place() if vocabulary else nullcontext():
@@ -168,7 +167,9 @@ def train_stage(
             for rows in plan:
                 mine = rows[world.rank :: world.size]
                 batch = collate(split, mine, data.pad_id).to(world.device)
-                losses = training.step(batch, _targets(targets, stage, batch, matched), len(rows))
+                target = _targets(targets, stage, batch, matched)
+                seen = vocabulary.translate(batch) if vocabulary else batch
+                losses = training.step(seen, target, len(rows))
                 for name, loss in losses.items():
                     sums[name] = loss * len(mine) + sums.get(name, 0.0)
         means = (world.total(torch.stack(list(sums.values()))) / len(split)).tolist()
@@ -233,9 +234,10 @@ class Distillation:
     def __init__(self, trial: Trial, data: TaskData, targets: Targets, world: World | None = None) -> None:
         self.trial, self.data, self.targets = trial, data, targets
         self.world = world or World(device=next(targets.teacher.parameters()).device)
-        if trial.batch_size < 2 * self.world.size and self.world.size > 1:
+        together = min(trial.batch_size, len(data.train))
+        if together < 2 * self.world.size and self.world.size > 1:
             raise UsageError(
-                f"batch_size {trial.batch_size}: too few examples for {self.world.size} workers to split; "
+                f"batch_size {together}: too few examples for {self.world.size} workers to split; "
                 "give at least two a worker"
             )
         self.matched = layer_map(trial.student_layers, len(targets.teacher.layers))

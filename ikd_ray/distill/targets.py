@@ -23,9 +23,11 @@ from ikd_ray.data.batches import Batch, collate, evaluation_plan
 from ikd_ray.data.ragged import Ragged, offsets_of
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.encoder import Encoder
+from ikd_ray.errors import UsageError
 
 FORMAT = 1
 BATCH = 64
+SPARE = 0.9  # of the free disk that targets may take
 ITEM = np.dtype(np.float16).itemsize
 
 
@@ -44,11 +46,18 @@ def size_gb(data: TaskData, teacher: Encoder, layers: Collection[int]) -> float:
     return cells * teacher.config.num_attention_heads * len(layers) * ITEM / 1e9
 
 
-def stores_attention(data: TaskData, teacher: Encoder, layers: Collection[int], config: TargetConfig) -> bool:
-    """Whether the attention of these layers is to be stored under this configuration."""
-    return config.mode == "stored" or (
-        config.mode == "auto" and size_gb(data, teacher, layers) <= config.budget_gb
-    )
+def stores_attention(size: float, free: float, config: TargetConfig) -> bool:
+    """Whether attention of `size` gigabytes is to be stored where `free` gigabytes are left.
+
+    Raises:
+        UsageError: it must be stored and there is no room.
+    """
+    room = SPARE * free
+    if config.mode == "stored" and size > room:
+        raise UsageError(
+            f"targets.mode stored: {size:.1f} GB and {free:.1f} GB free; write auto, or make room"
+        )
+    return config.mode == "stored" or (config.mode == "auto" and size <= min(config.budget_gb, room))
 
 
 def key_of(data: TaskData, teacher_key: str) -> str:
@@ -58,8 +67,17 @@ def key_of(data: TaskData, teacher_key: str) -> str:
 class Targets:
     """Reads stored targets by batch, running the teacher for the attention that is not stored."""
 
-    def __init__(self, folder: Path, data: TaskData, teacher: Encoder, device: torch.device | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        data: TaskData,
+        teacher: Encoder,
+        attention_stored: bool = True,
+        device: torch.device | None = None,
+    ) -> None:
+        """Opens what `build_targets` left in `folder`; what is not `attention_stored` the teacher computes."""
         self.folder = folder
+        self._attention_stored = attention_stored
         self.teacher = teacher.eval().requires_grad_(False).to(device or torch.device("cpu"))
         self._data = data
         self._open: dict[str, np.ndarray | Ragged] = {}
@@ -96,15 +114,15 @@ class Targets:
             out.cls[layer] = (
                 torch.from_numpy(self._array(f"cls-{layer}", split)[batch.rows]).to(device).float()
             )
-        stored = [layer for layer in attention if (self.folder / f"attention-{layer}").is_dir()]
-        for layer in stored:
+        for layer in attention if self._attention_stored else ():
             flat = torch.from_numpy(self._ragged(f"attention-{layer}", split).gather(batch.rows)).to(device)
             out.attention[layer] = _padded(flat, batch.mask, self.teacher.config.num_attention_heads)
-        missing = [layer for layer in attention if layer not in out.attention]
-        if missing:
+        if attention and not self._attention_stored:
             with torch.no_grad():
-                online = self.teacher(batch, depth=max(missing), attend=missing, classify=False)
-            out.attention |= {layer: online.attention[layer].float() for layer in missing}
+                online = self.teacher(batch, depth=max(attention), attend=attention, classify=False)
+            out.attention = {
+                layer: probabilities.float() for layer, probabilities in online.attention.items()
+            }
         return out
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import file_exists, try_to_load_from_cache
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -40,6 +42,7 @@ class TeacherSource:
     key: str
     layers: int
     hidden_size: int
+    max_tokens: int
     has_head: bool  # already fine-tuned: used as it is
 
 
@@ -75,10 +78,22 @@ def find_teacher(name: str | None, task: Task) -> TeacherSource:
     if name is None:
         folder = bundled_teacher()
         return _describe("all-MiniLM-L6-v2", str(folder), _weights_key(folder), task)
-    if Path(name).is_dir():
+    if os.path.isdir(name):  # unlike Path.is_dir no error where it may not be read
         return _describe(name, name, _weights_key(Path(name)), task)
     offline_unless_reachable()
-    return _describe(name, name, None, task)
+    source = _describe(name, name, None, task)
+    if not _hub_has_safetensors(name):
+        raise UsageError(
+            f"--teacher {name}: no model.safetensors on the hub or in its cache; only safetensors are read"
+        )
+    return source
+
+
+def _hub_has_safetensors(name: str) -> bool:
+    names = ("model.safetensors", "model.safetensors.index.json")
+    if hub_reachable():
+        return any(file_exists(name, file) for file in names)
+    return any(isinstance(try_to_load_from_cache(name, file), str) for file in names)
 
 
 def _weights_key(folder: Path) -> str:
@@ -95,8 +110,8 @@ def _weights_key(folder: Path) -> str:
             safe_open(path, "np").__enter__()
         except Exception as error:  # safetensors has no public exception for a truncated file
             raise UsageError(f"--teacher {path}: damaged ({error}); get it again") from None
-    names = ("config.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json")
-    read = [*weights, *(folder / name for name in names if (folder / name).is_file())]
+    # Configuration and tokenizer: whatever of them a family has.
+    read = [*weights, *(path for end in ("json", "txt", "model") for path in sorted(folder.glob(f"*.{end}")))]
     return store.digest([[path.name, store.file_digest(path)] for path in read])
 
 
@@ -125,7 +140,10 @@ def _describe(name: str, path: str, key: str | None, task: Task) -> TeacherSourc
     if has_head:
         _check_head(name, config, task)
     key = key or store.digest(name, getattr(config, "_commit_hash", None))
-    return TeacherSource(name, path, key, config.num_hidden_layers, config.hidden_size, has_head)
+    # RoBERTa's positions begin behind the padding's number.
+    unused = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+    tokens = config.max_position_embeddings - unused
+    return TeacherSource(name, path, key, config.num_hidden_layers, config.hidden_size, tokens, has_head)
 
 
 def _check_head(name: str, config, task: Task) -> None:
@@ -188,10 +206,11 @@ class TeacherRecord:
     settings: dict[str, Any]
     history: list[dict[str, float]]
 
-    def load(self) -> Encoder:
-        """The model, with dropout off."""
-        model = AutoModelForSequenceClassification.from_pretrained(self.folder, dtype=torch.float32)
-        return Encoder(model.eval())
+
+def load_teacher(folder: Path) -> Encoder:
+    """The model that `make_teacher` kept there, with dropout off."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    return Encoder(model.eval())
 
 
 def open_teacher(folder: Path) -> TeacherRecord | None:

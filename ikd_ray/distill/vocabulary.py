@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ikd_ray.data.ragged import Ragged
+from ikd_ray.data.batches import Batch
 from ikd_ray.data.tokens import TokenSplit
 
 
@@ -24,14 +24,16 @@ class CompactVocabulary:
 
     def __init__(self, embedding: nn.Embedding, split: TokenSplit, pad_id: int) -> None:
         # Ids up to the padding's keep their numbers: models and `nn.Embedding` know it by number.
-        rows = np.union1d(np.arange(pad_id + 1), split.ids.values)
-        lookup = np.zeros(embedding.num_embeddings, split.ids.values.dtype)
-        lookup[rows] = np.arange(len(rows))
-        self.split = replace(split, ids=Ragged(lookup[split.ids.values], split.ids.offsets))
-        """The split with ids that count the smaller embedding's rows."""
+        rows = torch.from_numpy(np.union1d(np.arange(pad_id + 1), split.ids.values).astype(np.int64))
         self._embedding = embedding
-        self._rows = torch.from_numpy(rows.astype(np.int64)).to(embedding.weight.device)
+        self._rows = rows.to(embedding.weight.device)
+        self._lookup = torch.zeros(embedding.num_embeddings, dtype=torch.int64, device=self._rows.device)
+        self._lookup[self._rows] = torch.arange(len(rows), device=self._rows.device)
         self._small = nn.Parameter(embedding.weight.detach()[self._rows])
+
+    def translate(self, batch: Batch) -> Batch:
+        """The batch with ids that count the smaller embedding's rows: for the model, not for its teacher."""
+        return replace(batch, ids=self._lookup[batch.ids])
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

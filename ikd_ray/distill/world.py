@@ -35,7 +35,3 @@ class World:
         if self.size > 1:
             dist.all_reduce(values)
         return values
-
-    def barrier(self) -> None:
-        if self.size > 1:
-            dist.barrier()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -25,6 +26,15 @@ def without_password(uri: str) -> str:
         return uri
     host = parts.hostname or ""
     return urlunsplit(parts._replace(netloc=f"{host}:{parts.port}" if parts.port else host))
+
+
+def printable_command(arguments: Sequence[str]) -> str:
+    """A command line as text, without the passwords of URIs in it."""
+    parts = []
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        parts.append(flag + equals + without_password(value) if equals else without_password(argument))
+    return shlex.join(parts)
 
 
 class Tracker:
@@ -61,9 +71,9 @@ class Tracker:
         self.parent = ""
 
     def start(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], run_id: str = "") -> str:
-        """Start the parent run, or go on with `run_id`; returns its id."""
+        """Start the parent run, or go on with `run_id` where this store has it; returns its id."""
         self._tags = dict(tags)
-        if run_id:
+        if run_id and self._has(run_id):
             self.parent = run_id
             self._client.update_run(run_id, status="RUNNING")
             self._drop_unfinished()
@@ -71,6 +81,14 @@ class Tracker:
             self.parent = self._create(name, {KIND: "sweep"})
             self._params(self.parent, params)
         return self.parent
+
+    def _has(self, run_id: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._client.get_run(run_id).info.lifecycle_stage == "active"
+        except MlflowException:
+            return False
 
     def _create(self, name: str, tags: Mapping[str, str]) -> str:
         tags = {"mlflow.runName": name, **self._tags, **tags}
@@ -148,11 +166,14 @@ class Tracker:
         self._metrics(self._runs[trial], metrics, epoch)
 
     def trial_ended(self, trial: str, status: str, reason: str = "") -> None:
-        """`status` is MLflow's: FINISHED, FAILED or KILLED."""
-        run = self._runs.pop(trial)
+        """`status` is MLflow's: FINISHED, FAILED or KILLED. A trial that never started is left to `settle`."""
+        if trial not in self._runs:
+            return
+        run = self._runs[trial]
         if reason:
             self._client.set_tag(run, "ikd.reason", reason)
         self._client.set_terminated(run, status=status)
+        del self._runs[trial]
 
     def artifact(self, path: Path) -> None:
         """Keep a file with the parent run."""

@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 
 from ikd_ray.errors import UsageError
 
 MOST_CONCURRENT = 8  # by default; each trial on a CPU is a process with its own copy of a model
+CONNECT_SECONDS = 10
 OBJECT_STORE_BYTES = 100_000_000  # data and targets are memory maps: nothing large goes through Ray
 
 
@@ -43,10 +46,10 @@ def ray_cluster(nested: bool) -> Iterator[None]:
     temporary = None
     try:
         if address:
-            offline = {name: os.environ[name] for name in ("HF_HUB_OFFLINE",) if name in os.environ}
-            ray.init(address=address, runtime_env={"env_vars": offline} if offline else None, **common)
+            _join(address, common)
         else:
-            temporary = tempfile.mkdtemp(prefix="ikd-")
+            # Ray puts sockets there, whose paths may be about a hundred characters long: TMPDIR may be too deep.
+            temporary = tempfile.mkdtemp(prefix="ikd-", dir="/tmp" if os.path.isdir("/tmp") else None)
             ray.init(
                 address="local",
                 include_dashboard=None if nested else False,
@@ -62,17 +65,32 @@ def ray_cluster(nested: bool) -> Iterator[None]:
             shutil.rmtree(Path(temporary), ignore_errors=True)
 
 
+def _join(address: str, options: dict[str, Any]) -> None:
+    if address.startswith("ray://"):
+        raise UsageError(f"RAY_ADDRESS {address}: run on a node of the cluster, with RAY_ADDRESS=auto")
+    offline = {name: os.environ[name] for name in ("HF_HUB_OFFLINE",) if name in os.environ}
+    host, colon, port = address.rpartition(":")
+    try:
+        if colon:  # Ray itself would go on asking for ten minutes
+            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+        ray.init(address=address, runtime_env={"env_vars": offline} if offline else None, **options)
+    except Exception as error:  # Ray raises what its transports raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"RAY_ADDRESS {address}: no cluster there ({reason}); start one, or unset it for a local one"
+        ) from None
+
+
 @dataclass(frozen=True)
-class Size:
-    """CPUs and GPUs of a cluster, and the CPUs of its largest node: no process gets more than those."""
+class Node:
+    """What one machine of a cluster has."""
 
     cpus: int
-    gpus: int
-    node_cpus: int
+    gpus: int = 0
 
 
 def divide(
-    size: Size,
+    nodes: Sequence[Node],
     *,
     trials: int,
     concurrent: int | None,
@@ -82,35 +100,42 @@ def divide(
     """Divide a cluster among trials; what is not given is chosen to use the whole of it.
 
     Without GPUs, as many trials run at once as there are CPUs for (at most `MOST_CONCURRENT`), and each worker
-    gets an equal share of threads.
+    gets the largest equal share of threads for which all find a place on some node.
 
     Raises:
         UsageError: more workers or GPUs are asked for than the cluster has.
     """
-    gpus = gpus_per_worker if gpus_per_worker is not None else float(min(1, size.gpus))
-    if gpus * workers > size.gpus:
+    total_cpus, total_gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    gpus = gpus_per_worker if gpus_per_worker is not None else float(min(1, total_gpus))
+    if gpus > 1 and gpus != int(gpus):
+        raise UsageError(f"--gpus-per-worker {gpus:g}: give a whole number, or less than one to share a GPU")
+    if workers > total_cpus:
         raise UsageError(
-            f"--gpus-per-worker {gpus:g} for {workers} workers: the cluster has {size.gpus} GPUs; "
+            f"--workers-per-trial {workers}: the cluster has {total_cpus} CPUs; give at most that"
+        )
+    if _places(nodes, 1, gpus) < workers:
+        raise UsageError(
+            f"--gpus-per-worker {gpus:g} for {workers} workers: the cluster has {total_gpus} GPUs; "
             "give at most what it has"
         )
-    if workers > size.cpus:
-        raise UsageError(
-            f"--workers-per-trial {workers}: the cluster has {size.cpus} CPUs; give at most that"
-        )
-    fits = int(size.gpus // (gpus * workers)) if gpus else size.cpus // workers
-    fits = max(1, min(fits, size.cpus // workers))
+    fits = _places(nodes, 1, gpus) // workers
     if concurrent is None:
         concurrent = min(fits, trials, MOST_CONCURRENT)
     elif concurrent > fits:
         raise UsageError(
-            f"--concurrent {concurrent}: the cluster has room for {fits} trials of {workers} workers; give at most that"
+            f"--concurrent {concurrent}: the cluster has room for {fits} trials of {workers} workers; "
+            "give at most that"
         )
-    cpus = max(1, min(size.cpus // (concurrent * workers), size.node_cpus))
+    cpus = max(n for n in range(1, total_cpus + 1) if _places(nodes, n, gpus) >= concurrent * workers)
     return Shares(concurrent, workers, cpus, gpus)
 
 
-def cluster_size() -> Size:
-    """Of the cluster that is up."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = [int(node.get("CPU", 0)) for node in nodes]
-    return Size(sum(cpus), int(sum(node.get("GPU", 0) for node in nodes)), max(cpus))
+def _places(nodes: Sequence[Node], cpus: int, gpus: float) -> int:
+    """Workers that find a place, each with so many CPUs and GPUs of one node."""
+    return sum(min(node.cpus // cpus, int(node.gpus / gpus) if gpus else node.cpus) for node in nodes)
+
+
+def cluster_nodes() -> list[Node]:
+    """The machines of the cluster that is up."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Node(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in alive]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,29 @@ class SweepCallback(tune.Callback):
     ) -> None:
         self._sweep, self._layer_maps = sweep, layer_maps
         self._tracker, self._console = tracker, console
+        self._tracking = True
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for `Tuner.restore`, which sweeps do not go on by.
         return {}
 
+    def _track(self, write: Callable[..., None], *arguments: Any) -> None:
+        """Training goes on without its tracker; from the first failure on, `Tracker.settle` has all to catch up."""
+        if self._tracking:
+            try:
+                write(*arguments)
+            except Exception as error:  # every store raises its own
+                self._tracking = False
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                self._console.warn(
+                    f"MLflow cannot be written ({reason}); the sweep goes on and catches up at its end"
+                )
+
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         number, chosen = trial.config["number"], trial.config["params"]
         params = make_trial(chosen).params()
         layers = list(self._layer_maps[params["student_layers"]])
-        self._tracker.trial_started(trial_id(number), params | {"layer_map": layers})
+        self._track(self._tracker.trial_started, trial_id(number), params | {"layer_map": layers})
         # What the user did not ask for is in MLflow; the terminal is narrow.
         shown = {name: params[name] for name in ("regime", "student_layers", *chosen) if name != "seed"}
         self._console.trial_started(trial_id(number), number, shown)
@@ -49,7 +62,7 @@ class SweepCallback(tune.Callback):
         if FAILED in result:
             return
         metrics = metrics_of(result)
-        self._tracker.trial_epoch(name, metrics, result["epoch"])
+        self._track(self._tracker.trial_epoch, name, metrics, result["epoch"])
         self._console.trial_epoch(
             name,
             epoch=result["epoch"],
@@ -77,7 +90,7 @@ class SweepCallback(tune.Callback):
             self._failed(trial, lines[-1])
 
     def _finished(self, name: str, metrics: dict[str, float]) -> None:
-        self._tracker.trial_ended(name, "FINISHED")
+        self._track(self._tracker.trial_ended, name, "FINISHED")
         self._console.trial_finished(name, metrics)
 
     def _failed(self, trial: Any, reason: str) -> None:
@@ -85,5 +98,5 @@ class SweepCallback(tune.Callback):
         layers = list(self._layer_maps[params["student_layers"]])
         record = TrialRecord(trial_id(number), number, params, layers, "failed", reason=reason)
         write_trial(self._sweep, record)
-        self._tracker.trial_ended(record.id, "FAILED", reason)
+        self._track(self._tracker.trial_ended, record.id, "FAILED", reason)
         self._console.trial_failed(record.id, reason)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 from ikd_ray.config import TargetConfig, TeacherConfig
 from ikd_ray.data.tokens import TaskData, open_data
-from ikd_ray.distill import targets as store
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.loop import Epoch
 from ikd_ray.distill.student import build_student, latency_ms, layer_map
-from ikd_ray.distill.targets import Targets, build_targets
+from ikd_ray.distill.targets import Targets, build_targets, key_of, size_gb, stores_attention
 from ikd_ray.distill.teacher import (
     TeacherRecord,
     TeacherSource,
+    load_teacher,
     make_teacher,
     open_teacher,
     teacher_key,
@@ -34,6 +36,7 @@ class Job:
     teacher: TeacherConfig
     targets: TargetConfig
     cache: Path
+    latency_ms: dict[int, float]  # what is known already
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,12 @@ class Shared:
     data: Path
     teacher: Path
     targets: Path
+    attention_stored: bool
     latency_ms: dict[int, float]  # by student depth
 
     def open(self, device: torch.device) -> tuple[TaskData, Targets]:
         data = open_data(self.data)
-        teacher = open_teacher(self.teacher).load()
-        return data, Targets(self.targets, data, teacher, device)
+        return data, Targets(self.targets, data, load_teacher(self.teacher), self.attention_stored, device)
 
 
 @dataclass(frozen=True)
@@ -83,28 +86,28 @@ def preparation(job: Job, threads: int) -> Iterator[Event]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = open_data(job.data)
     folder = job.cache / "teachers" / teacher_key(job.source, data, job.teacher)
-    record = open_teacher(folder)
-    if record is None:
-        yield Step(f"{'scoring' if job.source.has_head else 'fine-tuning'} {job.source.name}")
-        yield from make_teacher(job.source, data, job.teacher, folder, device)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f".{folder.name}.making.lock"):  # another sweep may need the same one
         record = open_teacher(folder)
+        if record is None:
+            yield Step(f"{'scoring' if job.source.has_head else 'fine-tuning'} {job.source.name}")
+            yield from make_teacher(job.source, data, job.teacher, folder, device)
+            record = open_teacher(folder)
     yield record
-    teacher = record.load()
-    targets = job.cache / "targets" / store.key_of(data, record.key)
-    yield from _targets(job, data, teacher.to(device), targets)
-    yield Step("measuring students' latency")
-    yield Shared(data.folder, folder, targets, measure_latency(teacher.cpu(), job.depths))
-
-
-def _targets(job: Job, data: TaskData, teacher: Encoder, folder: Path) -> Iterator[Event]:
+    teacher = load_teacher(folder).to(device)
     layers = sorted({layer for depth in job.depths for layer in layer_map(depth, len(teacher.layers))})
-    attention = store.stores_attention(data, teacher, layers, job.targets)
-    size = store.size_gb(data, teacher, layers)
-    where = "stored" if attention else "computed for each batch (past the budget or asked for)"
+    size, free = size_gb(data, teacher, layers), shutil.disk_usage(job.cache).free / 1e9
+    attention = stores_attention(size, free, job.targets)
+    where = "stored" if attention else "computed for each batch (too large to store, or asked for)"
     yield Fact("attention", f"{size:.2f} GB for teacher layers {', '.join(map(str, layers))}: {where}")
     yield Step("storing the teacher's targets")
-    for done in build_targets(folder, data, teacher, layers, attention):
+    targets = job.cache / "targets" / key_of(data, record.key)
+    for done in build_targets(targets, data, teacher, layers, attention):
         yield Done(*done)
+    yield Step("measuring students' latency")
+    new = tuple(depth for depth in job.depths if depth not in job.latency_ms)
+    latency = job.latency_ms | measure_latency(teacher.cpu(), new)
+    yield Shared(data.folder, folder, targets, attention, latency)
 
 
 def measure_latency(teacher: Encoder, depths: tuple[int, ...]) -> dict[int, float]:

@@ -39,6 +39,7 @@ class Request:
     dataset: Dataset
     source: TeacherSource
     depths: tuple[int, ...]
+    max_length: int
     trials: int
     folder: Path
     resumes: bool
@@ -79,7 +80,8 @@ def check(config: SweepConfig, resumes: bool = False) -> Request:
         )
     if resumes:
         _same_as_before(read_sweep(folder), dataset, source)
-    return Request(config, task, space, objectives, dataset, source, depths, trials, folder, resumes)
+    length = min(space.data.max_length, source.max_tokens)
+    return Request(config, task, space, objectives, dataset, source, depths, length, trials, folder, resumes)
 
 
 def _same_as_before(earlier: SweepRecord, dataset: Dataset, source: TeacherSource) -> None:
@@ -109,7 +111,7 @@ def _absolute(flags: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     if flags.get("data_dir"):
         found["data_dir"] = Path(flags["data_dir"]).resolve()
-    if flags.get("teacher") and Path(flags["teacher"]).is_dir():
+    if flags.get("teacher") and os.path.isdir(flags["teacher"]):
         found["teacher"] = str(Path(flags["teacher"]).resolve())
     return found
 
@@ -129,13 +131,12 @@ def _folder(config: SweepConfig, resumes: bool) -> Path:
     folder = config.output / checked_name(config.name, "--name")
     if config.name == "cache":
         raise UsageError("--name cache: that folder holds what sweeps share; choose another name")
-    if resumes:
-        return folder
-    if folder.exists():
+    # os.path answers False, and raises nothing, where a folder may not even be looked into.
+    if not resumes and os.path.exists(folder):
         again = f", or go on with --resume {config.name}" if (folder / SWEEP_FILE).is_file() else ""
         raise UsageError(f"--name {config.name}: {folder} exists already; choose another name{again}")
-    existing = folder.parent
-    while not existing.exists():
+    existing = folder.absolute()
+    while not os.path.exists(existing):
         existing = existing.parent
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UsageError(f"--output {config.output}: cannot write in {existing}; give a folder that you own")

@@ -6,29 +6,33 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import ray
+from filelock import FileLock, Timeout
 from ray import tune
+from ray.exceptions import RayTaskError
 
 from ikd_ray.data.tokens import TaskData, prepare
 from ikd_ray.distill.loop import DivergedError, Epoch
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.teacher import TeacherRecord, load_tokenizer
+from ikd_ray.errors import UsageError
 from ikd_ray.report.console import Console
 from ikd_ray.report.pareto import front, write_pareto, write_trials_csv
 from ikd_ray.report.plots import pareto_png
-from ikd_ray.report.records import SweepRecord, read_sweep, read_trials, write_sweep
+from ikd_ray.report.records import SweepRecord, TrialRecord, read_sweep, read_trials, write_sweep
 from ikd_ray.report.tracking import Tracker, without_password
 from ikd_ray.report.version import code_version
-from ikd_ray.sweep.cluster import cluster_size, divide, ray_cluster
+from ikd_ray.sweep.cluster import cluster_nodes, divide, ray_cluster
 from ikd_ray.sweep.driver import SweepCallback
-from ikd_ray.sweep.prepare import Done, Fact, Job, Shared, Step, preparation
+from ikd_ray.sweep.prepare import Done, Event, Fact, Job, Shared, Step, preparation
 from ikd_ray.sweep.request import Request
 from ikd_ray.sweep.search import OrderedSearch, open_storage
 from ikd_ray.sweep.trainable import SCRATCH, Course, trainable_for
 
+PLOT, FRONT, TABLE = REPORTS = ("pareto.png", "pareto.json", "trials.csv")
 INTERRUPTED = 130  # the shell's status for Ctrl-C
 
 # Tune prints and writes nothing of its own, and takes results that lack the metrics known only at a trial's end.
@@ -52,7 +56,7 @@ def run(request: Request, command: str, console: Console) -> int:
     console.note("teacher", f"{request.source.name}, {request.source.layers} layers")
     with _sigterm_as_sigint(), ray_cluster(nested=config.workers_per_trial > 1):
         shares = divide(
-            cluster_size(),
+            cluster_nodes(),
             trials=request.trials,
             concurrent=config.concurrent,
             workers=config.workers_per_trial,
@@ -60,32 +64,65 @@ def run(request: Request, command: str, console: Console) -> int:
         )
         with console.step("opening MLflow"):
             tracker = Tracker(config.tracking_uri, request.task.name)
-        try:
-            data, teacher, shared = _prepare(request, console)
-        except KeyboardInterrupt:
-            console.note("interrupted", "what was finished is kept; the same command goes on from there")
-            return INTERRUPTED
-        except DivergedError as error:
-            reason = getattr(error, "cause", error)  # Ray wraps what a task raises
-            console.warn(f"the teacher did not train: {reason}; give a smaller teacher.learning_rate")
-            return 1
-        sweep = _open_sweep(request, command, tracker, data, teacher)
-        return _sweep(request, sweep, Course(shared, shares, request.folder.resolve()), tracker, console)
+        with _owned(request):
+            try:
+                data, teacher, shared = _prepare(request, console)
+            except KeyboardInterrupt:
+                console.note("interrupted", "what was finished is kept; the same command goes on from there")
+                return INTERRUPTED
+            except DivergedError as error:
+                console.warn(f"the teacher did not train: {error}; give a smaller teacher.learning_rate")
+                return 1
+            sweep = _open_sweep(request, command, tracker, data, teacher, shared)
+            return _sweep(request, sweep, Course(shared, shares, request.folder.resolve()), tracker, console)
 
 
 def _sweep(request: Request, sweep: SweepRecord, course: Course, tracker: Tracker, console: Console) -> int:
     """The trials and what comes of them; returns the exit status."""
-    status = "KILLED"
     try:
         complete = _trials(request, course, tracker, console)
-        found = _conclude(request, sweep, tracker, console, complete)
-        if complete:
-            status = "FINISHED" if found else "FAILED"
-    finally:
-        tracker.finish(status)
+    except BaseException:
+        with suppress(Exception):  # the first error is the one to show
+            tracker.finish("KILLED")
+        raise
+    trials = read_trials(request.folder)
+    found = _conclude(request, sweep, trials, tracker, console, complete)
+    try:
+        tracker.settle(trials)
+        for name in (*REPORTS, "space.yaml"):
+            if (request.folder / name).is_file():
+                tracker.artifact(request.folder / name)
+        tracker.finish("KILLED" if not complete else "FINISHED" if found else "FAILED")
+    except Exception as error:  # every store raises its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        console.warn(f"MLflow lacks a part of this sweep ({reason}); --resume {sweep.name} delivers it")
     if not complete:
         return INTERRUPTED
     return 0 if found else 1
+
+
+@contextmanager
+def _owned(request: Request) -> Iterator[None]:
+    """This process's alone: no second one runs or resumes the same sweep meanwhile."""
+    request.config.output.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(request.config.output / f".{request.folder.name}.lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UsageError(
+            f"--name {request.folder.name}: another process is running that sweep; wait for its end, or choose "
+            "another name"
+        ) from None
+    try:
+        if request.folder.exists() and not request.resumes:
+            raise UsageError(
+                f"--name {request.folder.name}: {request.folder} exists already; choose another name"
+            )
+        for left in (request.folder / "trials").glob(".*"):  # of trials killed while they saved
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -103,16 +140,21 @@ def _prepare(request: Request, console: Console) -> tuple[TaskData, TeacherRecor
     cache = (request.config.output / "cache").resolve()
     with console.step("tokenizing"):
         tokenizer = load_tokenizer(request.source)
-        data = prepare(
-            request.dataset, tokenizer, request.source.key, request.space.data.max_length, cache / "tokens"
-        )
+        data = prepare(request.dataset, tokenizer, request.source.key, request.max_length, cache / "tokens")
+    known = read_sweep(request.folder).settings["latency_ms"] if request.resumes else {}
     job = Job(
-        data.folder, request.source, request.depths, request.space.teacher, request.space.targets, cache
+        data.folder,
+        request.source,
+        request.depths,
+        request.space.teacher,
+        request.space.targets,
+        cache,
+        {int(depth): milliseconds for depth, milliseconds in known.items()},
     )
-    node = max(ray.nodes(), key=lambda node: node["Resources"].get("CPU", 0))["Resources"]
-    cpus, gpus = int(node.get("CPU", 1)), min(1, int(node.get("GPU", 0)))
+    node = max(cluster_nodes(), key=lambda node: (node.gpus > 0, node.cpus))
+    cpus, gpus = max(1, min(node.cpus, int(ray.available_resources().get("CPU", 0)))), min(1, node.gpus)
     task = ray.remote(num_cpus=cpus, num_gpus=gpus, num_returns="streaming", max_retries=0)(preparation)
-    events = (ray.get(reference) for reference in task.remote(job, cpus))
+    events = map(_result, task.remote(job, cpus))
     record = shared = None
     event = next(events, None)
     while event is not None:
@@ -131,6 +173,16 @@ def _prepare(request: Request, console: Console) -> tuple[TaskData, TeacherRecor
     return data, record, shared
 
 
+def _result(reference: ray.ObjectRef) -> Event:
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        # Ray wraps what a task raises in a traceback; these two are for the user.
+        if isinstance(error.cause, (UsageError, DivergedError)):
+            raise error.cause from None
+        raise
+
+
 def _within(events: Iterator, console: Console, request: Request):
     """Show what happens within a step; returns the event that ends it."""
     for event in events:
@@ -146,13 +198,19 @@ def _within(events: Iterator, console: Console, request: Request):
 
 
 def _open_sweep(
-    request: Request, command: str, tracker: Tracker, data: TaskData, teacher: TeacherRecord
+    request: Request,
+    command: str,
+    tracker: Tracker,
+    data: TaskData,
+    teacher: TeacherRecord,
+    shared: Shared,
 ) -> SweepRecord:
     """The sweep's folder, its record and its runs in MLflow: new ones, or those that go on."""
     config, dataset = request.config, request.dataset
-    settings = config.model_dump(mode="json") | {
-        "tracking_uri": None if config.tracking_uri is None else without_password(config.tracking_uri)
-    }
+    request.folder.mkdir(parents=True, exist_ok=True)
+    # One with a password is not kept: it must be given again.
+    uri = tracker.uri if without_password(tracker.uri) == tracker.uri else None
+    settings = config.model_dump(mode="json") | {"tracking_uri": uri, "latency_ms": shared.latency_ms}
     run_id = ""
     if request.resumes:
         earlier = read_sweep(request.folder)
@@ -186,7 +244,7 @@ def _open_sweep(
             "description": dataset.description,
             "fingerprint": dataset.fingerprint,
             "generated": dataset.generated,
-            "max_length": request.space.data.max_length,
+            "max_length": request.max_length,
         },
         teacher={
             "name": teacher.name,
@@ -198,7 +256,6 @@ def _open_sweep(
         objectives=request.objectives,
         settings=settings | {"run_id": run_id},
     )
-    request.folder.mkdir(parents=True, exist_ok=True)
     (request.folder / "space.yaml").write_text(request.space.text)
     write_sweep(request.folder, sweep)
     return sweep
@@ -241,25 +298,24 @@ def _trials(request: Request, course: Course, tracker: Tracker, console: Console
         # Tune's own state: the study and the trials' folders hold all that a sweep goes on by.
         shutil.rmtree(request.folder / SCRATCH, ignore_errors=True)
     search.finish()
-    trials = read_trials(request.folder)
-    tracker.settle(trials)
-    return len(trials) >= request.trials
+    return len(read_trials(request.folder)) >= request.trials
 
 
 def _conclude(
-    request: Request, sweep: SweepRecord, tracker: Tracker, console: Console, complete: bool
+    request: Request,
+    sweep: SweepRecord,
+    trials: list[TrialRecord],
+    tracker: Tracker,
+    console: Console,
+    complete: bool,
 ) -> bool:
-    """The front: files, MLflow artifacts and the summary; whether there is one."""
-    folder, trials = request.folder, read_trials(request.folder)
-    best = front(trials, sweep.objectives)
-    lines = []
+    """The front: its files and the summary; whether there is one."""
+    folder, best, lines = request.folder, front(trials, sweep.objectives), []
+    write_trials_csv(folder / TABLE, trials, best)
     if best:
-        write_pareto(folder / "pareto.json", sweep, best)
-        write_trials_csv(folder / "trials.csv", trials, best)
-        pareto_png(folder / "pareto.png", sweep, trials, best)
-        for name in ("pareto.png", "trials.csv", "pareto.json", "space.yaml"):
-            tracker.artifact(folder / name)
-        lines.append(("plot", str(folder / "pareto.png")))
+        write_pareto(folder / FRONT, sweep, best)
+        pareto_png(folder / PLOT, sweep, trials, best)
+        lines.append(("plot", str(folder / PLOT)))
     lines.append(("MLflow", f"{without_password(tracker.uri)}, experiment {tracker.experiment}: mlflow ui"))
     if not complete:
         lines.append(("go on", _script("run", f"--resume {sweep.name}", request)))

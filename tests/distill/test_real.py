@@ -13,7 +13,7 @@ from ikd_ray.data.tokens import prepare
 from ikd_ray.distill.loop import distill
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.targets import Targets, build_targets
-from ikd_ray.distill.teacher import find_teacher, load_tokenizer, make_teacher, open_teacher
+from ikd_ray.distill.teacher import find_teacher, load_teacher, load_tokenizer, make_teacher
 from ikd_ray.tasks import get_task
 
 pytestmark = pytest.mark.slow
@@ -36,7 +36,7 @@ def prepared(glue_dir, tmp_path_factory):
     dataset = first_rows(load(task, glue_dir))
     data = prepare(dataset, load_tokenizer(source), source.key, 128, root / "tokens")
     list(make_teacher(source, data, TeacherConfig(epochs=1), root / "teacher", torch.device("cpu")))
-    teacher = open_teacher(root / "teacher").load()
+    teacher = load_teacher(root / "teacher")
     list(build_targets(root / "targets", data, teacher, layer_map(3, 6), attention=True))
     return data, Targets(root / "targets", data, teacher)
 

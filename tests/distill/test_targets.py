@@ -13,6 +13,7 @@ from ikd_ray.config import TargetConfig
 from ikd_ray.data import store
 from ikd_ray.data.batches import collate
 from ikd_ray.distill.targets import Targets, build_targets, key_of, size_gb, stores_attention
+from ikd_ray.errors import UsageError
 
 LAYERS = (1, 2, 3, 4)
 HALF = {"rtol": 2e-3, "atol": 2e-4}  # float16 keeps 11 bits
@@ -103,16 +104,15 @@ def test_stored_attention_needs_no_teacher_pass(targets, data, monkeypatch):
 
 
 def test_attention_that_is_not_stored_is_computed(tmp_path, data, teacher):
-    build(tmp_path, data, teacher, attention=False)
+    """All of it, also a layer that another sweep has stored: what is read is decided once."""
     build(tmp_path, data, teacher, layers=[2])
     batch = collate(data.splits["dev"], np.array([5, 0, 9]), data.pad_id)
     with torch.no_grad():
         online = teacher(batch, attend=[2, 3])
-    out = Targets(tmp_path, data, teacher).fetch("dev", batch, attention=[2, 3])
-    torch.testing.assert_close(out.attention[3], online.attention[3])
-    assert not out.attention[3].requires_grad
-    valid = batch.mask[:, None, :, None] & batch.mask[:, None, None, :]
-    torch.testing.assert_close(out.attention[2] * valid, online.attention[2] * valid, **HALF)
+    out = Targets(tmp_path, data, teacher, attention_stored=False).fetch("dev", batch, attention=[2, 3])
+    for layer in (2, 3):
+        torch.testing.assert_close(out.attention[layer], online.attention[layer])
+        assert not out.attention[layer].requires_grad
 
 
 def test_size_by_hand(data, teacher):
@@ -127,17 +127,22 @@ def test_size_is_what_the_files_take(targets, data, teacher, layer):
 
 
 @pytest.mark.parametrize(
-    ("mode", "factor", "stores"),
+    ("mode", "size", "free", "stores"),
     [
-        ("auto", 1.01, True),
-        ("auto", 0.99, False),
-        ("stored", 0.01, True),
-        ("online", 100, False),
+        ("auto", 1.9, 100, True),
+        ("auto", 2.1, 100, False),
+        ("auto", 1.9, 2, False),  # a full disk is nobody's friend
+        ("stored", 50, 100, True),
+        ("online", 0.1, 100, False),
     ],
 )
-def test_budget(data, teacher, mode, factor, stores):
-    config = TargetConfig(mode=mode, budget_gb=size_gb(data, teacher, LAYERS) * factor)
-    assert stores_attention(data, teacher, LAYERS, config) is stores
+def test_budget(mode, size, free, stores):
+    assert stores_attention(size, free, TargetConfig(mode=mode, budget_gb=2)) is stores
+
+
+def test_no_room_for_what_must_be_stored():
+    with pytest.raises(UsageError, match=r"95\.0 GB and 100\.0 GB free"):
+        stores_attention(95, 100, TargetConfig(mode="stored"))
 
 
 def test_key_names_data_and_teacher(make_task_data, data):

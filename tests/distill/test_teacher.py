@@ -16,6 +16,7 @@ from ikd_ray.distill.evaluate import score
 from ikd_ray.distill.teacher import (
     bundled_teacher,
     find_teacher,
+    load_teacher,
     load_tokenizer,
     make_teacher,
     open_teacher,
@@ -151,7 +152,7 @@ def test_fine_tuning_keeps_the_best_epoch(save, data, tmp_path):
         (i, 3 - i, "teacher") for i in range(1, len(epochs) + 1)
     ]
     assert record.metrics["dev/mcc"] == best
-    assert score(record.load(), data)["dev/mcc"] == pytest.approx(best)
+    assert score(load_teacher(record.folder), data)["dev/mcc"] == pytest.approx(best)
     assert epochs[-1].metrics["train/hard"] < epochs[0].metrics["train/hard"]
 
 
@@ -179,14 +180,14 @@ def test_patience(save, data, tmp_path, monkeypatch, scores, ran, best):
     assert len(epochs) == ran
     assert epochs[-1].remaining == len(scores) - ran
     assert changed(seen[best - 1], seen[best])
-    assert not changed(seen[best - 1], state(record.load()))
+    assert not changed(seen[best - 1], state(load_teacher(record.folder)))
 
 
 def test_fine_tuning_trains_every_part(save, data, tmp_path):
     folder = save("model")
     _, record = make(find_teacher(str(folder), COLA), data, CONFIG, tmp_path / "kept")
     before = make_hf(layers=2).state_dict()
-    after = record.load().model.state_dict()
+    after = load_teacher(record.folder).model.state_dict()
     still = {name for name in before if torch.equal(before[name], after[name])}
     assert still <= {name for name in before if name.endswith("position_ids")}
 
@@ -196,7 +197,7 @@ def test_a_fine_tuned_folder_is_used_as_it_is(save, data, tmp_path):
     epochs, record = make(find_teacher(str(folder), COLA), data, CONFIG, tmp_path / "kept")
     assert epochs == record.history == []
     original = AutoModelForSequenceClassification.from_pretrained(folder)
-    kept = record.load()
+    kept = load_teacher(record.folder)
     assert not changed(original.state_dict(), kept.model.state_dict())
     assert record.metrics == pytest.approx(score(kept, data))
 
@@ -223,7 +224,7 @@ def test_the_kept_folder_is_a_hugging_face_model_of_the_task(
     kind = "regression" if data.task.is_regression else "single_label_classification"
     assert model.config.problem_type == kind
     batch = random_batch([4, 9, 2])
-    loaded = record.load()
+    loaded = load_teacher(record.folder)
     assert not any(module.training for module in loaded.model.modules())
     with torch.no_grad():
         plain = model(batch.ids, batch.mask.long(), batch.segments).logits
@@ -280,7 +281,7 @@ def test_the_same_seed_gives_the_same_teacher(save, data, tmp_path):
         torch.manual_seed(number)
         records.append(make(source, data, config, tmp_path / str(number))[1])
     assert records[0].history == records[1].history
-    assert not changed(state(records[0].load()), state(records[1].load()))
+    assert not changed(state(load_teacher(records[0].folder)), state(load_teacher(records[1].folder)))
 
 
 def test_a_folder_without_a_tokenizer_is_refused(save):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import make_encoder, state
+from tiny import make_encoder, make_targets, state
 
 from ikd_ray.config import Trial
 from ikd_ray.distill import loop
@@ -24,7 +24,6 @@ class Dense(CompactVocabulary):
         everything = torch.arange(embedding.num_embeddings).numpy()
         used = replace(split.ids, values=everything.astype(split.ids.values.dtype))
         super().__init__(embedding, replace(split, ids=used), pad_id)
-        self.split = split
 
 
 def train(data, family, monkeypatch, kind):
@@ -62,3 +61,12 @@ def test_the_model_is_whole_again_after_each_epoch(make_task_data):
     weight = embedding.weight
     for _ in loop.train_stage(model, STAGE, Trial(batch_size=8), data, None, (), World()):
         assert embedding.weight is weight
+
+
+def test_the_teacher_reads_the_whole_vocabulary(data, teacher, tmp_path):
+    """Attention that is not stored is the teacher's of the same words, though the student's ids are others."""
+    trial = Trial(regime="id", student_layers=4, embeddings="train", epochs=1, learning_rate=1e-9)
+    for stored in (True, False):
+        targets = make_targets(tmp_path / str(stored), data, teacher, attention=stored)
+        metrics = loop.distill(trial, data, targets).metrics
+        assert all(metrics[f"train/layer_{layer}/kl"] < 1e-3 for layer in (1, 2, 3, 4))

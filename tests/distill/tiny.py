@@ -115,7 +115,7 @@ def make_data(root: Path, task_name: str = "cola", train: int = 48, dev: int = 2
 def make_targets(folder: Path, data: TaskData, teacher: Encoder, attention: bool = True) -> Targets:
     """The targets of every layer of the teacher."""
     list(build_targets(folder, data, teacher, range(1, len(teacher.layers) + 1), attention))
-    return Targets(folder, data, teacher)
+    return Targets(folder, data, teacher, attention)
 
 
 def state(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from ikd_ray.errors import UsageError
-from ikd_ray.sweep.cluster import Shares, Size, divide
+from ikd_ray.sweep.cluster import Node, Shares, divide, ray_cluster
 
 
-def shares(cpus, gpus=0, node_cpus=None, trials=100, concurrent=None, workers=1, gpus_per_worker=None):
+def shares(*nodes, trials=100, concurrent=None, workers=1, gpus_per_worker=None):
     return divide(
-        Size(cpus, gpus, node_cpus or cpus),
+        [Node(*node) for node in nodes],
         trials=trials,
         concurrent=concurrent,
         workers=workers,
@@ -18,37 +18,51 @@ def shares(cpus, gpus=0, node_cpus=None, trials=100, concurrent=None, workers=1,
     )
 
 
-@pytest.mark.parametrize(
-    ("asked", "given"),
-    [
-        ({"cpus": 2}, Shares(2, 1, 1, 0)),
-        ({"cpus": 2, "trials": 1}, Shares(1, 1, 2, 0)),
-        ({"cpus": 2, "workers": 2}, Shares(1, 2, 1, 0)),
-        ({"cpus": 1}, Shares(1, 1, 1, 0)),
-        ({"cpus": 16, "node_cpus": 4, "trials": 1}, Shares(1, 1, 4, 0)),
-        ({"cpus": 64}, Shares(8, 1, 8, 0)),
-        ({"cpus": 64, "concurrent": 32}, Shares(32, 1, 2, 0)),
-        ({"cpus": 16, "gpus": 1}, Shares(1, 1, 16, 1)),
-        ({"cpus": 16, "gpus": 4}, Shares(4, 1, 4, 1)),
-        ({"cpus": 16, "gpus": 4, "workers": 2}, Shares(2, 2, 4, 1)),
-        ({"cpus": 16, "gpus": 1, "gpus_per_worker": 0.25}, Shares(4, 1, 4, 0.25)),
-        ({"cpus": 16, "gpus": 2, "gpus_per_worker": 0}, Shares(8, 1, 2, 0)),
-    ],
-)
-def test_the_whole_cluster_is_used(asked, given):
-    assert shares(**asked) == given
+ONE_GPU, FOUR_GPUS = (16, 1), (16, 4)
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("nodes", "asked", "given"),
     [
-        ({"cpus": 2, "workers": 3}, ("--workers-per-trial 3", "2 CPUs")),
-        ({"cpus": 2, "concurrent": 3}, ("--concurrent 3", "room for 2")),
-        ({"cpus": 8, "gpus_per_worker": 1}, ("--gpus-per-worker 1", "0 GPUs")),
-        ({"cpus": 8, "gpus": 1, "workers": 2}, ("2 workers", "1 GPUs")),
+        ([(2,)], {}, Shares(2, 1, 1, 0)),
+        ([(2,)], {"trials": 1}, Shares(1, 1, 2, 0)),
+        ([(2,)], {"workers": 2}, Shares(1, 2, 1, 0)),
+        ([(1,)], {}, Shares(1, 1, 1, 0)),
+        ([(64,)], {}, Shares(8, 1, 8, 0)),
+        ([(64,)], {"concurrent": 32}, Shares(32, 1, 2, 0)),
+        ([(4,)] * 4, {"trials": 1}, Shares(1, 1, 4, 0)),
+        ([(8,)] * 2, {"workers": 3, "trials": 1}, Shares(1, 3, 4, 0)),
+        ([(8,), (2,)], {"workers": 2, "trials": 1}, Shares(1, 2, 4, 0)),
+        ([ONE_GPU], {}, Shares(1, 1, 16, 1)),
+        ([FOUR_GPUS], {}, Shares(4, 1, 4, 1)),
+        ([ONE_GPU, (16,)], {}, Shares(1, 1, 16, 1)),
+        ([FOUR_GPUS], {"workers": 2}, Shares(2, 2, 4, 1)),
+        ([ONE_GPU], {"gpus_per_worker": 0.25}, Shares(4, 1, 4, 0.25)),
+        ([(16, 2)], {"gpus_per_worker": 0}, Shares(8, 1, 2, 0)),
     ],
 )
-def test_more_than_there_is_is_refused(asked, words):
+def test_the_whole_cluster_is_used(nodes, asked, given):
+    assert shares(*nodes, **asked) == given
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "words"),
+    [
+        ([(2,)], {"workers": 3}, ("--workers-per-trial 3", "2 CPUs")),
+        ([(2,)], {"concurrent": 3}, ("--concurrent 3", "room for 2")),
+        ([(8,)], {"gpus_per_worker": 1}, ("--gpus-per-worker 1", "0 GPUs")),
+        ([(8, 1)], {"workers": 2}, ("2 workers", "1 GPUs")),
+        ([(8, 2)], {"gpus_per_worker": 1.5}, ("--gpus-per-worker 1.5", "whole number")),
+    ],
+)
+def test_more_than_there_is_is_refused(nodes, asked, words):
     with pytest.raises(UsageError) as error:
-        shares(**asked)
+        shares(*nodes, **asked)
     assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:1", "127.0.0.1:1"])
+def test_no_cluster_at_the_address(address, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UsageError, match=f"RAY_ADDRESS {address}"), ray_cluster(nested=False):
+        pass

@@ -82,5 +82,5 @@ def test_other_content_under_the_same_name(begun, part, words):
 
 
 def test_an_unknown_name_lists_the_known(begun):
-    with pytest.raises(UsageError, match="no sweep of that name .*begun"):
+    with pytest.raises(UsageError, match=r"no sweep of that name .*begun"):
         resumed("other", {}, begun[0])
