@@ -28,30 +28,32 @@ def main(
         str, typer.Option(help="GLUE task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli.")
     ] = "",
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder in the GLUE layout (CoLA/train.tsv ...). [default: the hub]")
+        Path | None, typer.Option(help="Folder in the GLUE layout (CoLA/train.tsv ...). Default: the hub.")
     ] = None,
     teacher: Annotated[
         str | None,
         typer.Option(
-            help="Hugging Face name or folder of a BERT-family model. [default: bert-base-uncased where a GPU "
-            "and the hub are there, else a 6-layer MiniLM]"
+            help="Hugging Face name or folder of a BERT-family model. Default: bert-base-uncased where a GPU "
+            "and the hub are there, else a 6-layer MiniLM."
         ),
     ] = None,
-    space: Annotated[Path, typer.Option(help="Search space file.")] = SPACES / "default.yaml",
+    space: Annotated[
+        Path, typer.Option(help="Search space file.", show_default="search_spaces/default.yaml")
+    ] = SPACES / "default.yaml",
     trials: Annotated[
-        int | None, typer.Option(help="Students to train. [default: 8, or the whole of a grid]")
+        int | None, typer.Option(help="Students to train. Default: 8, or the whole of a grid.")
     ] = None,
-    concurrent: Annotated[int | None, typer.Option(help="Trials at once. [default: what fits]")] = None,
+    concurrent: Annotated[int | None, typer.Option(help="Trials at once. Default: what fits.")] = None,
     workers_per_trial: Annotated[int, typer.Option(help="Ray Train workers of each trial.")] = 1,
     gpus_per_worker: Annotated[
-        float | None, typer.Option(help="GPUs of each worker. [default: 1 where there are any]")
+        float | None, typer.Option(help="GPUs of each worker. Default: 1 where there are any.")
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder for sweeps and what they share.")] = Path("outputs"),
-    name: Annotated[str | None, typer.Option(help="The sweep's name. [default: task and time]")] = None,
+    name: Annotated[str | None, typer.Option(help="The sweep's name. Default: task and time.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the search and of every trial.")] = 0,
     resume: Annotated[str | None, typer.Option(help="Name of a sweep to go on with.")] = None,
     tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow store. [default: MLFLOW_TRACKING_URI, else ./mlflow.db]")
+        str | None, typer.Option(help="MLflow store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.")
     ] = None,
     context: typer.Context = None,
 ) -> None:
