@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from tiny import make_dataset, write_teacher
 
+from ikd_ray.sweep.space import Space, load_space
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -53,3 +55,15 @@ def command(environment):
         )
 
     return run
+
+
+@pytest.fixture
+def load(tmp_path):
+    """`load(text)`: the space of a file with that text."""
+
+    def load(text: str | bytes) -> Space:
+        path = tmp_path / "space.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return load_space(path)
+
+    return load
