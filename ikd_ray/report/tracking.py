@@ -67,6 +67,11 @@ class Tracker:
                 f"--tracking-uri {without_password(self.uri)}: no MLflow store there ({reason}); start the "
                 "server, or leave the flag out for a local store"
             ) from None
+        if found and found.lifecycle_stage != "active":
+            raise UsageError(
+                f"MLflow's experiment {self.experiment} is deleted; bring it back with "
+                f"'mlflow experiments restore --experiment-id {found.experiment_id}', or choose another store"
+            )
         self._runs: dict[str, str] = {}  # trial id -> run id, of the trials that run
         self.parent = ""
 

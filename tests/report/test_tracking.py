@@ -116,6 +116,15 @@ def test_passwords_are_never_shown(uri, shown):
     assert without_password(uri) == shown
 
 
+def test_a_deleted_experiment_is_a_usage_error(uri):
+    tracker = Tracker(uri, "gone")
+    tracker._client.delete_experiment(tracker._experiment_id)
+    with pytest.raises(
+        UsageError, match="ikd-gone is deleted; bring it back with 'mlflow experiments restore"
+    ):
+        Tracker(uri, "gone")
+
+
 def test_no_store_there_is_a_usage_error():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
