@@ -85,7 +85,7 @@ def make_sweep(
         model = student(layers, labels)
         params = Trial.model_validate({"regime": regime, "student_layers": layers, "lambda": 0.3}).params()
         metrics = {"dev/mcc": mcc, "student/params": model.num_parameters(), "student/size_mb": 0.1}
-        trial = TrialRecord(trial_id, number, params, [3, 6][-layers:], "finished", metrics, "", 2.5)
+        trial = TrialRecord(trial_id, number, params, [3, 6][-layers:], "finished", metrics, duration_s=2.5)
         records.write_trial(sweep, trial, model.save_pretrained)
     failed = TrialRecord("dddd4444", 3, {"regime": "id"}, [6], "failed", reason="out of memory")
     records.write_trial(sweep, failed)

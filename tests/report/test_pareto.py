@@ -92,7 +92,8 @@ def test_pareto_json_is_standard_json(tmp_path):
 
 def test_trials_csv_has_every_value_of_every_trial(tmp_path):
     done = trial(0, {"dev/mcc": 0.1 + 0.2, "student/params": 10}, temperature=2.0)
-    broken = TrialRecord("t1", 1, {"regime": "hard"}, [2], "failed", {}, 'out of "memory",\nagain', 3.5)
+    reason = 'out of "memory",\nagain'
+    broken = TrialRecord("t1", 1, {"regime": "hard"}, [2], "failed", reason=reason, duration_s=3.5)
     write_trials_csv(tmp_path / "trials.csv", [done, broken], [done])
     with open(tmp_path / "trials.csv", newline="") as file:
         rows = list(csv.DictReader(file))
