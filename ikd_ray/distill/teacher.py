@@ -24,7 +24,7 @@ from ikd_ray.distill.evaluate import score
 from ikd_ray.distill.loop import DivergedError, Epoch, train_stage
 from ikd_ray.distill.regimes import Stage
 from ikd_ray.distill.world import World
-from ikd_ray.errors import UsageError
+from ikd_ray.errors import UsageError, in_one_line
 from ikd_ray.tasks import Task
 
 FORMAT = 2
@@ -120,7 +120,7 @@ def _describe(name: str, path: str, key: str | None, task: Task) -> TeacherSourc
         config = AutoConfig.from_pretrained(path)
         tokenizer = AutoTokenizer.from_pretrained(path)
     except Exception as error:  # each file format raises its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = in_one_line(error)
         missing = "" if key else "no folder of that name, and "
         raise UsageError(
             f"--teacher {name}: {missing}its config or tokenizer cannot be read ({reason})"

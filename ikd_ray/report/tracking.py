@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from ikd_ray.errors import UsageError
+from ikd_ray.errors import UsageError, in_one_line
 from ikd_ray.report.records import TrialRecord
 
 KIND = "ikd.kind"
@@ -62,7 +62,7 @@ class Tracker:
                 found.experiment_id if found else self._client.create_experiment(self.experiment)
             )
         except Exception as error:  # every store raises its own
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200].replace(self.uri, "")
+            reason = in_one_line(error)[:200].replace(self.uri, "")
             raise UsageError(
                 f"--tracking-uri {without_password(self.uri)}: no MLflow store there ({reason}); start the "
                 "server, or leave the flag out for a local store"
@@ -184,10 +184,8 @@ class Tracker:
         """Keep a file with the parent run."""
         self._client.log_artifact(self.parent, str(path))
 
-    def finish(self, status: str, metrics: Mapping[str, float] | None = None) -> None:
+    def finish(self, status: str) -> None:
         """End the parent run, and as KILLED the trials that still run."""
         for trial in list(self._runs):
             self.trial_ended(trial, "KILLED")
-        if metrics:
-            self._metrics(self.parent, metrics, 0)
         self._client.set_terminated(self.parent, status=status)

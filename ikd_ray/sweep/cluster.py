@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 
-from ikd_ray.errors import UsageError
+from ikd_ray.errors import UsageError, in_one_line
 
 MOST_CONCURRENT = 8  # by default; each trial on a CPU is a process with its own copy of a model
 CONNECT_SECONDS = 10
@@ -30,6 +30,11 @@ class Shares:
     workers: int
     cpus: int
     gpus: float
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What Ray is asked for, for one worker."""
+        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
 
 
 @contextmanager
@@ -75,9 +80,8 @@ def _join(address: str, options: dict[str, Any]) -> None:
             socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
         ray.init(address=address, runtime_env={"env_vars": offline} if offline else None, **options)
     except Exception as error:  # Ray raises what its transports raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(
-            f"RAY_ADDRESS {address}: no cluster there ({reason}); start one, or unset it for a local one"
+            f"RAY_ADDRESS {address}: no cluster there ({in_one_line(error)}); start one, or unset it for a local one"
         ) from None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from ray import tune
 
 from ikd_ray.config import make_trial
+from ikd_ray.errors import in_one_line
 from ikd_ray.report.console import Console
 from ikd_ray.report.records import TrialRecord, read_trial, trial_folder, write_trial
 from ikd_ray.report.tracking import Tracker
@@ -41,18 +42,24 @@ class SweepCallback(tune.Callback):
                 write(*arguments)
             except Exception as error:  # every store raises its own
                 self._tracking = False
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
                 self._console.warn(
-                    f"MLflow cannot be written ({reason}); the sweep goes on and catches up at its end"
+                    f"MLflow cannot be written ({in_one_line(error)}); the sweep goes on and catches up at its end"
                 )
 
+    def _described(self, trial: Any) -> tuple[int, dict[str, Any], list[int]]:
+        """A trial's number, all its parameters and its layer map."""
+        params = make_trial(trial.config["params"]).params()
+        return trial.config["number"], params, list(self._layer_maps[params["student_layers"]])
+
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        number, chosen = trial.config["number"], trial.config["params"]
-        params = make_trial(chosen).params()
-        layers = list(self._layer_maps[params["student_layers"]])
+        number, params, layers = self._described(trial)
         self._track(self._tracker.trial_started, trial_id(number), params | {"layer_map": layers})
         # What the user did not ask for is in MLflow; the terminal is narrow.
-        shown = {name: params[name] for name in ("regime", "student_layers", *chosen) if name != "seed"}
+        shown = {
+            name: params[name]
+            for name in ("regime", "student_layers", *trial.config["params"])
+            if name != "seed"
+        }
         self._console.trial_started(trial_id(number), number, shown)
 
     def on_trial_result(
@@ -94,8 +101,7 @@ class SweepCallback(tune.Callback):
         self._console.trial_finished(name, metrics)
 
     def _failed(self, trial: Any, reason: str) -> None:
-        number, params = trial.config["number"], make_trial(trial.config["params"]).params()
-        layers = list(self._layer_maps[params["student_layers"]])
+        number, params, layers = self._described(trial)
         record = TrialRecord(trial_id(number), number, params, layers, "failed", reason=reason)
         write_trial(self._sweep, record)
         self._track(self._tracker.trial_ended, record.id, "FAILED", reason)

@@ -14,11 +14,11 @@ from filelock import FileLock, Timeout
 from ray import tune
 from ray.exceptions import RayTaskError
 
-from ikd_ray.data.tokens import TaskData, prepare
+from ikd_ray.data.tokens import prepare
 from ikd_ray.distill.loop import DivergedError, Epoch
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.teacher import TeacherRecord, load_tokenizer
-from ikd_ray.errors import UsageError
+from ikd_ray.errors import UsageError, in_one_line
 from ikd_ray.report.console import Console
 from ikd_ray.report.pareto import front, write_pareto, write_trials_csv
 from ikd_ray.report.plots import pareto_png
@@ -66,26 +66,26 @@ def run(request: Request, command: str, console: Console) -> int:
             tracker = Tracker(config.tracking_uri, request.task.name)
         with _owned(request):
             try:
-                data, teacher, shared = _prepare(request, console)
+                teacher, shared = _prepare(request, console)
             except KeyboardInterrupt:
                 console.note("interrupted", "what was finished is kept; the same command goes on from there")
                 return INTERRUPTED
             except DivergedError as error:
                 console.warn(f"the teacher did not train: {error}; give a smaller teacher.learning_rate")
                 return 1
-            sweep = _open_sweep(request, command, tracker, data, teacher, shared)
+            sweep = _open_sweep(request, command, tracker, teacher, shared)
             return _sweep(request, sweep, Course(shared, shares, request.folder.resolve()), tracker, console)
 
 
 def _sweep(request: Request, sweep: SweepRecord, course: Course, tracker: Tracker, console: Console) -> int:
     """The trials and what comes of them; returns the exit status."""
     try:
-        complete = _trials(request, course, tracker, console)
+        trials = _trials(request, course, tracker, console)
     except BaseException:
         with suppress(Exception):  # the first error is the one to show
             tracker.finish("KILLED")
         raise
-    trials = read_trials(request.folder)
+    complete = len(trials) >= request.trials
     found = _conclude(request, sweep, trials, tracker, console, complete)
     try:
         tracker.settle(trials)
@@ -94,8 +94,9 @@ def _sweep(request: Request, sweep: SweepRecord, course: Course, tracker: Tracke
                 tracker.artifact(request.folder / name)
         tracker.finish("KILLED" if not complete else "FINISHED" if found else "FAILED")
     except Exception as error:  # every store raises its own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        console.warn(f"MLflow lacks a part of this sweep ({reason}); --resume {sweep.name} delivers it")
+        console.warn(
+            f"MLflow lacks a part of this sweep ({in_one_line(error)}); --resume {sweep.name} delivers it"
+        )
     if not complete:
         return INTERRUPTED
     return 0 if found else 1
@@ -135,7 +136,7 @@ def _sigterm_as_sigint() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _prepare(request: Request, console: Console) -> tuple[TaskData, TeacherRecord, Shared]:
+def _prepare(request: Request, console: Console) -> tuple[TeacherRecord, Shared]:
     """Tokens here, the rest in one Ray task that has the whole cluster's largest share."""
     cache = (request.config.output / "cache").resolve()
     with console.step("tokenizing"):
@@ -170,7 +171,7 @@ def _prepare(request: Request, console: Console) -> tuple[TaskData, TeacherRecor
         elif isinstance(event, Shared):
             shared = event
         event = next(events, None)
-    return data, record, shared
+    return record, shared
 
 
 def _result(reference: ray.ObjectRef) -> Event:
@@ -201,12 +202,11 @@ def _open_sweep(
     request: Request,
     command: str,
     tracker: Tracker,
-    data: TaskData,
     teacher: TeacherRecord,
     shared: Shared,
 ) -> SweepRecord:
     """The sweep's folder, its record and its runs in MLflow: new ones, or those that go on."""
-    config, dataset = request.config, request.dataset
+    config, dataset, code = request.config, request.dataset, code_version()
     request.folder.mkdir(parents=True, exist_ok=True)
     # One with a password is not kept: it must be given again.
     uri = tracker.uri if without_password(tracker.uri) == tracker.uri else None
@@ -221,7 +221,7 @@ def _open_sweep(
         "ikd.data": dataset.description,
         "ikd.generated": str(dataset.generated).lower(),
         "ikd.teacher": teacher.name,
-        "ikd.code_version": code_version(),
+        "ikd.code_version": code,
         "ikd.sweep": config.name,
     }
     params = {
@@ -238,7 +238,7 @@ def _open_sweep(
         seed=config.seed,
         trials=request.trials,
         command=command,
-        code_version=code_version(),
+        code_version=code,
         data={
             "source": dataset.source,
             "description": dataset.description,
@@ -261,8 +261,8 @@ def _open_sweep(
     return sweep
 
 
-def _trials(request: Request, course: Course, tracker: Tracker, console: Console) -> bool:
-    """Run the trials that are still to run; false if they were interrupted."""
+def _trials(request: Request, course: Course, tracker: Tracker, console: Console) -> list[TrialRecord]:
+    """Run the trials that are still to run; returns all that have ended, fewer than asked for if interrupted."""
     ended = {trial.number: trial.metrics or None for trial in read_trials(request.folder)}
     search = OrderedSearch(
         request.space,
@@ -298,7 +298,7 @@ def _trials(request: Request, course: Course, tracker: Tracker, console: Console
         # Tune's own state: the study and the trials' folders hold all that a sweep goes on by.
         shutil.rmtree(request.folder / SCRATCH, ignore_errors=True)
     search.finish()
-    return len(read_trials(request.folder)) >= request.trials
+    return read_trials(request.folder)
 
 
 def _conclude(

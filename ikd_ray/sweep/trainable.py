@@ -119,7 +119,7 @@ def train_with_workers(config: dict[str, Any], course: Course) -> None:
         scaling_config=train.ScalingConfig(
             num_workers=shares.workers,
             use_gpu=shares.gpus > 0,
-            resources_per_worker={"CPU": shares.cpus} | ({"GPU": shares.gpus} if shares.gpus else {}),
+            resources_per_worker=shares.resources,
         ),
         run_config=train.RunConfig(
             name=trial_id(config["number"]),
@@ -143,7 +143,6 @@ def trainable_for(course: Course):
     """The Tune trainable of a sweep and the resources of each trial."""
     shares = course.shares
     if shares.workers == 1:
-        bundle = {"CPU": shares.cpus} | ({"GPU": shares.gpus} if shares.gpus else {})
-        return tune.with_resources(tune.with_parameters(StudentTrainable, course=course), bundle)
+        return tune.with_resources(tune.with_parameters(StudentTrainable, course=course), shares.resources)
     # The function only waits, its workers take the CPUs; but Tune wants something to be asked for.
     return tune.with_resources(tune.with_parameters(train_with_workers, course=course), {"memory": 1_000_000})
