@@ -79,6 +79,13 @@ class TargetConfig(_Config):
     )
 
 
+class PrefixConfig(_Config):
+    """Where the output of a student's frozen layers is kept while the layers above train; else it is recomputed."""
+
+    memory_gb: float = Field(1.0, ge=0, description="kept in memory up to this size, for each trial at once")
+    disk_gb: float = Field(20.0, ge=0, description="past memory_gb kept in a temporary file up to this size")
+
+
 def first_problem(error: ValidationError) -> tuple[str, str]:
     """(dotted key, one-line reason) of the first mistake pydantic found."""
     detail = error.errors()[0]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,6 +14,7 @@ from torch import Tensor
 
 from ikd_ray.data.tokens import TokenSplit
 
+AHEAD = 2  # batches prepared before they are asked for
 POOL = 50  # batches sorted by length at a time: wide enough to leave little padding, narrow enough to mix
 
 
@@ -26,11 +31,12 @@ class Batch:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with every tensor put through a function."""
+        return Batch(self.rows, *map(function, (self.ids, self.segments, self.mask, self.labels)))
+
     def to(self, device: torch.device) -> Batch:
-        if device.type == "cpu":
-            return self
-        moved = (t.to(device, non_blocking=True) for t in (self.ids, self.segments, self.mask, self.labels))
-        return Batch(self.rows, *moved)
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 def training_plan(lengths: np.ndarray, batch_size: int, *key: int | str) -> list[np.ndarray]:
@@ -64,11 +70,22 @@ def evaluation_plan(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
 
 def collate(split: TokenSplit, rows: np.ndarray, pad_id: int) -> Batch:
     """The rows' tensors, padded to the longest of them."""
-    lengths = split.ids.offsets[rows + 1] - split.ids.offsets[rows]
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    ids = np.full(mask.shape, pad_id, np.int64)
-    ids[mask] = split.ids.gather(rows)
-    segments = np.zeros(mask.shape, np.int64)
-    segments[mask] = split.segments.gather(rows)
-    labels = torch.from_numpy(split.labels[rows])
-    return Batch(rows, torch.from_numpy(ids), torch.from_numpy(segments), torch.from_numpy(mask), labels)
+    ids, mask = split.ids.padded(rows, pad_id)
+    segments, _ = split.segments.padded(rows, 0)
+    ids, segments = torch.from_numpy(ids).long(), torch.from_numpy(segments).long()
+    return Batch(rows, ids, segments, torch.from_numpy(mask), torch.from_numpy(split.labels[rows]))
+
+
+Item, Made = TypeVar("Item"), TypeVar("Made")
+
+
+def prefetch(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+    """`map(make, items)`, of which a thread makes the next `AHEAD` while the caller works on one."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = deque()
+        for item in items:
+            waiting.append(thread.submit(make, item))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

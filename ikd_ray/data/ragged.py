@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+
+from ikd_ray.data.array_files import ArrayFile
 
 
 def offsets_of(sizes: np.ndarray) -> np.ndarray:
@@ -28,28 +31,42 @@ class Ragged:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def gather(self, rows: np.ndarray) -> np.ndarray:
-        """The rows' values one after the other, flat, in the order asked for."""
-        # Slices beat an index array of the values' size many times over, the more the longer the rows.
-        parts = [self.values[start:end] for start, end in self._spans(rows)]
-        return np.concatenate(parts) if parts else self.values[:0]
+    def padded(self, rows: np.ndarray, fill: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows beside one another, `fill` beyond their ends.
 
-    def scatter(self, rows: np.ndarray, flat: np.ndarray) -> None:
-        """The inverse of `gather`: write the rows' values."""
-        done = 0
-        for start, end in self._spans(rows):
-            self.values[start:end] = flat[done : done + end - start]
-            done += end - start
-
-    def _spans(self, rows: np.ndarray) -> Iterator[tuple[int, int]]:
-        return zip(self.offsets[rows].tolist(), self.offsets[rows + 1].tolist(), strict=True)
-
-    def save(self, folder: Path, name: str) -> None:
-        np.save(folder / f"{name}.npy", self.values)
-        np.save(folder / f"{name}.offsets.npy", self.offsets)
+        Returns:
+            (B, L) values, L the longest of the rows, and their mask (B, L), true within the rows.
+        """
+        starts = self.offsets[rows]
+        sizes = self.offsets[rows + 1] - starts
+        columns = np.arange(sizes.max(initial=0))
+        mask = columns < sizes[:, None]
+        # Places beyond a row's end may be beyond the array's; what is there is overwritten.
+        values = np.asarray(self.values).take(starts[:, None] + columns, mode="clip")
+        values[~mask] = fill
+        return values, mask
 
     @classmethod
     def open(cls, folder: Path, name: str) -> Ragged:
         """Memory-mapped values; the offsets are read."""
         values = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         return cls(values, np.load(folder / f"{name}.offsets.npy", allow_pickle=False))
+
+
+class RaggedWriter:
+    """Writes what `Ragged.open` reads, from the first row to the last; only the rows' sizes are in memory."""
+
+    def __init__(self, folder: Path, name: str, dtype: type) -> None:
+        self._offsets, self._dtype = folder / f"{name}.offsets.npy", dtype
+        self._values = ArrayFile(folder / f"{name}.npy", dtype)
+        self._sizes = [np.zeros(0, np.int64)]
+
+    def append(self, rows: Sequence[Sequence[int]]) -> None:
+        sizes = np.fromiter(map(len, rows), np.int64, len(rows))
+        self._values.append(np.fromiter(chain.from_iterable(rows), self._dtype, int(sizes.sum())))
+        self._sizes.append(sizes)
+
+    def close(self) -> None:
+        """Without it the rows cannot be read."""
+        self._values.close()
+        np.save(self._offsets, offsets_of(np.concatenate(self._sizes)))

@@ -7,14 +7,17 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 MANIFEST = "manifest.json"
+VERIFIED = ".verified"  # which files had their checksums, and the files' stamps then
+TICK_NS = 2_000_000_000  # the coarsest clock of a file system
 
 
 def digest(*parts: Any) -> str:
@@ -34,29 +37,40 @@ def file_digest(path: Path) -> str:
 
 @contextmanager
 def aside(target: Path) -> Iterator[Path]:
-    """A new folder to fill; renamed to `target` when the block ends well, removed when it does not.
+    """A new folder to fill; published as `target` when the block ends well, removed when it does not.
 
-    No half-written folder is ever seen under its name. A manifest with every file's sha256 is added. `target`
-    must not exist.
+    No half-written folder is ever seen under its name. `target` must not exist.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         yield folder
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        manifest = {str(path.relative_to(folder)): file_digest(path) for path in files}
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        for path in [*files, folder / MANIFEST]:
-            _flush(path)
         folder.chmod(0o755)
-        os.rename(folder, target)
-        _flush(target.parent)
+        publish(folder, target)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def _flush(path: Path) -> None:
+def publish(folder: Path, target: Path) -> None:
+    """Add a manifest with every file's sha256 to a complete folder and rename it to `target`, durably.
+
+    `target` must not exist; both must be on one file system.
+    """
+    own = (folder / MANIFEST, folder / VERIFIED)  # of a process killed in the middle of this
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path not in own)
+    stamps = {str(path.relative_to(folder)): _settled_stamp(path) for path in files}
+    manifest = {name: file_digest(folder / name) for name in stamps}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    _remember(folder, {name: [manifest[name], *stamp] for name, stamp in stamps.items() if stamp})
+    for path in [*files, folder / MANIFEST, folder]:
+        flush(path)
+    os.rename(folder, target)
+    flush(target.parent)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's content, or a folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -64,15 +78,67 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def replace(path: Path, text: str) -> None:
+    """Write a file of which every reader, also after a power loss, sees all or what was there before."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+        flush(path.parent)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
 def is_intact(folder: Path) -> bool:
-    """Whether the folder has its manifest and every file in it still has its checksum."""
+    """Whether the folder has its manifest and every file in it still has its checksum.
+
+    A file that had its checksum before is not read again while its size, its times of change and its inode are
+    what they were then.
+    """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        return isinstance(manifest, dict) and all(
-            file_digest(folder / name) == checksum for name, checksum in manifest.items()
-        )
+        if not isinstance(manifest, dict):
+            return False
+        before, now = _remembered(folder), {}
+        for name, checksum in manifest.items():
+            stamp = _settled_stamp(folder / name)
+            known = stamp and before.get(name) == [checksum, *stamp]
+            if not known and file_digest(folder / name) != checksum:
+                return False
+            if stamp:
+                now[name] = [checksum, *stamp]
     except (OSError, ValueError):
         return False
+    if now != before:
+        _remember(folder, now)
+    return True
+
+
+def _settled_stamp(path: Path) -> list[int] | None:
+    """What changes with a file's content; none where a change right after this one might not show in it."""
+    status = path.stat()
+    if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < TICK_NS:
+        return None
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _remembered(folder: Path) -> dict[str, list]:
+    try:
+        known = json.loads((folder / VERIFIED).read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _remember(folder: Path, verified: dict[str, list]) -> None:
+    # Only speed is lost where the folder cannot be written to.
+    with suppress(OSError):
+        replace(folder / VERIFIED, json.dumps(verified))
 
 
 def discard(target: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from ikd_ray.data import store
 from ikd_ray.data.dataset import Dataset, Split
-from ikd_ray.data.ragged import Ragged, offsets_of
+from ikd_ray.data.ragged import Ragged, RaggedWriter
 from ikd_ray.tasks import Task, get_task
 
 FORMAT = 1
@@ -68,16 +69,16 @@ def _chunks(split: Split, tokenizer, max_length: int) -> Iterator[tuple[list[lis
         yield coded["input_ids"], coded["token_type_ids"]
 
 
-def _encode(split: Split, tokenizer, max_length: int) -> TokenSplit:
-    ids, segments, sizes = [], [], []
-    for chunk_ids, chunk_segments in _chunks(split, tokenizer, max_length):
-        sizes.append(np.fromiter(map(len, chunk_ids), np.int64, len(chunk_ids)))
-        ids.append(np.concatenate([np.asarray(row, np.int32) for row in chunk_ids]))
-        segments.append(np.concatenate([np.asarray(row, np.uint8) for row in chunk_segments]))
-    offsets = offsets_of(np.concatenate(sizes))
-    return TokenSplit(
-        Ragged(np.concatenate(ids), offsets), Ragged(np.concatenate(segments), offsets), split.labels
-    )
+def _encode(split: Split, tokenizer, max_length: int, folder: Path, name: str) -> None:
+    """Tokenize a split into files of `folder`; memory holds one chunk at a time."""
+    with (
+        closing(RaggedWriter(folder, f"{name}.ids", np.int32)) as ids,
+        closing(RaggedWriter(folder, f"{name}.segments", np.uint8)) as segments,
+    ):
+        for chunk_ids, chunk_segments in _chunks(split, tokenizer, max_length):
+            ids.append(chunk_ids)
+            segments.append(chunk_segments)
+    np.save(folder / f"{name}.labels.npy", split.labels)
 
 
 def prepare(dataset: Dataset, tokenizer, tokenizer_key: str, max_length: int, root: Path) -> TaskData:
@@ -92,10 +93,7 @@ def prepare(dataset: Dataset, tokenizer, tokenizer_key: str, max_length: int, ro
 
     def write(folder: Path) -> None:
         for name, split in dataset.splits.items():
-            tokens = _encode(split, tokenizer, max_length)
-            tokens.ids.save(folder, f"{name}.ids")
-            tokens.segments.save(folder, f"{name}.segments")
-            np.save(folder / f"{name}.labels.npy", tokens.labels)
+            _encode(split, tokenizer, max_length, folder, name)
         about = {"task": dataset.task.name, "splits": list(dataset.splits), "pad_id": tokenizer.pad_token_id}
         (folder / "about.json").write_text(json.dumps(about))
 

@@ -19,14 +19,16 @@ FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilber
 
 
 def _attention(
-    module, query, key, value, mask, scaling, dropout=0.0, record=None, **_
+    module, query, key, value, mask, scaling, dropout=0.0, record=None, first_only=False, **_
 ) -> tuple[Tensor, None]:
     """Attention for transformers' registry: SDPA, unless the caller passed a list to record into.
 
     transformers itself can return attention weights only after dropout. What is appended to `record` is the
-    softmax before it, (B, heads, L, L).
+    softmax before it, (B, heads, L, L). With `first_only` just the first position's output is right.
     """
+    length = query.shape[2]
     if record is None:
+        query = query[:, :, :1] if first_only else query
         out = scaled_dot_product_attention(query, key, value, mask, dropout, scale=scaling)
     else:
         scores = query @ key.transpose(2, 3) * scaling
@@ -34,8 +36,9 @@ def _attention(
             scores = scores.masked_fill(~mask, float("-inf"))
         probabilities = scores.softmax(-1)
         record.append(probabilities)
-        out = drop(probabilities, dropout) @ value
-    return out.transpose(1, 2).contiguous(), None
+        out = drop(probabilities[:, :, :1] if first_only else probabilities, dropout) @ value
+    # transformers wants the shape of all positions.
+    return out.expand(-1, -1, length, -1).transpose(1, 2), None
 
 
 AttentionInterface.register(ATTENTION, _attention)
@@ -101,24 +104,58 @@ class Encoder(nn.Module):
             return model.classifier(model.dropout(torch.relu(model.pre_classifier(cls))))
         return model.classifier(sequence)
 
+    def hidden(self, batch: Batch, depth: int, start: Tensor | None = None, below: int = 0) -> Tensor:
+        """(B, L, hidden): what comes out of layer `depth`; `start` is what came out of layer `below`."""
+        mask = batch.mask[:, None, None, :]
+        hidden = self.embed(batch) if start is None else start
+        for layer in self.layers[below:depth]:
+            hidden = layer(hidden, mask)
+        return hidden
+
     def forward(
-        self, batch: Batch, depth: int | None = None, attend: Collection[int] = (), classify: bool = True
+        self,
+        batch: Batch,
+        depth: int | None = None,
+        attend: Collection[int] = (),
+        classify: bool = True,
+        start: Tensor | None = None,
+        below: int = 0,
     ) -> Output:
-        """Run the first `depth` layers (all of them by default).
+        """Run the first `depth` layers (all of them by default), the last of them for [CLS] alone.
 
         Args:
             attend: layers whose attention probabilities are wanted; the others use the fused kernel.
             classify: compute logits; needs every layer.
+            start: what the first `below` layers give, which are then not run: (B, L, hidden), or where `below`
+                is all of them their [CLS] vectors (B, hidden).
         """
         output = Output()
+        depth = len(self.layers) if depth is None else depth
         mask = batch.mask[:, None, None, :]
-        hidden = self.embed(batch)
-        for number, layer in enumerate(self.layers[:depth], start=1):
-            record: list[Tensor] | None = [] if number in attend else None
-            hidden = layer(hidden, mask, record=record)
-            output.cls[number] = hidden[:, 0]
+        hidden = self.embed(batch) if start is None else start
+        for number in range(below + 1, depth + 1):
+            layer, record = self.layers[number - 1], [] if number in attend else None
+            if number < depth:
+                hidden = layer(hidden, mask, record=record)
+                output.cls[number] = hidden[:, 0]
+            else:
+                output.cls[number] = self._cls_of(layer, hidden, mask, record)
             if record:
                 output.attention[number] = record[0]
         if classify:
-            output.logits = self.classify(output.cls[len(self.layers)])
+            output.logits = self.classify(output.cls[depth] if below < depth else start)
         return output
+
+    def _cls_of(self, layer: nn.Module, hidden: Tensor, mask: Tensor, record: list[Tensor] | None) -> Tensor:
+        """(B, hidden): a layer's [CLS] vectors.
+
+        Beyond attention a layer works on each position by itself, so for the last one to be run three quarters
+        of its arithmetic are needed at the first position alone.
+        """
+        attention = layer.attention if self.config.model_type == "distilbert" else layer.attention.self
+        context, _ = attention(hidden, mask, record=record, first_only=True)
+        context, residual = context[:, :1], hidden[:, :1]
+        if self.config.model_type == "distilbert":
+            attended = layer.sa_layer_norm(context + residual)
+            return layer.output_layer_norm(layer.ffn(attended) + attended)[:, 0]
+        return layer.feed_forward_chunk(layer.attention.output(context, residual))[:, 0]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from scipy.stats import pearsonr
-from torch import Tensor
 
-from ikd_ray.data.batches import collate, evaluation_plan
+from ikd_ray.data.batches import Batch, collate, evaluation_plan
 from ikd_ray.data.tokens import TaskData, TokenSplit
-from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.encoder import Encoder, Output
 from ikd_ray.distill.losses import attention_kl, cls_cosine
+from ikd_ray.distill.prefix import Prefix
 from ikd_ray.distill.targets import Targets
 
 BATCH = 64
@@ -24,50 +25,83 @@ def score(model: Encoder, data: TaskData) -> dict[str, float]:
     metrics = {}
     for name, split in data.evaluation().items():
         logits = np.empty((len(split), model.config.num_labels), np.float32)
-        for batch, output in _passes(model, split, data.pad_id, ()):
+        for batch, output in _passes(model, split, data.pad_id):
             logits[batch.rows] = output.logits.float().cpu().numpy()
         metrics |= {f"{name}/{key}": value for key, value in data.task.score(split.labels, logits).items()}
     return metrics
 
 
-@torch.inference_mode()
-def compare(student: Encoder, data: TaskData, targets: Targets, matched: tuple[int, ...]) -> dict[str, float]:
+class Comparison:
     """`score`, and against the teacher for each evaluation split (here `dev`): each matched layer's
     `dev/layer_<i>/kl` and `dev/layer_<i>/cos`, their mean `dev/attention_kl`, and `dev/teacher_agreement`.
 
     Agreement is the share of examples where both models choose the same class; for regression the Pearson
-    correlation of their scores.
-
-    Args:
-        matched: the teacher layer of each student layer, counted from 1.
+    correlation of their scores. Called again and again while a student trains; what its frozen layers gave
+    before is not computed anew.
     """
-    metrics = {}
-    for name, split in data.evaluation().items():
-        logits = np.empty((len(split), student.config.num_labels), np.float32)
+
+    def __init__(
+        self,
+        student: Encoder,
+        data: TaskData,
+        targets: Targets,
+        matched: tuple[int, ...],
+        prefix: Prefix | None = None,
+    ) -> None:
+        """
+        Args:
+            matched: the teacher layer of each student layer, counted from 1.
+            prefix: what the student's frozen layers give. They must be what they were at the call before.
+        """
+        self._student, self._data, self._targets = student, data, targets
+        self._matched, self._prefix = matched, prefix
+        self._inside: dict[str, dict[str, float]] = {}  # split -> layer_<i>/<loss> -> value
+
+    @torch.inference_mode()
+    def __call__(self) -> dict[str, float]:
+        metrics = {}
+        for name, split in self._data.evaluation().items():
+            # Without a call before nothing is known of the frozen layers.
+            below = self._prefix.depth if self._prefix and name in self._inside else 0
+            logits, taught, inside = self._pass(name, split, below)
+            inside = self._inside[name] = self._inside.get(name, {}) | inside
+            means = [value for key, value in inside.items() if key.endswith("/kl")]
+            found = inside | {"attention_kl": sum(means) / len(means)}
+            found["teacher_agreement"] = _agreement(logits, taught)
+            found |= self._data.task.score(split.labels, logits)
+            metrics |= {f"{name}/{key}": value for key, value in found.items()}
+        return metrics
+
+    def _pass(
+        self, name: str, split: TokenSplit, below: int
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+        """Logits of student and teacher, and the mean internal losses of the layers above `below`."""
+        logits = np.empty((len(split), self._student.config.num_labels), np.float32)
         taught = np.empty_like(logits)
-        sums: dict[str, Tensor | float] = defaultdict(float)
-        for batch, output in _passes(student, split, data.pad_id, range(1, len(matched) + 1)):
-            target = targets.fetch(name, batch, cls=matched, attention=matched)
+        matched = dict(enumerate(self._matched[below:], start=below + 1))
+        sources, sums = list(matched.values()), defaultdict(float)
+        start = (lambda rows: self._prefix.read(name, rows)) if below else None
+        for batch, output in _passes(self._student, split, self._data.pad_id, list(matched), start, below):
+            target = self._targets.fetch(name, batch, cls=sources, attention=sources)
             logits[batch.rows] = output.logits.float().cpu().numpy()
             taught[batch.rows] = target.logits.cpu().numpy()
-            for layer, source in enumerate(matched, start=1):
+            for layer, source in matched.items():
                 kl = attention_kl(output.attention[layer], target.attention[source], batch.mask)
                 sums[f"layer_{layer}/kl"] += kl * len(batch)
                 sums[f"layer_{layer}/cos"] += cls_cosine(output.cls[layer], target.cls[source]) * len(batch)
-        inside = {key: float(value) / len(split) for key, value in sums.items()}
-        inside["attention_kl"] = sum(v for k, v in inside.items() if k.endswith("/kl")) / len(matched)
-        inside["teacher_agreement"] = _agreement(logits, taught)
-        inside |= data.task.score(split.labels, logits)
-        metrics |= {f"{name}/{key}": value for key, value in inside.items()}
-    return metrics
+        return logits, taught, {key: float(value) / len(split) for key, value in sums.items()}
 
 
-def _passes(model: Encoder, split: TokenSplit, pad_id: int, attend):
+def _passes(
+    model: Encoder, split: TokenSplit, pad_id: int, attend=(), start=None, below: int = 0
+) -> Iterator[tuple[Batch, Output]]:
+    """Each batch with the model's output; `start(rows)` is what its first `below` layers give."""
     model.eval()
     device = next(model.parameters()).device
     for rows in evaluation_plan(split.lengths, BATCH):
         batch = collate(split, rows, pad_id).to(device)
-        yield batch, model(batch, attend=attend)
+        hidden = start(rows).to(device) if start else None
+        yield batch, model(batch, attend=attend, start=hidden, below=below)
 
 
 def _agreement(logits: np.ndarray, taught: np.ndarray) -> float:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ikd_ray.config import Trial
-from ikd_ray.data.batches import Batch, collate, training_plan
+from ikd_ray.config import PrefixConfig, Trial
+from ikd_ray.data.batches import Batch, training_plan
 from ikd_ray.data.store import digest
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.encoder import Encoder, Output
-from ikd_ray.distill.evaluate import compare
+from ikd_ray.distill.evaluate import Comparison
+from ikd_ray.distill.feed import Feed
 from ikd_ray.distill.losses import attention_kl, cls_cosine, hard_label_loss, soft_label_loss
+from ikd_ray.distill.prefix import Prefix
 from ikd_ray.distill.regimes import REGIMES, Stage
 from ikd_ray.distill.student import build_student, layer_map, size_metrics
 from ikd_ray.distill.targets import TargetBatch, Targets
@@ -102,18 +104,29 @@ class StageLoss(nn.Module):
     So whatever wraps it can tell which parameters the total depends on.
     """
 
-    def __init__(self, model: Encoder, stage: Stage, matched: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        model: Encoder,
+        stage: Stage,
+        matched: tuple[int, ...],
+        autocast: Callable[[], AbstractContextManager],
+    ) -> None:
         super().__init__()
-        self.model, self._stage, self._matched = model, stage, matched
+        self.model, self._stage, self._matched, self._autocast = model, stage, matched, autocast
 
-    def forward(self, batch: Batch, target: TargetBatch | None) -> tuple[Tensor, dict[str, Tensor]]:
-        stage, device = self._stage, batch.ids.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+    def forward(
+        self, batch: Batch, target: TargetBatch | None, start: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """`start` is what the layers below those that train give, where that is stored."""
+        stage, depth = self._stage, len(self.model.layers)
+        with self._autocast():
             output = self.model(
                 batch,
-                depth=stage.depth(len(self.model.layers)),
+                depth=stage.depth(depth),
                 attend=stage.layers if stage.kl else (),
                 classify=stage.classifies,
+                start=start,
+                below=0 if start is None else stage.frozen(depth),
             )
         total, losses = stage_losses(stage, output, target, batch, self._matched)
         return total, {name: loss.detach() for name, loss in losses.items()}
@@ -144,36 +157,39 @@ def train_stage(
     targets: Targets | None,
     matched: tuple[int, ...],
     world: World,
+    prefix: Prefix | None = None,
 ) -> Iterator[dict[str, float]]:
     """Train through one stage; yields each epoch's mean losses (`train/...`) until the stage ends.
 
     A stage's course depends on the model, its own losses and the settings alone: optimizer and schedule start
     anew, batches and dropout come from (seed, stage, epoch, rank).
 
+    Args:
+        prefix: where the output of layers that the stage freezes is kept; without one they run at every step.
+
     Raises:
         DivergedError: a loss became NaN or infinite.
     """
-    split, vocabulary = data.train, None
+    split, training, vocabulary = data.train, None, None
     if stage.embeddings:
         vocabulary = CompactVocabulary(model.model.get_input_embeddings(), split, data.pad_id)
-    steps, training = len(training_plan(split.lengths, settings.batch_size)), None
+    if prefix:
+        prefix.raise_to(stage.frozen(len(model.layers)))
+    feed = Feed(stage, data, targets, matched, world, prefix)
+    steps = len(training_plan(split.lengths, settings.batch_size))
     for epoch in range(1, stage.epochs + 1):
         with vocabulary.in_place() if vocabulary else nullcontext():
             freeze(model, stage)
             training = training or _Training(model, stage, settings, steps, matched, world)
             torch.manual_seed(_seed("dropout", settings.seed, stage.name, epoch, world.rank))
             plan = training_plan(split.lengths, settings.batch_size, settings.seed, stage.name, epoch)
-            sums: dict[str, Tensor] = {}
-            for rows in plan:
-                mine = rows[world.rank :: world.size]
-                batch = collate(split, mine, data.pad_id).to(world.device)
-                target = _targets(targets, stage, batch, matched)
+            sums = torch.zeros((), device=world.device)
+            for rows, (batch, target, start) in zip(plan, feed(plan), strict=True):
                 seen = vocabulary.translate(batch) if vocabulary else batch
-                losses = training.step(seen, target, len(rows))
-                for name, loss in losses.items():
-                    sums[name] = loss * len(mine) + sums.get(name, 0.0)
-        means = (world.total(torch.stack(list(sums.values()))) / len(split)).tolist()
-        metrics = {f"train/{name}": value for name, value in zip(sums, means, strict=True)}
+                names, losses = training.step(seen, target, start, len(rows))
+                sums = sums + losses * len(batch)
+        means = (world.total(sums) / len(split)).tolist()
+        metrics = {f"train/{name}": value for name, value in zip(names, means, strict=True)}
         _check_finite(metrics, stage, epoch)
         yield metrics
         if (
@@ -191,32 +207,25 @@ class _Training:
     ):
         # Attention alone gives the top layer's values and feed-forward part no gradient.
         some_unused = not (stage.cos or stage.classifies)
-        self._loss_of = world.wrap(StageLoss(model, stage, matched), some_unused)
+        self._loss_of = world.wrap(StageLoss(model, stage, matched, world.autocast), some_unused)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._world = world
         rate = settings.learning_rate
         self._optimizer = torch.optim.AdamW(self._parameters, lr=rate, weight_decay=0.0, fused=True)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, _learning_rate(stage, steps))
 
-    def step(self, batch: Batch, target: TargetBatch | None, total_rows: int) -> dict[str, Tensor]:
+    def step(
+        self, batch: Batch, target: TargetBatch | None, start: Tensor | None, total_rows: int
+    ) -> tuple[list[str], Tensor]:
         """One step on this process's share of a batch of `total_rows`; returns the share's mean losses."""
-        total, losses = self._loss_of(batch, target)
+        total, losses = self._loss_of(batch, target, start)
         self._optimizer.zero_grad(set_to_none=True)
         # Workers' gradients are averaged as if their shares were equal.
         (total * (len(batch) * self._world.size / total_rows)).backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM)
         self._optimizer.step()
         self._schedule.step()
-        return {"loss": total.detach(), **losses}
-
-
-def _targets(targets: Targets | None, stage: Stage, batch: Batch, matched: tuple[int, ...]):
-    """Just what the stage's losses compare with."""
-    internal = [matched[layer - 1] for layer in stage.layers]
-    if not (internal or stage.soft):
-        return None
-    attention = internal if stage.kl else ()
-    return targets.fetch("train", batch, logits=stage.soft > 0, cls=internal, attention=attention)
+        return ["loss", *losses], torch.stack([total.detach(), *losses.values()])
 
 
 def _check_finite(metrics: dict[str, float], stage: Stage, epoch: int) -> None:
@@ -231,7 +240,14 @@ class Distillation:
     Iterating trains, one epoch at a time; rank 0's evaluation is the others' pause.
     """
 
-    def __init__(self, trial: Trial, data: TaskData, targets: Targets, world: World | None = None) -> None:
+    def __init__(
+        self,
+        trial: Trial,
+        data: TaskData,
+        targets: Targets,
+        world: World | None = None,
+        prefix: PrefixConfig | None = None,
+    ) -> None:
         self.trial, self.data, self.targets = trial, data, targets
         self.world = world or World(device=next(targets.teacher.parameters()).device)
         together = min(trial.batch_size, len(data.train))
@@ -244,19 +260,21 @@ class Distillation:
         self.student = build_student(targets.teacher, trial.student_layers, trial.student_init)
         self.student.to(self.world.device)
         self.stages = REGIMES[trial.regime](trial)
+        self._prefix = Prefix(self.student, data, prefix or PrefixConfig())
+        self._compare = Comparison(self.student, data, targets, self.matched, self._prefix)
 
     def __iter__(self) -> Iterator[Epoch]:
         done = 0
         for number, stage in enumerate(self.stages, start=1):
             later = sum(following.epochs for following in self.stages[number:])
-            arguments = (self.trial, self.data, self.targets, self.matched, self.world)
+            arguments = (self.trial, self.data, self.targets, self.matched, self.world, self._prefix)
             start = time.perf_counter()
             for taken, metrics in enumerate(train_stage(self.student, stage, *arguments), start=1):
                 metrics["time/epoch_s"] = time.perf_counter() - start
                 metrics["stage"] = float(number)
                 start = time.perf_counter()
                 if self.world.rank == 0:
-                    metrics |= compare(self.student, self.data, self.targets, self.matched)
+                    metrics |= self._compare()
                 metrics["time/evaluation_s"] = time.perf_counter() - start
                 done += 1
                 left = stage.epochs - taken + later

@@ -14,6 +14,11 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def _alike(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    student = _wide(student)
+    return student, teacher.to(student.dtype)
+
+
 def soft_label_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """Cross-entropy of the softened student against the softened teacher, times temperature squared.
 
@@ -23,7 +28,7 @@ def soft_label_loss(student_logits: Tensor, teacher_logits: Tensor, temperature:
     Args:
         student_logits, teacher_logits: (B, labels).
     """
-    student_logits, teacher_logits = _wide(student_logits), _wide(teacher_logits)
+    student_logits, teacher_logits = _alike(student_logits, teacher_logits)
     if student_logits.shape[-1] == 1:
         return F.mse_loss(student_logits, teacher_logits)
     targets = F.softmax(teacher_logits / temperature, dim=-1)
@@ -52,7 +57,7 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
         student, teacher: attention probabilities (B, heads, L, L), rows summing to 1 over the valid columns.
         mask: (B, L), 1 for tokens and 0 for padding.
     """
-    student, teacher = _wide(student), _wide(teacher)
+    student, teacher = _alike(student, teacher)
     mask = mask.to(student.dtype)
     # A probability that underflowed to zero would make the divergence infinite.
     log_student = student.clamp_min(torch.finfo(student.dtype).tiny).log()
@@ -69,5 +74,5 @@ def cls_cosine(student: Tensor, teacher: Tensor) -> Tensor:
     Args:
         student, teacher: (B, hidden).
     """
-    cosine = F.cosine_similarity(_wide(student), _wide(teacher), dim=-1)
+    cosine = F.cosine_similarity(*_alike(student, teacher), dim=-1)
     return (1 - cosine.square()).mean()

@@ -43,6 +43,10 @@ class Stage:
         """Layers that must be run: those above the highest active one are cut off."""
         return student_layers if self.classifies else max(self.layers)
 
+    def frozen(self, student_layers: int) -> int:
+        """Lowest layers that are, embeddings included, a constant function of the input."""
+        return 0 if self.embeddings else min(self.trains, default=student_layers + 1) - 1
+
 
 def _classification(trial: Trial, **changes: object) -> Stage:
     stage = {

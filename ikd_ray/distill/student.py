@@ -6,11 +6,9 @@ import copy
 import statistics
 import time
 
-import numpy as np
 import torch
 from torch import nn
 
-from ikd_ray.data.batches import Batch
 from ikd_ray.distill.encoder import Encoder
 
 LATENCY_TOKENS = 128
@@ -70,11 +68,11 @@ def latency_ms(student: Encoder) -> float:
 
     It depends on the architecture alone; measure it while nothing else runs.
     """
-    student = copy.deepcopy(student).eval().cpu()
+    # As its users will run it: transformers' own forward pass.
+    model = copy.deepcopy(student.model).eval().cpu()
     tokens = min(LATENCY_TOKENS, student.config.max_position_embeddings - 2)  # RoBERTa's start at 2
     ids = torch.full((1, tokens), 5)
-    zeros = torch.zeros_like(ids)
-    batch = Batch(np.arange(1), ids, zeros, torch.ones_like(ids, dtype=torch.bool), torch.zeros(1))
+    mask = torch.ones_like(ids)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -82,7 +80,7 @@ def latency_ms(student: Encoder) -> float:
         with torch.inference_mode():
             for _ in range(LATENCY_WARMUP + LATENCY_RUNS):
                 start = time.perf_counter()
-                student(batch)
+                model(ids, mask)
                 times.append(time.perf_counter() - start)
     finally:
         torch.set_num_threads(threads)

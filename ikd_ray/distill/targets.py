@@ -2,13 +2,14 @@
 
 The teacher is a constant, so it runs once over the data. Its logits and [CLS] vectors are always stored; its
 attention, which grows with the square of the length, is stored where it fits the budget and otherwise computed
-for each batch.
+for each batch. Every array has its examples in order of length, so that building one appends to a file and
+reading a batch of similar lengths is a few dense copies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack
+import shutil
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,45 +20,65 @@ from torch import Tensor
 
 from ikd_ray.config import TargetConfig
 from ikd_ray.data import store
-from ikd_ray.data.batches import Batch, collate, evaluation_plan
-from ikd_ray.data.ragged import Ragged, offsets_of
+from ikd_ray.data.array_files import GrowingArrays
+from ikd_ray.data.batches import Batch, collate
+from ikd_ray.data.by_length import ByLength, LengthOrder
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.errors import UsageError
 
-FORMAT = 1
+FORMAT = 2
 BATCH = 64
+CELLS = 2**26  # attention probabilities that a step may hold, all layers together: 256 MB as float32
 SPARE = 0.9  # of the free disk that targets may take
 ITEM = np.dtype(np.float16).itemsize
+UNFINISHED = ".unfinished"
 
 
 @dataclass
 class TargetBatch:
-    """The teacher's outputs for one batch, float32; layers are the teacher's, counted from 1."""
+    """The teacher's outputs for one batch; layers are the teacher's, counted from 1."""
 
     logits: Tensor | None = None  # (B, labels)
     cls: dict[int, Tensor] = field(default_factory=dict)  # layer -> (B, hidden)
     attention: dict[int, Tensor] = field(default_factory=dict)  # layer -> (B, heads, L, L), 0 at padding
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> TargetBatch:
+        """The batch with every tensor put through a function."""
+        return TargetBatch(
+            None if self.logits is None else function(self.logits),
+            {layer: function(vectors) for layer, vectors in self.cls.items()},
+            {layer: function(probabilities) for layer, probabilities in self.attention.items()},
+        )
 
-def size_gb(data: TaskData, teacher: Encoder, layers: Collection[int]) -> float:
-    """Gigabytes (10^9 bytes) that the attention of these layers takes when stored."""
-    cells = sum(float(np.square(split.lengths, dtype=np.float64).sum()) for split in data.splits.values())
-    return cells * teacher.config.num_attention_heads * len(layers) * ITEM / 1e9
+
+def size_gb(data: TaskData, teacher: Encoder, layers: Collection[int], attention: bool = True) -> float:
+    """Gigabytes (10^9 bytes) that the targets of these layers take when stored, with or without attention."""
+    return _size(_parts(layers, attention), data, teacher) / 1e9
 
 
-def stores_attention(size: float, free: float, config: TargetConfig) -> bool:
-    """Whether attention of `size` gigabytes is to be stored where `free` gigabytes are left.
+def stored_gb(folder: Path, layers: Collection[int]) -> float:
+    """Gigabytes of these layers' targets that `folder` has already, those of an unfinished build included."""
+    parts = _parts(layers, attention=True)
+    return (_size_on_disk(folder, parts) + _size_on_disk(folder / UNFINISHED, parts)) / 1e9
+
+
+def stores_attention(size: float, free: float, config: TargetConfig, there: float = 0.0) -> bool:
+    """Whether attention is to be stored, too, where `free` gigabytes are left.
+
+    Args:
+        size: of all targets, gigabytes (`size_gb`).
+        there: how much of them is stored already (`stored_gb`).
 
     Raises:
         UsageError: it must be stored and there is no room.
     """
-    room = SPARE * free
-    if config.mode == "stored" and size > room:
+    fits = size - there <= SPARE * free
+    if config.mode == "stored" and not fits:
         raise UsageError(
-            f"targets.mode stored: {size:.1f} GB and {free:.1f} GB free; write auto, or make room"
+            f"targets.mode stored: {size - there:.1f} GB and {free:.1f} GB free; write auto, or make room"
         )
-    return config.mode == "stored" or (config.mode == "auto" and size <= min(config.budget_gb, room))
+    return config.mode == "stored" or (config.mode == "auto" and size <= config.budget_gb and fits)
 
 
 def key_of(data: TaskData, teacher_key: str) -> str:
@@ -79,22 +100,54 @@ class Targets:
         self.folder = folder
         self._attention_stored = attention_stored
         self.teacher = teacher.eval().requires_grad_(False).to(device or torch.device("cpu"))
-        self._data = data
-        self._open: dict[str, np.ndarray | Ragged] = {}
+        self._orders = {name: LengthOrder(split.lengths) for name, split in data.splits.items()}
+        self._open: dict[tuple[str, str], np.ndarray | ByLength] = {}
 
-    def _array(self, part: str, split: str) -> np.ndarray:
-        name = f"{part}/{split}"
-        if name not in self._open:
+    def _stored(self, part: str, split: str) -> np.ndarray | ByLength:
+        if (part, split) not in self._open:
             path = self.folder / part / f"{split}.npy"
-            self._open[name] = np.load(path, mmap_mode="r", allow_pickle=False)
-        return self._open[name]
+            # As a plain array: numpy's class for memory maps takes its time over every access.
+            stored = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+            if part.startswith("attention"):
+                heads = self.teacher.config.num_attention_heads
+                stored = ByLength(stored, self._orders[split], lambda length: (heads, length, length))
+            self._open[part, split] = stored
+        return self._open[part, split]
 
-    def _ragged(self, part: str, split: str) -> Ragged:
-        name = f"{part}/{split}/ragged"
-        if name not in self._open:
-            offsets = _attention_offsets(self._data, split, self.teacher.config.num_attention_heads)
-            self._open[name] = Ragged(self._array(part, split), offsets)
-        return self._open[name]
+    def read(
+        self,
+        split: str,
+        rows: np.ndarray,
+        *,
+        logits: bool = True,
+        cls: Collection[int] = (),
+        attention: Collection[int] = (),
+    ) -> TargetBatch:
+        """What is stored of the rows' targets, float16, on the CPU; only what is asked for is read.
+
+        Attention that is not stored is left out. No torch computation, so a background thread may call it.
+        """
+        out, positions = TargetBatch(), self._orders[split].positions[rows]
+        if logits:
+            out.logits = torch.from_numpy(self._stored("logits", split)[positions])
+        for layer in cls:
+            out.cls[layer] = torch.from_numpy(self._stored(f"cls-{layer}", split)[positions])
+        for layer in attention if self._attention_stored else ():
+            out.attention[layer] = torch.from_numpy(self._stored(f"attention-{layer}", split).read(rows))
+        return out
+
+    def complete(self, target: TargetBatch, batch: Batch, attention: Collection[int] = ()) -> TargetBatch:
+        """What `read` gave for the batch's rows as float32 on the batch's device, and the attention of those of
+        the layers where it is not stored."""
+        device = batch.ids.device
+        out = target.map(lambda tensor: tensor.to(device, non_blocking=True).float())
+        absent = [layer for layer in attention if layer not in out.attention]
+        if absent:
+            with torch.no_grad():
+                online = self.teacher(batch, depth=max(absent), attend=absent, classify=False).attention
+            queries = batch.mask[:, None, :, None]
+            out.attention |= {layer: online[layer].float() * queries for layer in absent}
+        return out
 
     def fetch(
         self,
@@ -105,44 +158,9 @@ class Targets:
         cls: Collection[int] = (),
         attention: Collection[int] = (),
     ) -> TargetBatch:
-        """The targets of a batch's rows; only what is asked for is read."""
-        device = batch.ids.device
-        out = TargetBatch()
-        if logits:
-            out.logits = torch.from_numpy(self._array("logits", split)[batch.rows]).to(device).float()
-        for layer in cls:
-            out.cls[layer] = (
-                torch.from_numpy(self._array(f"cls-{layer}", split)[batch.rows]).to(device).float()
-            )
-        for layer in attention if self._attention_stored else ():
-            flat = torch.from_numpy(self._ragged(f"attention-{layer}", split).gather(batch.rows)).to(device)
-            out.attention[layer] = _padded(flat, batch.mask, self.teacher.config.num_attention_heads)
-        if attention and not self._attention_stored:
-            with torch.no_grad():
-                online = self.teacher(batch, depth=max(attention), attend=attention, classify=False)
-            out.attention = {
-                layer: probabilities.float() for layer, probabilities in online.attention.items()
-            }
-        return out
-
-
-def _pairs(mask: Tensor, heads: int) -> Tensor:
-    """(B, L) -> (B, heads, L, L), true where both the query and the key are tokens."""
-    return (mask[:, None, :, None] & mask[:, None, None, :]).expand(-1, heads, -1, -1)
-
-
-def _padded(flat: Tensor, mask: Tensor, heads: int) -> Tensor:
-    """Flat values, example by example, head by head, row by row -> (B, heads, L, L), float32, 0 at padding."""
-    size, length = mask.shape
-    if flat.numel() == size * heads * length * length:
-        return flat.view(size, heads, length, length).float()
-    out = torch.zeros(size, heads, length, length, device=flat.device)
-    out[_pairs(mask, heads)] = flat.float()
-    return out
-
-
-def _attention_offsets(data: TaskData, split: str, heads: int) -> np.ndarray:
-    return offsets_of(np.square(data.splits[split].lengths) * heads)
+        """The targets of a batch's rows, float32, on the batch's device; only what is asked for is read."""
+        stored = self.read(split, batch.rows, logits=logits, cls=cls, attention=attention)
+        return self.complete(stored, batch, attention)
 
 
 def build_targets(
@@ -151,8 +169,9 @@ def build_targets(
     """Store the teacher's logits, and the [CLS] vectors and attention of some layers, under `folder`.
 
     Each part (the logits, one layer's vectors, one layer's attention) is a checksummed folder of its own:
-    parts that exist are kept, the missing ones are written in one pass of the teacher. Safe when several
-    processes ask at once. A generator: it builds while it is consumed.
+    parts that exist are kept, the missing ones are written in one pass of the teacher, by appending. A build
+    that was interrupted, however it was, is gone on with. Safe when several processes ask at once. A generator:
+    it builds while it is consumed.
 
     Args:
         layers: the teacher's, counted from 1.
@@ -160,53 +179,128 @@ def build_targets(
 
     Yields:
         Examples done and examples in all; nothing where all is there.
+
+    Raises:
+        UsageError: the disk has no room for what is missing. Nothing is written then.
     """
-    parts = ["logits", *(f"cls-{layer}" for layer in layers)]
-    parts += [f"attention-{layer}" for layer in layers] if attention else []
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"), ExitStack() as stack:
-        missing = [part for part in parts if not store.is_intact(folder / part)]
+    with FileLock(folder / ".lock"):
+        missing = [part for part in _parts(layers, attention) if not store.is_intact(folder / part)]
+        if not missing:
+            return
         for part in missing:
             store.discard(folder / part)
-        aside = {part: stack.enter_context(store.aside(folder / part)) for part in missing}
-        total = sum(map(len, data.splits.values())) if missing else 0
-        done = 0
-        for split in data.splits if missing else ():
-            arrays = {part: _create(aside[part], part, split, data, teacher) for part in missing}
-            for count in _fill(arrays, split, data, teacher):
-                done += count
-                yield done, total
+        _check_room(folder, missing, data, teacher)
+        unfinished = folder / UNFINISHED
+        key = store.digest(FORMAT, BATCH, CELLS, data.key)
+        with GrowingArrays(unfinished, key, np.float16, _entries(missing, data, teacher)) as arrays:
+            yield from _fill(arrays, missing, data, teacher)
+        for part in missing:
+            store.publish(unfinished / part, folder / part)
+        shutil.rmtree(unfinished)
 
 
-def _create(folder: Path, part: str, split: str, data: TaskData, teacher: Encoder) -> np.ndarray:
-    config, rows = teacher.config, len(data.splits[split])
-    if part == "logits":
-        shape = (rows, config.num_labels)
-    elif part.startswith("cls"):
-        shape = (rows, config.hidden_size)
-    else:
-        shape = (int(_attention_offsets(data, split, config.num_attention_heads)[-1]),)
-    return np.lib.format.open_memmap(folder / f"{split}.npy", mode="w+", dtype=np.float16, shape=shape)
+def _check_room(folder: Path, parts: list[str], data: TaskData, teacher: Encoder) -> None:
+    need = _size(parts, data, teacher) - _size_on_disk(folder / UNFINISHED, parts)
+    free = shutil.disk_usage(folder).free
+    if need > SPARE * free:
+        raise UsageError(
+            f"{folder}: the teacher's targets take {need / 1e9:.3g} GB more and {free / 1e9:.3g} GB are free there; "
+            "make room, or choose another --output"
+        )
+
+
+def _fill(
+    arrays: GrowingArrays, parts: list[str], data: TaskData, teacher: Encoder
+) -> Iterator[tuple[int, int]]:
+    """Run the teacher over what is not done yet, appending its outputs step by step."""
+    device = next(teacher.eval().parameters()).device
+    orders = {split: LengthOrder(tokens.lengths) for split, tokens in data.splits.items()}
+    steps = _steps(orders, len(teacher.layers) * teacher.config.num_attention_heads)
+    total = sum(map(len, orders.values()))
+    done = sum(len(rows) for _, rows in steps[: arrays.steps])
+    for split, rows in steps[arrays.steps :]:
+        batch = collate(data.splits[split], rows, data.pad_id).to(device)
+        for part, values in _outputs(teacher, batch, parts, orders[split].lengths[rows]).items():
+            arrays.append(f"{part}/{split}", values)
+        arrays.end_step()
+        done += len(rows)
+        yield done, total
+
+
+def _steps(orders: dict[str, LengthOrder], maps: int) -> list[tuple[str, np.ndarray]]:
+    """(split, rows) of every step: each split's rows in order of length, as many at once as memory takes.
+
+    The same whichever parts are missing, so that a build goes on when some of its parts are complete.
+
+    Args:
+        maps: attention maps that the teacher makes of an example.
+    """
+    steps = []
+    for split, order in orders.items():
+        start = 0
+        while start < len(order):
+            rows = order.rows[start : start + BATCH]
+            rows = rows[: max(1, CELLS // (maps * int(order.lengths[rows[-1]]) ** 2))]
+            steps.append((split, rows))
+            start += len(rows)
+    return steps
 
 
 @torch.inference_mode()
-def _fill(arrays: dict[str, np.ndarray], split: str, data: TaskData, teacher: Encoder) -> Iterator[int]:
-    """Run the teacher over a split, writing every part's rows; yields the number of examples of each step."""
-    heads, tokens = teacher.config.num_attention_heads, data.splits[split]
-    offsets = _attention_offsets(data, split, heads)
-    attend = [int(part.split("-")[1]) for part in arrays if part.startswith("attention")]
-    device = next(teacher.parameters()).device
-    teacher.eval()
-    for rows in evaluation_plan(tokens.lengths, BATCH):
-        batch = collate(tokens, rows, data.pad_id).to(device)
-        output = teacher(batch, attend=attend)
-        for part, array in arrays.items():
-            kind, _, layer = part.partition("-")
-            if kind == "logits":
-                array[rows] = output.logits.half().cpu().numpy()
-            elif kind == "cls":
-                array[rows] = output.cls[int(layer)].half().cpu().numpy()
-            else:
-                valid = output.attention[int(layer)][_pairs(batch.mask, heads)].half().cpu().numpy()
-                Ragged(array, offsets).scatter(rows, valid)
-        yield len(rows)
+def _outputs(teacher: Encoder, batch: Batch, parts: list[str], lengths: np.ndarray) -> dict[str, np.ndarray]:
+    """What each part stores of a batch whose rows are in order of length."""
+    layers = {part: int(part.partition("-")[2]) for part in parts if part != "logits"}
+    attend = [layer for part, layer in layers.items() if part.startswith("attention")]
+    classify = "logits" in parts
+    output = teacher(
+        batch, depth=None if classify else max(layers.values()), attend=attend, classify=classify
+    )
+    values = {}
+    for part in parts:
+        if part == "logits":
+            tensor = output.logits.half()
+        elif part.startswith("cls"):
+            tensor = output.cls[layers[part]].half()
+        else:
+            tensor = _flat(output.attention[layers[part]], lengths)
+        values[part] = tensor.cpu().numpy()
+    return values
+
+
+def _flat(attention: Tensor, lengths: np.ndarray) -> Tensor:
+    """(B, heads, L, L) -> each example's own (heads, length, length), one after the other, float16."""
+    blocks = np.stack(np.unique(lengths, return_index=True, return_counts=True), axis=1).tolist()
+    return torch.cat(
+        [
+            attention[first : first + count, :, :length, :length].half().flatten()
+            for length, first, count in blocks
+        ]
+    )
+
+
+def _parts(layers: Collection[int], attention: bool) -> list[str]:
+    kinds = ("cls", "attention") if attention else ("cls",)
+    return ["logits", *(f"{kind}-{layer}" for kind in kinds for layer in layers)]
+
+
+def _entries(parts: list[str], data: TaskData, teacher: Encoder) -> dict[str, tuple[int, ...]]:
+    """The shape of each file's entries: an example's, but attention's are of no common shape, so a value's."""
+    config = teacher.config
+    shapes = {"logits": (config.num_labels,), "cls": (config.hidden_size,), "attention": ()}
+    return {f"{part}/{split}": shapes[part.partition("-")[0]] for part in parts for split in data.splits}
+
+
+def _size(parts: list[str], data: TaskData, teacher: Encoder) -> int:
+    """Bytes that the parts take."""
+    config, lengths = teacher.config, np.concatenate([split.lengths for split in data.splits.values()])
+    values = {
+        "logits": len(lengths) * config.num_labels,
+        "cls": len(lengths) * config.hidden_size,
+        "attention": int(np.square(lengths, dtype=np.int64).sum()) * config.num_attention_heads,
+    }
+    return ITEM * sum(values[part.partition("-")[0]] for part in parts)
+
+
+def _size_on_disk(folder: Path, parts: list[str]) -> int:
+    return sum(file.stat().st_size for part in parts for file in (folder / part).glob("*.npy"))

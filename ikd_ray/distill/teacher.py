@@ -177,7 +177,8 @@ def teacher_key(source: TeacherSource, data: TaskData, config: TeacherConfig) ->
     return store.digest(FORMAT, source.key, data.key, settings)
 
 
-def _load_source(source: TeacherSource, task: Task, seed: int) -> Encoder:
+def load_source(source: TeacherSource, task: Task, seed: int) -> Encoder:
+    """The model as it is, with a new random head where it has none."""
     names = list(task.labels) or ["score"]
     torch.manual_seed(seed)  # a new head's initial weights
     model = AutoModelForSequenceClassification.from_pretrained(
@@ -230,7 +231,7 @@ def make_teacher(
 
     Keeps the epoch with the best dev metric and stops after `patience` epochs without a better one.
     """
-    teacher = _load_source(source, data.task, config.seed).to(device)
+    teacher = load_source(source, data.task, config.seed).to(device)
     history: list[dict[str, float]] = []
     settings = {} if source.has_head else tuning(source, config).model_dump()
     if settings:
@@ -248,15 +249,20 @@ def make_teacher(
     store.ensure(folder, write)
 
 
-def _fine_tune(teacher: Encoder, data: TaskData, config: TeacherConfig, world: World) -> Iterator[Epoch]:
-    stage = Stage(
+def fine_tuning(teacher: Encoder, epochs: int) -> Stage:
+    """The stage in which a teacher is fine-tuned: all of it, on the gold labels."""
+    return Stage(
         name="teacher",
-        epochs=config.epochs,
+        epochs=epochs,
         hard=1.0,
         trains=tuple(range(1, len(teacher.layers) + 1)),
         head=True,
         embeddings=True,
     )
+
+
+def _fine_tune(teacher: Encoder, data: TaskData, config: TeacherConfig, world: World) -> Iterator[Epoch]:
+    stage = fine_tuning(teacher, config.epochs)
     best, best_epoch, best_state = float("-inf"), 0, None
     for number, metrics in enumerate(train_stage(teacher, stage, config, data, None, (), world), start=1):
         metrics |= score(teacher, data)

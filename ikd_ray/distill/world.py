@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +18,12 @@ class World:
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def autocast(self) -> AbstractContextManager:
+        """bfloat16 matrix products on a GPU; float32 as it is elsewhere."""
+        return (
+            torch.autocast(self.device.type, torch.bfloat16) if self.device.type == "cuda" else nullcontext()
+        )
 
     def wrap(self, module: nn.Module, some_unused: bool) -> nn.Module:
         """The module with gradients averaged over the processes.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ikd_ray.data.batches import POOL, collate, evaluation_plan, training_plan
+from ikd_ray.data.batches import AHEAD, POOL, collate, evaluation_plan, prefetch, training_plan
 from ikd_ray.data.ragged import Ragged, offsets_of
 from ikd_ray.data.tokens import TokenSplit
 
@@ -170,4 +171,41 @@ def test_scores_stay_floats():
     split = TokenSplit(ids, Ragged(np.zeros(2, np.uint8), offsets), np.array([3.8], np.float32))
     batch = collate(split, np.array([0]), 0)
     assert batch.labels.dtype == torch.float32
-    assert batch.to(torch.device("cpu")) is batch
+    assert batch.to(torch.device("cpu")).ids is batch.ids
+
+
+def test_prefetch_is_map_in_another_thread():
+    threads = []
+
+    def double(item):
+        threads.append(threading.get_ident())
+        return 2 * item
+
+    assert list(prefetch(double, range(50))) == [2 * item for item in range(50)]
+    assert set(threads) != {threading.get_ident()}
+    assert len(set(threads)) == 1
+    assert list(prefetch(double, [])) == []
+
+
+def test_prefetch_makes_the_next_while_the_caller_works():
+    """The caller of item 0 waits for item 1 to be made: without a thread it would wait for ever."""
+    made = [threading.Event() for _ in range(3)]
+    found = prefetch(lambda item: made[item].set() or item, range(3))
+    assert next(found) == 0
+    assert made[1].wait(timeout=30)
+    assert list(found) == [1, 2]
+
+
+def test_prefetch_is_only_a_little_ahead():
+    made = []
+    found = prefetch(lambda item: made.append(item) or item, range(100))
+    assert next(found) == 0
+    found.close()
+    assert len(made) <= AHEAD + 1
+
+
+def test_prefetch_passes_errors_on():
+    found = prefetch(lambda item: 1 // item, [2, 0, 2])
+    assert next(found) == 0
+    with pytest.raises(ZeroDivisionError):
+        next(found)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from contextlib import closing
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ikd_ray.data.ragged import Ragged, offsets_of
+from ikd_ray.data.ragged import Ragged, RaggedWriter, offsets_of
 
 
 @st.composite
@@ -23,24 +26,33 @@ def pack(rows: list[list[int]]) -> Ragged:
     return Ragged(flat, offsets_of(np.array([len(row) for row in rows])))
 
 
-@given(ragged_lists())
-def test_gather_is_the_rows_one_after_the_other(case):
+@given(ragged_lists(), st.integers(0, 9))
+def test_padded_is_the_rows_beside_one_another(case, fill):
     rows, order = case
-    assert pack(rows).gather(order).tolist() == [value for row in order for value in rows[row]]
+    values, mask = pack(rows).padded(order, fill)
+    longest = max((len(rows[row]) for row in order), default=0)
+    assert values.shape == mask.shape == (len(order), longest)
+    assert (values.dtype, mask.dtype) == (np.int32, np.bool_)
+    for found, within, row in zip(values.tolist(), mask.tolist(), order, strict=True):
+        padding = longest - len(rows[row])
+        assert found == rows[row] + [fill] * padding
+        assert within == [True] * len(rows[row]) + [False] * padding
 
 
-@given(ragged_lists())
-def test_scatter_is_the_inverse_of_gather(case):
-    rows, order = case
-    order = np.array(list(dict.fromkeys(order.tolist())), dtype=np.int64)
-    full = pack(rows)
-    empty = Ragged(np.zeros_like(full.values), full.offsets)
-    empty.scatter(order, full.gather(order))
-    assert empty.gather(order).tolist() == full.gather(order).tolist()
-    others = np.array([row for row in range(len(rows)) if row not in set(order.tolist())], dtype=np.int64)
-    assert not empty.gather(others).any(), "rows that were not asked for were written"
-    empty.scatter(others, full.gather(others))
-    assert empty.values.tolist() == full.values.tolist()
+def write(folder: Path, name: str, *chunks: list[list[int]], kind: type = np.int32) -> None:
+    with closing(RaggedWriter(folder, name, kind)) as writer:
+        for rows in chunks:
+            writer.append(rows)
+
+
+def test_padded_copies(tmp_path):
+    """What is stored stays as it is, whatever becomes of a batch; and a batch is no memory map."""
+    write(tmp_path, "x", [[1, 2, 3], [4]])
+    stored = Ragged.open(tmp_path, "x")
+    values, _ = stored.padded(np.array([0]), 0)
+    assert type(values) is np.ndarray
+    values[:] = 7
+    assert stored.values.tolist() == [1, 2, 3, 4]
 
 
 @given(ragged_lists())
@@ -59,12 +71,17 @@ def test_offsets_are_wide():
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.uint8, np.float16])
-def test_saved_and_opened(tmp_path, kind):
-    ragged = pack([[1, 2, 3], [], [4]])
-    ragged = Ragged(ragged.values.astype(kind), ragged.offsets)
-    ragged.save(tmp_path, "x.ids")
+def test_written_and_opened(tmp_path, kind):
+    expected = pack([[1, 2, 3], [], [4], [5, 6]])
+    write(tmp_path, "x.ids", [[1, 2, 3], []], [], [[4], [5, 6]], kind=kind)
     opened = Ragged.open(tmp_path, "x.ids")
     assert isinstance(opened.values, np.memmap)
     assert opened.values.dtype == kind
-    assert opened.values.tolist() == ragged.values.tolist()
-    assert opened.offsets.tolist() == ragged.offsets.tolist()
+    assert opened.values.tolist() == expected.values.tolist()
+    assert (opened.offsets.tolist(), opened.offsets.dtype) == (expected.offsets.tolist(), np.int64)
+
+
+def test_no_rows_at_all(tmp_path):
+    write(tmp_path, "x")
+    opened = Ragged.open(tmp_path, "x")
+    assert (len(opened), opened.offsets.tolist(), opened.values.tolist()) == (0, [0], [])

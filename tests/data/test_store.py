@@ -3,12 +3,15 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 
-from ikd_ray.data.store import MANIFEST, aside, digest, ensure, file_digest, is_intact
+from ikd_ray.data import store
+from ikd_ray.data.store import MANIFEST, VERIFIED, aside, digest, ensure, file_digest, is_intact
 
 
 def write_two(folder: Path) -> None:
@@ -127,6 +130,163 @@ def test_ensure_rebuilds_what_is_damaged(tmp_path, damage):
     assert is_intact(target)
     assert (target / "a.bin").read_bytes() == b"abc" * 1000
     assert leftovers(tmp_path) == {"t"}
+
+
+def age(target: Path, seconds: float = 10) -> None:
+    """As if its files had last been written that long ago."""
+    for path in target.rglob("*"):
+        if path.is_file():
+            status = path.stat()
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns - int(seconds * 1e9)))
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """The files that were read for their checksum, by name; clear it between questions."""
+    read = []
+    original = store.file_digest
+    monkeypatch.setattr(store, "file_digest", lambda path: read.append(path.name) or original(path))
+    return read
+
+
+@pytest.fixture
+def settled(tmp_path, monkeypatch, hashed) -> Path:
+    """A folder whose files were found intact once, long after they were written."""
+    monkeypatch.setattr(store, "TICK_NS", 0)
+    target = tmp_path / "t"
+    ensure(target, write_two)
+    age(target)
+    assert is_intact(target)
+    hashed.clear()
+    return target
+
+
+def test_what_was_verified_is_not_read_again(settled, hashed):
+    assert is_intact(settled)
+    assert hashed == []
+    assert set(json.loads((settled / MANIFEST).read_text())) == {"a.bin", "sub/b.txt"}
+
+
+def rewrite_in_place(path: Path) -> None:
+    """As many other bytes, in the same file."""
+    with open(path, "r+b") as file:
+        file.write(b"xyz")
+
+
+def swap(path: Path) -> None:
+    """Another file of that size and that age under the name."""
+    status, other = path.stat(), path.with_name("other")
+    other.write_bytes(b"xyz" + path.read_bytes()[3:])
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.replace(other, path)
+
+
+def rewrite_and_hide(path: Path) -> None:
+    status = path.stat()
+    rewrite_in_place(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [rewrite_in_place, swap, rewrite_and_hide])
+def test_a_change_that_keeps_the_size_is_found(settled, hashed, change):
+    size = (settled / "a.bin").stat().st_size
+    time.sleep(0.02)  # the clock of a file system may tick 100 times a second
+    change(settled / "a.bin")
+    assert (settled / "a.bin").stat().st_size == size
+    assert not is_intact(settled)
+    assert not is_intact(settled), "it was remembered as intact"
+    assert set(hashed) == {"a.bin"}
+
+
+def test_a_file_that_was_touched_is_read_once_more(settled, hashed):
+    (settled / "a.bin").touch()
+    assert is_intact(settled)
+    assert hashed == ["a.bin"]
+    assert is_intact(settled)
+    assert hashed == ["a.bin"]
+
+
+def test_another_checksum_in_the_manifest_is_found(settled):
+    manifest = json.loads((settled / MANIFEST).read_text())
+    (settled / MANIFEST).write_text(json.dumps(manifest | {"a.bin": "0" * 64}))
+    assert not is_intact(settled)
+
+
+def test_a_file_written_a_moment_ago_is_read_every_time(tmp_path, hashed):
+    """A change within one tick of the file system's clock might leave no trace."""
+    ensure(tmp_path / "t", write_two)
+    for _ in range(2):
+        hashed.clear()
+        assert is_intact(tmp_path / "t")
+        assert sorted(hashed) == ["a.bin", "b.txt"]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"a.bin": 3}', b"\xff"])
+def test_a_broken_memory_is_no_memory(settled, hashed, content):
+    (settled / VERIFIED).write_bytes(content)
+    assert is_intact(settled)
+    assert sorted(hashed) == ["a.bin", "b.txt"]
+    flip(settled)
+    assert not is_intact(settled)
+
+
+def test_a_copy_is_checked_for_itself(settled, hashed, tmp_path):
+    """What is known of a folder's files is known of those files, not of their names."""
+    shutil.copytree(settled, tmp_path / "copy")
+    assert is_intact(tmp_path / "copy")
+    assert sorted(hashed) == ["a.bin", "b.txt"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_checked(settled, hashed, monkeypatch):
+    (settled / VERIFIED).unlink()
+
+    def refuse(path: Path, text: str) -> None:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(store, "replace", refuse)
+    assert is_intact(settled)
+    flip(settled)
+    assert not is_intact(settled)
+
+
+def test_what_was_just_published_need_not_be_read_again(tmp_path, hashed, monkeypatch):
+    """Where its files were complete a while before: those of a large store are."""
+    monkeypatch.setattr(store, "TICK_NS", 50_000_000)
+    with aside(tmp_path / "t") as folder:
+        write_two(folder)
+        time.sleep(0.1)
+    hashed.clear()
+    assert is_intact(tmp_path / "t")
+    assert hashed == []
+
+
+def test_publishing_goes_on_where_it_was_killed(tmp_path, monkeypatch):
+    (tmp_path / "new").mkdir()
+    write_two(tmp_path / "new")
+    with monkeypatch.context() as patch:
+        patch.setattr(store.os, "rename", raise_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            store.publish(tmp_path / "new", tmp_path / "t")
+    store.publish(tmp_path / "new", tmp_path / "t")
+    assert set(json.loads((tmp_path / "t" / MANIFEST).read_text())) == {"a.bin", "sub/b.txt"}
+    assert is_intact(tmp_path / "t")
+    assert leftovers(tmp_path) == {"t"}
+
+
+def raise_interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_replace_keeps_what_was_there_until_it_is_done(tmp_path, monkeypatch):
+    store.replace(tmp_path / "x", "first")
+    with monkeypatch.context() as patch:
+        patch.setattr(store.os, "replace", raise_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            store.replace(tmp_path / "x", "second")
+    assert (tmp_path / "x").read_text() == "first"
+    store.replace(tmp_path / "x", "third")
+    assert (tmp_path / "x").read_text() == "third"
+    assert leftovers(tmp_path) == {"x"}
 
 
 def test_a_failing_write_leaves_nothing(tmp_path):

@@ -47,8 +47,9 @@ def assert_direct(data: TaskData, dataset: Dataset, tokenizer, max_length: int) 
             expected = tokenizer(
                 split.first[row], *pair, truncation=True, max_length=max_length, return_token_type_ids=True
             )
-            assert found.ids.gather(np.array([row])).tolist() == expected["input_ids"]
-            assert found.segments.gather(np.array([row])).tolist() == expected["token_type_ids"]
+            for ragged, values in ((found.ids, "input_ids"), (found.segments, "token_type_ids")):
+                start, end = ragged.offsets[row : row + 2]
+                assert ragged.values[start:end].tolist() == expected[values]
             assert found.lengths[row] == len(expected["input_ids"]) <= max_length
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -102,15 +103,11 @@ def test_reports(start, regime, losses):
 
 
 @pytest.mark.parametrize("regime", ["id", "sid", "pid"])
-def test_training_losses_are_the_models_own(start, regime):
+def test_training_losses_are_the_models_own(data, teacher, tmp_path, regime):
     """At a learning rate of next to nothing they are the mean over examples: what evaluation says of dev."""
-    course = start(regime=regime, learning_rate=1e-12, batch_size=7)
-    swapped = {"train": course.data.train, "dev": course.data.train}
-    course.data = type(course.data)(**(vars(course.data) | {"splits": swapped}))
-    fetch = course.targets.fetch
-    course.targets = type("Same", (), {})()
-    course.targets.fetch = lambda split, *args, **options: fetch("train", *args, **options)
-    for epoch in course:
+    data = replace(data, splits={"train": data.train, "dev": data.train})
+    trial = Trial(**(FAST | {"regime": regime, "learning_rate": 1e-12, "batch_size": 7}))
+    for epoch in Distillation(trial, data, make_targets(tmp_path, data, teacher)):
         names = [n for n in epoch.metrics if n.startswith("train/layer")]
         assert names or epoch.stage_name == "C"
         for name in names:

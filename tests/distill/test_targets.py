@@ -1,43 +1,24 @@
+"""Reading targets, and whether attention is stored."""
+
 from __future__ import annotations
 
-import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from target_files import HALF, LAYERS, build
 from tiny import HEADS, HIDDEN, make_encoder
 
 from ikd_ray.config import TargetConfig
-from ikd_ray.data import store
 from ikd_ray.data.batches import collate
-from ikd_ray.distill.targets import Targets, build_targets, key_of, size_gb, stores_attention
+from ikd_ray.distill.targets import Targets, key_of, size_gb, stored_gb, stores_attention
 from ikd_ray.errors import UsageError
 
-LAYERS = (1, 2, 3, 4)
-HALF = {"rtol": 2e-3, "atol": 2e-4}  # float16 keeps 11 bits
 
-
-def build(folder, data, teacher, layers=LAYERS, attention=True) -> list[tuple[int, int]]:
-    return list(build_targets(folder, data, teacher, layers, attention))
-
-
-def parts_of(folder: Path) -> dict[str, int]:
-    """Each part's inode: a folder written anew has another."""
-    return {path.name: os.stat(path).st_ino for path in folder.iterdir() if path.is_dir()}
-
-
-def contents(folder: Path) -> dict[str, np.ndarray]:
-    return {str(p.relative_to(folder)): np.load(p) for p in sorted(folder.rglob("*.npy"))}
-
-
-def assert_equal_contents(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    """To float16 precision: which layers record their attention decides the kernel, hence the last bit."""
-    assert found.keys() == expected.keys()
-    for name, array in found.items():
-        assert array.dtype == expected[name].dtype
-        np.testing.assert_allclose(array, expected[name], **HALF)
+def pairs_of(batch) -> torch.Tensor:
+    """(B, HEADS, L, L), true where query and key are both tokens."""
+    return (batch.mask[:, None, :, None] & batch.mask[:, None, None, :]).expand(-1, HEADS, -1, -1)
 
 
 def orders(count: int) -> list[np.ndarray]:
@@ -55,7 +36,7 @@ def test_stored_equals_online(targets, data, teacher, split, order):
         online = teacher(batch, attend=LAYERS)
     assert stored.logits.dtype == torch.float32
     torch.testing.assert_close(stored.logits, online.logits, **HALF)
-    pairs = (batch.mask[:, None, :, None] & batch.mask[:, None, None, :]).expand(-1, HEADS, -1, -1)
+    pairs = pairs_of(batch)
     for layer in LAYERS:
         torch.testing.assert_close(stored.cls[layer], online.cls[layer], **HALF)
         torch.testing.assert_close(stored.attention[layer][pairs], online.attention[layer][pairs], **HALF)
@@ -109,21 +90,75 @@ def test_attention_that_is_not_stored_is_computed(tmp_path, data, teacher):
     batch = collate(data.splits["dev"], np.array([5, 0, 9]), data.pad_id)
     with torch.no_grad():
         online = teacher(batch, attend=[2, 3])
-    out = Targets(tmp_path, data, teacher, attention_stored=False).fetch("dev", batch, attention=[2, 3])
+    pairs = pairs_of(batch)
+    assert not pairs.all()
+    mine = Targets(tmp_path, data, teacher, attention_stored=False)
+    out = mine.fetch("dev", batch, attention=[2, 3])
     for layer in (2, 3):
-        torch.testing.assert_close(out.attention[layer], online.attention[layer])
+        torch.testing.assert_close(out.attention[layer][pairs], online.attention[layer][pairs])
+        assert float(out.attention[layer][~pairs].abs().sum()) == 0
         assert not out.attention[layer].requires_grad
+    assert mine.read("dev", batch.rows, attention=[2, 3]).attention == {}
+
+
+def test_what_is_read_is_what_is_stored(targets, data):
+    """Rows in any order, some twice; no more precise and no wider than the files."""
+    rows = np.array([7, 0, 7, 30, 2])
+    batch = collate(data.train, rows, data.pad_id)
+    stored = targets.read("train", rows, cls=[1, 3], attention=[2])
+    fetched = targets.fetch("train", batch, cls=[1, 3], attention=[2])
+    assert stored.attention[2].shape == (5, HEADS, *[int(data.train.lengths[rows].max())] * 2)
+    for mine, theirs in (
+        (stored.logits, fetched.logits),
+        (stored.cls[3], fetched.cls[3]),
+        (stored.attention[2], fetched.attention[2]),
+    ):
+        assert (mine.dtype, mine.device.type) == (torch.float16, "cpu")
+        assert torch.equal(mine.float(), theirs)
+    assert (set(stored.cls), set(stored.attention)) == ({1, 3}, {2})
+
+
+def test_reading_is_completed_for_the_batch(targets, data, teacher):
+    """In two halves, as a loop does that reads ahead, and at once."""
+    batch = collate(data.train, np.array([4, 9, 1]), data.pad_id)
+    for mine in (targets, Targets(targets.folder, data, teacher, attention_stored=False)):
+        read = mine.read("train", batch.rows, logits=False, cls=[4], attention=[1, 4])
+        halves = mine.complete(read, batch, [1, 4])
+        whole = mine.fetch("train", batch, logits=False, cls=[4], attention=[1, 4])
+        assert halves.logits is whole.logits is None
+        assert torch.equal(halves.cls[4], whole.cls[4])
+        assert set(halves.attention) == set(whole.attention) == {1, 4}
+        assert all(torch.equal(halves.attention[layer], whole.attention[layer]) for layer in (1, 4))
+
+
+def test_a_function_is_mapped_over_every_tensor(targets):
+    read = targets.read("dev", np.arange(3), cls=[1, 2], attention=[2])
+    seen = []
+    doubled = read.map(lambda tensor: seen.append(tensor) or tensor * 2)
+    assert len(seen) == 4
+    assert torch.equal(doubled.logits, read.logits * 2)
+    assert torch.equal(doubled.cls[2], read.cls[2] * 2)
+    assert torch.equal(doubled.attention[2], read.attention[2] * 2)
+    assert targets.read("dev", np.arange(3), logits=False).map(torch.neg).logits is None
 
 
 def test_size_by_hand(data, teacher):
+    examples = sum(map(len, data.splits.values()))
     cells = sum(int(n) ** 2 for split in data.splits.values() for n in split.lengths)
-    assert size_gb(data, teacher, [2, 4]) == pytest.approx(cells * HEADS * 2 * 2 / 1e9)
+    without = examples * (2 + 2 * HIDDEN) * 2
+    assert size_gb(data, teacher, [2, 4], attention=False) == pytest.approx(without / 1e9)
+    assert size_gb(data, teacher, [2, 4]) == pytest.approx((without + cells * HEADS * 2 * 2) / 1e9)
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_size_is_what_the_files_take(targets, data, teacher, layer):
-    stored = sum(path.stat().st_size for path in (targets.folder / f"attention-{layer}").glob("*.npy"))
-    assert stored == pytest.approx(size_gb(data, teacher, [layer]) * 1e9, abs=2 * 128)  # two headers
+@pytest.mark.parametrize("attention", [True, False])
+def test_size_is_what_the_files_take(tmp_path, data, teacher, attention):
+    layers = [2, 3]
+    assert stored_gb(tmp_path / "nothing", layers) == 0
+    build(tmp_path, data, teacher, layers, attention)
+    size, headers = size_gb(data, teacher, layers, attention), 10 * 128 / 1e9
+    assert stored_gb(tmp_path, layers) == pytest.approx(size, abs=headers)
+    assert stored_gb(tmp_path, [2]) == pytest.approx(size_gb(data, teacher, [2], attention), abs=headers)
+    assert stored_gb(tmp_path, [1]) < size_gb(data, teacher, [1], attention)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +175,15 @@ def test_budget(mode, size, free, stores):
     assert stores_attention(size, free, TargetConfig(mode=mode, budget_gb=2)) is stores
 
 
+@pytest.mark.parametrize(
+    ("there", "free", "stores"), [(0, 9.9, False), (1, 9.9, True), (9, 0, True), (8, 1, False)]
+)
+def test_what_is_stored_already_needs_no_room(there, free, stores):
+    """Else a sweep that goes on would no longer store what it has stored."""
+    config = TargetConfig(mode="auto", budget_gb=20)
+    assert stores_attention(9, free, config, there) is stores
+
+
 def test_no_room_for_what_must_be_stored():
     with pytest.raises(UsageError, match=r"95\.0 GB and 100\.0 GB free"):
         stores_attention(95, 100, TargetConfig(mode="stored"))
@@ -148,81 +192,3 @@ def test_no_room_for_what_must_be_stored():
 def test_key_names_data_and_teacher(make_task_data, data):
     assert key_of(data, "a") == key_of(data, "a")
     assert len({key_of(data, "a"), key_of(data, "b"), key_of(make_task_data("stsb"), "a")}) == 3
-
-
-def test_progress_counts_examples(tmp_path, data, teacher):
-    steps = build(tmp_path, data, teacher, layers=[4])
-    total = len(data.train) + len(data.splits["dev"])
-    assert steps[-1] == (total, total)
-    assert [done for done, _ in steps] == sorted({done for done, _ in steps})
-
-
-def test_the_files_are_float16_logits_and_vectors_by_row(targets, data):
-    logits = np.load(targets.folder / "logits" / "train.npy")
-    vectors = np.load(targets.folder / "cls-2" / "dev.npy")
-    assert (logits.dtype, logits.shape) == (np.float16, (len(data.train), 2))
-    assert (vectors.dtype, vectors.shape) == (np.float16, (len(data.splits["dev"]), HIDDEN))
-
-
-def test_a_later_layer_builds_only_what_is_missing(tmp_path, data, teacher):
-    assert build(tmp_path, data, teacher, layers=[2], attention=False)
-    first = parts_of(tmp_path)
-    assert set(first) == {"logits", "cls-2"}
-    assert build(tmp_path, data, teacher, layers=[2, 4])
-    second = parts_of(tmp_path)
-    assert set(second) == {"logits", "cls-2", "cls-4", "attention-2", "attention-4"}
-    assert {name: second[name] for name in first} == first
-    assert build(tmp_path, data, teacher, layers=[2, 4]) == []
-    assert parts_of(tmp_path) == second
-
-
-@pytest.mark.parametrize("part", ["logits", "cls-2", "attention-2"])
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest"])
-def test_a_damaged_part_is_rebuilt(tmp_path, data, teacher, part, damage):
-    build(tmp_path, data, teacher, layers=[2])
-    good, before = contents(tmp_path), parts_of(tmp_path)
-    victim = tmp_path / part / ("manifest.json" if damage == "manifest" else "train.npy")
-    content = bytearray(victim.read_bytes())
-    if damage == "remove":
-        victim.unlink()
-    elif damage == "flip":
-        content[-1] ^= 1
-        victim.write_bytes(content)
-    else:
-        victim.write_bytes(content[: len(content) // 2])
-    assert build(tmp_path, data, teacher, layers=[2])
-    assert_equal_contents(contents(tmp_path), good)
-    after = parts_of(tmp_path)
-    assert {name for name in before if before[name] == after[name]} >= set(before) - {part}
-    assert store.is_intact(tmp_path / part)
-
-
-def test_an_interrupted_build_leaves_nothing_half_written(tmp_path, data, teacher, monkeypatch):
-    monkeypatch.setattr("ikd_ray.distill.targets.BATCH", 8)
-    steps = build_targets(tmp_path, data, teacher, [2], True)
-    next(steps)
-    next(steps)
-    assert not any(name for name in parts_of(tmp_path) if not name.startswith("."))
-    steps.close()
-    assert parts_of(tmp_path) == {}
-    assert build(tmp_path, data, teacher, layers=[2])
-
-
-def test_a_failing_build_leaves_what_was_there(tmp_path, data, teacher, monkeypatch):
-    build(tmp_path, data, teacher, layers=[2])
-    before = parts_of(tmp_path)
-    broken = make_encoder()
-    monkeypatch.setattr(broken, "forward", lambda *_, **__: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        build(tmp_path, data, broken, layers=[2, 3])
-    assert parts_of(tmp_path) == before
-    assert all(store.is_intact(tmp_path / part) for part in before)
-
-
-def test_two_processes_at_once_leave_one_intact_store(two_processes, targets):
-    assert sorted(steps > 0 for steps in two_processes.built) == [False, True]
-    parts = parts_of(two_processes.folder)
-    assert set(parts) == {"logits", "cls-2", "cls-4", "attention-2", "attention-4"}
-    assert all(store.is_intact(two_processes.folder / part) for part in parts)
-    alone = {name: a for name, a in contents(targets.folder).items() if name.split("/")[0] in parts}
-    assert_equal_contents(contents(two_processes.folder), alone)

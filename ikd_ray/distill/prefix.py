@@ -1,0 +1,97 @@
+"""What the frozen bottom of a student makes of every example: computed once a stage instead of every epoch.
+
+Where a stage trains layer k and what lies above, embeddings and layers below it are a constant function of the input
+(they drop nothing out), so their output is stored and training starts from it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+
+import numpy as np
+import torch
+
+from ikd_ray.config import PrefixConfig
+from ikd_ray.data.batches import collate, evaluation_plan
+from ikd_ray.data.by_length import ByLength, LengthOrder
+from ikd_ray.data.tokens import TaskData
+from ikd_ray.distill.encoder import Encoder
+
+BATCH = 64
+SPARE = 0.9  # of the free disk that may be taken
+
+
+class Prefix:
+    """Outputs of a student's lowest `depth` layers for every example of every split; none at depth 0."""
+
+    def __init__(self, student: Encoder, data: TaskData, config: PrefixConfig) -> None:
+        self.depth = 0
+        self._student, self._data, self._config = student, data, config
+        self._orders = {name: LengthOrder(split.lengths) for name, split in data.splits.items()}
+        self._stored: dict[str, ByLength] = {}
+        self._type = torch.empty(0, dtype=next(student.parameters()).dtype).numpy().dtype
+
+    def raise_to(self, depth: int) -> None:
+        """Hold the output of layer `depth` from now on.
+
+        Layers up to the depth held so far must not have changed since; the output is computed from what is held.
+        Where it fits neither memory nor disk the depth becomes 0, and nothing is held.
+        """
+        if depth == self.depth:
+            return
+        below, source = self.depth, self._stored
+        if not 0 < below < depth:
+            below, source, self._stored = 0, {}, {}
+        # Entries keep their shape from layer to layer, so they can take each other's place; but of the last layer
+        # only [CLS] is of use.
+        same_shape = bool(source) and depth < len(self._student.layers)
+        target = source if same_shape else self._make_room(depth)
+        self.depth = depth if target else 0
+        for split in target:
+            self._fill(split, target[split], source.get(split), below)
+        self._stored = target
+
+    def read(self, split: str, rows: np.ndarray) -> torch.Tensor | None:
+        """(B, L, hidden) of these rows, 0 at padding; at the depth of all layers their [CLS] vectors, (B, hidden)."""
+        return torch.from_numpy(self._stored[split].read(rows)) if self._stored else None
+
+    def _make_room(self, depth: int) -> dict[str, ByLength]:
+        if depth == 0:
+            return {}
+        whole, hidden = depth == len(self._student.layers), self._student.config.hidden_size
+        shape = (lambda length: (hidden,)) if whole else (lambda length: (length, hidden))
+        room = {name: ByLength(None, order, shape) for name, order in self._orders.items()}
+        gigabytes = sum(array.size for array in room.values()) * self._type.itemsize / 1e9
+        in_memory = gigabytes <= self._config.memory_gb
+        free = SPARE * shutil.disk_usage(tempfile.gettempdir()).free / 1e9
+        if not in_memory and gigabytes > min(self._config.disk_gb, free):
+            return {}
+        for array in room.values():
+            try:
+                array.values = (np.empty if in_memory else _on_disk)(array.size, self._type)
+            except OSError:  # somebody else took the room meanwhile
+                return {}
+        return room
+
+    @torch.no_grad()
+    def _fill(self, split: str, target: ByLength, source: ByLength | None, below: int) -> None:
+        student, tokens = self._student.eval(), self._data.splits[split]
+        device = next(student.parameters()).device
+        for rows in evaluation_plan(tokens.lengths, BATCH):
+            batch = collate(tokens, rows, self._data.pad_id).to(device)
+            start = torch.from_numpy(source.read(rows)).to(device) if source else None
+            if self.depth == len(student.layers):
+                output = student(batch, classify=False, start=start, below=below).cls[self.depth]
+            else:
+                output = student.hidden(batch, self.depth, start, below)
+            target.write(rows, output.cpu().numpy())
+
+
+def _on_disk(size: int, kind: np.dtype) -> np.ndarray:
+    """A file without a name: it goes when the process goes, however that ends."""
+    with tempfile.TemporaryFile() as file:
+        if hasattr(os, "posix_fallocate"):  # else a disk that fills up would kill the process
+            os.posix_fallocate(file.fileno(), 0, max(1, size * kind.itemsize))
+        return np.memmap(file, kind, "w+", shape=(size,))
