@@ -16,6 +16,7 @@ BELOW = {
     "distill": {"config", "tasks", "errors", "data"},
     "report": {"config", "tasks", "errors", "data", "distill"},
     "sweep": {"config", "tasks", "errors", "data", "distill", "report"},
+    "bench": {"config", "tasks", "errors", "data", "distill", "report", "sweep"},
 }
 
 

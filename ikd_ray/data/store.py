@@ -59,10 +59,14 @@ def publish(folder: Path, target: Path) -> None:
     """
     own = (folder / MANIFEST, folder / VERIFIED)  # of a process killed in the middle of this
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path not in own)
-    stamps = {str(path.relative_to(folder)): _settled_stamp(path) for path in files}
-    manifest = {name: file_digest(folder / name) for name in stamps}
+    manifest, verified = {}, {}
+    for path in files:
+        name, stamp = str(path.relative_to(folder)), _settled_stamp(path)
+        manifest[name] = file_digest(path)
+        if stamp:
+            verified[name] = [manifest[name], *stamp]
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    _remember(folder, {name: [manifest[name], *stamp] for name, stamp in stamps.items() if stamp})
+    _remember(folder, verified)
     for path in [*files, folder / MANIFEST, folder]:
         flush(path)
     os.rename(folder, target)

@@ -16,7 +16,7 @@ from ikd_ray.data.ragged import Ragged, RaggedWriter
 from ikd_ray.tasks import Task, get_task
 
 FORMAT = 1
-CHUNK = 10_000  # examples tokenized at a time: bounds memory
+CHUNK = 2_000  # examples tokenized at a time: bounds memory
 
 
 @dataclass(frozen=True)

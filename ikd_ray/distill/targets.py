@@ -221,7 +221,7 @@ def _fill(
     done = sum(len(rows) for _, rows in steps[: arrays.steps])
     for split, rows in steps[arrays.steps :]:
         batch = collate(data.splits[split], rows, data.pad_id).to(device)
-        for part, values in _outputs(teacher, batch, parts, orders[split].lengths[rows]).items():
+        for part, values in _outputs(teacher, batch, parts, orders[split].lengths[rows]):
             arrays.append(f"{part}/{split}", values)
         arrays.end_step()
         done += len(rows)
@@ -248,7 +248,9 @@ def _steps(orders: dict[str, LengthOrder], maps: int) -> list[tuple[str, np.ndar
 
 
 @torch.inference_mode()
-def _outputs(teacher: Encoder, batch: Batch, parts: list[str], lengths: np.ndarray) -> dict[str, np.ndarray]:
+def _outputs(
+    teacher: Encoder, batch: Batch, parts: list[str], lengths: np.ndarray
+) -> Iterator[tuple[str, np.ndarray]]:
     """What each part stores of a batch whose rows are in order of length."""
     layers = {part: int(part.partition("-")[2]) for part in parts if part != "logits"}
     attend = [layer for part, layer in layers.items() if part.startswith("attention")]
@@ -256,7 +258,6 @@ def _outputs(teacher: Encoder, batch: Batch, parts: list[str], lengths: np.ndarr
     output = teacher(
         batch, depth=None if classify else max(layers.values()), attend=attend, classify=classify
     )
-    values = {}
     for part in parts:
         if part == "logits":
             tensor = output.logits.half()
@@ -264,8 +265,7 @@ def _outputs(teacher: Encoder, batch: Batch, parts: list[str], lengths: np.ndarr
             tensor = output.cls[layers[part]].half()
         else:
             tensor = _flat(output.attention[layers[part]], lengths)
-        values[part] = tensor.cpu().numpy()
-    return values
+        yield part, tensor.cpu().numpy()
 
 
 def _flat(attention: Tensor, lengths: np.ndarray) -> Tensor:

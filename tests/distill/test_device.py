@@ -18,15 +18,15 @@ from ikd_ray.distill.world import World
 STEPS = 6  # of 48 examples in batches of 8
 
 
-@pytest.mark.parametrize("embeddings", ["frozen", "train"])
-@pytest.mark.parametrize("regime", REGIMES)
-@pytest.mark.parametrize("attention", [True, False], ids=["stored", "online"])
+@pytest.mark.parametrize(
+    ("regime", "embeddings", "attention"),
+    [*((regime, "frozen", True) for regime in REGIMES), ("kd", "train", True), ("sid", "train", False)],
+)
 def test_the_host_waits_for_the_device_at_an_epochs_end_alone(
-    data, tmp_path_factory, monkeypatch, regime, embeddings, attention
+    data, tmp_path, monkeypatch, regime, embeddings, attention
 ):
     """Tensors without values: whatever asks for one, as every host synchronisation does, raises."""
-    folder = tmp_path_factory.mktemp("targets")
-    targets = make_targets(folder, data, make_encoder(), attention)
+    targets = make_targets(tmp_path, data, make_encoder(), attention)
     trial = Trial(regime=regime, student_layers=2, batch_size=8, embeddings=embeddings)
     steps, step = [], loop._Training.step
     monkeypatch.setattr(loop._Training, "step", lambda *given: steps.append(1) or step(*given))

@@ -1,0 +1,100 @@
+"""What a run of the benchmark found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ikd_ray.bench.epochs import Store, Timing
+from ikd_ray.bench.floor import Work
+
+
+@dataclass(frozen=True)
+class Row:
+    """An epoch's seconds, and how they compare. None where there is nothing to compare with."""
+
+    name: str
+    seconds: float
+    seconds_per_layer: float | None  # by the layers passed forward and backward
+    evaluation_s: float | None
+    over_floor: float | None  # seconds by the floor's
+    over_exact_floor: float | None
+    faster_than: dict[str, float]  # another row's seconds by this one's
+
+
+@dataclass(frozen=True)
+class Memory:
+    """MiB of a process that trains one trial."""
+
+    idle: float  # with data, targets and teacher open
+    peak_above_idle: dict[str, float]  # by regime
+
+
+@dataclass(frozen=True)
+class Concurrency:
+    """`trials` trials' epochs one after the other with all threads, and at once with `threads_each`."""
+
+    trials: int
+    threads_each: int
+    in_turn_s: float
+    at_once_s: float  # until the last one ends
+    gain: float  # the former by the latter
+
+
+@dataclass(frozen=True)
+class Report:
+    """One run of the benchmark."""
+
+    task: str
+    data: str
+    teacher: str
+    examples: int
+    tokens: int
+    student_layers: int
+    batch_size: int
+    cores: int
+    threads: int
+    load_before: float | None  # where others run, all times are too long
+    peak_gflops: float  # the largest of those below, which the floors are reckoned with
+    gflops_at_start: dict[str, float]  # by the matrix product's shape
+    gflops_at_end: dict[str, float]
+    padding_of_plan: float  # share of tokens
+    padding_of_random: float
+    rows: list[Row]
+    store: Store
+    memory: Memory
+    concurrency: Concurrency
+
+
+def mean_of_stages(name: str, stages: Sequence[Timing]) -> Timing:
+    """The mean epoch of stages that take equally many epochs."""
+    count = len(stages)
+    return Timing(
+        name,
+        sum(stage.seconds for stage in stages) / count,
+        sum(stage.layers for stage in stages) / count,
+        sum(stage.evaluation_s for stage in stages) / count,
+    )
+
+
+def rows(timings: Sequence[Timing], others: Sequence[Timing], work: Work, gflops: float) -> list[Row]:
+    """A row for each timing, compared with the floor and with each of the others, which get rows too.
+
+    Args:
+        gflops: the machine's peak.
+    """
+    made = [_row(timing, work, gflops, others) for timing in timings]
+    return made + [_row(other, work, gflops, ()) for other in others]
+
+
+def _row(timing: Timing, work: Work, gflops: float, others: Sequence[Timing]) -> Row:
+    layers, operations = timing.layers, gflops * 1e9 * timing.seconds
+    return Row(
+        name=timing.name,
+        seconds=timing.seconds,
+        seconds_per_layer=timing.seconds / layers if layers else None,
+        evaluation_s=timing.evaluation_s,
+        over_floor=operations / work.flops(layers) if layers else None,
+        over_exact_floor=operations / work.exact_flops(layers) if layers else None,
+        faster_than={other.name: other.seconds / timing.seconds for other in others},
+    )

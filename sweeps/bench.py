@@ -1,0 +1,57 @@
+"""Measure what an epoch, the targets and the sweep cost on this machine's CPU, and what others need for the same."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+# Libraries read these when they are imported, in the processes that measure too.
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import typer
+
+from ikd_ray.report.cli import run, usage_errors
+from ikd_ray.tasks import TASKS
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command(help=__doc__)
+def main(
+    task: Annotated[str, typer.Option(help=f"One of: {', '.join(TASKS)}.")] = "cola",
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder in the GLUE layout (CoLA/train.tsv ...). Default: the hub.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Hugging Face name or folder. Default: as sweeps/run.py has it.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="First examples of each split to take. Default: all.")
+    ] = None,
+    student_layers: Annotated[int, typer.Option(min=1, help="Encoder layers of the students.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples in a step.")] = 32,
+    peer: Annotated[
+        list[str] | None, typer.Option(help="Another program to measure: textbrewer, trainer. Repeatable.")
+    ] = None,
+    overhead_trials: Annotated[
+        list[int] | None,
+        typer.Option(min=2, help="Measure just what a sweep of N trials costs besides them. Repeatable."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="JSON on standard output, all else on standard error.")
+    ] = False,
+) -> None:
+    with usage_errors():
+        from ikd_ray.bench.inputs import Request  # imported late: it takes seconds
+        from ikd_ray.bench.suite import bench
+
+        peers, counts = tuple(peer or ()), tuple(overhead_trials or ())
+        request = Request(task, data_dir, teacher, limit, student_layers, batch_size, peers, counts)
+        bench(request, as_json)
+
+
+if __name__ == "__main__":
+    run(app)

@@ -1,0 +1,22 @@
+"""A tiny teacher and data as the benchmark lays them out."""
+
+from __future__ import annotations
+
+import pytest
+from tiny import make_dataset, write_teacher
+
+from ikd_ray.bench.inputs import Request, lay_out
+from ikd_ray.distill.teacher import find_teacher
+from ikd_ray.tasks import get_task
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(tmp_path_factory):
+    return write_teacher(tmp_path_factory.mktemp("headless") / "teacher")
+
+
+@pytest.fixture
+def laid_out(teacher_folder, tmp_path):
+    source = find_teacher(str(teacher_folder), get_task("cola"))
+    request = Request("cola", student_layers=2, batch_size=8)
+    return lay_out(request, source, make_dataset(), tmp_path, threads=1)
