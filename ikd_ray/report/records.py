@@ -1,6 +1,6 @@
 """What a sweep leaves on disk, and how it is read back.
 
-OUTPUT/cache/                 tokens, teachers and targets, shared by every sweep
+OUTPUT/cache/                 tokens, teachers, targets and latencies, shared by every sweep
 OUTPUT/NAME/sweep.json        what was asked for, and of which data and teacher
 OUTPUT/NAME/space.yaml        the search space as it was
 OUTPUT/NAME/study.db          the Optuna study

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import shlex
+import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -14,8 +16,16 @@ from urllib.parse import urlsplit, urlunsplit
 from ikd_ray.errors import UsageError, in_one_line
 from ikd_ray.report.records import TrialRecord
 
+# MLflow reads these when it is imported. Its telemetry asks the network.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+MOST_WAITING = 1000  # calls; whoever makes more waits for the store
+
 KIND = "ikd.kind"
 TRIAL = "ikd.trial"
+ENDED = ("FINISHED", "FAILED")  # status of a run that is whole
 TEACHER_KEY = "ikd.teacher_key"
 
 
@@ -46,8 +56,6 @@ class Tracker:
         Raises:
             UsageError: it cannot be opened.
         """
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         # Imported late: it takes seconds, and a bad flag should be answered at once.
         import mlflow
 
@@ -73,6 +81,7 @@ class Tracker:
                 f"'mlflow experiments restore --experiment-id {found.experiment_id}', or choose another store"
             )
         self._runs: dict[str, str] = {}  # trial id -> run id, of the trials that run
+        self._ended: set[str] = set()  # trials whose runs are whole
         self.parent = ""
 
     def start(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], run_id: str = "") -> str:
@@ -81,7 +90,7 @@ class Tracker:
         if run_id and self._has(run_id):
             self.parent = run_id
             self._client.update_run(run_id, status="RUNNING")
-            self._drop_unfinished()
+            self._take_stock()
         else:
             self.parent = self._create(name, {KIND: "sweep"})
             self._params(self.parent, params)
@@ -104,23 +113,20 @@ class Tracker:
 
         self._client.log_batch(run, params=[Param(key, str(value)) for key, value in params.items()])
 
-    def _nested(self) -> list[Any]:
-        return list(self._search(f"tags.`mlflow.parentRunId` = '{self.parent}'"))
-
-    def _drop_unfinished(self) -> None:
-        """Delete the runs of trials that were cut off: those trials run again."""
-        for run in self._nested():
-            if run.info.status not in ("FINISHED", "FAILED"):
+    def _take_stock(self) -> None:
+        """Note which trials have whole runs, and delete those that were cut off: such trials run again."""
+        for run in self._search(f"tags.`mlflow.parentRunId` = '{self.parent}'"):
+            if run.info.status in ENDED:
+                self._ended.add(run.data.tags[TRIAL])
+            else:
                 self._client.delete_run(run.info.run_id)
 
     def settle(self, trials: Iterable[TrialRecord]) -> None:
         """Make sure of a whole run for each ended trial, also for one whose end the driver did not hear of."""
-        for trial in [name for name in self._runs if name in {record.id for record in trials}]:
-            self._client.delete_run(self._runs.pop(trial))
-        ended = ("FINISHED", "FAILED")
-        known = {run.data.tags[TRIAL] for run in self._nested() if run.info.status in ended}
         for record in trials:
-            if record.id not in known:
+            if record.id in self._runs:
+                self._client.delete_run(self._runs.pop(record.id))
+            if record.id not in self._ended:
                 self.trial_started(record.id, record.params | {"layer_map": record.layer_map})
                 # The last epoch's are among the trial's own, which also have the final ones.
                 for epoch, metrics in enumerate([*record.history[:-1], record.metrics], start=1):
@@ -179,6 +185,8 @@ class Tracker:
             self._client.set_tag(run, "ikd.reason", reason)
         self._client.set_terminated(run, status=status)
         del self._runs[trial]
+        if status in ENDED:
+            self._ended.add(trial)
 
     def artifact(self, path: Path) -> None:
         """Keep a file with the parent run."""
@@ -189,3 +197,34 @@ class Tracker:
         for trial in list(self._runs):
             self.trial_ended(trial, "KILLED")
         self._client.set_terminated(self.parent, status=status)
+
+
+class Writer:
+    """Makes calls in the order they come, in a thread of its own; after one that fails, none.
+
+    So training waits for no store, however far away.
+    """
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self._calls: queue.Queue = queue.Queue(MOST_WAITING)
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def put(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Have `call(*arguments)` made, soon."""
+        self._calls.put((call, arguments))
+
+    def close(self) -> None:
+        """Wait until all calls are made."""
+        self._calls.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (task := self._calls.get()) is not None:
+            call, arguments = task
+            try:
+                if self.error is None:
+                    call(*arguments)
+            except Exception as error:  # every store raises its own
+                self.error = error

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.tune.execution import class_cache
 
 from ikd_ray.errors import UsageError, in_one_line
 
 MOST_CONCURRENT = 8  # by default; each trial on a CPU is a process with its own copy of a model
 CONNECT_SECONDS = 10
 OBJECT_STORE_BYTES = 100_000_000  # data and targets are memory maps: nothing large goes through Ray
+# Ray starts a worker for each CPU; on a small machine they import this while the sweep is being prepared.
+PRELOADED, PRELOAD_CPUS = ["ikd_ray.sweep.trainable"], 2 * MOST_CONCURRENT
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ def ray_cluster(nested: bool) -> Iterator[None]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_PROMPT_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Tune gives its actors this environment of their own (for Lightning), which no waiting worker would fit.
+    getattr(class_cache, "DEFAULT_ENV_VARS", {}).clear()
     common = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
     address = os.environ.get("RAY_ADDRESS")
     temporary = None
@@ -60,6 +65,7 @@ def ray_cluster(nested: bool) -> Iterator[None]:
                 include_dashboard=None if nested else False,
                 dashboard_host="127.0.0.1",
                 object_store_memory=OBJECT_STORE_BYTES,
+                _system_config={"preload_python_modules": PRELOADED} if _is_small() else None,
                 _temp_dir=temporary,
                 **common,
             )
@@ -68,6 +74,10 @@ def ray_cluster(nested: bool) -> Iterator[None]:
         ray.shutdown()
         if temporary:
             shutil.rmtree(Path(temporary), ignore_errors=True)
+
+
+def _is_small() -> bool:
+    return (os.cpu_count() or 1) <= PRELOAD_CPUS
 
 
 def _join(address: str, options: dict[str, Any]) -> None:

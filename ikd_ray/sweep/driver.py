@@ -12,9 +12,8 @@ from ikd_ray.config import make_trial
 from ikd_ray.errors import in_one_line
 from ikd_ray.report.console import Console
 from ikd_ray.report.records import TrialRecord, read_trial, trial_folder, write_trial
-from ikd_ray.report.tracking import Tracker
-from ikd_ray.sweep.search import FAILED, trial_id
-from ikd_ray.sweep.trainable import metrics_of
+from ikd_ray.report.tracking import Tracker, Writer
+from ikd_ray.sweep.results import FAILED, REPORT, trial_id
 
 
 class SweepCallback(tune.Callback):
@@ -29,22 +28,30 @@ class SweepCallback(tune.Callback):
     ) -> None:
         self._sweep, self._layer_maps = sweep, layer_maps
         self._tracker, self._console = tracker, console
-        self._tracking = True
+        self._writer = Writer()
+        self._warned = False
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for `Tuner.restore`, which sweeps do not go on by.
         return {}
 
+    def close(self) -> None:
+        """Have everything written that is still to write."""
+        self._writer.close()
+        self._warn()
+
     def _track(self, write: Callable[..., None], *arguments: Any) -> None:
         """Training goes on without its tracker; from the first failure on, `Tracker.settle` has all to catch up."""
-        if self._tracking:
-            try:
-                write(*arguments)
-            except Exception as error:  # every store raises its own
-                self._tracking = False
-                self._console.warn(
-                    f"MLflow cannot be written ({in_one_line(error)}); the sweep goes on and catches up at its end"
-                )
+        self._writer.put(write, *arguments)
+        self._warn()
+
+    def _warn(self) -> None:
+        if self._writer.error and not self._warned:
+            self._warned = True
+            self._console.warn(
+                f"MLflow cannot be written ({in_one_line(self._writer.error)}); the sweep goes on and catches up "
+                "at its end"
+            )
 
     def _described(self, trial: Any) -> tuple[int, dict[str, Any], list[int]]:
         """A trial's number, all its parameters and its layer map."""
@@ -65,28 +72,27 @@ class SweepCallback(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        name = trial_id(trial.config["number"])
         if FAILED in result:
             return
-        metrics = metrics_of(result)
-        self._track(self._tracker.trial_epoch, name, metrics, result["epoch"])
+        name, epoch = trial_id(trial.config["number"]), result[REPORT]
+        self._track(self._tracker.trial_epoch, name, epoch.metrics, epoch.epoch)
         self._console.trial_epoch(
             name,
-            epoch=result["epoch"],
-            remaining=result["remaining"],
-            stage=result["stage_number"],
-            stages=result["stages"],
-            stage_name=result["stage_name"],
-            metrics=metrics,
-            epoch_s=metrics["time/epoch_s"] + metrics["time/evaluation_s"],
+            epoch=epoch.epoch,
+            remaining=epoch.remaining,
+            stage=epoch.stage,
+            stages=epoch.stages,
+            stage_name=epoch.stage_name,
+            metrics=epoch.metrics,
+            epoch_s=epoch.metrics["time/epoch_s"] + epoch.metrics["time/evaluation_s"],
         )
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         result = trial.last_result
         if FAILED in result:
             self._failed(trial, result[FAILED])
-        elif result.get("remaining") == 0:
-            self._finished(trial_id(trial.config["number"]), metrics_of(result))
+        elif REPORT in result and result[REPORT].remaining == 0:
+            self._finished(trial_id(trial.config["number"]), result[REPORT].metrics)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         lines = str(trial.get_error() or "its process died").strip().splitlines()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from filelock import FileLock
+from transformers.utils import logging
 
 from ikd_ray.config import TargetConfig, TeacherConfig
 from ikd_ray.data.tokens import TaskData, open_data
@@ -24,6 +27,7 @@ from ikd_ray.distill.teacher import (
     open_teacher,
     teacher_key,
 )
+from ikd_ray.report.records import write_json
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ Event = Step | Fact | Done | Epoch | TeacherRecord | Shared
 def preparation(job: Job, threads: int) -> Iterator[Event]:
     """Do the job, telling what happens; the last event is the `Shared` result. Finished parts are reused."""
     torch.set_num_threads(threads)
+    logging.disable_progress_bar()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = open_data(job.data)
     folder = job.cache / "teachers" / teacher_key(job.source, data, job.teacher)
@@ -104,12 +109,29 @@ def preparation(job: Job, threads: int) -> Iterator[Event]:
     targets = job.cache / "targets" / key_of(data, record.key)
     for done in build_targets(targets, data, teacher, layers, attention):
         yield Done(*done)
-    yield Step("measuring students' latency")
-    new = tuple(depth for depth in job.depths if depth not in job.latency_ms)
-    latency = job.latency_ms | measure_latency(teacher.cpu(), new)
+    latency = _kept_latency(job.cache, record.key) | job.latency_ms
+    if missing := [depth for depth in job.depths if depth not in latency]:
+        yield Step("measuring students' latency")
+        latency |= measure_latency(teacher.cpu(), missing)
+        write_json(_latency_file(job.cache, record.key), latency)
     yield Shared(data.folder, folder, targets, attention, latency)
 
 
-def measure_latency(teacher: Encoder, depths: tuple[int, ...]) -> dict[int, float]:
+def _latency_file(cache: Path, teacher: str) -> Path:
+    """Measured once for a teacher and a machine, so that its sweeps compare equal sizes as equals."""
+    folder = cache / "latency"
+    folder.mkdir(exist_ok=True)
+    return folder / f"{teacher}-{platform.node()}.json"
+
+
+def _kept_latency(cache: Path, teacher: str) -> dict[int, float]:
+    try:
+        kept = json.loads(_latency_file(cache, teacher).read_text())
+    except FileNotFoundError:
+        return {}
+    return {int(depth): milliseconds for depth, milliseconds in kept.items()}
+
+
+def measure_latency(teacher: Encoder, depths: Iterable[int]) -> dict[int, float]:
     """Milliseconds on the CPU for each student depth, measured while nothing else of the sweep runs."""
     return {depth: latency_ms(build_student(teacher, depth, "first")) for depth in depths}

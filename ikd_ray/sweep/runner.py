@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import ray
@@ -15,13 +15,12 @@ from ray import tune
 from ray.exceptions import RayTaskError
 
 from ikd_ray.data.tokens import prepare
-from ikd_ray.distill.loop import DivergedError, Epoch
+from ikd_ray.distill.loop import Distillation, DivergedError, Epoch
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.teacher import TeacherRecord, load_tokenizer
 from ikd_ray.errors import UsageError, in_one_line
 from ikd_ray.report.console import Console
 from ikd_ray.report.pareto import front, write_pareto, write_trials_csv
-from ikd_ray.report.plots import pareto_png
 from ikd_ray.report.records import SweepRecord, TrialRecord, read_sweep, read_trials, write_sweep
 from ikd_ray.report.tracking import Tracker, without_password
 from ikd_ray.report.version import code_version
@@ -35,16 +34,20 @@ from ikd_ray.sweep.trainable import SCRATCH, Course, trainable_for
 PLOT, FRONT, TABLE = REPORTS = ("pareto.png", "pareto.json", "trials.csv")
 INTERRUPTED = 130  # the shell's status for Ctrl-C
 
-# Tune prints and writes nothing of its own, and takes results that lack the metrics known only at a trial's end.
+# Tune prints and writes nothing of its own, but for one snapshot of its state: the study and the trials' folders
+# hold all that a sweep goes on by.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")
 
 
-def run(request: Request, command: str, console: Console) -> int:
+def run(request: Request, command: str, console: Console, method: type[Distillation] = Distillation) -> int:
     """Run a sweep to its end and tell the user; returns the exit status.
 
     0: it ended, with at least one finished trial. 1: no trial finished. 130: interrupted; it can go on.
+
+    Args:
+        method: how a trial is run.
 
     Raises:
         UsageError: the cluster or the tracking store is not what the flags need.
@@ -74,7 +77,9 @@ def run(request: Request, command: str, console: Console) -> int:
                 console.warn(f"the teacher did not train: {error}; give a smaller teacher.learning_rate")
                 return 1
             sweep = _open_sweep(request, command, tracker, teacher, shared)
-            return _sweep(request, sweep, Course(shared, shares, request.folder.resolve()), tracker, console)
+            return _sweep(
+                request, sweep, Course(shared, shares, request.folder.resolve(), method), tracker, console
+            )
 
 
 def _sweep(request: Request, sweep: SweepRecord, course: Course, tracker: Tracker, console: Console) -> int:
@@ -137,7 +142,7 @@ def _sigterm_as_sigint() -> Iterator[None]:
 
 
 def _prepare(request: Request, console: Console) -> tuple[TeacherRecord, Shared]:
-    """Tokens here, the rest in one Ray task that has the whole cluster's largest share."""
+    """What all trials share, shown while it is made."""
     cache = (request.config.output / "cache").resolve()
     with console.step("tokenizing"):
         tokenizer = load_tokenizer(request.source)
@@ -152,10 +157,7 @@ def _prepare(request: Request, console: Console) -> tuple[TeacherRecord, Shared]
         cache,
         {int(depth): milliseconds for depth, milliseconds in known.items()},
     )
-    node = max(cluster_nodes(), key=lambda node: (node.gpus > 0, node.cpus))
-    cpus, gpus = max(1, min(node.cpus, int(ray.available_resources().get("CPU", 0)))), min(1, node.gpus)
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, num_returns="streaming", max_retries=0)(preparation)
-    events = map(_result, task.remote(job, cpus))
+    events = _events(job)
     record = shared = None
     event = next(events, None)
     while event is not None:
@@ -172,6 +174,16 @@ def _prepare(request: Request, console: Console) -> tuple[TeacherRecord, Shared]
             shared = event
         event = next(events, None)
     return record, shared
+
+
+def _events(job: Job) -> Iterator[Event]:
+    """The preparation: in this process, which has all it needs imported, or where the GPUs are."""
+    node = max(cluster_nodes(), key=lambda node: (node.gpus > 0, node.cpus))
+    if not node.gpus and "RAY_ADDRESS" not in os.environ:
+        return preparation(job, node.cpus)
+    cpus, gpus = max(1, min(node.cpus, int(ray.available_resources().get("CPU", 0)))), min(1, node.gpus)
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, num_returns="streaming", max_retries=0)(preparation)
+    return map(_result, task.remote(job, cpus))
 
 
 def _result(reference: ray.ObjectRef) -> Event:
@@ -275,9 +287,9 @@ def _trials(request: Request, course: Course, tracker: Tracker, console: Console
     missing = request.trials - len(ended)
     matched = {depth: layer_map(depth, request.source.layers) for depth in request.depths}
     metric = f"dev/{request.task.metric}"
-    callback = SweepCallback(request.folder, matched, tracker, console)
     if missing > 0:
-        with console.sweep(missing, course.shares.concurrent, metric):
+        callback = SweepCallback(request.folder, matched, tracker, console)
+        with console.sweep(missing, course.shares.concurrent, metric), closing(callback):
             tune.Tuner(
                 trainable_for(course),
                 tune_config=tune.TuneConfig(
@@ -295,9 +307,7 @@ def _trials(request: Request, course: Course, tracker: Tracker, console: Console
                     verbose=0,
                 ),
             ).fit()
-        # Tune's own state: the study and the trials' folders hold all that a sweep goes on by.
         shutil.rmtree(request.folder / SCRATCH, ignore_errors=True)
-    search.finish()
     return read_trials(request.folder)
 
 
@@ -310,6 +320,8 @@ def _conclude(
     complete: bool,
 ) -> bool:
     """The front: its files and the summary; whether there is one."""
+    from ikd_ray.report.plots import pareto_png  # imported late: until here nobody waits for matplotlib
+
     folder, best, lines = request.folder, front(trials, sweep.objectives), []
     write_trials_csv(folder / TABLE, trials, best)
     if best:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
-from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search import Searcher
 
 from ikd_ray.data.store import digest
+from ikd_ray.sweep.results import FAILED, REPORT
 from ikd_ray.sweep.space import Space
 
 STUDY = "ikd"
 STARTUP = 10  # random trials before TPE models what it has seen
-FAILED = "failed"  # key of a result that ends a trial without metrics: the reason
+WINDOW = 250  # the newest results that TPE models; its cost grows with their number
 
-
-def trial_id(number: int) -> str:
-    """A trial's name, the same in the study, in MLflow and on disk."""
-    return f"t{number:03d}"
+Outcome = tuple[TrialState, list[float] | None]
 
 
 def open_storage(sweep: Path) -> optuna.storages.RDBStorage:
@@ -29,11 +28,49 @@ def open_storage(sweep: Path) -> optuna.storages.RDBStorage:
     return optuna.storages.RDBStorage(f"sqlite:///{(sweep / 'study.db').resolve()}")
 
 
-class OrderedSearch(OptunaSearch):
-    """OptunaSearch whose suggestions depend on the seed and on results alone, never on which trial ends first.
+class RecentStorage(optuna.storages.InMemoryStorage):
+    """A study in memory that shows of its complete trials the `WINDOW` newest and the Pareto front.
+
+    TPE itself weighs old trials down, and sorts all that it is shown for every parameter it samples.
+    """
+
+    def __init__(self, signs: Sequence[int]) -> None:
+        """`signs`: 1 for an objective that is minimized, -1 for one that is maximized."""
+        super().__init__()
+        self._signs = signs
+        self._front: dict[int, tuple[float, ...]] = {}  # trial -> its values times `signs`: less is better
+        self._complete: list[int] = []
+        self._hidden: set[int] = set()
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values=None) -> bool:
+        changed = super().set_trial_state_values(trial_id, state, values)
+        if state == TrialState.COMPLETE:
+            number = self.get_trial_number_from_id(trial_id)
+            costs = tuple(sign * value for sign, value in zip(self._signs, values, strict=True))
+            if not any(_covers(other, costs) for other in self._front.values()):
+                self._front = {n: other for n, other in self._front.items() if not _covers(costs, other)}
+                self._front[number] = costs
+            self._complete.append(number)
+            self._hidden = set(self._complete[:-WINDOW]) - self._front.keys()
+        return changed
+
+    def get_all_trials(self, study_id: int, deepcopy: bool = True, states=None) -> list:
+        trials = super().get_all_trials(study_id, deepcopy, states)
+        return [trial for trial in trials if trial.number not in self._hidden] if self._hidden else trials
+
+
+def _covers(costs: tuple[float, ...], others: tuple[float, ...]) -> bool:
+    return all(cost <= other for cost, other in zip(costs, others, strict=True))
+
+
+class OrderedSearch(Searcher):
+    """Suggestions that depend on the seed and on results alone, never on which trial ends first.
 
     Suggestion n sees the results of trials 0 .. n - lag - 1, told in order; results that come early wait. The
     sampler starts anew for each suggestion, seeded by (seed, n), so a resumed sweep suggests what it would have.
+
+    Two studies: the sampler reads one in memory, and the one on disk is written once when a trial is suggested
+    and once when it ends.
     """
 
     def __init__(
@@ -51,74 +88,104 @@ class OrderedSearch(OptunaSearch):
             concurrent: trials that run at once.
             ended: what earlier trials of the study came to, by number; nothing for those that failed.
         """
-        self._results: dict[int, Mapping[str, Any] | None] = dict(ended)
-        self._seed_of_sweep = seed
+        super().__init__()
+        self._space, self._seed, self._objectives = space, seed, list(objectives)
+        self._grid = space.grid() if space.sampler == "grid" else []
         # Room for a trial three times as long as its neighbours before anyone waits for it.
         self._lag = 3 * (concurrent - 1)
-        super().__init__(
-            space.suggest,
-            metric=list(objectives),
-            mode=list(objectives.values()),
-            study_name=STUDY,
-            storage=storage,
+        signs = [1 if mode == "min" else -1 for mode in objectives.values()]
+        directions = ["minimize" if sign > 0 else "maximize" for sign in signs]
+        self._kept = optuna.create_study(
+            storage=storage, study_name=STUDY, directions=directions, load_if_exists=True
         )
-        known = self._ot_study.get_trials(deepcopy=False)
-        self._interrupted = [t for t in known if t.state == TrialState.RUNNING and t.number not in ended]
-        self._open = {
-            t.number: optuna.trial.Trial(self._ot_study, t._trial_id)
-            for t in known
-            if t.state == TrialState.RUNNING and t.number in ended
-        }
-        if space.sampler == "grid" and not known:
-            for point in space.grid():
-                self._ot_study.enqueue_trial(point)
+        self._seen = optuna.create_study(storage=RecentStorage(signs), directions=directions)
+        self._outcomes: dict[int, Outcome] = {}
+        self._untold: list[int] = []  # trials whose outcome the sampler has not seen, in order
+        self._running: dict[str, int] = {}  # Tune's trial id -> number
+        self._interrupted: list[optuna.trial.FrozenTrial] = []
+        self._go_on(ended)
+
+    def _go_on(self, ended: Mapping[int, Mapping[str, float] | None]) -> None:
+        """Take up what an earlier run left in the study on disk."""
+        known = self._kept.get_trials(deepcopy=False)
+        self._next = len(known)
+        for kept in known:
+            self._add(self._seen, kept.params, kept.distributions)
+            self._untold.append(kept.number)
+            if kept.state != TrialState.RUNNING:
+                self._outcomes[kept.number] = (kept.state, kept.values)
+            elif kept.number in ended:  # the driver died before it heard
+                self._end(kept.number, ended[kept.number])
+            else:
+                self._interrupted.append(kept)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next trial's `number` and `params`; none while it must wait for a result."""
         if self._interrupted:
-            frozen = self._interrupted.pop(0)
-            self._ot_trials[trial_id] = optuna.trial.Trial(self._ot_study, frozen._trial_id)
+            kept = self._interrupted.pop(0)
+            number, params = kept.number, kept.params
+            constants = self._space.suggest(optuna.trial.FixedTrial(params))
         else:
-            number = self._next_number()
+            number = self._next
             if not self._tell_before(number - self._lag):
                 return None
-            seed = int(digest(self._seed_of_sweep, number)[:8], 16)
-            self._ot_study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
-        params = {"seed": self._seed_of_sweep, **super().suggest(trial_id)}
-        trial = self._ot_trials[trial_id]
-        self._open[trial.number] = trial
-        return {"number": trial.number, "params": params}
+            trial = self._ask(number)
+            constants, params = self._space.suggest(trial), trial.params
+            self._add(self._kept, params, trial.distributions)
+            self._untold.append(number)
+            self._next += 1
+        self._running[trial_id] = number
+        return {"number": number, "params": {"seed": self._seed, **params, **constants}}
 
-    def _next_number(self) -> int:
-        trials = self._ot_study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        if trials:
-            return trials[0].number
-        return len(self._ot_study.get_trials(deepcopy=False))
+    def _ask(self, number: int) -> optuna.Trial:
+        if number < len(self._grid):
+            self._seen.enqueue_trial(self._grid[number])
+        seed = int(digest(self._seed, number)[:8], 16)
+        self._seen.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
+        return self._seen.ask()
+
+    @staticmethod
+    def _add(study: optuna.Study, params: dict[str, Any], distributions: dict[str, Any]) -> None:
+        """A running trial as a whole: what is killed leaves no half of one."""
+        study.add_trial(
+            optuna.trial.create_trial(state=TrialState.RUNNING, params=params, distributions=distributions)
+        )
 
     def _tell_before(self, horizon: int) -> bool:
         """Tell the results of trials below `horizon`; false if one that matters is still missing."""
-        if horizon >= STARTUP and any(
-            number not in self._results for number in self._open if number < horizon
-        ):
+        below = [number for number in self._untold if number < horizon]
+        known = [number for number in below if number in self._outcomes]
+        if horizon >= STARTUP and len(known) < len(below):
             return False
-        self._tell([n for n in sorted(self._open) if n < horizon and n in self._results])
+        for number in known:
+            state, values = self._outcomes.pop(number)
+            self._seen.tell(number, values, state)
+            self._untold.remove(number)
         return True
-
-    def _tell(self, numbers: list[int]) -> None:
-        for number in numbers:
-            trial, result = self._open.pop(number), self._results[number]
-            values = [result.get(name) for name in self.metric] if result and FAILED not in result else []
-            if values and all(value is not None for value in values):
-                self._ot_study.tell(trial, values)
-            else:
-                self._ot_study.tell(trial, state=TrialState.FAIL)
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         """Note how a trial ended; one that was stopped before its end stays open for a later run."""
-        whole = error or (result and (FAILED in result or result.get("remaining") == 0))
-        if trial_id in self._ot_trials and whole:
-            self._results[self._ot_trials[trial_id].number] = None if error else result
+        number = self._running.pop(trial_id, None)
+        last = (result or {}).get(REPORT)
+        if number is None:
+            return
+        if error or FAILED in (result or {}):
+            self._end(number, None)
+        elif last and last.remaining == 0:
+            self._end(number, last.metrics)
 
-    def finish(self) -> None:
-        """Tell what still waits to be told; trials without a result stay open for a later run."""
-        self._tell([number for number in sorted(self._open) if number in self._results])
+    def _end(self, number: int, metrics: Mapping[str, float] | None) -> None:
+        values = [(metrics or {}).get(name, math.nan) for name in self._objectives]
+        failed = any(map(math.isnan, values))
+        outcome = (TrialState.FAIL, None) if failed else (TrialState.COMPLETE, values)
+        self._kept.tell(number, outcome[1], outcome[0])
+        self._outcomes[number] = outcome
+
+    def on_trial_result(self, trial_id: str, result: dict) -> None:
+        """A trial's epochs say nothing to the sampler."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Tune's snapshots are not what a sweep goes on by: the study is."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See `save`."""

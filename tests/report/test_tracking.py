@@ -8,7 +8,7 @@ import pytest
 
 from ikd_ray.errors import UsageError
 from ikd_ray.report.records import TrialRecord
-from ikd_ray.report.tracking import Tracker, without_password
+from ikd_ray.report.tracking import Tracker, Writer, without_password
 
 PARAMS = {"regime": "kd", "student_layers": 2, "lambda": 0.2}
 
@@ -134,3 +134,33 @@ def test_no_store_there_is_a_usage_error():
     assert f"http://127.0.0.1:{port}: no MLflow store there" in str(error.value)
     assert "secret" not in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_what_is_whole_is_not_looked_up_again(tracker, monkeypatch):
+    """A thousand runs are not read back to find that nothing is missing."""
+    tracker.settle([record(0)])
+    monkeypatch.setattr(tracker, "_client", None)
+    tracker.settle([record(0)])
+
+
+def test_a_writer_keeps_the_order_and_waits_at_its_end():
+    written, writer = [], Writer()
+    for number in range(3000):  # more than may wait
+        writer.put(written.append, number)
+    writer.close()
+    assert written == list(range(3000))
+    assert writer.error is None
+
+
+def test_a_writer_stops_at_the_first_failure():
+    def fail(reason: str) -> None:
+        raise OSError(reason)
+
+    written, writer = [], Writer()
+    writer.put(written.append, 1)
+    writer.put(fail, "disk full")
+    writer.put(fail, "disk still full")
+    writer.put(written.append, 2)
+    writer.close()
+    assert written == [1]
+    assert str(writer.error) == "disk full"

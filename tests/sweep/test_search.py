@@ -5,7 +5,9 @@ from __future__ import annotations
 import optuna
 import pytest
 
-from ikd_ray.sweep.search import FAILED, STUDY, OrderedSearch, open_storage
+from ikd_ray.distill.loop import Epoch
+from ikd_ray.sweep.results import FAILED, REPORT
+from ikd_ray.sweep.search import STUDY, OrderedSearch, RecentStorage, open_storage
 from ikd_ray.sweep.space import load_space
 
 OBJECTIVES = {"dev/mcc": "max", "student/params": "min"}
@@ -32,7 +34,11 @@ def result(suggestion):
     """A made-up outcome that depends on the parameters alone."""
     params = suggestion["params"]
     value = params["temperature"] / 10 + params["student_layers"]
-    return {"dev/mcc": value, "student/params": params["student_layers"], "remaining": 0}
+    return reported({"dev/mcc": value, "student/params": params["student_layers"]})
+
+
+def reported(metrics, remaining=0):
+    return {REPORT: Epoch(1, remaining, 1, 1, "C", metrics)}
 
 
 def play(search, total, finish_first):
@@ -47,7 +53,6 @@ def play(search, total, finish_first):
             running[name] = suggestions[suggestion["number"]] = suggestion
         name = finish_first(sorted(running))
         search.on_trial_complete(name, result(running.pop(name)))
-    search.finish()
     return [suggestions[number]["params"] for number in range(total)]
 
 
@@ -85,8 +90,9 @@ def test_a_study_goes_on_where_it_was_cut_off(space, tmp_path):
     for number in range(12):
         suggestion = cut.suggest(f"tune-{number}")
         if number < 11:  # the last one is running when the driver dies
-            ended[number] = result(suggestion)
-            cut.on_trial_complete(f"tune-{number}", ended[number])
+            last = result(suggestion)
+            ended[number] = last[REPORT].metrics
+            cut.on_trial_complete(f"tune-{number}", last)
     again = make(space, tmp_path / "cut", concurrent=1, ended=ended)
     assert play_on(again, 3) == whole[11:]
     states = optuna.load_study(study_name=STUDY, storage=open_storage(tmp_path / "cut")).trials
@@ -99,8 +105,77 @@ def play_on(search, count):
         suggestion = search.suggest(f"again-{i}")
         params.append(suggestion["params"])
         search.on_trial_complete(f"again-{i}", result(suggestion))
-    search.finish()
     return params
+
+
+@pytest.mark.parametrize("concurrent", [1, 2])
+def test_a_study_that_was_concluded_goes_on_as_if_it_never_stopped(space, tmp_path, concurrent):
+    """All results are in when it goes on, and yet suggestion n sees those of trials before n - lag alone."""
+    whole = play(make(space, tmp_path / "whole", concurrent), 40, newest)
+    cut = make(space, tmp_path / "cut", concurrent)
+    play(cut, 25, oldest)
+    ended = {n: result({"params": whole[n]})[REPORT].metrics for n in range(25)}
+    assert play_on(make(space, tmp_path / "cut", concurrent, ended=ended), 15) == whole[25:]
+
+
+def test_what_is_on_disk_is_whole_at_every_moment(space, tmp_path):
+    search = make(space, tmp_path / "a")
+    for number in range(4):
+        params = search.suggest(f"tune-{number}")["params"]
+        [*_, last] = trials = optuna.load_study(study_name=STUDY, storage=open_storage(tmp_path / "a")).trials
+        assert len(trials) == number + 1
+        assert last.state.name == "RUNNING"
+        assert {"seed": 0, **last.params} == params
+    search.on_trial_complete("tune-3", reported({"dev/mcc": 0.5, "student/params": 2.0}))
+    trials = optuna.load_study(study_name=STUDY, storage=open_storage(tmp_path / "a")).trials
+    assert [trial.state.name for trial in trials] == ["RUNNING"] * 3 + ["COMPLETE"]
+    assert trials[3].values == [0.5, 2.0]
+
+
+def test_an_interrupted_trial_runs_again_as_it_was(space, tmp_path):
+    search = make(space, tmp_path / "a")
+    before = [search.suggest(f"tune-{number}") for number in range(3)]
+    search.on_trial_complete("tune-1", result(before[1]))
+    again = make(space, tmp_path / "a", ended={1: result(before[1])[REPORT].metrics})
+    assert [again.suggest(f"again-{number}") for number in range(2)] == [before[0], before[2]]
+    assert again.suggest("again-2")["number"] == 3
+
+
+@pytest.mark.parametrize("told", [{"dev/mcc": float("nan"), "student/params": 1.0}, {"student/params": 1.0}])
+def test_a_trial_without_its_objectives_failed(space, tmp_path, told):
+    search = make(space, tmp_path / "a")
+    search.suggest("tune-0")
+    search.on_trial_complete("tune-0", reported(told))
+    [trial] = optuna.load_study(study_name=STUDY, storage=open_storage(tmp_path / "a")).trials
+    assert trial.state.name == "FAIL"
+
+
+def test_the_sampler_sees_the_newest_results_and_the_front(monkeypatch):
+    monkeypatch.setattr("ikd_ray.sweep.search.WINDOW", 3)
+    study = optuna.create_study(storage=RecentStorage([-1, 1]), directions=["maximize", "minimize"])
+    points = [(9.0, 5.0), (1.0, 1.0), (9.0, 5.0), (8.0, 6.0), (7.0, 7.0), (9.0, 4.0), (1.0, 9.0), (1.0, 9.0)]
+    shown = []
+    for values in points:
+        study.tell(study.ask(), values)
+        shown.append([trial.number for trial in study.get_trials(deepcopy=False)])
+    study.ask()
+    assert shown[2] == [0, 1, 2]
+    assert shown[3] == [0, 1, 2, 3]  # 0 is on the front, 2 is its equal
+    assert shown[4] == [0, 1, 2, 3, 4]
+    assert shown[5] == [1, 3, 4, 5]  # 5 dominates 0
+    assert shown[7] == [1, 5, 6, 7]
+    assert [trial.number for trial in study.get_trials(deepcopy=False)] == [1, 5, 6, 7, 8]
+
+
+def test_a_long_study_stays_as_quick_as_a_short_one(space, tmp_path, monkeypatch):
+    """What the sampler reads for a suggestion is bounded, and numbers go on past what it no longer sees."""
+    monkeypatch.setattr("ikd_ray.sweep.search.WINDOW", 12)
+    search = make(space, tmp_path / "a", concurrent=1)
+    play(search, 60, oldest)
+    seen = [trial.number for trial in search._seen.get_trials(deepcopy=False)]
+    assert len(seen) < 60 - 12
+    assert set(range(48, 60)) <= set(seen)
+    assert search.suggest("next")["number"] == 60
 
 
 def test_failed_and_unfinished_trials_are_told_apart(space, tmp_path):
@@ -109,8 +184,7 @@ def test_failed_and_unfinished_trials_are_told_apart(space, tmp_path):
         search.suggest(f"tune-{i}")
     search.on_trial_complete("tune-0", {FAILED: "loss became nan"})
     search.on_trial_complete("tune-1", None, error=True)
-    search.on_trial_complete("tune-2", {"dev/mcc": 0.1, "remaining": 3})  # stopped by the user
-    search.finish()
+    search.on_trial_complete("tune-2", reported({"dev/mcc": 0.1}, remaining=3))  # stopped by the user
     states = optuna.load_study(study_name=STUDY, storage=open_storage(tmp_path / "a")).trials
     assert [trial.state.name for trial in states] == ["FAIL", "FAIL", "RUNNING"]
 

@@ -44,10 +44,12 @@ def test_sections_and_objectives_are_read(load):
     space = load(
         "objectives: {student/size_mb: min, dev/f1: max}\nteacher: {epochs: 2, learning_rate: 3e-5}\n"
         "data: {max_length: 64}\ntargets: {mode: online, budget_gb: 1}\n"
+        "prefix: {memory_gb: 0.5, disk_gb: 0}\n"
     )
     assert list(space.objectives.items()) == [("student/size_mb", "min"), ("dev/f1", "max")]
     assert (space.teacher.epochs, space.teacher.learning_rate, space.teacher.patience) == (2, 3e-5, 2)
     assert (space.data.max_length, space.targets.mode, space.targets.budget_gb) == (64, "online", 1.0)
+    assert (space.prefix.memory_gb, space.prefix.disk_gb) == (0.5, 0.0)
     assert load("teacher: {learning_rate: null}\n").teacher.learning_rate is None
 
 

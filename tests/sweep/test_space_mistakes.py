@@ -239,6 +239,10 @@ MISTAKES = {
         "params: {}\ntargets: {mode: never}\n",
         "2: targets.mode: input should be 'auto', 'stored' or",
     ),
+    "prefix": (
+        "prefix: {memory_gb: -1}\n",
+        "1: prefix.memory_gb: input should be greater than or equal to 0",
+    ),
     "section a word": ("targets: auto\n", "1: targets: got auto"),
 }
 

@@ -1,0 +1,43 @@
+"""A trial of several workers: Ray Train inside a Tune function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ray import train
+from ray.train.torch import TorchTrainer, get_device
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from ikd_ray.distill.world import World
+from ikd_ray.sweep.results import trial_id
+from ikd_ray.sweep.trainable import SCRATCH, Course, results
+
+
+def train_with_workers(config: dict[str, Any], course: Course) -> None:
+    """Several workers a trial: a Tune function that runs Ray Train, whose reports become Tune's."""
+    shares = course.shares
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"config": config, "course": course},
+        scaling_config=train.ScalingConfig(
+            num_workers=shares.workers,
+            use_gpu=shares.gpus > 0,
+            resources_per_worker=shares.resources,
+        ),
+        run_config=train.RunConfig(
+            name=trial_id(config["number"]),
+            storage_path=str(course.sweep / SCRATCH),
+            callbacks=[TuneReportCallback()],
+        ),
+    )
+    trainer.fit()
+
+
+def _worker(arguments: dict[str, Any]) -> None:
+    course = arguments["course"]
+    torch.set_num_threads(course.shares.cpus)
+    context = train.get_context()
+    world = World(context.get_world_rank(), context.get_world_size(), get_device())
+    for result in results(course, arguments["config"], course.shared.open(world.device), world):
+        train.report(result)

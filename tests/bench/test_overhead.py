@@ -1,0 +1,69 @@
+"""A sweep whose trials train nothing: what it makes up, and that nothing of it is lost."""
+
+from __future__ import annotations
+
+import math
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+from tiny import make_data, make_encoder, make_targets
+
+from ikd_ray.bench.overhead import MadeUp, measure
+from ikd_ray.config import Trial
+from ikd_ray.distill.loop import Distillation
+from ikd_ray.report.records import read_trials
+
+FINAL = {"student/params", "student/encoder_params", "student/size_mb", "student/latency_ms"}
+TRIALS = 20
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    root = tmp_path_factory.mktemp("opened")
+    data = make_data(root, train=16, dev=8)
+    return data, make_targets(root / "targets", data, make_encoder())
+
+
+@pytest.mark.parametrize("internal_losses", ["both", "kl", "cos"])
+@pytest.mark.parametrize("regime", ["hard", "kd", "id", "pid", "sid"])
+def test_made_up_epochs_have_the_names_of_real_ones(opened, regime, internal_losses):
+    trial = Trial(
+        regime=regime, internal_losses=internal_losses, student_layers=2, epochs=1, epochs_per_layer=1
+    )
+    real = {name for epoch in Distillation(trial, *opened) for name in epoch.metrics}
+    for epoch in MadeUp(trial, *opened):
+        assert set(epoch.metrics) == real
+    assert epoch.remaining == 0
+
+
+def test_made_up_values_depend_on_the_parameters_alone(opened):
+    one, again, other = (list(MadeUp(Trial(seed=seed), *opened)) for seed in (0, 0, 1))
+    assert one == again
+    assert one != other
+
+
+@pytest.mark.slow
+def test_every_trial_goes_through_the_whole_machinery(tmp_path):
+    overhead = measure(TRIALS, tmp_path / "sweep")
+    assert overhead.trials == TRIALS
+    assert 0 < overhead.driver_cpu_seconds_a_trial < overhead.seconds_a_trial < 2
+    assert overhead.driver_mb_at_end - overhead.driver_mb_at_start < 50
+    sweep = tmp_path / "sweep" / "outputs" / "overhead"
+    trials = read_trials(sweep)
+    assert [trial.status for trial in trials] == ["finished"] * TRIALS
+    client = MlflowClient(f"sqlite:///{tmp_path / 'sweep' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("ikd-cola").experiment_id
+    runs = client.search_runs([experiment], "tags.`ikd.kind` = 'trial'")
+    by_trial = {run.data.tags["ikd.trial"]: run for run in runs}
+    assert len(runs) == len(by_trial) == TRIALS
+    for trial in trials:
+        run = by_trial[trial.id]
+        assert run.info.status == "FINISHED"
+        assert run.data.metrics == trial.metrics
+        assert set(trial.metrics) >= FINAL
+        assert all(map(math.isfinite, trial.metrics.values()))
+        assert set(trial.params) <= set(run.data.params)
+    study = optuna.load_study(study_name="ikd", storage=f"sqlite:///{sweep / 'study.db'}")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * TRIALS
+    assert {"pareto.json", "pareto.png", "trials.csv"} <= {path.name for path in sweep.iterdir()}
