@@ -18,7 +18,7 @@ from ikd_ray.data.tokens import TaskData, open_data
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.loop import Epoch
 from ikd_ray.distill.student import build_student, latency_ms, layer_map
-from ikd_ray.distill.targets import Targets, build_targets, key_of, size_gb, stores_attention
+from ikd_ray.distill.targets import Targets, build_targets, key_of, size_gb, stored_gb, stores_attention
 from ikd_ray.distill.teacher import (
     TeacherRecord,
     TeacherSource,
@@ -101,12 +101,16 @@ def preparation(job: Job, threads: int) -> Iterator[Event]:
     yield record
     teacher = load_teacher(folder).to(device)
     layers = sorted({layer for depth in job.depths for layer in layer_map(depth, len(teacher.layers))})
-    size, free = size_gb(data, teacher, layers), shutil.disk_usage(job.cache).free / 1e9
-    attention = stores_attention(size, free, job.targets)
-    where = "stored" if attention else "computed for each batch (too large to store, or asked for)"
-    yield Fact("attention", f"{size:.2f} GB for teacher layers {', '.join(map(str, layers))}: {where}")
-    yield Step("storing the teacher's targets")
     targets = job.cache / "targets" / key_of(data, record.key)
+    size, free = size_gb(data, teacher, layers), shutil.disk_usage(job.cache).free / 1e9
+    attention = stores_attention(size, free, job.targets, stored_gb(targets, layers))
+    if attention:
+        how = "stored"
+    else:
+        size = size_gb(data, teacher, layers, attention=False)
+        how = "stored without attention, which is computed for each batch (too large to store, or asked for)"
+    yield Fact("targets", f"{size:.2f} GB of teacher layers {', '.join(map(str, layers))}, {how}")
+    yield Step("storing the teacher's targets")
     for done in build_targets(targets, data, teacher, layers, attention):
         yield Done(*done)
     latency = _kept_latency(job.cache, record.key) | job.latency_ms

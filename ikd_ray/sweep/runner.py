@@ -77,9 +77,8 @@ def run(request: Request, command: str, console: Console, method: type[Distillat
                 console.warn(f"the teacher did not train: {error}; give a smaller teacher.learning_rate")
                 return 1
             sweep = _open_sweep(request, command, tracker, teacher, shared)
-            return _sweep(
-                request, sweep, Course(shared, shares, request.folder.resolve(), method), tracker, console
-            )
+            course = Course(shared, shares, request.folder.resolve(), request.space.prefix, method)
+            return _sweep(request, sweep, course, tracker, console)
 
 
 def _sweep(request: Request, sweep: SweepRecord, course: Course, tracker: Tracker, console: Console) -> int:

@@ -13,7 +13,7 @@ import ray
 import torch
 from ray import tune
 
-from ikd_ray.config import make_trial
+from ikd_ray.config import PrefixConfig, make_trial
 from ikd_ray.distill.loop import Distillation, DivergedError
 from ikd_ray.distill.student import size_metrics
 from ikd_ray.distill.world import World
@@ -34,6 +34,7 @@ class Course:
     shared: Shared
     shares: Shares
     sweep: Path
+    prefix: PrefixConfig
     method: type[Distillation] = Distillation
 
 
@@ -44,7 +45,7 @@ def results(course: Course, config: dict[str, Any], opened, world: World) -> Ite
     """
     start = time.monotonic()
     data, targets = opened
-    run = course.method(make_trial(config["params"]), data, targets, world)
+    run = course.method(make_trial(config["params"]), data, targets, world, course.prefix)
     history = []
     try:
         for epoch in run:
