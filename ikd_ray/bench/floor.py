@@ -1,12 +1,12 @@
-"""The time that an epoch cannot do without, at the machine's matrix-product peak.
+"""The time that an epoch cannot do without, at a peak of matrix products.
 
 A weight that is passed forward and backward costs 6 floating-point operations a token: 2 forward, 2 for the
 gradient of its input, 2 for its own. Passed are the encoder layers from the lowest that trains to the highest
 that a loss needs; padding, embeddings, the head, and attention's own products count nothing.
 
 Two floors:
-- the plain one passes every token through all of these layers;
-- the exact one knows that all losses look at the top layer's attention and its [CLS] output alone: there just
+- the plain one passes every token through all of these layers, at the peak of `torch.mm`;
+- the exact one takes the fastest matrix products that the machine is seen to do, and knows that all losses look at the top layer's attention and its [CLS] output alone: there just
   query, key and value are needed for every token, everything after them for one token an example. A loop that
   uses this goes below the plain floor.
 """

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+from ikd_ray.distill.linear import HAS_ONEDNN, onednn_product
 
 SHAPES = (  # rows, inner, columns: square ones, and an encoder's own
     (1024, 1024, 1024),
@@ -37,17 +40,31 @@ def prepare(threads: int) -> None:
     torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
 
 
-def matmul_peak() -> dict[str, float]:
-    """GFLOP/s of float32 matrix products, the best of `REPEATS`, by shape (`rows x inner x columns`)."""
-    return {" x ".join(map(str, shape)): _gflops(*shape) for shape in SHAPES}
+def matmul_peaks() -> dict[str, dict[str, float]]:
+    """GFLOP/s of float32 matrix products, the best of `REPEATS`, by who computes them and by shape.
+
+    `torch.mm` is what PyTorch takes by itself, `oneDNN` what the project takes where that is faster.
+    """
+    peaks = {"torch.mm": {_name(shape): _gflops(torch.mm, *shape) for shape in SHAPES}}
+    if HAS_ONEDNN:
+        peaks["oneDNN"] = {_name(shape): _gflops(_onednn, *shape) for shape in SHAPES}
+    return peaks
 
 
-def _gflops(rows: int, inner: int, columns: int) -> float:
-    left, right, out = torch.rand(rows, inner), torch.rand(inner, columns), torch.empty(rows, columns)
+def _onednn(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    return onednn_product(left, right.t())
+
+
+def _name(shape: tuple[int, int, int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _gflops(multiply: Callable, rows: int, inner: int, columns: int) -> float:
+    left, right = torch.rand(rows, inner), torch.rand(inner, columns)
     times = []
     for _ in range(REPEATS):
         start = time.perf_counter()
-        torch.mm(left, right, out=out)
+        multiply(left, right)
         times.append(time.perf_counter() - start)
     return 2 * rows * inner * columns / min(times) / 1e9
 

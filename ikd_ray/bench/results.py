@@ -55,9 +55,10 @@ class Report:
     cores: int
     threads: int
     load_before: float | None  # where others run, all times are too long
-    peak_gflops: float  # the largest of those below, which the floors are reckoned with
-    gflops_at_start: dict[str, float]  # by the matrix product's shape
-    gflops_at_end: dict[str, float]
+    peak_gflops: float  # the most that torch.mm reached: the floor's
+    best_gflops: float  # the most that anything reached: the exact floor's
+    gflops_at_start: dict[str, dict[str, float]]  # by who computes and by the matrix product's shape
+    gflops_at_end: dict[str, dict[str, float]]
     padding_of_plan: float  # share of tokens
     padding_of_random: float
     rows: list[Row]
@@ -77,24 +78,27 @@ def mean_of_stages(name: str, stages: Sequence[Timing]) -> Timing:
     )
 
 
-def rows(timings: Sequence[Timing], others: Sequence[Timing], work: Work, gflops: float) -> list[Row]:
+def rows(
+    timings: Sequence[Timing], others: Sequence[Timing], work: Work, gflops: tuple[float, float]
+) -> list[Row]:
     """A row for each timing, compared with the floor and with each of the others, which get rows too.
 
     Args:
-        gflops: the machine's peak.
+        gflops: the peaks of the floor and of the exact one.
     """
     made = [_row(timing, work, gflops, others) for timing in timings]
     return made + [_row(other, work, gflops, ()) for other in others]
 
 
-def _row(timing: Timing, work: Work, gflops: float, others: Sequence[Timing]) -> Row:
-    layers, operations = timing.layers, gflops * 1e9 * timing.seconds
+def _row(timing: Timing, work: Work, gflops: tuple[float, float], others: Sequence[Timing]) -> Row:
+    layers = timing.layers
+    could, at_best = (peak * 1e9 * timing.seconds for peak in gflops)  # operations in the time taken
     return Row(
         name=timing.name,
         seconds=timing.seconds,
         seconds_per_layer=timing.seconds / layers if layers else None,
         evaluation_s=timing.evaluation_s,
-        over_floor=operations / work.flops(layers) if layers else None,
-        over_exact_floor=operations / work.exact_flops(layers) if layers else None,
+        over_floor=could / work.flops(layers) if layers else None,
+        over_exact_floor=at_best / work.exact_flops(layers) if layers else None,
         faster_than={other.name: other.seconds / timing.seconds for other in others},
     )

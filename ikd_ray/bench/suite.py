@@ -74,11 +74,11 @@ def _epochs(request: Request, console: Console) -> Report:
         with console.step("tokens and teacher"):
             laid_out = inputs.lay_out(request, source, dataset, Path(folder), threads)
         with console.step("matrix products"):
-            at_start = machine.matmul_peak()
+            at_start = machine.matmul_peaks()
         with temporary_files_in(laid_out.scratch):
             measured = _measure(laid_out, request.peers, console)
         with console.step("matrix products again"):
-            at_end = machine.matmul_peak()
+            at_end = machine.matmul_peaks()
         return _report(request, source, dataset, laid_out, load, measured, at_start, at_end)
 
 
@@ -130,13 +130,15 @@ def _report(
     laid_out: Inputs,
     load: float | None,
     measured: _Measured,
-    at_start: dict[str, float],
-    at_end: dict[str, float],
+    at_start: dict[str, dict[str, float]],
+    at_end: dict[str, dict[str, float]],
 ) -> Report:
     split = open_data(laid_out.data).train
     tokens = int(split.lengths.sum())
     weights = layer_weights(load_teacher(laid_out.teacher).layers[0])
-    work, gflops = Work(*weights, tokens, len(split)), max(*at_start.values(), *at_end.values())
+    work = Work(*weights, tokens, len(split))
+    peaks = [max(*at_start[name].values(), *at_end[name].values()) for name in at_start]
+    gflops = peaks[0], max(peaks)
     students = [timing for regime in measured.regimes.values() for timing in regime.stages]
     students.append(mean_of_stages("sid, mean", measured.regimes["sid"].stages))
     plan, random = _padding(split, request.batch_size)
@@ -151,7 +153,8 @@ def _report(
         cores=machine.cores(),
         threads=laid_out.threads,
         load_before=load,
-        peak_gflops=gflops,
+        peak_gflops=gflops[0],
+        best_gflops=gflops[1],
         gflops_at_start=at_start,
         gflops_at_end=at_end,
         padding_of_plan=plan,

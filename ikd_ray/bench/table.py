@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import IO, Any
 
@@ -16,8 +16,8 @@ WIDTH = 120  # of tables in a file
 NOTES = (
     "s/layer: seconds by the layers passed forward and backward. x NAME: so many times faster than NAME's epoch, "
     "which does the work of id (all layers and the classification at once), or of teacher. / floor: seconds by the "
-    "floor's, the layers' matrix products at the machine's peak; / exact: the same where just [CLS] passes what "
-    "lies behind the top layer's attention."
+    "floor's, the layers' matrix products at torch.mm's peak; / exact: by those that cannot be left out (behind the "
+    "top layer's attention just [CLS]'s), at the machine's own peak."
 )
 
 
@@ -53,9 +53,6 @@ def _rows(report: Report) -> Table:
 def _facts(report: Report) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     together, memory = report.concurrency, report.memory
-    start, end = (
-        max(gflops.items(), key=_second) for gflops in (report.gflops_at_start, report.gflops_at_end)
-    )
     peaks = ", ".join(f"{name} {mib:.0f}" for name, mib in memory.peak_above_idle.items())
     facts = {
         "data": report.data,
@@ -63,8 +60,7 @@ def _facts(report: Report) -> Table:
         "teacher, student": f"{report.teacher}, {report.student_layers} layers",
         "threads, cores": f"{report.threads}, {report.cores}; load before the run {_number(report.load_before)} "
         "(times are right where that is near 0)",
-        "matrix products": f"{report.peak_gflops:.0f} GFLOP/s; at the start {start[1]:.0f} ({start[0]}), "
-        f"at the end {end[1]:.0f} ({end[0]})",
+        "matrix products": "; ".join(_peaks(report)) + " (at the start, at the end)",
         "padding": f"{report.padding_of_plan:.1%} of the tokens, {report.padding_of_random:.1%} in random batches",
         "targets": f"{report.store.seconds:.1f} s to build, {report.store.bytes / 1e6:.1f} MB",
         "memory": f"{max(memory.peak_above_idle.values()):.0f} MiB above an idle worker's {memory.idle:.0f} "
@@ -86,8 +82,10 @@ def show_overhead(results: Sequence[Any], file: IO[str]) -> None:
     _terminal(file).print(table)
 
 
-def _second(pair: tuple[str, float]) -> float:
-    return pair[1]
+def _peaks(report: Report) -> Iterator[str]:
+    for name, at_start in report.gflops_at_start.items():
+        start, end = max(at_start.values()), max(report.gflops_at_end[name].values())
+        yield f"{name} {start:.0f}, {end:.0f} GFLOP/s"
 
 
 def _number(value: float | None) -> str:

@@ -13,6 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 
 from ikd_ray.data.batches import Batch
+from ikd_ray.distill.linear import use_onednn
 
 ATTENTION = "ikd"
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
@@ -60,6 +61,7 @@ class Encoder(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         model.set_attn_implementation(ATTENTION)
+        use_onednn(model)
         self.model = model
 
     @property

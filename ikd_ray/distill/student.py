@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.linear import use_onednn
 
 LATENCY_TOKENS = 128
 LATENCY_WARMUP, LATENCY_RUNS = 3, 15
@@ -70,6 +71,7 @@ def latency_ms(student: Encoder) -> float:
     """
     # As its users will run it: transformers' own forward pass.
     model = copy.deepcopy(student.model).eval().cpu()
+    use_onednn(model, False)
     tokens = min(LATENCY_TOKENS, student.config.max_position_embeddings - 2)  # RoBERTa's start at 2
     ids = torch.full((1, tokens), 5)
     mask = torch.ones_like(ids)

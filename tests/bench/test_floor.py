@@ -47,11 +47,14 @@ def test_rows_compare():
     work = Work(projections=1_000_000, rest=3_000_000, tokens=1000, examples=100)
     stages = [Timing("1", 1.0, 1, 0.5), Timing("2", 2.0, 2, 0.7), Timing("head", 0.3, 0, 0.6)]
     one, two, head, mean, other = rows(
-        [*stages, mean_of_stages("mean", stages[:2])], [Timing("reference", 6.0, 3)], work, gflops=48.0
+        [*stages, mean_of_stages("mean", stages[:2])],
+        [Timing("reference", 6.0, 3)],
+        work,
+        gflops=(48.0, 96.0),
     )
     assert (one.seconds_per_layer, two.seconds_per_layer, mean.seconds_per_layer) == (1.0, 1.0, 1.0)
     assert (one.over_floor, two.over_floor, mean.over_floor) == pytest.approx((2.0, 2.0, 2.0))
-    assert one.over_exact_floor == pytest.approx(48e9 / (6 * (1e9 + 3e8)))
+    assert one.over_exact_floor == pytest.approx(96e9 / (6 * (1e9 + 3e8)))
     assert one.faster_than == {"reference": 6.0}
     assert (mean.seconds, mean.evaluation_s) == pytest.approx((1.5, 0.6))
     assert (head.seconds_per_layer, head.over_floor, head.over_exact_floor) == (None, None, None)
