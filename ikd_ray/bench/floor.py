@@ -6,9 +6,9 @@ that a loss needs; padding, embeddings, the head, and attention's own products c
 
 Two floors:
 - the plain one passes every token through all of these layers, at the peak of `torch.mm`;
-- the exact one takes the fastest matrix products that the machine is seen to do, and knows that all losses look at the top layer's attention and its [CLS] output alone: there just
-  query, key and value are needed for every token, everything after them for one token an example. A loop that
-  uses this goes below the plain floor.
+- the exact one takes the fastest matrix products that the machine is seen to do, and knows that all losses look
+  at the top layer's attention and its [CLS] output alone: there just query, key and value are needed for every
+  token, everything after them for one token an example. A loop that uses either goes below the plain floor.
 """
 
 from __future__ import annotations
