@@ -82,7 +82,9 @@ class TargetConfig(_Config):
 class PrefixConfig(_Config):
     """Where the output of a student's frozen layers is kept while the layers above train; else it is recomputed."""
 
-    memory_gb: float = Field(1.0, ge=0, description="kept in memory up to this size, for each trial at once")
+    memory_gb: float = Field(
+        1.0, ge=0, description="kept in memory up to this size, by each worker of each trial"
+    )
     disk_gb: float = Field(20.0, ge=0, description="past memory_gb kept in a temporary file up to this size")
 
 

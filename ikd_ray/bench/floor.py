@@ -8,7 +8,9 @@ Two floors:
 - the plain one passes every token through all of these layers, at the peak of `torch.mm`;
 - the exact one takes the fastest matrix products that the machine is seen to do, and knows that all losses look
   at the top layer's attention and its [CLS] output alone: there just query, key and value are needed for every
-  token, everything after them for one token an example. A loop that uses either goes below the plain floor.
+  token, everything after them for one token an example. (Without attention losses one query an example would do,
+  which it leaves out.) Nor does a constant input need a gradient. A loop that uses any of it goes below the plain
+  floor.
 """
 
 from __future__ import annotations
@@ -34,10 +36,15 @@ class Work:
         """Operations to pass all tokens through so many layers."""
         return PASSES * layers * (self.projections + self.rest) * self.tokens
 
-    def exact_flops(self, layers: float) -> float:
-        """The same, with just the [CLS] token behind the top layer's attention; at least one layer."""
+    def exact_flops(self, layers: float, constant_input: bool) -> float:
+        """The same, with just the [CLS] token behind the top layer's attention; at least one layer.
+
+        Args:
+            constant_input: what enters the lowest layer does not train, so that it needs no gradient.
+        """
         top = self.projections * self.tokens + self.rest * self.examples
-        return self.flops(layers - 1) + PASSES * top
+        saved = 2 * self.projections * self.tokens if constant_input else 0
+        return self.flops(layers - 1) + PASSES * top - saved
 
 
 def layer_weights(layer: nn.Module) -> tuple[int, int]:

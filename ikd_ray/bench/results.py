@@ -79,18 +79,25 @@ def mean_of_stages(name: str, stages: Sequence[Timing]) -> Timing:
 
 
 def rows(
-    timings: Sequence[Timing], others: Sequence[Timing], work: Work, gflops: tuple[float, float]
+    timings: Sequence[Timing],
+    others: Sequence[Timing],
+    work: Work,
+    gflops: tuple[float, float],
+    constant_input: bool,
 ) -> list[Row]:
     """A row for each timing, compared with the floor and with each of the others, which get rows too.
 
     Args:
         gflops: the peaks of the floor and of the exact one.
+        constant_input: whether the timings' embeddings are frozen; the others' train.
     """
-    made = [_row(timing, work, gflops, others) for timing in timings]
-    return made + [_row(other, work, gflops, ()) for other in others]
+    made = [_row(timing, work, gflops, constant_input, others) for timing in timings]
+    return made + [_row(other, work, gflops, False, ()) for other in others]
 
 
-def _row(timing: Timing, work: Work, gflops: tuple[float, float], others: Sequence[Timing]) -> Row:
+def _row(
+    timing: Timing, work: Work, gflops: tuple[float, float], constant_input: bool, others: Sequence[Timing]
+) -> Row:
     layers = timing.layers
     could, at_best = (peak * 1e9 * timing.seconds for peak in gflops)  # operations in the time taken
     return Row(
@@ -99,6 +106,6 @@ def _row(timing: Timing, work: Work, gflops: tuple[float, float], others: Sequen
         seconds_per_layer=timing.seconds / layers if layers else None,
         evaluation_s=timing.evaluation_s,
         over_floor=could / work.flops(layers) if layers else None,
-        over_exact_floor=at_best / work.exact_flops(layers) if layers else None,
+        over_exact_floor=at_best / work.exact_flops(layers, constant_input) if layers else None,
         faster_than={other.name: other.seconds / timing.seconds for other in others},
     )

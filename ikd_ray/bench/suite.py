@@ -159,8 +159,8 @@ def _report(
         gflops_at_end=at_end,
         padding_of_plan=plan,
         padding_of_random=random,
-        rows=rows(students, measured.distil, work, gflops)
-        + rows([measured.teacher], measured.fine_tune, work, gflops),
+        rows=rows(students, measured.distil, work, gflops, True)
+        + rows([measured.teacher], measured.fine_tune, work, gflops, False),
         store=measured.store,
         memory=_memory(measured.regimes),
         concurrency=measured.concurrency,

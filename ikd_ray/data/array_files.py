@@ -91,7 +91,7 @@ class GrowingArrays:
                 raise ValueError(f"{self._folder}: of other steps")
             self._open(progress["counts"])
             self.steps = progress["steps"]
-        except (OSError, ValueError, LookupError, TypeError):
+        except (FileNotFoundError, ValueError, LookupError, TypeError):
             self._closing.close()
             shutil.rmtree(self._folder, ignore_errors=True)
             self._open(dict.fromkeys(self._entries, 0))

@@ -19,6 +19,7 @@ from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.encoder import Encoder, Output
 from ikd_ray.distill.evaluate import Comparison
 from ikd_ray.distill.feed import Feed
+from ikd_ray.distill.linear import use_onednn
 from ikd_ray.distill.losses import attention_kl, cls_cosine, hard_label_loss, soft_label_loss
 from ikd_ray.distill.prefix import Prefix
 from ikd_ray.distill.regimes import REGIMES, Stage
@@ -309,4 +310,5 @@ def distill(
     course = Distillation(trial, data, targets, world)
     for epoch in course:
         report(epoch)
+    use_onednn(course.student.model, False)  # from here on it is its user's
     return Result(course.student, epoch.metrics | size_metrics(course.student))

@@ -170,8 +170,8 @@ def build_targets(
 
     Each part (the logits, one layer's vectors, one layer's attention) is a checksummed folder of its own:
     parts that exist are kept, the missing ones are written in one pass of the teacher, by appending. A build
-    that was interrupted, however it was, is gone on with. Safe when several processes ask at once. A generator:
-    it builds while it is consumed.
+    that was interrupted, however it was, is gone on with unless more layers are asked for by now. Safe when
+    several processes ask at once. A generator: it builds while it is consumed.
 
     Args:
         layers: the teacher's, counted from 1.

@@ -104,9 +104,10 @@ class Tracker:
         except MlflowException:
             return False
 
-    def _create(self, name: str, tags: Mapping[str, str]) -> str:
+    def _create(self, name: str, tags: Mapping[str, str], at: float | None = None) -> str:
         tags = {"mlflow.runName": name, **self._tags, **tags}
-        return self._client.create_run(self._experiment_id, run_name=name, tags=tags).info.run_id
+        run = self._client.create_run(self._experiment_id, start_time=_ms(at), run_name=name, tags=tags)
+        return run.info.run_id
 
     def _params(self, run: str, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
@@ -115,7 +116,8 @@ class Tracker:
 
     def _take_stock(self) -> None:
         """Note which trials have whole runs, and delete those that were cut off: such trials run again."""
-        for run in self._search(f"tags.`mlflow.parentRunId` = '{self.parent}'"):
+        # All of them first: a store's pages shift when runs of an earlier page go.
+        for run in list(self._search(f"tags.`mlflow.parentRunId` = '{self.parent}'")):
             if run.info.status in ENDED:
                 self._ended.add(run.data.tags[TRIAL])
             else:
@@ -141,11 +143,11 @@ class Tracker:
             yield from page
             token = page.token or ""
 
-    def _metrics(self, run: str, metrics: Mapping[str, float], step: int) -> None:
+    def _metrics(self, run: str, metrics: Mapping[str, float], step: int, at: float | None = None) -> None:
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        self._client.log_batch(run, metrics=[Metric(key, value, now, step) for key, value in metrics.items()])
+        values = [Metric(key, value, _ms(at), step) for key, value in metrics.items()]
+        self._client.log_batch(run, metrics=values)
 
     def teacher(
         self,
@@ -166,24 +168,27 @@ class Tracker:
         self._metrics(run, metrics, len(history) + 1)
         self._client.set_terminated(run)
 
-    def trial_started(self, trial: str, params: Mapping[str, Any]) -> None:
+    def trial_started(self, trial: str, params: Mapping[str, Any], at: float | None = None) -> None:
+        """`at`, here and below: when it happened, in seconds since 1970; now by default."""
         name = f"{trial} {params['regime']} {params['student_layers']}L"
         tags = {KIND: "trial", "mlflow.parentRunId": self.parent, TRIAL: trial}
-        self._runs[trial] = self._create(name, tags)
+        self._runs[trial] = self._create(name, tags, at)
         self._params(self._runs[trial], params)
 
-    def trial_epoch(self, trial: str, metrics: Mapping[str, float], epoch: int) -> None:
+    def trial_epoch(
+        self, trial: str, metrics: Mapping[str, float], epoch: int, at: float | None = None
+    ) -> None:
         """Metrics of the trial's `epoch`, counted from 1 over all its stages."""
-        self._metrics(self._runs[trial], metrics, epoch)
+        self._metrics(self._runs[trial], metrics, epoch, at)
 
-    def trial_ended(self, trial: str, status: str, reason: str = "") -> None:
+    def trial_ended(self, trial: str, status: str, reason: str = "", at: float | None = None) -> None:
         """`status` is MLflow's: FINISHED, FAILED or KILLED. A trial that never started is left to `settle`."""
         if trial not in self._runs:
             return
         run = self._runs[trial]
         if reason:
             self._client.set_tag(run, "ikd.reason", reason)
-        self._client.set_terminated(run, status=status)
+        self._client.set_terminated(run, status=status, end_time=_ms(at))
         del self._runs[trial]
         if status in ENDED:
             self._ended.add(trial)
@@ -199,6 +204,10 @@ class Tracker:
         self._client.set_terminated(self.parent, status=status)
 
 
+def _ms(at: float | None) -> int:
+    return int((time.time() if at is None else at) * 1000)
+
+
 class Writer:
     """Makes calls in the order they come, in a thread of its own; after one that fails, none.
 
@@ -207,6 +216,7 @@ class Writer:
 
     def __init__(self) -> None:
         self.error: Exception | None = None
+        self._drop = False
         self._calls: queue.Queue = queue.Queue(MOST_WAITING)
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
@@ -215,8 +225,9 @@ class Writer:
         """Have `call(*arguments)` made, soon."""
         self._calls.put((call, arguments))
 
-    def close(self) -> None:
-        """Wait until all calls are made."""
+    def close(self, drop: bool = False) -> None:
+        """Wait until all calls are made; or `drop` those that still wait for the store."""
+        self._drop = drop
         self._calls.put(None)
         self._thread.join()
 
@@ -224,7 +235,7 @@ class Writer:
         while (task := self._calls.get()) is not None:
             call, arguments = task
             try:
-                if self.error is None:
+                if self.error is None and not self._drop:
                     call(*arguments)
             except Exception as error:  # every store raises its own
                 self.error = error

@@ -22,7 +22,7 @@ MOST_CONCURRENT = 8  # by default; each trial on a CPU is a process with its own
 CONNECT_SECONDS = 10
 OBJECT_STORE_BYTES = 100_000_000  # data and targets are memory maps: nothing large goes through Ray
 # Ray starts a worker for each CPU; on a small machine they import this while the sweep is being prepared.
-PRELOADED, PRELOAD_CPUS = ["ikd_ray.sweep.trainable"], 2 * MOST_CONCURRENT
+PRELOADED, PRELOAD_CPUS = ["ikd_ray.sweep.trainable"], MOST_CONCURRENT
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +37,14 @@ class SweepCallback(tune.Callback):
         # Tune pickles its callbacks for `Tuner.restore`, which sweeps do not go on by.
         return {}
 
-    def close(self) -> None:
-        """Have everything written that is still to write."""
-        self._writer.close()
+    def close(self, interrupted: bool = False) -> None:
+        """Have everything written that is still to write; where the user waits for the end, `Tracker.settle` does."""
+        self._writer.close(drop=interrupted)
         self._warn()
 
     def _track(self, write: Callable[..., None], *arguments: Any) -> None:
         """Training goes on without its tracker; from the first failure on, `Tracker.settle` has all to catch up."""
-        self._writer.put(write, *arguments)
+        self._writer.put(partial(write, at=time.time()), *arguments)
         self._warn()
 
     def _warn(self) -> None:
@@ -98,7 +100,9 @@ class SweepCallback(tune.Callback):
         lines = str(trial.get_error() or "its process died").strip().splitlines()
         name = trial_id(trial.config["number"])
         if trial_folder(self._sweep, name).exists():  # it died after it had finished
-            self._finished(name, read_trial(self._sweep, name).metrics)
+            record = read_trial(self._sweep, name)
+            self._track(self._tracker.trial_epoch, name, record.metrics, len(record.history))
+            self._finished(name, record.metrics)
         else:
             self._failed(trial, lines[-1])
 

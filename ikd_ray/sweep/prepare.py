@@ -131,7 +131,7 @@ def _latency_file(cache: Path, teacher: str) -> Path:
 def _kept_latency(cache: Path, teacher: str) -> dict[int, float]:
     try:
         kept = json.loads(_latency_file(cache, teacher).read_text())
-    except FileNotFoundError:
+    except (OSError, ValueError):  # not there, or torn when the machine went down
         return {}
     return {int(depth): milliseconds for depth, milliseconds in kept.items()}
 

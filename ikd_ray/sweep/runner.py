@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import ray
@@ -288,7 +288,7 @@ def _trials(request: Request, course: Course, tracker: Tracker, console: Console
     metric = f"dev/{request.task.metric}"
     if missing > 0:
         callback = SweepCallback(request.folder, matched, tracker, console)
-        with console.sweep(missing, course.shares.concurrent, metric), closing(callback):
+        with console.sweep(missing, course.shares.concurrent, metric), _closed(callback, request):
             tune.Tuner(
                 trainable_for(course),
                 tune_config=tune.TuneConfig(
@@ -307,7 +307,17 @@ def _trials(request: Request, course: Course, tracker: Tracker, console: Console
                 ),
             ).fit()
         shutil.rmtree(request.folder / SCRATCH, ignore_errors=True)
+    search.finish()
     return read_trials(request.folder)
+
+
+@contextmanager
+def _closed(callback: SweepCallback, request: Request) -> Iterator[None]:
+    """Closes it in the end: at once where the sweep did not come to its own."""
+    try:
+        yield
+    finally:
+        callback.close(interrupted=len(read_trials(request.folder)) < request.trials)
 
 
 def _conclude(

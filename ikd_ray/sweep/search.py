@@ -103,6 +103,7 @@ class OrderedSearch(Searcher):
         self._untold: list[int] = []  # trials whose outcome the sampler has not seen, in order
         self._running: dict[str, int] = {}  # Tune's trial id -> number
         self._interrupted: list[optuna.trial.FrozenTrial] = []
+        self._failed: list[int] = []  # trials whose failure is not on disk yet
         self._go_on(ended)
 
     def _go_on(self, ended: Mapping[int, Mapping[str, float] | None]) -> None:
@@ -121,6 +122,7 @@ class OrderedSearch(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next trial's `number` and `params`; none while it must wait for a result."""
+        self.finish()
         if self._interrupted:
             kept = self._interrupted.pop(0)
             number, params = kept.number, kept.params
@@ -153,11 +155,14 @@ class OrderedSearch(Searcher):
 
     def _tell_before(self, horizon: int) -> bool:
         """Tell the results of trials below `horizon`; false if one that matters is still missing."""
+        if horizon < STARTUP:
+            return (
+                True  # so few tell the sampler nothing, and those that came by now would be a matter of time
+            )
         below = [number for number in self._untold if number < horizon]
-        known = [number for number in below if number in self._outcomes]
-        if horizon >= STARTUP and len(known) < len(below):
+        if any(number not in self._outcomes for number in below):
             return False
-        for number in known:
+        for number in below:
             state, values = self._outcomes.pop(number)
             self._seen.tell(number, values, state)
             self._untold.remove(number)
@@ -177,9 +182,21 @@ class OrderedSearch(Searcher):
     def _end(self, number: int, metrics: Mapping[str, float] | None) -> None:
         values = [(metrics or {}).get(name, math.nan) for name in self._objectives]
         failed = any(map(math.isnan, values))
-        outcome = (TrialState.FAIL, None) if failed else (TrialState.COMPLETE, values)
-        self._kept.tell(number, outcome[1], outcome[0])
-        self._outcomes[number] = outcome
+        self._outcomes[number] = (TrialState.FAIL, None) if failed else (TrialState.COMPLETE, values)
+        if failed:
+            self._failed.append(number)
+        else:
+            self._kept.tell(number, values)
+
+    def finish(self) -> None:
+        """Write to disk which trials failed.
+
+        Tune tells the search of a failure before the callback that records it: a driver killed between the two
+        must find the trial still running, and so run it again.
+        """
+        for number in self._failed:
+            self._kept.tell(number, state=TrialState.FAIL)
+        self._failed.clear()
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
         """A trial's epochs say nothing to the sampler."""

@@ -64,7 +64,7 @@ class Space:
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         """Calls `trial.suggest_*` for the parameters whose `when` holds; returns the file's fixed values.
 
-        This is the define-by-run function `OptunaSearch` takes: it merges the two itself.
+        The caller merges the two.
         """
         values, constants = dict(DEFAULTS), {}
         for name, param in self.params.items():

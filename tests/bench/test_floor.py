@@ -22,8 +22,10 @@ def test_weights_of_a_layer(family):
 def test_operations():
     work = Work(projections=30, rest=90, tokens=1000, examples=100)
     assert work.flops(3) == 6 * 3 * 120 * 1000
-    assert work.exact_flops(1) == 6 * (30 * 1000 + 90 * 100)
-    assert work.exact_flops(3) == 6 * (2 * 120 * 1000 + 30 * 1000 + 90 * 100)
+    assert work.exact_flops(1, False) == 6 * (30 * 1000 + 90 * 100)
+    assert work.exact_flops(1, True) == 4 * 30 * 1000 + 6 * 90 * 100
+    assert work.exact_flops(3, False) == 6 * (2 * 120 * 1000 + 30 * 1000 + 90 * 100)
+    assert work.exact_flops(3, True) == 6 * (2 * 120 * 1000 + 30 * 1000 + 90 * 100) - 2 * 30 * 1000
 
 
 @pytest.mark.parametrize(
@@ -51,10 +53,11 @@ def test_rows_compare():
         [Timing("reference", 6.0, 3)],
         work,
         gflops=(48.0, 96.0),
+        constant_input=True,
     )
     assert (one.seconds_per_layer, two.seconds_per_layer, mean.seconds_per_layer) == (1.0, 1.0, 1.0)
     assert (one.over_floor, two.over_floor, mean.over_floor) == pytest.approx((2.0, 2.0, 2.0))
-    assert one.over_exact_floor == pytest.approx(96e9 / (6 * (1e9 + 3e8)))
+    assert one.over_exact_floor == pytest.approx(96e9 / (6 * (1e9 + 3e8) - 2e9))
     assert one.faster_than == {"reference": 6.0}
     assert (mean.seconds, mean.evaluation_s) == pytest.approx((1.5, 0.6))
     assert (head.seconds_per_layer, head.over_floor, head.over_exact_floor) == (None, None, None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import threading
+from functools import partial
 
 import pytest
 
@@ -92,6 +94,32 @@ def test_a_sweep_that_goes_on_keeps_whole_runs_and_drops_cut_off_ones(tracker, u
     assert set(children(again)) == {"t000"}
 
 
+def test_a_sweep_of_several_pages_goes_on_without_a_run_twice(tracker, uri, request, monkeypatch):
+    """The store returns newest runs first, page by page; deleting from one page shifts the next."""
+    tracker.settle([record(number) for number in range(8)])
+    for name in ("t008", "t009"):
+        tracker.trial_started(name, PARAMS)
+    tracker.finish("KILLED")
+    again = Tracker(uri, request.node.name)
+    search_runs = again._client.search_runs
+    monkeypatch.setattr(again._client, "search_runs", partial(search_runs, max_results=4))
+    again.start("sweep", {}, {}, run_id=tracker.parent)
+    again.settle([record(number) for number in range(8)])
+    runs = list(again._search(f"tags.`mlflow.parentRunId` = '{tracker.parent}'"))
+    assert sorted(run.data.tags["ikd.trial"] for run in runs) == [f"t{number:03d}" for number in range(8)]
+
+
+def test_runs_have_the_times_of_what_happened(tracker):
+    """Not those of the writing, which may come later."""
+    tracker.trial_started("t000", PARAMS, at=1000.0)
+    tracker.trial_epoch("t000", {"dev/mcc": 0.5}, 1, at=1001.5)
+    tracker.trial_ended("t000", "FINISHED", at=1002.0)
+    run = children(tracker)["t000"]
+    assert (run.info.start_time, run.info.end_time) == (1_000_000, 1_002_000)
+    [metric] = tracker._client.get_metric_history(run.info.run_id, "dev/mcc")
+    assert metric.timestamp == 1_001_500
+
+
 def test_a_teacher_is_recorded_once(tracker):
     for _ in range(2):
         tracker.teacher(
@@ -150,6 +178,17 @@ def test_a_writer_keeps_the_order_and_waits_at_its_end():
     writer.close()
     assert written == list(range(3000))
     assert writer.error is None
+
+
+def test_a_writer_can_drop_what_still_waits():
+    """After Ctrl-C nobody wants to wait for a slow store."""
+    written, writer, started, go = [], Writer(), threading.Event(), threading.Event()
+    writer.put(lambda: started.set() or go.wait(timeout=30))
+    writer.put(written.append, 1)
+    assert started.wait(timeout=30)
+    threading.Timer(0.2, go.set).start()
+    writer.close(drop=True)
+    assert written == []
 
 
 def test_a_writer_stops_at_the_first_failure():

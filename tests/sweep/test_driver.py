@@ -18,10 +18,10 @@ class DeafTracker:
     def __init__(self) -> None:
         self.started: list[str] = []
 
-    def trial_started(self, name, params) -> None:
+    def trial_started(self, name, params, at) -> None:
         self.started.append(name)
 
-    def trial_epoch(self, name, metrics, epoch) -> None:
+    def trial_epoch(self, *arguments, at) -> None:
         raise OSError("disk full")
 
     trial_ended = trial_epoch

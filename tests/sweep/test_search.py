@@ -146,6 +146,7 @@ def test_a_trial_without_its_objectives_failed(space, tmp_path, told):
     search = make(space, tmp_path / "a")
     search.suggest("tune-0")
     search.on_trial_complete("tune-0", reported(told))
+    search.finish()
     [trial] = optuna.load_study(study_name=STUDY, storage=open_storage(tmp_path / "a")).trials
     assert trial.state.name == "FAIL"
 
@@ -178,6 +179,29 @@ def test_a_long_study_stays_as_quick_as_a_short_one(space, tmp_path, monkeypatch
     assert search.suggest("next")["number"] == 60
 
 
+def test_a_failure_is_on_disk_only_when_it_had_the_time_to_be_recorded(space, tmp_path):
+    """A driver killed before that finds the trial still running, and runs it again as it was."""
+    search = make(space, tmp_path / "a")
+    first = search.suggest("tune-0")
+    search.on_trial_complete("tune-0", None, error=True)
+    assert make(space, tmp_path / "a").suggest("again-0") == first
+    search.suggest("tune-1")
+    again = make(space, tmp_path / "a", ended={0: None})
+    assert [again.suggest(f"again-{number}")["number"] for number in range(2)] == [1, 2]
+    [failed, *_] = optuna.load_study(study_name=STUDY, storage=open_storage(tmp_path / "a")).trials
+    assert failed.state.name == "FAIL"
+
+
+def test_a_late_early_trial_changes_nothing_past_the_window(space, tmp_path, monkeypatch):
+    """What the sampler no longer sees is the oldest by number, not by when it ended."""
+    monkeypatch.setattr("ikd_ray.sweep.search.WINDOW", 12)
+    orders = [
+        play(make(space, tmp_path / name, concurrent=3), 40, order)
+        for name, order in (("a", oldest), ("b", newest))
+    ]
+    assert orders[0] == orders[1]
+
+
 def test_failed_and_unfinished_trials_are_told_apart(space, tmp_path):
     search = make(space, tmp_path / "a")
     for i in range(3):
@@ -185,6 +209,7 @@ def test_failed_and_unfinished_trials_are_told_apart(space, tmp_path):
     search.on_trial_complete("tune-0", {FAILED: "loss became nan"})
     search.on_trial_complete("tune-1", None, error=True)
     search.on_trial_complete("tune-2", reported({"dev/mcc": 0.1}, remaining=3))  # stopped by the user
+    search.finish()
     states = optuna.load_study(study_name=STUDY, storage=open_storage(tmp_path / "a")).trials
     assert [trial.state.name for trial in states] == ["FAIL", "FAIL", "RUNNING"]
 
