@@ -16,7 +16,7 @@ WIDTH = 120  # of tables in a file
 NOTES = (
     "s/layer: seconds by the layers passed forward and backward. x NAME: so many times faster than NAME's epoch, "
     "which does the work of id (all layers and the classification at once), or of teacher. / floor: seconds by the "
-    "floor's, the layers' matrix products at torch.mm's peak; / exact: by those that cannot be left out (behind the "
+    "floor's, the layers' matrix products at torch.mm's peak; / exact: by those that the losses need (behind the "
     "top layer's attention just [CLS]'s), at the machine's own peak."
 )
 
