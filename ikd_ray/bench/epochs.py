@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from ikd_ray.bench import machine
 from ikd_ray.bench.inputs import Inputs
 from ikd_ray.bench.processes import meet
+from ikd_ray.bench.reference import LAMBDA, LEARNING_RATE, TEMPERATURE
 from ikd_ray.config import TeacherConfig, Trial
 from ikd_ray.data.tokens import open_data
 from ikd_ray.distill.loop import Distillation, Epoch, train_stage
@@ -59,9 +60,9 @@ def _trial(inputs: Inputs, **changes: object) -> Trial:
     usual = {
         "student_layers": inputs.student_layers,
         "batch_size": inputs.batch_size,
-        "learning_rate": 5e-5,
-        "lambda": 0.2,
-        "temperature": 2.0,
+        "learning_rate": LEARNING_RATE,
+        "lambda": LAMBDA,
+        "temperature": TEMPERATURE,
         "epochs": EPOCHS,
         "epochs_per_layer": EPOCHS,
     }

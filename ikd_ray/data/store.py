@@ -18,6 +18,7 @@ from filelock import FileLock
 MANIFEST = "manifest.json"
 VERIFIED = ".verified"  # which files had their checksums, and the files' stamps then
 TICK_NS = 2_000_000_000  # the coarsest clock of a file system
+SPARE = 0.9  # of the free disk that may be taken
 
 
 def digest(*parts: Any) -> str:

@@ -6,11 +6,13 @@ import json
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from ikd_ray.data import store
+from ikd_ray.data.by_length import LengthOrder
 from ikd_ray.data.dataset import Dataset, Split
 from ikd_ray.data.ragged import Ragged, RaggedWriter
 from ikd_ray.tasks import Task, get_task
@@ -33,6 +35,11 @@ class TokenSplit:
     @property
     def lengths(self) -> np.ndarray:
         return self.ids.sizes
+
+    @cached_property
+    def order(self) -> LengthOrder:
+        """How arrays of an entry an example are laid out."""
+        return LengthOrder(self.lengths)
 
 
 @dataclass(frozen=True)

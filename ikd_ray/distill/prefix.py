@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from ikd_ray.config import PrefixConfig
+from ikd_ray.data import store
 from ikd_ray.data.batches import collate, evaluation_plan
-from ikd_ray.data.by_length import ByLength, LengthOrder
+from ikd_ray.data.by_length import ByLength
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.encoder import Encoder
 
 BATCH = 64
-SPARE = 0.9  # of the free disk that may be taken
 
 
 class Prefix:
@@ -29,7 +29,6 @@ class Prefix:
     def __init__(self, student: Encoder, data: TaskData, config: PrefixConfig) -> None:
         self.depth = 0
         self._student, self._data, self._config = student, data, config
-        self._orders = {name: LengthOrder(split.lengths) for name, split in data.splits.items()}
         self._stored: dict[str, ByLength] = {}
         self._type = torch.empty(0, dtype=next(student.parameters()).dtype).numpy().dtype
 
@@ -62,10 +61,10 @@ class Prefix:
             return {}
         whole, hidden = depth == len(self._student.layers), self._student.config.hidden_size
         shape = (lambda length: (hidden,)) if whole else (lambda length: (length, hidden))
-        room = {name: ByLength(None, order, shape) for name, order in self._orders.items()}
+        room = {name: ByLength(None, split.order, shape) for name, split in self._data.splits.items()}
         gigabytes = sum(array.size for array in room.values()) * self._type.itemsize / 1e9
         in_memory = gigabytes <= self._config.memory_gb
-        free = SPARE * shutil.disk_usage(tempfile.gettempdir()).free / 1e9
+        free = store.SPARE * shutil.disk_usage(tempfile.gettempdir()).free / 1e9
         if not in_memory and gigabytes > min(self._config.disk_gb, free):
             return {}
         for array in room.values():

@@ -30,7 +30,6 @@ from ikd_ray.errors import UsageError
 FORMAT = 2
 BATCH = 64
 CELLS = 2**26  # attention probabilities that a step may hold, all layers together: 256 MB as float32
-SPARE = 0.9  # of the free disk that targets may take
 ITEM = np.dtype(np.float16).itemsize
 UNFINISHED = ".unfinished"
 
@@ -73,7 +72,7 @@ def stores_attention(size: float, free: float, config: TargetConfig, there: floa
     Raises:
         UsageError: it must be stored and there is no room.
     """
-    fits = size - there <= SPARE * free
+    fits = size - there <= store.SPARE * free
     if config.mode == "stored" and not fits:
         raise UsageError(
             f"targets.mode stored: {size - there:.1f} GB and {free:.1f} GB free; write auto, or make room"
@@ -100,7 +99,7 @@ class Targets:
         self.folder = folder
         self._attention_stored = attention_stored
         self.teacher = teacher.eval().requires_grad_(False).to(device or torch.device("cpu"))
-        self._orders = {name: LengthOrder(split.lengths) for name, split in data.splits.items()}
+        self._data = data
         self._open: dict[tuple[str, str], np.ndarray | ByLength] = {}
 
     def _stored(self, part: str, split: str) -> np.ndarray | ByLength:
@@ -110,7 +109,9 @@ class Targets:
             stored = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
             if part.startswith("attention"):
                 heads = self.teacher.config.num_attention_heads
-                stored = ByLength(stored, self._orders[split], lambda length: (heads, length, length))
+                stored = ByLength(
+                    stored, self._data.splits[split].order, lambda length: (heads, length, length)
+                )
             self._open[part, split] = stored
         return self._open[part, split]
 
@@ -127,7 +128,7 @@ class Targets:
 
         Attention that is not stored is left out. No torch computation, so a background thread may call it.
         """
-        out, positions = TargetBatch(), self._orders[split].positions[rows]
+        out, positions = TargetBatch(), self._data.splits[split].order.positions[rows]
         if logits:
             out.logits = torch.from_numpy(self._stored("logits", split)[positions])
         for layer in cls:
@@ -203,7 +204,7 @@ def build_targets(
 def _check_room(folder: Path, parts: list[str], data: TaskData, teacher: Encoder) -> None:
     need = _size(parts, data, teacher) - _size_on_disk(folder / UNFINISHED, parts)
     free = shutil.disk_usage(folder).free
-    if need > SPARE * free:
+    if need > store.SPARE * free:
         raise UsageError(
             f"{folder}: the teacher's targets take {need / 1e9:.3g} GB more and {free / 1e9:.3g} GB are free there; "
             "make room, or choose another --output"
@@ -215,7 +216,7 @@ def _fill(
 ) -> Iterator[tuple[int, int]]:
     """Run the teacher over what is not done yet, appending its outputs step by step."""
     device = next(teacher.eval().parameters()).device
-    orders = {split: LengthOrder(tokens.lengths) for split, tokens in data.splits.items()}
+    orders = {name: split.order for name, split in data.splits.items()}
     steps = _steps(orders, len(teacher.layers) * teacher.config.num_attention_heads)
     total = sum(map(len, orders.values()))
     done = sum(len(rows) for _, rows in steps[: arrays.steps])

@@ -11,7 +11,6 @@ OUTPUT/NAME/pareto.json, pareto.png, trials.csv
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -61,9 +60,7 @@ def trial_folder(sweep: Path, trial_id: str) -> Path:
 
 def write_json(path: Path, content: Any) -> None:
     """Replace a file at once: a reader sees the old text or the new, never half of it."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(aside, path)
+    store.replace(path, json.dumps(content, indent=1) + "\n")
 
 
 def write_sweep(folder: Path, record: SweepRecord) -> None:

@@ -137,5 +137,5 @@ def _kept_latency(cache: Path, teacher: str) -> dict[int, float]:
 
 
 def measure_latency(teacher: Encoder, depths: Iterable[int]) -> dict[int, float]:
-    """Milliseconds on the CPU for each student depth, measured while nothing else of the sweep runs."""
+    """Milliseconds on the CPU for each student depth."""
     return {depth: latency_ms(build_student(teacher, depth, "first")) for depth in depths}

@@ -274,50 +274,46 @@ def _open_sweep(
 
 def _trials(request: Request, course: Course, tracker: Tracker, console: Console) -> list[TrialRecord]:
     """Run the trials that are still to run; returns all that have ended, fewer than asked for if interrupted."""
-    ended = {trial.number: trial.metrics or None for trial in read_trials(request.folder)}
+    trials = read_trials(request.folder)
     search = OrderedSearch(
         request.space,
         request.objectives,
         request.config.seed,
         course.shares.concurrent,
         open_storage(request.folder),
-        ended,
+        {trial.number: trial.metrics or None for trial in trials},
     )
-    missing = request.trials - len(ended)
+    missing = request.trials - len(trials)
     matched = {depth: layer_map(depth, request.source.layers) for depth in request.depths}
     metric = f"dev/{request.task.metric}"
     if missing > 0:
         callback = SweepCallback(request.folder, matched, tracker, console)
-        with console.sweep(missing, course.shares.concurrent, metric), _closed(callback, request):
-            tune.Tuner(
-                trainable_for(course),
-                tune_config=tune.TuneConfig(
-                    search_alg=search,
-                    num_samples=missing,
-                    max_concurrent_trials=course.shares.concurrent,
-                    reuse_actors=course.shares.workers == 1,
-                    trial_dirname_creator=lambda trial: trial.trial_id,
-                ),
-                run_config=tune.RunConfig(
-                    name="tune",
-                    storage_path=str(course.sweep / SCRATCH),
-                    callbacks=[callback],
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                    verbose=0,
-                ),
-            ).fit()
+        tuner = tune.Tuner(
+            trainable_for(course),
+            tune_config=tune.TuneConfig(
+                search_alg=search,
+                num_samples=missing,
+                max_concurrent_trials=course.shares.concurrent,
+                reuse_actors=course.shares.workers == 1,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(course.sweep / SCRATCH),
+                callbacks=[callback],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                verbose=0,
+            ),
+        )
+        with console.sweep(missing, course.shares.concurrent, metric):
+            try:
+                tuner.fit()
+            finally:
+                trials = read_trials(request.folder)
+                callback.close(interrupted=len(trials) < request.trials)
         shutil.rmtree(request.folder / SCRATCH, ignore_errors=True)
     search.finish()
-    return read_trials(request.folder)
-
-
-@contextmanager
-def _closed(callback: SweepCallback, request: Request) -> Iterator[None]:
-    """Closes it in the end: at once where the sweep did not come to its own."""
-    try:
-        yield
-    finally:
-        callback.close(interrupted=len(read_trials(request.folder)) < request.trials)
+    return trials
 
 
 def _conclude(

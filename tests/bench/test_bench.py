@@ -30,11 +30,8 @@ def glue(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def app():
-    spec = importlib.util.spec_from_file_location("sweeps_bench", ROOT / "sweeps" / "bench.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.app
+def app(command_line):
+    return command_line("bench")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import os
 import subprocess
@@ -100,11 +99,8 @@ def output(tmp_path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def app():
-    spec = importlib.util.spec_from_file_location("sweeps_export", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.app
+def app(command_line):
+    return command_line("export")
 
 
 def run(app, *arguments):

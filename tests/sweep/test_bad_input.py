@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -12,15 +11,10 @@ from tiny import make_hf, write_teacher, write_tokenizer
 
 from ikd_ray.report.cli import run
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
-def app():
-    spec = importlib.util.spec_from_file_location("sweeps_run", ROOT / "sweeps" / "run.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.app
+def app(command_line):
+    return command_line("run")
 
 
 @pytest.fixture
