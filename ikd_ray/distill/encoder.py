@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -86,6 +88,16 @@ class Encoder(nn.Module):
         above = [getattr(self.model, name) for name in names if hasattr(self.model, name)]
         pooler = getattr(self.model.base_model, "pooler", None)
         return nn.ModuleList([pooler, *above] if pooler is not None else above)
+
+    def fingerprint(self) -> str:
+        """A key of the model's configuration and weights, wherever it was loaded from."""
+        config = json.loads(self.config.to_json_string(use_diff=False))
+        config.pop("_name_or_path", None)
+        checksum = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+        for name, tensor in self.model.state_dict().items():
+            checksum.update(name.encode())
+            checksum.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return checksum.hexdigest()
 
     def embed(self, batch: Batch) -> Tensor:
         """(B, L, hidden): what enters the first layer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -56,6 +56,16 @@ class Comparison:
         self._student, self._data, self._targets = student, data, targets
         self._matched, self._prefix = matched, prefix
         self._inside: dict[str, dict[str, float]] = {}  # split -> layer_<i>/<loss> -> value
+
+    def recall(self, metrics: Mapping[str, float]) -> None:
+        """Take metrics that a call gave, in whatever process, for those of the call before."""
+        for name in self._data.evaluation():
+            inside = f"{name}/layer_"
+            self._inside[name] = {
+                key.removeprefix(f"{name}/"): value
+                for key, value in metrics.items()
+                if key.startswith(inside)
+            }
 
     @torch.inference_mode()
     def __call__(self) -> dict[str, float]:

@@ -7,6 +7,7 @@ oneDNN, which every PyTorch build for x86 has too, takes AVX-512 wherever it is.
 from __future__ import annotations
 
 import platform
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -14,13 +15,20 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 
+@cache
+def processor() -> str:
+    """Vendor and model of the CPU, as the system calls them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor()
+    about = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+    return " ".join(about.get(key, "") for key in ("vendor_id", "model name")).strip() or platform.processor()
+
+
 def _mkl_is_slow() -> bool:
     """By vendor, not by a measurement: the same machine must always compute the same numbers."""
-    try:
-        about = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        about = platform.processor()
-    return "AuthenticAMD" in about
+    return "AuthenticAMD" in processor()
 
 
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")

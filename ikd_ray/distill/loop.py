@@ -1,48 +1,31 @@
-"""The training loop: stages of epochs of steps. It knows no regime by name, no Ray and no tracker."""
+"""One trial: a student, the stages it goes through, and each epoch's report. It knows no Ray and no tracker."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
-from torch import Tensor, nn
 
 from ikd_ray.config import PrefixConfig, Trial
-from ikd_ray.data.batches import Batch, training_plan
-from ikd_ray.data.store import digest
 from ikd_ray.data.tokens import TaskData
-from ikd_ray.distill.encoder import Encoder, Output
+from ikd_ray.distill.checkpoint import Busy, Checkpoints, LostStateError, Saved, Trajectory
+from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.evaluate import Comparison
-from ikd_ray.distill.feed import Feed
 from ikd_ray.distill.linear import use_onednn
-from ikd_ray.distill.losses import attention_kl, cls_cosine, hard_label_loss, soft_label_loss
 from ikd_ray.distill.prefix import Prefix
 from ikd_ray.distill.regimes import REGIMES, Stage
 from ikd_ray.distill.student import build_student, layer_map, size_metrics
-from ikd_ray.distill.targets import TargetBatch, Targets
-from ikd_ray.distill.vocabulary import CompactVocabulary
+from ikd_ray.distill.targets import Targets
+from ikd_ray.distill.training import StageTraining
+from ikd_ray.distill.trajectory import stage_key, start_key
 from ikd_ray.distill.world import World
-from ikd_ray.errors import UsageError
+from ikd_ray.errors import UsageError, in_one_line
 
-CLIP_NORM = 1.0
-WARMUP = 0.1  # of the stage's steps where the rate decays, of its first epoch's where it does not
-
-
-class DivergedError(RuntimeError):
-    """The loss is no finite number any more."""
-
-
-class Optimization(Protocol):
-    """What the loop reads of a configuration: `Trial` and `TeacherConfig` both have it."""
-
-    learning_rate: float
-    batch_size: int
-    seed: int
+WAIT_SECONDS = 0.2
+TIMES = ("time/epoch_s", "time/evaluation_s")  # training and evaluation
 
 
 @dataclass(frozen=True)
@@ -55,190 +38,14 @@ class Epoch:
     stages: int
     stage_name: str
     metrics: dict[str, float]
-
-
-def freeze(model: Encoder, stage: Stage) -> None:
-    """Let just the stage's parameters train, and drop out nowhere else.
-
-    What lies below the lowest part that trains is then a constant function of the input.
-    """
-    groups = [(model.embeddings, stage.embeddings), (model.head, stage.head)]
-    groups += [(layer, number in stage.trains) for number, layer in enumerate(model.layers, start=1)]
-    model.eval().requires_grad_(False)
-    for module, trains in groups:
-        module.train(trains).requires_grad_(trains)
-    if hasattr(model.model, "dropout"):
-        model.model.dropout.train(stage.head)
-
-
-def stage_losses(
-    stage: Stage, output: Output, target: TargetBatch | None, batch, matched: tuple[int, ...]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted total, and each loss by itself, unweighted.
-
-    The top active layer's cosine loss is among them even where it has no weight, since stages end on it.
-    """
-    losses: dict[str, Tensor] = {}
-    weights: dict[str, float] = {}
-    for layer in stage.layers:
-        source = matched[layer - 1]
-        if stage.kl:
-            losses[f"layer_{layer}/kl"] = attention_kl(
-                output.attention[layer], target.attention[source], batch.mask
-            )
-            weights[f"layer_{layer}/kl"] = stage.kl
-        losses[f"layer_{layer}/cos"] = cls_cosine(output.cls[layer], target.cls[source])
-        weights[f"layer_{layer}/cos"] = stage.cos
-    if stage.soft:
-        losses["soft"] = soft_label_loss(output.logits, target.logits, stage.temperature)
-        weights["soft"] = stage.soft
-    if stage.hard:
-        losses["hard"] = hard_label_loss(output.logits, batch.labels)
-        weights["hard"] = stage.hard
-    total = sum(weights[name] * loss for name, loss in losses.items() if weights[name])
-    return total, losses
-
-
-class StageLoss(nn.Module):
-    """Forward pass and losses of a stage as one module whose one output with a gradient is the weighted total.
-
-    So whatever wraps it can tell which parameters the total depends on.
-    """
-
-    def __init__(
-        self,
-        model: Encoder,
-        stage: Stage,
-        matched: tuple[int, ...],
-        autocast: Callable[[], AbstractContextManager],
-    ) -> None:
-        super().__init__()
-        self.model, self._stage, self._matched, self._autocast = model, stage, matched, autocast
-
-    def forward(
-        self, batch: Batch, target: TargetBatch | None, start: Tensor | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """`start` is what the layers below those that train give, where that is stored."""
-        stage, depth = self._stage, len(self.model.layers)
-        with self._autocast():
-            output = self.model(
-                batch,
-                depth=stage.depth(depth),
-                attend=stage.layers if stage.kl else (),
-                classify=stage.classifies,
-                start=start,
-                below=0 if start is None else stage.frozen(depth),
-            )
-        total, losses = stage_losses(stage, output, target, batch, self._matched)
-        return total, {name: loss.detach() for name, loss in losses.items()}
-
-
-def _learning_rate(stage: Stage, steps_per_epoch: int) -> Callable[[int], float]:
-    """Factor of the peak rate at a step of the stage: linear warm-up, then linear decay or constant."""
-    total = stage.epochs * steps_per_epoch
-    warmup = max(1, round(WARMUP * (total if stage.decays else steps_per_epoch)))
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return max(0.0, (total - step) / max(1, total - warmup)) if stage.decays else 1.0
-
-    return factor
-
-
-def _seed(*key: object) -> int:
-    return int(digest(*key)[:15], 16)
-
-
-def train_stage(
-    model: Encoder,
-    stage: Stage,
-    settings: Optimization,
-    data: TaskData,
-    targets: Targets | None,
-    matched: tuple[int, ...],
-    world: World,
-    prefix: Prefix | None = None,
-) -> Iterator[dict[str, float]]:
-    """Train through one stage; yields each epoch's mean losses (`train/...`) until the stage ends.
-
-    A stage's course depends on the model, its own losses and the settings alone: optimizer and schedule start
-    anew, batches and dropout come from (seed, stage, epoch, rank).
-
-    Args:
-        prefix: where the output of layers that the stage freezes is kept; without one they run at every step.
-
-    Raises:
-        DivergedError: a loss became NaN or infinite.
-    """
-    split, training, vocabulary = data.train, None, None
-    if stage.embeddings:
-        vocabulary = CompactVocabulary(model.model.get_input_embeddings(), split, data.pad_id)
-    if prefix:
-        prefix.raise_to(stage.frozen(len(model.layers)))
-    feed = Feed(stage, data, targets, matched, world, prefix)
-    steps = len(training_plan(split.lengths, settings.batch_size))
-    for epoch in range(1, stage.epochs + 1):
-        with vocabulary.in_place() if vocabulary else nullcontext():
-            freeze(model, stage)
-            training = training or _Training(model, stage, settings, steps, matched, world)
-            torch.manual_seed(_seed("dropout", settings.seed, stage.name, epoch, world.rank))
-            plan = training_plan(split.lengths, settings.batch_size, settings.seed, stage.name, epoch)
-            sums = torch.zeros((), device=world.device)
-            for rows, (batch, target, start) in zip(plan, feed(plan), strict=True):
-                seen = vocabulary.translate(batch) if vocabulary else batch
-                names, losses = training.step(seen, target, start, len(rows))
-                sums = sums + losses * len(batch)
-        means = (world.total(sums) / len(split)).tolist()
-        metrics = {f"train/{name}": value for name, value in zip(names, means, strict=True)}
-        _check_finite(metrics, stage, epoch)
-        yield metrics
-        if (
-            stage.cosine_threshold
-            and metrics[f"train/layer_{stage.layers[-1]}/cos"] <= stage.cosine_threshold
-        ):
-            return
-
-
-class _Training:
-    """Optimizer and schedule of a stage, made when its parameters are in place and free to train."""
-
-    def __init__(
-        self, model: Encoder, stage: Stage, settings: Optimization, steps: int, matched, world: World
-    ):
-        # Attention alone gives the top layer's values and feed-forward part no gradient.
-        some_unused = not (stage.cos or stage.classifies)
-        self._loss_of = world.wrap(StageLoss(model, stage, matched, world.autocast), some_unused)
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._world = world
-        rate = settings.learning_rate
-        self._optimizer = torch.optim.AdamW(self._parameters, lr=rate, weight_decay=0.0, fused=True)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, _learning_rate(stage, steps))
-
-    def step(
-        self, batch: Batch, target: TargetBatch | None, start: Tensor | None, total_rows: int
-    ) -> tuple[list[str], Tensor]:
-        """One step on this process's share of a batch of `total_rows`; returns the share's mean losses."""
-        total, losses = self._loss_of(batch, target, start)
-        self._optimizer.zero_grad(set_to_none=True)
-        # Workers' gradients are averaged as if their shares were equal.
-        (total * (len(batch) * self._world.size / total_rows)).backward()
-        torch.nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM)
-        self._optimizer.step()
-        self._schedule.step()
-        return ["loss", *losses], torch.stack([total.detach(), *losses.values()])
-
-
-def _check_finite(metrics: dict[str, float], stage: Stage, epoch: int) -> None:
-    for name, value in metrics.items():
-        if not math.isfinite(value):
-            raise DivergedError(f"{name} became {value} in stage {stage.name}, epoch {epoch}")
+    reused_from: str = ""  # the trial that trained it, where that is another one
+    warnings: tuple[str, ...] = ()  # what happened to saved epochs that should not
 
 
 class Distillation:
-    """One trial: a student, the stages it goes through, and what each epoch measured.
+    """One trial. Iterating takes its epochs in order: those that are saved as they are, the others by training.
 
-    Iterating trains, one epoch at a time; rank 0's evaluation is the others' pause.
+    Rank 0's evaluation is the others' pause.
     """
 
     def __init__(
@@ -248,7 +55,15 @@ class Distillation:
         targets: Targets,
         world: World | None = None,
         prefix: PrefixConfig | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
+        """
+        Args:
+            checkpoints: where epochs are saved and found; without, all are trained and none is kept.
+
+        Raises:
+            UsageError: batches are too small for the processes to split.
+        """
         self.trial, self.data, self.targets = trial, data, targets
         self.world = world or World(device=next(targets.teacher.parameters()).device)
         together = min(trial.batch_size, len(data.train))
@@ -258,29 +73,150 @@ class Distillation:
                 "give at least two a worker"
             )
         self.matched = layer_map(trial.student_layers, len(targets.teacher.layers))
-        self.student = build_student(targets.teacher, trial.student_layers, trial.student_init)
-        self.student.to(self.world.device)
         self.stages = REGIMES[trial.regime](trial)
-        self._prefix = Prefix(self.student, data, prefix or PrefixConfig())
-        self._compare = Comparison(self.student, data, targets, self.matched, self._prefix)
+        self._prefix_config, self._checkpoints = prefix or PrefixConfig(), checkpoints
+        self._build()
 
-    def __iter__(self) -> Iterator[Epoch]:
-        done = 0
-        for number, stage in enumerate(self.stages, start=1):
-            later = sum(following.epochs for following in self.stages[number:])
-            arguments = (self.trial, self.data, self.targets, self.matched, self.world, self._prefix)
-            start = time.perf_counter()
-            for taken, metrics in enumerate(train_stage(self.student, stage, *arguments), start=1):
-                metrics["time/epoch_s"] = time.perf_counter() - start
-                metrics["stage"] = float(number)
-                start = time.perf_counter()
-                if self.world.rank == 0:
-                    metrics |= self._compare()
-                metrics["time/evaluation_s"] = time.perf_counter() - start
-                done += 1
-                left = stage.epochs - taken + later
-                yield Epoch(done, left, number, len(self.stages), stage.name, metrics)
-                start = time.perf_counter()
+    def _build(self) -> None:
+        trial = self.trial
+        self.student = build_student(self.targets.teacher, trial.student_layers, trial.student_init)
+        self.student.to(self.world.device)
+        self._prefix = Prefix(self.student, self.data, self._prefix_config)
+        self._compare = Comparison(self.student, self.data, self.targets, self.matched, self._prefix)
+        self._behind: list[tuple[StageTraining, Saved]] = []  # states taken whose weights are not loaded yet
+        self._warnings: list[str] = []
+
+    def __iter__(self) -> Iterator[Epoch | Busy]:
+        """An `Epoch` for each; a `Busy` while another process trains the next one: go on, or come back, later.
+
+        Raises:
+            DivergedError: a loss became NaN or infinite.
+        """
+        given, complete = 0, False
+        while not complete:
+            try:
+                for event in self._walk():
+                    if isinstance(event, Busy) or event.epoch > given:
+                        given += isinstance(event, Epoch)
+                        yield event
+                complete = True
+            except LostStateError as error:  # from the start, where what is still there is taken again
+                self._build()
+                self._warnings.append(f"{in_one_line(error)}; trained anew")
+
+    def _walk(self) -> Iterator[Epoch | Busy]:
+        done = epochs = reused = 0
+        shared, layers = self._checkpoints, len(self.student.layers)
+        key = start_key(self.trial, self.data, self.targets, self.matched, self.world) if shared else ""
+        with shared.in_use() if shared and self.world.rank == 0 else nullcontext():
+            for number, stage in enumerate(self.stages, start=1):
+                before, later = done, sum(following.epochs for following in self.stages[number:])
+                if shared:
+                    key = stage_key(key, epochs, stage, self._prefix.fits(stage.frozen(layers)))
+                for event in self._epochs(stage, key):
+                    if isinstance(event, Busy):
+                        yield event
+                        continue
+                    metrics, origin = event
+                    done, reused = done + 1, reused + bool(origin)
+                    counts = {"stage": number, "reused_epochs": reused, "trained_epochs": done - reused}
+                    metrics |= {name: float(count) for name, count in counts.items()}
+                    remaining = stage.epochs - (done - before) + later
+                    if not remaining:
+                        self._catch_up()
+                    warnings, self._warnings = tuple(self._warnings), []
+                    place = remaining, number, len(self.stages), stage.name
+                    yield Epoch(done, *place, metrics, origin, warnings)
+                epochs = done - before
+
+    def _epochs(self, stage: Stage, key: str) -> Iterator[tuple[dict[str, float], str] | Busy]:
+        """A stage's epochs until it ends: metrics, and which other trial they are reused from, if any."""
+        arguments = (self.trial, self.data, self.targets, self.matched, self.world, self._prefix)
+        training = StageTraining(self.student, stage, *arguments)
+        with self._trajectory(stage, key) as trajectory:
+            for number in range(1, stage.epochs + 1):
+                while isinstance(saved := self._look(trajectory, number), Busy):
+                    yield saved
+                if saved:
+                    metrics, origin = self._take(training, saved)
+                else:
+                    self._catch_up(training)
+                    metrics, origin = self._train(training, number), ""
+                    self._save(trajectory, training, number, metrics)
+                yield metrics, origin
+                if stage.ends(metrics):
+                    return
+
+    def _trajectory(self, stage: Stage, key: str) -> Trajectory | nullcontext:
+        # Where the prefix found no room, numbers are not what the key says any more.
+        if self._checkpoints is None or self.world.rank or self._prefix.failed:
+            return nullcontext()
+        trial = self.trial.params()
+        names = ("regime", "student_layers", "student_init", "learning_rate", "seed")
+        about = {"task": self.data.task.name, "stage": stage.name} | {name: trial[name] for name in names}
+        return self._checkpoints.trajectory(key, about)
+
+    def _look(self, trajectory: Trajectory | None, number: int) -> Saved | Busy | None:
+        """What rank 0 finds of an epoch."""
+        if self._checkpoints is None:
+            return None
+        found = trajectory.look(number) if trajectory else None
+        if trajectory:
+            self._warnings += [f"{folder}: damaged; trained anew" for folder in trajectory.damaged]
+            trajectory.damaged.clear()
+        return self.world.agree(found)
+
+    def _take(self, training: StageTraining, saved: Saved) -> tuple[dict[str, float], str]:
+        """An epoch as it is. Its weights are loaded when they are needed."""
+        if self._behind and self._behind[-1][0] is training:
+            self._behind.pop()
+        self._behind.append((training, saved))
+        self._compare.recall(saved.metrics)
+        if saved.owner == self._checkpoints.owner:  # this trial was cut off, and goes on
+            return dict(saved.metrics), ""
+        spared = sum(saved.metrics[name] for name in TIMES)
+        return saved.metrics | dict.fromkeys(TIMES, 0.0) | {"time/reused_s": spared}, saved.trial
+
+    def _catch_up(self, training: StageTraining | None = None) -> None:
+        """Load the weights of the states taken; of `training`, which goes on, the optimizer too.
+
+        Raises:
+            LostStateError: in one of the processes they are gone.
+        """
+        behind, self._behind = self._behind, []
+        states, lost = [], None
+        try:
+            for stage, saved in behind:
+                states.append((stage, saved.weights(), saved.optimizer() if stage is training else None))
+        except LostStateError as error:
+            lost = error
+        if behind and self.world.total(torch.tensor(float(lost is not None), device=self.world.device)):
+            raise lost or LostStateError("another worker's state is gone")
+        for stage, weights, optimizer in states:
+            if stage.stage.frozen(len(self.student.layers)) < self._prefix.depth:
+                self._prefix.raise_to(0)  # of what is below it something changes
+            stage.load(weights, optimizer)
+
+    def _save(
+        self, trajectory: Trajectory | None, training: StageTraining, number: int, metrics: dict[str, float]
+    ) -> None:
+        if trajectory is None or self._prefix.failed:
+            return
+        over = training.stage.decays and number == training.stage.epochs  # nobody goes on from there
+        try:
+            trajectory.save(number, metrics, training.weights(), {} if over else training.optimizer())
+        except OSError as error:
+            self._warnings.append(f"an epoch cannot be saved for others ({in_one_line(error)})")
+
+    def _train(self, training: StageTraining, number: int) -> dict[str, float]:
+        """Train an epoch and evaluate the student."""
+        start = time.perf_counter()
+        metrics = training.epoch(number)
+        trained = time.perf_counter()
+        if self.world.rank == 0:
+            metrics |= self._compare()
+        seconds = trained - start, time.perf_counter() - trained
+        return metrics | dict(zip(TIMES, seconds, strict=True)) | {"time/reused_s": 0.0}
 
 
 @dataclass(frozen=True)
@@ -297,18 +233,24 @@ def distill(
     targets: Targets,
     report: Callable[[Epoch], None] = lambda epoch: None,
     world: World | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Result:
     """Distil one student in this process.
 
     Args:
         targets: the teacher and what it says about `data`.
         report: called after every epoch.
+        checkpoints: where epochs are saved and found, which other processes may use at the same time.
 
     Raises:
         DivergedError: a loss became NaN or infinite.
     """
-    course = Distillation(trial, data, targets, world)
-    for epoch in course:
-        report(epoch)
+    course = Distillation(trial, data, targets, world, checkpoints=checkpoints)
+    for event in course:
+        if isinstance(event, Busy):
+            time.sleep(WAIT_SECONDS)
+        else:
+            epoch = event
+            report(epoch)
     use_onednn(course.student.model, False)  # from here on it is its user's
     return Result(course.student, epoch.metrics | size_metrics(course.student))

@@ -28,6 +28,7 @@ class Prefix:
 
     def __init__(self, student: Encoder, data: TaskData, config: PrefixConfig) -> None:
         self.depth = 0
+        self.failed = False  # whether there ever was no room for what `fits`
         self._student, self._data, self._config = student, data, config
         self._stored: dict[str, ByLength] = {}
         self._type = torch.empty(0, dtype=next(student.parameters()).dtype).numpy().dtype
@@ -48,6 +49,7 @@ class Prefix:
         same_shape = bool(source) and depth < len(self._student.layers)
         target = source if same_shape else self._make_room(depth)
         self.depth = depth if target else 0
+        self.failed |= not target and self.fits(depth)
         for split in target:
             self._fill(split, target[split], source.get(split), below)
         self._stored = target
@@ -56,16 +58,24 @@ class Prefix:
         """(B, L, hidden) of these rows, 0 at padding; at the depth of all layers their [CLS] vectors, (B, hidden)."""
         return torch.from_numpy(self._stored[split].read(rows)) if self._stored else None
 
-    def _make_room(self, depth: int) -> dict[str, ByLength]:
-        if depth == 0:
-            return {}
+    def fits(self, depth: int) -> bool:
+        """Whether the output of layer `depth` is to be held, going by the budgets alone."""
+        return depth > 0 and self._layout(depth)[1] <= max(self._config.memory_gb, self._config.disk_gb)
+
+    def _layout(self, depth: int) -> tuple[dict[str, ByLength], float]:
+        """How the output of layer `depth` is laid out for each split, and its gigabytes."""
         whole, hidden = depth == len(self._student.layers), self._student.config.hidden_size
         shape = (lambda length: (hidden,)) if whole else (lambda length: (length, hidden))
-        room = {name: ByLength(None, split.order, shape) for name, split in self._data.splits.items()}
-        gigabytes = sum(array.size for array in room.values()) * self._type.itemsize / 1e9
+        arrays = {name: ByLength(None, split.order, shape) for name, split in self._data.splits.items()}
+        return arrays, sum(array.size for array in arrays.values()) * self._type.itemsize / 1e9
+
+    def _make_room(self, depth: int) -> dict[str, ByLength]:
+        if not self.fits(depth):
+            return {}
+        room, gigabytes = self._layout(depth)
         in_memory = gigabytes <= self._config.memory_gb
         free = store.SPARE * shutil.disk_usage(tempfile.gettempdir()).free / 1e9
-        if not in_memory and gigabytes > min(self._config.disk_gb, free):
+        if not in_memory and gigabytes > free:
             return {}
         for array in room.values():
             try:

@@ -6,7 +6,7 @@ knows no regime by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ikd_ray.config import Trial, make_trial
@@ -38,6 +38,11 @@ class Stage:
     @property
     def classifies(self) -> bool:
         return self.soft > 0 or self.hard > 0
+
+    def ends(self, metrics: Mapping[str, float]) -> bool:
+        """Whether an epoch with these metrics is the stage's last, however many it may have."""
+        threshold = self.cosine_threshold
+        return threshold > 0 and metrics[f"train/layer_{self.layers[-1]}/cos"] <= threshold
 
     def depth(self, student_layers: int) -> int:
         """Layers that must be run: those above the highest active one are cut off."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,16 @@ class Targets:
         self.teacher = teacher.eval().requires_grad_(False).to(device or torch.device("cpu"))
         self._data = data
         self._open: dict[tuple[str, str], np.ndarray | ByLength] = {}
+
+    def fingerprint(self, layers: Collection[int]) -> str:
+        """A key of what is read here: the targets of these layers as they are stored, and the teacher."""
+        parts = _parts(layers, self._attention_stored)
+        manifests = [(self.folder / part / store.MANIFEST).read_text() for part in parts]
+        return store.digest(self._teacher_key, parts, manifests)
+
+    @cached_property
+    def _teacher_key(self) -> str:
+        return self.teacher.fingerprint()
 
     def _stored(self, part: str, split: str) -> np.ndarray | ByLength:
         if (part, split) not in self._open:

@@ -21,8 +21,9 @@ from ikd_ray.data.hub import hub_reachable, offline_unless_reachable
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.encoder import FAMILIES, Encoder
 from ikd_ray.distill.evaluate import score
-from ikd_ray.distill.loop import DivergedError, Epoch, train_stage
+from ikd_ray.distill.loop import Epoch
 from ikd_ray.distill.regimes import Stage
+from ikd_ray.distill.training import DivergedError, StageTraining, train_stage
 from ikd_ray.distill.world import World
 from ikd_ray.errors import UsageError, in_one_line
 from ikd_ray.tasks import Task
@@ -264,7 +265,8 @@ def fine_tuning(teacher: Encoder, epochs: int) -> Stage:
 def _fine_tune(teacher: Encoder, data: TaskData, config: TeacherConfig, world: World) -> Iterator[Epoch]:
     stage = fine_tuning(teacher, config.epochs)
     best, best_epoch, best_state = float("-inf"), 0, None
-    for number, metrics in enumerate(train_stage(teacher, stage, config, data, None, (), world), start=1):
+    training = StageTraining(teacher, stage, config, data, None, (), world)
+    for number, metrics in enumerate(train_stage(training), start=1):
         metrics |= score(teacher, data)
         yield Epoch(number, config.epochs - number, 1, 1, stage.name, metrics)
         if metrics[f"dev/{data.task.metric}"] > best:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -36,6 +37,14 @@ class World:
         if self.size == 1:
             return module
         return DistributedDataParallel(module, find_unused_parameters=some_unused)
+
+    def agree(self, value: Any) -> Any:
+        """Rank 0's value, in every process. It is pickled among the processes of a trial."""
+        if self.size == 1:
+            return value
+        shared = [value]
+        dist.broadcast_object_list(shared, src=0, device=self.device)
+        return shared[0]
 
     def total(self, values: Tensor) -> Tensor:
         """Sum over the processes, elementwise."""

@@ -1,6 +1,6 @@
 """What a sweep leaves on disk, and how it is read back.
 
-OUTPUT/cache/                 tokens, teachers, targets and latencies, shared by every sweep
+OUTPUT/cache/                 tokens, teachers, targets, latencies and trained epochs, shared by every sweep
 OUTPUT/NAME/sweep.json        what was asked for, and of which data and teacher
 OUTPUT/NAME/space.yaml        the search space as it was
 OUTPUT/NAME/study.db          the Optuna study
@@ -52,6 +52,8 @@ class TrialRecord:
     history: list[dict[str, float]] = field(default_factory=list)  # each epoch's metrics
     reason: str = ""
     duration_s: float = 0.0
+    reused_from: list[str] = field(default_factory=list)  # trials whose epochs it took
+    warnings: list[str] = field(default_factory=list)  # what happened to saved epochs that should not
 
 
 def trial_folder(sweep: Path, trial_id: str) -> Path:

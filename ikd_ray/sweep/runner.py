@@ -15,9 +15,10 @@ from ray import tune
 from ray.exceptions import RayTaskError
 
 from ikd_ray.data.tokens import prepare
-from ikd_ray.distill.loop import Distillation, DivergedError, Epoch
+from ikd_ray.distill.loop import Distillation, Epoch
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.teacher import TeacherRecord, load_tokenizer
+from ikd_ray.distill.training import DivergedError
 from ikd_ray.errors import UsageError, in_one_line
 from ikd_ray.report.console import Console
 from ikd_ray.report.pareto import front, write_pareto, write_trials_csv

@@ -14,8 +14,9 @@ import torch
 from ray import tune
 
 from ikd_ray.config import PrefixConfig, make_trial
-from ikd_ray.distill.loop import Distillation, DivergedError
+from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.student import size_metrics
+from ikd_ray.distill.training import DivergedError
 from ikd_ray.distill.world import World
 from ikd_ray.report.records import TrialRecord, write_trial
 from ikd_ray.sweep.cluster import Shares

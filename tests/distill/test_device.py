@@ -10,7 +10,7 @@ from tiny import make_encoder, make_targets
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from ikd_ray.config import Trial
-from ikd_ray.distill import feed, loop
+from ikd_ray.distill import feed, loop, training
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.targets import TargetBatch
 from ikd_ray.distill.world import World
@@ -28,13 +28,14 @@ def test_the_host_waits_for_the_device_at_an_epochs_end_alone(
     """Tensors without values: whatever asks for one, as every host synchronisation does, raises."""
     targets = make_targets(tmp_path, data, make_encoder(), attention)
     trial = Trial(regime=regime, student_layers=2, batch_size=8, embeddings=embeddings)
-    steps, step = [], loop._Training.step
-    monkeypatch.setattr(loop._Training, "step", lambda *given: steps.append(1) or step(*given))
+    steps, step = [], training.StageTraining._step
+    monkeypatch.setattr(training.StageTraining, "_step", lambda *given: steps.append(1) or step(*given))
     with FakeTensorMode(allow_non_fake_inputs=True):
         student, targets.teacher = make_encoder(layers=2), make_encoder()
         for stage in REGIMES[regime](trial):
             steps.clear()
-            epochs = loop.train_stage(student, stage, trial, data, targets, (2, 4), World())
+            stages = training.StageTraining(student, stage, trial, data, targets, (2, 4), World())
+            epochs = training.train_stage(stages)
             with pytest.raises(DataDependentOutputException):
                 next(epochs)
             assert len(steps) == STEPS
@@ -57,8 +58,8 @@ def test_bfloat16_trains_alike_with_losses_in_float32(data, targets, monkeypatch
         kinds.update(tensor.dtype for tensor in (total, *losses.values()))
         return total, losses
 
-    stage_losses = loop.stage_losses
-    monkeypatch.setattr(loop, "stage_losses", spy)
+    stage_losses = training.stage_losses
+    monkeypatch.setattr(training, "stage_losses", spy)
     trial = Trial(regime=regime, student_layers=2, batch_size=8, learning_rate=1e-3, epochs=2)
     wide, narrow = (loop.distill(trial, data, targets, world=world).metrics for world in (None, Bfloat16()))
     assert kinds == {torch.float32}

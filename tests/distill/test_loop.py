@@ -9,10 +9,11 @@ import torch
 from tiny import changed, make_encoder, make_targets, state
 
 from ikd_ray.config import Trial
-from ikd_ray.distill.loop import Distillation, DivergedError, distill
+from ikd_ray.distill.loop import Distillation, distill
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.student import layer_map, size_metrics
 from ikd_ray.distill.targets import Targets
+from ikd_ray.distill.training import DivergedError
 from ikd_ray.distill.world import World
 from ikd_ray.errors import UsageError
 
@@ -91,7 +92,7 @@ def test_reports(start, regime, losses):
     dev |= {f"layer_{i}/{loss}" for i in (1, 2) for loss in ("kl", "cos")}
     for number, (epoch, names) in enumerate(zip(epochs, losses, strict=True), start=1):
         expected = {f"train/{name}" for name in names | {"loss"}} | {f"dev/{name}" for name in dev}
-        assert set(timeless(epoch.metrics)) == expected | {"stage"}
+        assert set(timeless(epoch.metrics)) == expected | {"stage", "reused_epochs", "trained_epochs"}
         assert (epoch.epoch, epoch.stage, epoch.stages) == (number, number, len(losses))
         assert epoch.remaining == len(losses) - number
         assert epoch.stage_name == course.stages[number - 1].name

@@ -9,7 +9,7 @@ import torch
 from tiny import make_encoder, make_targets, state
 
 from ikd_ray.config import Trial
-from ikd_ray.distill import loop
+from ikd_ray.distill import loop, training
 from ikd_ray.distill.regimes import Stage
 from ikd_ray.distill.vocabulary import CompactVocabulary
 from ikd_ray.distill.world import World
@@ -27,10 +27,11 @@ class Dense(CompactVocabulary):
 
 
 def train(data, family, monkeypatch, kind):
-    monkeypatch.setattr(loop, "CompactVocabulary", kind)
+    monkeypatch.setattr(training, "CompactVocabulary", kind)
     model = make_encoder(family, layers=2, dropout=0.1)
     settings = Trial(learning_rate=1e-3, batch_size=8)
-    losses = [m["train/loss"] for m in loop.train_stage(model, STAGE, settings, data, None, (), World())]
+    course = training.StageTraining(model, STAGE, settings, data, None, (), World())
+    losses = [metrics["train/loss"] for metrics in training.train_stage(course)]
     return losses, state(model.model)
 
 
@@ -59,7 +60,8 @@ def test_the_model_is_whole_again_after_each_epoch(make_task_data):
     model = make_encoder(layers=2)
     embedding = model.model.get_input_embeddings()
     weight = embedding.weight
-    for _ in loop.train_stage(model, STAGE, Trial(batch_size=8), data, None, (), World()):
+    course = training.StageTraining(model, STAGE, Trial(batch_size=8), data, None, (), World())
+    for _ in training.train_stage(course):
         assert embedding.weight is weight
 
 

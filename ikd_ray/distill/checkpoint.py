@@ -1,0 +1,174 @@
+"""Saved epochs of stages, found by what determines them, so that no two trials train the same epoch.
+
+FOLDER/KEY/EPOCH/             one epoch's state: metrics, weights that the stage trains, optimizer
+FOLDER/.locks/KEY             held by the process that trains the stage
+FOLDER/.in_use/               what running trials stand on (see `ikd_ray.distill.upkeep`)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ikd_ray.data import store
+from ikd_ray.distill.upkeep import Upkeep
+
+CARD, WEIGHTS, OPTIMIZER = "epoch.json", "weights.safetensors", "optimizer.safetensors"
+
+
+class LostStateError(RuntimeError):
+    """A state that was there a moment ago cannot be read any more."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A stage's state after one of its epochs. Small: the tensors stay on disk until they are loaded."""
+
+    folder: Path
+    metrics: dict[str, float]
+    trial: str  # the trial that trained it, for people
+    owner: str  # the same, unique
+
+    def weights(self) -> dict[str, Tensor]:
+        """The parameters that the stage trains.
+
+        Raises:
+            LostStateError: they are gone.
+        """
+        return self._load(WEIGHTS)
+
+    def optimizer(self) -> dict[str, Tensor]:
+        """The optimizer's state: what training goes on from.
+
+        Raises:
+            LostStateError: it is gone.
+        """
+        return self._load(OPTIMIZER)
+
+    def _load(self, name: str) -> dict[str, Tensor]:
+        try:
+            return load_file(self.folder / name)
+        except (OSError, SafetensorError) as error:
+            raise LostStateError(f"{self.folder / name}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Busy:
+    """What a trial waits for: an epoch that another process is training."""
+
+    folder: Path
+    lock: Path
+
+    def ready(self) -> bool:
+        """Whether there is no reason to wait any longer: the epoch is there, or nobody trains it any more."""
+        if self.folder.exists():
+            return True
+        try:
+            with FileLock(self.lock, blocking=False):
+                return True
+        except Timeout:
+            return False
+
+
+class Trajectory:
+    """The epochs of one stage. A context: what is claimed within it is free again after it."""
+
+    def __init__(
+        self, folder: Path, upkeep: Upkeep, about: Mapping[str, Any], trial: str, owner: str
+    ) -> None:
+        self.key = folder.name
+        self._folder, self._upkeep, self._about = folder, upkeep, about
+        self._trial, self._owner = trial, owner
+        self.damaged: list[Path] = []  # what `look` found and was no intact state
+        locks = folder.parent / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(locks / folder.name, blocking=False)
+
+    def __enter__(self) -> Trajectory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def look(self, epoch: int) -> Saved | Busy | None:
+        """The state after an epoch, or who else is at it; none: this process has claimed the stage, and trains it."""
+        saved = self._find(epoch)
+        if saved is None and not self._lock.is_locked:
+            try:
+                self._lock.acquire()
+            except Timeout:
+                return Busy(self._folder / str(epoch), Path(self._lock.lock_file))
+            saved = self._find(epoch)  # it may have come since
+        if saved is None and (self._folder / str(epoch)).exists():
+            self.damaged.append(self._folder / str(epoch))
+        return saved
+
+    def _find(self, epoch: int) -> Saved | None:
+        folder = self._folder / str(epoch)
+        if not store.is_intact(folder):
+            return None
+        try:
+            card = json.loads((folder / CARD).read_text())
+            os.utime(folder)  # for who looks for the least recently used
+        except OSError:
+            return None
+        return Saved(folder, card["metrics"], card["trial"], card["owner"])
+
+    def save(
+        self,
+        epoch: int,
+        metrics: Mapping[str, float],
+        weights: Mapping[str, Tensor],
+        optimizer: Mapping[str, Tensor],
+    ) -> None:
+        """Keep the state after an epoch, whole or not at all. To be called by who has claimed the stage.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        target = self._folder / str(epoch)
+        store.discard(target)  # what was damaged
+        card = {"metrics": dict(metrics), "trial": self._trial, "owner": self._owner, "about": self._about}
+        with store.aside(target) as folder:
+            (folder / CARD).write_text(json.dumps(card, indent=1))
+            save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
+            save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, folder / OPTIMIZER)
+        self._upkeep.saved(target)
+
+
+class Checkpoints:
+    """The saved epochs of all stages below a folder, as one trial uses them."""
+
+    def __init__(self, folder: Path, disk_gb: float, trial: str = "", owner: str | None = None) -> None:
+        """
+        Args:
+            folder: every process, on whatever node, that shares states sees it under this path.
+            disk_gb: the least recently used states go when all together take more gigabytes.
+            trial: what the trial is called where its states are used.
+            owner: the same, in one word that no other trial anywhere has; none: one is made up.
+        """
+        self.owner = owner or uuid.uuid4().hex
+        self._folder, self._trial = folder, trial
+        self._upkeep = Upkeep(folder, disk_gb)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Within it nothing goes that `trajectory` was asked for."""
+        with self._upkeep.lease():
+            yield
+
+    def trajectory(self, key: str, about: Mapping[str, Any]) -> Trajectory:
+        """The epochs of the stage with a key; `about` tells people what they are."""
+        self._upkeep.keep(key)
+        return Trajectory(self._folder / key, self._upkeep, about, self._trial, self.owner)
