@@ -88,6 +88,12 @@ class PrefixConfig(_Config):
     disk_gb: float = Field(20.0, ge=0, description="past memory_gb kept in a temporary file up to this size")
 
 
+class SharingConfig(_Config):
+    """Where trials leave the epochs that they have trained, for others and for themselves."""
+
+    disk_gb: float = Field(20.0, gt=0, description="past it the least recently used epochs go")
+
+
 def first_problem(error: ValidationError) -> tuple[str, str]:
     """(dotted key, one-line reason) of the first mistake pydantic found."""
     detail = error.errors()[0]
@@ -126,3 +132,4 @@ class SweepConfig(_Config):
     name: str | None = Field(None, description="none: the task and the time")
     seed: int = Field(0, ge=0, lt=2**31)
     tracking_uri: str | None = None
+    no_share: bool = Field(False, description="every trial trains all its epochs itself, and keeps none")

@@ -40,6 +40,10 @@ def main(
         list[int] | None,
         typer.Option(min=2, help="Measure just what a sweep of N trials costs besides them. Repeatable."),
     ] = None,
+    sharing_trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="Measure just what sharing saves in sweeps of N trials, which takes hours."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON on standard output, all else on standard error.")
     ] = False,
@@ -49,7 +53,9 @@ def main(
         from ikd_ray.bench.suite import bench
 
         peers, counts = tuple(peer or ()), tuple(overhead_trials or ())
-        request = Request(task, data_dir, teacher, limit, student_layers, batch_size, peers, counts)
+        request = Request(
+            task, data_dir, teacher, limit, student_layers, batch_size, peers, counts, sharing_trials
+        )
         bench(request, as_json)
 
 

@@ -51,6 +51,9 @@ def main(
     output: Annotated[Path, typer.Option(help="Folder for sweeps and what they share.")] = Path("outputs"),
     name: Annotated[str | None, typer.Option(help="The sweep's name. Default: task and time.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the search and of every trial.")] = 0,
+    no_share: Annotated[
+        bool, typer.Option("--no-share", help="Train every epoch of every trial, also those trained before.")
+    ] = False,
     resume: Annotated[str | None, typer.Option(help="Name of a sweep to go on with.")] = None,
     tracking_uri: Annotated[
         str | None, typer.Option(help="MLflow store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.")

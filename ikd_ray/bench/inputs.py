@@ -20,7 +20,7 @@ from ikd_ray.tasks import get_task
 
 @dataclass(frozen=True)
 class Request:
-    """The command line's flags. `overhead_trials` asks for the sweep's overhead and nothing else."""
+    """The command line's flags. `overhead_trials` and `sharing_trials` ask for just what they name."""
 
     task: str
     data_dir: Path | None = None
@@ -30,6 +30,7 @@ class Request:
     batch_size: int = 32
     peers: tuple[str, ...] = ()
     overhead_trials: tuple[int, ...] = ()
+    sharing_trials: int | None = None
 
 
 @dataclass(frozen=True)

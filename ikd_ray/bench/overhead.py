@@ -128,7 +128,10 @@ class MadeUp(Distillation):
         stages = len(self.stages)
         for epoch in range(1, EPOCHS + 1):
             metrics = {name: self._value(name, epoch) for name in self._names()}
-            metrics |= {"time/epoch_s": 0.0, "time/evaluation_s": 0.0, "stage": float(stages)}
+            metrics |= dict.fromkeys(
+                ("time/epoch_s", "time/evaluation_s", "time/reused_s", "reused_epochs"), 0.0
+            )
+            metrics |= {"trained_epochs": float(epoch), "stage": float(stages)}
             yield Epoch(epoch, EPOCHS - epoch, stages, stages, self.stages[-1].name, metrics)
 
     def _names(self) -> list[str]:

@@ -40,8 +40,12 @@ def bench(request: Request, as_json: bool) -> None:
     console = Console(file)
     if request.overhead_trials:
         found = _overhead(request, console)
-        table.show_overhead(found, file)
+        table.show_sweeps(found, file)
         document: Any = {"overhead": [asdict(result) for result in found]}
+    elif request.sharing_trials:
+        found = _sharing(request, console)
+        table.show_sweeps(found, file)
+        document = {"sharing": [asdict(result) for result in found]}
     else:
         report = _epochs(request, console)
         table.show(report, file)
@@ -61,6 +65,17 @@ def _overhead(request: Request, console: Console) -> list[Any]:
         with TemporaryDirectory(prefix="ikd-bench-") as folder, console.step(f"a sweep of {count} trials"):
             found.append(measure(count, Path(folder)))
     return found
+
+
+def _sharing(request: Request, console: Console) -> list[Any]:
+    """What `sharing.measure` says of sweeps of so many trials."""
+    if request.peers or request.limit:
+        raise UsageError("--sharing-trials measures whole sweeps; leave --peer and --limit out")
+    inputs.find(request)  # what is wrong with a flag is said now
+    from ikd_ray.bench.sharing import measure  # starts Ray, which nothing else here needs
+
+    with TemporaryDirectory(prefix="ikd-bench-") as folder:
+        return list(measure(request, request.sharing_trials, Path(folder), console))
 
 
 def _epochs(request: Request, console: Console) -> Report:

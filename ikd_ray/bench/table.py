@@ -73,7 +73,7 @@ def _facts(report: Report) -> Table:
     return table
 
 
-def show_overhead(results: Sequence[Any], file: IO[str]) -> None:
+def show_sweeps(results: Sequence[Any], file: IO[str]) -> None:
     """Dataclasses of one kind, a column each."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     columns = [asdict(result) for result in results]

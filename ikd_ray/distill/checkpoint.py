@@ -168,6 +168,10 @@ class Checkpoints:
         with self._upkeep.lease():
             yield
 
+    def beside(self, key: str, name: str) -> Path:
+        """A folder for something else that follows from a stage's epochs; it is kept, and goes, as they do."""
+        return self._folder / key / name
+
     def trajectory(self, key: str, about: Mapping[str, Any]) -> Trajectory:
         """The epochs of the stage with a key; `about` tells people what they are."""
         self._upkeep.keep(key)

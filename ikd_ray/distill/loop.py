@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -111,9 +112,13 @@ class Distillation:
         with shared.in_use() if shared and self.world.rank == 0 else nullcontext():
             for number, stage in enumerate(self.stages, start=1):
                 before, later = done, sum(following.epochs for following in self.stages[number:])
+                kept = None
                 if shared:
-                    key = stage_key(key, epochs, stage, self._prefix.fits(stage.frozen(layers)))
-                for event in self._epochs(stage, key):
+                    frozen = stage.frozen(layers)
+                    # The whole encoder's output is small, and the same for all that train nothing but a head on it.
+                    kept = shared.beside(key, f"cls-{epochs}") if frozen == layers else None
+                    key = stage_key(key, epochs, stage, self._prefix.fits(frozen))
+                for event in self._epochs(stage, key, kept):
                     if isinstance(event, Busy):
                         yield event
                         continue
@@ -129,7 +134,9 @@ class Distillation:
                     yield Epoch(done, *place, metrics, origin, warnings)
                 epochs = done - before
 
-    def _epochs(self, stage: Stage, key: str) -> Iterator[tuple[dict[str, float], str] | Busy]:
+    def _epochs(
+        self, stage: Stage, key: str, kept: Path | None
+    ) -> Iterator[tuple[dict[str, float], str] | Busy]:
         """A stage's epochs until it ends: metrics, and which other trial they are reused from, if any."""
         arguments = (self.trial, self.data, self.targets, self.matched, self.world, self._prefix)
         training = StageTraining(self.student, stage, *arguments)
@@ -141,7 +148,7 @@ class Distillation:
                     metrics, origin = self._take(training, saved)
                 else:
                     self._catch_up(training)
-                    metrics, origin = self._train(training, number), ""
+                    metrics, origin = self._train(training, number, kept), ""
                     self._save(trajectory, training, number, metrics)
                 yield metrics, origin
                 if stage.ends(metrics):
@@ -208,9 +215,10 @@ class Distillation:
         except OSError as error:
             self._warnings.append(f"an epoch cannot be saved for others ({in_one_line(error)})")
 
-    def _train(self, training: StageTraining, number: int) -> dict[str, float]:
+    def _train(self, training: StageTraining, number: int, kept: Path | None) -> dict[str, float]:
         """Train an epoch and evaluate the student."""
         start = time.perf_counter()
+        self._prefix.raise_to(training.stage.frozen(len(self.student.layers)), kept)
         metrics = training.epoch(number)
         trained = time.perf_counter()
         if self.world.rank == 0:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file, save_file
 
 from ikd_ray.config import PrefixConfig
 from ikd_ray.data import store
@@ -21,6 +24,7 @@ from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.encoder import Encoder
 
 BATCH = 64
+KEPT = "prefix.safetensors"
 
 
 class Prefix:
@@ -33,11 +37,14 @@ class Prefix:
         self._stored: dict[str, ByLength] = {}
         self._type = torch.empty(0, dtype=next(student.parameters()).dtype).numpy().dtype
 
-    def raise_to(self, depth: int) -> None:
+    def raise_to(self, depth: int, kept: Path | None = None) -> None:
         """Hold the output of layer `depth` from now on.
 
         Layers up to the depth held so far must not have changed since; the output is computed from what is held.
         Where it fits neither memory nor disk the depth becomes 0, and nothing is held.
+
+        Args:
+            kept: the folder where this very output is found, or else left for others.
         """
         if depth == self.depth:
             return
@@ -50,8 +57,12 @@ class Prefix:
         target = source if same_shape else self._make_room(depth)
         self.depth = depth if target else 0
         self.failed |= not target and self.fits(depth)
-        for split in target:
-            self._fill(split, target[split], source.get(split), below)
+        if not (target and kept and _read(kept, target)):
+            for split in target:
+                self._fill(split, target[split], source.get(split), below)
+            if target and kept:
+                with suppress(OSError):  # others compute it themselves
+                    store.ensure(kept, lambda folder: _write(folder, target))
         self._stored = target
 
     def read(self, split: str, rows: np.ndarray) -> torch.Tensor | None:
@@ -96,6 +107,24 @@ class Prefix:
             else:
                 output = student.hidden(batch, self.depth, start, below)
             target.write(rows, output.cpu().numpy())
+
+
+def _read(kept: Path, arrays: dict[str, ByLength]) -> bool:
+    """Fill the arrays with what is kept, if it is there and intact."""
+    if not store.is_intact(kept):
+        return False
+    try:
+        values = load_file(kept / KEPT)
+        os.utime(kept)  # for who looks for the least recently used
+    except OSError:
+        return False
+    for split, array in arrays.items():
+        array.values[:] = values[split]
+    return True
+
+
+def _write(folder: Path, arrays: dict[str, ByLength]) -> None:
+    save_file({split: np.asarray(array.values) for split, array in arrays.items()}, folder / KEPT)
 
 
 def _on_disk(size: int, kind: np.dtype) -> np.ndarray:

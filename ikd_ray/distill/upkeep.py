@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-IN_USE, HOUSEKEEPING = ".in_use", ".housekeeping.lock"
+IN_USE, GOING, HOUSEKEEPING = ".in_use", ".going", ".housekeeping.lock"
 LOOK_EVERY = 0.02  # of the room: so much is saved between two looks at all there is
 
 
 @dataclass(frozen=True)
 class State:
-    """A saved epoch, seen from outside."""
+    """A saved epoch, or what is saved beside a stage's epochs, seen from outside."""
 
     folder: Path
     bytes: int
@@ -26,18 +28,25 @@ class State:
 
     @property
     def key(self) -> str:
-        """Of the stage that it is an epoch of."""
+        """Of the stage that it belongs to."""
         return self.folder.parent.name
 
 
 def states(folder: Path) -> list[State]:
-    """Every saved epoch below the folder of all stages."""
+    """Everything saved below the folder of all stages."""
     found = []
     for epoch in folder.glob("[!.]*/[!.]*"):
         with suppress(OSError):  # it went meanwhile
-            size = sum(file.stat().st_size for file in epoch.iterdir())
-            found.append(State(epoch, size, epoch.stat().st_mtime))
+            found.append(State(epoch, _bytes(epoch), epoch.stat().st_mtime))
     return found
+
+
+def _bytes(folder: Path) -> int:
+    size = 0
+    for file in folder.iterdir():
+        with suppress(FileNotFoundError):  # who looks for a state replaces what it remembers of it
+            size += file.stat().st_size
+    return size
 
 
 class Upkeep:
@@ -54,25 +63,30 @@ class Upkeep:
         home = self._folder / IN_USE
         home.mkdir(parents=True, exist_ok=True)
         lease = home / uuid.uuid4().hex
-        with FileLock(lease.with_suffix(".lock")):
-            lease.mkdir()
+        lock = FileLock(lease.with_suffix(".lock"))
+        # Not while somebody makes room: a lock that nobody holds is a killed process's to them.
+        with FileLock(self._folder / HOUSEKEEPING):
+            held = lock.acquire()
+        with held:
             self._lease = lease
             try:
                 yield
             finally:
                 self._lease = None
-                shutil.rmtree(lease, ignore_errors=True)
-        lease.with_suffix(".lock").unlink(missing_ok=True)
+                with suppress(OSError):
+                    lease.unlink()
+        with suppress(OSError):
+            lease.with_suffix(".lock").unlink()
 
     def keep(self, key: str) -> None:
         """The stage's epochs, those still to come too, are stood on from now on."""
         # Not while somebody makes room: they have read what is in use.
-        with FileLock(self._folder / HOUSEKEEPING):
-            (self._lease / key).touch()
+        with FileLock(self._folder / HOUSEKEEPING), open(self._lease, "a") as keys:
+            keys.write(f"{key}\n")
 
     def saved(self, folder: Path) -> None:
         """Note a new state; makes room where all together take too much."""
-        self._saved += sum(file.stat().st_size for file in folder.iterdir())
+        self._saved += _bytes(folder)
         if self._saved >= LOOK_EVERY * self._room:
             self._saved = 0
             make_room(self._folder, self._room)
@@ -81,46 +95,93 @@ class Upkeep:
 def make_room(folder: Path, room: float) -> list[State]:
     """Remove states, the least recently used first, until the others take at most `room` bytes.
 
-    What a running trial stands on stays, even if that is more.
+    What a running trial stands on stays, even if that is more. What killed processes left goes.
 
     Returns:
         What went.
     """
-    gone = []
+    gone, going = [], folder / GOING
+    going.mkdir(exist_ok=True)
     with FileLock(folder / HOUSEKEEPING):
+        used = _in_use(folder)
         there = sorted(states(folder), key=lambda state: state.used)
         total = sum(state.bytes for state in there)
-        if total <= room:
-            return []
-        used = in_use(folder)
         for state in there:
             if total <= room:
                 break
-            if state.key not in used:
-                remove(state)
+            if state.key not in used and _set_aside(state.folder, going):
                 gone.append(state)
                 total -= state.bytes
+        for stage in folder.glob("[!.]*"):
+            if stage.name not in used:
+                for left in stage.glob(".*"):  # by who was killed: whoever saves stands on the stage
+                    _set_aside(left, going)
+                with suppress(OSError):  # it holds something
+                    stage.rmdir()
+    for path in going.iterdir():  # this takes long, and nobody need wait for it
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     return gone
 
 
-def in_use(folder: Path) -> set[str]:
-    """Keys of the stages that running trials stand on. To be asked while making room."""
-    used = set()
-    for lease in [path for path in (folder / IN_USE).glob("*") if path.is_dir()]:
+def _set_aside(path: Path, going: Path) -> bool:
+    """Make something vanish at once, for who looks for it; returns whether it is gone."""
+    try:
+        os.rename(path, going / uuid.uuid4().hex)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _in_use(folder: Path) -> set[str]:
+    """Keys of the stages that running trials stand on. Removes the leases of processes that were killed."""
+    used, home = set(), folder / IN_USE
+    home.mkdir(exist_ok=True)
+    # On NFS a folder's list may be a minute old, unless a change of one's own shows that there is a newer one.
+    with tempfile.TemporaryFile(dir=home):
+        pass
+    for lock in _locks(home):
+        keys = lock.with_suffix("")
         try:
-            with FileLock(lease.with_suffix(".lock"), blocking=False):
-                shutil.rmtree(lease, ignore_errors=True)  # of a process that was killed
-            lease.with_suffix(".lock").unlink(missing_ok=True)
-        except Timeout:
-            with suppress(FileNotFoundError):  # it ended just now
-                used |= {key.name for key in lease.iterdir()}
+            with FileLock(lock, blocking=False):
+                keys.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
+        except OSError:  # somebody holds it, or it is another user's
+            used |= _keys(keys)
     return used
 
 
-def remove(state: State) -> None:
-    """The state is gone at once, for who looks for it; then its files go."""
-    aside = state.folder.with_name(f".{state.folder.name}.{uuid.uuid4().hex[:8]}")
-    with suppress(OSError):
-        os.rename(state.folder, aside)
-        shutil.rmtree(aside, ignore_errors=True)
-        state.folder.parent.rmdir()  # the last one's
+def seen_in_use(folder: Path) -> set[str]:
+    """The same for who must not write there; right for the moment only.
+
+    Raises:
+        OSError: it cannot be told.
+    """
+    used = set()
+    for lock in _locks(folder / IN_USE):
+        with suppress(FileNotFoundError), open(lock) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # till the file is closed
+            except BlockingIOError:
+                used |= _keys(lock.with_suffix(""))
+    return used
+
+
+def _locks(home: Path) -> list[Path]:
+    try:
+        return [
+            path for path in home.iterdir() if path.suffix == ".lock"
+        ]  # glob() is silent where it may not read
+    except FileNotFoundError:
+        return []
+
+
+def _keys(lease: Path) -> set[str]:
+    try:
+        return set(lease.read_text().split())
+    except FileNotFoundError:  # none yet, or it ended just now
+        return set()

@@ -127,22 +127,52 @@ class Row:
     stages: int = 0
     stage_name: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
-    epochs_s: float = 0.0  # sum over the epochs that were reported
+    epochs_s: float = 0.0  # sum over the epochs that were trained
+    trained: int = 0
     reports: int = 0
     reported: float = 0.0
+    waiting_since: float | None = None  # for an epoch that another trial trains; none: it does not wait
+    waited: float = 0.0  # sum of the waits that are over
     ended: float | None = None
     reason: str = ""  # of its failure
 
     def time_left(self, now: float) -> float | None:
-        """Remaining epochs at their mean time so far, less what has passed since the last report."""
-        if not self.reports:
+        """Remaining epochs at their mean time so far, less what has passed since the last report.
+
+        A reused epoch takes no time, and says nothing of those to come. While the trial waits, nothing passes.
+        """
+        if not self.trained:
             return None
-        return max(0.0, self.remaining * self.epochs_s / self.reports - (now - self.reported))
+        return max(0.0, self.remaining * self.epochs_s / self.trained - (self._until(now) - self.reported))
+
+    @property
+    def waits(self) -> bool:
+        return self.waiting_since is not None
+
+    def active(self, now: float) -> float:
+        """Seconds in which it had one of the places."""
+        return self._until(now) - self.started - self.waited
+
+    def _until(self, now: float) -> float:
+        return self.waiting_since if self.waits else now
+
+    def go_on(self, now: float) -> None:
+        """Its wait is over, if it had one."""
+        wait = now - self._until(now)
+        self.waited += wait
+        self.reported += wait
+        self.waiting_since = None
 
     @property
     def title(self) -> str:
         number = NONE if self.number is None else f"{self.number}"
         return f"#{number} {clean(self.id)}"
+
+    @property
+    def reused(self) -> str:
+        """How many of its epochs, if any, others had trained."""
+        count = self.metrics.get("reused_epochs", 0.0)
+        return f"{count:.0f} of {count + self.metrics['trained_epochs']:.0f} epochs" if count else ""
 
     def param(self, name: str) -> str:
         return clean(self.params.get(name, NONE))
@@ -163,19 +193,38 @@ class Board:
         self._lock = threading.Lock()
 
     def start(self, id: str, number: int | None, params: dict[str, Any]) -> Row:
-        """A trial that starts, or starts again."""
+        """A trial that starts."""
         row = Row(id, number, dict(params), self._now())
         with self._lock:
             self._running[id] = row
         return row
 
-    def epoch(self, id: str, epoch_s: float, **changes: Any) -> Row:
-        """An epoch's report. `changes`: further fields of `Row`."""
+    def wait(self, id: str) -> Row:
+        """A trial that leaves its place until there is an epoch that another one trains."""
         row = self._row(id)
         with self._lock:
+            if not row.waits:
+                row.waiting_since = self._now()
+        return row
+
+    def go_on(self, id: str) -> Row | None:
+        """A trial that has started goes on; none: it has not started."""
+        row = self._running.get(id)
+        if row:
+            with self._lock:
+                row.go_on(self._now())
+        return row
+
+    def epoch(self, id: str, epoch_s: float | None, **changes: Any) -> Row:
+        """An epoch's report. `epoch_s`: none for a reused one. `changes`: further fields of `Row`."""
+        row = self._row(id)
+        with self._lock:
+            row.go_on(self._now())
             for name, value in changes.items():
                 setattr(row, name, value)
-            row.epochs_s += epoch_s
+            if epoch_s is not None:
+                row.epochs_s += epoch_s
+                row.trained += 1
             row.reports += 1
             row.reported = self._now()
         return row
@@ -187,6 +236,7 @@ class Board:
             del self._running[id]
             self._ended.appendleft(row)
             row.ended = self._now()
+            row.go_on(row.ended)
             if reason is None:
                 row.metrics = row.metrics | (metrics or {})
                 self._count_finished(row)
@@ -198,7 +248,7 @@ class Board:
 
     def _count_finished(self, row: Row) -> None:
         self.finished += 1
-        self._finished_s += row.ended - row.started
+        self._finished_s += row.active(row.ended)
         value = row.metrics.get(self.metric, math.nan)
         if math.isfinite(value) and (self.best is None or value > self.best.metrics[self.metric]):
             self.best = row
@@ -215,7 +265,8 @@ class Board:
         """Seconds until the last trial ends; none while that is unknown.
 
         Trials that have not started are taken to last as long as the mean finished one, each in the place
-        that is free first. A running one has its own estimate, and before its first epoch the mean's rest.
+        that is free first. A running one has its own estimate, and before it trained an epoch the mean's rest.
+        One that waits for another's epochs has no place; it gets the one that is free first, before the others.
         """
         with self._lock:
             return self._time_left()
@@ -223,18 +274,20 @@ class Board:
     def _time_left(self) -> float | None:
         now = self._now()
         mean = self._finished_s / self.finished if self.finished else None
-        waiting = max(0, self.total - self.finished - self.failed - len(self._running))
-        rests = [row.time_left(now) for row in self._running.values()]
-        if mean is None and (waiting or None in rests):
+        to_start = max(0, self.total - self.finished - self.failed - len(self._running))
+        if mean is None and to_start:
             return None
-        ages = [now - row.started for row in self._running.values()]
-        rests = [
-            max(0.0, mean - age) if rest is None else rest for rest, age in zip(rests, ages, strict=True)
-        ]
-        free_in = [*rests, *[0.0] * (self.concurrent - len(rests))]  # each place's time until it is free
+        free_in, placeless = [], []  # each place's time until it is free; rests of trials that wait
+        for row in self._running.values():
+            rest = row.time_left(now)
+            if rest is None and mean is None:
+                return None
+            rest = max(0.0, mean - row.active(now)) if rest is None else rest
+            (placeless if row.waits else free_in).append(rest)
+        free_in += [0.0] * (self.concurrent - len(free_in))
         heapq.heapify(free_in)
-        for _ in range(waiting):
-            heapq.heapreplace(free_in, free_in[0] + mean)
+        for rest in [*placeless, *[mean] * to_start]:
+            heapq.heapreplace(free_in, free_in[0] + rest)
         return max(free_in)
 
     def __rich_console__(self, console: Terminal, options: ConsoleOptions) -> Iterator[RenderableType]:
@@ -245,7 +298,8 @@ class Board:
     def _draw(self, width: int, height: int) -> list[RenderableType]:
         # The terminal's rows, less blank ones, heading, "more", footer, failure and the cursor's.
         room = max(1, height - 9)
-        running = list(self._running.values())[:room]
+        rows = sorted(self._running.values(), key=lambda row: row.waits)  # who trains stands first
+        running, hidden = rows[:room], rows[room:]
         ended = list(self._ended)[: room - len(running)]
         table, stage = _empty_table(width, short_name(self.metric))
         for row in running:
@@ -253,8 +307,10 @@ class Board:
         for row in ended:
             table.add_row(*self._cells(row, stage), style="dim")
         parts: list[RenderableType] = [Text(), table]
-        if hidden := len(self._running) - len(running):
-            parts.append(Text(f" … and {hidden} more running", style="dim"))
+        if hidden:
+            waits = sum(row.waits for row in hidden)
+            more = f" … and {len(hidden)} more running" + (f", of which {waits} wait" if waits else "")
+            parts.append(Text(more, style="dim"))
         parts += [Text(), *self._footer(width)]
         return parts
 
@@ -264,11 +320,14 @@ class Board:
         epoch = str(row.epoch) if row.reports else NONE
         if row.ended is None:
             epoch += f"/{row.epoch + row.remaining}" if row.reports else ""
-            left = Text(clock(row.time_left(self._now())))
+            left = Text(clock(None if row.waits else row.time_left(self._now())))
+            name = "waits" if row.waits else name
         elif row.reason:
             left, name = Text("failed", style="not dim red"), row.reason
         else:
             left, name = Text("done", style="not dim green"), f"took {clock(row.ended - row.started)}"
+            if row.reused and len(more := f"{name}, {row.reused} reused") <= stage:
+                name = more
         number = NONE if row.number is None else str(row.number)
         values = [decimal(row.metrics.get(key)) for key in (self.metric, "dev/attention_kl")]
         texts = [number, clean(row.id), row.param("regime"), row.param("student_layers"), name, epoch]

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from ikd_ray.report.board import Board, Row, Step
 from ikd_ray.report.records import TrialRecord
+from ikd_ray.report.savings import Savings
 from ikd_ray.report.summary import FAILED_SHOWN, FRONT_SHOWN, front_table
 from ikd_ray.report.words import (
     REASON,
@@ -57,6 +58,7 @@ class Console:
         self._step = Step("", now)
         self._board = Board(0, 1, "", now)
         self._said: dict[str, float] = {}  # plain: when a line on this was last written
+        self._awaited: dict[str, int] = {}  # the epoch that a trial was last said to wait for
 
     def heading(self, text: str) -> None:
         """The title, once."""
@@ -129,7 +131,9 @@ class Console:
             self._line(f"sweep {outcome} after {duration(board.elapsed)}: {counts}")
 
     def trial_started(self, id: str, number: int, params: dict[str, Any]) -> None:
-        """A trial starts, or starts again."""
+        """A trial starts, or goes on after it waited."""
+        if self._board.go_on(id):
+            return
         row = self._board.start(id, number, params)
         self._said[id] = self._now()
         values = " ".join(f"{name}={_brief(value)}" for name, value in params.items())
@@ -146,12 +150,17 @@ class Console:
         stage_name: str,
         metrics: dict[str, float],
         epoch_s: float,
+        reused: bool = False,
     ) -> None:
-        """A trial's epoch, counted from 1, of which at most `remaining` follow."""
+        """A trial's epoch, counted from 1, of which at most `remaining` follow.
+
+        Args:
+            reused: another trial trained it, so that it took no time.
+        """
         board = self._board
         row = board.epoch(
             id,
-            epoch_s,
+            None if reused else epoch_s,
             epoch=epoch,
             remaining=remaining,
             stage=stage,
@@ -162,13 +171,23 @@ class Console:
         if not self._live and (self._is_due(id, EPOCH_EVERY_S) or not remaining):
             name = short_stage(clean(stage_name), 24)
             where = f"epoch {epoch}/{epoch + remaining}, stage {stage}/{stages} ({name})"
-            left = duration(row.time_left(self._now()))
-            self._trial(row, f"{where}: {self._measured(row)}, {left} left")
+            left = row.time_left(self._now())
+            end = (", reused" if reused else "") + ("" if left is None else f", {duration(left)} left")
+            self._trial(row, f"{where}: {self._measured(row)}{end}")
+
+    def trial_waits(self, id: str) -> None:
+        """A trial leaves its place until there is an epoch that another one trains."""
+        row = self._board.wait(id)
+        awaited = row.epoch + 1
+        if self._awaited.get(id) != awaited:  # it may look, and wait again, many times
+            self._awaited[id] = awaited
+            self._trial(row, f"waits for epoch {awaited}, which another trial trains")
 
     def trial_finished(self, id: str, metrics: dict[str, float]) -> None:
         """A trial ended well."""
         row = self._board.end(id, metrics=metrics)
-        self._trial(row, f"finished in {duration(row.ended - row.started)}: {self._measured(row)}")
+        saved = f", {row.reused} reused ({duration(row.metrics['time/saved_s'])} saved)" if row.reused else ""
+        self._trial(row, f"finished in {duration(row.ended - row.started)}: {self._measured(row)}{saved}")
         self._standing()
 
     def trial_failed(self, id: str, reason: str) -> None:
@@ -185,8 +204,9 @@ class Console:
         teacher_metrics: dict[str, float],
         failed: list[TrialRecord],
         lines: list[tuple[str, str]],
+        savings: Savings | None = None,
     ) -> None:
-        """What the sweep found: the Pareto front, why trials failed, and what to do next."""
+        """What the sweep found: the Pareto front, why trials failed, what was shared, and what to do next."""
         self._line("")
         if front:
             self._line(Text(f"Pareto front: {len(front)} student{'s' * (len(front) != 1)}", style="bold"))
@@ -201,6 +221,8 @@ class Console:
             self._line(f"  #{trial.number} {clean(trial.id)}: {clean(trial.reason, REASON)}")
         self._more(len(failed) - FAILED_SHOWN)
         self._line("")
+        if savings and savings.reused:
+            self.note("sharing", str(savings))
         for label, text in lines:
             self.note(label, text)
 

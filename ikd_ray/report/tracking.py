@@ -15,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ikd_ray.errors import UsageError, in_one_line
 from ikd_ray.report.records import TrialRecord
+from ikd_ray.report.words import clean
 
 # MLflow reads these when it is imported. Its telemetry asks the network.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -22,6 +23,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 MOST_WAITING = 1000  # calls; whoever makes more waits for the store
+TAG = 1000  # characters of a tag that may grow; MLflow takes 8000
 
 KIND = "ikd.kind"
 TRIAL = "ikd.trial"
@@ -133,6 +135,8 @@ class Tracker:
                 # The last epoch's are among the trial's own, which also have the final ones.
                 for epoch, metrics in enumerate([*record.history[:-1], record.metrics], start=1):
                     self.trial_epoch(record.id, metrics, epoch)
+                self.trial_reused(record.id, record.reused_from)
+                self.trial_warned(record.id, record.warnings)
                 status = "FINISHED" if record.status == "finished" else "FAILED"
                 self.trial_ended(record.id, status, record.reason)
 
@@ -169,7 +173,12 @@ class Tracker:
         self._client.set_terminated(run)
 
     def trial_started(self, trial: str, params: Mapping[str, Any], at: float | None = None) -> None:
-        """`at`, here and below: when it happened, in seconds since 1970; now by default."""
+        """A trial starts, or goes on after it waited for another one's epochs.
+
+        `at`, here and below: when it happened, in seconds since 1970; now by default.
+        """
+        if trial in self._runs:
+            return
         name = f"{trial} {params['regime']} {params['student_layers']}L"
         tags = {KIND: "trial", "mlflow.parentRunId": self.parent, TRIAL: trial}
         self._runs[trial] = self._create(name, tags, at)
@@ -180,6 +189,18 @@ class Tracker:
     ) -> None:
         """Metrics of the trial's `epoch`, counted from 1 over all its stages."""
         self._metrics(self._runs[trial], metrics, epoch, at)
+
+    def trial_reused(self, trial: str, origins: Sequence[str], at: float | None = None) -> None:
+        """All trials that it has taken epochs from so far, however often each."""
+        self._tag(trial, "ikd.reused_from", ", ".join(sorted(set(origins))))
+
+    def trial_warned(self, trial: str, warnings: Sequence[str], at: float | None = None) -> None:
+        """All that has happened to its saved epochs so far and should not."""
+        self._tag(trial, "ikd.warnings", "; ".join(warnings))
+
+    def _tag(self, trial: str, name: str, text: str) -> None:
+        if text:
+            self._client.set_tag(self._runs[trial], name, clean(text, TAG))
 
     def trial_ended(self, trial: str, status: str, reason: str = "", at: float | None = None) -> None:
         """`status` is MLflow's: FINISHED, FAILED or KILLED. A trial that never started is left to `settle`."""
@@ -192,6 +213,10 @@ class Tracker:
         del self._runs[trial]
         if status in ENDED:
             self._ended.add(trial)
+
+    def sweep_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Metrics of the sweep as a whole."""
+        self._metrics(self.parent, metrics, 0)
 
     def artifact(self, path: Path) -> None:
         """Keep a file with the parent run."""

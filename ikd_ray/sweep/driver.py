@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from ikd_ray.errors import in_one_line
 from ikd_ray.report.console import Console
 from ikd_ray.report.records import TrialRecord, read_trial, trial_folder, write_trial
 from ikd_ray.report.tracking import Tracker, Writer
-from ikd_ray.sweep.results import FAILED, REPORT, trial_id
+from ikd_ray.sweep.results import FAILED, REPORT, WAITS, trial_id
 
 
 class SweepCallback(tune.Callback):
@@ -32,6 +33,8 @@ class SweepCallback(tune.Callback):
         self._tracker, self._console = tracker, console
         self._writer = Writer()
         self._warned = False
+        self._origins: dict[str, set[str]] = defaultdict(set)  # trial -> the trials whose epochs it took
+        self._warnings: dict[str, list[str]] = defaultdict(list)
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for `Tuner.restore`, which sweeps do not go on by.
@@ -74,10 +77,17 @@ class SweepCallback(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        if FAILED in result:
+        if REPORT not in result:
             return
         name, epoch = trial_id(trial.config["number"]), result[REPORT]
         self._track(self._tracker.trial_epoch, name, epoch.metrics, epoch.epoch)
+        if epoch.reused_from and epoch.reused_from not in self._origins[name]:
+            self._origins[name].add(epoch.reused_from)
+            self._track(self._tracker.trial_reused, name, sorted(self._origins[name]))
+        for warning in epoch.warnings:
+            self._console.warn(f"{name}: {warning}")
+            self._warnings[name].append(warning)
+            self._track(self._tracker.trial_warned, name, list(self._warnings[name]))
         self._console.trial_epoch(
             name,
             epoch=epoch.epoch,
@@ -87,12 +97,15 @@ class SweepCallback(tune.Callback):
             stage_name=epoch.stage_name,
             metrics=epoch.metrics,
             epoch_s=epoch.metrics["time/epoch_s"] + epoch.metrics["time/evaluation_s"],
+            reused=bool(epoch.reused_from),
         )
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         result = trial.last_result
         if FAILED in result:
             self._failed(trial, result[FAILED])
+        elif WAITS in result:
+            self._console.trial_waits(trial_id(trial.config["number"]))
         elif REPORT in result and result[REPORT].remaining == 0:
             self._finished(trial_id(trial.config["number"]), result[REPORT].metrics)
 

@@ -155,7 +155,15 @@ def resumed(name: str, changes: dict, output: Path) -> SweepConfig:
         there = f"; there are: {', '.join(known[:20])}" if known else ""
         raise UsageError(f"--resume {name}: no sweep of that name in {output}{there}")
     record = read_sweep(folder)
-    free = {"trials", "concurrent", "workers_per_trial", "gpus_per_worker", "tracking_uri", "output"}
+    free = {
+        "trials",
+        "concurrent",
+        "workers_per_trial",
+        "gpus_per_worker",
+        "tracking_uri",
+        "output",
+        "no_share",
+    }
     changes = dict(changes) | _absolute(changes)
     for flag in set(changes) - free:
         if str(changes[flag]) != str(record.settings.get(flag)):

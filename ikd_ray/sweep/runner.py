@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from ikd_ray.errors import UsageError, in_one_line
 from ikd_ray.report.console import Console
 from ikd_ray.report.pareto import front, write_pareto, write_trials_csv
 from ikd_ray.report.records import SweepRecord, TrialRecord, read_sweep, read_trials, write_sweep
+from ikd_ray.report.savings import savings
 from ikd_ray.report.tracking import Tracker, without_password
 from ikd_ray.report.version import code_version
 from ikd_ray.sweep.cluster import cluster_nodes, divide, ray_cluster
@@ -78,7 +80,10 @@ def run(request: Request, command: str, console: Console, method: type[Distillat
                 console.warn(f"the teacher did not train: {error}; give a smaller teacher.learning_rate")
                 return 1
             sweep = _open_sweep(request, command, tracker, teacher, shared)
-            course = Course(shared, shares, request.folder.resolve(), request.space.prefix, method)
+            sharing, folder = None if config.no_share else request.space.sharing, request.folder.resolve()
+            course = Course(
+                shared, shares, folder, sweep.settings["id"], request.space.prefix, sharing, method
+            )
             return _sweep(request, sweep, course, tracker, console)
 
 
@@ -94,6 +99,7 @@ def _sweep(request: Request, sweep: SweepRecord, course: Course, tracker: Tracke
     found = _conclude(request, sweep, trials, tracker, console, complete)
     try:
         tracker.settle(trials)
+        tracker.sweep_metrics(savings(trials).metrics())
         for name in (*REPORTS, "space.yaml"):
             if (request.folder / name).is_file():
                 tracker.artifact(request.folder / name)
@@ -223,10 +229,11 @@ def _open_sweep(
     # One with a password is not kept: it must be given again.
     uri = tracker.uri if without_password(tracker.uri) == tracker.uri else None
     settings = config.model_dump(mode="json") | {"tracking_uri": uri, "latency_ms": shared.latency_ms}
-    run_id = ""
+    run_id, identity = "", uuid.uuid4().hex
     if request.resumes:
         earlier = read_sweep(request.folder)
         command, run_id = earlier.command, earlier.settings.get("run_id", "")
+        identity = earlier.settings.get("id", identity)
     tags = {
         "ikd.task": request.task.name,
         "ikd.data_source": dataset.source,
@@ -266,7 +273,7 @@ def _open_sweep(
             "metrics": teacher.metrics,
         },
         objectives=request.objectives,
-        settings=settings | {"run_id": run_id},
+        settings=settings | {"run_id": run_id, "id": identity},
     )
     (request.folder / "space.yaml").write_text(request.space.text)
     write_sweep(request.folder, sweep)
@@ -276,6 +283,7 @@ def _open_sweep(
 def _trials(request: Request, course: Course, tracker: Tracker, console: Console) -> list[TrialRecord]:
     """Run the trials that are still to run; returns all that have ended, fewer than asked for if interrupted."""
     trials = read_trials(request.folder)
+    missing = request.trials - len(trials)
     search = OrderedSearch(
         request.space,
         request.objectives,
@@ -283,8 +291,8 @@ def _trials(request: Request, course: Course, tracker: Tracker, console: Console
         course.shares.concurrent,
         open_storage(request.folder),
         {trial.number: trial.metrics or None for trial in trials},
+        missing,
     )
-    missing = request.trials - len(trials)
     matched = {depth: layer_map(depth, request.source.layers) for depth in request.depths}
     metric = f"dev/{request.task.metric}"
     if missing > 0:
@@ -293,7 +301,7 @@ def _trials(request: Request, course: Course, tracker: Tracker, console: Console
             trainable_for(course),
             tune_config=tune.TuneConfig(
                 search_alg=search,
-                num_samples=missing,
+                num_samples=-1,  # the search says when it is over
                 max_concurrent_trials=course.shares.concurrent,
                 reuse_actors=course.shares.workers == 1,
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -344,6 +352,7 @@ def _conclude(
         objectives=sweep.objectives,
         teacher_metrics=sweep.teacher["metrics"],
         failed=[trial for trial in trials if trial.status == "failed"],
+        savings=savings(trials),
         lines=lines,
     )
     return bool(best)

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from ikd_ray.data.store import digest
-from ikd_ray.sweep.results import FAILED, REPORT
+from ikd_ray.sweep.results import FAILED, REPORT, WAITS, Waits
 from ikd_ray.sweep.space import Space
 
 STUDY = "ikd"
@@ -81,12 +81,14 @@ class OrderedSearch(Searcher):
         concurrent: int,
         storage: optuna.storages.BaseStorage,
         ended: Mapping[int, Mapping[str, float] | None],
+        trials: int,
     ) -> None:
         """Opens the study in `storage`, or goes on with the one that is there.
 
         Args:
             concurrent: trials that run at once.
             ended: what earlier trials of the study came to, by number; nothing for those that failed.
+            trials: how many are to run.
         """
         super().__init__()
         self._space, self._seed, self._objectives = space, seed, list(objectives)
@@ -101,7 +103,9 @@ class OrderedSearch(Searcher):
         self._seen = optuna.create_study(storage=RecentStorage(signs), directions=directions)
         self._outcomes: dict[int, Outcome] = {}
         self._untold: list[int] = []  # trials whose outcome the sampler has not seen, in order
-        self._running: dict[str, int] = {}  # Tune's trial id -> number
+        self._left = trials  # to be suggested
+        self._running: dict[str, dict[str, Any]] = {}  # Tune's trial id -> what it was given
+        self._waiting: list[tuple[dict[str, Any], Waits]] = []
         self._interrupted: list[optuna.trial.FrozenTrial] = []
         self._failed: list[int] = []  # trials whose failure is not on disk yet
         self._go_on(ended)
@@ -120,9 +124,26 @@ class OrderedSearch(Searcher):
             else:
                 self._interrupted.append(kept)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The next trial's `number` and `params`; none while it must wait for a result."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial's `number` and `params`; none while it must wait for others.
+
+        One that has waited comes again, with the epochs that it has `reported` and the seconds it has `spent_s`.
+        """
         self.finish()
+        suggestion = self._ready() or (self._left and self._new())
+        if suggestion:
+            self._running[trial_id] = suggestion
+            return suggestion
+        return None if self._left or self._waiting or self._running else Searcher.FINISHED
+
+    def _ready(self) -> dict[str, Any] | None:
+        for place, (given, waits) in enumerate(self._waiting):
+            if waits.busy.ready():
+                del self._waiting[place]
+                return given | {"reported": waits.reported, "spent_s": waits.spent_s}
+        return None
+
+    def _new(self) -> dict[str, Any] | None:
         if self._interrupted:
             kept = self._interrupted.pop(0)
             number, params = kept.number, kept.params
@@ -136,7 +157,7 @@ class OrderedSearch(Searcher):
             self._add(self._kept, params, trial.distributions)
             self._untold.append(number)
             self._next += 1
-        self._running[trial_id] = number
+        self._left -= 1
         return {"number": number, "params": {"seed": self._seed, **params, **constants}}
 
     def _ask(self, number: int) -> optuna.Trial:
@@ -170,12 +191,15 @@ class OrderedSearch(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         """Note how a trial ended; one that was stopped before its end stays open for a later run."""
-        number = self._running.pop(trial_id, None)
+        given = self._running.pop(trial_id, None)
         last = (result or {}).get(REPORT)
-        if number is None:
+        if given is None:
             return
+        number = given["number"]
         if error or FAILED in (result or {}):
             self._end(number, None)
+        elif WAITS in (result or {}):
+            self._waiting.append((given, result[WAITS]))
         elif last and last.remaining == 0:
             self._end(number, last.metrics)
 

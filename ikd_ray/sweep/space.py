@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import BaseModel
 
-from ikd_ray.config import DataConfig, PrefixConfig, TargetConfig, TeacherConfig
+from ikd_ray.config import DataConfig, PrefixConfig, SharingConfig, TargetConfig, TeacherConfig
 from ikd_ray.errors import UsageError
 from ikd_ray.sweep.dimensions import DEFAULTS, Fixed, FloatRange, Param, keeps_default, read_params
 from ikd_ray.sweep.space_file import Knob, SpaceFile, knobs
@@ -35,7 +35,13 @@ OBJECTIVES = (
 )
 MAX_GRID = 10_000
 
-_SECTIONS = {"teacher": TeacherConfig, "data": DataConfig, "targets": TargetConfig, "prefix": PrefixConfig}
+_SECTIONS = {
+    "teacher": TeacherConfig,
+    "data": DataConfig,
+    "targets": TargetConfig,
+    "prefix": PrefixConfig,
+    "sharing": SharingConfig,
+}
 _DIRECTION = Knob(Direction)
 _SAMPLER = Knob(Sampler)
 _DEFAULT_OBJECTIVES: dict[str, Direction] = {MAIN_METRIC: "max", "student/params": "min"}
@@ -58,6 +64,7 @@ class Space:
     data: DataConfig
     targets: TargetConfig
     prefix: PrefixConfig
+    sharing: SharingConfig
     text: str
     """The file as written."""
 

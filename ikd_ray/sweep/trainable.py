@@ -13,18 +13,20 @@ import ray
 import torch
 from ray import tune
 
-from ikd_ray.config import PrefixConfig, make_trial
-from ikd_ray.distill.loop import Distillation
+from ikd_ray.config import PrefixConfig, SharingConfig, make_trial
+from ikd_ray.distill.checkpoint import Busy, Checkpoints
+from ikd_ray.distill.loop import Distillation, Epoch
 from ikd_ray.distill.student import size_metrics
 from ikd_ray.distill.training import DivergedError
 from ikd_ray.distill.world import World
 from ikd_ray.report.records import TrialRecord, write_trial
 from ikd_ray.sweep.cluster import Shares
 from ikd_ray.sweep.prepare import Shared
-from ikd_ray.sweep.results import FAILED, REPORT, trial_id
+from ikd_ray.sweep.results import FAILED, REPORT, WAITS, Waits, trial_id
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+STAGES = "stages"  # saved epochs, in the cache
 SCRATCH = ".tune"  # Tune's and Train's own state below a sweep's folder; removed at its end
 
 
@@ -35,45 +37,70 @@ class Course:
     shared: Shared
     shares: Shares
     sweep: Path
+    identity: str  # of the sweep, unlike any other's anywhere
     prefix: PrefixConfig
+    sharing: SharingConfig | None  # none: trials neither leave epochs for others nor take theirs
     method: type[Distillation] = Distillation
+
+    def checkpoints(self, number: int) -> Checkpoints | None:
+        """Saved epochs, as a trial uses them."""
+        if self.sharing is None:
+            return None
+        name = trial_id(number)
+        folder = self.sweep.parent / "cache" / STAGES
+        return Checkpoints(
+            folder, self.sharing.disk_gb, f"{self.sweep.name}/{name}", f"{self.identity}-{name}"
+        )
 
 
 def results(course: Course, config: dict[str, Any], opened, world: World) -> Iterator[dict[str, Any]]:
-    """Train one trial; yields a result an epoch. Rank 0 leaves the trial's folder with the last one.
+    """Run one trial, or go on with it; yields a result an epoch. Rank 0 leaves its folder with the last one.
 
-    A loss that diverges ends the trial with a result that has the reason under `FAILED`.
+    A loss that diverges ends the trial with a result that has the reason under `FAILED`; an epoch that another
+    trial is training ends it for now, with one under `WAITS`.
     """
-    start = time.monotonic()
-    data, targets = opened
-    run = course.method(make_trial(config["params"]), data, targets, world, course.prefix)
-    history = []
+    start, reported = time.monotonic() - config.get("spent_s", 0.0), config.get("reported", 0)
+    trial, checkpoints = make_trial(config["params"]), course.checkpoints(config["number"])
+    run, epochs = course.method(trial, *opened, world, course.prefix, checkpoints), []
     try:
-        for epoch in run:
-            history.append(epoch.metrics)
-            if epoch.remaining == 0:
-                depth = run.trial.student_layers
-                final = size_metrics(run.student) | {"student/latency_ms": course.shared.latency_ms[depth]}
-                epoch = replace(epoch, metrics=epoch.metrics | final)
+        for event in run:
+            if isinstance(event, Busy):
+                yield {WAITS: Waits(event, max(reported, len(epochs)), time.monotonic() - start)}
+                return
+            epochs.append(event)
+            if event.remaining == 0:
+                event = epochs[-1] = _finished(course, run, epochs, time.monotonic() - start)
                 if world.rank == 0:
-                    _save(course.sweep, config, run, history, epoch.metrics, time.monotonic() - start)
-            yield {REPORT: epoch}
+                    _save(course.sweep, config["number"], run, epochs)
+            if event.epoch > reported:
+                yield {REPORT: event}
     except DivergedError as error:
         yield {FAILED: str(error)}
 
 
-def _save(
-    sweep: Path, config: dict[str, Any], run: Distillation, history: list, metrics: dict, seconds: float
-) -> None:
+def _finished(course: Course, run: Distillation, epochs: list[Epoch], seconds: float) -> Epoch:
+    """The last epoch with what is known of the trial as a whole."""
+    last = epochs[-1]
+    final = size_metrics(run.student) | {
+        "student/latency_ms": course.shared.latency_ms[run.trial.student_layers],
+        "time/spent_s": seconds,
+        "time/saved_s": sum(epoch.metrics["time/reused_s"] for epoch in epochs),
+    }
+    return replace(last, metrics=last.metrics | final)
+
+
+def _save(sweep: Path, number: int, run: Distillation, epochs: list[Epoch]) -> None:
     record = TrialRecord(
-        id=trial_id(config["number"]),
-        number=config["number"],
+        id=trial_id(number),
+        number=number,
         params=run.trial.params(),
         layer_map=list(run.matched),
         status="finished",
-        metrics=metrics,
-        history=history,
-        duration_s=seconds,
+        metrics=epochs[-1].metrics,
+        history=[epoch.metrics for epoch in epochs],
+        duration_s=epochs[-1].metrics["time/spent_s"],
+        reused_from=sorted({epoch.reused_from for epoch in epochs} - {""}),
+        warnings=[warning for epoch in epochs for warning in epoch.warnings],
     )
     write_trial(sweep, record, lambda folder: run.student.model.save_pretrained(folder))
 
@@ -97,7 +124,10 @@ class StudentTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         result = next(self._results)
-        return result | {"done": FAILED in result or result[REPORT].remaining == 0}
+        done = REPORT not in result or result[REPORT].remaining == 0
+        if done:  # what it holds for itself alone is others' again
+            self._results.close()
+        return result | {"done": done}
 
 
 def trainable_for(course: Course):

@@ -26,7 +26,7 @@ def train_with_workers(config: dict[str, Any], course: Course) -> None:
             resources_per_worker=shares.resources,
         ),
         run_config=train.RunConfig(
-            name=trial_id(config["number"]),
+            name=f"{trial_id(config['number'])}-{config.get('reported', 0)}",
             storage_path=str(course.sweep / SCRATCH),
             callbacks=[TuneReportCallback()],
         ),

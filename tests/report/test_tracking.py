@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -107,6 +108,59 @@ def test_a_sweep_of_several_pages_goes_on_without_a_run_twice(tracker, uri, requ
     again.settle([record(number) for number in range(8)])
     runs = list(again._search(f"tags.`mlflow.parentRunId` = '{tracker.parent}'"))
     assert sorted(run.data.tags["ikd.trial"] for run in runs) == [f"t{number:03d}" for number in range(8)]
+
+
+def test_a_trial_that_starts_again_goes_on_in_its_run(tracker):
+    """It waited for another trial's epochs, and had ended for Ray Tune alone."""
+    tracker.trial_started("t000", PARAMS, at=1000.0)
+    tracker.trial_epoch("t000", {"dev/mcc": 0.1}, 1)
+    tracker.trial_started("t000", PARAMS, at=1500.0)
+    tracker.trial_epoch("t000", {"dev/mcc": 0.3}, 2)
+    tracker.trial_ended("t000", "FINISHED")
+    [run] = tracker._search(f"tags.`mlflow.parentRunId` = '{tracker.parent}'")
+    assert run.info.start_time == 1_000_000
+    assert values(tracker, run, "dev/mcc") == [(1, 0.1), (2, 0.3)]
+
+
+def test_a_run_says_whose_epochs_it_has_and_what_went_wrong(tracker):
+    for name in ("t001", "t002"):
+        tracker.trial_started(name, PARAMS)
+    tracker.trial_reused("t001", ["t007"], at=1000.0)
+    tracker.trial_reused("t001", ["t007", "t003", "t007"])
+    tracker.trial_warned("t001", ["/cache/1: damaged; trained anew"], at=1000.0)
+    tracker.trial_warned("t001", ["/cache/1: damaged; trained anew", "disk full"])
+    tracker.trial_reused("t002", [])
+    tracker.trial_warned("t002", [])
+    runs = children(tracker)
+    assert runs["t001"].data.tags["ikd.reused_from"] == "t003, t007"
+    assert runs["t001"].data.tags["ikd.warnings"] == "/cache/1: damaged; trained anew; disk full"
+    assert not {"ikd.reused_from", "ikd.warnings"} & set(runs["t002"].data.tags)
+
+
+def test_tags_fit_the_store_however_much_there_is_to_say(tracker):
+    tracker.trial_started("t000", PARAMS)
+    tracker.trial_reused("t000", [f"t{number:05d}" for number in range(3000)])
+    tracker.trial_warned("t000", ["disk full"] * 3000)
+    tags = children(tracker)["t000"].data.tags
+    assert tags["ikd.reused_from"].startswith("t00000, t00001, ")
+    for name in ("ikd.reused_from", "ikd.warnings"):
+        assert len(tags[name]) == 1000
+        assert tags[name].endswith("…")
+
+
+def test_a_run_filled_in_later_has_its_tags_too(tracker):
+    reused = replace(record(0), reused_from=["t002", "t001"], warnings=["disk full"])
+    tracker.settle([reused, record(1)])
+    runs = children(tracker)
+    assert runs["t000"].data.tags["ikd.reused_from"] == "t001, t002"
+    assert runs["t000"].data.tags["ikd.warnings"] == "disk full"
+    assert not {"ikd.reused_from", "ikd.warnings"} & set(runs["t001"].data.tags)
+
+
+def test_a_sweep_has_metrics_of_its_own(tracker):
+    tracker.sweep_metrics({"time/saved_s": 40.0})
+    tracker.sweep_metrics({"time/saved_s": 55.0})  # it went on
+    assert tracker._client.get_run(tracker.parent).data.metrics == {"time/saved_s": 55.0}
 
 
 def test_runs_have_the_times_of_what_happened(tracker):

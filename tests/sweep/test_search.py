@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import optuna
 import pytest
+from filelock import FileLock
+from ray.tune.search import Searcher
 
+from ikd_ray.distill.checkpoint import Busy
 from ikd_ray.distill.loop import Epoch
-from ikd_ray.sweep.results import FAILED, REPORT
+from ikd_ray.sweep.results import FAILED, REPORT, WAITS, Waits
 from ikd_ray.sweep.search import STUDY, OrderedSearch, RecentStorage, open_storage
 from ikd_ray.sweep.space import load_space
 
@@ -25,9 +28,9 @@ def space(tmp_path):
     return load_space(tmp_path / "space.yaml")
 
 
-def make(space, folder, concurrent=2, seed=0, ended=()):
+def make(space, folder, concurrent=2, seed=0, ended=(), trials=100):
     folder.mkdir(exist_ok=True)
-    return OrderedSearch(space, OBJECTIVES, seed, concurrent, open_storage(folder), dict(ended))
+    return OrderedSearch(space, OBJECTIVES, seed, concurrent, open_storage(folder), dict(ended), trials)
 
 
 def result(suggestion):
@@ -229,3 +232,62 @@ def test_every_trial_has_the_seed_of_the_sweep_unless_the_space_names_one(space,
     (tmp_path / "seeds.yaml").write_text("params:\n  seed: {choice: [3]}\n")
     named = load_space(tmp_path / "seeds.yaml")
     assert make(named, tmp_path / "b", seed=7).suggest("t")["params"]["seed"] == 3
+
+
+def waiting(tmp_path, reported, spent_s):
+    """A result that says so, and the state that is waited for."""
+    busy = Busy(tmp_path / "state", tmp_path / "lock")
+    return {WAITS: Waits(busy, reported, spent_s)}, FileLock(busy.lock)
+
+
+@pytest.mark.parametrize("reason", ["it is there", "nobody trains it any more"])
+def test_a_trial_that_waits_leaves_its_place_and_comes_again(space, tmp_path, reason):
+    search = make(space, tmp_path / "a", trials=4)
+    given = [search.suggest(f"tune-{i}") for i in range(2)]
+    waits, lock = waiting(tmp_path, reported=3, spent_s=1.5)
+    with lock:
+        search.on_trial_complete("tune-1", waits)
+        assert search.suggest("tune-2")["number"] == 2, "others go on meanwhile"
+        if reason == "it is there":
+            (tmp_path / "state").mkdir()
+            assert search.suggest("again") == given[1] | {"reported": 3, "spent_s": 1.5}
+    if reason != "it is there":
+        assert search.suggest("again") == given[1] | {"reported": 3, "spent_s": 1.5}
+    assert search.suggest("tune-3")["number"] == 3
+    search.on_trial_complete("again", result(given[1]))
+    assert search.suggest("tune-4") is None, "all are on their way"
+    study = optuna.load_study(study_name=STUDY, storage=open_storage(tmp_path / "a"))
+    assert [trial.state.name for trial in study.trials] == ["RUNNING", "COMPLETE", "RUNNING", "RUNNING"]
+
+
+def test_the_search_is_over_when_no_trial_runs_or_waits(space, tmp_path):
+    search = make(space, tmp_path / "a", trials=2)
+    given = [search.suggest(f"tune-{i}") for i in range(2)]
+    search.on_trial_complete("tune-0", result(given[0]))
+    waits, lock = waiting(tmp_path, reported=0, spent_s=0.1)
+    with lock:
+        search.on_trial_complete("tune-1", waits)
+        assert search.suggest("tune-2") is None
+    assert search.suggest("tune-2")["number"] == 1
+    assert search.suggest("tune-3") is None
+    search.on_trial_complete("tune-2", result(given[1]))
+    assert search.suggest("tune-4") == Searcher.FINISHED
+
+
+def test_waiting_changes_no_suggestion(space, tmp_path):
+    """Trials that wait now and then, against a search where none does."""
+    plain = play(make(space, tmp_path / "plain"), 20, oldest)
+    search = make(space, tmp_path / "a", trials=20)
+    waits, _ = waiting(tmp_path, reported=0, spent_s=0.1)
+    (tmp_path / "state").mkdir()
+    params, running, count = {}, {}, 0
+    while (suggestion := search.suggest(f"tune-{count}")) != Searcher.FINISHED:
+        if suggestion is not None and len(running) < 2:
+            running[f"tune-{count}"], count = suggestion, count + 1
+        if len(running) == 2 or suggestion is None:
+            name = newest(running)
+            given = running.pop(name)
+            params[given["number"]] = given["params"]
+            waited = given["number"] % 3 or "reported" in given
+            search.on_trial_complete(name, result(given) if waited else waits)
+    assert [params[number] for number in range(20)] == plain

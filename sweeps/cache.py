@@ -1,0 +1,62 @@
+"""What sweeps share in their output folder's cache: see what it holds, and clear its saved epochs away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ikd_ray.report.cli import print_error, run, usage_errors
+
+Output = Annotated[Path, typer.Option(help="Where the sweeps are, and the cache with them.")]
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+@app.command("list")
+def show(output: Output = Path("outputs")) -> None:
+    """Show what the cache holds: how much of each kind, and of which stages epochs are saved."""
+    from ikd_ray.report import cache  # imported late: it takes seconds
+
+    console = Console(markup=False, highlight=False, emoji=False)
+    with usage_errors():
+        folder = cache.open_cache(output)
+        kinds, stages = cache.kinds(folder), cache.saved_stages(folder)
+    console.print(cache.kinds_table(kinds))
+    typer.echo()
+    if not stages:
+        typer.echo("No saved epochs of stages.")
+    else:
+        console.print(cache.stages_table(stages))
+        if hidden := stages[cache.SHOWN :]:
+            size = cache.size_text(sum(stage.bytes for stage in hidden))
+            typer.echo(f"… and {len(hidden)} more, {size}")
+    typer.echo()
+    typer.echo("Nothing here is lost for good: what is deleted is made again when a sweep needs it.")
+    typer.echo(
+        "Saved epochs go with `sweeps/cache.py clear`; other folders may be deleted while no sweep runs."
+    )
+
+
+@app.command()
+def clear(output: Output = Path("outputs")) -> None:
+    """Remove the saved epochs of stages, except what running trials stand on."""
+    from ikd_ray.report import cache  # imported late: it takes seconds
+
+    with usage_errors():
+        folder = cache.open_cache(output)
+        found = cache.clear(folder)
+    if not (found.gone or found.in_use or found.stuck):
+        typer.echo("Nothing to remove: no saved epochs of stages.")
+    if found.gone:
+        typer.echo(f"Removed: {cache.counted(found.gone)}. They are trained again when a trial needs them.")
+    if found.in_use:
+        typer.echo(f"Kept: {cache.counted(found.in_use)}. Running trials stand on them.")
+    if found.stuck:
+        print_error(f"{folder / cache.STAGES}: no permission to remove {cache.counted(found.stuck)}")
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    run(app)

@@ -1,0 +1,375 @@
+"""Processes that share epochs: at once, when one of them is killed, and where two train one student."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as dist
+from tiny import changed, make_encoder, state
+
+from ikd_ray.config import PrefixConfig, Trial
+from ikd_ray.data import store
+from ikd_ray.data.tokens import open_data
+from ikd_ray.distill.checkpoint import Busy, Checkpoints
+from ikd_ray.distill.loop import Distillation, distill
+from ikd_ray.distill.targets import Targets
+from ikd_ray.distill.training import StageTraining
+from ikd_ray.distill.trajectory import stage_key, start_key
+from ikd_ray.distill.upkeep import make_room, states
+from ikd_ray.distill.world import World
+
+SMALL = {"student_layers": 2, "batch_size": 8, "learning_rate": 3e-3, "epochs": 2, "epochs_per_layer": 2}
+TRIAL = Trial(**SMALL, regime="pid")
+SHORTER = TRIAL.model_copy(update={"epochs_per_layer": 1})
+TOGETHER = TRIAL.model_copy(update={"soft_labels": "always", "embeddings": "train"})
+NAMES = [("1", 1), ("1", 2), ("2", 1), ("2", 2), ("C", 1), ("C", 2)]
+DIES_IN = ("2", 1)
+SECONDS = 100
+
+
+class Jobs:
+    """What one of two processes does."""
+
+    def __init__(self, rank: int, data_folder: Path, target_folder: Path, out: Path, barrier, reached, waits):
+        torch.set_num_threads(1)
+        self.rank, self.out = rank, out
+        self.barrier, self.reached, self.waits = barrier, reached, waits
+        self.data = open_data(data_folder)
+        self.targets = Targets(target_folder, self.data, make_encoder(dropout=0.1))
+        self.log = out / "no log"
+        epoch = StageTraining.epoch
+
+        def spy(training, number: int):
+            with open(self.log, "a") as file:
+                file.write(f"{training.stage.name} {number}\n")
+            return epoch(training, number)
+
+        StageTraining.epoch = spy
+
+    def shared(self, folder: str, name: str) -> Checkpoints:
+        return Checkpoints(self.out / folder, 20, name, f"owner of {name}")
+
+    def keep(self, job: str, course: Distillation, events: list) -> None:
+        epochs = [event for event in events if not isinstance(event, Busy)]
+        found = {
+            "metrics": [epoch.metrics for epoch in epochs],
+            "order": [epoch.epoch for epoch in epochs],
+            "warnings": [warning for epoch in epochs for warning in epoch.warnings],
+            "busy": len(events) - len(epochs),
+            "state": state(course.student),
+        }
+        torch.save(found, self.out / f"{job}-{self.rank}.pt")
+
+    def at_once(self) -> None:
+        """The same trial, neither before the other."""
+        course = Distillation(TRIAL, self.data, self.targets, checkpoints=self.shared("once", f"{self.rank}"))
+        self.log = self.out / "once.log"
+        self.barrier.wait(SECONDS)
+        self.keep("once", course, list(course))
+
+    def by_itself(self) -> None:
+        """`distill`, which waits for the other process."""
+        shared, epochs = self.shared("itself", f"{self.rank}"), []
+        self.log = self.out / "itself.log"
+        self.barrier.wait(SECONDS)
+        result = distill(TRIAL, self.data, self.targets, epochs.append, checkpoints=shared)
+        self.keep("itself", result, epochs)
+
+    @contextmanager
+    def group(self, job: str):
+        """Within it the two are one trial's workers."""
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{self.out}/{job}.rendezvous",
+            rank=self.rank,
+            world_size=2,
+            timeout=timedelta(seconds=20),
+        )
+        torch.manual_seed(self.rank)  # whatever the processes did before must not matter
+        self.log = self.out / f"{job}-{self.rank}.log"
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+    def together(self, job: str, trial: Trial, folder: str = "") -> None:
+        with self.group(job):
+            shared = self.shared(folder, job) if folder else None
+            course = Distillation(trial, self.data, self.targets, World(self.rank, 2), checkpoints=shared)
+            self.keep(job, course, list(course))
+
+    def cut_off(self, job: str, trial: Trial, folder: str) -> None:
+        """After three epochs; then again from the start, under the same name."""
+        with self.group(job):
+            for part in ("begun", "gone on"):
+                shared, world = self.shared(folder, job), World(self.rank, 2)
+                course = Distillation(trial, self.data, self.targets, world, checkpoints=shared)
+                events = iter(course)
+                if part == "begun":
+                    for _ in range(3):
+                        next(events)
+                    events.close()
+            self.log = self.out / f"{job}-{self.rank}.rest.log"
+            self.keep(job, course, list(events))
+
+    def lost(self, job: str, trial: Trial, folder: str) -> None:
+        """All is taken up to the last stage; then it is gone, before the weights are loaded."""
+        with self.group(job):
+            shared, world = self.shared(folder, job), World(self.rank, 2)
+            course = Distillation(trial, self.data, self.targets, world, checkpoints=shared)
+            events = iter(course)
+            epochs = [next(events) for _ in range(4)]
+            dist.barrier()
+            if self.rank == 0:
+                for path in (self.out / folder).glob("[!.]*/[!.]*"):
+                    shutil.rmtree(path)
+            dist.barrier()
+            self.keep(job, course, [*epochs, *events])
+
+    def held(self, job: str, trial: Trial) -> None:
+        """Somebody else has claimed the first stage, and lets it go."""
+        with self.group(job), ExitStack() as stack:
+            shared, world = self.shared(job, job), World(self.rank, 2)
+            course = Distillation(trial, self.data, self.targets, world, checkpoints=shared)
+            if self.rank == 0:
+                key = start_key(trial, self.data, self.targets, course.matched, world)
+                holder = self.shared(job, "holder")
+                stack.enter_context(holder.in_use())
+                stage = holder.trajectory(stage_key(key, 0, course.stages[0], False), {})
+                assert stack.enter_context(stage).look(1) is None
+            events = iter(course)
+            dist.barrier()
+            first = next(events)
+            dist.barrier()
+            stack.close()
+            dist.barrier()
+            self.keep(job, course, [first, *events])
+
+    def without_room(self, job: str, trial: Trial) -> None:
+        """On process 1's disk there is none for what its frozen layers give."""
+        with self.group(job):
+            usual, store.SPARE = store.SPARE, 0 if self.rank else store.SPARE
+            shared, config = self.shared(job, job), PrefixConfig(memory_gb=0)
+            course = Distillation(trial, self.data, self.targets, World(self.rank, 2), config, shared)
+            self.keep(job, course, list(course))
+            store.SPARE = usual
+
+    def killed(self) -> None:
+        """Process 1 dies in the middle of an epoch for which process 0 waits by then."""
+        course = Distillation(
+            TRIAL, self.data, self.targets, checkpoints=self.shared("killed", f"{self.rank}")
+        )
+        self.log = self.out / "killed.log"
+        if self.rank == 1:
+            step, steps = StageTraining._step, Counter()
+
+            def dies(training, *arguments):
+                steps[training.stage.name] += 1
+                if (training.stage.name, steps[training.stage.name]) == (DIES_IN[0], 3):
+                    self.reached.set()
+                    self.waits.wait(SECONDS)
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return step(training, *arguments)
+
+            StageTraining._step = dies
+            list(course)
+            return
+        assert self.reached.wait(SECONDS)
+        events = []
+        for event in course:
+            events.append(event)
+            if isinstance(event, Busy) and not self.waits.is_set():
+                assert not event.ready()
+                self.waits.set()
+        self.keep("killed", course, events)
+
+
+def work(rank: int, *arguments) -> None:
+    jobs = Jobs(rank, *arguments)
+    jobs.at_once()
+    jobs.by_itself()
+    jobs.together("alone", TOGETHER)
+    jobs.together("saved", TOGETHER, "two")
+    jobs.together("taken", TOGETHER, "two")
+    jobs.together("before", TOGETHER.model_copy(update={"epochs_per_layer": 1}), "part")
+    jobs.together("other", TOGETHER.model_copy(update={"epochs_per_layer": 3, "lambda_": 0.7}), "part")
+    jobs.together("part", TOGETHER, "part")
+    jobs.together("strangers", TOGETHER, "one")  # where one worker's states are
+    jobs.cut_off("cut", TOGETHER, "cut")
+    jobs.together("to lose", TOGETHER, "lost")
+    jobs.lost("lost", TOGETHER.model_copy(update={"lambda_": 0.7}), "lost")
+    jobs.together("lambda", TOGETHER.model_copy(update={"lambda_": 0.7}))
+    jobs.held("held", TOGETHER)
+    jobs.without_room("no room", TRIAL)
+    jobs.barrier.wait(SECONDS)
+    jobs.killed()
+
+
+@pytest.fixture(scope="module")
+def dropping(data, targets):
+    return Targets(targets.folder, data, make_encoder(dropout=0.1))
+
+
+@pytest.fixture(scope="module")
+def one_worker(tmp_path_factory, data, dropping):
+    """Where two processes will work; one worker's states are there already."""
+    out = tmp_path_factory.mktemp("sharing")
+    distill(TOGETHER, data, dropping, checkpoints=Checkpoints(out / "one", 20, "one worker"))
+    return out
+
+
+@pytest.fixture(scope="module")
+def processes(one_worker, data, targets):
+    """How they ended, and `of("job")`: what either has of a job; `trained("log")`: (stage, epoch) as begun."""
+    out, context = one_worker, multiprocessing.get_context("spawn")
+    shared = data.folder, targets.folder, out, context.Barrier(2), context.Event(), context.Event()
+    started = [context.Process(target=work, args=(rank, *shared)) for rank in range(2)]
+    for process in started:
+        process.start()
+    deadline = time.monotonic() + SECONDS
+    for process in started:
+        process.join(max(0, deadline - time.monotonic()))
+        process.kill()
+        process.join()
+
+    def trained(log: str) -> list[tuple[str, int]]:
+        path = out / f"{log}.log"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [(name, int(number)) for name, number in map(str.split, lines)]
+
+    def of(job: str) -> list[SimpleNamespace]:
+        return [SimpleNamespace(**torch.load(out / f"{job}-{rank}.pt")) for rank in range(2)]
+
+    codes = [process.exitcode for process in started]
+    return SimpleNamespace(codes=codes, of=of, trained=trained, out=out)
+
+
+def numbers(found: SimpleNamespace) -> list[dict[str, float]]:
+    counts = ("reused_epochs", "trained_epochs")
+    return [
+        {name: value for name, value in metrics.items() if "time/" not in name and name not in counts}
+        for metrics in found.metrics
+    ]
+
+
+def assert_same(found: SimpleNamespace, expected: SimpleNamespace) -> None:
+    assert found.order == list(range(1, len(expected.metrics) + 1))
+    assert numbers(found) == numbers(expected)
+    assert not changed(found.state, expected.state)
+
+
+@pytest.fixture(scope="module")
+def alone(data, dropping):
+    """`TRIAL` in one process that shares nothing."""
+    course = Distillation(TRIAL, data, dropping)
+    metrics = [epoch.metrics for epoch in course]
+    return SimpleNamespace(metrics=metrics, state=state(course.student))
+
+
+def test_all_ended_but_who_was_killed(processes):
+    assert processes.codes == [0, -signal.SIGKILL]
+
+
+@pytest.mark.parametrize("job", ["once", "itself"])
+def test_two_at_once_train_each_epoch_once(processes, alone, job):
+    found = processes.of(job)
+    for process in found:
+        assert_same(process, alone)
+        assert not process.warnings
+    assert sorted(processes.trained(job)) == NAMES
+    spent = [sum(metrics["time/epoch_s"] > 0 for metrics in process.metrics) for process in found]
+    assert spent == [process.metrics[-1]["trained_epochs"] for process in found]
+    assert sum(spent) == 6
+
+
+def test_who_waits_for_the_dead_goes_on_in_their_place(processes, alone):
+    """Nothing is trained twice but the epoch that was lost."""
+    found = SimpleNamespace(**torch.load(processes.out / "killed-0.pt"))
+    assert_same(found, alone)
+    assert found.busy
+    assert sorted(processes.trained("killed")) == sorted([*NAMES, DIES_IN])
+    assert found.metrics[-1]["reused_epochs"] == NAMES.index(DIES_IN)
+    assert not found.warnings
+
+
+def test_the_dead_stand_on_nothing(processes):
+    """All that they used goes when room is needed."""
+    folder = processes.out / "killed"
+    assert len(make_room(folder, 0)) == len(NAMES)
+    assert not states(folder)
+
+
+@pytest.mark.parametrize(
+    ("job", "like", "reused"),
+    [("saved", "alone", 0), ("taken", "alone", 6), ("part", "alone", 2), ("strangers", "alone", 0)],
+)
+def test_two_workers_reuse_what_two_workers_trained(processes, job, like, reused):
+    """All of it, a part and nothing, on both: the numbers of two workers alone."""
+    for rank, (found, expected) in enumerate(zip(processes.of(job), processes.of(like), strict=True)):
+        # A reused epoch's metrics are rank 0's, who evaluates; rank 1 reports to nobody.
+        assert_same_training(found, expected)
+        assert found.metrics[-1]["reused_epochs"] == reused
+        assert found.metrics[-1]["trained_epochs"] == 6 - reused
+        assert len(processes.trained(f"{job}-{rank}")) == 6 - reused
+        assert not found.warnings
+        if rank == 0:
+            assert numbers(found) == numbers(expected)
+
+
+def assert_same_training(found: SimpleNamespace, expected: SimpleNamespace) -> None:
+    """On any rank."""
+    assert found.order == list(range(1, len(expected.metrics) + 1))
+    for mine, theirs in zip(numbers(found), numbers(expected), strict=True):
+        assert {key: mine[key] for key in theirs} == theirs
+    assert not changed(found.state, expected.state)
+
+
+def test_two_workers_that_are_cut_off_go_on(processes):
+    for rank, (found, expected) in enumerate(zip(processes.of("cut"), processes.of("alone"), strict=True)):
+        assert_same_training(found, expected)
+        assert found.metrics[-1]["reused_epochs"] == 0
+        assert processes.trained(f"cut-{rank}.rest") == NAMES[3:]
+
+
+def test_two_workers_that_lose_a_state_train_it_anew(processes):
+    for rank, (found, expected) in enumerate(zip(processes.of("lost"), processes.of("lambda"), strict=True)):
+        assert_same_training(found, expected)
+        assert processes.trained(f"lost-{rank}") == NAMES
+
+
+def test_two_workers_wait_together(processes):
+    for found, expected in zip(processes.of("held"), processes.of("alone"), strict=True):
+        assert found.busy == 1
+        assert_same_training(found, expected)
+
+
+def test_what_one_of_two_workers_had_no_room_for_is_not_passed_on(processes):
+    """Its share of the gradients has other last digits than the key says."""
+    cards = (processes.out / "no room").glob("[!.]*/*/epoch.json")
+    assert sorted(json.loads(card.read_text())["about"]["stage"] for card in cards) == ["1", "1"]
+
+
+def test_workers_count_alike(processes):
+    """Both ranks say the same of who trained what."""
+    for job in ("taken", "part", "cut", "lost"):
+        first, second = processes.of(job)
+        for name in ("stage", "reused_epochs", "trained_epochs"):
+            assert [m[name] for m in first.metrics] == [m[name] for m in second.metrics]
+
+
+def test_one_worker_does_not_take_what_two_trained(processes, data, dropping):
+    shared = Checkpoints(processes.out / "two", 20, "one worker")
+    epochs = list(Distillation(TOGETHER, data, dropping, checkpoints=shared))
+    assert epochs[-1].metrics["reused_epochs"] == 0
