@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ikd_ray.bench.inputs import Request
 from ikd_ray.config import SweepConfig
+from ikd_ray.report.cache import STAGES
 from ikd_ray.report.console import Console
 from ikd_ray.report.records import TrialRecord, read_trials
 from ikd_ray.report.savings import savings, was_reused
@@ -21,7 +22,7 @@ from ikd_ray.report.savings import savings, was_reused
 NAMES = {True: "shared", False: "alone"}
 RESULT = "seconds.json"
 # PID and SID at one depth, with three learning rates; all that does not shape a prefix is free.
-STAGES = """
+STAGED = """
 params:
   regime: {{choice: [pid, sid]}}
   student_layers: {layers}
@@ -38,32 +39,35 @@ DEFAULT = Path(__file__).resolve().parents[2] / "search_spaces" / "default.yaml"
 
 @dataclass(frozen=True)
 class Sharing:
-    """The same trials twice: each by itself, and sharing. Seconds are those from the first trial to the last."""
+    """The same trials twice: each by itself, and sharing. Seconds are those from the first trial to the last.
+
+    None where they did not run by themselves.
+    """
 
     space: str
     trials: int
     concurrent: int
-    internal_alone: int
-    """Layer-epochs trained in internal stages."""
-    internal_shared: int
+    internal: int
+    """Layer-epochs in internal stages: what is trained where nothing is shared."""
+    internal_trained: int
     internal_ratio: float
-    classification_alone: int
-    """Epochs trained in stages with classification."""
-    classification_shared: int
-    seconds_alone: float
+    classification: int
+    """Epochs in stages with classification."""
+    classification_trained: int
     seconds_shared: float
-    times_faster: float
-    seconds_predicted: float
+    seconds_alone: float | None = None
+    times_faster: float | None = None
+    seconds_predicted: float | None = None
     """Those of the trials alone, less what the epochs that were not trained again took there."""
-    over_predicted: float
+    over_predicted: float | None = None
     """Seconds by those predicted."""
-    same_numbers: bool
+    same_numbers: bool | None = None
     """Whether every metric of every epoch is the same, to the last bit."""
 
 
 def measure(request: Request, trials: int, folder: Path, console: Console) -> Iterator[Sharing]:
-    """Run pairs of sweeps in processes of their own: PID and SID with just the head on top, with all on top, and
-    the default space.
+    """Run sweeps in processes of their own: PID and SID with just the head trained on top, the same with all
+    trained on top, each sharing and alone; and the default space, sharing.
 
     Real in every part. All use one teacher and its targets, made by the first sweep; no sweep finds an epoch
     that an earlier one saved.
@@ -71,48 +75,55 @@ def measure(request: Request, trials: int, folder: Path, console: Console) -> It
     Raises:
         RuntimeError: a sweep did not end well; the message has the end of what it wrote.
     """
-    spaces = {f"pid, sid: top trains {top}": _stages(request, top) for top in ("head", "all")}
-    for number, (name, text) in enumerate((spaces | {"default": DEFAULT.read_text()}).items()):
+    spaces = {f"pid, sid: top trains {top}": (_stages(request, top), True) for top in ("head", "all")}
+    spaces["default"] = DEFAULT.read_text(), False
+    for number, (name, (text, twice)) in enumerate(spaces.items()):
         space = folder / f"space-{number}.yaml"
         space.write_text(text)
-        found = {}
-        for share in (True, False):
+        found = []
+        for share in (True, False) if twice else (True,):
             sweep = f"{number}-{NAMES[share]}"
             with console.step(f"{name}: {trials} trials, {NAMES[share]}"):
                 seconds, concurrent = _sweep(request, trials, space, sweep, share, folder)
-            found[share] = read_trials(folder / "outputs" / sweep), seconds
-            shutil.rmtree(folder / "outputs" / "cache" / "stages", ignore_errors=True)
-        yield _compare(name, concurrent, found[False], found[True])
+            found.append((read_trials(folder / "outputs" / sweep), seconds))
+            shutil.rmtree(folder / "outputs" / "cache" / STAGES, ignore_errors=True)
+        yield _compare(name, concurrent, *found)
 
 
 def _stages(request: Request, top: str) -> str:
-    return STAGES.format(layers=request.student_layers, top=top)
+    return STAGED.format(layers=request.student_layers, top=top)
 
 
 def _compare(
     space: str,
     concurrent: int,
-    alone: tuple[list[TrialRecord], float],
     shared: tuple[list[TrialRecord], float],
+    alone: tuple[list[TrialRecord], float] | None = None,
 ) -> Sharing:
-    (lone, lone_s), (sharers, shared_s) = alone, shared
-    without, with_sharing = savings(lone), savings(sharers)
-    predicted = lone_s * _trained_share(lone, sharers)
-    return Sharing(
+    trials, seconds = shared
+    found = savings(trials)
+    sharing = Sharing(
         space=space,
-        trials=len(lone),
+        trials=len(trials),
         concurrent=concurrent,
-        internal_alone=without.internal_trained,
-        internal_shared=with_sharing.internal_trained,
-        internal_ratio=without.internal_trained / max(1, with_sharing.internal_trained),
-        classification_alone=without.classification_trained,
-        classification_shared=with_sharing.classification_trained,
+        internal=found.internal_total,
+        internal_trained=found.internal_trained,
+        internal_ratio=found.internal_ratio,
+        classification=found.classification_total,
+        classification_trained=found.classification_trained,
+        seconds_shared=seconds,
+    )
+    if alone is None:
+        return sharing
+    lone, lone_s = alone
+    predicted = lone_s * _trained_share(lone, trials)
+    return replace(
+        sharing,
         seconds_alone=lone_s,
-        seconds_shared=shared_s,
-        times_faster=lone_s / shared_s,
+        times_faster=lone_s / seconds,
         seconds_predicted=predicted,
-        over_predicted=shared_s / predicted,
-        same_numbers=list(map(_numbers, lone)) == list(map(_numbers, sharers)),
+        over_predicted=seconds / predicted,
+        same_numbers=list(map(_numbers, lone)) == list(map(_numbers, trials)),
     )
 
 

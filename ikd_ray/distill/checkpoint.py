@@ -11,7 +11,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ from ikd_ray.distill.upkeep import Upkeep
 CARD, WEIGHTS, OPTIMIZER = "epoch.json", "weights.safetensors", "optimizer.safetensors"
 
 
+NotWritten = (OSError, SafetensorError)  # what safetensors raises where the disk is full, too
+
+
 class LostStateError(RuntimeError):
     """A state that was there a moment ago cannot be read any more."""
 
@@ -37,8 +40,8 @@ class Saved:
 
     folder: Path
     metrics: dict[str, float]
-    trial: str  # the trial that trained it, for people
-    owner: str  # the same, unique
+    trial: str  # the trial that trained it
+    own: bool  # it is the very one that asks
 
     def weights(self) -> dict[str, Tensor]:
         """The parameters that the stage trains.
@@ -85,15 +88,25 @@ class Trajectory:
     """The epochs of one stage. A context: what is claimed within it is free again after it."""
 
     def __init__(
-        self, folder: Path, upkeep: Upkeep, about: Mapping[str, Any], trial: str, owner: str
+        self,
+        folder: Path,
+        upkeep: Upkeep,
+        about: Mapping[str, Any],
+        trial: str,
+        owner: str,
+        unreadable: set[Path],
     ) -> None:
-        self.key = folder.name
         self._folder, self._upkeep, self._about = folder, upkeep, about
-        self._trial, self._owner = trial, owner
+        self._trial, self._owner, self._unreadable = trial, owner, unreadable
         self.damaged: list[Path] = []  # what `look` found and was no intact state
         locks = folder.parent / ".locks"
         locks.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(locks / folder.name, blocking=False)
+
+    @property
+    def claimed(self) -> bool:
+        """Whether this is the process that trains the stage."""
+        return self._lock.is_locked
 
     def __enter__(self) -> Trajectory:
         return self
@@ -104,7 +117,7 @@ class Trajectory:
     def look(self, epoch: int) -> Saved | Busy | None:
         """The state after an epoch, or who else is at it; none: this process has claimed the stage, and trains it."""
         saved = self._find(epoch)
-        if saved is None and not self._lock.is_locked:
+        if saved is None and not self.claimed:
             try:
                 self._lock.acquire()
             except Timeout:
@@ -116,14 +129,15 @@ class Trajectory:
 
     def _find(self, epoch: int) -> Saved | None:
         folder = self._folder / str(epoch)
-        if not store.is_intact(folder):
+        if folder in self._unreadable or not store.is_intact(folder):
             return None
         try:
             card = json.loads((folder / CARD).read_text())
-            os.utime(folder)  # for who looks for the least recently used
         except OSError:
             return None
-        return Saved(folder, card["metrics"], card["trial"], card["owner"])
+        with suppress(OSError):  # it is another user's
+            os.utime(folder)  # for who looks for the least recently used
+        return Saved(folder, card["metrics"], card["trial"], card["owner"] == self._owner)
 
     def save(
         self,
@@ -135,9 +149,10 @@ class Trajectory:
         """Keep the state after an epoch, whole or not at all. To be called by who has claimed the stage.
 
         Raises:
-            OSError: the disk does not take it.
+            NotWritten: the disk does not take it.
         """
         target = self._folder / str(epoch)
+        self._unreadable.discard(target)
         store.discard(target)  # what was damaged
         card = {"metrics": dict(metrics), "trial": self._trial, "owner": self._owner, "about": self._about}
         with store.aside(target) as folder:
@@ -158,8 +173,8 @@ class Checkpoints:
             trial: what the trial is called where its states are used.
             owner: the same, in one word that no other trial anywhere has; none: one is made up.
         """
-        self.owner = owner or uuid.uuid4().hex
-        self._folder, self._trial = folder, trial
+        self._folder, self._trial, self._owner = folder, trial, owner or uuid.uuid4().hex
+        self._unreadable: set[Path] = set()
         self._upkeep = Upkeep(folder, disk_gb)
 
     @contextmanager
@@ -175,4 +190,8 @@ class Checkpoints:
     def trajectory(self, key: str, about: Mapping[str, Any]) -> Trajectory:
         """The epochs of the stage with a key; `about` tells people what they are."""
         self._upkeep.keep(key)
-        return Trajectory(self._folder / key, self._upkeep, about, self._trial, self.owner)
+        return Trajectory(self._folder / key, self._upkeep, about, self._trial, self._owner, self._unreadable)
+
+    def forget(self, saved: Saved) -> None:
+        """From now on the state counts as damaged: it could not be loaded."""
+        self._unreadable.add(saved.folder)

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ikd_ray.config import PrefixConfig, Trial
 from ikd_ray.data.tokens import TaskData
-from ikd_ray.distill.checkpoint import Busy, Checkpoints, LostStateError, Saved, Trajectory
+from ikd_ray.distill.checkpoint import (
+    Busy,
+    Checkpoints,
+    LostStateError,
+    NotWritten,
+    Saved,
+    Trajectory,
+)
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.evaluate import Comparison
 from ikd_ray.distill.linear import use_onednn
@@ -76,6 +84,7 @@ class Distillation:
         self.matched = layer_map(trial.student_layers, len(targets.teacher.layers))
         self.stages = REGIMES[trial.regime](trial)
         self._prefix_config, self._checkpoints = prefix or PrefixConfig(), checkpoints
+        self._warnings: list[str] = []
         self._build()
 
     def _build(self) -> None:
@@ -85,7 +94,6 @@ class Distillation:
         self._prefix = Prefix(self.student, self.data, self._prefix_config)
         self._compare = Comparison(self.student, self.data, self.targets, self.matched, self._prefix)
         self._behind: list[tuple[StageTraining, Saved]] = []  # states taken whose weights are not loaded yet
-        self._warnings: list[str] = []
 
     def __iter__(self) -> Iterator[Epoch | Busy]:
         """An `Epoch` for each; a `Busy` while another process trains the next one: go on, or come back, later.
@@ -97,19 +105,22 @@ class Distillation:
         while not complete:
             try:
                 for event in self._walk():
-                    if isinstance(event, Busy) or event.epoch > given:
-                        given += isinstance(event, Epoch)
+                    if isinstance(event, Busy):
                         yield event
+                    elif event.epoch > given:
+                        given = event.epoch
+                        warnings, self._warnings = tuple(self._warnings), []
+                        yield replace(event, warnings=warnings)
                 complete = True
             except LostStateError as error:  # from the start, where what is still there is taken again
-                self._build()
                 self._warnings.append(f"{in_one_line(error)}; trained anew")
+                self._build()
 
     def _walk(self) -> Iterator[Epoch | Busy]:
         done = epochs = reused = 0
         shared, layers = self._checkpoints, len(self.student.layers)
         key = start_key(self.trial, self.data, self.targets, self.matched, self.world) if shared else ""
-        with shared.in_use() if shared and self.world.rank == 0 else nullcontext():
+        with self._in_use():
             for number, stage in enumerate(self.stages, start=1):
                 before, later = done, sum(following.epochs for following in self.stages[number:])
                 kept = None
@@ -129,9 +140,7 @@ class Distillation:
                     remaining = stage.epochs - (done - before) + later
                     if not remaining:
                         self._catch_up()
-                    warnings, self._warnings = tuple(self._warnings), []
-                    place = remaining, number, len(self.stages), stage.name
-                    yield Epoch(done, *place, metrics, origin, warnings)
+                    yield Epoch(done, remaining, number, len(self.stages), stage.name, metrics, origin)
                 epochs = done - before
 
     def _epochs(
@@ -154,21 +163,42 @@ class Distillation:
                 if stage.ends(metrics):
                     return
 
-    def _trajectory(self, stage: Stage, key: str) -> Trajectory | nullcontext:
-        # Where the prefix found no room, numbers are not what the key says any more.
-        if self._checkpoints is None or self.world.rank or self._prefix.failed:
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """Within it nothing goes that this trial stands on."""
+        with ExitStack() as held:
+            if self._checkpoints and self.world.rank == 0:
+                self._try(lambda: held.enter_context(self._checkpoints.in_use()))
+            yield
+
+    def _try(self, action: Callable[[], Any]) -> Any:
+        """What the action gives; none where the disk refuses it, which costs others time, and nobody a number."""
+        try:
+            return action()
+        except NotWritten as error:
+            self._warnings.append(f"epochs cannot be shared ({in_one_line(error)})")
+            return None
+
+    def _is_exact(self) -> bool:
+        """Whether numbers are what the key says: the prefix found room, if it was to have some, on every worker."""
+        failed = torch.tensor(float(self._prefix.failed), device=self.world.device)
+        return not self.world.total(failed)
+
+    def _trajectory(self, stage: Stage, key: str) -> AbstractContextManager[Trajectory | None]:
+        if self._checkpoints is None or not self._is_exact() or self.world.rank:
             return nullcontext()
         trial = self.trial.params()
         names = ("regime", "student_layers", "student_init", "learning_rate", "seed")
         about = {"task": self.data.task.name, "stage": stage.name} | {name: trial[name] for name in names}
-        return self._checkpoints.trajectory(key, about)
+        return self._try(lambda: self._checkpoints.trajectory(key, about)) or nullcontext()
 
     def _look(self, trajectory: Trajectory | None, number: int) -> Saved | Busy | None:
         """What rank 0 finds of an epoch."""
         if self._checkpoints is None:
             return None
-        found = trajectory.look(number) if trajectory else None
+        found = None
         if trajectory:
+            found = self._try(lambda: trajectory.look(number))
             self._warnings += [f"{folder}: damaged; trained anew" for folder in trajectory.damaged]
             trajectory.damaged.clear()
         return self.world.agree(found)
@@ -179,10 +209,11 @@ class Distillation:
             self._behind.pop()
         self._behind.append((training, saved))
         self._compare.recall(saved.metrics)
-        if saved.owner == self._checkpoints.owner:  # this trial was cut off, and goes on
+        if saved.own:  # this trial was cut off, and goes on
             return dict(saved.metrics), ""
         spared = sum(saved.metrics[name] for name in TIMES)
-        return saved.metrics | dict.fromkeys(TIMES, 0.0) | {"time/reused_s": spared}, saved.trial
+        metrics = saved.metrics | dict.fromkeys(TIMES, 0.0) | {"time/reused_s": spared}
+        return metrics, saved.trial or "a trial without a name"
 
     def _catch_up(self, training: StageTraining | None = None) -> None:
         """Load the weights of the states taken; of `training`, which goes on, the optimizer too.
@@ -191,14 +222,16 @@ class Distillation:
             LostStateError: in one of the processes they are gone.
         """
         behind, self._behind = self._behind, []
-        states, lost = [], None
-        try:
-            for stage, saved in behind:
+        states, lost = [], []
+        for stage, saved in behind:
+            try:
                 states.append((stage, saved.weights(), saved.optimizer() if stage is training else None))
-        except LostStateError as error:
-            lost = error
-        if behind and self.world.total(torch.tensor(float(lost is not None), device=self.world.device)):
-            raise lost or LostStateError("another worker's state is gone")
+            except LostStateError as error:
+                lost.append((saved, error))
+        if behind and self.world.total(torch.tensor(float(len(lost)), device=self.world.device)):
+            for saved, _ in lost or behind:
+                self._checkpoints.forget(saved)
+            raise lost[0][1] if lost else LostStateError("a worker cannot read what another one can")
         for stage, weights, optimizer in states:
             if stage.stage.frozen(len(self.student.layers)) < self._prefix.depth:
                 self._prefix.raise_to(0)  # of what is below it something changes
@@ -207,13 +240,11 @@ class Distillation:
     def _save(
         self, trajectory: Trajectory | None, training: StageTraining, number: int, metrics: dict[str, float]
     ) -> None:
-        if trajectory is None or self._prefix.failed:
+        if self._checkpoints is None or not self._is_exact() or not (trajectory and trajectory.claimed):
             return
         over = training.stage.decays and number == training.stage.epochs  # nobody goes on from there
-        try:
-            trajectory.save(number, metrics, training.weights(), {} if over else training.optimizer())
-        except OSError as error:
-            self._warnings.append(f"an epoch cannot be saved for others ({in_one_line(error)})")
+        optimizer = {} if over else training.optimizer()
+        self._try(lambda: trajectory.save(number, metrics, training.weights(), optimizer))
 
     def _train(self, training: StageTraining, number: int, kept: Path | None) -> dict[str, float]:
         """Train an epoch and evaluate the student."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ikd_ray.config import PrefixConfig
@@ -61,7 +62,7 @@ class Prefix:
             for split in target:
                 self._fill(split, target[split], source.get(split), below)
             if target and kept:
-                with suppress(OSError):  # others compute it themselves
+                with suppress(OSError, SafetensorError):  # others compute it themselves
                     store.ensure(kept, lambda folder: _write(folder, target))
         self._stored = target
 
@@ -116,7 +117,7 @@ def _read(kept: Path, arrays: dict[str, ByLength]) -> bool:
     try:
         values = load_file(kept / KEPT)
         os.utime(kept)  # for who looks for the least recently used
-    except OSError:
+    except (OSError, SafetensorError):
         return False
     for split, array in arrays.items():
         array.values[:] = values[split]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -12,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 IN_USE, GOING, HOUSEKEEPING = ".in_use", ".going", ".housekeeping.lock"
 LOOK_EVERY = 0.02  # of the room: so much is saved between two looks at all there is
@@ -163,19 +162,17 @@ def seen_in_use(folder: Path) -> set[str]:
     """
     used = set()
     for lock in _locks(folder / IN_USE):
-        with suppress(FileNotFoundError), open(lock) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # till the file is closed
-            except BlockingIOError:
-                used |= _keys(lock.with_suffix(""))
+        try:
+            with FileLock(lock, blocking=False):
+                pass
+        except Timeout:
+            used |= _keys(lock.with_suffix(""))
     return used
 
 
 def _locks(home: Path) -> list[Path]:
-    try:
-        return [
-            path for path in home.iterdir() if path.suffix == ".lock"
-        ]  # glob() is silent where it may not read
+    try:  # not with glob(), which finds nothing where it may not read
+        return [path for path in home.iterdir() if path.suffix == ".lock"]
     except FileNotFoundError:
         return []
 

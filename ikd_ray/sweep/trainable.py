@@ -19,6 +19,7 @@ from ikd_ray.distill.loop import Distillation, Epoch
 from ikd_ray.distill.student import size_metrics
 from ikd_ray.distill.training import DivergedError
 from ikd_ray.distill.world import World
+from ikd_ray.report.cache import STAGES
 from ikd_ray.report.records import TrialRecord, write_trial
 from ikd_ray.sweep.cluster import Shares
 from ikd_ray.sweep.prepare import Shared
@@ -26,7 +27,6 @@ from ikd_ray.sweep.results import FAILED, REPORT, WAITS, Waits, trial_id
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-STAGES = "stages"  # saved epochs, in the cache
 SCRATCH = ".tune"  # Tune's and Train's own state below a sweep's folder; removed at its end
 
 
