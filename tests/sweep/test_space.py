@@ -226,18 +226,14 @@ def test_shipped_grids():
 
 
 def test_the_default_space_searches_each_regimes_own_parameters():
-    shared = {
-        "regime",
-        "student_layers",
-        "student_init",
-        "temperature",
-        "lambda",
-        "learning_rate",
-        "epochs",
-    }
+    always = {"regime", "student_layers", "student_init", "lambda", "learning_rate", "epochs"}
+    shared = always | {"temperature"}
     internal = shared | {"internal_losses", "internal_weight"}
-    staged = internal | {"soft_labels", "epochs_per_layer", "cosine_threshold", "top_trains"}
-    expected = {"kd": shared, "id": internal, "pid": staged, "sid": staged}
-    rows = suggestions(load_space(SHIPPED / "default.yaml"), seed=0, count=50)
-    assert {row["regime"] for row in rows} == set(expected)
-    assert all(set(row) == expected[row["regime"]] for row in rows)
+    staged = {"soft_labels", "epochs_per_layer", "cosine_threshold", "top_trains"}
+    expected = {("kd", "top"): shared, ("id", "top"): internal}
+    for regime in ("pid", "sid"):
+        expected |= {(regime, "top"): shared | staged, (regime, "always"): always | staged}
+    rows = suggestions(load_space(SHIPPED / "default.yaml"), seed=0, count=100)
+    kinds = [(row["regime"], row.get("soft_labels", "top")) for row in rows]
+    assert set(kinds) == set(expected)
+    assert all(set(row) == expected[kind] for row, kind in zip(rows, kinds, strict=True))
