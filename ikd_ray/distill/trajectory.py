@@ -7,6 +7,7 @@ is no part of its key, so trials that differ in nothing else share its epochs.
 from __future__ import annotations
 
 import dataclasses
+import os
 from functools import cache
 from pathlib import Path
 
@@ -24,13 +25,25 @@ from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.world import World
 
 STOP_RULE = ("epochs", "cosine_threshold")
+VARIABLES = (  # of the environment, by which the libraries below PyTorch choose how they compute
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "ONEDNN_MAX_CPU_ISA",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "NVIDIA_TF32_OVERRIDE",
+)
 
 
 @cache
 def _code() -> str:
     """The code that computes: whoever changes it gets new numbers, or must not be told that they are the same."""
     root = Path(ikd_ray.__file__).parent
-    files = sorted(path for room in ("data", "distill") for path in (root / room).glob("*.py"))
+    files = [
+        root / "tasks.py",
+        *sorted((root / "data").glob("*.py")),
+        *sorted((root / "distill").glob("*.py")),
+    ]
     return store.digest([[path.name, store.file_digest(path)] for path in files])
 
 
@@ -47,6 +60,8 @@ def environment(world: World) -> list[object]:
         processor(),
         torch.backends.cpu.get_cpu_capability(),
         torch.get_float32_matmul_precision(),
+        torch.are_deterministic_algorithms_enabled(),
+        [os.environ.get(name) for name in VARIABLES],
         torch.get_num_threads(),
         ONEDNN,
         world.size,

@@ -180,12 +180,18 @@ def stages_table(stages: Sequence[SavedStage]) -> Table:
     for name in ("task", "regime", "stage", "layers", "init", "rate", "seed"):
         table.add_column(name, justify="right" if name in numbers else "left")
     for name in ("epochs", "size", "last used", "in use"):
-        table.add_column(name, justify="right" if name in numbers else "left")
+        table.add_column(name, justify="right" if name in numbers else "left", no_wrap=True)
     for stage in stages[:SHOWN]:
         facts = [_fact(stage.about, name) for name in ("task", "regime", "stage", "student_layers")]
         facts += [_fact(stage.about, name) for name in ("student_init", "learning_rate", "seed")]
         in_use = {True: "yes", False: "no", None: "?"}[stage.in_use]
-        cells = [*facts, ranges(stage.epochs) or NONE, size_text(stage.bytes), _moment(stage.used), in_use]
+        cells = [
+            *facts,
+            ranges(stage.epochs) or NONE,
+            size_text(stage.bytes),
+            _moment(stage.used)[:10],
+            in_use,
+        ]
         table.add_row(*map(Text, cells))
     return table
 
