@@ -61,8 +61,8 @@ def measure(trials: int, folder: Path, concurrent: int = 2) -> Overhead:
     its actors, each trial's student (of a teacher with 6 layers, hidden size 32 and random weights) and its
     folder, a fresh SQLite store of MLflow, the terminal's lines (in `folder/sweep.log`), Pareto front, plot and
     tables. Made up: the epochs. Each trial reports three at once, with every metric that a real one of its regime
-    has. So `seconds_a_trial` is what a trial costs besides training and evaluation, less what grows with the
-    model: to copy, save and checksum a student.
+    has. So `seconds_a_trial` is what a trial costs besides training and evaluation, less what it costs to find and
+    to save epochs, and what grows with the model: to copy, save and checksum a student.
 
     Args:
         trials: at least two.

@@ -38,14 +38,14 @@ def bench(request: Request, as_json: bool) -> None:
     """
     file = sys.stderr if as_json else sys.stdout
     console = Console(file)
-    if request.overhead_trials:
-        found = _overhead(request, console)
-        table.show_sweeps(found, file)
-        document: Any = {"overhead": [asdict(result) for result in found]}
-    elif request.sharing_trials:
+    if request.sharing_trials:
         found = _sharing(request, console)
         table.show_sweeps(found, file)
-        document = {"sharing": [asdict(result) for result in found]}
+        document: Any = {"sharing": [asdict(result) for result in found]}
+    elif request.overhead_trials:
+        found = _overhead(request, console)
+        table.show_sweeps(found, file)
+        document = {"overhead": [asdict(result) for result in found]}
     else:
         report = _epochs(request, console)
         table.show(report, file)
@@ -69,8 +69,8 @@ def _overhead(request: Request, console: Console) -> list[Any]:
 
 def _sharing(request: Request, console: Console) -> list[Any]:
     """What `sharing.measure` says of sweeps of so many trials."""
-    if request.peers or request.limit:
-        raise UsageError("--sharing-trials measures whole sweeps; leave --peer and --limit out")
+    if request.peers or request.limit or request.overhead_trials:
+        raise UsageError("--sharing-trials measures that alone; leave --peer, --limit, --overhead-trials out")
     inputs.find(request)  # what is wrong with a flag is said now
     from ikd_ray.bench.sharing import measure  # starts Ray, which nothing else here needs
 

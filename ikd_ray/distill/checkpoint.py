@@ -1,8 +1,9 @@
 """Saved epochs of stages, found by what determines them, so that no two trials train the same epoch.
 
-FOLDER/KEY/EPOCH/             one epoch's state: metrics, weights that the stage trains, optimizer
-FOLDER/.locks/KEY             held by the process that trains the stage
-FOLDER/.in_use/               what running trials stand on (see `ikd_ray.distill.upkeep`)
+FOLDER/KEY/EPOCH/     one epoch's state: metrics, weights that the stage trains, optimizer
+FOLDER/KEY/cls-EPOCH/ what the whole encoder gives then, where it is frozen from there on
+FOLDER/.locks/KEY     held by the process that trains the stage
+FOLDER/.in_use/, .going/, .housekeeping.lock: see `ikd_ray.distill.upkeep`
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ikd_ray.data import store
-from ikd_ray.distill.upkeep import Upkeep
+from ikd_ray.distill.upkeep import LOCKS, Upkeep
 
 CARD, WEIGHTS, OPTIMIZER = "epoch.json", "weights.safetensors", "optimizer.safetensors"
 
@@ -70,12 +71,12 @@ class Saved:
 class Busy:
     """What a trial waits for: an epoch that another process is training."""
 
-    folder: Path
+    folder: Path | None  # none: no epoch will do, but the other one's end with the stage
     lock: Path
 
     def ready(self) -> bool:
         """Whether there is no reason to wait any longer: the epoch is there, or nobody trains it any more."""
-        if self.folder.exists():
+        if self.folder and store.is_intact(self.folder):
             return True
         try:
             with FileLock(self.lock, blocking=False):
@@ -99,9 +100,8 @@ class Trajectory:
         self._folder, self._upkeep, self._about = folder, upkeep, about
         self._trial, self._owner, self._unreadable = trial, owner, unreadable
         self.damaged: list[Path] = []  # what `look` found and was no intact state
-        locks = folder.parent / ".locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(locks / folder.name, blocking=False)
+        self._lock = FileLock(folder.parent / LOCKS / folder.name, blocking=False)
+        self._gave_up = False
 
     @property
     def claimed(self) -> bool:
@@ -115,13 +115,20 @@ class Trajectory:
         self._lock.release()
 
     def look(self, epoch: int) -> Saved | Busy | None:
-        """The state after an epoch, or who else is at it; none: this process has claimed the stage, and trains it."""
+        """The state after an epoch, or who else is at it; none: it is this process's to train.
+
+        Unless it gave the stage up, this process has claimed it then.
+
+        Raises:
+            OSError: it cannot be claimed.
+        """
         saved = self._find(epoch)
-        if saved is None and not self.claimed:
+        if saved is None and not self.claimed and not self._gave_up:
+            folder = self._folder / str(epoch)
             try:
                 self._lock.acquire()
             except Timeout:
-                return Busy(self._folder / str(epoch), Path(self._lock.lock_file))
+                return Busy(None if folder in self._unreadable else folder, Path(self._lock.lock_file))
             saved = self._find(epoch)  # it may have come since
         if saved is None and (self._folder / str(epoch)).exists():
             self.damaged.append(self._folder / str(epoch))
@@ -138,6 +145,11 @@ class Trajectory:
         with suppress(OSError):  # it is another user's
             os.utime(folder)  # for who looks for the least recently used
         return Saved(folder, card["metrics"], card["trial"], card["owner"] == self._owner)
+
+    def give_up(self) -> None:
+        """Leave the stage to others from now on: what this process trains of it will not be saved."""
+        self._gave_up = True
+        self._lock.release()
 
     def save(
         self,
@@ -188,7 +200,11 @@ class Checkpoints:
         return self._folder / key / name
 
     def trajectory(self, key: str, about: Mapping[str, Any]) -> Trajectory:
-        """The epochs of the stage with a key; `about` tells people what they are."""
+        """The epochs of the stage with a key; `about` tells people what they are.
+
+        Raises:
+            OSError: the disk does not take the note that they are in use.
+        """
         self._upkeep.keep(key)
         return Trajectory(self._folder / key, self._upkeep, about, self._trial, self._owner, self._unreadable)
 

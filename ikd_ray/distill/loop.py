@@ -48,7 +48,8 @@ class Epoch:
     stage_name: str
     metrics: dict[str, float]
     reused_from: str = ""  # the trial that trained it, where that is another one
-    warnings: tuple[str, ...] = ()  # what happened to saved epochs that should not
+    earlier: bool = False  # this trial trained it itself, before it was cut off
+    warnings: tuple[str, ...] = ()  # what happened to saved epochs that should not, since the epoch before
 
 
 class Distillation:
@@ -84,7 +85,7 @@ class Distillation:
         self.matched = layer_map(trial.student_layers, len(targets.teacher.layers))
         self.stages = REGIMES[trial.regime](trial)
         self._prefix_config, self._checkpoints = prefix or PrefixConfig(), checkpoints
-        self._warnings: list[str] = []
+        self.warnings: list[str] = []  # all, whether they are reported yet or not
         self._build()
 
     def _build(self) -> None:
@@ -101,7 +102,7 @@ class Distillation:
         Raises:
             DivergedError: a loss became NaN or infinite.
         """
-        given, complete = 0, False
+        given, told, complete = 0, 0, False
         while not complete:
             try:
                 for event in self._walk():
@@ -109,18 +110,18 @@ class Distillation:
                         yield event
                     elif event.epoch > given:
                         given = event.epoch
-                        warnings, self._warnings = tuple(self._warnings), []
+                        told, warnings = len(self.warnings), tuple(self.warnings[told:])
                         yield replace(event, warnings=warnings)
                 complete = True
             except LostStateError as error:  # from the start, where what is still there is taken again
-                self._warnings.append(f"{in_one_line(error)}; trained anew")
+                self.warnings.append(f"{in_one_line(error)}; trained anew")
                 self._build()
 
     def _walk(self) -> Iterator[Epoch | Busy]:
         done = epochs = reused = 0
-        shared, layers = self._checkpoints, len(self.student.layers)
-        key = start_key(self.trial, self.data, self.targets, self.matched, self.world) if shared else ""
-        with self._in_use():
+        with self._in_use() as shared:
+            layers = len(self.student.layers)
+            key = start_key(self.trial, self.data, self.targets, self.matched, self.world) if shared else ""
             for number, stage in enumerate(self.stages, start=1):
                 before, later = done, sum(following.epochs for following in self.stages[number:])
                 kept = None
@@ -133,20 +134,22 @@ class Distillation:
                     if isinstance(event, Busy):
                         yield event
                         continue
-                    metrics, origin = event
+                    metrics, origin, earlier = event
                     done, reused = done + 1, reused + bool(origin)
                     counts = {"stage": number, "reused_epochs": reused, "trained_epochs": done - reused}
                     metrics |= {name: float(count) for name, count in counts.items()}
                     remaining = stage.epochs - (done - before) + later
                     if not remaining:
                         self._catch_up()
-                    yield Epoch(done, remaining, number, len(self.stages), stage.name, metrics, origin)
+                    place = done, remaining, number, len(self.stages), stage.name
+                    yield Epoch(*place, metrics, origin, earlier)
                 epochs = done - before
 
     def _epochs(
         self, stage: Stage, key: str, kept: Path | None
-    ) -> Iterator[tuple[dict[str, float], str] | Busy]:
-        """A stage's epochs until it ends: metrics, and which other trial they are reused from, if any."""
+    ) -> Iterator[tuple[dict[str, float], str, bool] | Busy]:
+        """A stage's epochs until it ends: metrics, which other trial they are reused from, if any, and whether
+        this one trained them before it was cut off."""
         arguments = (self.trial, self.data, self.targets, self.matched, self.world, self._prefix)
         training = StageTraining(self.student, stage, *arguments)
         with self._trajectory(stage, key) as trajectory:
@@ -159,25 +162,28 @@ class Distillation:
                     self._catch_up(training)
                     metrics, origin = self._train(training, number, kept), ""
                     self._save(trajectory, training, number, metrics)
-                yield metrics, origin
+                yield metrics, origin, bool(saved) and saved.own
                 if stage.ends(metrics):
                     return
 
     @contextmanager
-    def _in_use(self) -> Iterator[None]:
-        """Within it nothing goes that this trial stands on."""
+    def _in_use(self) -> Iterator[Checkpoints | None]:
+        """Saved epochs, of which nothing goes that this trial stands on; none where that cannot be made sure of."""
         with ExitStack() as held:
-            if self._checkpoints and self.world.rank == 0:
-                self._try(lambda: held.enter_context(self._checkpoints.in_use()))
-            yield
+            if self._checkpoints:
+                alone = self.world.rank > 0  # rank 0 sees to it for all
+                there = alone or self._try(lambda: held.enter_context(self._checkpoints.in_use()))
+                self._checkpoints = self._checkpoints if self.world.agree(there) else None
+            yield self._checkpoints
 
-    def _try(self, action: Callable[[], Any]) -> Any:
-        """What the action gives; none where the disk refuses it, which costs others time, and nobody a number."""
+    def _try(self, action: Callable[[], Any]) -> bool:
+        """Whether the disk takes it. What it refuses costs others time, and nobody a number."""
         try:
-            return action()
+            action()
         except NotWritten as error:
-            self._warnings.append(f"epochs cannot be shared ({in_one_line(error)})")
-            return None
+            self.warnings.append(f"epochs cannot be shared ({in_one_line(error)})")
+            return False
+        return True
 
     def _is_exact(self) -> bool:
         """Whether numbers are what the key says: the prefix found room, if it was to have some, on every worker."""
@@ -190,18 +196,21 @@ class Distillation:
         trial = self.trial.params()
         names = ("regime", "student_layers", "student_init", "learning_rate", "seed")
         about = {"task": self.data.task.name, "stage": stage.name} | {name: trial[name] for name in names}
-        return self._try(lambda: self._checkpoints.trajectory(key, about)) or nullcontext()
+        made: list[AbstractContextManager] = [nullcontext()]
+        self._try(lambda: made.append(self._checkpoints.trajectory(key, about)))
+        return made[-1]
 
     def _look(self, trajectory: Trajectory | None, number: int) -> Saved | Busy | None:
         """What rank 0 finds of an epoch."""
         if self._checkpoints is None:
             return None
-        found = None
+        found: list[Saved | Busy | None] = [None]
         if trajectory:
-            found = self._try(lambda: trajectory.look(number))
-            self._warnings += [f"{folder}: damaged; trained anew" for folder in trajectory.damaged]
+            if not self._try(lambda: found.append(trajectory.look(number))):
+                trajectory.give_up()
+            self.warnings += [f"{folder}: damaged; trained anew" for folder in trajectory.damaged]
             trajectory.damaged.clear()
-        return self.world.agree(found)
+        return self.world.agree(found[-1])
 
     def _take(self, training: StageTraining, saved: Saved) -> tuple[dict[str, float], str]:
         """An epoch as it is. Its weights are loaded when they are needed."""
@@ -222,29 +231,30 @@ class Distillation:
             LostStateError: in one of the processes they are gone.
         """
         behind, self._behind = self._behind, []
-        states, lost = [], []
+        lost = None
         for stage, saved in behind:
-            try:
-                states.append((stage, saved.weights(), saved.optimizer() if stage is training else None))
-            except LostStateError as error:
-                lost.append((saved, error))
-        if behind and self.world.total(torch.tensor(float(len(lost)), device=self.world.device)):
-            for saved, _ in lost or behind:
-                self._checkpoints.forget(saved)
-            raise lost[0][1] if lost else LostStateError("a worker cannot read what another one can")
-        for stage, weights, optimizer in states:
             if stage.stage.frozen(len(self.student.layers)) < self._prefix.depth:
                 self._prefix.raise_to(0)  # of what is below it something changes
-            stage.load(weights, optimizer)
+            try:
+                stage.load(saved.weights(), saved.optimizer() if stage is training else None)
+            except LostStateError as error:
+                self._checkpoints.forget(saved)
+                lost = error
+        if behind and self.world.total(torch.tensor(float(lost is not None), device=self.world.device)):
+            if self.world.size > 1:  # who sees what others do not will go on so
+                self._checkpoints = None
+            raise lost or LostStateError("a worker cannot read what another one can")
 
     def _save(
         self, trajectory: Trajectory | None, training: StageTraining, number: int, metrics: dict[str, float]
     ) -> None:
-        if self._checkpoints is None or not self._is_exact() or not (trajectory and trajectory.claimed):
+        exact = self._checkpoints is not None and self._is_exact()
+        if trajectory is None or not trajectory.claimed:
             return
         over = training.stage.decays and number == training.stage.epochs  # nobody goes on from there
         optimizer = {} if over else training.optimizer()
-        self._try(lambda: trajectory.save(number, metrics, training.weights(), optimizer))
+        if not (exact and self._try(lambda: trajectory.save(number, metrics, training.weights(), optimizer))):
+            trajectory.give_up()  # nobody need wait for what will not come
 
     def _train(self, training: StageTraining, number: int, kept: Path | None) -> dict[str, float]:
         """Train an epoch and evaluate the student."""

@@ -172,6 +172,7 @@ class StageTraining:
             self._prefix.raise_to(stage.frozen(len(self._model.layers)))
         with self._in_place():
             self._prepare()
+            loss_of = self._wrapped()
             torch.manual_seed(_seed("dropout", settings.seed, stage.name, number, world.rank))
             lengths = self._data.train.lengths
             plan = training_plan(lengths, settings.batch_size, settings.seed, stage.name, number)
@@ -180,7 +181,7 @@ class StageTraining:
                 self._optimizer.param_groups[0]["lr"] = settings.learning_rate * rate_factor(
                     stage, (number - 1) * len(plan) + index, len(plan)
                 )
-                names, losses = self._step(*fed, len(rows))
+                names, losses = self._step(loss_of, *fed, len(rows))
                 sums = sums + losses * len(fed[0])
         means = (world.total(sums) / len(lengths)).tolist()
         metrics = {f"train/{name}": value for name, value in zip(names, means, strict=True)}
@@ -190,12 +191,17 @@ class StageTraining:
         return metrics
 
     def _step(
-        self, batch: Batch, target: TargetBatch | None, start: Tensor | None, total_rows: int
+        self,
+        loss_of: nn.Module,
+        batch: Batch,
+        target: TargetBatch | None,
+        start: Tensor | None,
+        total_rows: int,
     ) -> tuple[list[str], Tensor]:
         """One step on this process's share of a batch of `total_rows`; returns the share's mean losses."""
         # Its targets are the teacher's, who knows the whole vocabulary.
         seen = self._vocabulary.translate(batch) if self._vocabulary else batch
-        total, losses = self._loss_of(seen, target, start)
+        total, losses = loss_of(seen, target, start)
         self._optimizer.zero_grad(set_to_none=True)
         # Workers' gradients are averaged as if their shares were equal.
         (total * (len(batch) * self._world.size / total_rows)).backward()
@@ -213,16 +219,17 @@ class StageTraining:
     def _prepare(self) -> None:
         """Free the stage's parameters; the first time also make what steps them, which must find them in place."""
         freeze(self._model, self.stage)
-        if self._optimizer is not None:
-            return
+        if self._optimizer is None:
+            trained, rate = list(self._trained().values()), self._settings.learning_rate
+            self._optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0, fused=True)
+
+    def _wrapped(self) -> nn.Module:
+        """The stage's losses, made anew for each epoch: after its first step DDP adds gradients up in another order,
+        so that an epoch's numbers would depend on whether this process trained the one before."""
         # Attention alone gives the top layer's values and feed-forward part no gradient.
         some_unused = not (self.stage.cos or self.stage.classifies)
         loss_of = StageLoss(self._model, self.stage, self._matched, self._world.autocast)
-        self._loss_of = self._world.wrap(loss_of, some_unused)
-        rate = self._settings.learning_rate
-        self._optimizer = torch.optim.AdamW(
-            list(self._trained().values()), lr=rate, weight_decay=0.0, fused=True
-        )
+        return self._world.wrap(loss_of, some_unused)
 
     def _trained(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self._model.named_parameters() if p.requires_grad}

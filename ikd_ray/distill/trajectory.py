@@ -69,9 +69,9 @@ def environment(world: World) -> list[object]:
 
 
 def start_key(trial: Trial, data: TaskData, targets: Targets, matched: tuple[int, ...], world: World) -> str:
-    """The key of a student that has not been trained yet, and of how it will be."""
+    """The key of a student that has not been trained yet, and of how it will be; all processes must ask at once."""
     settings = [trial.student_layers, trial.student_init, trial.seed, trial.learning_rate, trial.batch_size]
-    return store.digest(environment(world), data.key, targets.fingerprint(matched), settings)
+    return store.digest(world.gather(environment(world)), data.key, targets.fingerprint(matched), settings)
 
 
 def stage_key(parent: str, epochs: int, stage: Stage, prefix: bool) -> str:

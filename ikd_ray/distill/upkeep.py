@@ -13,7 +13,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-IN_USE, GOING, HOUSEKEEPING = ".in_use", ".going", ".housekeeping.lock"
+from ikd_ray.data import store
+
+IN_USE, GOING, LOCKS, HOUSEKEEPING = ".in_use", ".going", ".locks", ".housekeeping.lock"
 LOOK_EVERY = 0.02  # of the room: so much is saved between two looks at all there is
 
 
@@ -48,12 +50,14 @@ def _bytes(folder: Path) -> int:
     return size
 
 
+_since_look: dict[Path, float] = {}  # bytes that this process has saved since it last looked at all there is
+
+
 class Upkeep:
     """One process's part in it: it says what it stands on, and makes room when it saves."""
 
     def __init__(self, folder: Path, disk_gb: float) -> None:
         self._folder, self._room = folder, disk_gb * 1e9
-        self._saved = self._room  # since the last look: the first one is due
         self._lease: Path | None = None
 
     @contextmanager
@@ -61,6 +65,7 @@ class Upkeep:
         """Within it, nothing of what is given to `keep` goes."""
         home = self._folder / IN_USE
         home.mkdir(parents=True, exist_ok=True)
+        (self._folder / LOCKS).mkdir(exist_ok=True)
         lease = home / uuid.uuid4().hex
         lock = FileLock(lease.with_suffix(".lock"))
         # Not while somebody makes room: a lock that nobody holds is a killed process's to them.
@@ -85,16 +90,19 @@ class Upkeep:
 
     def saved(self, folder: Path) -> None:
         """Note a new state; makes room where all together take too much."""
-        self._saved += _bytes(folder)
-        if self._saved >= LOOK_EVERY * self._room:
-            self._saved = 0
-            make_room(self._folder, self._room)
+        since = _since_look.get(self._folder, self._room) + _bytes(folder)  # the first look is due
+        if since >= LOOK_EVERY * self._room:
+            since = 0
+            with suppress(OSError):  # another time, then
+                make_room(self._folder, self._room)
+        _since_look[self._folder] = since
 
 
 def make_room(folder: Path, room: float) -> list[State]:
     """Remove states, the least recently used first, until the others take at most `room` bytes.
 
-    What a running trial stands on stays, even if that is more. What killed processes left goes.
+    What a running trial stands on stays, even if that is more. What killed processes left goes. Where the disk
+    is nearly full, what others need of it is not for the states.
 
     Returns:
         What went.
@@ -105,6 +113,7 @@ def make_room(folder: Path, room: float) -> list[State]:
         used = _in_use(folder)
         there = sorted(states(folder), key=lambda state: state.used)
         total = sum(state.bytes for state in there)
+        room = min(room, store.SPARE * (total + shutil.disk_usage(folder).free))
         for state in there:
             if total <= room:
                 break
@@ -117,6 +126,9 @@ def make_room(folder: Path, room: float) -> list[State]:
                     _set_aside(left, going)
                 with suppress(OSError):  # it holds something
                     stage.rmdir()
+        for lock in (folder / LOCKS).glob("*"):
+            if lock.name not in used and not (folder / lock.name).exists():
+                lock.unlink(missing_ok=True)
     for path in going.iterdir():  # this takes long, and nobody need wait for it
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

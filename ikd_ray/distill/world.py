@@ -46,6 +46,14 @@ class World:
         dist.broadcast_object_list(shared, src=0, device=self.device)
         return shared[0]
 
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, by rank, in every process."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
     def total(self, values: Tensor) -> Tensor:
         """Sum over the processes, elementwise."""
         if self.size > 1:

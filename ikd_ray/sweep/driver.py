@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -28,10 +29,12 @@ class SweepCallback(tune.Callback):
         layer_maps: Mapping[int, tuple[int, ...]],
         tracker: Tracker,
         console: Console,
+        stop: Callable[[], None],
     ) -> None:
+        """`stop` is called on Ctrl-C."""
         self._sweep, self._layer_maps = sweep, layer_maps
         self._tracker, self._console = tracker, console
-        self._writer = Writer()
+        self._writer, self._stop = Writer(), stop
         self._warned = False
         self._origins: dict[str, set[str]] = defaultdict(set)  # trial -> the trials whose epochs it took
         self._warnings: dict[str, list[str]] = defaultdict(list)
@@ -39,6 +42,17 @@ class SweepCallback(tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for `Tuner.restore`, which sweeps do not go on by.
         return {}
+
+    def setup(self, **info: Any) -> None:
+        """Listen to Ctrl-C beside Tune, which by now does."""
+        tunes = signal.getsignal(signal.SIGINT)
+
+        def listen(number: int, frame: Any) -> None:
+            self._stop()
+            if callable(tunes):
+                tunes(number, frame)
+
+        signal.signal(signal.SIGINT, listen)
 
     def close(self, interrupted: bool = False) -> None:
         """Have everything written that is still to write; where the user waits for the end, `Tracker.settle` does."""
@@ -125,7 +139,9 @@ class SweepCallback(tune.Callback):
 
     def _failed(self, trial: Any, reason: str) -> None:
         number, params, layers = self._described(trial)
-        record = TrialRecord(trial_id(number), number, params, layers, "failed", reason=reason)
+        name = trial_id(number)
+        told = {"reused_from": sorted(self._origins[name]), "warnings": self._warnings[name]}
+        record = TrialRecord(name, number, params, layers, "failed", reason=reason, **told)
         write_trial(self._sweep, record)
         self._track(self._tracker.trial_ended, record.id, "FAILED", reason)
         self._console.trial_failed(record.id, reason)

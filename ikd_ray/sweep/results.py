@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ikd_ray.distill.checkpoint import Busy
 
@@ -18,6 +19,11 @@ class Waits:
     busy: Busy
     reported: int  # epochs
     spent_s: float
+    warnings: list[str]
+
+    def resumption(self) -> dict[str, Any]:
+        """What the trial is given when it comes again."""
+        return {"reported": self.reported, "spent_s": self.spent_s, "warnings": self.warnings}
 
 
 def trial_id(number: int) -> str:

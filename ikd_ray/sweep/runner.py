@@ -296,7 +296,7 @@ def _trials(request: Request, course: Course, tracker: Tracker, console: Console
     matched = {depth: layer_map(depth, request.source.layers) for depth in request.depths}
     metric = f"dev/{request.task.metric}"
     if missing > 0:
-        callback = SweepCallback(request.folder, matched, tracker, console)
+        callback = SweepCallback(request.folder, matched, tracker, console, search.stop)
         tuner = tune.Tuner(
             trainable_for(course),
             tune_config=tune.TuneConfig(

@@ -104,6 +104,7 @@ class OrderedSearch(Searcher):
         self._outcomes: dict[int, Outcome] = {}
         self._untold: list[int] = []  # trials whose outcome the sampler has not seen, in order
         self._left = trials  # to be suggested
+        self._stopped = False
         self._running: dict[str, dict[str, Any]] = {}  # Tune's trial id -> what it was given
         self._waiting: list[tuple[dict[str, Any], Waits]] = []
         self._interrupted: list[optuna.trial.FrozenTrial] = []
@@ -127,20 +128,26 @@ class OrderedSearch(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's `number` and `params`; none while it must wait for others.
 
-        One that has waited comes again, with the epochs that it has `reported` and the seconds it has `spent_s`.
+        One that has waited comes again, with what `Waits.resumption` says.
         """
         self.finish()
+        if self._stopped:
+            return Searcher.FINISHED
         suggestion = self._ready() or (self._left and self._new())
         if suggestion:
             self._running[trial_id] = suggestion
             return suggestion
         return None if self._left or self._waiting or self._running else Searcher.FINISHED
 
+    def stop(self) -> None:
+        """Suggest nothing more: Tune, where no trial runs, listens to nobody but its search."""
+        self._stopped = True
+
     def _ready(self) -> dict[str, Any] | None:
         for place, (given, waits) in enumerate(self._waiting):
             if waits.busy.ready():
                 del self._waiting[place]
-                return given | {"reported": waits.reported, "spent_s": waits.spent_s}
+                return given | waits.resumption()
         return None
 
     def _new(self) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from ray import tune
 
 from ikd_ray.config import PrefixConfig, SharingConfig, make_trial
 from ikd_ray.distill.checkpoint import Busy, Checkpoints
-from ikd_ray.distill.loop import Distillation, Epoch
+from ikd_ray.distill.loop import TIMES, Distillation, Epoch
 from ikd_ray.distill.student import size_metrics
 from ikd_ray.distill.training import DivergedError
 from ikd_ray.distill.world import World
@@ -59,19 +59,25 @@ def results(course: Course, config: dict[str, Any], opened, world: World) -> Ite
     A loss that diverges ends the trial with a result that has the reason under `FAILED`; an epoch that another
     trial is training ends it for now, with one under `WAITS`.
     """
-    start, reported = time.monotonic() - config.get("spent_s", 0.0), config.get("reported", 0)
+    reported, warnings = config.get("reported", 0), config.get("warnings", [])
+    start = time.monotonic() - config.get("spent_s", 0.0)
     trial, checkpoints = make_trial(config["params"]), course.checkpoints(config["number"])
     run, epochs = course.method(trial, *opened, world, course.prefix, checkpoints), []
     try:
         for event in run:
             if isinstance(event, Busy):
-                yield {WAITS: Waits(event, max(reported, len(epochs)), time.monotonic() - start)}
+                # Several workers take too long to start for the sake of one epoch.
+                busy = event if world.size == 1 else replace(event, folder=None)
+                spent = time.monotonic() - start
+                yield {WAITS: Waits(busy, max(reported, len(epochs)), spent, warnings + run.warnings)}
                 return
             epochs.append(event)
+            if event.earlier and event.epoch > reported:  # in a sweep that was cut off
+                start -= sum(event.metrics[name] for name in TIMES)
             if event.remaining == 0:
                 event = epochs[-1] = _finished(course, run, epochs, time.monotonic() - start)
                 if world.rank == 0:
-                    _save(course.sweep, config["number"], run, epochs)
+                    _save(course.sweep, config["number"], run, epochs, warnings + run.warnings)
             if event.epoch > reported:
                 yield {REPORT: event}
     except DivergedError as error:
@@ -89,7 +95,7 @@ def _finished(course: Course, run: Distillation, epochs: list[Epoch], seconds: f
     return replace(last, metrics=last.metrics | final)
 
 
-def _save(sweep: Path, number: int, run: Distillation, epochs: list[Epoch]) -> None:
+def _save(sweep: Path, number: int, run: Distillation, epochs: list[Epoch], warnings: list[str]) -> None:
     record = TrialRecord(
         id=trial_id(number),
         number=number,
@@ -100,7 +106,7 @@ def _save(sweep: Path, number: int, run: Distillation, epochs: list[Epoch]) -> N
         history=[epoch.metrics for epoch in epochs],
         duration_s=epochs[-1].metrics["time/spent_s"],
         reused_from=sorted({epoch.reused_from for epoch in epochs} - {""}),
-        warnings=[warning for epoch in epochs for warning in epoch.warnings],
+        warnings=warnings,
     )
     write_trial(sweep, record, lambda folder: run.student.model.save_pretrained(folder))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ def train_with_workers(config: dict[str, Any], course: Course) -> None:
             resources_per_worker=shares.resources,
         ),
         run_config=train.RunConfig(
-            name=f"{trial_id(config['number'])}-{config.get('reported', 0)}",
+            name=f"{trial_id(config['number'])}-{uuid.uuid4().hex[:8]}",  # a trial that waits comes again
             storage_path=str(course.sweep / SCRATCH),
             callbacks=[TuneReportCallback()],
         ),

@@ -38,7 +38,7 @@ def test_a_store_that_fails_is_told_of_once_and_trials_go_on(tmp_path):
     text, tracker = io.StringIO(), DeafTracker()
     console = Console(text)
     with console.sweep(3, 1, "dev/mcc"):
-        callback = SweepCallback(tmp_path, {1: (2,)}, tracker, console)
+        callback = SweepCallback(tmp_path, {1: (2,)}, tracker, console, stop=lambda: None)
         for number in range(2):
             trial = tune_trial(number, result)
             callback.on_trial_start(0, [], trial)

@@ -7,6 +7,7 @@ import pytest
 from filelock import FileLock
 from ray.tune.search import Searcher
 
+from ikd_ray.data import store
 from ikd_ray.distill.checkpoint import Busy
 from ikd_ray.distill.loop import Epoch
 from ikd_ray.sweep.results import FAILED, REPORT, WAITS, Waits
@@ -234,10 +235,15 @@ def test_every_trial_has_the_seed_of_the_sweep_unless_the_space_names_one(space,
     assert make(named, tmp_path / "b", seed=7).suggest("t")["params"]["seed"] == 3
 
 
+def save(state):
+    with store.aside(state) as folder:
+        (folder / "epoch.json").write_text("{}")
+
+
 def waiting(tmp_path, reported, spent_s):
     """A result that says so, and the state that is waited for."""
     busy = Busy(tmp_path / "state", tmp_path / "lock")
-    return {WAITS: Waits(busy, reported, spent_s)}, FileLock(busy.lock)
+    return {WAITS: Waits(busy, reported, spent_s, ["a warning"])}, FileLock(busy.lock)
 
 
 @pytest.mark.parametrize("reason", ["it is there", "nobody trains it any more"])
@@ -249,10 +255,18 @@ def test_a_trial_that_waits_leaves_its_place_and_comes_again(space, tmp_path, re
         search.on_trial_complete("tune-1", waits)
         assert search.suggest("tune-2")["number"] == 2, "others go on meanwhile"
         if reason == "it is there":
-            (tmp_path / "state").mkdir()
-            assert search.suggest("again") == given[1] | {"reported": 3, "spent_s": 1.5}
+            save(tmp_path / "state")
+            assert search.suggest("again") == given[1] | {
+                "reported": 3,
+                "spent_s": 1.5,
+                "warnings": ["a warning"],
+            }
     if reason != "it is there":
-        assert search.suggest("again") == given[1] | {"reported": 3, "spent_s": 1.5}
+        assert search.suggest("again") == given[1] | {
+            "reported": 3,
+            "spent_s": 1.5,
+            "warnings": ["a warning"],
+        }
     assert search.suggest("tune-3")["number"] == 3
     search.on_trial_complete("again", result(given[1]))
     assert search.suggest("tune-4") is None, "all are on their way"
@@ -279,7 +293,7 @@ def test_waiting_changes_no_suggestion(space, tmp_path):
     plain = play(make(space, tmp_path / "plain"), 20, oldest)
     search = make(space, tmp_path / "a", trials=20)
     waits, _ = waiting(tmp_path, reported=0, spent_s=0.1)
-    (tmp_path / "state").mkdir()
+    save(tmp_path / "state")
     params, running, count = {}, {}, 0
     while (suggestion := search.suggest(f"tune-{count}")) != Searcher.FINISHED:
         if suggestion is not None and len(running) < 2:

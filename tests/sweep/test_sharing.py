@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
@@ -123,7 +126,7 @@ def test_the_user_sees_what_was_saved(shared):
         assert latest["reused_epochs"] + latest["trained_epochs"] == len(record.history)
         assert (latest["reused_epochs"] > 0) == bool(record.reused_from)
         assert run.data.tags.get("ikd.reused_from", "") == ", ".join(record.reused_from)
-        assert len(client.get_metric_history(run.info.run_id, "dev/mcc")) >= len(record.history)
+        assert len(client.get_metric_history(run.info.run_id, "dev/mcc")) == len(record.history)
 
 
 def test_another_sweep_takes_it_all(inputs, command, shared, tmp_path):
@@ -154,11 +157,9 @@ def test_trials_of_two_workers_share_as_well(inputs, command, alone, tmp_path):
     assert numbers(first) == numbers(second)
 
 
-def test_a_sweep_that_was_killed_goes_on_where_it_was(inputs, command, environment, alone, tmp_path):
-    """SIGKILL for the driver, in the middle of trials; then --resume."""
-    home = with_cache_of(alone, tmp_path)
-    arguments = flags(inputs, home, "cut")
-    process = subprocess.Popen(
+def start(environment, home, arguments):
+    """The sweep in a process whose lines can be read as they come."""
+    return subprocess.Popen(
         [sys.executable, str(ROOT / "sweeps" / "run.py"), *map(str, arguments)],
         cwd=home,
         env=environment,
@@ -166,11 +167,53 @@ def test_a_sweep_that_was_killed_goes_on_where_it_was(inputs, command, environme
         stderr=subprocess.STDOUT,
         text=True,
     )
-    ended = 0
+
+
+def read_until(process, words, count):
+    seen = 0
     for line in process.stdout:
-        ended += "finished in" in line
-        if ended == 6:
-            break
+        seen += words in line
+        if seen == count:
+            return
+    raise AssertionError(f"ended after {seen} lines with {words!r}")
+
+
+def test_trials_that_wait_leave_their_place_and_come_again(inputs, command, environment, shared, tmp_path):
+    """Somebody is at the first layer's stage, which PID and SID need: the other trials end meanwhile, Ctrl-C is
+    heard when there is nothing left but to wait, and what has waited goes on as if it never had."""
+    shutil.copytree(shared[0] / "outputs", tmp_path / "outputs")
+    stages = tmp_path / "outputs" / "cache" / "stages"
+    cards = {card: json.loads(card.read_text())["about"]["stage"] for card in stages.glob("*/*/epoch.json")}
+    [first] = {card.parents[1] for card, stage in cards.items() if stage == "1"}
+    for epoch in first.iterdir():
+        shutil.rmtree(epoch)
+    with FileLock(stages / ".locks" / first.name):
+        process = start(environment, tmp_path, flags(inputs, tmp_path, "waits"))
+        read_until(process, "waits for epoch 1", 10)  # the search looks no further ahead
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        assert process.returncode == 130
+    assert [trial.params["regime"] for trial in read_trials(tmp_path / "outputs" / "waits")] == [
+        "hard",
+        "kd",
+        "id",
+    ]
+    again = command("run", "--resume", "waits", cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert_same(tmp_path / "outputs" / "shared", tmp_path / "outputs" / "waits")
+    assert savings(read_trials(tmp_path / "outputs" / "waits")).internal_trained == 2
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("ikd-cola").experiment_id
+    runs = client.search_runs([experiment], "tags.`ikd.sweep` = 'waits' and tags.`ikd.kind` = 'trial'")
+    assert len({run.data.tags["ikd.trial"] for run in runs}) == len(runs) == TRIALS
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_a_sweep_that_was_killed_goes_on_where_it_was(inputs, command, environment, alone, tmp_path):
+    """SIGKILL for the driver, in the middle of trials; then --resume."""
+    home = with_cache_of(alone, tmp_path)
+    process = start(environment, home, flags(inputs, home, "cut"))
+    read_until(process, "finished in", 6)
     process.kill()
     process.wait()
     again = command("run", "--resume", "cut", cwd=home)

@@ -1,0 +1,98 @@
+"""Three workers of a trial: going on from a saved epoch, and a state that only one of them can read."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import workers
+from tiny import changed, make_encoder, state
+
+from ikd_ray.config import Trial
+from ikd_ray.data.tokens import open_data
+from ikd_ray.distill import checkpoint
+from ikd_ray.distill.checkpoint import Checkpoints
+from ikd_ray.distill.loop import Distillation
+from ikd_ray.distill.targets import Targets
+from ikd_ray.distill.world import World
+
+WORKERS = 3
+SIZES = {"student_layers": 2, "batch_size": 9, "epochs": 2, "epochs_per_layer": 2, "learning_rate": 1e-3}
+REGIMES = ("kd", "pid", "sid")
+
+
+def distil(rank: int, data_folder: Path, target_folder: Path, out: Path) -> None:
+    """Each regime alone, cut off after three epochs and gone on with, and with states that rank 1 cannot read."""
+    torch.set_num_threads(1)
+    data = open_data(data_folder)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{out}/rendezvous",
+        rank=rank,
+        world_size=WORKERS,
+        timeout=timedelta(seconds=30),
+    )
+    found = {}
+    targets = Targets(target_folder, data, make_encoder(dropout=0.1))
+    for regime in REGIMES:
+        trial = Trial(regime=regime, **SIZES)
+
+        def course(folder, owner, trial=trial):
+            shared = Checkpoints(out / folder, 20, owner, owner) if folder else None
+            return Distillation(trial, data, targets, World(rank, WORKERS), checkpoints=shared)
+
+        def note(name, run, epochs, regime=regime):
+            found[regime, name] = [epoch.metrics for epoch in epochs], state(run.student), run.warnings
+
+        run = course(None, "")
+        note("alone", run, list(run))
+        events = iter(course(regime, "mine"))
+        for _ in range(3 if regime != "kd" else 0):
+            next(events)
+        events.close()
+        run = course(regime, "mine")
+        note("gone on with", run, list(run))
+        if rank == 1:
+            checkpoint.load_file, load = fail, checkpoint.load_file
+        run = course(regime, "next")
+        note("unreadable", run, list(run))
+        if rank == 1:
+            checkpoint.load_file = load
+    torch.save(found, out / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def fail(path):
+    raise OSError(5, "Input/output error")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory, data, targets):
+    out = tmp_path_factory.mktemp("three")
+    workers.run(distil, data.folder, targets.folder, out, processes=WORKERS)
+    return [torch.load(out / f"{rank}.pt") for rank in range(WORKERS)]
+
+
+def numbers(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if "time/" not in name and "_epochs" not in name}
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("name", ["gone on with", "unreadable"])
+def test_saved_epochs_are_what_these_workers_would_train(found, regime, name):
+    """With three summands their order shows in the last digits; two could be added up in any."""
+    for rank in found:
+        (alone, weights, _), (epochs, others, _) = rank[regime, "alone"], rank[regime, name]
+        assert [numbers(epoch) for epoch in epochs] == [numbers(epoch) for epoch in alone]
+        assert not changed(weights, others)
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_what_one_worker_cannot_read_none_takes_twice(found, regime):
+    for rank in found:
+        _, _, warnings = rank[regime, "unreadable"]
+        assert len(warnings) == 1
+    assert all(not rank[regime, "gone on with"][2] for rank in found)
