@@ -29,7 +29,7 @@ from ikd_ray.distill.regimes import REGIMES, Stage
 from ikd_ray.distill.student import build_student, layer_map, size_metrics
 from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.training import StageTraining
-from ikd_ray.distill.trajectory import stage_key, start_key
+from ikd_ray.distill.trajectory import environment, stage_key, start_key
 from ikd_ray.distill.world import World
 from ikd_ray.errors import UsageError, in_one_line
 
@@ -121,7 +121,7 @@ class Distillation:
         done = epochs = reused = 0
         with self._in_use() as shared:
             layers = len(self.student.layers)
-            key = start_key(self.trial, self.data, self.targets, self.matched, self.world) if shared else ""
+            key = self._start_key() if shared else ""
             for number, stage in enumerate(self.stages, start=1):
                 before, later = done, sum(following.epochs for following in self.stages[number:])
                 kept = None
@@ -165,6 +165,10 @@ class Distillation:
                 yield metrics, origin, bool(saved) and saved.own
                 if stage.ends(metrics):
                     return
+
+    def _start_key(self) -> str:
+        environments = self.world.gather(environment(self.world))
+        return start_key(self.trial, self.data, self.targets, self.matched, environments)
 
     @contextmanager
     def _in_use(self) -> Iterator[Checkpoints | None]:

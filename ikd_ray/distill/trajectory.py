@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -68,10 +69,20 @@ def environment(world: World) -> list[object]:
     ]
 
 
-def start_key(trial: Trial, data: TaskData, targets: Targets, matched: tuple[int, ...], world: World) -> str:
-    """The key of a student that has not been trained yet, and of how it will be; all processes must ask at once."""
+def start_key(
+    trial: Trial,
+    data: TaskData,
+    targets: Targets,
+    matched: tuple[int, ...],
+    environments: Sequence[list[object]],
+) -> str:
+    """The key of a student that has not been trained yet, and of how it will be.
+
+    Args:
+        environments: of all processes that will train it, by rank.
+    """
     settings = [trial.student_layers, trial.student_init, trial.seed, trial.learning_rate, trial.batch_size]
-    return store.digest(world.gather(environment(world)), data.key, targets.fingerprint(matched), settings)
+    return store.digest(list(environments), data.key, targets.fingerprint(matched), settings)
 
 
 def stage_key(parent: str, epochs: int, stage: Stage, prefix: bool) -> str:

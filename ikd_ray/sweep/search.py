@@ -93,8 +93,9 @@ class OrderedSearch(Searcher):
         super().__init__()
         self._space, self._seed, self._objectives = space, seed, list(objectives)
         self._grid = space.grid() if space.sampler == "grid" else []
-        # Room for a trial three times as long as its neighbours before anyone waits for it.
-        self._lag = 3 * (concurrent - 1)
+        # Room for a trial that takes as long as five beside it, which may have found their epochs trained, before
+        # anyone waits for it.
+        self._lag = 5 * (concurrent - 1)
         signs = [1 if mode == "min" else -1 for mode in objectives.values()]
         directions = ["minimize" if sign > 0 else "maximize" for sign in signs]
         self._kept = optuna.create_study(

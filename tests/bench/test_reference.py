@@ -9,9 +9,9 @@ from tiny import make_data, make_encoder, make_targets, write_tokenizer
 from ikd_ray.bench.reference import load_models, losses_of, random_batches, train_epoch
 from ikd_ray.config import Trial
 from ikd_ray.data.batches import collate
-from ikd_ray.distill.loop import stage_losses
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.student import build_student
+from ikd_ray.distill.training import stage_losses
 
 MATCHED = (2, 4)
 

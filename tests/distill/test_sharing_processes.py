@@ -26,7 +26,7 @@ from ikd_ray.distill.checkpoint import Busy, Checkpoints
 from ikd_ray.distill.loop import Distillation, distill
 from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.training import StageTraining
-from ikd_ray.distill.trajectory import stage_key, start_key
+from ikd_ray.distill.trajectory import environment, stage_key, start_key
 from ikd_ray.distill.upkeep import make_room, states
 from ikd_ray.distill.world import World
 
@@ -144,7 +144,8 @@ class Jobs:
             shared, world = self.shared(job, job), World(self.rank, 2)
             course = Distillation(trial, self.data, self.targets, world, checkpoints=shared)
             if self.rank == 0:
-                key = start_key(trial, self.data, self.targets, course.matched, world)
+                both = [environment(world)] * 2
+                key = start_key(trial, self.data, self.targets, course.matched, both)
                 holder = self.shared(job, "holder")
                 stack.enter_context(holder.in_use())
                 stage = holder.trajectory(stage_key(key, 0, course.stages[0], False), {})

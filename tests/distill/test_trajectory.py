@@ -21,7 +21,7 @@ from ikd_ray.distill import trajectory
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.targets import Targets
-from ikd_ray.distill.trajectory import stage_key, start_key
+from ikd_ray.distill.trajectory import environment, stage_key, start_key
 from ikd_ray.distill.world import World
 
 BASE = {"student_layers": 2, "epochs": 2, "epochs_per_layer": 2}
@@ -75,10 +75,10 @@ IN_ONE_STAGE = {
 }
 
 
-def keys(trial: Trial, data, targets, world=None, taken: int = 2, prefix: bool = False) -> list[str]:
+def keys(trial: Trial, data, targets, workers: int = 1, taken: int = 2, prefix: bool = False) -> list[str]:
     """Of each stage, where `taken` epochs of every stage before it were taken."""
     matched = layer_map(trial.student_layers, len(targets.teacher.layers))
-    found, epochs = [start_key(trial, data, targets, matched, world or World())], 0
+    found, epochs = [start_key(trial, data, targets, matched, [environment(World())] * workers)], 0
     for stage in REGIMES[trial.regime](trial):
         found.append(stage_key(found[-1], epochs, stage, prefix))
         epochs = taken
@@ -164,10 +164,9 @@ def test_threads(data, targets):
 
 
 def test_workers(data, targets):
-    """How many, not which of them."""
     trial = Trial(**BASE)
-    one, two, second = (keys(trial, data, targets, World(*place)) for place in ((0, 1), (0, 2), (1, 2)))
-    assert one != two == second
+    assert keys(trial, data, targets, workers=1) != keys(trial, data, targets, workers=2)
+    assert environment(World(0, 2)) == environment(World(1, 2))
 
 
 def test_the_precision_of_matrix_products(data, targets):
