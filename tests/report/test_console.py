@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console as Terminal
+from screen import Clock, Tty
 
 from ikd_ray.report.board import Board, Step
 from ikd_ray.report.console import Console
@@ -19,29 +20,6 @@ from ikd_ray.report.words import clean, clock, duration, short_stage
 
 DEEP = "+".join(map(str, range(1, 13))) + "+C"
 EVIL = "\x1b]0;owned\x07\x1b[2J[bold red]out of\r\nmemory[/] :smile:\x9b1A\u202e"
-
-
-class Tty(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-class Clock:
-    """Time that passes when told to."""
-
-    def __init__(self) -> None:
-        self.time = 100.0
-
-    def __call__(self) -> float:
-        return self.time
-
-    def wait(self, seconds: float) -> None:
-        self.time += seconds
-
-
-@pytest.fixture
-def now() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

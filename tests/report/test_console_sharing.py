@@ -7,6 +7,7 @@ import re
 
 import pytest
 from rich.console import Console as Terminal
+from screen import Clock, Tty
 
 from ikd_ray.report.board import Board
 from ikd_ray.report.console import Console
@@ -18,29 +19,6 @@ SHARED = (
     "40 s of work saved, 50 s spent"
 )
 PARAMS = {"regime": "sid", "student_layers": 3}
-
-
-class Tty(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-class Clock:
-    """Time that passes when told to."""
-
-    def __init__(self) -> None:
-        self.time = 100.0
-
-    def __call__(self) -> float:
-        return self.time
-
-    def wait(self, seconds: float) -> None:
-        self.time += seconds
-
-
-@pytest.fixture
-def now() -> Clock:
-    return Clock()
 
 
 def drawn(view, width: int = 120, height: int = 24) -> list[str]:
