@@ -495,20 +495,60 @@ def test_a_disk_that_refuses_for_a_while(run, alone, monkeypatch):
     assert [bool(epoch.reused_from) for epoch in again.epochs] == [False] * 4 + [True] * 2
 
 
-@pytest.mark.parametrize("where", ["root", "locks", "stage"])
+@pytest.mark.parametrize("where", ["root", "locks", "in_use", "stage"])
 def test_a_folder_that_cannot_be_made(run, alone, folder, kept, where):
     """A file is in its place."""
     if where == "root":
         folder.write_text("")
-    elif where == "locks":
+    elif where in ("locks", "in_use"):
         folder.mkdir()
-        (folder / ".locks").write_text("")
+        (folder / f".{where}").write_text("")
     else:
         folder.mkdir()
         (folder / saved(kept, "1", 1).parent.name).write_text("")
     found = run(PID, "refused")
     assert_same(found, alone(PID))
     assert found.warnings
+
+
+def claimed(folder, name, key="stage"):
+    """A stage's epochs as another process sees them that trains the first one."""
+    shared = Checkpoints(folder, 20, name)
+    using = shared.in_use()
+    using.__enter__()
+    return shared.trajectory(key, {}), using
+
+
+def test_nobody_comes_back_for_a_damaged_epoch_before_it_is_whole(run, folder):
+    """Its folder is there all the time; who trains it anew has the stage."""
+    run(PID, "first")
+    [weights] = saved(folder, "1", 1).glob("weights*")
+    weights.write_bytes(b"")
+    key = weights.parents[1].name
+    (trains, one), (waits, two) = claimed(folder, "trains", key), claimed(folder, "waits", key)
+    assert trains.look(1) is None
+    busy = waits.look(1)
+    assert not busy.ready()
+    trains.save(1, {}, {}, {})
+    assert busy.ready()
+    trains.__exit__()
+    for using in (one, two):
+        using.__exit__(None, None, None)
+
+
+def test_nobody_waits_for_what_will_not_be_saved(folder):
+    (trains, one), (waits, two) = claimed(folder, "trains"), claimed(folder, "waits")
+    assert trains.look(1) is None
+    busy = waits.look(1)
+    assert isinstance(busy, Busy)
+    assert not busy.ready()
+    trains.give_up()
+    assert busy.ready()
+    assert waits.look(1) is None, "it is theirs to train now"
+    assert trains.look(2) is None, "who gave up goes on, and claims nothing"
+    waits.__exit__()
+    for using in (one, two):
+        using.__exit__(None, None, None)
 
 
 def test_time_is_theirs_who_spent_it(run):

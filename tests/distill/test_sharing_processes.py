@@ -30,6 +30,8 @@ from ikd_ray.distill.trajectory import environment, stage_key, start_key
 from ikd_ray.distill.upkeep import make_room, states
 from ikd_ray.distill.world import World
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"student_layers": 2, "batch_size": 8, "learning_rate": 3e-3, "epochs": 2, "epochs_per_layer": 2}
 TRIAL = Trial(**SMALL, regime="pid")
 SHORTER = TRIAL.model_copy(update={"epochs_per_layer": 1})
