@@ -17,6 +17,8 @@ from ikd_ray.distill.teacher import TeacherSource, find_teacher, load_source, lo
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import get_task
 
+DEFAULT_SPACE = Path(__file__).resolve().parents[2] / "search_spaces" / "default.yaml"
+
 
 @dataclass(frozen=True)
 class Request:

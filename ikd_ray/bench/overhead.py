@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ikd_ray.bench.inputs import DEFAULT_SPACE
+from ikd_ray.bench.processes import RESULT, sweep_alone
 from ikd_ray.config import SweepConfig
 from ikd_ray.data.corpus import generate
 from ikd_ray.distill.loop import Distillation, Epoch
@@ -26,8 +27,6 @@ LAYERS, HIDDEN, HEADS = (
     32,
     4,
 )  # of the teacher: as deep as the default space needs, else as small as can be
-SPACE = Path(__file__).resolve().parents[2] / "search_spaces" / "default.yaml"
-RESULT = "overhead.json"
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -73,19 +72,9 @@ def measure(trials: int, folder: Path, concurrent: int = 2) -> Overhead:
         RuntimeError: the sweep did not end well; the message has the end of what it wrote.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    environment = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
     arguments = [str(trials), str(concurrent), str(folder.resolve()), repr(time.time())]
-    with open(folder / "sweep.log", "w") as log:
-        ended = subprocess.run(
-            [sys.executable, "-c", "from ikd_ray.bench.overhead import child; child()", *arguments],
-            cwd=folder,
-            env=environment | {"HF_HUB_OFFLINE": "1"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    if ended.returncode or not (folder / RESULT).is_file():
-        raise RuntimeError(f"status {ended.returncode}: {(folder / 'sweep.log').read_text()[-2000:]}")
-    return Overhead(**json.loads((folder / RESULT).read_text()))
+    offline = {"HF_HUB_OFFLINE": "1"}
+    return Overhead(**sweep_alone("ikd_ray.bench.overhead", arguments, folder, "sweep.log", offline))
 
 
 def child() -> None:
@@ -105,7 +94,7 @@ def _sweep(trials: int, concurrent: int, folder: Path, launched: float) -> Overh
             task="cola",
             data_dir=folder / "glue",
             teacher=str(folder / "teacher"),
-            space=SPACE,
+            space=DEFAULT_SPACE,
             trials=trials,
             concurrent=concurrent,
             output=folder / "outputs",

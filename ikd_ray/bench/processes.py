@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 Measured = TypeVar("Measured")
+RESULT = "result.json"
 MEET_SECONDS = 300.0  # that one process waits for another to get ready
 _CONTEXT = multiprocessing.get_context("spawn")
 _barrier = None
@@ -48,6 +52,40 @@ def together(function: Callable[..., Measured], calls: Sequence[tuple]) -> list[
 def meet() -> None:
     """Within `together`: wait until all calls are here."""
     _barrier.wait(MEET_SECONDS)
+
+
+def sweep_alone(
+    module: str, arguments: Sequence[str], folder: Path, log: str, variables: Mapping[str, str] | None = None
+) -> Any:
+    """Run a sweep in a Python process of its own, whose working folder is `folder`.
+
+    Args:
+        module: its function `child` runs the sweep, and leaves what it measured as JSON in `folder/RESULT`.
+        arguments: what `child` finds in `sys.argv`.
+        log: the file in `folder` where all goes that it prints.
+        variables: of its environment, besides this process's.
+
+    Returns:
+        What it measured.
+
+    Raises:
+        RuntimeError: it did not end well; the message has the end of what it wrote.
+    """
+    unset = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")  # what happens to be set must not be measured
+    environment = {key: value for key, value in os.environ.items() if key not in unset}
+    result = folder / RESULT
+    result.unlink(missing_ok=True)
+    with open(folder / log, "w") as file:
+        ended = subprocess.run(
+            [sys.executable, "-c", f"from {module} import child; child()", *arguments],
+            cwd=folder,
+            env=environment | dict(variables or {}),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    if ended.returncode or not result.is_file():
+        raise RuntimeError(f"status {ended.returncode}: {(folder / log).read_text()[-2000:]}")
+    return json.loads(result.read_text())
 
 
 def _remember(barrier) -> None:

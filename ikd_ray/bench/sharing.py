@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ikd_ray.bench.inputs import Request
+from ikd_ray.bench.inputs import DEFAULT_SPACE, Request
+from ikd_ray.bench.processes import RESULT, sweep_alone
 from ikd_ray.config import SweepConfig
 from ikd_ray.report.cache import STAGES
 from ikd_ray.report.console import Console
@@ -20,7 +19,6 @@ from ikd_ray.report.records import TrialRecord, read_trials
 from ikd_ray.report.savings import savings, was_reused
 
 NAMES = {True: "shared", False: "alone"}
-RESULT = "seconds.json"
 # PID and SID at one depth, with three learning rates; all that does not shape a prefix is free.
 STAGED = """
 params:
@@ -34,7 +32,6 @@ params:
   top_trains: {top}
   epochs: 1
 """
-DEFAULT = Path(__file__).resolve().parents[2] / "search_spaces" / "default.yaml"
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ def measure(request: Request, trials: int, folder: Path, console: Console) -> It
         RuntimeError: a sweep did not end well; the message has the end of what it wrote.
     """
     spaces = {f"pid, sid: top trains {top}": (_stages(request, top), True) for top in ("head", "all")}
-    spaces["default"] = DEFAULT.read_text(), False
+    spaces["default"] = DEFAULT_SPACE.read_text(), False
     for number, (name, (text, twice)) in enumerate(spaces.items()):
         space = folder / f"space-{number}.yaml"
         space.write_text(text)
@@ -155,7 +152,6 @@ def _sweep(
     request: Request, trials: int, space: Path, name: str, share: bool, folder: Path
 ) -> tuple[float, int]:
     """Run a sweep in `folder`; returns the seconds of its trials, and how many ran at once."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
     config = SweepConfig(
         task=request.task,
         data_dir=request.data_dir and request.data_dir.resolve(),
@@ -167,23 +163,7 @@ def _sweep(
         tracking_uri=f"sqlite:///{folder / 'mlflow.db'}",
         no_share=not share,
     )
-    log = folder / f"{name}.log"
-    with open(log, "w") as file:
-        ended = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                "from ikd_ray.bench.sharing import child; child()",
-                config.model_dump_json(),
-            ],
-            cwd=folder,
-            env=environment,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-    if ended.returncode:
-        raise RuntimeError(f"status {ended.returncode}: {log.read_text()[-2000:]}")
-    found = json.loads((folder / RESULT).read_text())
+    found = sweep_alone("ikd_ray.bench.sharing", [config.model_dump_json()], folder, f"{name}.log")
     return found["seconds"], found["concurrent"]
 
 

@@ -9,10 +9,9 @@ FOLDER/.in_use/, .going/, .housekeeping.lock: see `ikd_ray.distill.upkeep`
 from __future__ import annotations
 
 import json
-import os
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ikd_ray.data import store
-from ikd_ray.distill.upkeep import LOCKS, Upkeep
+from ikd_ray.distill.upkeep import LOCKS, Upkeep, mark_used
 
 CARD, WEIGHTS, OPTIMIZER = "epoch.json", "weights.safetensors", "optimizer.safetensors"
 
-
-NotWritten = (OSError, SafetensorError)  # what safetensors raises where the disk is full, too
+DISK_ERRORS = (OSError, SafetensorError)  # the latter where a disk is full, too
 
 
 class LostStateError(RuntimeError):
@@ -63,7 +61,7 @@ class Saved:
     def _load(self, name: str) -> dict[str, Tensor]:
         try:
             return load_file(self.folder / name)
-        except (OSError, SafetensorError) as error:
+        except DISK_ERRORS as error:
             raise LostStateError(f"{self.folder / name}: {error}") from None
 
 
@@ -122,16 +120,15 @@ class Trajectory:
         Raises:
             OSError: it cannot be claimed.
         """
-        saved = self._find(epoch)
+        saved, folder = self._find(epoch), self._folder / str(epoch)
         if saved is None and not self.claimed and not self._gave_up:
-            folder = self._folder / str(epoch)
             try:
                 self._lock.acquire()
             except Timeout:
                 return Busy(None if folder in self._unreadable else folder, Path(self._lock.lock_file))
             saved = self._find(epoch)  # it may have come since
-        if saved is None and (self._folder / str(epoch)).exists():
-            self.damaged.append(self._folder / str(epoch))
+        if saved is None and folder.exists():
+            self.damaged.append(folder)
         return saved
 
     def _find(self, epoch: int) -> Saved | None:
@@ -142,8 +139,7 @@ class Trajectory:
             card = json.loads((folder / CARD).read_text())
         except OSError:
             return None
-        with suppress(OSError):  # it is another user's
-            os.utime(folder)  # for who looks for the least recently used
+        mark_used(folder)
         return Saved(folder, card["metrics"], card["trial"], card["owner"] == self._owner)
 
     def give_up(self) -> None:
@@ -161,7 +157,7 @@ class Trajectory:
         """Keep the state after an epoch, whole or not at all. To be called by who has claimed the stage.
 
         Raises:
-            NotWritten: the disk does not take it.
+            OSError, SafetensorError: the disk does not take it.
         """
         target = self._folder / str(epoch)
         self._unreadable.discard(target)
@@ -189,11 +185,9 @@ class Checkpoints:
         self._unreadable: set[Path] = set()
         self._upkeep = Upkeep(folder, disk_gb)
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
+    def in_use(self) -> AbstractContextManager[None]:
         """Within it nothing goes that `trajectory` was asked for."""
-        with self._upkeep.lease():
-            yield
+        return self._upkeep.lease()
 
     def beside(self, key: str, name: str) -> Path:
         """A folder for something else that follows from a stage's epochs; it is kept, and goes, as they do."""

@@ -7,17 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from ikd_ray.config import PrefixConfig, Trial
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.checkpoint import (
+    DISK_ERRORS,
     Busy,
     Checkpoints,
     LostStateError,
-    NotWritten,
     Saved,
     Trajectory,
 )
@@ -151,7 +148,7 @@ class Distillation:
         """A stage's epochs until it ends: metrics, which other trial they are reused from, if any, and whether
         this one trained them before it was cut off."""
         arguments = (self.trial, self.data, self.targets, self.matched, self.world, self._prefix)
-        training = StageTraining(self.student, stage, *arguments)
+        training = StageTraining(self.student, stage, *arguments, kept)
         with self._trajectory(stage, key) as trajectory:
             for number in range(1, stage.epochs + 1):
                 while isinstance(saved := self._look(trajectory, number), Busy):
@@ -160,7 +157,7 @@ class Distillation:
                     metrics, origin = self._take(training, saved)
                 else:
                     self._catch_up(training)
-                    metrics, origin = self._train(training, number, kept), ""
+                    metrics, origin = self._train(training, number), ""
                     self._save(trajectory, training, number, metrics)
                 yield metrics, origin, bool(saved) and saved.own
                 if stage.ends(metrics):
@@ -175,24 +172,25 @@ class Distillation:
         """Saved epochs, of which nothing goes that this trial stands on; none where that cannot be made sure of."""
         with ExitStack() as held:
             if self._checkpoints:
-                alone = self.world.rank > 0  # rank 0 sees to it for all
-                there = alone or self._try(lambda: held.enter_context(self._checkpoints.in_use()))
+                there = self.world.rank > 0  # rank 0 sees to it for all
+                if not there:
+                    with self._disk_may_refuse():
+                        held.enter_context(self._checkpoints.in_use())
+                        there = True
                 self._checkpoints = self._checkpoints if self.world.agree(there) else None
             yield self._checkpoints
 
-    def _try(self, action: Callable[[], Any]) -> bool:
-        """Whether the disk takes it. What it refuses costs others time, and nobody a number."""
+    @contextmanager
+    def _disk_may_refuse(self) -> Iterator[None]:
+        """What the disk refuses within it costs others time, and nobody a number."""
         try:
-            action()
-        except NotWritten as error:
+            yield
+        except DISK_ERRORS as error:
             self.warnings.append(f"epochs cannot be shared ({in_one_line(error)})")
-            return False
-        return True
 
     def _is_exact(self) -> bool:
         """Whether numbers are what the key says: the prefix found room, if it was to have some, on every worker."""
-        failed = torch.tensor(float(self._prefix.failed), device=self.world.device)
-        return not self.world.total(failed)
+        return not self.world.any(self._prefix.failed)
 
     def _trajectory(self, stage: Stage, key: str) -> AbstractContextManager[Trajectory | None]:
         if self._checkpoints is None or not self._is_exact() or self.world.rank:
@@ -200,21 +198,26 @@ class Distillation:
         trial = self.trial.params()
         names = ("regime", "student_layers", "student_init", "learning_rate", "seed")
         about = {"task": self.data.task.name, "stage": stage.name} | {name: trial[name] for name in names}
-        made: list[AbstractContextManager] = [nullcontext()]
-        self._try(lambda: made.append(self._checkpoints.trajectory(key, about)))
-        return made[-1]
+        with self._disk_may_refuse():
+            return self._checkpoints.trajectory(key, about)
+        return nullcontext()
 
     def _look(self, trajectory: Trajectory | None, number: int) -> Saved | Busy | None:
         """What rank 0 finds of an epoch."""
         if self._checkpoints is None:
             return None
-        found: list[Saved | Busy | None] = [None]
-        if trajectory:
-            if not self._try(lambda: found.append(trajectory.look(number))):
-                trajectory.give_up()
-            self.warnings += [f"{folder}: damaged; trained anew" for folder in trajectory.damaged]
-            trajectory.damaged.clear()
-        return self.world.agree(found[-1])
+        found = self._search(trajectory, number) if trajectory else None
+        return self.world.agree(found)
+
+    def _search(self, trajectory: Trajectory, number: int) -> Saved | Busy | None:
+        found, answered = None, False
+        with self._disk_may_refuse():
+            found, answered = trajectory.look(number), True
+        if not answered:
+            trajectory.give_up()
+        self.warnings += [f"{folder}: damaged; trained anew" for folder in trajectory.damaged]
+        trajectory.damaged.clear()
+        return found
 
     def _take(self, training: StageTraining, saved: Saved) -> tuple[dict[str, float], str]:
         """An epoch as it is. Its weights are loaded when they are needed."""
@@ -244,7 +247,7 @@ class Distillation:
             except LostStateError as error:
                 self._checkpoints.forget(saved)
                 lost = error
-        if behind and self.world.total(torch.tensor(float(lost is not None), device=self.world.device)):
+        if behind and self.world.any(lost is not None):
             if self.world.size > 1:  # who sees what others do not will go on so
                 self._checkpoints = None
             raise lost or LostStateError("a worker cannot read what another one can")
@@ -256,14 +259,15 @@ class Distillation:
         if trajectory is None or not trajectory.claimed:
             return
         over = training.stage.decays and number == training.stage.epochs  # nobody goes on from there
-        optimizer = {} if over else training.optimizer()
-        if not (exact and self._try(lambda: trajectory.save(number, metrics, training.weights(), optimizer))):
-            trajectory.give_up()  # nobody need wait for what will not come
+        if exact:
+            with self._disk_may_refuse():
+                trajectory.save(number, metrics, training.weights(), {} if over else training.optimizer())
+                return
+        trajectory.give_up()  # nobody need wait for what will not come
 
-    def _train(self, training: StageTraining, number: int, kept: Path | None) -> dict[str, float]:
+    def _train(self, training: StageTraining, number: int) -> dict[str, float]:
         """Train an epoch and evaluate the student."""
         start = time.perf_counter()
-        self._prefix.raise_to(training.stage.frozen(len(self.student.layers)), kept)
         metrics = training.epoch(number)
         trained = time.perf_counter()
         if self.world.rank == 0:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ikd_ray.config import PrefixConfig
@@ -22,7 +21,9 @@ from ikd_ray.data import store
 from ikd_ray.data.batches import collate, evaluation_plan
 from ikd_ray.data.by_length import ByLength
 from ikd_ray.data.tokens import TaskData
+from ikd_ray.distill.checkpoint import DISK_ERRORS
 from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.upkeep import mark_used
 
 BATCH = 64
 KEPT = "prefix.safetensors"
@@ -57,12 +58,11 @@ class Prefix:
         same_shape = bool(source) and depth < len(self._student.layers)
         target = source if same_shape else self._make_room(depth)
         self.depth = depth if target else 0
-        self.failed |= not target and self.fits(depth)
         if not (target and kept and _read(kept, target)):
             for split in target:
                 self._fill(split, target[split], source.get(split), below)
             if target and kept:
-                with suppress(OSError, SafetensorError):  # others compute it themselves
+                with suppress(*DISK_ERRORS):  # others compute it themselves
                     store.ensure(kept, lambda folder: _write(folder, target))
         self._stored = target
 
@@ -72,7 +72,10 @@ class Prefix:
 
     def fits(self, depth: int) -> bool:
         """Whether the output of layer `depth` is to be held, going by the budgets alone."""
-        return depth > 0 and self._layout(depth)[1] <= max(self._config.memory_gb, self._config.disk_gb)
+        return depth > 0 and self._within_budget(self._layout(depth)[1])
+
+    def _within_budget(self, gigabytes: float) -> bool:
+        return gigabytes <= max(self._config.memory_gb, self._config.disk_gb)
 
     def _layout(self, depth: int) -> tuple[dict[str, ByLength], float]:
         """How the output of layer `depth` is laid out for each split, and its gigabytes."""
@@ -82,17 +85,22 @@ class Prefix:
         return arrays, sum(array.size for array in arrays.values()) * self._type.itemsize / 1e9
 
     def _make_room(self, depth: int) -> dict[str, ByLength]:
-        if not self.fits(depth):
+        """Notes a failure where what is to be held finds no room."""
+        if depth == 0:
             return {}
         room, gigabytes = self._layout(depth)
+        if not self._within_budget(gigabytes):
+            return {}
         in_memory = gigabytes <= self._config.memory_gb
         free = store.SPARE * shutil.disk_usage(tempfile.gettempdir()).free / 1e9
         if not in_memory and gigabytes > free:
+            self.failed = True
             return {}
         for array in room.values():
             try:
                 array.values = (np.empty if in_memory else _on_disk)(array.size, self._type)
             except OSError:  # somebody else took the room meanwhile
+                self.failed = True
                 return {}
         return room
 
@@ -116,9 +124,9 @@ def _read(kept: Path, arrays: dict[str, ByLength]) -> bool:
         return False
     try:
         values = load_file(kept / KEPT)
-        os.utime(kept)  # for who looks for the least recently used
-    except (OSError, SafetensorError):
+    except DISK_ERRORS:
         return False
+    mark_used(kept)
     for split, array in arrays.items():
         array.values[:] = values[split]
     return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -148,15 +149,17 @@ class StageTraining:
         matched: tuple[int, ...],
         world: World,
         prefix: Prefix | None = None,
+        kept: Path | None = None,
     ) -> None:
         """Computes nothing yet.
 
         Args:
             prefix: where the output of layers that the stage freezes is kept; without one they run at every step.
+            kept: the folder where others find, or left, that very output.
         """
         self.stage = stage
         self._model, self._settings, self._data = model, settings, data
-        self._matched, self._world, self._prefix = matched, world, prefix
+        self._matched, self._world, self._prefix, self._kept = matched, world, prefix, kept
         self._feed = Feed(stage, data, targets, matched, world, prefix)
         self._vocabulary: CompactVocabulary | None = None
         self._optimizer: torch.optim.Optimizer | None = None
@@ -169,7 +172,7 @@ class StageTraining:
         """
         stage, settings, world = self.stage, self._settings, self._world
         if self._prefix:
-            self._prefix.raise_to(stage.frozen(len(self._model.layers)))
+            self._prefix.raise_to(stage.frozen(len(self._model.layers)), self._kept)
         with self._in_place():
             self._prepare()
             loss_of = self._wrapped()

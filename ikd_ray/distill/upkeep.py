@@ -33,6 +33,12 @@ class State:
         return self.folder.parent.name
 
 
+def mark_used(state: Path) -> None:
+    """Its time of change is when it was last used; only that is lost where it is another user's."""
+    with suppress(OSError):
+        os.utime(state)
+
+
 def states(folder: Path) -> list[State]:
     """Everything saved below the folder of all stages."""
     found = []

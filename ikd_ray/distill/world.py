@@ -54,6 +54,12 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
+    def any(self, flag: bool) -> bool:
+        """Whether it is so in any process."""
+        if self.size == 1:
+            return flag
+        return bool(self.total(torch.tensor(float(flag), device=self.device)))
+
     def total(self, values: Tensor) -> Tensor:
         """Sum over the processes, elementwise."""
         if self.size > 1:

@@ -24,7 +24,7 @@ from ikd_ray.errors import UsageError, in_one_line
 from ikd_ray.report.console import Console
 from ikd_ray.report.pareto import front, write_pareto, write_trials_csv
 from ikd_ray.report.records import SweepRecord, TrialRecord, read_sweep, read_trials, write_sweep
-from ikd_ray.report.savings import savings
+from ikd_ray.report.savings import Savings, savings
 from ikd_ray.report.tracking import Tracker, without_password
 from ikd_ray.report.version import code_version
 from ikd_ray.sweep.cluster import cluster_nodes, divide, ray_cluster
@@ -95,11 +95,11 @@ def _sweep(request: Request, sweep: SweepRecord, course: Course, tracker: Tracke
         with suppress(Exception):  # the first error is the one to show
             tracker.finish("KILLED")
         raise
-    complete = len(trials) >= request.trials
-    found = _conclude(request, sweep, trials, tracker, console, complete)
+    complete, saved = len(trials) >= request.trials, savings(trials)
+    found = _conclude(request, sweep, trials, saved, tracker, console, complete)
     try:
         tracker.settle(trials)
-        tracker.sweep_metrics(savings(trials).metrics())
+        tracker.sweep_metrics(saved.metrics())
         for name in (*REPORTS, "space.yaml"):
             if (request.folder / name).is_file():
                 tracker.artifact(request.folder / name)
@@ -329,6 +329,7 @@ def _conclude(
     request: Request,
     sweep: SweepRecord,
     trials: list[TrialRecord],
+    saved: Savings,
     tracker: Tracker,
     console: Console,
     complete: bool,
@@ -352,7 +353,7 @@ def _conclude(
         objectives=sweep.objectives,
         teacher_metrics=sweep.teacher["metrics"],
         failed=[trial for trial in trials if trial.status == "failed"],
-        savings=savings(trials),
+        savings=saved,
         lines=lines,
     )
     return bool(best)

@@ -1,8 +1,17 @@
-"""A terminal and a clock for what is shown."""
+"""What a user sees: command lines as they run them, a terminal, and a clock for what is shown."""
 
 from __future__ import annotations
 
 import io
+
+from typer.testing import CliRunner
+
+
+def run(app, *arguments):
+    """A command line's result; none ends with a traceback."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
 
 
 class Tty(io.StringIO):

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from screen import run
 from tiny import make_data, make_encoder, make_targets
-from typer.testing import CliRunner
 
 from ikd_ray.config import Trial
 from ikd_ray.distill.checkpoint import Checkpoints
@@ -68,12 +68,6 @@ def output(filled, tmp_path) -> Path:
 @pytest.fixture(scope="module")
 def app(command_line):
     return command_line("cache")
-
-
-def run(app, *arguments):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
 
 
 def rows(text: str) -> list[list[str]]:

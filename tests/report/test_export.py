@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from screen import run
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertTokenizer, pipeline
-from typer.testing import CliRunner
 
 from ikd_ray.config import Trial
 from ikd_ray.data import store
@@ -101,12 +101,6 @@ def output(tmp_path) -> Path:
 @pytest.fixture(scope="module")
 def app(command_line):
     return command_line("export")
-
-
-def run(app, *arguments):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
 
 
 def everything(folder: Path) -> dict[str, bytes]:

@@ -6,18 +6,14 @@ import csv
 import json
 import math
 import signal
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import optuna
 import pytest
+from launch import flags, start
 from mlflow import MlflowClient
 
 from ikd_ray.report.records import read_trials
-
-ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.slow
 
@@ -50,11 +46,6 @@ FINAL = {
     "student/params", "student/encoder_params", "student/size_mb", "student/latency_ms", "dev/attention_kl",
     "dev/teacher_agreement",
 }  # fmt: skip
-
-
-def flags(inputs, space, name):
-    teacher, glue = inputs / "teacher", inputs / "glue"
-    return ["--task", "cola", "--teacher", teacher, "--data-dir", glue, "--space", space, "--name", name]
 
 
 @pytest.fixture(scope="module")
@@ -202,22 +193,15 @@ def test_the_same_seed_gives_the_same_sweep_also_when_it_was_interrupted(
     """Ctrl-C after the first trial; --resume runs the rest; a sweep left alone has the same numbers."""
     (tmp_path / "search.yaml").write_text(SEARCH)
     arguments = [*flags(inputs, tmp_path / "search.yaml", "cut"), "--trials", "4"]
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "sweeps" / "run.py"), *map(str, arguments)],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(environment, tmp_path, arguments)
     seen = []
     for line in process.stdout:
         seen.append(line)
         if "finished in" in line:
             process.send_signal(signal.SIGINT)
             break
-    rest, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, rest
     hint = "".join([*seen, rest])
     assert "--resume cut" in hint
     ended = len(read_trials(tmp_path / "outputs" / "cut"))

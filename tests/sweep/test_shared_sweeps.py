@@ -5,20 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from filelock import FileLock
+from launch import flags, start
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from ikd_ray.report.records import read_trials
 from ikd_ray.report.savings import savings
-
-ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.slow
 
@@ -37,11 +33,9 @@ teacher: {epochs: 1}
 TRIALS = 3 + 8 + 4
 
 
-def flags(inputs, folder, name, *more):
-    space = folder / "space.yaml"
-    space.write_text(SPACE)
-    places = ["--teacher", inputs / "teacher", "--data-dir", inputs / "glue", "--space", space]
-    return ["--task", "cola", *places, "--name", name, *more]
+def arguments(inputs, folder, name, *more):
+    (folder / "space.yaml").write_text(SPACE)
+    return [*flags(inputs, folder / "space.yaml", name), *more]
 
 
 def numbers(trial):
@@ -71,7 +65,7 @@ def assert_same(folder, other):
 def alone(inputs, command, tmp_path_factory):
     """A sweep every trial of which trains all its epochs."""
     home = tmp_path_factory.mktemp("alone")
-    done = command("run", *flags(inputs, home, "alone", "--no-share"), cwd=home)
+    done = command("run", *arguments(inputs, home, "alone", "--no-share"), cwd=home)
     assert done.returncode == 0, done.stderr
     assert not (home / "outputs" / "cache" / "stages").exists()
     assert savings(read_trials(home / "outputs" / "alone")).saved_s == 0
@@ -87,7 +81,7 @@ def with_cache_of(alone, home):
 @pytest.fixture(scope="module")
 def shared(inputs, command, alone, tmp_path_factory):
     home = with_cache_of(alone, tmp_path_factory.mktemp("shared"))
-    done = command("run", *flags(inputs, home, "shared"), cwd=home)
+    done = command("run", *arguments(inputs, home, "shared"), cwd=home)
     assert done.returncode == 0, done.stderr
     return home, done.stdout
 
@@ -132,24 +126,12 @@ def test_the_user_sees_what_was_saved(shared):
 def test_another_sweep_takes_it_all(inputs, command, shared, tmp_path):
     home = tmp_path
     shutil.copytree(shared[0] / "outputs", home / "outputs")
-    done = command("run", *flags(inputs, home, "again"), cwd=home)
+    done = command("run", *arguments(inputs, home, "again"), cwd=home)
     assert done.returncode == 0, done.stderr
     again = read_trials(home / "outputs" / "again")
     assert sum(trial.metrics["trained_epochs"] for trial in again) == 0
     assert {trial.reused_from[0].partition("/")[0] for trial in again} == {"shared"}
     assert_same(home / "outputs" / "shared", home / "outputs" / "again")
-
-
-def start(environment, home, arguments):
-    """The sweep in a process whose lines can be read as they come."""
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "sweeps" / "run.py"), *map(str, arguments)],
-        cwd=home,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def read_until(process, words, count):
@@ -171,7 +153,7 @@ def test_trials_that_wait_leave_their_place_and_come_again(inputs, command, envi
     for epoch in first.iterdir():
         shutil.rmtree(epoch)
     with FileLock(stages / ".locks" / first.name):
-        process = start(environment, tmp_path, flags(inputs, tmp_path, "waits"))
+        process = start(environment, tmp_path, arguments(inputs, tmp_path, "waits"))
         read_until(process, "waits for epoch 1", 10)  # the search looks no further ahead
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
@@ -195,7 +177,7 @@ def test_trials_that_wait_leave_their_place_and_come_again(inputs, command, envi
 def test_a_sweep_that_was_killed_goes_on_where_it_was(inputs, command, environment, alone, tmp_path):
     """SIGKILL for the driver, in the middle of trials; then --resume."""
     home = with_cache_of(alone, tmp_path)
-    process = start(environment, home, flags(inputs, home, "cut"))
+    process = start(environment, home, arguments(inputs, home, "cut"))
     read_until(process, "finished in", 6)
     process.kill()
     process.wait()

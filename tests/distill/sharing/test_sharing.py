@@ -1,0 +1,205 @@
+"""Trials that share epochs: whatever is taken and whatever is trained, the numbers are those of a trial alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+
+import pytest
+from alike import PID, PREFIXES, RECOMPUTED, SMALL, assert_same, like, outcome
+
+from ikd_ray.config import Trial
+from ikd_ray.data import store
+from ikd_ray.distill.checkpoint import Busy, Checkpoints
+from ikd_ray.distill.loop import distill
+from ikd_ray.distill.regimes import REGIMES
+from ikd_ray.distill.training import StageTraining
+
+FIELDS = [
+    *({"regime": regime} for regime in REGIMES if regime not in ("pid", "sid")),
+    {"regime": "id", "embeddings": "train", "internal_losses": "kl"},
+    {"regime": "pid", "soft_labels": "always", "top_trains": "head"},
+    {"regime": "pid", "embeddings": "train", "internal_losses": "kl", "student_layers": 3},
+    {"regime": "pid", "train": "upto", "embeddings": "train", "soft_labels": "always"},
+    {"regime": "pid", "top_trains": "head", "internal_losses": "cos", "student_layers": 3},
+    {"regime": "sid", "soft_labels": "always", "embeddings": "train"},
+    {"regime": "sid", "top_trains": "head", "student_init": "first", "internal_losses": "cos"},
+]
+
+
+@pytest.mark.parametrize("fields", FIELDS, ids=lambda fields: "-".join(map(str, fields.values())))
+def test_what_is_reused_changes_nothing(run, alone, fields):
+    """Nothing of the trial, a part of it and all of it were trained by others before."""
+    trial = Trial(**(SMALL | fields))
+    others = {
+        "shorter": like(trial, cosine_threshold=1.0, epochs=1),
+        "longer": like(trial, epochs_per_layer=3),
+        "lambda": like(trial, lambda_=0.5),
+    }
+    for name, other in others.items():
+        assert_same(run(other, name), alone(other))
+    part, whole = run(trial, "part"), run(trial, "whole")
+    assert_same(part, alone(trial))
+    assert_same(whole, alone(trial))
+    internal = 2 * trial.student_layers if trial.regime in ("pid", "sid") else 0
+    assert part.reused == (internal or trial.epochs)  # without internal stages the longer one was the same
+    assert whole.trained == 0
+    assert not part.warnings + whole.warnings
+
+
+CUT = [
+    {"regime": "id", "embeddings": "train"},
+    {"regime": "pid", "soft_labels": "always"},
+    {"regime": "pid", "top_trains": "head", "embeddings": "train"},
+    {"regime": "sid", "epochs_per_layer": 3, "cosine_threshold": 1.0},
+]
+
+
+@pytest.mark.parametrize("fields", CUT, ids=lambda fields: "-".join(map(str, fields.values())))
+def test_a_trial_that_is_cut_off_goes_on(start, run, alone, trained, folder, fields):
+    """After whichever epoch; what it had trained itself is not called reused."""
+    trial = Trial(**(SMALL | fields))
+    expected = alone(trial)
+    for done in range(1, len(expected.epochs)):
+        shutil.rmtree(folder, ignore_errors=True)
+        first = start(trial, "cut")
+        epochs = iter(first)
+        begun = [next(epochs) for _ in range(done)]
+        epochs.close()
+        trained.clear()
+        whole = run(trial, "cut")
+        assert_same(whole, expected)
+        assert len(trained) == len(expected.epochs) - done
+        for number, epoch in enumerate(whole.epochs, start=1):
+            assert epoch.metrics["reused_epochs"] == 0
+            assert epoch.metrics["trained_epochs"] == number
+            assert not epoch.reused_from
+        assert [epoch.metrics for epoch in begun] == [epoch.metrics for epoch in whole.epochs[:done]]
+
+
+def test_an_epoch_that_breaks_off_is_as_if_never_begun(start, run, alone, trained, monkeypatch):
+    step, steps = StageTraining._step, []
+
+    def breaks(self, *arguments):
+        steps.append(self.stage.name)
+        if len(steps) == 6:  # in the middle of epoch 3
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    monkeypatch.setattr(StageTraining, "_step", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        list(start(PID, "broken off"))
+    monkeypatch.setattr(StageTraining, "_step", step)
+    trained.clear()
+    found = run(PID, "next")
+    assert_same(found, alone(PID))
+    assert trained == [("2", 1), ("2", 2), ("C", 1), ("C", 2)]
+    assert not found.warnings
+
+
+def test_each_epoch_is_trained_once(run, trained):
+    """Over trials that differ in when they move up: an epoch is what it is and how long those below it took."""
+    done = Counter()
+    for each in (2, 4, 1, 3):
+        trained.clear()
+        course = run(like(PID, epochs_per_layer=each, student_layers=3), f"{each}")
+        assert len(trained) == course.trained
+        stages = {"1": (), "2": (each,), "3": (each, each), "C": (each, each, each)}
+        done.update((stages[stage], number) for stage, number in trained)
+    assert set(done.values()) == {1}
+    expected = {((), number) for number in range(1, 5)}
+    expected |= {((each,) * depth, n + 1) for each in range(1, 5) for depth in (1, 2) for n in range(each)}
+    expected |= {((each,) * 3, n + 1) for each in range(1, 5) for n in range(2)}
+    assert set(done) == expected
+
+
+def test_pid_and_sid_share_the_first_layer(run, alone):
+    run(PID, "pid")
+    sid = like(PID, regime="sid")
+    found = run(sid, "sid")
+    assert_same(found, alone(sid))
+    assert [epoch.reused_from for epoch in found.epochs] == ["pid", "pid", "", "", "", ""]
+
+
+def test_a_trial_takes_what_another_trains_right_now(start, alone, trained):
+    """Two at once, in one process: one waits whenever the other is at the epoch that it needs."""
+    other = like(PID, lambda_=0.5)
+    courses = start(PID, "a"), start(other, "b")
+    given, open_ = ([], []), {0: iter(courses[0]), 1: iter(courses[1])}
+    waited = [0, 0]
+    while open_:
+        for who in (0, 1, 1):  # the second is the quicker one
+            event = next(open_[who], None) if who in open_ else None
+            if event is None:
+                open_.pop(who, None)
+            elif isinstance(event, Busy):
+                waited[who] += 1
+                assert not event.ready()
+            else:
+                given[who].append(event)
+    for course, epochs, trial in zip(courses, given, (PID, other), strict=True):
+        assert_same(outcome(course, epochs), alone(trial))
+    assert Counter(stage for stage, _ in trained) == {"1": 2, "2": 2, "C": 4}
+    assert waited[1]
+
+
+def test_a_trial_that_is_given_up_lets_the_others_on(start, alone):
+    first, second = iter(start(PID, "first")), start(PID, "second")
+    next(first)
+    epochs, events = [], iter(second)
+    epochs.append(next(events))
+    busy = next(events)
+    assert isinstance(busy, Busy)
+    assert not busy.ready()
+    first.close()
+    assert busy.ready()
+    epochs += events
+    assert_same(outcome(second, epochs), alone(PID))
+    assert (epochs[0].reused_from, epochs[1].reused_from) == ("first", "")
+
+
+@pytest.mark.parametrize("fields", [{}, {"top_trains": "head"}, {"embeddings": "train"}], ids=str)
+def test_what_frozen_layers_give_stored_and_recomputed(run, alone, fields):
+    """In memory and in a file it is the same; computed again in other batches its last digits are others."""
+    trial = like(PID, student_layers=3, **fields)
+    places = (("memory", 0), ("recomputed", 2), ("disk", 8), ("recomputed", 8), ("memory", 8))
+    for turn, (place, reused) in enumerate(places):
+        found = run(trial, f"{turn}", prefix=PREFIXES[place])
+        assert_same(found, alone(trial, PREFIXES[place]))
+        assert found.reused == reused
+
+
+def test_without_the_room_that_was_promised_nothing_is_passed_on(run, alone, monkeypatch):
+    """What is trained from then on has other last digits than its key says."""
+    config = PREFIXES["disk"]
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "SPARE", 0)
+        assert_same(run(PID, "no room", prefix=config), alone(PID, RECOMPUTED))
+    found = run(PID, "room", prefix=config)
+    assert_same(found, alone(PID, config))
+    assert found.reused == 2
+
+
+def test_time_is_theirs_who_spent_it(run):
+    first = run(PID, "first").epochs
+    longer = run(like(PID, epochs_per_layer=3), "second").epochs
+    for epoch in first:
+        assert epoch.metrics["time/epoch_s"] > 0
+        assert epoch.metrics["time/evaluation_s"] > 0
+        assert epoch.metrics["time/reused_s"] == 0
+    for mine, theirs in zip(longer[:2], first[:2], strict=True):
+        assert mine.metrics["time/epoch_s"] == mine.metrics["time/evaluation_s"] == 0
+        spent = theirs.metrics["time/epoch_s"] + theirs.metrics["time/evaluation_s"]
+        assert mine.metrics["time/reused_s"] == pytest.approx(spent, rel=1e-12)
+    assert [epoch.reused_from for epoch in longer[:3]] == ["first", "first", ""]
+    assert longer[2].metrics["time/epoch_s"] > 0
+    assert longer[2].metrics["time/reused_s"] == 0
+    counts = [(e.metrics["reused_epochs"], e.metrics["trained_epochs"]) for e in longer[:4]]
+    assert counts == [(1, 0), (2, 0), (2, 1), (2, 2)]
+
+
+def test_reused_epochs_count_without_names(data, dropping, folder):
+    """Two trials that nobody gave a name are two all the same."""
+    distill(PID, data, dropping, checkpoints=Checkpoints(folder, 20))
+    found = distill(PID, data, dropping, checkpoints=Checkpoints(folder, 20)).metrics
+    assert (found["reused_epochs"], found["trained_epochs"]) == (6, 0)

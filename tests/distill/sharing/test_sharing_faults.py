@@ -1,0 +1,261 @@
+"""States that are damaged or gone, and disks that refuse: it costs an epoch, and never a number."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from pathlib import Path
+
+import pytest
+from alike import PID, assert_same, like, outcome, saved
+
+from ikd_ray.data import store
+from ikd_ray.distill import checkpoint
+from ikd_ray.distill.checkpoint import Busy, Checkpoints
+from ikd_ray.distill.prefix import KEPT
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+PARTS = ("epoch.json", "weights.safetensors", "optimizer.safetensors")
+DAMAGES = {
+    f"{harm.__name__} {part}": lambda state, harm=harm, part=part: harm(state / part)
+    for harm in (flip, halve, Path.unlink)
+    for part in PARTS
+}
+DAMAGES["no manifest"] = lambda state: (state / "manifest.json").unlink()
+DAMAGES["half a manifest"] = lambda state: halve(state / "manifest.json")
+DAMAGES["empty"] = lambda state: [file.unlink() for file in state.iterdir()]
+PLACES = [("1", 1), ("1", 2), ("2", 1), ("2", 2), ("C", 1), ("C", 2)]
+
+
+@pytest.mark.parametrize(
+    ("damage", "place"),
+    [*((name, ("2", 1)) for name in DAMAGES), *(("flip " + PARTS[1], place) for place in PLACES)],
+    ids=str,
+)
+def test_a_damaged_state_is_trained_anew(run, alone, trained, kept, folder, damage, place):
+    """It alone: those after it are as good as ever."""
+    shutil.copytree(kept, folder)
+    broken = saved(folder, *place)
+    DAMAGES[damage](broken)
+    found = run(PID, "next")
+    assert_same(found, alone(PID))
+    assert trained == [place]
+    assert len(found.warnings) == 1
+    assert str(broken) in found.warnings[0]
+    assert store.is_intact(broken)
+    after = run(PID, "after")
+    assert_same(after, alone(PID))
+    assert (after.trained, after.warnings) == (0, [])
+
+
+@pytest.mark.parametrize("place", PLACES, ids=str)
+def test_a_missing_state_is_trained_without_a_word(run, alone, trained, kept, folder, place):
+    shutil.copytree(kept, folder)
+    shutil.rmtree(saved(folder, *place))
+    found = run(PID, "next")
+    assert_same(found, alone(PID))
+    assert (trained, found.warnings) == ([place], [])
+    assert store.is_intact(saved(folder, *place))
+
+
+@pytest.mark.parametrize("harm", [flip, halve, Path.unlink], ids=lambda harm: harm.__name__)
+def test_a_damaged_output_of_the_encoder_is_computed_anew(run, alone, trained, folder, harm):
+    """What heads alone train on is kept beside the states."""
+    head = like(PID, top_trains="head")
+    run(head, "first")
+    for file in folder.glob(f"[!.]*/*/{KEPT}"):
+        harm(file)
+    other, trained[:] = like(head, lambda_=0.5), []
+    assert_same(run(other, "next"), alone(other))
+    assert trained == [("C", 1), ("C", 2)]
+    assert all(store.is_intact(file.parent) for file in folder.glob(f"[!.]*/*/{KEPT}"))
+
+
+def test_forgotten_checks_are_no_damage(run, trained, kept, folder):
+    shutil.copytree(kept, folder)
+    for notes in folder.glob(f"*/*/{store.VERIFIED}"):
+        notes.unlink()
+    assert not run(PID, "next").warnings
+    assert not trained
+
+
+def all_of(folder: Path) -> None:
+    for state_ in list(folder.glob("[!.]*/[!.]*")):
+        shutil.rmtree(state_)
+
+
+LOSSES = {
+    "weights, C": lambda folder: (saved(folder, "2", 2) / PARTS[1]).unlink(),
+    "weights, 1": lambda folder: (saved(folder, "1", 2) / PARTS[1]).unlink(),
+    "cut weights": lambda folder: halve(saved(folder, "1", 2) / PARTS[1]),
+    "folder": lambda folder: shutil.rmtree(saved(folder, "2", 2)),
+    "stage": lambda folder: shutil.rmtree(saved(folder, "1", 2).parent),
+    "all": all_of,
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_state_that_vanishes_before_it_is_loaded(start, alone, trained, kept, folder, loss):
+    """Four epochs were given when it goes; none of them is given again."""
+    shutil.copytree(kept, folder)
+    trial = like(PID, lambda_=0.5)
+    course = start(trial, "next")
+    events = iter(course)
+    epochs = [next(events) for _ in range(4)]
+    LOSSES[loss](folder)
+    epochs += events
+    found = outcome(course, epochs)
+    assert_same(found, alone(trial))
+    assert sorted(trained[-2:]) == [("C", 1), ("C", 2)]
+    assert len(trained) == (6 if loss == "all" else 4 if loss == "stage" else 3)
+    assert any("trained anew" in warning for warning in found.warnings)
+
+
+def test_an_optimizer_that_vanishes_before_it_is_loaded(start, alone, trained, kept, folder):
+    """In the middle of a stage, which a longer trial goes on with."""
+    shutil.copytree(kept, folder)
+    trial = like(PID, epochs_per_layer=3)
+    course = start(trial, "next")
+    events = iter(course)
+    epochs = [next(events) for _ in range(2)]
+    (saved(folder, "1", 2) / PARTS[2]).unlink()
+    epochs += events
+    assert_same(outcome(course, epochs), alone(trial))
+    assert trained[:2] == [("1", 2), ("1", 3)]
+
+
+def test_a_state_that_cannot_be_loaded_although_it_is_there(start, alone, kept, folder, monkeypatch):
+    """Its checksum was right when it was looked at, and reading it fails, again and again."""
+    shutil.copytree(kept, folder)
+    bad, load, tries = saved(folder, "1", 2), checkpoint.load_file, []
+
+    def fails(path, *more):
+        if Path(path).parent == bad:
+            tries.append(path)
+            assert len(tries) < 20, "the trial never ends"
+            raise OSError(5, "Input/output error")
+        return load(path, *more)
+
+    monkeypatch.setattr(checkpoint, "load_file", fails)
+    trial = like(PID, lambda_=0.5)
+    course = start(trial, "next")
+    assert_same(outcome(course, list(course)), alone(trial))
+
+
+def refuse(*_, **__):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_disk_that_refuses(run, alone, monkeypatch, folder):
+    """The trial goes on, and says so once a stage."""
+    monkeypatch.setattr(checkpoint, "save_file", refuse)
+    found = run(PID, "refused")
+    assert_same(found, alone(PID))
+    assert [bool(epoch.warnings) for epoch in found.epochs] == [True, False] * 3
+    assert all("No space left on device" in warning for warning in found.warnings)
+    assert not list(folder.glob("[!.]*/*"))
+    monkeypatch.undo()
+    again = run(PID, "again")
+    assert_same(again, alone(PID))
+    assert (again.reused, again.warnings) == (0, [])
+
+
+def test_files_that_may_not_grow(run, alone):
+    """The system itself refuses what safetensors writes."""
+    alone(PID)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        found = run(PID, "refused")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert_same(found, alone(PID))
+    assert [bool(epoch.warnings) for epoch in found.epochs] == [True, False] * 3
+
+
+def test_a_disk_that_refuses_for_a_while(run, alone, monkeypatch):
+    """A stage of which one epoch was not saved is left to others; those after it are saved again."""
+    save, calls = checkpoint.save_file, []
+
+    def now_and_then(*arguments):
+        calls.append(arguments)
+        if len(calls) in (
+            2,
+            3,
+        ):  # the optimizer of the first stage's first epoch, the weights of the second's
+            refuse()
+        save(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save_file", now_and_then)
+    found = run(PID, "refused")
+    assert [len(epoch.warnings) for epoch in found.epochs] == [1, 0, 1, 0, 0, 0]
+    monkeypatch.undo()
+    again = run(PID, "again")
+    assert_same(again, alone(PID))
+    assert [bool(epoch.reused_from) for epoch in again.epochs] == [False] * 4 + [True] * 2
+
+
+@pytest.mark.parametrize("where", ["root", "locks", "in_use", "stage"])
+def test_a_folder_that_cannot_be_made(run, alone, folder, kept, where):
+    """A file is in its place."""
+    if where == "root":
+        folder.write_text("")
+    elif where in ("locks", "in_use"):
+        folder.mkdir()
+        (folder / f".{where}").write_text("")
+    else:
+        folder.mkdir()
+        (folder / saved(kept, "1", 1).parent.name).write_text("")
+    found = run(PID, "refused")
+    assert_same(found, alone(PID))
+    assert found.warnings
+
+
+def claimed(folder, name, key="stage"):
+    """A stage's epochs as another process sees them that trains the first one."""
+    shared = Checkpoints(folder, 20, name)
+    using = shared.in_use()
+    using.__enter__()
+    return shared.trajectory(key, {}), using
+
+
+def test_nobody_comes_back_for_a_damaged_epoch_before_it_is_whole(run, folder):
+    """Its folder is there all the time; who trains it anew has the stage."""
+    run(PID, "first")
+    [weights] = saved(folder, "1", 1).glob("weights*")
+    weights.write_bytes(b"")
+    key = weights.parents[1].name
+    (trains, one), (waits, two) = claimed(folder, "trains", key), claimed(folder, "waits", key)
+    assert trains.look(1) is None
+    busy = waits.look(1)
+    assert not busy.ready()
+    trains.save(1, {}, {}, {})
+    assert busy.ready()
+    trains.__exit__()
+    for using in (one, two):
+        using.__exit__(None, None, None)
+
+
+def test_nobody_waits_for_what_will_not_be_saved(folder):
+    (trains, one), (waits, two) = claimed(folder, "trains"), claimed(folder, "waits")
+    assert trains.look(1) is None
+    busy = waits.look(1)
+    assert isinstance(busy, Busy)
+    assert not busy.ready()
+    trains.give_up()
+    assert busy.ready()
+    assert waits.look(1) is None, "it is theirs to train now"
+    assert trains.look(2) is None, "who gave up goes on, and claims nothing"
+    waits.__exit__()
+    for using in (one, two):
+        using.__exit__(None, None, None)
