@@ -16,7 +16,7 @@ import typer
 from ikd_ray.errors import UsageError
 from ikd_ray.report.cli import run, usage_errors
 from ikd_ray.report.console import Console
-from ikd_ray.report.tracking import printable_command
+from ikd_ray.report.passwords import printable_command
 
 SPACES = Path(__file__).resolve().parent.parent / "search_spaces"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -34,6 +35,15 @@ def file_digest(path: Path) -> str:
         while block := file.read(1 << 20):
             checksum.update(block)
     return checksum.hexdigest()
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk, or somebody's share of one, had no room left."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    # What comes from safetensors or SQLite has no number, but says what the system said.
+    text = str(error)
+    told = any(f"os error {number}" in text or os.strerror(number) in text for number in full)
+    return getattr(error, "errno", None) in full or told or "disk is full" in text
 
 
 @contextmanager

@@ -183,6 +183,14 @@ class Console:
             self._awaited[id] = awaited
             self._trial(row, f"waits for epoch {awaited}, which another trial trains")
 
+    def trial_died(self, id: str) -> None:
+        """A trial's process has died; the trial leaves its place until it is started again."""
+        row = self._board.wait(id)
+        after = f"after epoch {row.epoch}" if row.epoch else "from its start"
+        self.warn(
+            f"{row.title}: its process died (killed, out of memory, or its machine is gone); it goes on {after}"
+        )
+
     def trial_finished(self, id: str, metrics: dict[str, float]) -> None:
         """A trial ended well."""
         row = self._board.end(id, metrics=metrics)

@@ -5,12 +5,15 @@ OUTPUT/NAME/sweep.json        what was asked for, and of which data and teacher
 OUTPUT/NAME/space.yaml        the search space as it was
 OUTPUT/NAME/study.db          the Optuna study
 OUTPUT/NAME/trials/ID/        trial.json and, for a finished trial, the student as a Hugging Face folder
+OUTPUT/NAME/damaged/          what was found damaged, for whoever wants to see it
 OUTPUT/NAME/pareto.json, pareto.png, trials.csv
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -50,7 +53,9 @@ class TrialRecord:
     status: str  # "finished" or "failed"
     metrics: dict[str, float] = field(default_factory=dict)  # the last epoch's and the final ones
     history: list[dict[str, float]] = field(default_factory=list)  # each epoch's metrics
+    times: list[float] = field(default_factory=list)  # when each was reported, in seconds since 1970
     reason: str = ""
+    died: bool = False  # failed because its process did, again and again: it may run once more
     duration_s: float = 0.0
     reused_from: list[str] = field(default_factory=list)  # trials whose epochs it took
     warnings: list[str] = field(default_factory=list)  # what happened to saved epochs that should not
@@ -99,6 +104,28 @@ def read_trials(sweep: Path) -> list[TrialRecord]:
     """Every ended trial, in the order they were suggested."""
     files = (sweep / "trials").glob(f"[!.]*/{TRIAL_FILE}")
     return sorted((read_trial(sweep, file.parent.name) for file in files), key=lambda trial: trial.number)
+
+
+def set_damaged_aside(sweep: Path) -> list[Path]:
+    """Move what is no whole trial to `damaged/`; returns where it is now. `--resume` runs such trials again."""
+    trials = sorted(path for path in (sweep / "trials").glob("[!.]*") if not _is_whole(sweep, path))
+    return [set_aside(sweep, path) for path in trials]
+
+
+def _is_whole(sweep: Path, folder: Path) -> bool:
+    try:
+        return store.is_intact(folder) and read_trial(sweep, folder.name).id == folder.name
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def set_aside(sweep: Path, path: Path) -> Path:
+    """Move something damaged out of the way, to `damaged/`; returns where it is now."""
+    (sweep / "damaged").mkdir(exist_ok=True)
+    names = (f"{path.name}-{count}" if count else path.name for count in itertools.count())
+    target = next(sweep / "damaged" / name for name in names if not (sweep / "damaged" / name).exists())
+    os.rename(path, target)
+    return target
 
 
 def find_sweeps(output: Path, task: str) -> list[Path]:

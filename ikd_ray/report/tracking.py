@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
-import shlex
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from ikd_ray.errors import UsageError, in_one_line
-from ikd_ray.report.records import TrialRecord
+from ikd_ray.report.passwords import without_password, without_secrets
+from ikd_ray.report.records import SweepRecord, TrialRecord
 from ikd_ray.report.words import clean
 
 # MLflow reads these when it is imported. Its telemetry asks the network.
@@ -22,31 +20,28 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-MOST_WAITING = 1000  # calls; whoever makes more waits for the store
 TAG = 1000  # characters of a tag that may grow; MLflow takes 8000
 
 KIND = "ikd.kind"
 TRIAL = "ikd.trial"
 ENDED = ("FINISHED", "FAILED")  # status of a run that is whole
 TEACHER_KEY = "ikd.teacher_key"
+SWEEP_ID = "ikd.sweep_id"
 
 
-def without_password(uri: str) -> str:
-    """The URI with credentials left out, fit to print and to keep."""
-    parts = urlsplit(uri)
-    if not parts.username and not parts.password:
-        return uri
-    host = parts.hostname or ""
-    return urlunsplit(parts._replace(netloc=f"{host}:{parts.port}" if parts.port else host))
+@dataclass
+class _Run:
+    """What the store has of a trial."""
 
+    id: str
+    status: str = "RUNNING"
+    epochs: int = 0
+    described: bool = False  # its parameters are there
 
-def printable_command(arguments: Sequence[str]) -> str:
-    """A command line as text, without the passwords of URIs in it."""
-    parts = []
-    for argument in arguments:
-        flag, equals, value = argument.partition("=")
-        parts.append(flag + equals + without_password(value) if equals else without_password(argument))
-    return shlex.join(parts)
+    @staticmethod
+    def of(run: Any) -> _Run:
+        epochs = sum(run.data.metrics.get(name, 0.0) for name in ("trained_epochs", "reused_epochs"))
+        return _Run(run.info.run_id, run.info.status, int(epochs), bool(run.data.params))
 
 
 class Tracker:
@@ -72,9 +67,8 @@ class Tracker:
                 found.experiment_id if found else self._client.create_experiment(self.experiment)
             )
         except Exception as error:  # every store raises its own
-            reason = in_one_line(error)[:200].replace(self.uri, "")
             raise UsageError(
-                f"--tracking-uri {without_password(self.uri)}: no MLflow store there ({reason}); start the "
+                f"--tracking-uri {without_password(self.uri)}: no MLflow store there ({self.told(error)}); start the "
                 "server, or leave the flag out for a local store"
             ) from None
         if found and found.lifecycle_stage != "active":
@@ -82,28 +76,52 @@ class Tracker:
                 f"MLflow's experiment {self.experiment} is deleted; bring it back with "
                 f"'mlflow experiments restore --experiment-id {found.experiment_id}', or choose another store"
             )
-        self._runs: dict[str, str] = {}  # trial id -> run id, of the trials that run
-        self._ended: set[str] = set()  # trials whose runs are whole
+        self._runs: dict[str, _Run] = {}  # by trial
         self.parent = ""
 
-    def start(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], run_id: str = "") -> str:
-        """Start the parent run, or go on with `run_id` where this store has it; returns its id."""
-        self._tags = dict(tags)
-        if run_id and self._has(run_id):
-            self.parent = run_id
-            self._client.update_run(run_id, status="RUNNING")
-            self._take_stock()
-        else:
-            self.parent = self._create(name, {KIND: "sweep"})
+    def told(self, error: Exception) -> str:
+        """What a store's exception says, in a line, without any password."""
+        return without_secrets(in_one_line(error), self.uri)[:200]
+
+    def start(self, sweep: SweepRecord) -> str:
+        """Start the sweep's parent run, or go on with the one that this store has; returns its id."""
+        self._tags = {
+            "ikd.task": sweep.task,
+            "ikd.data_source": sweep.data["source"],
+            "ikd.data": sweep.data["description"],
+            "ikd.generated": str(sweep.data["generated"]).lower(),
+            "ikd.teacher": sweep.teacher["name"],
+            "ikd.code_version": sweep.code_version,
+            "ikd.sweep": sweep.name,
+            SWEEP_ID: sweep.settings["id"],
+        }
+        self.parent = self._parent_of(sweep) or self._create(sweep.name, {KIND: "sweep"})
+        run = self._client.get_run(self.parent)
+        if not run.data.params:
+            space = Path(sweep.settings["space"]).name
+            params = {"task": sweep.task, "seed": sweep.seed, "space": space, "trials": sweep.trials}
             self._params(self.parent, params)
+        if run.info.status != "RUNNING":
+            self._client.update_run(self.parent, status="RUNNING")
+        self.take_stock()
         return self.parent
+
+    def _parent_of(self, sweep: SweepRecord) -> str:
+        known = sweep.settings["run_id"]
+        if known and self._has(known):
+            return known
+        query = f"tags.`{SWEEP_ID}` = '{sweep.settings['id']}' and tags.`{KIND}` = 'sweep'"
+        return next((run.info.run_id for run in self._search(query)), "")
 
     def _has(self, run_id: str) -> bool:
         from mlflow.exceptions import MlflowException
+        from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
         try:
             return self._client.get_run(run_id).info.lifecycle_stage == "active"
-        except MlflowException:
+        except MlflowException as error:
+            if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+                raise
             return False
 
     def _create(self, name: str, tags: Mapping[str, str], at: float | None = None) -> str:
@@ -116,29 +134,33 @@ class Tracker:
 
         self._client.log_batch(run, params=[Param(key, str(value)) for key, value in params.items()])
 
-    def _take_stock(self) -> None:
-        """Note which trials have whole runs, and delete those that were cut off: such trials run again."""
-        # All of them first: a store's pages shift when runs of an earlier page go.
+    def take_stock(self) -> None:
+        """See what the store has of the sweep's trials: after a break nobody knows which call came through."""
+        self._runs = {}
         for run in list(self._search(f"tags.`mlflow.parentRunId` = '{self.parent}'")):
-            if run.info.status in ENDED:
-                self._ended.add(run.data.tags[TRIAL])
-            else:
-                self._client.delete_run(run.info.run_id)
+            trial, found = run.data.tags[TRIAL], _Run.of(run)
+            other = self._runs.setdefault(trial, found)
+            if other is not found:  # two were created for one: the one that has less goes
+                less, self._runs[trial] = sorted((other, found), key=lambda one: one.epochs)
+                self._client.delete_run(less.id)
 
-    def settle(self, trials: Iterable[TrialRecord]) -> None:
-        """Make sure of a whole run for each ended trial, also for one whose end the driver did not hear of."""
-        for record in trials:
-            if record.id in self._runs:
-                self._client.delete_run(self._runs.pop(record.id))
-            if record.id not in self._ended:
-                self.trial_started(record.id, record.params | {"layer_map": record.layer_map})
-                # The last epoch's are among the trial's own, which also have the final ones.
-                for epoch, metrics in enumerate([*record.history[:-1], record.metrics], start=1):
-                    self.trial_epoch(record.id, metrics, epoch)
-                self.trial_reused(record.id, record.reused_from)
-                self.trial_warned(record.id, record.warnings)
-                status = "FINISHED" if record.status == "finished" else "FAILED"
-                self.trial_ended(record.id, status, record.reason)
+    def settle(self, record: TrialRecord) -> None:
+        """Make sure of a whole run for a trial that has ended."""
+        status = "FINISHED" if record.status == "finished" else "FAILED"
+        run = self._runs.get(record.id)
+        if run and run.status == status and run.epochs >= len(record.history):
+            return
+        times = record.times or [None] * len(record.history)  # earlier versions kept none
+        self.trial_started(
+            record.id, record.params | {"layer_map": record.layer_map}, times[0] if times else None
+        )
+        # The last epoch's are among the trial's own, which also have the final ones.
+        epochs = [*record.history[:-1], record.metrics] if record.history else []
+        for epoch, (metrics, at) in enumerate(zip(epochs, times, strict=True), start=1):
+            self.trial_epoch(record.id, metrics, epoch, at)
+        self.trial_reused(record.id, record.reused_from)
+        self.trial_warned(record.id, record.warnings)
+        self._end(record.id, status, record.reason, times[-1] if times else None)
 
     def _search(self, query: str) -> Iterable[Any]:
         token = None
@@ -162,57 +184,63 @@ class Tracker:
         metrics: Mapping[str, float],
     ) -> None:
         """Record the teacher's fine-tuning, unless this store has it already."""
-        if next(iter(self._search(f"tags.`{TEACHER_KEY}` = '{key}'")), None):
+        run = next(iter(self._search(f"tags.`{TEACHER_KEY}` = '{key}'")), None)
+        if run and run.info.status == "FINISHED":
             return
-        run = self._create(f"teacher {name}", {KIND: "teacher", TEACHER_KEY: key})
-        self._params(run, params)
-        for step, epoch in enumerate(history, start=1):
-            self._metrics(run, epoch, step)
+        if run is None:
+            run = self._client.get_run(self._create(f"teacher {name}", {KIND: "teacher", TEACHER_KEY: key}))
+        # One time for all: who does this again, after a break, or at the same time, writes the same rows.
+        identity, at = run.info.run_id, run.info.start_time / 1000
+        self._params(identity, params)
         # The teacher is its best epoch: its values are the run's last.
-        self._metrics(run, metrics, len(history) + 1)
-        self._client.set_terminated(run)
+        for step, epoch in enumerate([*history, metrics], start=1):
+            self._metrics(identity, epoch, step, at)
+        self._client.set_terminated(identity)
 
     def trial_started(self, trial: str, params: Mapping[str, Any], at: float | None = None) -> None:
-        """A trial starts, or goes on after it waited for another one's epochs.
+        """A trial starts, or goes on.
 
         `at`, here and below: when it happened, in seconds since 1970; now by default.
         """
-        if trial in self._runs:
-            return
-        name = f"{trial} {params['regime']} {params['student_layers']}L"
-        tags = {KIND: "trial", "mlflow.parentRunId": self.parent, TRIAL: trial}
-        self._runs[trial] = self._create(name, tags, at)
-        self._params(self._runs[trial], params)
+        run = self._runs.get(trial)
+        if run is None:
+            name = f"{trial} {params['regime']} {params['student_layers']}L"
+            tags = {KIND: "trial", "mlflow.parentRunId": self.parent, TRIAL: trial}
+            run = self._runs[trial] = _Run(self._create(name, tags, at))
+        if not run.described:
+            self._params(run.id, params)
+            run.described = True
+        if run.status != "RUNNING":
+            self._client.update_run(run.id, status="RUNNING")
+            run.status = "RUNNING"
 
     def trial_epoch(
         self, trial: str, metrics: Mapping[str, float], epoch: int, at: float | None = None
     ) -> None:
-        """Metrics of the trial's `epoch`, counted from 1 over all its stages."""
-        self._metrics(self._runs[trial], metrics, epoch, at)
+        """Metrics of the trial's `epoch`, counted from 1 over all its stages, unless its run has them."""
+        run = self._runs[trial]
+        if epoch > run.epochs:
+            self._metrics(run.id, metrics, epoch, at)
+            run.epochs = epoch
 
-    def trial_reused(self, trial: str, origins: Sequence[str], at: float | None = None) -> None:
+    def trial_reused(self, trial: str, origins: Sequence[str]) -> None:
         """All trials that it has taken epochs from so far, however often each."""
         self._tag(trial, "ikd.reused_from", ", ".join(sorted(set(origins))))
 
-    def trial_warned(self, trial: str, warnings: Sequence[str], at: float | None = None) -> None:
+    def trial_warned(self, trial: str, warnings: Sequence[str]) -> None:
         """All that has happened to its saved epochs so far and should not."""
         self._tag(trial, "ikd.warnings", "; ".join(warnings))
 
     def _tag(self, trial: str, name: str, text: str) -> None:
         if text:
-            self._client.set_tag(self._runs[trial], name, clean(text, TAG))
+            self._client.set_tag(self._runs[trial].id, name, clean(text, TAG))
 
-    def trial_ended(self, trial: str, status: str, reason: str = "", at: float | None = None) -> None:
-        """`status` is MLflow's: FINISHED, FAILED or KILLED. A trial that never started is left to `settle`."""
-        if trial not in self._runs:
-            return
+    def _end(self, trial: str, status: str, reason: str = "", at: float | None = None) -> None:
         run = self._runs[trial]
         if reason:
-            self._client.set_tag(run, "ikd.reason", reason)
-        self._client.set_terminated(run, status=status, end_time=_ms(at))
-        del self._runs[trial]
-        if status in ENDED:
-            self._ended.add(trial)
+            self._client.set_tag(run.id, "ikd.reason", clean(reason, TAG))
+        self._client.set_terminated(run.id, status=status, end_time=_ms(at))
+        run.status = status
 
     def sweep_metrics(self, metrics: Mapping[str, float]) -> None:
         """Metrics of the sweep as a whole."""
@@ -223,44 +251,12 @@ class Tracker:
         self._client.log_artifact(self.parent, str(path))
 
     def finish(self, status: str) -> None:
-        """End the parent run, and as KILLED the trials that still run."""
-        for trial in list(self._runs):
-            self.trial_ended(trial, "KILLED")
+        """End the parent run, and as KILLED the trials that have not ended."""
+        for trial, run in self._runs.items():
+            if run.status not in ENDED and run.status != "KILLED":
+                self._end(trial, "KILLED")
         self._client.set_terminated(self.parent, status=status)
 
 
 def _ms(at: float | None) -> int:
     return int((time.time() if at is None else at) * 1000)
-
-
-class Writer:
-    """Makes calls in the order they come, in a thread of its own; after one that fails, none.
-
-    So training waits for no store, however far away.
-    """
-
-    def __init__(self) -> None:
-        self.error: Exception | None = None
-        self._drop = False
-        self._calls: queue.Queue = queue.Queue(MOST_WAITING)
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
-
-    def put(self, call: Callable[..., None], *arguments: Any) -> None:
-        """Have `call(*arguments)` made, soon."""
-        self._calls.put((call, arguments))
-
-    def close(self, drop: bool = False) -> None:
-        """Wait until all calls are made; or `drop` those that still wait for the store."""
-        self._drop = drop
-        self._calls.put(None)
-        self._thread.join()
-
-    def _work(self) -> None:
-        while (task := self._calls.get()) is not None:
-            call, arguments = task
-            try:
-                if self.error is None and not self._drop:
-                    call(*arguments)
-            except Exception as error:  # every store raises its own
-                self.error = error

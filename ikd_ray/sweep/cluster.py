@@ -5,21 +5,26 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import worker as _worker
 from ray.tune.execution import class_cache
 
 from ikd_ray.errors import UsageError, in_one_line
 
 MOST_CONCURRENT = 8  # by default; each trial on a CPU is a process with its own copy of a model
+FORESEEN = 4  # trials at once on a cluster that may grow
 CONNECT_SECONDS = 10
+WATCH_SECONDS, MOST_MISSED = 1.0, 3
 OBJECT_STORE_BYTES = 100_000_000  # data and targets are memory maps: nothing large goes through Ray
 # Ray starts a worker for each CPU; on a small machine they import this while the sweep is being prepared.
 PRELOADED, PRELOAD_CPUS = ["ikd_ray.sweep.trainable"], MOST_CONCURRENT
@@ -33,11 +38,65 @@ class Shares:
     workers: int
     cpus: int
     gpus: float
+    grows: bool = False  # nodes that join later get trials, too
+
+    @property
+    def foreseen(self) -> int:
+        """Trials at once that the search must have room for."""
+        return max(self.concurrent, FORESEEN) if self.grows else self.concurrent
 
     @property
     def resources(self) -> dict[str, float]:
         """What Ray is asked for, for one worker."""
         return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+
+
+class ClusterLostError(BaseException):
+    """Ray is gone while it is needed. Not an `Exception`: whoever is at work then has nothing to mend."""
+
+
+class _Watch:
+    """Interrupts this process's main thread with `ClusterLostError` when Ray is no longer there.
+
+    Ray itself waits for minutes, for good, or ends the process without a word.
+    """
+
+    def __init__(self, is_there: Callable[[], bool]) -> None:
+        self._is_there, self._over = is_there, threading.Event()
+
+    def __enter__(self) -> None:
+        self._before = signal.signal(signal.SIGUSR1, self._lost)
+        threading.Thread(target=self._work, name="watch", daemon=True).start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        signal.signal(signal.SIGUSR1, self._before)
+
+    def _lost(self, *_: object) -> None:
+        if not self._over.is_set():
+            self._over.set()
+            raise ClusterLostError
+
+    def _work(self) -> None:
+        missed = 0
+        while not self._over.wait(WATCH_SECONDS):
+            missed = 0 if self._is_there() else missed + 1
+            if missed >= MOST_MISSED:
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def _is_there() -> bool:
+    """Whether Ray's control service answers, and this machine's part of Ray is alive."""
+    node = _worker._global_node
+    if any(kind in ("raylet", "gcs_server") for kind, _ in node.dead_processes()):  # of those started here
+        return False
+    host, _, port = node.gcs_address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+        own = ray.get_runtime_context().get_node_id()
+        return any(other["NodeID"] == own and other["Alive"] for other in ray.nodes())
+    except Exception:  # Ray raises what its transports raise
+        return False
 
 
 @contextmanager
@@ -46,6 +105,10 @@ def ray_cluster(nested: bool) -> Iterator[None]:
 
     Args:
         nested: whether trials start Ray Train themselves, which asks the dashboard's API server.
+
+    Raises:
+        UsageError: there is no cluster at RAY_ADDRESS.
+        ClusterLostError: Ray died.
     """
     os.environ.setdefault("RAY_USAGE_STATS_PROMPT_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -69,7 +132,8 @@ def ray_cluster(nested: bool) -> Iterator[None]:
                 _temp_dir=temporary,
                 **common,
             )
-        yield
+        with _Watch(_is_there):
+            yield
     finally:
         ray.shutdown()
         if temporary:
@@ -110,11 +174,15 @@ def divide(
     concurrent: int | None,
     workers: int,
     gpus_per_worker: float | None,
+    grows: bool = False,
 ) -> Shares:
     """Divide a cluster among trials; what is not given is chosen to use the whole of it.
 
     Without GPUs, as many trials run at once as there are CPUs for (at most `MOST_CONCURRENT`), and each worker
     gets the largest equal share of threads for which all find a place on some node.
+
+    Args:
+        grows: whether more nodes may join, of which each trial is to get as much.
 
     Raises:
         UsageError: more workers or GPUs are asked for than the cluster has.
@@ -141,7 +209,7 @@ def divide(
             "give at most that"
         )
     cpus = max(n for n in range(1, total_cpus + 1) if _places(nodes, n, gpus) >= concurrent * workers)
-    return Shares(concurrent, workers, cpus, gpus)
+    return Shares(concurrent, workers, cpus, gpus, grows)
 
 
 def _places(nodes: Sequence[Node], cpus: int, gpus: float) -> int:

@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.exceptions import RayError, RayTaskError
 
 from ikd_ray.config import make_trial
 from ikd_ray.errors import in_one_line
 from ikd_ray.report.console import Console
+from ikd_ray.report.delivery import Delivery
 from ikd_ray.report.records import TrialRecord, read_trial, trial_folder, write_trial
-from ikd_ray.report.tracking import Tracker, Writer
-from ikd_ray.sweep.results import FAILED, REPORT, WAITS, trial_id
+from ikd_ray.sweep.results import FAILED, HALTS, MOST_DEATHS, REPORT, WAITS, trial_id
+from ikd_ray.sweep.search import OrderedSearch
+
+
+def process_died(error: BaseException | None) -> bool:
+    """Whether a trial ended with a process of its own, or with that one's machine, and not by an error in it."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if failures := getattr(cause, "worker_failures", None):  # Ray Train's, by rank
+        return any(map(process_died, failures.values()))
+    return isinstance(cause, RayError) and not isinstance(cause, RayTaskError)
+
+
+class HaltedError(RuntimeError):
+    """The machine does not let a sweep go on; the message says what it lacks."""
+
+
+class Halt:
+    """Ends the sweep, as Ctrl-C does, where the machine does not let it go on."""
+
+    reason = ""
+
+    def __call__(self, reason: str) -> None:
+        if not self.reason:
+            self.reason = reason
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 class SweepCallback(tune.Callback):
@@ -27,15 +52,18 @@ class SweepCallback(tune.Callback):
         self,
         sweep: Path,
         layer_maps: Mapping[int, tuple[int, ...]],
-        tracker: Tracker,
+        delivery: Delivery,
         console: Console,
-        stop: Callable[[], None],
+        search: OrderedSearch,
+        halt: Halt,
     ) -> None:
-        """`stop` is called on Ctrl-C."""
         self._sweep, self._layer_maps = sweep, layer_maps
-        self._tracker, self._console = tracker, console
-        self._writer, self._stop = Writer(), stop
-        self._warned = False
+        self._delivery, self._console = delivery, console
+        self._search, self._halt = search, halt
+        self._heard: dict[str, int] = defaultdict(int)  # trial -> epochs
+        self._deaths: dict[str, int] = defaultdict(
+            int
+        )  # trial -> deaths of its process since its last new epoch
         self._origins: dict[str, set[str]] = defaultdict(set)  # trial -> the trials whose epochs it took
         self._warnings: dict[str, list[str]] = defaultdict(list)
 
@@ -48,29 +76,11 @@ class SweepCallback(tune.Callback):
         tunes = signal.getsignal(signal.SIGINT)
 
         def listen(number: int, frame: Any) -> None:
-            self._stop()
+            self._search.stop()
             if callable(tunes):
                 tunes(number, frame)
 
         signal.signal(signal.SIGINT, listen)
-
-    def close(self, interrupted: bool = False) -> None:
-        """Have everything written that is still to write; where the user waits for the end, `Tracker.settle` does."""
-        self._writer.close(drop=interrupted)
-        self._warn()
-
-    def _track(self, write: Callable[..., None], *arguments: Any) -> None:
-        """Training goes on without its tracker; from the first failure on, `Tracker.settle` has all to catch up."""
-        self._writer.put(partial(write, at=time.time()), *arguments)
-        self._warn()
-
-    def _warn(self) -> None:
-        if self._writer.error and not self._warned:
-            self._warned = True
-            self._console.warn(
-                f"MLflow cannot be written ({in_one_line(self._writer.error)}); the sweep goes on and catches up "
-                "at its end"
-            )
 
     def _described(self, trial: Any) -> tuple[int, dict[str, Any], list[int]]:
         """A trial's number, all its parameters and its layer map."""
@@ -79,7 +89,7 @@ class SweepCallback(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         number, params, layers = self._described(trial)
-        self._track(self._tracker.trial_started, trial_id(number), params | {"layer_map": layers})
+        self._delivery.put("trial_started", trial_id(number), params | {"layer_map": layers}, time.time())
         # What the user did not ask for is in MLflow; the terminal is narrow.
         shown = {
             name: params[name]
@@ -91,17 +101,18 @@ class SweepCallback(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        if REPORT not in result:
+        name, epoch = trial_id(trial.config["number"]), result.get(REPORT)
+        if epoch is None or epoch.epoch <= self._heard[name]:  # one that comes again tells all from the start
             return
-        name, epoch = trial_id(trial.config["number"]), result[REPORT]
-        self._track(self._tracker.trial_epoch, name, epoch.metrics, epoch.epoch)
+        self._heard[name], self._deaths[name] = epoch.epoch, 0
+        self._delivery.put("trial_epoch", name, epoch.metrics, epoch.epoch, time.time())
         if epoch.reused_from and epoch.reused_from not in self._origins[name]:
             self._origins[name].add(epoch.reused_from)
-            self._track(self._tracker.trial_reused, name, sorted(self._origins[name]))
+            self._delivery.put("trial_reused", name, sorted(self._origins[name]))
         for warning in epoch.warnings:
             self._console.warn(f"{name}: {warning}")
             self._warnings[name].append(warning)
-            self._track(self._tracker.trial_warned, name, list(self._warnings[name]))
+            self._delivery.put("trial_warned", name, list(self._warnings[name]))
         self._console.trial_epoch(
             name,
             epoch=epoch.epoch,
@@ -115,33 +126,46 @@ class SweepCallback(tune.Callback):
         )
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        result = trial.last_result
-        if FAILED in result:
+        result, name = trial.last_result, trial_id(trial.config["number"])
+        if HALTS in result:
+            self._halt(f"{name}: {result[HALTS]}")
+        elif FAILED in result:
             self._failed(trial, result[FAILED])
         elif WAITS in result:
-            self._console.trial_waits(trial_id(trial.config["number"]))
+            self._console.trial_waits(name)
         elif REPORT in result and result[REPORT].remaining == 0:
-            self._finished(trial_id(trial.config["number"]), result[REPORT].metrics)
+            self._finished(name, result[REPORT].metrics)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        lines = str(trial.get_error() or "its process died").strip().splitlines()
-        name = trial_id(trial.config["number"])
-        if trial_folder(self._sweep, name).exists():  # it died after it had finished
-            record = read_trial(self._sweep, name)
-            self._track(self._tracker.trial_epoch, name, record.metrics, len(record.history))
-            self._finished(name, record.metrics)
+        error, name = trial.get_error(), trial_id(trial.config["number"])
+        died = process_died(error)
+        self._deaths[name] += died
+        if trial_folder(self._sweep, name).exists():  # its process died after it had finished
+            metrics = read_trial(self._sweep, name).metrics
+            self._search.finished(trial.config["number"], metrics)
+            self._finished(name, metrics)
+        elif died and self._deaths[name] < MOST_DEATHS:
+            self._search.again(trial.config["number"], self._warnings[name])
+            self._console.trial_died(name)
         else:
-            self._failed(trial, lines[-1])
+            lines = str(error or "it ended without a result").strip().splitlines()
+            often = f"its process died {MOST_DEATHS} times in a row: " if died else ""
+            self._failed(trial, often + lines[-1], died)
 
-    def _finished(self, name: str, metrics: dict[str, float]) -> None:
-        self._track(self._tracker.trial_ended, name, "FINISHED")
+    def _finished(self, name: str, metrics: Mapping[str, float]) -> None:
+        self._delivery.settle(name)
         self._console.trial_finished(name, metrics)
 
-    def _failed(self, trial: Any, reason: str) -> None:
+    def _failed(self, trial: Any, reason: str, died: bool = False) -> None:
         number, params, layers = self._described(trial)
         name = trial_id(number)
         told = {"reused_from": sorted(self._origins[name]), "warnings": self._warnings[name]}
-        record = TrialRecord(name, number, params, layers, "failed", reason=reason, **told)
-        write_trial(self._sweep, record)
-        self._track(self._tracker.trial_ended, record.id, "FAILED", reason)
-        self._console.trial_failed(record.id, reason)
+        record = TrialRecord(name, number, params, layers, "failed", reason=reason, died=died, **told)
+        try:
+            write_trial(self._sweep, record)
+        except OSError as error:  # it runs again when the sweep goes on
+            self._halt(f"{name}: {in_one_line(error)}")
+            return
+        self._search.fail(number, final=not died)
+        self._delivery.settle(name)
+        self._console.trial_failed(name, reason)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ikd_ray.distill.checkpoint import Busy
 
 REPORT = "report"  # key of a result with an `Epoch`, opaque to Tune, which keeps statistics of every number
 FAILED = "failed"  # key of a result that ends a trial without metrics: the reason
 WAITS = "waits"  # key of a result that ends a trial for Tune alone: a `Waits`
+HALTS = "halts"  # key of a result that ends a trial for now, and the sweep with it: what the machine lacks
+
+MOST_DEATHS = 3  # of a trial's process in a row, with no new epoch in between
 
 
 @dataclass(frozen=True)
@@ -17,13 +19,7 @@ class Waits:
     """A trial that has left its place to others until an epoch is there that somebody else is training."""
 
     busy: Busy
-    reported: int  # epochs
-    spent_s: float
     warnings: list[str]
-
-    def resumption(self) -> dict[str, Any]:
-        """What the trial is given when it comes again."""
-        return {"reported": self.reported, "spent_s": self.spent_s, "warnings": self.warnings}
 
 
 def trial_id(number: int) -> str:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
+from sqlalchemy.exc import DatabaseError
 
-from ikd_ray.data.store import digest
-from ikd_ray.sweep.results import FAILED, REPORT, WAITS, Waits
+from ikd_ray.data.store import digest, is_full
+from ikd_ray.distill.checkpoint import Busy
+from ikd_ray.errors import in_one_line
+from ikd_ray.report.records import TrialRecord, set_aside
+from ikd_ray.sweep.results import FAILED, REPORT, WAITS
 from ikd_ray.sweep.space import Space
 
 STUDY = "ikd"
@@ -22,10 +27,20 @@ WINDOW = 250  # the newest results that TPE models; its cost grows with their nu
 Outcome = tuple[TrialState, list[float] | None]
 
 
-def open_storage(sweep: Path) -> optuna.storages.RDBStorage:
-    """The sweep's study database, which optuna-dashboard can open too."""
+def open_study(sweep: Path) -> optuna.storages.RDBStorage:
+    """The sweep's study database, which optuna-dashboard can open too.
+
+    One that is damaged goes to `damaged/`: all that a sweep goes on by is in the trials' records, too.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.storages.RDBStorage(f"sqlite:///{(sweep / 'study.db').resolve()}")
+    path = (sweep / "study.db").resolve()
+    try:
+        return optuna.storages.RDBStorage(f"sqlite:///{path}")
+    except (DatabaseError, StorageInternalError) as error:
+        if is_full(error):
+            raise
+        set_aside(sweep, path)
+        return optuna.storages.RDBStorage(f"sqlite:///{path}")
 
 
 class RecentStorage(optuna.storages.InMemoryStorage):
@@ -70,7 +85,7 @@ class OrderedSearch(Searcher):
     sampler starts anew for each suggestion, seeded by (seed, n), so a resumed sweep suggests what it would have.
 
     Two studies: the sampler reads one in memory, and the one on disk is written once when a trial is suggested
-    and once when it ends.
+    and once when it ends. What the trials' own records say counts, whatever a killed driver left in the study.
     """
 
     def __init__(
@@ -80,15 +95,17 @@ class OrderedSearch(Searcher):
         seed: int,
         concurrent: int,
         storage: optuna.storages.BaseStorage,
-        ended: Mapping[int, Mapping[str, float] | None],
+        ended: Mapping[int, TrialRecord],
         trials: int,
+        halt: Callable[[str], None],
     ) -> None:
         """Opens the study in `storage`, or goes on with the one that is there.
 
         Args:
             concurrent: trials that run at once.
-            ended: what earlier trials of the study came to, by number; nothing for those that failed.
+            ended: the records of trials that need not run again, by number.
             trials: how many are to run.
+            halt: called with a reason when the study cannot be written; nothing is suggested any more.
         """
         super().__init__()
         self._space, self._seed, self._objectives = space, seed, list(objectives)
@@ -105,39 +122,50 @@ class OrderedSearch(Searcher):
         self._outcomes: dict[int, Outcome] = {}
         self._untold: list[int] = []  # trials whose outcome the sampler has not seen, in order
         self._left = trials  # to be suggested
-        self._stopped = False
+        self._halt, self._stopped = halt, False
         self._running: dict[str, dict[str, Any]] = {}  # Tune's trial id -> what it was given
-        self._waiting: list[tuple[dict[str, Any], Waits]] = []
-        self._interrupted: list[optuna.trial.FrozenTrial] = []
-        self._failed: list[int] = []  # trials whose failure is not on disk yet
+        self._stumbled: dict[int, dict[str, Any]] = {}  # ended for Tune; `fail` or `again` says what is next
+        self._waiting: list[tuple[dict[str, Any], Busy | None]] = []
+        self._interrupted: list[tuple[int, dict[str, Any]]] = []  # numbers and parameters
+        self._next = 0
         self._go_on(ended)
 
-    def _go_on(self, ended: Mapping[int, Mapping[str, float] | None]) -> None:
-        """Take up what an earlier run left in the study on disk."""
+    def _go_on(self, ended: Mapping[int, TrialRecord]) -> None:
+        """Take up what an earlier run left in the study on disk; what that lacks of ended trials it gets now."""
         known = self._kept.get_trials(deepcopy=False)
-        self._next = len(known)
-        for kept in known:
-            self._add(self._seen, kept.params, kept.distributions)
-            self._untold.append(kept.number)
-            if kept.state != TrialState.RUNNING:
-                self._outcomes[kept.number] = (kept.state, kept.values)
-            elif kept.number in ended:  # the driver died before it heard
-                self._end(kept.number, ended[kept.number])
+        for number in range(max([len(known), *(number + 1 for number in ended)])):
+            record = ended.get(number)
+            if number < len(known):
+                params = known[number].params
+                self._add(self._seen, params, known[number].distributions)
+            elif record:
+                trial = optuna.trial.FixedTrial(record.params)
+                self._space.suggest(trial)
+                for study in (self._seen, self._kept):
+                    self._add(study, trial.params, trial.distributions)
             else:
-                self._interrupted.append(kept)
+                self._tell_before(number - self._lag)
+                params = self._suggested(number)
+            self._untold.append(number)
+            self._next = number + 1
+            if record:
+                self._end(number, record.metrics)
+            else:
+                self._interrupted.append((number, params))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's `number` and `params`; none while it must wait for others.
 
-        One that has waited comes again, with what `Waits.resumption` says.
+        One that comes again has besides what `again` or `Waits` brought.
         """
-        self.finish()
         if self._stopped:
             return Searcher.FINISHED
         suggestion = self._ready() or (self._left and self._new())
         if suggestion:
             self._running[trial_id] = suggestion
             return suggestion
+        if self._stopped:  # the study could not be written
+            return Searcher.FINISHED
         return None if self._left or self._waiting or self._running else Searcher.FINISHED
 
     def stop(self) -> None:
@@ -145,35 +173,36 @@ class OrderedSearch(Searcher):
         self._stopped = True
 
     def _ready(self) -> dict[str, Any] | None:
-        for place, (given, waits) in enumerate(self._waiting):
-            if waits.busy.ready():
+        for place, (given, busy) in enumerate(self._waiting):
+            if busy is None or busy.ready():
                 del self._waiting[place]
-                return given | waits.resumption()
+                return given
         return None
 
     def _new(self) -> dict[str, Any] | None:
         if self._interrupted:
-            kept = self._interrupted.pop(0)
-            number, params = kept.number, kept.params
-            constants = self._space.suggest(optuna.trial.FixedTrial(params))
+            number, params = self._interrupted.pop(0)
         else:
             number = self._next
             if not self._tell_before(number - self._lag):
                 return None
-            trial = self._ask(number)
-            constants, params = self._space.suggest(trial), trial.params
-            self._add(self._kept, params, trial.distributions)
+            try:
+                params = self._suggested(number)
+            except StorageInternalError as error:
+                self._refused(error)
+                return None
             self._untold.append(number)
             self._next += 1
         self._left -= 1
+        constants = self._space.suggest(optuna.trial.FixedTrial(params))
         return {"number": number, "params": {"seed": self._seed, **params, **constants}}
 
-    def _ask(self, number: int) -> optuna.Trial:
-        if number < len(self._grid):
-            self._seen.enqueue_trial(self._grid[number])
-        seed = int(digest(self._seed, number)[:8], 16)
-        self._seen.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
-        return self._seen.ask()
+    def _suggested(self, number: int) -> dict[str, Any]:
+        """The searched parameters of a new trial, which is in both studies from now on."""
+        trial = self._ask(number)
+        self._space.suggest(trial)
+        self._add(self._kept, trial.params, trial.distributions)
+        return trial.params
 
     @staticmethod
     def _add(study: optuna.Study, params: dict[str, Any], distributions: dict[str, Any]) -> None:
@@ -181,6 +210,13 @@ class OrderedSearch(Searcher):
         study.add_trial(
             optuna.trial.create_trial(state=TrialState.RUNNING, params=params, distributions=distributions)
         )
+
+    def _ask(self, number: int) -> optuna.Trial:
+        if number < len(self._grid):
+            self._seen.enqueue_trial(self._grid[number])
+        seed = int(digest(self._seed, number)[:8], 16)
+        self._seen.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
+        return self._seen.ask()
 
     def _tell_before(self, horizon: int) -> bool:
         """Tell the results of trials below `horizon`; false if one that matters is still missing."""
@@ -198,37 +234,51 @@ class OrderedSearch(Searcher):
         return True
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        """Note how a trial ended; one that was stopped before its end stays open for a later run."""
-        given = self._running.pop(trial_id, None)
-        last = (result or {}).get(REPORT)
+        """Note how a trial ended; one that was stopped before its end stays open for a later run.
+
+        Of one that ended badly the driver, which hears of it next, says what is to become.
+        """
+        given, result = self._running.pop(trial_id, None), result or {}
+        last = result.get(REPORT)
         if given is None:
             return
-        number = given["number"]
-        if error or FAILED in (result or {}):
-            self._end(number, None)
-        elif WAITS in (result or {}):
-            self._waiting.append((given, result[WAITS]))
+        if error or FAILED in result:
+            self._stumbled[given["number"]] = given
+        elif WAITS in result:
+            waits = result[WAITS]
+            self._waiting.append((given | {"warnings": waits.warnings}, waits.busy))
         elif last and last.remaining == 0:
-            self._end(number, last.metrics)
+            self._end(given["number"], last.metrics)
 
-    def _end(self, number: int, metrics: Mapping[str, float] | None) -> None:
-        values = [(metrics or {}).get(name, math.nan) for name in self._objectives]
+    def again(self, number: int, warnings: list[str]) -> None:
+        """A trial that ended badly is handed out again, with what it has warned of so far."""
+        self._waiting.append((self._stumbled.pop(number) | {"warnings": warnings}, None))
+
+    def finished(self, number: int, metrics: Mapping[str, float]) -> None:
+        """A trial ended badly, but not before it had finished."""
+        del self._stumbled[number]
+        self._end(number, metrics)
+
+    def fail(self, number: int, final: bool = True) -> None:
+        """A trial that ended badly has failed, which is on disk by now; if not for good, a later run tries again."""
+        del self._stumbled[number]
+        self._end(number, {}, write=final)
+
+    def _end(self, number: int, metrics: Mapping[str, float], write: bool = True) -> None:
+        values = [metrics.get(name, math.nan) for name in self._objectives]
         failed = any(map(math.isnan, values))
         self._outcomes[number] = (TrialState.FAIL, None) if failed else (TrialState.COMPLETE, values)
-        if failed:
-            self._failed.append(number)
-        else:
-            self._kept.tell(number, values)
+        if not write:
+            return
+        state, told = self._outcomes[number]
+        try:
+            self._kept.tell(number, told, state, skip_if_finished=True)
+        except StorageInternalError as error:
+            self._refused(error)
 
-    def finish(self) -> None:
-        """Write to disk which trials failed.
-
-        Tune tells the search of a failure before the callback that records it: a driver killed between the two
-        must find the trial still running, and so run it again.
-        """
-        for number in self._failed:
-            self._kept.tell(number, state=TrialState.FAIL)
-        self._failed.clear()
+    def _refused(self, error: Exception) -> None:
+        self.stop()
+        self._halt(f"the study cannot be written: {in_one_line(error.__cause__ or error)}")
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
         """A trial's epochs say nothing to the sampler."""

@@ -14,16 +14,18 @@ import torch
 from ray import tune
 
 from ikd_ray.config import PrefixConfig, SharingConfig, make_trial
-from ikd_ray.distill.checkpoint import Busy, Checkpoints
+from ikd_ray.data import store
+from ikd_ray.distill.checkpoint import DISK_ERRORS, Busy, Checkpoints
 from ikd_ray.distill.loop import TIMES, Distillation, Epoch
 from ikd_ray.distill.student import size_metrics
 from ikd_ray.distill.training import DivergedError
 from ikd_ray.distill.world import World
+from ikd_ray.errors import in_one_line
 from ikd_ray.report.cache import STAGES
-from ikd_ray.report.records import TrialRecord, write_trial
+from ikd_ray.report.records import TrialRecord, trial_folder, write_trial
 from ikd_ray.sweep.cluster import Shares
 from ikd_ray.sweep.prepare import Shared
-from ikd_ray.sweep.results import FAILED, REPORT, WAITS, Waits, trial_id
+from ikd_ray.sweep.results import FAILED, HALTS, REPORT, WAITS, Waits, trial_id
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -54,34 +56,38 @@ class Course:
 
 
 def results(course: Course, config: dict[str, Any], opened, world: World) -> Iterator[dict[str, Any]]:
-    """Run one trial, or go on with it; yields a result an epoch. Rank 0 leaves its folder with the last one.
+    """Run one trial; yields a result an epoch. Rank 0 leaves its folder with the last one.
+
+    One that comes again starts anew, and finds the epochs that it has trained before where they were saved.
 
     A loss that diverges ends the trial with a result that has the reason under `FAILED`; an epoch that another
-    trial is training ends it for now, with one under `WAITS`.
+    trial is training ends it for now, with one under `WAITS`, and a full disk with one under `HALTS`.
     """
-    reported, warnings = config.get("reported", 0), config.get("warnings", [])
-    start = time.monotonic() - config.get("spent_s", 0.0)
+    start, times, warnings = time.monotonic(), [], config.get("warnings", [])
     trial, checkpoints = make_trial(config["params"]), course.checkpoints(config["number"])
-    run, epochs = course.method(trial, *opened, world, course.prefix, checkpoints), []
     try:
+        run, epochs = course.method(trial, *opened, world, course.prefix, checkpoints), []
         for event in run:
             if isinstance(event, Busy):
                 # Several workers take too long to start for the sake of one epoch.
                 busy = event if world.size == 1 else replace(event, folder=None)
-                spent = time.monotonic() - start
-                yield {WAITS: Waits(busy, max(reported, len(epochs)), spent, warnings + run.warnings)}
+                yield {WAITS: Waits(busy, warnings + run.warnings)}
                 return
             epochs.append(event)
-            if event.earlier and event.epoch > reported:  # in a sweep that was cut off
+            times.append(time.time())
+            if event.earlier:  # before it was cut off
                 start -= sum(event.metrics[name] for name in TIMES)
             if event.remaining == 0:
                 event = epochs[-1] = _finished(course, run, epochs, time.monotonic() - start)
-                if world.rank == 0:
-                    _save(course.sweep, config["number"], run, epochs, warnings + run.warnings)
-            if event.epoch > reported:
-                yield {REPORT: event}
+                if world.rank == 0 and not trial_folder(course.sweep, trial_id(config["number"])).exists():
+                    _save(course.sweep, config["number"], run, epochs, times, warnings + run.warnings)
+            yield {REPORT: event}
     except DivergedError as error:
         yield {FAILED: str(error)}
+    except DISK_ERRORS as error:
+        if not store.is_full(error):
+            raise
+        yield {HALTS: in_one_line(error)}
 
 
 def _finished(course: Course, run: Distillation, epochs: list[Epoch], seconds: float) -> Epoch:
@@ -95,7 +101,9 @@ def _finished(course: Course, run: Distillation, epochs: list[Epoch], seconds: f
     return replace(last, metrics=last.metrics | final)
 
 
-def _save(sweep: Path, number: int, run: Distillation, epochs: list[Epoch], warnings: list[str]) -> None:
+def _save(
+    sweep: Path, number: int, run: Distillation, epochs: list[Epoch], times: list[float], warnings: list[str]
+) -> None:
     record = TrialRecord(
         id=trial_id(number),
         number=number,
@@ -104,6 +112,7 @@ def _save(sweep: Path, number: int, run: Distillation, epochs: list[Epoch], warn
         status="finished",
         metrics=epochs[-1].metrics,
         history=[epoch.metrics for epoch in epochs],
+        times=times,
         duration_s=epochs[-1].metrics["time/spent_s"],
         reused_from=sorted({epoch.reused_from for epoch in epochs} - {""}),
         warnings=warnings,

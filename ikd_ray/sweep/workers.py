@@ -11,7 +11,7 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from ikd_ray.distill.world import World
-from ikd_ray.sweep.results import trial_id
+from ikd_ray.sweep.results import MOST_DEATHS, trial_id
 from ikd_ray.sweep.trainable import SCRATCH, Course, results
 
 
@@ -29,6 +29,8 @@ def train_with_workers(config: dict[str, Any], course: Course) -> None:
         run_config=train.RunConfig(
             name=f"{trial_id(config['number'])}-{uuid.uuid4().hex[:8]}",  # a trial that waits comes again
             storage_path=str(course.sweep / SCRATCH),
+            # All workers start again, and take the epochs that were saved.
+            failure_config=train.FailureConfig(max_failures=MOST_DEATHS),
             callbacks=[TuneReportCallback()],
         ),
     )

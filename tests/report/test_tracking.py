@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import socket
-import threading
 from dataclasses import replace
 from functools import partial
 
 import pytest
 
 from ikd_ray.errors import UsageError
-from ikd_ray.report.records import TrialRecord
-from ikd_ray.report.tracking import Tracker, Writer, without_password
+from ikd_ray.report.records import SweepRecord, TrialRecord
+from ikd_ray.report.tracking import Tracker
 
 PARAMS = {"regime": "kd", "student_layers": 2, "lambda": 0.2}
 
 
+def epoch(number: int, mcc: float) -> dict[str, float]:
+    return {"dev/mcc": mcc, "trained_epochs": float(number - 1), "reused_epochs": 1.0}
+
+
+def sweep(identity: str, run_id: str = "") -> SweepRecord:
+    return SweepRecord(
+        name="sweep",
+        task="cola",
+        seed=0,
+        trials=3,
+        command="",
+        code_version="1",
+        data={"source": "folder", "description": "a folder", "generated": False},
+        teacher={"name": "MiniLM"},
+        objectives={"dev/mcc": "max"},
+        settings={"id": identity, "run_id": run_id, "space": "spaces/space.yaml"},
+    )
+
+
 def record(number: int, status: str = "finished") -> TrialRecord:
-    history = [{"train/loss": 0.9, "dev/mcc": 0.1}, {"train/loss": 0.8, "dev/mcc": 0.2}]
+    history = [epoch(1, 0.1), epoch(2, 0.2)]
     whole = status == "finished"
     return TrialRecord(
         id=f"t{number:03d}",
@@ -27,6 +45,7 @@ def record(number: int, status: str = "finished") -> TrialRecord:
         status=status,
         metrics=history[-1] | {"student/params": 5.0} if whole else {},
         history=history if whole else [],
+        times=[1001.5, 1002.5] if whole else [],
         reason="" if whole else "loss became nan",
     )
 
@@ -39,8 +58,13 @@ def uri(tmp_path_factory):
 @pytest.fixture
 def tracker(uri, request):
     tracker = Tracker(uri, request.node.name)
-    tracker.start("sweep", {"seed": 0}, {"ikd.data_source": "folder"})
+    tracker.start(sweep(request.node.name))
     return tracker
+
+
+def settle(tracker, *records):
+    for trial in records:
+        tracker.settle(trial)
 
 
 def children(tracker):
@@ -58,8 +82,8 @@ def test_trials_are_nested_and_tagged(tracker):
     tracker.trial_started("t000", PARAMS)
     tracker.trial_epoch("t000", {"dev/mcc": 0.1}, 1)
     tracker.trial_epoch("t000", {"dev/mcc": 0.3}, 2)
-    tracker.trial_ended("t000", "FINISHED")
     run = children(tracker)["t000"]
+    assert run.info.status == "RUNNING"
     assert run.data.tags["mlflow.parentRunId"] == tracker.parent
     assert run.data.tags["ikd.data_source"] == "folder"
     assert run.data.params == {key: str(value) for key, value in PARAMS.items()}
@@ -69,10 +93,9 @@ def test_trials_are_nested_and_tagged(tracker):
 def test_what_the_driver_missed_is_filled_in_once(tracker):
     """One trial ended unheard while it ran, one was never seen, one failed; a second look changes nothing."""
     tracker.trial_started("t000", PARAMS)
-    tracker.trial_epoch("t000", {"dev/mcc": 0.1}, 1)
-    trials = [record(0), record(1), record(2, "failed")]
-    tracker.settle(trials)
-    tracker.settle(trials)
+    tracker.trial_epoch("t000", epoch(1, 0.1), 1, at=1001.5)
+    for _ in range(2):
+        settle(tracker, record(0), record(1), record(2, "failed"))
     runs = children(tracker)
     assert {name: run.info.status for name, run in runs.items()} == {
         "t000": "FINISHED",
@@ -85,29 +108,63 @@ def test_what_the_driver_missed_is_filled_in_once(tracker):
     assert runs["t002"].data.tags["ikd.reason"] == "loss became nan"
 
 
-def test_a_sweep_that_goes_on_keeps_whole_runs_and_drops_cut_off_ones(tracker, uri, request):
-    tracker.settle([record(0)])
+def test_a_sweep_that_goes_on_does_so_in_its_runs(tracker, uri, request):
+    """Also where the id of its own run was not kept: it was killed before it could."""
+    settle(tracker, record(0))
     tracker.trial_started("t001", PARAMS)
-    tracker.finish("KILLED")
-    assert {run.info.status for run in children(tracker).values()} == {"FINISHED", "KILLED"}
-    again = Tracker(uri, request.node.name)
-    assert again.start("sweep", {}, {}, run_id=tracker.parent) == tracker.parent
-    assert set(children(again)) == {"t000"}
+    tracker.trial_epoch("t001", epoch(1, 0.1), 1)
+    before = {name: run.info.run_id for name, run in children(tracker).items()}
+    for run_id in (tracker.parent, ""):
+        again = Tracker(uri, request.node.name)
+        assert again.start(sweep(request.node.name, run_id)) == tracker.parent
+        again.trial_started("t001", PARAMS)
+        for number in (1, 2):
+            again.trial_epoch("t001", epoch(number, 0.1 * number), number)
+        runs = children(again)
+        assert {name: run.info.run_id for name, run in runs.items()} == before
+        assert values(again, runs["t001"], "dev/mcc") == [(1, 0.1), (2, 0.2)]
+        again.finish("KILLED")
+        assert {name: run.info.status for name, run in children(again).items()} == {
+            "t000": "FINISHED",
+            "t001": "KILLED",
+        }
+
+
+def test_of_a_run_made_twice_the_one_with_more_stays(tracker):
+    """The store made one, and its answer was lost."""
+    tracker.trial_started("t000", PARAMS)
+    tracker.trial_epoch("t000", epoch(1, 0.1), 1)
+    tracker._runs.clear()
+    tracker.trial_started("t000", PARAMS)
+    tracker.take_stock()
+    [run] = tracker._search(f"tags.`mlflow.parentRunId` = '{tracker.parent}'")
+    assert values(tracker, run, "dev/mcc") == [(1, 0.1)]
 
 
 def test_a_sweep_of_several_pages_goes_on_without_a_run_twice(tracker, uri, request, monkeypatch):
-    """The store returns newest runs first, page by page; deleting from one page shifts the next."""
-    tracker.settle([record(number) for number in range(8)])
+    settle(tracker, *(record(number) for number in range(8)))
     for name in ("t008", "t009"):
         tracker.trial_started(name, PARAMS)
     tracker.finish("KILLED")
     again = Tracker(uri, request.node.name)
     search_runs = again._client.search_runs
     monkeypatch.setattr(again._client, "search_runs", partial(search_runs, max_results=4))
-    again.start("sweep", {}, {}, run_id=tracker.parent)
-    again.settle([record(number) for number in range(8)])
+    again.start(sweep(request.node.name))
+    settle(again, *(record(number) for number in range(10)))
     runs = list(again._search(f"tags.`mlflow.parentRunId` = '{tracker.parent}'"))
-    assert sorted(run.data.tags["ikd.trial"] for run in runs) == [f"t{number:03d}" for number in range(8)]
+    assert sorted(run.data.tags["ikd.trial"] for run in runs) == [f"t{number:03d}" for number in range(10)]
+
+
+def test_a_store_that_does_not_answer_is_no_store_without_the_run(tracker, monkeypatch):
+    """Or the sweep would begin a second one in it."""
+    from mlflow.exceptions import MlflowException
+
+    def away(run_id):
+        raise MlflowException("API request failed")
+
+    monkeypatch.setattr(tracker._client, "get_run", away)
+    with pytest.raises(MlflowException):
+        tracker.start(sweep("another", tracker.parent))
 
 
 def test_a_trial_that_starts_again_goes_on_in_its_run(tracker):
@@ -116,7 +173,6 @@ def test_a_trial_that_starts_again_goes_on_in_its_run(tracker):
     tracker.trial_epoch("t000", {"dev/mcc": 0.1}, 1)
     tracker.trial_started("t000", PARAMS, at=1500.0)
     tracker.trial_epoch("t000", {"dev/mcc": 0.3}, 2)
-    tracker.trial_ended("t000", "FINISHED")
     [run] = tracker._search(f"tags.`mlflow.parentRunId` = '{tracker.parent}'")
     assert run.info.start_time == 1_000_000
     assert values(tracker, run, "dev/mcc") == [(1, 0.1), (2, 0.3)]
@@ -125,9 +181,9 @@ def test_a_trial_that_starts_again_goes_on_in_its_run(tracker):
 def test_a_run_says_whose_epochs_it_has_and_what_went_wrong(tracker):
     for name in ("t001", "t002"):
         tracker.trial_started(name, PARAMS)
-    tracker.trial_reused("t001", ["t007"], at=1000.0)
+    tracker.trial_reused("t001", ["t007"])
     tracker.trial_reused("t001", ["t007", "t003", "t007"])
-    tracker.trial_warned("t001", ["/cache/1: damaged; trained anew"], at=1000.0)
+    tracker.trial_warned("t001", ["/cache/1: damaged; trained anew"])
     tracker.trial_warned("t001", ["/cache/1: damaged; trained anew", "disk full"])
     tracker.trial_reused("t002", [])
     tracker.trial_warned("t002", [])
@@ -150,7 +206,7 @@ def test_tags_fit_the_store_however_much_there_is_to_say(tracker):
 
 def test_a_run_filled_in_later_has_its_tags_too(tracker):
     reused = replace(record(0), reused_from=["t002", "t001"], warnings=["disk full"])
-    tracker.settle([reused, record(1)])
+    settle(tracker, reused, record(1))
     runs = children(tracker)
     assert runs["t000"].data.tags["ikd.reused_from"] == "t001, t002"
     assert runs["t000"].data.tags["ikd.warnings"] == "disk full"
@@ -166,36 +222,27 @@ def test_a_sweep_has_metrics_of_its_own(tracker):
 def test_runs_have_the_times_of_what_happened(tracker):
     """Not those of the writing, which may come later."""
     tracker.trial_started("t000", PARAMS, at=1000.0)
-    tracker.trial_epoch("t000", {"dev/mcc": 0.5}, 1, at=1001.5)
-    tracker.trial_ended("t000", "FINISHED", at=1002.0)
-    run = children(tracker)["t000"]
-    assert (run.info.start_time, run.info.end_time) == (1_000_000, 1_002_000)
-    [metric] = tracker._client.get_metric_history(run.info.run_id, "dev/mcc")
-    assert metric.timestamp == 1_001_500
+    tracker.trial_epoch("t000", epoch(1, 0.1), 1, at=1001.0)
+    settle(tracker, record(0), record(1))
+    runs = children(tracker)
+    assert (runs["t000"].info.start_time, runs["t000"].info.end_time) == (1_000_000, 1_002_500)
+    assert (runs["t001"].info.start_time, runs["t001"].info.end_time) == (1_001_500, 1_002_500)
+    for name, first in (("t000", 1_001_000), ("t001", 1_001_500)):
+        history = tracker._client.get_metric_history(runs[name].info.run_id, "dev/mcc")
+        assert [metric.timestamp for metric in history] == [first, 1_002_500]
 
 
 def test_a_teacher_is_recorded_once(tracker):
-    for _ in range(2):
-        tracker.teacher(
-            "MiniLM", "key", {"epochs": 2}, [{"dev/mcc": 0.4}, {"dev/mcc": 0.3}], {"dev/mcc": 0.4}
-        )
+    """Also where a killed driver has told half of it."""
     client = tracker._client
     experiment = client.get_experiment_by_name(tracker.experiment).experiment_id
-    [run] = client.search_runs([experiment], "tags.`ikd.kind` = 'teacher'")
-    assert values(tracker, run, "dev/mcc") == [(1, 0.4), (2, 0.3), (3, 0.4)]
-
-
-@pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("http://ann:secret@host:5000/path", "http://host:5000/path"),
-        ("postgresql://ann:secret@db/mlflow", "postgresql://db/mlflow"),
-        ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
-        ("/some/folder", "/some/folder"),
-    ],
-)
-def test_passwords_are_never_shown(uri, shown):
-    assert without_password(uri) == shown
+    told = "MiniLM", "key", {"epochs": 2}, [{"dev/mcc": 0.4}, {"dev/mcc": 0.3}], {"dev/mcc": 0.4}
+    for status in ("RUNNING", "FINISHED", "FINISHED"):
+        tracker.teacher(*told)
+        [run] = client.search_runs([experiment], "tags.`ikd.kind` = 'teacher'")
+        assert run.info.status == "FINISHED"
+        assert values(tracker, run, "dev/mcc") == [(1, 0.4), (2, 0.3), (3, 0.4)]
+        client.update_run(run.info.run_id, status=status)
 
 
 def test_a_deleted_experiment_is_a_usage_error(uri):
@@ -220,40 +267,6 @@ def test_no_store_there_is_a_usage_error():
 
 def test_what_is_whole_is_not_looked_up_again(tracker, monkeypatch):
     """A thousand runs are not read back to find that nothing is missing."""
-    tracker.settle([record(0)])
+    settle(tracker, record(0))
     monkeypatch.setattr(tracker, "_client", None)
-    tracker.settle([record(0)])
-
-
-def test_a_writer_keeps_the_order_and_waits_at_its_end():
-    written, writer = [], Writer()
-    for number in range(3000):  # more than may wait
-        writer.put(written.append, number)
-    writer.close()
-    assert written == list(range(3000))
-    assert writer.error is None
-
-
-def test_a_writer_can_drop_what_still_waits():
-    """After Ctrl-C nobody wants to wait for a slow store."""
-    written, writer, started, go = [], Writer(), threading.Event(), threading.Event()
-    writer.put(lambda: started.set() or go.wait(timeout=30))
-    writer.put(written.append, 1)
-    assert started.wait(timeout=30)
-    threading.Timer(0.2, go.set).start()
-    writer.close(drop=True)
-    assert written == []
-
-
-def test_a_writer_stops_at_the_first_failure():
-    def fail(reason: str) -> None:
-        raise OSError(reason)
-
-    written, writer = [], Writer()
-    writer.put(written.append, 1)
-    writer.put(fail, "disk full")
-    writer.put(fail, "disk still full")
-    writer.put(written.append, 2)
-    writer.close()
-    assert written == [1]
-    assert str(writer.error) == "disk full"
+    settle(tracker, record(0))

@@ -1,56 +1,150 @@
-"""The driver's ear, with a tracker that fails."""
+"""The driver's ear: what becomes of trials that end well, badly, or with their process."""
 
 from __future__ import annotations
 
 import io
 from types import SimpleNamespace
 
+import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+
 from ikd_ray.distill.loop import Epoch
 from ikd_ray.report.console import Console
-from ikd_ray.report.records import read_trials
+from ikd_ray.report.records import TrialRecord, read_trials, write_trial
+from ikd_ray.sweep import driver
 from ikd_ray.sweep.driver import SweepCallback
-from ikd_ray.sweep.results import FAILED, REPORT
+from ikd_ray.sweep.results import FAILED, HALTS, REPORT
+
+PARAMS = {"regime": "kd", "student_layers": 1}
 
 
-class DeafTracker:
-    """A store that takes a trial's start, and nothing after it."""
+class Recorder:
+    """Writes down every call made to it."""
 
     def __init__(self) -> None:
-        self.started: list[str] = []
+        self.calls: list[tuple] = []
 
-    def trial_started(self, name, params, at) -> None:
-        self.started.append(name)
-
-    def trial_epoch(self, *arguments, at) -> None:
-        raise OSError("disk full")
-
-    trial_ended = trial_epoch
+    def __getattr__(self, name: str):
+        return lambda *arguments, **named: self.calls.append((name, *arguments, *named.values()))
 
 
-def tune_trial(number: int, result: dict) -> SimpleNamespace:
-    params = {"regime": "kd", "student_layers": 1}
-    return SimpleNamespace(config={"number": number, "params": params}, last_result=result)
+class Sweep(SimpleNamespace):
+    def hear(self, event: str, number: int = 0, error: Exception | None = None, **result: object) -> None:
+        trial = SimpleNamespace(
+            config={"number": number, "params": PARAMS}, last_result=result, get_error=lambda: error
+        )
+        getattr(self.callback, f"on_trial_{event}")(0, [], trial, **({"result": result} if result else {}))
+
+    def epoch(self, epoch: int, remaining: int, number: int = 0) -> None:
+        metrics = {"dev/mcc": 0.5, "time/epoch_s": 1.0, "time/evaluation_s": 0.1, "time/saved_s": 0.0}
+        report = {REPORT: Epoch(epoch, remaining, 1, 1, "C", metrics)}
+        self.hear("result", number, **report)
+        if not remaining:
+            self.hear("complete", number, **report)
+
+    def delivered(self) -> list[tuple]:
+        calls = (call[1:] if call[0] == "put" else call for call in self.delivery.calls)
+        return [call[:2] for call in calls]
 
 
-def test_a_store_that_fails_is_told_of_once_and_trials_go_on(tmp_path):
-    metrics = {"dev/mcc": 0.5, "time/epoch_s": 1.0, "time/evaluation_s": 0.1}
-    result = {REPORT: Epoch(1, 0, 1, 1, "C", metrics)}
-    text, tracker = io.StringIO(), DeafTracker()
+@pytest.fixture
+def sweep(tmp_path):
+    text, delivery, search, halts = io.StringIO(), Recorder(), Recorder(), []
     console = Console(text)
     with console.sweep(3, 1, "dev/mcc"):
-        callback = SweepCallback(tmp_path, {1: (2,)}, tracker, console, stop=lambda: None)
-        for number in range(2):
-            trial = tune_trial(number, result)
-            callback.on_trial_start(0, [], trial)
-            callback.on_trial_result(0, [], trial, result)
-            callback.on_trial_complete(0, [], trial)
-        trial = tune_trial(2, {FAILED: "loss became nan"})
-        callback.on_trial_start(0, [], trial)
-        callback.on_trial_complete(0, [], trial)
-        callback.close()
-    assert tracker.started == ["t000"]
-    assert text.getvalue().count("MLflow cannot be written (disk full)") == 1
-    assert "2 finished, 1 failed of 3 trials" in text.getvalue()
-    assert [(trial.status, trial.reason) for trial in read_trials(tmp_path)] == [
-        ("failed", "loss became nan")
-    ]
+        callback = SweepCallback(tmp_path, {1: (2,)}, delivery, console, search, halts.append)
+        yield Sweep(
+            callback=callback,
+            delivery=delivery,
+            search=search,
+            halts=halts,
+            folder=tmp_path,
+            text=text.getvalue,
+        )
+
+
+def test_a_finished_trial_is_settled_from_its_record(sweep):
+    sweep.hear("start")
+    sweep.epoch(1, remaining=0)
+    assert sweep.delivered() == [("trial_started", "t000"), ("trial_epoch", "t000"), ("settle", "t000")]
+    assert "finished in" in sweep.text()
+
+
+def test_a_failed_trial_is_recorded_before_anyone_is_told(sweep):
+    sweep.hear("start")
+    sweep.hear("complete", **{FAILED: "loss became nan"})
+    [trial] = read_trials(sweep.folder)
+    assert (trial.status, trial.reason, trial.died) == ("failed", "loss became nan", False)
+    assert sweep.search.calls == [("fail", 0, True)]
+    assert sweep.delivered()[-1] == ("settle", "t000")
+
+
+def test_a_trial_whose_process_died_goes_on_after_what_was_heard_of_it(sweep):
+    sweep.hear("start")
+    sweep.epoch(1, remaining=2)
+    sweep.hear("error", error=ActorDiedError())
+    assert sweep.search.calls == [("again", 0, [])]
+    assert "its process died" in sweep.text()
+    assert "goes on after epoch 1" in sweep.text()
+    sweep.hear("start")
+    for epoch in (1, 2, 3):
+        sweep.epoch(epoch, remaining=3 - epoch)
+    told = [call[4] for call in sweep.delivery.calls if call[1] == "trial_epoch"]
+    assert told == [1, 2, 3], "nothing twice"
+    assert not read_trials(sweep.folder)
+
+
+def test_a_trial_whose_process_dies_again_and_again_fails_for_now(sweep):
+    for _ in range(driver.MOST_DEATHS - 1):
+        sweep.hear("start")
+        sweep.hear("error", error=ActorDiedError())
+    sweep.epoch(1, remaining=2)  # it has come further: that counts
+    for _ in range(driver.MOST_DEATHS):
+        assert not read_trials(sweep.folder)
+        sweep.hear("start")
+        sweep.hear("error", error=ActorDiedError())
+    [trial] = read_trials(sweep.folder)
+    assert (trial.status, trial.died) == ("failed", True)
+    assert trial.reason.startswith("its process died 3 times in a row: ")
+    assert sweep.search.calls[-1] == ("fail", 0, False)
+
+
+def test_an_error_of_the_trials_own_fails_it_at_once(sweep):
+    sweep.hear("start")
+    sweep.hear("error", error=RayTaskError("step", "Traceback\n  ...\nValueError: no", ValueError("no")))
+    [trial] = read_trials(sweep.folder)
+    assert (trial.died, trial.reason) == (False, "ValueError: no")
+    assert sweep.search.calls == [("fail", 0, True)]
+
+
+def test_workers_that_died_are_a_process_that_died(sweep):
+    cause = RuntimeError("Training failed due to worker errors")
+    cause.worker_failures = {0: RuntimeError("connection closed by peer"), 1: ActorDiedError()}
+    sweep.hear("start")
+    sweep.hear("error", error=RayTaskError("train", "...", cause))
+    assert sweep.search.calls == [("again", 0, [])]
+
+
+def test_a_trial_that_had_finished_when_its_process_died_has_finished(sweep):
+    metrics = {"dev/mcc": 0.5, "time/saved_s": 0.0}
+    write_trial(sweep.folder, TrialRecord("t000", 0, PARAMS, [2], "finished", metrics=metrics))
+    sweep.hear("start")
+    sweep.hear("error", error=ActorDiedError())
+    assert sweep.search.calls == [("finished", 0, metrics)]
+    assert sweep.delivered()[-1] == ("settle", "t000")
+
+
+def test_a_full_disk_halts_the_sweep_and_fails_no_trial(sweep, monkeypatch):
+    sweep.hear("start")
+    sweep.hear("complete", **{HALTS: "[Errno 28] No space left on device: '/x'"})
+    assert sweep.halts == ["t000: [Errno 28] No space left on device: '/x'"]
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(driver, "write_trial", full)
+    sweep.hear("start", 1)
+    sweep.hear("complete", 1, **{FAILED: "loss became nan"})
+    assert sweep.halts[1] == "t001: [Errno 28] No space left on device"
+    assert not read_trials(sweep.folder)
+    assert not sweep.search.calls

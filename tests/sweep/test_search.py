@@ -7,11 +7,13 @@ import pytest
 from filelock import FileLock
 from ray.tune.search import Searcher
 
+from ikd_ray.config import make_trial
 from ikd_ray.data import store
 from ikd_ray.distill.checkpoint import Busy
 from ikd_ray.distill.loop import Epoch
+from ikd_ray.report.records import TrialRecord
 from ikd_ray.sweep.results import FAILED, REPORT, WAITS, Waits
-from ikd_ray.sweep.search import STUDY, OrderedSearch, RecentStorage, open_storage
+from ikd_ray.sweep.search import STUDY, OrderedSearch, RecentStorage, open_study
 from ikd_ray.sweep.space import load_space
 
 OBJECTIVES = {"dev/mcc": "max", "student/params": "min"}
@@ -29,9 +31,24 @@ def space(tmp_path):
     return load_space(tmp_path / "space.yaml")
 
 
-def make(space, folder, concurrent=2, seed=0, ended=(), trials=100):
+def refuse(reason):
+    raise AssertionError(reason)
+
+
+def make(space, folder, concurrent=2, seed=0, ended=(), trials=100, halt=refuse):
     folder.mkdir(exist_ok=True)
-    return OrderedSearch(space, OBJECTIVES, seed, concurrent, open_storage(folder), dict(ended), trials)
+    return OrderedSearch(space, OBJECTIVES, seed, concurrent, open_study(folder), dict(ended), trials, halt)
+
+
+def record(suggestion, metrics=None):
+    """Of a trial that ended, as it is on disk: with all parameters, and without metrics where it failed."""
+    number, params = suggestion["number"], make_trial(suggestion["params"]).params()
+    status = "failed" if metrics is None else "finished"
+    return TrialRecord(f"t{number:03d}", number, params, [], status, metrics=metrics or {})
+
+
+def records(suggestions):
+    return {each["number"]: record(each, result(each)[REPORT].metrics) for each in suggestions}
 
 
 def result(suggestion):
@@ -90,16 +107,15 @@ def test_results_guide_the_search(space, tmp_path):
 def test_a_study_goes_on_where_it_was_cut_off(space, tmp_path):
     whole = play(make(space, tmp_path / "whole", concurrent=1), 14, oldest)
     cut = make(space, tmp_path / "cut", concurrent=1)
-    ended = {}
+    suggestions = []
     for number in range(12):
-        suggestion = cut.suggest(f"tune-{number}")
+        suggestions.append(cut.suggest(f"tune-{number}"))
         if number < 11:  # the last one is running when the driver dies
-            last = result(suggestion)
-            ended[number] = last[REPORT].metrics
-            cut.on_trial_complete(f"tune-{number}", last)
+            cut.on_trial_complete(f"tune-{number}", result(suggestions[-1]))
+    ended = records(suggestions[:11])
     again = make(space, tmp_path / "cut", concurrent=1, ended=ended)
     assert play_on(again, 3) == whole[11:]
-    states = optuna.load_study(study_name=STUDY, storage=open_storage(tmp_path / "cut")).trials
+    states = optuna.load_study(study_name=STUDY, storage=open_study(tmp_path / "cut")).trials
     assert [trial.state.name for trial in states] == ["COMPLETE"] * 14
 
 
@@ -118,7 +134,7 @@ def test_a_study_that_was_concluded_goes_on_as_if_it_never_stopped(space, tmp_pa
     whole = play(make(space, tmp_path / "whole", concurrent), 40, newest)
     cut = make(space, tmp_path / "cut", concurrent)
     play(cut, 25, oldest)
-    ended = {n: result({"params": whole[n]})[REPORT].metrics for n in range(25)}
+    ended = records({"number": number, "params": params} for number, params in enumerate(whole[:25]))
     assert play_on(make(space, tmp_path / "cut", concurrent, ended=ended), 15) == whole[25:]
 
 
@@ -126,12 +142,12 @@ def test_what_is_on_disk_is_whole_at_every_moment(space, tmp_path):
     search = make(space, tmp_path / "a")
     for number in range(4):
         params = search.suggest(f"tune-{number}")["params"]
-        [*_, last] = trials = optuna.load_study(study_name=STUDY, storage=open_storage(tmp_path / "a")).trials
+        [*_, last] = trials = optuna.load_study(study_name=STUDY, storage=open_study(tmp_path / "a")).trials
         assert len(trials) == number + 1
         assert last.state.name == "RUNNING"
         assert {"seed": 0, **last.params} == params
     search.on_trial_complete("tune-3", reported({"dev/mcc": 0.5, "student/params": 2.0}))
-    trials = optuna.load_study(study_name=STUDY, storage=open_storage(tmp_path / "a")).trials
+    trials = optuna.load_study(study_name=STUDY, storage=open_study(tmp_path / "a")).trials
     assert [trial.state.name for trial in trials] == ["RUNNING"] * 3 + ["COMPLETE"]
     assert trials[3].values == [0.5, 2.0]
 
@@ -140,7 +156,7 @@ def test_an_interrupted_trial_runs_again_as_it_was(space, tmp_path):
     search = make(space, tmp_path / "a")
     before = [search.suggest(f"tune-{number}") for number in range(3)]
     search.on_trial_complete("tune-1", result(before[1]))
-    again = make(space, tmp_path / "a", ended={1: result(before[1])[REPORT].metrics})
+    again = make(space, tmp_path / "a", ended=records(before[1:2]))
     assert [again.suggest(f"again-{number}") for number in range(2)] == [before[0], before[2]]
     assert again.suggest("again-2")["number"] == 3
 
@@ -150,8 +166,7 @@ def test_a_trial_without_its_objectives_failed(space, tmp_path, told):
     search = make(space, tmp_path / "a")
     search.suggest("tune-0")
     search.on_trial_complete("tune-0", reported(told))
-    search.finish()
-    [trial] = optuna.load_study(study_name=STUDY, storage=open_storage(tmp_path / "a")).trials
+    [trial] = optuna.load_study(study_name=STUDY, storage=open_study(tmp_path / "a")).trials
     assert trial.state.name == "FAIL"
 
 
@@ -189,10 +204,11 @@ def test_a_failure_is_on_disk_only_when_it_had_the_time_to_be_recorded(space, tm
     first = search.suggest("tune-0")
     search.on_trial_complete("tune-0", None, error=True)
     assert make(space, tmp_path / "a").suggest("again-0") == first
+    search.fail(0)
     search.suggest("tune-1")
-    again = make(space, tmp_path / "a", ended={0: None})
+    again = make(space, tmp_path / "a", ended={0: record(first)})
     assert [again.suggest(f"again-{number}")["number"] for number in range(2)] == [1, 2]
-    [failed, *_] = optuna.load_study(study_name=STUDY, storage=open_storage(tmp_path / "a")).trials
+    [failed, *_] = optuna.load_study(study_name=STUDY, storage=open_study(tmp_path / "a")).trials
     assert failed.state.name == "FAIL"
 
 
@@ -212,9 +228,10 @@ def test_failed_and_unfinished_trials_are_told_apart(space, tmp_path):
         search.suggest(f"tune-{i}")
     search.on_trial_complete("tune-0", {FAILED: "loss became nan"})
     search.on_trial_complete("tune-1", None, error=True)
+    search.fail(0)
+    search.fail(1)
     search.on_trial_complete("tune-2", reported({"dev/mcc": 0.1}, remaining=3))  # stopped by the user
-    search.finish()
-    states = optuna.load_study(study_name=STUDY, storage=open_storage(tmp_path / "a")).trials
+    states = optuna.load_study(study_name=STUDY, storage=open_study(tmp_path / "a")).trials
     assert [trial.state.name for trial in states] == ["FAIL", "FAIL", "RUNNING"]
 
 
@@ -240,37 +257,29 @@ def save(state):
         (folder / "epoch.json").write_text("{}")
 
 
-def waiting(tmp_path, reported, spent_s):
+def waiting(tmp_path):
     """A result that says so, and the state that is waited for."""
     busy = Busy(tmp_path / "state", tmp_path / "lock")
-    return {WAITS: Waits(busy, reported, spent_s, ["a warning"])}, FileLock(busy.lock)
+    return {WAITS: Waits(busy, ["a warning"])}, FileLock(busy.lock)
 
 
 @pytest.mark.parametrize("reason", ["it is there", "nobody trains it any more"])
 def test_a_trial_that_waits_leaves_its_place_and_comes_again(space, tmp_path, reason):
     search = make(space, tmp_path / "a", trials=4)
     given = [search.suggest(f"tune-{i}") for i in range(2)]
-    waits, lock = waiting(tmp_path, reported=3, spent_s=1.5)
+    waits, lock = waiting(tmp_path)
     with lock:
         search.on_trial_complete("tune-1", waits)
         assert search.suggest("tune-2")["number"] == 2, "others go on meanwhile"
         if reason == "it is there":
             save(tmp_path / "state")
-            assert search.suggest("again") == given[1] | {
-                "reported": 3,
-                "spent_s": 1.5,
-                "warnings": ["a warning"],
-            }
+            assert search.suggest("again") == given[1] | {"warnings": ["a warning"]}
     if reason != "it is there":
-        assert search.suggest("again") == given[1] | {
-            "reported": 3,
-            "spent_s": 1.5,
-            "warnings": ["a warning"],
-        }
+        assert search.suggest("again") == given[1] | {"warnings": ["a warning"]}
     assert search.suggest("tune-3")["number"] == 3
     search.on_trial_complete("again", result(given[1]))
     assert search.suggest("tune-4") is None, "all are on their way"
-    study = optuna.load_study(study_name=STUDY, storage=open_storage(tmp_path / "a"))
+    study = optuna.load_study(study_name=STUDY, storage=open_study(tmp_path / "a"))
     assert [trial.state.name for trial in study.trials] == ["RUNNING", "COMPLETE", "RUNNING", "RUNNING"]
 
 
@@ -278,7 +287,7 @@ def test_the_search_is_over_when_no_trial_runs_or_waits(space, tmp_path):
     search = make(space, tmp_path / "a", trials=2)
     given = [search.suggest(f"tune-{i}") for i in range(2)]
     search.on_trial_complete("tune-0", result(given[0]))
-    waits, lock = waiting(tmp_path, reported=0, spent_s=0.1)
+    waits, lock = waiting(tmp_path)
     with lock:
         search.on_trial_complete("tune-1", waits)
         assert search.suggest("tune-2") is None
@@ -292,7 +301,7 @@ def test_waiting_changes_no_suggestion(space, tmp_path):
     """Trials that wait now and then, against a search where none does."""
     plain = play(make(space, tmp_path / "plain"), 20, oldest)
     search = make(space, tmp_path / "a", trials=20)
-    waits, _ = waiting(tmp_path, reported=0, spent_s=0.1)
+    waits, _ = waiting(tmp_path)
     save(tmp_path / "state")
     params, running, count = {}, {}, 0
     while (suggestion := search.suggest(f"tune-{count}")) != Searcher.FINISHED:
@@ -302,6 +311,62 @@ def test_waiting_changes_no_suggestion(space, tmp_path):
             name = newest(running)
             given = running.pop(name)
             params[given["number"]] = given["params"]
-            waited = given["number"] % 3 or "reported" in given
+            waited = given["number"] % 3 or "warnings" in given
             search.on_trial_complete(name, result(given) if waited else waits)
     assert [params[number] for number in range(20)] == plain
+
+
+def test_a_trial_whose_process_died_comes_again_or_fails_for_now(space, tmp_path):
+    search = make(space, tmp_path / "a", trials=2)
+    given = search.suggest("tune-0")
+    search.on_trial_complete("tune-0", None, error=True)
+    search.again(0, ["a warning"])
+    assert search.suggest("tune-1") == given | {"warnings": ["a warning"]}
+    search.on_trial_complete("tune-1", None, error=True)
+    search.fail(0, final=False)
+    last = search.suggest("tune-2")
+    search.on_trial_complete("tune-2", result(last))
+    assert search.suggest("tune-3") == Searcher.FINISHED
+    again = make(space, tmp_path / "a", trials=1, ended=records([last]))
+    assert again.suggest("again-0") == given, "another run tries once more"
+
+
+def test_a_trial_that_finished_before_its_process_died_is_no_failure(space, tmp_path):
+    search = make(space, tmp_path / "a")
+    given = search.suggest("tune-0")
+    search.on_trial_complete("tune-0", None, error=True)
+    search.finished(0, result(given)[REPORT].metrics)
+    [trial] = optuna.load_study(study_name=STUDY, storage=open_study(tmp_path / "a")).trials
+    assert trial.state.name == "COMPLETE"
+
+
+@pytest.mark.parametrize("damage", [None, b"not a database, but a text " * 100])
+def test_a_study_that_is_gone_or_damaged_is_made_again_from_the_records(space, tmp_path, damage):
+    whole = play(make(space, tmp_path / "whole", concurrent=1), 20, oldest)
+    cut = make(space, tmp_path / "cut", concurrent=1)
+    suggestions = []
+    for number in range(16):
+        suggestions.append(cut.suggest(f"tune-{number}"))
+        if number < 15:
+            cut.on_trial_complete(f"tune-{number}", result(suggestions[-1]))
+    del cut
+    (tmp_path / "cut" / "study.db").unlink()
+    if damage:
+        (tmp_path / "cut" / "study.db").write_bytes(damage)
+    again = make(space, tmp_path / "cut", concurrent=1, ended=records(suggestions[:15]))
+    assert play_on(again, 5) == whole[15:]
+    states = optuna.load_study(study_name=STUDY, storage=open_study(tmp_path / "cut")).trials
+    assert [trial.state.name for trial in states] == ["COMPLETE"] * 20
+    assert [trial.params for trial in states] == [{k: v for k, v in p.items() if k != "seed"} for p in whole]
+    assert (tmp_path / "cut" / "damaged" / "study.db").exists() == bool(damage)
+
+
+def test_a_study_that_cannot_be_written_halts_the_sweep(space, tmp_path):
+    reasons = []
+    search = make(space, tmp_path / "a", halt=reasons.append)
+    given = search.suggest("tune-0")
+    (tmp_path / "a" / "study.db").write_bytes(b"")
+    search.on_trial_complete("tune-0", result(given))
+    assert search.suggest("tune-1") == Searcher.FINISHED
+    [reason] = reasons
+    assert reason.startswith("the study cannot be written: ")

@@ -1,0 +1,208 @@
+"""From a request to a sweep that can run: what its trials share, shown while it is made, and its folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import ray
+from filelock import FileLock, Timeout
+from ray.exceptions import RayError, RayTaskError
+
+from ikd_ray.data.tokens import prepare
+from ikd_ray.distill.loop import Epoch
+from ikd_ray.distill.teacher import TeacherRecord, load_tokenizer
+from ikd_ray.distill.training import DivergedError
+from ikd_ray.errors import UsageError
+from ikd_ray.report.console import Console
+from ikd_ray.report.passwords import without_password
+from ikd_ray.report.records import SWEEP_FILE, SweepRecord, read_sweep, write_json, write_sweep
+from ikd_ray.report.tracking import Tracker
+from ikd_ray.report.version import code_version
+from ikd_ray.sweep.cluster import cluster_nodes
+from ikd_ray.sweep.prepare import Done, Event, Fact, Job, Shared, Step, preparation
+from ikd_ray.sweep.request import Request
+from ikd_ray.sweep.results import MOST_DEATHS
+
+
+@contextmanager
+def owned(request: Request) -> Iterator[None]:
+    """This process's alone: no second one runs or resumes the same sweep meanwhile."""
+    request.config.output.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(request.config.output / f".{request.folder.name}.lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UsageError(
+            f"--name {request.folder.name}: another process is running that sweep; wait for its end, or choose "
+            "another name"
+        ) from None
+    try:
+        if request.folder.exists() and not request.resumes:
+            raise UsageError(
+                f"--name {request.folder.name}: {request.folder} exists already; choose another name"
+            )
+        # Of those killed while they saved a trial, or began this sweep.
+        unfinished = (
+            *(request.folder / "trials").glob(".*"),
+            *request.folder.parent.glob(_beginning(request, "?" * 8)),
+        )
+        for left in unfinished:
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        lock.release()
+
+
+def _beginning(request: Request, suffix: str = "") -> str:
+    """The name of a sweep's folder that is not complete yet."""
+    return f".{request.folder.name}.begins.{suffix}"
+
+
+def prepare_shared(request: Request, console: Console) -> tuple[TeacherRecord, Shared]:
+    """What all trials share, shown while it is made."""
+    cache = (request.config.output / "cache").resolve()
+    with console.step("tokenizing"):
+        tokenizer = load_tokenizer(request.source)
+        data = prepare(request.dataset, tokenizer, request.source.key, request.max_length, cache / "tokens")
+    known = read_sweep(request.folder).settings["latency_ms"] if request.resumes else {}
+    job = Job(
+        data.folder,
+        request.source,
+        request.depths,
+        request.space.teacher,
+        request.space.targets,
+        cache,
+        {int(depth): milliseconds for depth, milliseconds in known.items()},
+    )
+    events = _events(job)
+    record = shared = None
+    event = next(events, None)
+    while event is not None:
+        if isinstance(event, Step):
+            with console.step(event.text):
+                event = _within(events, console, request)
+            continue
+        if isinstance(event, Fact):
+            console.note(event.label, event.text)
+        elif isinstance(event, TeacherRecord):
+            record = event
+            console.note("teacher", ", ".join(f"{k} {v:.4f}" for k, v in record.metrics.items()))
+        elif isinstance(event, Shared):
+            shared = event
+        event = next(events, None)
+    return record, shared
+
+
+def _events(job: Job) -> Iterator[Event]:
+    """The preparation: in this process, which has all it needs imported, or where the GPUs are."""
+    node = max(cluster_nodes(), key=lambda node: (node.gpus > 0, node.cpus))
+    if not node.gpus and "RAY_ADDRESS" not in os.environ:
+        return preparation(job, node.cpus)
+    cpus, gpus = max(1, min(node.cpus, int(ray.available_resources().get("CPU", 0)))), min(1, node.gpus)
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, num_returns="streaming", max_retries=0)(preparation)
+    return _events_of(task, job, cpus)
+
+
+def _events_of(task: ray.remote_function.RemoteFunction, job: Job, cpus: int) -> Iterator[Event]:
+    """A node that dies takes only time with it: what was made is kept, and the rest is made on another one."""
+    for others in reversed(range(MOST_DEATHS)):
+        try:
+            yield from map(_result, task.remote(job, cpus))
+            return
+        except RayTaskError:
+            raise
+        except RayError:
+            if not others:
+                raise
+
+
+def _result(reference: ray.ObjectRef) -> Event:
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        # Ray wraps what a task raises in a traceback; these are for the user.
+        if isinstance(error.cause, (UsageError, DivergedError, OSError)):
+            raise error.cause from None
+        raise
+
+
+def _within(events: Iterator, console: Console, request: Request):
+    """Show what happens within a step; returns the event that ends it."""
+    for event in events:
+        if isinstance(event, Done):
+            console.progress(event.done, event.total, "examples")
+        elif isinstance(event, Epoch):
+            metric = f"dev/{request.task.metric}"
+            shown = {key: event.metrics[key] for key in ("train/loss", metric)}
+            console.epoch("teacher", event.epoch, event.epoch + event.remaining, shown)
+        else:
+            return event
+    return None
+
+
+def open_sweep(
+    request: Request, command: str, tracker: Tracker, teacher: TeacherRecord, shared: Shared
+) -> SweepRecord:
+    """The sweep's folder, its record and its runs in MLflow: new ones, or those that go on."""
+    config, dataset = request.config, request.dataset
+    # One with a password is not kept: it must be given again.
+    uri = tracker.uri if without_password(tracker.uri) == tracker.uri else None
+    settings = config.model_dump(mode="json") | {
+        "tracking_uri": uri,
+        "latency_ms": shared.latency_ms,
+        "run_id": "",
+        "id": uuid.uuid4().hex,
+    }
+    if request.resumes:
+        earlier = read_sweep(request.folder)
+        command = earlier.command
+        settings |= {name: earlier.settings[name] for name in ("run_id", "id") if name in earlier.settings}
+    sweep = SweepRecord(
+        name=config.name,
+        task=request.task.name,
+        seed=config.seed,
+        trials=request.trials,
+        command=command,
+        code_version=code_version(),
+        data={
+            "source": dataset.source,
+            "description": dataset.description,
+            "fingerprint": dataset.fingerprint,
+            "generated": dataset.generated,
+            "max_length": request.max_length,
+        },
+        teacher={
+            "name": teacher.name,
+            "key": teacher.key,
+            "source_key": request.source.key,
+            "layers": request.source.layers,
+            "metrics": teacher.metrics,
+        },
+        objectives=request.objectives,
+        settings=settings,
+    )
+    _keep(request, sweep)
+    run_id = tracker.start(sweep)
+    tracker.teacher(teacher.name, teacher.key, teacher.settings, teacher.history, teacher.metrics)
+    sweep = replace(sweep, settings=settings | {"run_id": run_id})
+    write_sweep(request.folder, sweep)
+    return sweep
+
+
+def _keep(request: Request, sweep: SweepRecord) -> None:
+    """Whole or not at all: a folder that is no sweep could neither be gone on with nor begun again."""
+    if request.resumes:
+        write_sweep(request.folder, sweep)
+        return
+    new = Path(tempfile.mkdtemp(prefix=_beginning(request), dir=request.folder.parent))
+    (new / "space.yaml").write_text(request.space.text)
+    write_json(new / SWEEP_FILE, asdict(sweep))
+    new.chmod(0o755)
+    os.rename(new, request.folder)
