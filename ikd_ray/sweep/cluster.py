@@ -65,12 +65,13 @@ class _Watch:
         self._is_there, self._over = is_there, threading.Event()
 
     def __enter__(self) -> None:
-        self._before = signal.signal(signal.SIGUSR1, self._lost)
+        # Not SIGUSR1, which Tune takes for Ctrl-C.
+        self._before = signal.signal(signal.SIGUSR2, self._lost)
         threading.Thread(target=self._work, name="watch", daemon=True).start()
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        signal.signal(signal.SIGUSR1, self._before)
+        signal.signal(signal.SIGUSR2, self._before)
 
     def _lost(self, *_: object) -> None:
         if not self._over.is_set():
@@ -82,7 +83,7 @@ class _Watch:
         while not self._over.wait(WATCH_SECONDS):
             missed = 0 if self._is_there() else missed + 1
             if missed >= MOST_MISSED:
-                os.kill(os.getpid(), signal.SIGUSR1)
+                os.kill(os.getpid(), signal.SIGUSR2)
 
 
 def _is_there() -> bool:
@@ -91,12 +92,13 @@ def _is_there() -> bool:
     if any(kind in ("raylet", "gcs_server") for kind, _ in node.dead_processes()):  # of those started here
         return False
     host, _, port = node.gcs_address.rpartition(":")
-    try:
+    try:  # Ray's own calls would hold up the whole process, where nobody answers them
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-        own = ray.get_runtime_context().get_node_id()
-        return any(other["NodeID"] == own and other["Alive"] for other in ray.nodes())
-    except Exception:  # Ray raises what its transports raise
+        with socket.socket(socket.AF_UNIX) as raylet:
+            raylet.connect(node.raylet_socket_name)
+    except OSError:
         return False
+    return True
 
 
 @contextmanager
@@ -114,6 +116,10 @@ def ray_cluster(nested: bool) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Tune gives its actors this environment of their own (for Lightning), which no waiting worker would fit.
     getattr(class_cache, "DEFAULT_ENV_VARS", {}).clear()
+    # What becomes of trials is told by others; what Ray says of its processes is for its developers.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    if hasattr(_worker, "print_to_stdstream"):
+        _worker.print_to_stdstream = lambda *_, **__: None
     common = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
     address = os.environ.get("RAY_ADDRESS")
     temporary = None

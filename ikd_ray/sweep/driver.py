@@ -7,27 +7,27 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.exceptions import RayError, RayTaskError
 
 from ikd_ray.config import make_trial
 from ikd_ray.errors import in_one_line
 from ikd_ray.report.console import Console
 from ikd_ray.report.delivery import Delivery
 from ikd_ray.report.records import TrialRecord, read_trial, trial_folder, write_trial
+from ikd_ray.report.words import REASON, clean
 from ikd_ray.sweep.results import FAILED, HALTS, MOST_DEATHS, REPORT, WAITS, trial_id
 from ikd_ray.sweep.search import OrderedSearch
 
 
-def process_died(error: BaseException | None) -> bool:
-    """Whether a trial ended with a process of its own, or with that one's machine, and not by an error in it."""
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    if failures := getattr(cause, "worker_failures", None):  # Ray Train's, by rank
-        return any(map(process_died, failures.values()))
-    return isinstance(cause, RayError) and not isinstance(cause, RayTaskError)
+def _last_line(file: str | None) -> str:
+    """Of what Tune wrote there of an error."""
+    with suppress(OSError, IndexError, TypeError):
+        return clean(Path(file).read_text().strip().splitlines()[-1], REASON)
+    return "nobody knows why"
 
 
 class HaltedError(RuntimeError):
@@ -137,20 +137,19 @@ class SweepCallback(tune.Callback):
             self._finished(name, result[REPORT].metrics)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        error, name = trial.get_error(), trial_id(trial.config["number"])
-        died = process_died(error)
-        self._deaths[name] += died
-        if trial_folder(self._sweep, name).exists():  # its process died after it had finished
+        """Its process died, or its machine: errors of a trial's own come as results."""
+        number, name = trial.config["number"], trial_id(trial.config["number"])
+        self._deaths[name] += 1
+        if trial_folder(self._sweep, name).exists():  # but not before it had finished
             metrics = read_trial(self._sweep, name).metrics
-            self._search.finished(trial.config["number"], metrics)
+            self._search.finished(number, metrics)
             self._finished(name, metrics)
-        elif died and self._deaths[name] < MOST_DEATHS:
-            self._search.again(trial.config["number"], self._warnings[name])
+        elif self._deaths[name] < MOST_DEATHS:
+            self._search.again(number, self._warnings[name])
             self._console.trial_died(name)
         else:
-            lines = str(error or "it ended without a result").strip().splitlines()
-            often = f"its process died {MOST_DEATHS} times in a row: " if died else ""
-            self._failed(trial, often + lines[-1], died)
+            reason = f"its process died {MOST_DEATHS} times in a row: {_last_line(trial.error_file)}"
+            self._failed(trial, reason, died=True)
 
     def _finished(self, name: str, metrics: Mapping[str, float]) -> None:
         self._delivery.settle(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -120,6 +121,13 @@ def _save(
     write_trial(sweep, record, lambda folder: run.student.model.save_pretrained(folder))
 
 
+def told(error: BaseException) -> str:
+    """An error that nobody expected, in a line: what, and where."""
+    place = traceback.extract_tb(error.__traceback__)[-1:]
+    where = "".join(f" ({Path(frame.filename).name}:{frame.lineno})" for frame in place)
+    return f"{type(error).__name__}: {in_one_line(error)}{where}"
+
+
 class StudentTrainable(tune.Trainable):
     """One worker a trial. The process, its imports, data, targets and teacher serve one trial after another."""
 
@@ -138,7 +146,10 @@ class StudentTrainable(tune.Trainable):
         self._results = results(self._course, config, self._opened, self._world)
 
     def step(self) -> dict[str, Any]:
-        result = next(self._results)
+        try:
+            result = next(self._results)
+        except Exception as error:  # as a result: what Tune calls an error is the end of the process alone
+            result = {FAILED: told(error)}
         done = REPORT not in result or result[REPORT].remaining == 0
         if done:  # what it holds for itself alone is others' again
             self._results.close()

@@ -6,13 +6,14 @@ import uuid
 from typing import Any
 
 import torch
-from ray import train
+from ray import train, tune
+from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from ikd_ray.distill.world import World
-from ikd_ray.sweep.results import MOST_DEATHS, trial_id
-from ikd_ray.sweep.trainable import SCRATCH, Course, results
+from ikd_ray.sweep.results import FAILED, MOST_DEATHS, trial_id
+from ikd_ray.sweep.trainable import SCRATCH, Course, results, told
 
 
 def train_with_workers(config: dict[str, Any], course: Course) -> None:
@@ -34,7 +35,12 @@ def train_with_workers(config: dict[str, Any], course: Course) -> None:
             callbacks=[TuneReportCallback()],
         ),
     )
-    trainer.fit()
+    try:
+        trainer.fit()
+    except train.WorkerGroupError as error:
+        if any(isinstance(failure, RayError) for failure in error.worker_failures.values()):
+            raise  # a process died, too often
+        tune.report({FAILED: told(next(iter(error.worker_failures.values())))})
 
 
 def _worker(arguments: dict[str, Any]) -> None:
