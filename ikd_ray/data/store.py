@@ -97,7 +97,7 @@ def replace(path: Path, text: str) -> None:
     """Write a file of which every reader, also after a power loss, sees all or what was there before."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(descriptor)

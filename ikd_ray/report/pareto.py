@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-from ikd_ray.report.records import SweepRecord, TrialRecord, write_json
+from ikd_ray.report.records import SweepRecord, TrialRecord
 
 Objectives = Mapping[str, Literal["max", "min"]]
 
@@ -76,11 +74,6 @@ def _member(trial: TrialRecord) -> dict[str, Any]:
     return {"id": trial.id, "number": trial.number, "params": trial.params, "metrics": metrics}
 
 
-def write_pareto(path: Path, sweep: SweepRecord, members: Sequence[TrialRecord]) -> None:
-    """Write `pareto.json`, replacing an older one at once."""
-    write_json(path, pareto_content(sweep, members))
-
-
 def trials_table(trials: Sequence[TrialRecord], members: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     """One row a trial, all with the same columns; None where a trial lacks a parameter or metric.
 
@@ -98,17 +91,12 @@ def trials_table(trials: Sequence[TrialRecord], members: Sequence[TrialRecord]) 
     ]
 
 
-def write_trials_csv(path: Path, trials: Sequence[TrialRecord], members: Sequence[TrialRecord]) -> None:
-    """Write `trials_table` as CSV, floats at full precision, replacing an older file at once.
-
-    Without a trial the file has the fixed columns' header alone.
-    """
+def trials_csv(trials: Sequence[TrialRecord], members: Sequence[TrialRecord]) -> str:
+    """`trials_table` as CSV, floats at full precision. Without a trial it is the fixed columns' header alone."""
     rows = trials_table(trials, members)
     fixed = ["id", "number", "status", "on_front", "duration_s", "reason"]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else fixed)
     writer.writeheader()
     writer.writerows(rows)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text.getvalue(), encoding="utf-8", newline="")
-    os.replace(aside, path)
+    return text.getvalue()

@@ -14,10 +14,13 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from ikd_ray.data import store
 from ikd_ray.errors import UsageError
@@ -59,6 +62,26 @@ class TrialRecord:
     duration_s: float = 0.0
     reused_from: list[str] = field(default_factory=list)  # trials whose epochs it took
     warnings: list[str] = field(default_factory=list)  # what happened to saved epochs that should not
+
+
+@contextmanager
+def alone(sweep: Path) -> Iterator[None]:
+    """Within it no other process runs, resumes or checks the sweep.
+
+    Raises:
+        UsageError: one does.
+    """
+    lock = FileLock(sweep.parent / f".{sweep.name}.lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UsageError(
+            f"{sweep.name}: another process is running that sweep; wait for its end, or choose another name"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def trial_folder(sweep: Path, trial_id: str) -> Path:

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ikd_ray.errors import UsageError, in_one_line
+from ikd_ray.report.derived import DERIVED
+from ikd_ray.report.pareto import front
 from ikd_ray.report.passwords import without_password, without_secrets
 from ikd_ray.report.records import SweepRecord, TrialRecord
+from ikd_ray.report.savings import savings
 from ikd_ray.report.words import clean
 
 # MLflow reads these when it is imported. Its telemetry asks the network.
@@ -42,6 +45,18 @@ class _Run:
     def of(run: Any) -> _Run:
         epochs = sum(run.data.metrics.get(name, 0.0) for name in ("trained_epochs", "reused_epochs"))
         return _Run(run.info.run_id, run.info.status, int(epochs), bool(run.data.params))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something that the store has otherwise than the records, in words."""
+
+    what: str
+    run: str = ""  # the run that has to be made anew
+
+
+def _status(record: TrialRecord) -> str:
+    return "FINISHED" if record.status == "finished" else "FAILED"
 
 
 class Tracker:
@@ -144,10 +159,44 @@ class Tracker:
                 less, self._runs[trial] = sorted((other, found), key=lambda one: one.epochs)
                 self._client.delete_run(less.id)
 
+    def inspect(self, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> list[Difference]:
+        """What the store has otherwise than the trials' records, or not at all."""
+        self.parent, found = self._parent_of(sweep), []
+        if not self.parent:
+            return [Difference("the sweep had no run")]
+        records, seen = {record.id: record for record in trials}, set()
+        for run in list(self._search(f"tags.`mlflow.parentRunId` = '{self.parent}'")):
+            trial, run_id = run.data.tags[TRIAL], run.info.run_id
+            if trial in seen:
+                found.append(Difference(f"{trial} had more than one run"))
+            elif trial not in records:
+                if run.info.status != "KILLED":
+                    found.append(Difference(f"{trial} was {run.info.status}, and has no record"))
+            elif run.info.status != _status(records[trial]):
+                found.append(Difference(f"{trial} was {run.info.status}"))
+            elif not self._has_all(run, records[trial]):
+                found.append(Difference(f"{trial} had not the metrics of its record, each once", run_id))
+            seen.add(trial)
+        found += [Difference(f"{trial} had no run") for trial in records if trial not in seen]
+        status = self._client.get_run(self.parent).info.status
+        if status != self.outcome(sweep, trials):
+            found.append(Difference(f"the sweep was {status}"))
+        return found
+
+    def _has_all(self, run: Any, record: TrialRecord) -> bool:
+        if any(run.data.metrics.get(name) != value for name, value in record.metrics.items()):
+            return False
+        stages = self._client.get_metric_history(run.info.run_id, "stage") if record.history else []
+        return sorted(stage.step for stage in stages) == list(range(1, len(record.history) + 1))
+
+    def give_up(self, difference: Difference) -> None:
+        """Delete a run that cannot be mended, as MLflow does: `mlflow gc` alone removes it."""
+        if difference.run:
+            self._client.delete_run(difference.run)
+
     def settle(self, record: TrialRecord) -> None:
         """Make sure of a whole run for a trial that has ended."""
-        status = "FINISHED" if record.status == "finished" else "FAILED"
-        run = self._runs.get(record.id)
+        status, run = _status(record), self._runs.get(record.id)
         if run and run.status == status and run.epochs >= len(record.history):
             return
         times = record.times or [None] * len(record.history)  # earlier versions kept none
@@ -242,13 +291,22 @@ class Tracker:
         self._client.set_terminated(run.id, status=status, end_time=_ms(at))
         run.status = status
 
-    def sweep_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Metrics of the sweep as a whole."""
-        self._metrics(self.parent, metrics, 0)
+    def conclude(self, folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
+        """All that there is to tell of a sweep that has come to an end, or to a halt; what is told already stays."""
+        for trial in trials:
+            self.settle(trial)
+        self._metrics(self.parent, savings(trials).metrics(), 0)
+        for path in (folder / name for name in (*DERIVED, "space.yaml")):
+            if path.is_file():
+                self._client.log_artifact(self.parent, str(path))
+        self.finish(self.outcome(sweep, trials))
 
-    def artifact(self, path: Path) -> None:
-        """Keep a file with the parent run."""
-        self._client.log_artifact(self.parent, str(path))
+    @staticmethod
+    def outcome(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> str:
+        """The status that the parent's run ends with."""
+        if len(trials) < sweep.trials:
+            return "KILLED"
+        return "FINISHED" if front(trials, sweep.objectives) else "FAILED"
 
     def finish(self, status: str) -> None:
         """End the parent run, and as KILLED the trials that have not ended."""

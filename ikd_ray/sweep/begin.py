@@ -12,7 +12,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import ray
-from filelock import FileLock, Timeout
 from ray.exceptions import RayError, RayTaskError
 
 from ikd_ray.data.tokens import prepare
@@ -22,7 +21,7 @@ from ikd_ray.distill.training import DivergedError
 from ikd_ray.errors import UsageError
 from ikd_ray.report.console import Console
 from ikd_ray.report.passwords import without_password
-from ikd_ray.report.records import SWEEP_FILE, SweepRecord, read_sweep, write_json, write_sweep
+from ikd_ray.report.records import SWEEP_FILE, SweepRecord, alone, read_sweep, write_json, write_sweep
 from ikd_ray.report.tracking import Tracker
 from ikd_ray.report.version import code_version
 from ikd_ray.sweep.cluster import cluster_nodes
@@ -35,29 +34,16 @@ from ikd_ray.sweep.results import MOST_DEATHS
 def owned(request: Request) -> Iterator[None]:
     """This process's alone: no second one runs or resumes the same sweep meanwhile."""
     request.config.output.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(request.config.output / f".{request.folder.name}.lock", blocking=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UsageError(
-            f"--name {request.folder.name}: another process is running that sweep; wait for its end, or choose "
-            "another name"
-        ) from None
-    try:
+    with alone(request.folder):
         if request.folder.exists() and not request.resumes:
             raise UsageError(
                 f"--name {request.folder.name}: {request.folder} exists already; choose another name"
             )
         # Of those killed while they saved a trial, or began this sweep.
-        unfinished = (
-            *(request.folder / "trials").glob(".*"),
-            *request.folder.parent.glob(_beginning(request, "?" * 8)),
-        )
-        for left in unfinished:
+        begun = request.folder.parent.glob(_beginning(request, "?" * 8))
+        for left in (*(request.folder / "trials").glob(".*"), *begun):
             shutil.rmtree(left, ignore_errors=True)
         yield
-    finally:
-        lock.release()
 
 
 def _beginning(request: Request, suffix: str = "") -> str:

@@ -62,20 +62,23 @@ class _Watch:
     """
 
     def __init__(self, is_there: Callable[[], bool]) -> None:
-        self._is_there, self._over = is_there, threading.Event()
+        self._is_there, self._over, self._is_lost = is_there, threading.Event(), False
 
     def __enter__(self) -> None:
         # Not SIGUSR1, which Tune takes for Ctrl-C.
         self._before = signal.signal(signal.SIGUSR2, self._lost)
         threading.Thread(target=self._work, name="watch", daemon=True).start()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._over.set()
         signal.signal(signal.SIGUSR2, self._before)
+        if self._is_lost and kind is not None:  # of what is raised in its calls Ray makes errors of its own
+            raise ClusterLostError from None
 
     def _lost(self, *_: object) -> None:
         if not self._over.is_set():
             self._over.set()
+            self._is_lost = True
             raise ClusterLostError
 
     def _work(self) -> None:

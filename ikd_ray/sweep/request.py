@@ -143,17 +143,27 @@ def _folder(config: SweepConfig, resumes: bool) -> Path:
     return folder
 
 
+def find_sweep(name: str, flag: str, output: Path) -> Path:
+    """The folder of a sweep that is there.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    folder = output / checked_name(name, flag)
+    if not (folder / SWEEP_FILE).is_file():
+        known = sorted(path.parent.name for path in output.glob(f"*/{SWEEP_FILE}"))
+        there = f"; there are: {', '.join(known[:20])}" if known else ""
+        raise UsageError(f"{flag} {name}: no sweep of that name in {output}{there}")
+    return folder
+
+
 def resumed(name: str, changes: dict, output: Path) -> SweepConfig:
     """The configuration of an earlier sweep, with what the command line changes.
 
     Raises:
         UsageError: there is no such sweep, or a flag would make it another one.
     """
-    folder = output / checked_name(name, "--resume")
-    if not (folder / SWEEP_FILE).is_file():
-        known = sorted(path.parent.name for path in output.glob(f"*/{SWEEP_FILE}"))
-        there = f"; there are: {', '.join(known[:20])}" if known else ""
-        raise UsageError(f"--resume {name}: no sweep of that name in {output}{there}")
+    folder = find_sweep(name, "--resume", output)
     record = read_sweep(folder)
     free = {
         "trials",

@@ -19,7 +19,7 @@ from ikd_ray.errors import UsageError, in_one_line
 from ikd_ray.report.cli import print_error
 from ikd_ray.report.console import Console
 from ikd_ray.report.delivery import Delivery
-from ikd_ray.report.pareto import front, write_pareto, write_trials_csv
+from ikd_ray.report.derived import PLOT, write_derived
 from ikd_ray.report.passwords import without_password
 from ikd_ray.report.records import (
     SWEEP_FILE,
@@ -29,7 +29,7 @@ from ikd_ray.report.records import (
     set_damaged_aside,
     trial_folder,
 )
-from ikd_ray.report.savings import Savings, savings
+from ikd_ray.report.savings import savings
 from ikd_ray.report.tracking import Tracker
 from ikd_ray.sweep.begin import open_sweep, owned, prepare_shared
 from ikd_ray.sweep.cluster import ClusterLostError, cluster_nodes, divide, ray_cluster
@@ -38,7 +38,6 @@ from ikd_ray.sweep.request import Request
 from ikd_ray.sweep.search import OrderedSearch, open_study
 from ikd_ray.sweep.trainable import SCRATCH, Course, trainable_for
 
-PLOT, FRONT, TABLE = REPORTS = ("pareto.png", "pareto.json", "trials.csv")
 INTERRUPTED = 130  # the shell's status for Ctrl-C
 HURRY_S = 2.0  # for MLflow, where the user waits for the end
 
@@ -134,19 +133,13 @@ def _sweep(request: Request, sweep: SweepRecord, course: Course, tracker: Tracke
             with suppress(Exception):  # the first error is the one to show
                 tracker.finish("KILLED")
         raise
-    complete, saved = len(trials) >= request.trials, savings(trials)
+    complete = len(trials) >= sweep.trials
     delivery.close() if complete else delivery.close(HURRY_S)
-    found = _conclude(request, sweep, trials, saved, tracker, console, complete)
+    found = _conclude(request, sweep, trials, tracker, console)
     try:
         if not delivery.complete:
             raise delivery.error or TimeoutError("it does not answer")
-        for trial in trials:
-            tracker.settle(trial)
-        tracker.sweep_metrics(saved.metrics())
-        for name in (*REPORTS, "space.yaml"):
-            if (request.folder / name).is_file():
-                tracker.artifact(request.folder / name)
-        tracker.finish("KILLED" if not complete else "FINISHED" if found else "FAILED")
+        tracker.conclude(request.folder, sweep, trials)
     except Exception as error:  # every store raises its own
         again = _script("run", f"--resume {sweep.name}", request)
         console.warn(f"MLflow lacks a part of this sweep ({tracker.told(error)}); {again} delivers it")
@@ -223,25 +216,14 @@ def _tuner(course: Course, search: OrderedSearch, callback: SweepCallback) -> tu
 
 
 def _conclude(
-    request: Request,
-    sweep: SweepRecord,
-    trials: list[TrialRecord],
-    saved: Savings,
-    tracker: Tracker,
-    console: Console,
-    complete: bool,
+    request: Request, sweep: SweepRecord, trials: list[TrialRecord], tracker: Tracker, console: Console
 ) -> bool:
     """The front: its files and the summary; whether there is one."""
-    from ikd_ray.report.plots import pareto_png  # imported late: until here nobody waits for matplotlib
-
-    folder, best, lines = request.folder, front(trials, sweep.objectives), []
-    write_trials_csv(folder / TABLE, trials, best)
+    best, lines = write_derived(request.folder, sweep, trials), []
     if best:
-        write_pareto(folder / FRONT, sweep, best)
-        pareto_png(folder / PLOT, sweep, trials, best)
-        lines.append(("plot", str(folder / PLOT)))
+        lines.append(("plot", str(request.folder / PLOT)))
     lines.append(("MLflow", f"{without_password(tracker.uri)}, experiment {tracker.experiment}: mlflow ui"))
-    if not complete:
+    if len(trials) < sweep.trials:
         lines.append(("go on", _script("run", f"--resume {sweep.name}", request)))
     if best:
         lines.append(("export", _script("export", f"--task {sweep.task} --name {sweep.name}", request)))
@@ -250,7 +232,7 @@ def _conclude(
         objectives=sweep.objectives,
         teacher_metrics=sweep.teacher["metrics"],
         failed=[trial for trial in trials if trial.status == "failed"],
-        savings=saved,
+        savings=savings(trials),
         lines=lines,
     )
     return bool(best)

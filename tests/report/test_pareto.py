@@ -4,10 +4,12 @@ import csv
 import json
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ikd_ray.report.pareto import front, pareto_content, trials_table, write_pareto, write_trials_csv
+from ikd_ray.report.derived import DERIVED, FRONT, TABLE, stale, write_derived
+from ikd_ray.report.pareto import front, pareto_content, trials_csv, trials_table
 from ikd_ray.report.records import SweepRecord, TrialRecord
 
 OBJECTIVES = {"dev/mcc": "max", "student/params": "min"}
@@ -75,7 +77,7 @@ def test_pareto_json_is_standard_json(tmp_path):
     large = trial(1, {"dev/mcc": 0.5, "student/params": 20})
     worse = trial(2, {"dev/mcc": 0.1, "student/params": 20})
     members = front([large, worse, small], OBJECTIVES)
-    write_pareto(tmp_path / "pareto.json", sweep(), members)
+    write_derived(tmp_path, sweep(), [large, worse, small])
 
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
@@ -94,7 +96,7 @@ def test_trials_csv_has_every_value_of_every_trial(tmp_path):
     done = trial(0, {"dev/mcc": 0.1 + 0.2, "student/params": 10}, temperature=2.0)
     reason = 'out of "memory",\nagain'
     broken = TrialRecord("t1", 1, {"regime": "hard"}, [2], "failed", reason=reason, duration_s=3.5)
-    write_trials_csv(tmp_path / "trials.csv", [done, broken], [done])
+    write_derived(tmp_path, sweep(), [done, broken])
     with open(tmp_path / "trials.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == list(trials_table([done, broken], [done])[0])
@@ -105,8 +107,16 @@ def test_trials_csv_has_every_value_of_every_trial(tmp_path):
     assert (rows[1]["temperature"], rows[1]["dev/mcc"], rows[1]["duration_s"]) == ("", "", "3.5")
 
 
-def test_trials_csv_without_a_trial_is_a_header(tmp_path):
-    write_trials_csv(tmp_path / "trials.csv", [], [])
-    assert (tmp_path / "trials.csv").read_text().splitlines() == [
-        "id,number,status,on_front,duration_s,reason"
-    ]
+def test_trials_csv_without_a_trial_is_a_header():
+    assert trials_csv([], []).splitlines() == ["id,number,status,on_front,duration_s,reason"]
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_a_table_that_is_gone_or_old_is_noticed(tmp_path, name):
+    trials = [trial(0, {"dev/mcc": 0.5, "student/params": 10})]
+    write_derived(tmp_path, sweep(), trials)
+    assert stale(tmp_path, sweep(), trials) == []
+    more = [*trials, trial(1, {"dev/mcc": 0.6, "student/params": 20})]
+    assert stale(tmp_path, sweep(), more) == [TABLE, FRONT]
+    (tmp_path / name).unlink()
+    assert stale(tmp_path, sweep(), trials) == [name]

@@ -16,7 +16,7 @@ PARAMS = {"regime": "kd", "student_layers": 2, "lambda": 0.2}
 
 
 def epoch(number: int, mcc: float) -> dict[str, float]:
-    return {"dev/mcc": mcc, "trained_epochs": float(number - 1), "reused_epochs": 1.0}
+    return {"dev/mcc": mcc, "stage": 1.0, "trained_epochs": float(number - 1), "reused_epochs": 1.0}
 
 
 def sweep(identity: str, run_id: str = "") -> SweepRecord:
@@ -213,10 +213,45 @@ def test_a_run_filled_in_later_has_its_tags_too(tracker):
     assert not {"ikd.reused_from", "ikd.warnings"} & set(runs["t001"].data.tags)
 
 
-def test_a_sweep_has_metrics_of_its_own(tracker):
-    tracker.sweep_metrics({"time/saved_s": 40.0})
-    tracker.sweep_metrics({"time/saved_s": 55.0})  # it went on
-    assert tracker._client.get_run(tracker.parent).data.metrics == {"time/saved_s": 55.0}
+def test_a_sweep_is_concluded_with_what_all_of_it_came_to(tracker, request, tmp_path):
+    (tmp_path / "trials.csv").write_text("id\n")
+    asked = sweep(request.node.name)  # for three trials
+    tracker.conclude(tmp_path, asked, [record(0)])
+    assert tracker._client.get_run(tracker.parent).info.status == "KILLED", "it can go on"
+    tracker.conclude(tmp_path, asked, [record(number) for number in range(3)])
+    run = tracker._client.get_run(tracker.parent)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["sharing/classification_epochs"] == 6.0
+    assert [file.path for file in tracker._client.list_artifacts(tracker.parent)] == ["trials.csv"]
+    tracker.conclude(tmp_path, asked, [record(number, "failed") for number in range(3, 6)])
+    assert tracker._client.get_run(tracker.parent).info.status == "FAILED"
+
+
+def test_what_differs_from_the_records_is_seen_and_mended(tracker, request, tmp_path):
+    asked, trials = sweep(request.node.name), [record(number) for number in range(3)]
+    tracker.conclude(tmp_path, asked, trials)
+    assert tracker.inspect(asked, trials) == []
+    client, runs = tracker._client, children(tracker)
+    ids = [runs[f"t00{number}"].info.run_id for number in range(3)]
+    client.update_run(ids[0], status="RUNNING")
+    client.log_metric(ids[1], "dev/mcc", 0.9, step=2)
+    client.log_metric(ids[2], "stage", 1.0, step=2)
+    tracker.trial_started("t007", PARAMS)
+    client.update_run(tracker.parent, status="RUNNING")
+    found = tracker.inspect(asked, trials)
+    assert sorted(difference.what for difference in found) == [
+        "t000 was RUNNING",
+        "t001 had not the metrics of its record, each once",
+        "t002 had not the metrics of its record, each once",
+        "t007 was RUNNING, and has no record",
+        "the sweep was RUNNING",
+    ]
+    for difference in found:
+        tracker.give_up(difference)
+    tracker.start(asked)
+    tracker.conclude(tmp_path, asked, trials)
+    assert tracker.inspect(asked, trials) == []
+    assert children(tracker)["t000"].info.run_id == ids[0]
 
 
 def test_runs_have_the_times_of_what_happened(tracker):

@@ -1,0 +1,126 @@
+"""Whether a sweep's records, its study, MLflow and its tables tell one story; and making them do so.
+
+The trials' own records say what happened: each was left whole by the process that trained the trial. What the
+others lack, or have otherwise, is derived from them again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.trial import TrialState
+
+from ikd_ray.errors import UsageError
+from ikd_ray.report.derived import stale, write_derived
+from ikd_ray.report.records import (
+    SweepRecord,
+    TrialRecord,
+    alone,
+    read_sweep,
+    read_trials,
+    set_aside,
+    set_damaged_aside,
+)
+from ikd_ray.report.tracking import Tracker
+from ikd_ray.sweep.results import trial_id
+from ikd_ray.sweep.search import STUDY, OrderedSearch, open_study
+from ikd_ray.sweep.space import load_space
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that was not as the records say. `mended`: now it is; else `--resume` makes it so."""
+
+    where: str
+    what: str
+    mended: bool
+
+
+def check(folder: Path, tracking_uri: str | None) -> tuple[SweepRecord, list[TrialRecord], list[Finding]]:
+    """Compare all that there is of a sweep, and mend what can be derived.
+
+    Returns:
+        The sweep, its ended trials, and what was found.
+
+    Raises:
+        UsageError: there is no such sweep, it is running, or MLflow's store is not there.
+    """
+    with alone(folder):
+        sweep = read_sweep(folder)
+        tracker = Tracker(tracking_uri or sweep.settings["tracking_uri"], sweep.task)
+        found = [
+            Finding("trials", f"{path.name} was damaged; it is in {path} now", mended=False)
+            for path in set_damaged_aside(folder)
+        ]
+        trials = read_trials(folder)
+        found += _study(folder, sweep, {trial.number: trial for trial in trials if not trial.died})
+        old = stale(folder, sweep, trials)
+        if old:
+            write_derived(folder, sweep, trials)
+        found += [Finding("tables", f"{name} was not there, or old", mended=True) for name in old]
+        found += _mlflow(tracker, folder, sweep, trials)
+        return sweep, trials, found
+
+
+def _study(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialRecord]) -> list[Finding]:
+    before = _differences(folder, sweep, ended)
+    if before:
+        _tell_study(folder, sweep, ended)
+        # A trial that has ended cannot be changed in a study: that takes a new one.
+        if _differences(folder, sweep, ended):
+            set_aside(folder, folder / "study.db")
+            _tell_study(folder, sweep, ended)
+    left = {number for number, _ in _differences(folder, sweep, ended)}
+    return [Finding("study", what, number not in left) for number, what in before]
+
+
+def _differences(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialRecord]) -> list[tuple[int, str]]:
+    """Numbers of trials of which the study says something else than their records, and what."""
+    storage = open_study(folder)
+    if STUDY not in optuna.get_all_study_names(storage):
+        return [(number, f"{record.id} was not in it") for number, record in ended.items()]
+    known = {trial.number: trial for trial in optuna.load_study(study_name=STUDY, storage=storage).trials}
+    found = []
+    for number, record in ended.items():
+        trial = known.get(number)
+        expected = _outcome(record, sweep)
+        if trial is None:
+            found.append((number, f"{record.id} was not in it"))
+        elif (trial.state, trial.values) != expected:
+            found.append((number, f"{record.id} was {trial.state.name} {trial.values or ''}".rstrip()))
+        elif any(record.params.get(name) != value for name, value in trial.params.items()):
+            found.append((number, f"{record.id} had other parameters"))
+    for number in sorted(known.keys() - ended.keys()):
+        if known[number].state.is_finished():
+            found.append((number, f"{trial_id(number)} had ended, but its record is gone"))
+    return found
+
+
+def _outcome(record: TrialRecord, sweep: SweepRecord) -> tuple[TrialState, list[float] | None]:
+    values = [record.metrics.get(name, math.nan) for name in sweep.objectives]
+    failed = any(map(math.isnan, values))
+    return (TrialState.FAIL, None) if failed else (TrialState.COMPLETE, values)
+
+
+def _tell_study(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialRecord]) -> None:
+    """As a sweep that goes on does, before it suggests anything."""
+
+    def refuse(reason: str) -> None:
+        raise UsageError(f"{folder}: {reason}")
+
+    space, storage = load_space(folder / "space.yaml"), open_study(folder)
+    OrderedSearch(space, sweep.objectives, sweep.seed, 1, storage, ended, 0, refuse)
+
+
+def _mlflow(tracker: Tracker, folder: Path, sweep: SweepRecord, trials: list[TrialRecord]) -> list[Finding]:
+    before = tracker.inspect(sweep, trials)
+    for difference in before:
+        tracker.give_up(difference)
+    tracker.start(sweep)
+    tracker.conclude(folder, sweep, trials)
+    left = {difference.what for difference in tracker.inspect(sweep, trials)}
+    return [Finding("MLflow", what, what not in left) for what in (found.what for found in before)]

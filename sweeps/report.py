@@ -1,0 +1,44 @@
+"""What became of a sweep: check that its records, its study, MLflow and its tables tell one story."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ikd_ray.report.cli import run, usage_errors
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command(help=__doc__)
+def report(
+    check: Annotated[str, typer.Option(help="Name of the sweep to check; what can be derived is mended.")],
+    output: Annotated[Path, typer.Option(help="Where the sweeps are.")] = Path("outputs"),
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="MLflow store. Default: the one that the sweep was given.")
+    ] = None,
+) -> None:
+    with usage_errors():
+        from ikd_ray.sweep.check import check as check_sweep  # imported late: it takes seconds
+        from ikd_ray.sweep.request import find_sweep
+
+        sweep, trials, found = check_sweep(find_sweep(check, "--check", output), tracking_uri)
+    for finding in found:
+        state = "mended" if finding.mended else "NOT mended"
+        typer.echo(f"{finding.where}: {finding.what}: {state}")
+    finished = sum(trial.status == "finished" for trial in trials)
+    typer.echo(
+        f"{sweep.name}: {len(trials)} of {sweep.trials} trials have ended, {finished} of them finished; "
+        f"{len(found)} differences"
+    )
+    left = [finding for finding in found if not finding.mended]
+    if left or len(trials) < sweep.trials:
+        where = "" if output == Path("outputs") else f" --output {output}"
+        typer.echo(f"go on: python sweeps/run.py --resume {sweep.name}{where}")
+    raise typer.Exit(1 if left else 0)
+
+
+if __name__ == "__main__":
+    run(app)
