@@ -1,0 +1,232 @@
+"""The README's section on clusters: manifests that their schemas accept, commands whose flags exist."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import jsonschema
+import pytest
+import ray.autoscaler
+import typer
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.scripts.scripts import cli
+from rayjob_schema import CLAIM, RAY_JOB, RAY_JOB_SPEC, Schema
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+SECTION = re.search(r"^## A cluster\n(.*?)^## ", README.read_text(), re.S | re.M)[1]
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", SECTION, re.S | re.M)
+UP, (VOLUME_CLAIM, JOB) = (list(yaml.safe_load_all(text)) for language, text in BLOCKS if language == "yaml")
+CLUSTER = UP[0]
+CRD = os.environ.get("IKD_RAYJOB_CRD")  # of `kubectl get crd rayjobs.ray.io -o json`
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The simple commands of a shell text, without what they are given in the environment."""
+    words: list[str] = []
+    for line in text.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="();<>|&")
+        lexer.whitespace_split = True
+        for word in [*lexer, ";"]:
+            if word and not set(word) <= set("();<>|&"):
+                words += [word] if words or not re.match(r"\w+=", word) else []
+            elif words:
+                yield words
+                if words[:2] == ["ray", "exec"]:
+                    yield from commands(words[-1])
+                words = []
+
+
+def shell_texts() -> Iterator[str]:
+    """Everything in the section that a shell reads."""
+    yield from (text for language, text in BLOCKS if language == "sh")
+    yield from (line for name, value in CLUSTER.items() if name.endswith("_commands") for line in value)
+    yield JOB["spec"]["entrypoint"]
+
+
+COMMANDS = [command for text in shell_texts() for command in commands(text)]
+RAY_COMMANDS = [command[1:] for command in COMMANDS if command[0] == "ray"]
+SWEEPS = [
+    command[2:] for command in COMMANDS if command[0] == "python" and command[1].endswith("sweeps/run.py")
+]
+
+
+def check_cluster(config: dict[str, Any]) -> None:
+    """What `ray up` checks before it asks a cloud; its schema lets any field stand in `provider`."""
+    validate_config(prepare_config(copy.deepcopy(config)))
+    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+    assert config["provider"].keys() <= schema["properties"]["provider"]["properties"].keys()
+
+
+def paths(value: Any, path: tuple = ()) -> Iterator[tuple]:
+    """Where the keys of nested mappings are."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        if isinstance(value, dict):
+            yield (*path, key)
+        yield from paths(inner, (*path, key))
+
+
+def misspelt(value: Any, path: tuple) -> Any:
+    """A copy in which the key at a path has a letter too many."""
+    changed = inner = copy.deepcopy(value)
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[f"{path[-1]}x"] = inner.pop(path[-1])
+    return changed
+
+
+def test_ray_up_takes_the_cluster():
+    check_cluster(CLUSTER)
+
+
+FREE = {"file_mounts", "node_config"}  # whose keys are paths, and a cloud's own
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for path in paths(CLUSTER)
+        if not FREE & set(path[:-1]) and path != ("available_node_types", "gpu")
+    ],
+    ids=lambda path: ".".join(map(str, path)),
+)
+def test_a_misspelt_key_of_the_cluster_is_found(path):
+    with pytest.raises((jsonschema.ValidationError, AssertionError, ValueError, KeyError)):
+        check_cluster(misspelt(CLUSTER, path))
+
+
+@pytest.mark.parametrize("node", CLUSTER["available_node_types"])
+def test_the_cloud_knows_the_fields_of_a_node(node):
+    session = pytest.importorskip(
+        "botocore.session", reason="AWS's own client is not installed"
+    ).get_session()
+    from botocore.validate import ParamValidator
+
+    shape = session.get_service_model("ec2").operation_model("RunInstances").input_shape
+    config = CLUSTER["available_node_types"][node]["node_config"] | {"MinCount": 1, "MaxCount": 1}
+    assert ParamValidator().validate(config, shape).generate_report() == ""
+
+
+@pytest.mark.parametrize(
+    ("manifest", "schema"), [(VOLUME_CLAIM, CLAIM), (JOB, RAY_JOB)], ids=["claim", "job"]
+)
+def test_kubernetes_takes_the_manifest(manifest, schema):
+    jsonschema.validate(manifest, schema)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in paths(JOB) if "limits" not in path[:-1]],
+    ids=lambda path: ".".join(map(str, path)),
+)
+def test_a_misspelt_key_of_the_job_is_found(path):
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(misspelt(JOB, path), RAY_JOB)
+
+
+def definition() -> Schema:
+    if not CRD:
+        pytest.skip("no IKD_RAYJOB_CRD: a file with the custom resource definition rayjobs.ray.io")
+    versions = yaml.safe_load(Path(CRD).read_text())["spec"]["versions"]
+    schema = next(version["schema"]["openAPIV3Schema"] for version in versions if version["name"] == "v1")
+    return schema["properties"]["spec"]
+
+
+def closed(schema: Any) -> Any:
+    """The schema with unknown fields refused, as `kubectl apply --validate=strict` does."""
+    if isinstance(schema, list):
+        return [closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    changed = {key: closed(value) for key, value in schema.items()}
+    return {"additionalProperties": False} | changed if "properties" in schema else changed
+
+
+def test_the_definition_takes_the_job():
+    jsonschema.validate(JOB["spec"], closed(definition()))
+
+
+def differences(mine: Schema, theirs: Schema, path: str = "spec") -> Iterator[str]:
+    """Fields that a part of a schema has and the whole lacks, or that the whole says otherwise of."""
+    for key in ("type", "enum", "required"):
+        if mine.get(key) and sorted(mine[key]) != sorted(theirs.get(key, [])):
+            yield f"{path}: {key} {mine[key]}, not {theirs.get(key)}"
+    if theirs.get("required") and not mine.get("required"):
+        yield f"{path}: {theirs['required']} are required"
+    for name, schema in mine.get("properties", {}).items():
+        if name in theirs["properties"]:
+            yield from differences(schema, theirs["properties"][name], f"{path}.{name}")
+        else:
+            yield f"{path}.{name}: not there"
+    for key in ("items", "additionalProperties"):
+        if isinstance(mine.get(key), dict):
+            yield from differences(mine[key], theirs[key], f"{path}.{key}")
+
+
+def test_the_schema_says_what_the_definition_says():
+    assert list(differences(RAY_JOB_SPEC, definition())) == []
+
+
+def pods() -> list[Schema]:
+    cluster = JOB["spec"]["rayClusterSpec"]
+    return [group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+
+
+def test_every_pod_sees_what_the_sweep_shares():
+    (arguments,) = commands(JOB["spec"]["entrypoint"])
+    shared = [arguments[arguments.index(flag) + 1] for flag in ("--output", "--data-dir")]
+    assert VOLUME_CLAIM["spec"]["accessModes"] == ["ReadWriteMany"]
+    for pod in pods():
+        (volume,), (container,) = pod["volumes"], pod["containers"]
+        (mount,) = container["volumeMounts"]
+        assert volume["persistentVolumeClaim"]["claimName"] == VOLUME_CLAIM["metadata"]["name"]
+        assert mount["name"] == volume["name"]
+        assert all(Path(folder).is_relative_to(mount["mountPath"]) for folder in shared)
+
+
+def test_the_image_has_the_jobs_ray():
+    (dockerfile,) = (text for language, text in BLOCKS if language == "dockerfile")
+    version = JOB["spec"]["rayClusterSpec"]["rayVersion"]
+    assert f"FROM rayproject/ray:{version}-" in dockerfile
+    assert set(re.findall(r"ray\[default\]==([\d.]+)", SECTION)) == {version}
+
+
+def test_every_cluster_keeps_rays_token():
+    assert JOB["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    assert any("RAY_AUTH_MODE=token" in line for line in CLUSTER["initialization_commands"])
+    assert any(mount.endswith("/.ray/auth_token") for mount in CLUSTER["file_mounts"])
+    assert any("export" in line and "RAY_AUTH_MODE=token" in line for line in BLOCKS[0][1].splitlines())
+
+
+@pytest.mark.parametrize("command", RAY_COMMANDS, ids=" ".join)
+def test_ray_knows_the_flags(command):
+    name, *arguments = command
+    cli.commands[name].make_context(name, arguments)
+
+
+@pytest.mark.parametrize("arguments", SWEEPS, ids=" ".join)
+def test_the_sweep_knows_the_flags(arguments, command_line):
+    typer.main.get_command(command_line("run")).make_context("run.py", list(arguments))
+
+
+def test_the_commands_are_found():
+    assert {command[0] for command in RAY_COMMANDS} >= {"start", "up", "get-auth-token", "exec"}
+    assert sum(command[0] == "start" for command in RAY_COMMANDS) == 3
+    assert len(SWEEPS) >= 2
+
+
+@pytest.mark.parametrize("text", ["ray start --hed", "A=b ray start --port=x", "x && (ray start --nodes 2)"])
+def test_a_flag_that_ray_lacks_is_found(text):
+    name, *arguments = next(command[1:] for command in commands(text) if command[0] == "ray")
+    with pytest.raises(click.UsageError):
+        cli.commands[name].make_context(name, arguments)
