@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ import numpy as np
 from ikd_ray.data.dataset import Split
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import TASKS, Task
+
+MAX_LINE = 2**20  # bytes: bounds memory where a file has no line ends
 
 
 def find_folder(data_dir: Path, task: Task) -> Path:
@@ -113,11 +116,16 @@ def _label(value: str, task: Task, where: str) -> float:
 
 def _lines(path: Path, task: Task) -> Iterator[str]:
     """The file's lines without their ends, read one at a time."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        # A pipe would be waited for until somebody writes to it; a device may have no end.
+        raise UsageError(f"{path}: no ordinary file where a tab-separated one is needed")
     try:
         with path.open("rb") as file:
-            for number, data in enumerate(file, 1):
+            for number, data in enumerate(iter(partial(file.readline, MAX_LINE + 1), b""), 1):
                 if number == 1:
                     data = data.removeprefix(codecs.BOM_UTF8)
+                if len(data) > MAX_LINE:
+                    raise UsageError(f"{path} line {number}: over 1 MiB; one example a line is needed")
                 try:
                     line = data.decode()
                 except UnicodeDecodeError as error:

@@ -7,6 +7,7 @@ limit. Here the nodes themselves are read, so that a mistake is named with its l
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -19,8 +20,9 @@ from yaml.constructor import SafeConstructor
 from ikd_ray.config import first_problem
 from ikd_ray.errors import UsageError
 
-MAX_BYTES = 2**20
+MAX_BYTES = 2**16
 MAX_DEPTH = 10
+MAX_MISTAKES = 20  # shown
 
 _CONVERTED = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "null")}
 # YAML 1.1 wants a point and a signed exponent in a float, and calls 5e-5 a string.
@@ -105,7 +107,12 @@ class SpaceFile:
         """Raises one UsageError with a line for each mistake noted, in the file's order, if there is any."""
         if self._mistakes:
             ordered = sorted(self._mistakes, key=lambda mistake: mistake[0])
-            raise UsageError("\n".join(f"{self.path}:{line}: {message}" for line, message in ordered))
+            lines = [f"{self.path}:{line}: {message}" for line, message in ordered[:MAX_MISTAKES]]
+            if len(ordered) > MAX_MISTAKES:
+                lines.append(
+                    f"{self.path}: and {len(ordered) - MAX_MISTAKES} mistakes more; mend these first"
+                )
+            raise UsageError("\n".join(lines))
 
     def mapping(self, node: yaml.Node, key: str, names: Collection[str]) -> dict[str, yaml.Node]:
         """{name: value node} of a mapping; what is not a mapping, not in `names` or given twice is noted."""
@@ -143,6 +150,7 @@ class SpaceFile:
             self.mistake(node, key, f"{first_problem(error)[1]} (got {shown(node)})")
 
     def _read(self) -> str:
+        self._refuse_what_is_no_file()
         try:
             with self.path.open("rb") as file:
                 raw = file.read(MAX_BYTES + 1)
@@ -150,12 +158,17 @@ class SpaceFile:
             reason = (error.strerror or str(error)).lower()
             raise UsageError(f"{self.path}: {reason}; give the path of a search space file") from None
         if len(raw) > MAX_BYTES:
-            raise UsageError(f"{self.path}: over 1 MiB; a search space is a few lines of YAML")
+            raise UsageError(f"{self.path}: over 64 KiB; a search space is a few lines of YAML")
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:
             line = raw.count(b"\n", 0, error.start) + 1
             raise UsageError(f"{self.path}:{line}: not UTF-8; save the file as UTF-8 text") from None
+
+    def _refuse_what_is_no_file(self) -> None:
+        """A pipe would be waited for until somebody writes to it; a device may have no end."""
+        if os.path.exists(self.path) and not (os.path.isfile(self.path) or os.path.isdir(self.path)):
+            raise UsageError(f"{self.path}: no ordinary file; give the path of a search space file")
 
     def _refuse_what_is_not_plain(self) -> None:
         """Walks the events first: composing deep nesting would exhaust the stack, and aliases can explode."""

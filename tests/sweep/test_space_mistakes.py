@@ -323,7 +323,7 @@ def test_a_file_that_cannot_be_read(tmp_path, kind):
     elif kind == "large":
         path.write_bytes(b"#" * (2**20 + 1))
     with pytest.raises(
-        UsageError, match=r"space\.yaml: (no such file|is a directory|over 1 MiB)[^\n]*;"
+        UsageError, match=r"space\.yaml: (no such file|is a directory|over 64 KiB)[^\n]*;"
     ) as caught:
         load_space(path)
     assert "\n" not in str(caught.value)
