@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import file_exists, try_to_load_from_cache
-from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from ikd_ray.config import TeacherConfig
@@ -23,6 +22,7 @@ from ikd_ray.distill.encoder import FAMILIES, Encoder
 from ikd_ray.distill.evaluate import score
 from ikd_ray.distill.loop import Epoch
 from ikd_ray.distill.regimes import Stage
+from ikd_ray.distill.teacher_files import NO_CODE, check_config, load_whole, not_supported, weights_key
 from ikd_ray.distill.training import DivergedError, StageTraining, train_stage
 from ikd_ray.distill.world import World
 from ikd_ray.errors import UsageError, in_one_line
@@ -65,7 +65,7 @@ def bundled_teacher() -> Path:
 
 
 def find_teacher(name: str | None, task: Task) -> TeacherSource:
-    """Resolve a folder or hub name, reading no weights but those of a local folder (for their checksum).
+    """Resolve a folder or hub name, reading no weights but those of a local folder (whether they are whole).
 
     Without a name: bert-base-uncased where a GPU and the hub are there, else the bundled MiniLM.
 
@@ -78,9 +78,15 @@ def find_teacher(name: str | None, task: Task) -> TeacherSource:
         name = "bert-base-uncased" if use_hub else None
     if name is None:
         folder = bundled_teacher()
-        return _describe("all-MiniLM-L6-v2", str(folder), _weights_key(folder), task)
+        return _describe("all-MiniLM-L6-v2", str(folder), weights_key(folder), task)
     if os.path.isdir(name):  # unlike Path.is_dir no error where it may not be read
-        return _describe(name, name, _weights_key(Path(name)), task)
+        key = weights_key(Path(name))
+        check_config(Path(name))
+        source = _describe(name, name, key, task)
+        load_whole(name, name, task, source.has_head)
+        return source
+    if os.path.exists(name) or not name:
+        raise UsageError(f"--teacher {name}: a file; give the folder that holds config.json")
     offline_unless_reachable()
     source = _describe(name, name, None, task)
     if not _hub_has_safetensors(name):
@@ -97,29 +103,10 @@ def _hub_has_safetensors(name: str) -> bool:
     return any(isinstance(try_to_load_from_cache(name, file), str) for file in names)
 
 
-def _weights_key(folder: Path) -> str:
-    if not (folder / "config.json").is_file():
-        raise UsageError(f"--teacher {folder}: no config.json in it; give a Hugging Face model folder")
-    weights = sorted(folder.glob("model*.safetensors"))
-    if not weights:
-        raise UsageError(
-            f"--teacher {folder}: no model.safetensors in it; only safetensors are read, "
-            "convert with save_pretrained(folder)"
-        )
-    for path in weights:
-        try:
-            safe_open(path, "np").__enter__()
-        except Exception as error:  # safetensors has no public exception for a truncated file
-            raise UsageError(f"--teacher {path}: damaged ({error}); get it again") from None
-    # Configuration and tokenizer: whatever of them a family has.
-    read = [*weights, *(path for end in ("json", "txt", "model") for path in sorted(folder.glob(f"*.{end}")))]
-    return store.digest([[path.name, store.file_digest(path)] for path in read])
-
-
 def _describe(name: str, path: str, key: str | None, task: Task) -> TeacherSource:
     try:
-        config = AutoConfig.from_pretrained(path)
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, **NO_CODE)
+        tokenizer = AutoTokenizer.from_pretrained(path, **NO_CODE)
     except Exception as error:  # each file format raises its own
         reason = in_one_line(error)
         missing = "" if key else "no folder of that name, and "
@@ -127,10 +114,7 @@ def _describe(name: str, path: str, key: str | None, task: Task) -> TeacherSourc
             f"--teacher {name}: {missing}its config or tokenizer cannot be read ({reason})"
         ) from None
     if config.model_type not in FAMILIES:
-        raise UsageError(
-            f"--teacher {name}: a {config.model_type!r} model is no BERT-family encoder; "
-            f"supported: {', '.join(FAMILIES)}"
-        )
+        raise not_supported(name, config.model_type)
     # Without its files transformers makes up a tokenizer of nothing but special tokens.
     if not config.vocab_size // 2 < len(tokenizer) <= config.vocab_size:
         raise UsageError(
@@ -162,7 +146,7 @@ def _check_head(name: str, config, task: Task) -> None:
 
 def load_tokenizer(source: TeacherSource):
     """The teacher's tokenizer, which its students share."""
-    return AutoTokenizer.from_pretrained(source.path)
+    return AutoTokenizer.from_pretrained(source.path, **NO_CODE)
 
 
 def tuning(source: TeacherSource, config: TeacherConfig) -> TeacherConfig:
@@ -180,16 +164,8 @@ def teacher_key(source: TeacherSource, data: TaskData, config: TeacherConfig) ->
 
 def load_source(source: TeacherSource, task: Task, seed: int) -> Encoder:
     """The model as it is, with a new random head where it has none."""
-    names = list(task.labels) or ["score"]
     torch.manual_seed(seed)  # a new head's initial weights
-    model = AutoModelForSequenceClassification.from_pretrained(
-        source.path,
-        num_labels=task.num_labels,
-        id2label=dict(enumerate(names)),
-        label2id={name: number for number, name in enumerate(names)},
-        use_safetensors=True,
-        dtype=torch.float32,
-    )
+    model = load_whole(source.path, source.name, task, source.has_head, torch.float32)
     model.config.problem_type = "regression" if task.is_regression else "single_label_classification"
     return Encoder(model)
 
@@ -211,7 +187,9 @@ class TeacherRecord:
 
 def load_teacher(folder: Path) -> Encoder:
     """The model that `make_teacher` kept there, with dropout off."""
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, use_safetensors=True, dtype=torch.float32, **NO_CODE
+    )
     return Encoder(model.eval())
 
 
@@ -244,7 +222,7 @@ def make_teacher(
 
     def write(aside: Path) -> None:
         teacher.cpu().model.save_pretrained(aside)
-        AutoTokenizer.from_pretrained(source.path).save_pretrained(aside)
+        load_tokenizer(source).save_pretrained(aside)
         (aside / CARD).write_text(json.dumps(card, indent=1))
 
     store.ensure(folder, write)
