@@ -11,6 +11,7 @@ OUTPUT/NAME/pareto.json, pareto.png, trials.csv
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -18,15 +19,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 
+from ikd_ray.config import first_problem
 from ikd_ray.data import store
-from ikd_ray.errors import UsageError
+from ikd_ray.errors import UsageError, in_one_line
 
 SWEEP_FILE, TRIAL_FILE = "sweep.json", "trial.json"
 STUDENT = "student"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -113,14 +118,34 @@ def read_sweep(folder: Path) -> SweepRecord:
         UsageError: the folder holds no sweep.
     """
     try:
-        return SweepRecord(**json.loads((folder / SWEEP_FILE).read_text()))
-    except (OSError, ValueError, TypeError):
-        raise UsageError(f"{folder}: no sweep there ({SWEEP_FILE} is missing or unreadable)") from None
+        return _read(folder / SWEEP_FILE, SweepRecord)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{folder}: no sweep there ({SWEEP_FILE} is missing or unreadable: {in_one_line(error)})"
+        ) from None
 
 
 def read_trial(sweep: Path, trial_id: str) -> TrialRecord:
-    """One ended trial."""
-    return TrialRecord(**json.loads((trial_folder(sweep, trial_id) / TRIAL_FILE).read_text()))
+    """One ended trial.
+
+    Raises:
+        OSError, ValueError: its file cannot be read, or holds something else.
+    """
+    record = _read(trial_folder(sweep, trial_id) / TRIAL_FILE, TrialRecord)
+    if record.id != trial_id:  # names of folders are made of it
+        raise ValueError(f"{TRIAL_FILE} of {trial_id} is that of {record.id!r}")
+    return record
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    """A record whose every field has its type; the file may come from anywhere."""
+    if not path.is_file():  # a pipe, for one, would be waited for
+        raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
+    except ValidationError as error:
+        key, reason = first_problem(error)
+        raise ValueError(f"{key or 'the file'}: {reason}") from None
 
 
 def read_trials(sweep: Path) -> list[TrialRecord]:
