@@ -10,10 +10,11 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
+from ikd_ray.config import Regime
 from ikd_ray.data import store
 from ikd_ray.errors import UsageError
 from ikd_ray.report import pareto, records
@@ -91,7 +92,10 @@ def export_front(sweep_folder: Path, to: Path, *, force: bool = False) -> list[E
     members = pareto.front(_read_trials(sweep_folder), sweep.objectives)
     if not members:
         raise UsageError(f"{sweep_folder}: no finished trial to export, or none whose objectives are finite")
-    tokenizer = _tokenizer_files(sweep_folder.parent / "cache" / "teachers" / sweep.teacher["key"])
+    key = sweep.teacher.get("key")
+    if not isinstance(key, str) or key in ("", ".", "..") or Path(key).name != key:
+        raise UsageError(f"{sweep_folder}: its {records.SWEEP_FILE} names no teacher (got {key!r})")
+    tokenizer = _tokenizer_files(sweep_folder.parent / "cache" / "teachers" / key)
     targets = [to / _folder_name(sweep, trial) for trial in members]
     _check_targets(to, targets, force)
     made = []
@@ -114,9 +118,13 @@ def export_front(sweep_folder: Path, to: Path, *, force: bool = False) -> list[E
 
 def _read_trials(sweep_folder: Path) -> list[TrialRecord]:
     try:
-        return records.read_trials(sweep_folder)
-    except (OSError, ValueError, TypeError) as error:
+        trials = records.read_trials(sweep_folder)
+        for trial in trials:  # names of folders are made of these
+            if trial.params.get("regime") not in get_args(Regime):
+                raise ValueError(f"{trial.id}: regime: unknown (got {trial.params.get('regime')!r})")
+    except (OSError, ValueError) as error:
         raise UsageError(f"{sweep_folder}: a {records.TRIAL_FILE} in it cannot be read ({error})") from None
+    return trials
 
 
 def _finished(trials: Sequence[TrialRecord]) -> bool:

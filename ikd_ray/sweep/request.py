@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from ikd_ray.config import SweepConfig, first_problem
 from ikd_ray.data.dataset import Dataset
@@ -57,7 +59,7 @@ def check(config: SweepConfig, resumes: bool = False) -> Request:
     task = get_task(config.task)
     space = load_space(config.space)
     objectives = space.objectives_for(task)
-    name = config.name or f"{task.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = config.name if config.name is not None else f"{task.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     config = config.model_copy(update={"name": name, **_absolute(config.model_dump())})
     folder = _folder(config, resumes)
     trials = _trials(config, space)
@@ -110,9 +112,9 @@ def _absolute(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The flags that name folders, in full: a sweep may go on from another working folder."""
     found = {}
     if flags.get("data_dir"):
-        found["data_dir"] = Path(flags["data_dir"]).resolve()
+        found["data_dir"] = Path(os.path.realpath(flags["data_dir"]))
     if flags.get("teacher") and os.path.isdir(flags["teacher"]):
-        found["teacher"] = str(Path(flags["teacher"]).resolve())
+        found["teacher"] = os.path.realpath(flags["teacher"])
     return found
 
 
@@ -133,13 +135,20 @@ def _folder(config: SweepConfig, resumes: bool) -> Path:
         raise UsageError("--name cache: that folder holds what sweeps share; choose another name")
     # os.path answers False, and raises nothing, where a folder may not even be looked into.
     if not resumes and os.path.exists(folder):
-        again = f", or go on with --resume {config.name}" if (folder / SWEEP_FILE).is_file() else ""
+        again = f", or go on with --resume {config.name}" if os.path.isfile(folder / SWEEP_FILE) else ""
         raise UsageError(f"--name {config.name}: {folder} exists already; choose another name{again}")
     existing = folder.absolute()
-    while not os.path.exists(existing):
+    while not os.path.lexists(existing):
         existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UsageError(f"--output {config.output}: cannot write in {existing}; give a folder that you own")
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(folder)  # a name too long for a folder's
+        # To ask for permission is not enough: a file system may be read-only, full, or none that takes folders.
+        os.rmdir(tempfile.mkdtemp(prefix=".", dir=existing))
+    except OSError as error:
+        raise UsageError(
+            f"--output {config.output}: cannot write in {existing} ({error.strerror}); give a folder that you own"
+        ) from None
     return folder
 
 
@@ -150,7 +159,7 @@ def find_sweep(name: str, flag: str, output: Path) -> Path:
         UsageError: there is none of that name.
     """
     folder = output / checked_name(name, flag)
-    if not (folder / SWEEP_FILE).is_file():
+    if not os.path.isfile(folder / SWEEP_FILE):
         known = sorted(path.parent.name for path in output.glob(f"*/{SWEEP_FILE}"))
         there = f"; there are: {', '.join(known[:20])}" if known else ""
         raise UsageError(f"{flag} {name}: no sweep of that name in {output}{there}")
@@ -165,6 +174,7 @@ def resumed(name: str, changes: dict, output: Path) -> SweepConfig:
     """
     folder = find_sweep(name, "--resume", output)
     record = read_sweep(folder)
+    _check_kept(folder, record)
     free = {
         "trials",
         "concurrent",
@@ -181,8 +191,39 @@ def resumed(name: str, changes: dict, output: Path) -> SweepConfig:
                 f"--{flag.replace('_', '-')} cannot change when a sweep goes on (it is "
                 f"{record.settings.get(flag)}); leave it out, or start a sweep of another --name"
             )
-    asked = record.settings | changes | {"name": name, "output": output, "space": folder / "space.yaml"}
-    return make_config({k: v for k, v in asked.items() if k in SweepConfig.model_fields})
+    kept = {key: value for key, value in record.settings.items() if key in SweepConfig.model_fields}
+    own = {"name": name, "output": output, "space": folder / "space.yaml"}
+    try:
+        SweepConfig(**(kept | own))
+    except ValidationError as error:
+        raise _damaged(folder, error) from None
+    return make_config(kept | changes | own)
+
+
+class _Kept(BaseModel):
+    """What a sweep's record has, besides the flags, that a sweep goes on by."""
+
+    fingerprint: str
+    description: str
+    source_key: str
+    latency_ms: dict[int, float] = {}
+    id: str = Field("", pattern=r"^[0-9a-f]*$", max_length=32)  # names of what trials share are made of it
+    run_id: str = Field("", pattern=r"^\w*$", max_length=64)
+
+
+def _check_kept(folder: Path, record: SweepRecord) -> None:
+    try:
+        _Kept.model_validate(record.settings | record.data | record.teacher)
+    except ValidationError as error:
+        raise _damaged(folder, error) from None
+
+
+def _damaged(folder: Path, error: ValidationError) -> UsageError:
+    key, reason = first_problem(error)
+    return UsageError(
+        f"--resume {folder.name}: {folder / SWEEP_FILE} is damaged ({key}: {reason}); "
+        "bring back the file, or start a sweep of another --name"
+    )
 
 
 def make_config(given: dict) -> SweepConfig:
