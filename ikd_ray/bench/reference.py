@@ -30,6 +30,7 @@ from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.linear import use_onednn
 from ikd_ray.distill.losses import attention_kl, cls_cosine, hard_label_loss, soft_label_loss
 from ikd_ray.distill.student import build_student
+from ikd_ray.distill.teacher_files import NO_CODE
 
 LEARNING_RATE, TEMPERATURE, LAMBDA = 5e-5, 2.0, 0.2
 
@@ -59,11 +60,13 @@ def load_models(folder: Path, student_layers: int) -> tuple[PreTrainedModel, Pre
     Both return attention weights, which takes the eager implementation. It returns them after dropout, so
     attention drops nothing out.
     """
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, **NO_CODE)
     for name in ("attention_probs_dropout_prob", "attention_dropout"):  # the latter is DistilBERT's
         if hasattr(config, name):
             setattr(config, name, 0.0)
-    teacher = AutoModelForSequenceClassification.from_pretrained(folder, config=config, dtype=torch.float32)
+    teacher = AutoModelForSequenceClassification.from_pretrained(
+        folder, config=config, use_safetensors=True, dtype=torch.float32, **NO_CODE
+    )
     student = build_student(Encoder(teacher), student_layers, "mapped").model
     for model in (teacher, student):
         model.set_attn_implementation("eager")
@@ -112,7 +115,7 @@ def reference_epoch(inputs: Inputs) -> float:
     machine.prepare(inputs.threads)
     torch.manual_seed(0)
     teacher, student = load_models(inputs.teacher, inputs.student_layers)
-    tokenizer = AutoTokenizer.from_pretrained(inputs.teacher)
+    tokenizer = AutoTokenizer.from_pretrained(inputs.teacher, **NO_CODE)
     batches = random_batches(open_data(inputs.data).train, tokenizer, inputs.batch_size)
     optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE)
     start = time.perf_counter()
