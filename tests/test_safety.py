@@ -1,0 +1,110 @@
+"""Nothing from outside is ever unpickled, run as code, or handed to a shell."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted(path for folder in ("ikd_ray", "sweeps") for path in (ROOT / folder).rglob("*.py"))
+MODULES = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "code", "runpy"}
+BUILTINS = {"eval", "exec", "compile", "__import__"}
+CALLS = {
+    *("torch.load", "torch.hub.load", "torch.jit.load", "os.system", "os.popen", "pandas.read_pickle"),
+    *(f"yaml.{name}" for name in ("load", "load_all", "unsafe_load", "full_load", "Loader", "UnsafeLoader")),
+    *("datasets.load_from_disk", "huggingface_hub.hf_hub_download", "huggingface_hub.snapshot_download"),
+}
+NO_CODE = "NO_CODE"  # ikd_ray.distill.teacher_files: trust_remote_code=False
+
+
+def dangers(source: str) -> Iterator[str]:
+    """What a source file does that it must not, a line each."""
+    tree = ast.parse(source)
+    full = names(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            imported = {module, *(alias.name for alias in node.names)}
+            if bad := MODULES & {name.split(".")[0] for name in imported}:
+                yield f"line {node.lineno}: imports {', '.join(bad)}"
+        elif isinstance(node, ast.Call):
+            yield from (f"line {node.lineno}: {problem}" for problem in problems(node, full))
+
+
+def names(tree: ast.AST) -> dict[str, str]:
+    """What the names that a file imports stand for: {"np": "numpy"}."""
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {a.asname: a.name for a in node.names if a.asname}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
+    return found
+
+
+def problems(call: ast.Call, full: dict[str, str]) -> Iterator[str]:
+    first, dot, rest = ast.unparse(call.func).partition(".")
+    name = full.get(first, first) + dot + rest
+    given = {word.arg: ast.unparse(word.value) for word in call.keywords if word.arg}
+    unpacked = {ast.unparse(word.value) for word in call.keywords if word.arg is None}
+    if name in CALLS | BUILTINS:
+        yield name
+    if name == "numpy.load" and given.get("allow_pickle") != "False":
+        yield "numpy.load without allow_pickle=False"
+    if given.get("allow_pickle", "False") != "False" or given.get("shell", "False") != "False":
+        yield f"{name} with pickles or a shell"
+    if given.get("trust_remote_code", "False") != "False":
+        yield f"{name} with code from outside"
+    if name.endswith(".from_pretrained"):
+        if NO_CODE not in unpacked:
+            yield f"{name} without {NO_CODE}"
+        if "Model" in name and given.get("use_safetensors") != "True":
+            yield f"{name} without use_safetensors=True"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_from_outside_is_run(path):
+    assert list(dangers(path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "from pickle import load",
+        "from joblib import load",
+        "eval(text)",
+        "import torch\ntorch.load(path)",
+        "from torch import load\nload(path)",
+        "import numpy as np\nnp.load(path)",
+        "import numpy as np\nnp.load(path, allow_pickle=True)",
+        "import yaml\nyaml.load(text, Loader=yaml.SafeLoader)",
+        "import subprocess\nsubprocess.run(text, shell=True)",
+        "AutoConfig.from_pretrained(path)",
+        "AutoConfig.from_pretrained(path, trust_remote_code=True, **NO_CODE)",
+        "AutoModel.from_pretrained(path, **NO_CODE)",
+    ],
+)
+def test_the_test_sees_it(line):
+    assert list(dangers(line))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "model.eval()",
+        "import numpy as np\nnp.load(path, allow_pickle=False)",
+        "AutoModel.from_pretrained(path, use_safetensors=True, **NO_CODE)",
+    ],
+)
+def test_the_test_lets_the_rest_be(line):
+    assert not list(dangers(line))
+
+
+def test_the_one_switch_is_off():
+    from ikd_ray.distill.teacher_files import NO_CODE
+
+    assert NO_CODE == {"trust_remote_code": False}
