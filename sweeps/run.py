@@ -16,7 +16,7 @@ import typer
 from ikd_ray.errors import UsageError
 from ikd_ray.report.cli import run, usage_errors
 from ikd_ray.report.console import Console
-from ikd_ray.report.passwords import printable_command
+from ikd_ray.report.passwords import given_in_full, hide_command_line, printable_command
 
 SPACES = Path(__file__).resolve().parent.parent / "search_spaces"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -65,6 +65,8 @@ def main(
         for key, value in context.params.items()
         if key != "resume" and context.get_parameter_source(key).name == "COMMANDLINE"
     }
+    if "tracking_uri" in given:
+        given["tracking_uri"] = given_in_full(tracking_uri)
     command = printable_command(["python", "sweeps/run.py", *sys.argv[1:]])
     with usage_errors():
         from ikd_ray.sweep.request import check, make_config, resumed
@@ -85,4 +87,5 @@ def main(
 
 
 if __name__ == "__main__":
+    hide_command_line("--tracking-uri")
     run(app)

@@ -11,14 +11,16 @@ from typer import Abort, Typer
 from typer.exceptions import TyperException
 
 from ikd_ray.errors import UsageError
+from ikd_ray.report.passwords import without_passwords
 
 
 def print_error(message: str) -> None:
     """Print the message's lines on stderr, each with the prefix `error: `.
 
-    Control characters, which a file or an argument may have brought in, are shown escaped.
+    Control characters, which a file or an argument may have brought in, are shown escaped; passwords of URIs
+    are left out.
     """
-    for line in message.split("\n"):
+    for line in without_passwords(message).split("\n"):
         print(f"error: {''.join(map(_printable, line))}", file=sys.stderr)
 
 

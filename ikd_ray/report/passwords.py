@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
@@ -17,13 +19,17 @@ _USER = re.compile(r"[^/?#@:]*(?::.*)?@", re.DOTALL)
 _PAIR = re.compile(r"([?&;#])([^=&;#?]+)=([^&;#]*)")
 _SECRET_NAME = re.compile(r"pass|pwd|token|secret|key|auth|credential|signature|odbc", re.IGNORECASE)
 _URI = re.compile(r"[A-Za-z][\w+.-]*:/{1,2}[^/\s]\S*")
+_ENVIRONMENT = "IKD_RAY_TRACKING_URI"
 _TOKEN = 8  # characters; a user without a password is taken for a token from this length on
 
 
 def without_password(uri: str) -> str:
     """The URI with credentials left out, fit to print and to keep."""
     start, end = _user(uri)
-    return _PAIR.sub(_hide_value, uri[:start] + uri[end:])
+    while end > start:  # what is left may be another
+        uri = uri[:start] + uri[end:]
+        start, end = _user(uri)
+    return _PAIR.sub(_hide_value, uri)
 
 
 def _user(uri: str) -> tuple[int, int]:
@@ -91,3 +97,35 @@ def printable_command(arguments: Sequence[str]) -> str:
         is_flag = equals and flag.startswith("-")
         parts.append(flag + equals + without_password(value) if is_flag else without_password(argument))
     return shlex.join(parts)
+
+
+def hide_command_line(flag: str) -> None:
+    """Start this process anew where the value of `flag` has a password, with a command line that has none.
+
+    Everybody on the machine can list command lines, and Ray keeps its driver's. The value goes on in this
+    user's environment, where `given_in_full` finds it.
+    """
+    shown, value = _take_out(sys.argv[1:], flag)
+    if shown != sys.argv[1:]:
+        python = sys.orig_argv[: len(sys.orig_argv) - len(shown)]
+        os.execve(sys.executable, [*python, *shown], os.environ | {_ENVIRONMENT: value})
+
+
+def _take_out(arguments: Sequence[str], flag: str) -> tuple[list[str], str]:
+    """The arguments with the flag's values fit to be seen, and its last value as it was."""
+    shown, value = list(arguments), ""
+    for index, argument in enumerate(arguments):
+        if argument.startswith(flag + "="):
+            start, value = flag + "=", argument.removeprefix(flag + "=")
+        elif index and arguments[index - 1] == flag:
+            start, value = "", argument
+        else:
+            continue
+        shown[index] = start + without_password(value)
+    return shown, value
+
+
+def given_in_full(shown: str | None) -> str | None:
+    """A URI as it was given on the command line, which `hide_command_line` may have changed."""
+    full = os.environ.pop(_ENVIRONMENT, None)
+    return full if full and shown == without_password(full) else shown

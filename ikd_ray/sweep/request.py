@@ -234,7 +234,9 @@ def make_config(given: dict) -> SweepConfig:
     """
     for key, value in given.items():
         if "\0" in str(value):  # what looks for such a file raises an error of its own
-            raise UsageError(f"--{key.replace('_', '-')} {str(value)!r}: NUL has no place in it; leave it out")
+            raise UsageError(
+                f"--{key.replace('_', '-')} {str(value)!r}: NUL has no place in it; leave it out"
+            )
     try:
         return SweepConfig(**given)
     except ValidationError as error:

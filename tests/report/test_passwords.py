@@ -86,6 +86,11 @@ def test_a_message_that_quotes_the_password_alone():
     assert without_secrets("no long-folder there", "long-folder:x") == "no long-folder there"
 
 
+@given(text=st.lists(st.sampled_from([*"ab:/@?&=#", "token", "http://"]), max_size=30).map("".join))
+def test_what_is_shown_has_no_password(text):
+    assert not has_password(without_password(text))
+
+
 SECRETS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=4, max_size=20).filter(
     lambda text: len(set(text)) > 3
 )

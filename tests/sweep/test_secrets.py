@@ -1,0 +1,135 @@
+"""The password of a tracking URI is nowhere: not on the terminal, in no file, in no process's command line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PASSWORD, TOKEN = "hunter2-pass", "hunter2-token"
+
+pytestmark = pytest.mark.slow
+
+
+def free_port() -> int:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return unused.getsockname()[1]
+
+
+@pytest.fixture
+def server(tmp_path):
+    """The port of an MLflow server, which takes any user."""
+    port, folder = free_port(), tmp_path / "server"
+    folder.mkdir()
+    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder)]
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", *words, *store],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + 90
+    while socket.socket().connect_ex(("127.0.0.1", port)):
+        assert process.poll() is None, (folder / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    yield port
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(30)
+
+
+def start(arguments: list[str], cwd: Path, environment: dict[str, str]) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "sweeps" / "run.py"), *arguments],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def command_lines(process: subprocess.Popen) -> list[str]:
+    """Those of a process and of all below it, Ray's too, which writes them down as they are."""
+    found = []
+    try:
+        root = psutil.Process(process.pid)
+        for one in (root, *root.children(recursive=True)):
+            found.append(" ".join(one.cmdline()))
+    except psutil.Error:
+        pass
+    return found
+
+
+def leaks(folder: Path) -> list[str]:
+    secrets = (PASSWORD.encode(), TOKEN.encode())
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return [str(path) for path in files if any(secret in path.read_bytes() for secret in secrets)]
+
+
+def test_a_whole_sweep(inputs, environment, server, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "space.yaml").write_text(
+        "params: {student_layers: 1, epochs: 1, regime: kd}\nteacher: {epochs: 1}\n"
+    )
+    uri = f"http://ann:{PASSWORD}@127.0.0.1:{server}"
+    words = ["--task=cola", f"--teacher={inputs / 'teacher'}", f"--data-dir={inputs / 'glue'}", "--trials=1"]
+    before = set(Path("/tmp").glob("ikd-*"))
+    process = start([*words, "--space=space.yaml", "--name=s", f"--tracking-uri={uri}"], home, environment)
+    seen, ray_leaks = [], []
+    while process.poll() is None:
+        seen.append(command_lines(process))
+        for room in set(Path("/tmp").glob("ikd-*")) - before:
+            ray_leaks += leaks_of_logs(room)
+        time.sleep(0.5)
+    out = process.stdout.read()
+    assert process.returncode == 0, out
+    assert PASSWORD not in out
+    # Ray reads the command line of its driver when it starts.
+    with_ray = [lines for lines in seen if any("gcs_server" in line for line in lines)]
+    assert with_ray
+    assert not [line for lines in with_ray for line in lines if PASSWORD in line]
+    assert not ray_leaks
+    assert leaks(home) == []
+    assert leaks(tmp_path / "server") == []
+    assert f"http://127.0.0.1:{server}" in out
+
+
+def leaks_of_logs(room: Path) -> list[str]:
+    try:
+        return leaks(room)
+    except OSError:  # Ray removes files while they are read
+        return []
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"http://ann:{PASSWORD}@127.0.0.1:1/?token={TOKEN}",
+        f"postgresql://ann:{PASSWORD}@127.0.0.1:1/x?password={TOKEN}",
+        f"nonsense://ann:{PASSWORD}@127.0.0.1:1/",
+        f"http://ann:{PASSWORD}@127.0.0.1:no-port/",
+    ],
+)
+def test_a_store_that_is_not_there(inputs, environment, tmp_path, uri):
+    words = ["--task=cola", f"--teacher={inputs / 'teacher'}", f"--data-dir={inputs / 'glue'}", "--trials=1"]
+    process = start([*words, "--tracking-uri", uri], tmp_path, environment)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, out
+    assert [line for line in out.splitlines() if line.startswith("error: --tracking-uri")]
+    assert "Traceback" not in out
+    assert PASSWORD not in out
+    assert TOKEN not in out
+    assert list(tmp_path.iterdir()) == []
