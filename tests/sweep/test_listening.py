@@ -33,7 +33,8 @@ with ray_cluster(nested=sys.argv[1] == "nested"):
 
 @pytest.mark.parametrize("kind", ["flat", "nested"])
 def test_servers_listen_on_this_machine_alone(environment, tmp_path, kind):
-    asked = {name: value for name, value in environment.items() if name != "RAY_AUTH_MODE"}
+    asked = {name: value for name, value in environment.items() if not name.startswith("RAY_")}
+    asked["HOME"] = str(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", LOOK, kind],
         cwd=tmp_path,
@@ -47,3 +48,4 @@ def test_servers_listen_on_this_machine_alone(environment, tmp_path, kind):
     assert {"gcs_server", "raylet"} <= {name for name, _ in found}
     assert [entry for entry in found if entry[1] not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")] == []
     assert has_token
+    assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o077 == 0
