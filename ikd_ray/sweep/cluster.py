@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray._private import worker as _worker
 from ray.tune.execution import class_cache
 
@@ -132,6 +134,7 @@ def ray_cluster(nested: bool) -> Iterator[None]:
         else:
             # Ray puts sockets there, whose paths may be about a hundred characters long: TMPDIR may be too deep.
             temporary = tempfile.mkdtemp(prefix="ikd-", dir="/tmp" if os.path.isdir("/tmp") else None)
+            _keep_to_this_machine()
             ray.init(
                 address="local",
                 include_dashboard=None if nested else False,
@@ -147,6 +150,23 @@ def ray_cluster(nested: bool) -> Iterator[None]:
         ray.shutdown()
         if temporary:
             shutil.rmtree(Path(temporary), ignore_errors=True)
+
+
+def _keep_to_this_machine() -> None:
+    """Have Ray's servers listen on 127.0.0.1 alone, as they do on macOS; elsewhere they listen to everybody.
+
+    It keeps its token where others on the machine cannot read it; by itself Ray makes that file as the umask says.
+    """
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for the processes that Ray starts
+    ray_constants.ENABLE_RAY_CLUSTER = False  # what this one read when it imported Ray
+    token = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):  # where there is no home Ray has something to say itself
+        token.parent.mkdir(mode=0o700, exist_ok=True)
+        if token.exists():
+            token.chmod(0o600)
+        else:
+            with open(os.open(token, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+                file.write(secrets.token_hex(32))
 
 
 def _is_small() -> bool:
