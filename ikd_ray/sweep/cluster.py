@@ -11,12 +11,13 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
+from filelock import FileLock
 from ray._private import ray_constants
 from ray._private import worker as _worker
 from ray.tune.execution import class_cache
@@ -127,13 +128,13 @@ def ray_cluster(nested: bool) -> Iterator[None]:
         _worker.print_to_stdstream = lambda *_, **__: None
     common = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
     address = os.environ.get("RAY_ADDRESS")
-    temporary = None
-    try:
+    with ExitStack() as own:
         if address:
+            own.callback(ray.shutdown)
             _join(address, common)
         else:
-            # Ray puts sockets there, whose paths may be about a hundred characters long: TMPDIR may be too deep.
-            temporary = tempfile.mkdtemp(prefix="ikd-", dir="/tmp" if os.path.isdir("/tmp") else None)
+            temporary = own.enter_context(_temporary_folder())
+            own.callback(ray.shutdown)  # before the folder goes
             _keep_to_this_machine()
             ray.init(
                 address="local",
@@ -146,10 +147,23 @@ def ray_cluster(nested: bool) -> Iterator[None]:
             )
         with _Watch(_is_there):
             yield
-    finally:
-        ray.shutdown()
-        if temporary:
-            shutil.rmtree(Path(temporary), ignore_errors=True)
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[str]:
+    """A folder for Ray's own files, held by a lock. Those that killed processes have left go."""
+    # Ray puts sockets there, whose paths may be about a hundred characters long: TMPDIR may be too deep.
+    home = Path("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir())
+    for lock in home.glob("ikd-*/owner.lock"):
+        with suppress(OSError), FileLock(lock, blocking=False):
+            shutil.rmtree(lock.parent, ignore_errors=True)
+    new = Path(tempfile.mkdtemp(prefix=".ikd-", dir=home))
+    with FileLock(new / "owner.lock"):
+        folder = new.rename(home / new.name.lstrip("."))  # seen by others only now that it is held
+        try:
+            yield str(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _keep_to_this_machine() -> None:
@@ -184,7 +198,8 @@ def _join(address: str, options: dict[str, Any]) -> None:
         ray.init(address=address, runtime_env={"env_vars": offline} if offline else None, **options)
     except Exception as error:  # Ray raises what its transports raise
         raise UsageError(
-            f"RAY_ADDRESS {address}: no cluster there ({in_one_line(error)}); start one, or unset it for a local one"
+            f"RAY_ADDRESS {address}: no cluster there, or not with this token ({in_one_line(error)}); start one, set "
+            "RAY_AUTH_MODE=token where it has a token, or unset RAY_ADDRESS for a local one"
         ) from None
 
 
