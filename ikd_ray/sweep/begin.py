@@ -134,15 +134,19 @@ def _within(events: Iterator, console: Console, request: Request):
 
 
 def open_sweep(
-    request: Request, command: str, tracker: Tracker, teacher: TeacherRecord, shared: Shared
+    request: Request, command: str, tracker: Tracker, teacher: TeacherRecord, shared: Shared, foreseen: int
 ) -> SweepRecord:
-    """The sweep's folder, its record and its runs in MLflow: new ones, or those that go on."""
+    """The sweep's folder, its record and its runs in MLflow: new ones, or those that go on.
+
+    `foreseen`: trials at once, which the search's suggestions depend on.
+    """
     config, dataset = request.config, request.dataset
     # One with a password is not kept: it must be given again.
     uri = tracker.uri if without_password(tracker.uri) == tracker.uri else None
     settings = config.model_dump(mode="json") | {
         "tracking_uri": uri,
         "latency_ms": shared.latency_ms,
+        "foreseen": foreseen,
         "run_id": "",
         "id": uuid.uuid4().hex,
     }

@@ -22,12 +22,11 @@ from ikd_ray.report.records import (
     alone,
     read_sweep,
     read_trials,
-    set_aside,
     set_damaged_aside,
 )
 from ikd_ray.report.tracking import Tracker
 from ikd_ray.sweep.results import trial_id
-from ikd_ray.sweep.search import STUDY, OrderedSearch, open_study
+from ikd_ray.sweep.search import STUDY, OrderedSearch, begin_study_again, open_study
 from ikd_ray.sweep.space import load_space
 
 
@@ -71,8 +70,8 @@ def _study(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialRecord]) -
     if before:
         _tell_study(folder, sweep, ended)
         # A trial that has ended cannot be changed in a study: that takes a new one.
-        if _differences(folder, sweep, ended):
-            set_aside(folder, folder / "study.db")
+        if any(number in ended for number, _ in _differences(folder, sweep, ended)):
+            begin_study_again(folder, sweep.objectives)
             _tell_study(folder, sweep, ended)
     left = {number for number, _ in _differences(folder, sweep, ended)}
     return [Finding("study", what, number not in left) for number, what in before]
@@ -113,7 +112,8 @@ def _tell_study(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialRecor
         raise UsageError(f"{folder}: {reason}")
 
     space, storage = load_space(folder / "space.yaml"), open_study(folder)
-    OrderedSearch(space, sweep.objectives, sweep.seed, 1, storage, ended, 0, refuse)
+    foreseen = sweep.settings.get("foreseen", 1)
+    OrderedSearch(space, sweep.objectives, sweep.seed, foreseen, storage, ended, 0, refuse)
 
 
 def _mlflow(tracker: Tracker, folder: Path, sweep: SweepRecord, trials: list[TrialRecord]) -> list[Finding]:

@@ -112,7 +112,7 @@ def _run(request: Request, command: str, console: Console, method: type[Distilla
             tracker = Tracker(config.tracking_uri, request.task.name)
         with owned(request):
             teacher, shared = prepare_shared(request, console)
-            sweep = open_sweep(request, command, tracker, teacher, shared)
+            sweep = open_sweep(request, command, tracker, teacher, shared, shares.foreseen)
             again = _script("run", f"--resume {sweep.name}", request)
             console.note("sweep", f"{sweep.name}; if it is cut off: {again}")
             sharing, folder = None if config.no_share else request.space.sharing, request.folder.resolve()

@@ -43,6 +43,28 @@ def open_study(sweep: Path) -> optuna.storages.RDBStorage:
         return optuna.storages.RDBStorage(f"sqlite:///{path}")
 
 
+def begin_study_again(sweep: Path, objectives: Mapping[str, str]) -> None:
+    """A new study of the same trials, of which none has ended; the one that was there goes to `damaged/`."""
+    known = optuna.load_study(study_name=STUDY, storage=open_study(sweep)).get_trials(deepcopy=False)
+    set_aside(sweep, sweep / "study.db")
+    study = optuna.create_study(
+        storage=open_study(sweep), study_name=STUDY, directions=_directions(objectives)
+    )
+    for trial in known:
+        _add(study, trial.params, trial.distributions)
+
+
+def _directions(objectives: Mapping[str, str]) -> list[str]:
+    return ["minimize" if mode == "min" else "maximize" for mode in objectives.values()]
+
+
+def _add(study: optuna.Study, params: dict[str, Any], distributions: dict[str, Any]) -> None:
+    """A running trial as a whole: what is killed leaves no half of one."""
+    study.add_trial(
+        optuna.trial.create_trial(state=TrialState.RUNNING, params=params, distributions=distributions)
+    )
+
+
 class RecentStorage(optuna.storages.InMemoryStorage):
     """A study in memory that shows of its complete trials the `WINDOW` newest and the Pareto front.
 
@@ -113,8 +135,8 @@ class OrderedSearch(Searcher):
         # Room for a trial that takes as long as five beside it, which may have found their epochs trained, before
         # anyone waits for it.
         self._lag = 5 * (concurrent - 1)
-        signs = [1 if mode == "min" else -1 for mode in objectives.values()]
-        directions = ["minimize" if sign > 0 else "maximize" for sign in signs]
+        directions = _directions(objectives)
+        signs = [1 if direction == "minimize" else -1 for direction in directions]
         self._kept = optuna.create_study(
             storage=storage, study_name=STUDY, directions=directions, load_if_exists=True
         )
@@ -137,12 +159,12 @@ class OrderedSearch(Searcher):
             record = ended.get(number)
             if number < len(known):
                 params = known[number].params
-                self._add(self._seen, params, known[number].distributions)
+                _add(self._seen, params, known[number].distributions)
             elif record:
                 trial = optuna.trial.FixedTrial(record.params)
                 self._space.suggest(trial)
                 for study in (self._seen, self._kept):
-                    self._add(study, trial.params, trial.distributions)
+                    _add(study, trial.params, trial.distributions)
             else:
                 self._tell_before(number - self._lag)
                 params = self._suggested(number)
@@ -201,15 +223,8 @@ class OrderedSearch(Searcher):
         """The searched parameters of a new trial, which is in both studies from now on."""
         trial = self._ask(number)
         self._space.suggest(trial)
-        self._add(self._kept, trial.params, trial.distributions)
+        _add(self._kept, trial.params, trial.distributions)
         return trial.params
-
-    @staticmethod
-    def _add(study: optuna.Study, params: dict[str, Any], distributions: dict[str, Any]) -> None:
-        """A running trial as a whole: what is killed leaves no half of one."""
-        study.add_trial(
-            optuna.trial.create_trial(state=TrialState.RUNNING, params=params, distributions=distributions)
-        )
 
     def _ask(self, number: int) -> optuna.Trial:
         if number < len(self._grid):
