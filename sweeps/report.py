@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ikd_ray.report.cli import run, usage_errors
+from ikd_ray.report.passwords import given_in_full, hide_command_line
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -24,7 +25,8 @@ def report(
         from ikd_ray.sweep.check import check as check_sweep  # imported late: it takes seconds
         from ikd_ray.sweep.request import find_sweep
 
-        sweep, trials, found = check_sweep(find_sweep(check, "--check", output), tracking_uri)
+        folder = find_sweep(check, "--check", output)
+        sweep, trials, found = check_sweep(folder, given_in_full(tracking_uri))
     for finding in found:
         state = "mended" if finding.mended else "NOT mended"
         typer.echo(f"{finding.where}: {finding.what}: {state}")
@@ -41,4 +43,5 @@ def report(
 
 
 if __name__ == "__main__":
+    hide_command_line("--tracking-uri")
     run(app)

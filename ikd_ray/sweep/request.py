@@ -156,13 +156,14 @@ def find_sweep(name: str, flag: str, output: Path) -> Path:
     """The folder of a sweep that is there.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is none of that name, or its record is damaged.
     """
     folder = output / checked_name(name, flag)
     if not os.path.isfile(folder / SWEEP_FILE):
         known = sorted(path.parent.name for path in output.glob(f"*/{SWEEP_FILE}"))
         there = f"; there are: {', '.join(known[:20])}" if known else ""
         raise UsageError(f"{flag} {name}: no sweep of that name in {output}{there}")
+    read_sweep(folder)  # damaged ones are refused before anybody locks them
     return folder
 
 

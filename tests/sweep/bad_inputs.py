@@ -93,6 +93,12 @@ CLUSTERS: Cases = {
         "ray://127.0.0.1:1": ("run on a node",),
     }.items()
 }
+CHECKS: Cases = {
+    "no name": ({}, ("--check",)),
+    "nothing": ({"check": "nothing"}, ("--check nothing", "no sweep of that name")),
+    "name above": ({"check": "../x"}, ("--check", "letters, digits")),
+    "output a file": ({"check": "x", "output": file("")}, ("--check x", "no sweep of that name")),
+}
 EXPORT_FLAGS: Cases = {
     "task unknown": ({"task": "colla"}, ("'colla'", "cola")),
     "task missing": ({"task": None}, ("--task",)),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from bad_folders import EXPORTS, MARKER, RECORDS, RESUMES, TEACHERS
-from bad_inputs import CLUSTERS, DATA, EXPORT_FLAGS, FLAGS, SPACES
+from bad_inputs import CHECKS, CLUSTERS, DATA, EXPORT_FLAGS, FLAGS, SPACES
 
 from ikd_ray.report.cli import run
 from ikd_ray.sweep import runner
@@ -42,6 +42,8 @@ def all_cases() -> dict[str, tuple[str, list[str], dict[str, Any], tuple[str, ..
     add("resume", "run", RECORDS | RESUMES, "output", resume="begun")
     add("export", "export", EXPORT_FLAGS)
     add("export of a sweep", "export", RECORDS | EXPORTS, "output", name="begun")
+    add("check", "report", CHECKS)
+    add("check of a sweep", "report", RECORDS, "output", check="begun")
     for command in ("list", "clear"):
         cases[f"cache {command}: nowhere"] = ("cache", [command], {"output": "nowhere"}, ("no cache there",))
         cases[f"cache {command}: a device"] = ("cache", [command], {"output": "/dev/null"}, ("no cache",))
