@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import logging
 
 from ikd_ray.data import store
 from ikd_ray.distill.encoder import FAMILIES
@@ -119,6 +120,7 @@ def load_whole(
         UsageError: weights are missing, of another shape than the configuration's, or no finite numbers.
     """
     names = list(task.labels) or ["score"]
+    logging.disable_progress_bar()
     try:
         model, loaded = AutoModelForSequenceClassification.from_pretrained(
             path,

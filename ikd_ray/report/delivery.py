@@ -9,14 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ikd_ray.report.records import read_trial
+from ikd_ray.distill.teacher import TeacherRecord
+from ikd_ray.report.records import SweepRecord, read_trial
 from ikd_ray.report.tracking import Tracker
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 10.0  # between two attempts; each is twice as late as the one before
 PATIENCE_S = 20.0  # at the end of a sweep, for a store that is away
 ATTEMPTS = 2  # for a call while the store answers other ones
 
-Call = tuple[str, str, tuple[Any, ...]]  # the trial, and what of the tracker to call with which arguments
+Call = tuple[
+    str, str, tuple[Any, ...]
+]  # trial, the tracker's method, arguments; of the sweep as a whole no trial
 
 
 class Delivery:
@@ -46,8 +49,17 @@ class Delivery:
 
     def put(self, name: str, trial: str, *arguments: Any) -> None:
         """Have the tracker's method `name` called with the trial and the arguments, soon."""
+        self._put((trial, name, (trial, *arguments)))
+
+    def start(self, sweep: SweepRecord, teacher: TeacherRecord) -> None:
+        """The sweep begins, or goes on, with that teacher."""
+        self._put(("", "start", (sweep,)))
+        told = teacher.name, teacher.key, teacher.settings, teacher.history, teacher.metrics
+        self._put(("", "teacher", told))
+
+    def _put(self, call: Call) -> None:
         with self._there:
-            self._calls.append((trial, name, arguments))
+            self._calls.append(call)
             self._there.notify()
 
     def settle(self, trial: str) -> None:
@@ -103,7 +115,7 @@ class Delivery:
         if name == "settle":
             self._tracker.settle(read_trial(self._sweep, trial))
         else:
-            getattr(self._tracker, name)(trial, *arguments)
+            getattr(self._tracker, name)(*arguments)
 
     def _done(self, call: Call) -> None:
         self.error, self._failures, self._refusals = None, 0, 0

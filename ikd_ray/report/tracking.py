@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ikd_ray.errors import UsageError, in_one_line
 from ikd_ray.report.derived import DERIVED
@@ -19,7 +21,9 @@ from ikd_ray.report.savings import savings
 from ikd_ray.report.words import clean
 
 # MLflow reads these when it is imported. Its telemetry asks the network.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # with its password
+# Sending again what got no answer, as it does by itself, would make a run twice: `Delivery` looks first.
+os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -29,6 +33,8 @@ KIND = "ikd.kind"
 TRIAL = "ikd.trial"
 ENDED = ("FINISHED", "FAILED")  # status of a run that is whole
 TEACHER_KEY = "ikd.teacher_key"
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}  # of databases, by default
+KNOCK_S = 5
 SWEEP_ID = "ikd.sweep_id"
 
 
@@ -71,11 +77,12 @@ class Tracker:
         # Imported late: it takes seconds, and a bad flag should be answered at once.
         import mlflow
 
-        for name in ("mlflow", "alembic", "mlflow.store.db.utils"):
+        for name in ("mlflow", "alembic", "mlflow.store.db.utils", "psycopg"):
             logging.getLogger(name).setLevel(logging.ERROR)
         self.uri = uri or mlflow.get_tracking_uri()
         self.experiment = f"ikd-{task}"
         try:
+            _knock(self.uri)
             self._client = mlflow.MlflowClient(self.uri)
             found = self._client.get_experiment_by_name(self.experiment)
             self._experiment_id = (
@@ -98,8 +105,8 @@ class Tracker:
         """What a store's exception says, in a line, without any password."""
         return without_secrets(in_one_line(error), self.uri)[:200]
 
-    def start(self, sweep: SweepRecord) -> str:
-        """Start the sweep's parent run, or go on with the one that this store has; returns its id."""
+    def start(self, sweep: SweepRecord) -> None:
+        """Start the sweep's parent run, or go on with the one that this store has."""
         self._tags = {
             "ikd.task": sweep.task,
             "ikd.data_source": sweep.data["source"],
@@ -119,10 +126,9 @@ class Tracker:
         if run.info.status != "RUNNING":
             self._client.update_run(self.parent, status="RUNNING")
         self.take_stock()
-        return self.parent
 
     def _parent_of(self, sweep: SweepRecord) -> str:
-        known = sweep.settings["run_id"]
+        known = sweep.settings.get("run_id")  # of sweeps that had no id yet
         if known and self._has(known):
             return known
         query = f"tags.`{SWEEP_ID}` = '{sweep.settings['id']}' and tags.`{KIND}` = 'sweep'"
@@ -152,6 +158,8 @@ class Tracker:
     def take_stock(self) -> None:
         """See what the store has of the sweep's trials: after a break nobody knows which call came through."""
         self._runs = {}
+        if not self.parent:
+            return
         for run in list(self._search(f"tags.`mlflow.parentRunId` = '{self.parent}'")):
             trial, found = run.data.tags[TRIAL], _Run.of(run)
             other = self._runs.setdefault(trial, found)
@@ -253,6 +261,8 @@ class Tracker:
         """
         run = self._runs.get(trial)
         if run is None:
+            if not self.parent:
+                raise LookupError("the sweep has no run yet")
             name = f"{trial} {params['regime']} {params['student_layers']}L"
             tags = {KIND: "trial", "mlflow.parentRunId": self.parent, TRIAL: trial}
             run = self._runs[trial] = _Run(self._create(name, tags, at))
@@ -314,6 +324,14 @@ class Tracker:
             if run.status not in ENDED and run.status != "KILLED":
                 self._end(trial, "KILLED")
         self._client.set_terminated(self.parent, status=status)
+
+
+def _knock(uri: str) -> None:
+    """Raises OSError where no database answers; MLflow would go on asking for minutes."""
+    parts = urlsplit(uri)
+    port = PORTS.get(parts.scheme.partition("+")[0])
+    if port and parts.hostname:
+        socket.create_connection((parts.hostname, parts.port or port), timeout=KNOCK_S).close()
 
 
 def _ms(at: float | None) -> int:

@@ -8,7 +8,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import ray
@@ -20,9 +20,8 @@ from ikd_ray.distill.teacher import TeacherRecord, load_tokenizer
 from ikd_ray.distill.training import DivergedError
 from ikd_ray.errors import UsageError
 from ikd_ray.report.console import Console
-from ikd_ray.report.passwords import without_password
+from ikd_ray.report.passwords import has_password, without_password
 from ikd_ray.report.records import SWEEP_FILE, SweepRecord, alone, read_sweep, write_json, write_sweep
-from ikd_ray.report.tracking import Tracker
 from ikd_ray.report.version import code_version
 from ikd_ray.sweep.cluster import cluster_nodes
 from ikd_ray.sweep.prepare import Done, Event, Fact, Job, Shared, Step, preparation
@@ -134,20 +133,21 @@ def _within(events: Iterator, console: Console, request: Request):
 
 
 def open_sweep(
-    request: Request, command: str, tracker: Tracker, teacher: TeacherRecord, shared: Shared, foreseen: int
+    request: Request, command: str, store: str, teacher: TeacherRecord, shared: Shared, foreseen: int
 ) -> SweepRecord:
-    """The sweep's folder, its record and its runs in MLflow: new ones, or those that go on.
+    """The sweep's folder and its record: new ones, or those that go on.
 
-    `foreseen`: trials at once, which the search's suggestions depend on.
+    Args:
+        store: MLflow's URI.
+        foreseen: trials at once, which the search's suggestions depend on.
     """
     config, dataset = request.config, request.dataset
-    # One with a password is not kept: it must be given again.
-    uri = tracker.uri if without_password(tracker.uri) == tracker.uri else None
     settings = config.model_dump(mode="json") | {
-        "tracking_uri": uri,
+        # One with a password is not kept: it must be given again.
+        "tracking_uri": None if has_password(store) else store,
+        "store": without_password(store),
         "latency_ms": shared.latency_ms,
         "foreseen": foreseen,
-        "run_id": "",
         "id": uuid.uuid4().hex,
     }
     if request.resumes:
@@ -179,10 +179,6 @@ def open_sweep(
         settings=settings,
     )
     _keep(request, sweep)
-    run_id = tracker.start(sweep)
-    tracker.teacher(teacher.name, teacher.key, teacher.settings, teacher.history, teacher.metrics)
-    sweep = replace(sweep, settings=settings | {"run_id": run_id})
-    write_sweep(request.folder, sweep)
     return sweep
 
 

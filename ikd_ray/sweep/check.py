@@ -25,6 +25,7 @@ from ikd_ray.report.records import (
     set_damaged_aside,
 )
 from ikd_ray.report.tracking import Tracker
+from ikd_ray.sweep.request import store_of
 from ikd_ray.sweep.results import trial_id
 from ikd_ray.sweep.search import STUDY, OrderedSearch, begin_study_again, open_study
 from ikd_ray.sweep.space import load_space
@@ -50,7 +51,7 @@ def check(folder: Path, tracking_uri: str | None) -> tuple[SweepRecord, list[Tri
     """
     with alone(folder):
         sweep = read_sweep(folder)
-        tracker = Tracker(tracking_uri or sweep.settings["tracking_uri"], sweep.task)
+        tracker = Tracker(store_of(sweep, tracking_uri, "--check"), sweep.task)
         found = [
             Finding("trials", f"{path.name} was damaged; it is in {path} now", mended=False)
             for path in set_damaged_aside(folder)

@@ -135,7 +135,7 @@ def ray_cluster(nested: bool) -> Iterator[None]:
         else:
             temporary = own.enter_context(_temporary_folder())
             own.callback(ray.shutdown)  # before the folder goes
-            _keep_to_this_machine()
+            own.enter_context(_on_this_machine())
             ray.init(
                 address="local",
                 include_dashboard=None if nested else False,
@@ -166,14 +166,13 @@ def _temporary_folder() -> Iterator[str]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _keep_to_this_machine() -> None:
-    """Have Ray's servers listen on 127.0.0.1 alone, as they do on macOS; elsewhere they listen to everybody.
+@contextmanager
+def _on_this_machine() -> Iterator[None]:
+    """Has Ray's servers listen on 127.0.0.1 alone, as they do on macOS; elsewhere they listen to everybody.
 
     It keeps its token where others on the machine cannot read it; by itself Ray makes that file as the umask says.
     """
-    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for the processes that Ray starts
-    ray_constants.ENABLE_RAY_CLUSTER = False  # what this one read when it imported Ray
-    token = Path.home() / ".ray" / "auth_token"
+    token, before = Path.home() / ".ray" / "auth_token", dict(os.environ)
     with suppress(OSError):  # where there is no home Ray has something to say itself
         token.parent.mkdir(mode=0o700, exist_ok=True)
         if token.exists():
@@ -181,6 +180,19 @@ def _keep_to_this_machine() -> None:
         else:
             with open(os.open(token, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
                 file.write(secrets.token_hex(32))
+    own = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}  # for the processes that Ray starts
+    if "lo" in (name for _, name in socket.if_nameindex()):
+        own["GLOO_SOCKET_IFNAME"] = "lo"  # trials of several workers
+    os.environ.update(own)
+    ray_constants.ENABLE_RAY_CLUSTER = False  # what this process read when it imported Ray
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = True
+        for name in own:
+            os.environ.pop(name)
+            if name in before:
+                os.environ[name] = before[name]
 
 
 def _is_small() -> bool:

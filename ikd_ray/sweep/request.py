@@ -192,6 +192,7 @@ def resumed(name: str, changes: dict, output: Path) -> SweepConfig:
                 f"--{flag.replace('_', '-')} cannot change when a sweep goes on (it is "
                 f"{record.settings.get(flag)}); leave it out, or start a sweep of another --name"
             )
+    store_of(record, changes.get("tracking_uri"), "--resume")
     kept = {key: value for key, value in record.settings.items() if key in SweepConfig.model_fields}
     own = {"name": name, "output": output, "space": folder / "space.yaml"}
     try:
@@ -199,6 +200,21 @@ def resumed(name: str, changes: dict, output: Path) -> SweepConfig:
     except ValidationError as error:
         raise _damaged(folder, error) from None
     return make_config(kept | changes | own)
+
+
+def store_of(sweep: SweepRecord, given: str | None, flag: str) -> str | None:
+    """The MLflow store that a sweep goes on with; none: MLflow's own choice.
+
+    Raises:
+        UsageError: it needs a password.
+    """
+    kept = given or sweep.settings.get("tracking_uri")
+    if kept is None and sweep.settings.get("store") and not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise UsageError(
+            f"{flag} {sweep.name}: the password of its MLflow store {sweep.settings['store']} is not kept; give "
+            "--tracking-uri again"
+        )
+    return kept
 
 
 class _Kept(BaseModel):

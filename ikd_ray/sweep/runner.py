@@ -112,19 +112,27 @@ def _run(request: Request, command: str, console: Console, method: type[Distilla
             tracker = Tracker(config.tracking_uri, request.task.name)
         with owned(request):
             teacher, shared = prepare_shared(request, console)
-            sweep = open_sweep(request, command, tracker, teacher, shared, shares.foreseen)
+            sweep = open_sweep(request, command, tracker.uri, teacher, shared, shares.foreseen)
             again = _script("run", f"--resume {sweep.name}", request)
             console.note("sweep", f"{sweep.name}; if it is cut off: {again}")
             sharing, folder = None if config.no_share else request.space.sharing, request.folder.resolve()
             course = Course(
                 shared, shares, folder, sweep.settings["id"], request.space.prefix, sharing, method
             )
-            return _sweep(request, sweep, course, tracker, console)
+            delivery = Delivery(tracker, request.folder, console.warn)
+            delivery.start(sweep, teacher)
+            return _sweep(request, sweep, course, tracker, delivery, console)
 
 
-def _sweep(request: Request, sweep: SweepRecord, course: Course, tracker: Tracker, console: Console) -> int:
+def _sweep(
+    request: Request,
+    sweep: SweepRecord,
+    course: Course,
+    tracker: Tracker,
+    delivery: Delivery,
+    console: Console,
+) -> int:
     """The trials and what comes of them; returns the exit status."""
-    delivery = Delivery(tracker, request.folder, console.warn)
     try:
         trials = _trials(request, course, delivery, console)
     except BaseException:

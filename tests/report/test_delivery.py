@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,6 +28,12 @@ class Store:
         if call[1] == self.refused:
             raise ValueError("not that one")
         self.heard.append(call)
+
+    def start(self, sweep: str) -> None:
+        self._hear("start", sweep)
+
+    def teacher(self, name: str, key: str, settings: dict, history: list, metrics: dict) -> None:
+        self._hear("teacher", name)
 
     def trial_epoch(self, trial: str, epoch: int) -> None:
         self._hear("epoch", trial, epoch)
@@ -72,6 +79,17 @@ def test_calls_come_in_their_order(way, store, lines):
     assert way.complete
     assert not lines
     assert not store.stocks, "nothing is read back where nothing went wrong"
+
+
+def test_a_sweep_begins_in_a_store_that_is_away(way, store):
+    store.away.set()
+    teacher = SimpleNamespace(name="MiniLM", key="k", settings={}, history=[], metrics={"dev/mcc": 0.5})
+    way.start("the sweep", teacher)
+    way.put("trial_epoch", "t0", 1)
+    assert store.tried.wait(10)
+    store.away.clear()
+    way.close()
+    assert store.heard == [("start", "the sweep"), ("teacher", "MiniLM"), ("epoch", "t0", 1)]
 
 
 def test_what_a_store_missed_comes_when_it_is_back(way, store, lines, tmp_path):
