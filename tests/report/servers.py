@@ -1,0 +1,246 @@
+"""Servers that a test may stop and hang: MLflow's own, one that loses its answers, and a PostgreSQL."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import quote
+from urllib.request import urlopen
+
+import sqlalchemy
+
+START_S = 90  # seconds that a server may take to start; MLflow's imports a lot
+ANSWER_S = 60
+POSTGRES = "postgres"  # who runs it where the tests run as root, which it refuses
+PASSWORD = "Ne7er@Sh0wn"
+
+
+def free_port() -> int:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return unused.getsockname()[1]
+
+
+class MlflowServer:
+    """MLflow's server in processes of its own, always on the same port and store."""
+
+    def __init__(self, folder: Path, store: str = "") -> None:
+        """`folder`: of its database, artifacts and log. `store`: a database elsewhere."""
+        self._folder = folder
+        self._store = store or f"sqlite:///{folder / 'server.db'}"
+        self._port = free_port()
+        self.uri = f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", self._store]
+        command += ["--artifacts-destination", str(self._folder / "artifacts")]
+        command += ["--host", "127.0.0.1", "--port", str(self._port), "--workers", "1"]
+        quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        with open(self._folder / "server.log", "ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=self._folder,
+                env=os.environ | quiet,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        wait_until(self._answers, self._process, self._folder / "server.log")
+
+    def _answers(self) -> bool:
+        with suppress(OSError):
+            return urlopen(f"{self.uri}/health", timeout=5).status == 200
+        return False
+
+    def kill(self) -> None:
+        """From now on nobody listens: connections are refused."""
+        self._signal(signal.SIGKILL)
+        self._process.wait(timeout=30)
+
+    def hang(self) -> None:
+        """From now on connections are taken, by the kernel, and never answered."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """After `hang`: answer also what was asked meanwhile."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):  # it was killed before
+            os.killpg(self._process.pid, number)
+
+
+@contextmanager
+def mlflow_server(folder: Path, store: str = "") -> Iterator[MlflowServer]:
+    """One that runs; see `MlflowServer`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    server = MlflowServer(folder, store)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+class LosingProxy(ThreadingHTTPServer):
+    """Passes requests on to a server, and loses some answers: the connection ends without one."""
+
+    daemon_threads = True
+
+    def __init__(self, target: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Relay)
+        self.target = target.removeprefix("http://")
+        self.uri = f"http://127.0.0.1:{self.server_port}"
+        self.lost: list[str] = []  # paths of requests that were carried out and whose answers are lost
+        self._to_lose: dict[str, set[int]] = {}
+        self._seen: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def lose(self, path: str, *nths: int) -> None:
+        """Lose the answers of these POSTs, counted from 1, among those whose path ends so."""
+        self._to_lose[path] = set(nths)
+
+    def is_lost(self, path: str) -> bool:
+        """Whether the answer of this request, which is carried out by now, gets lost."""
+        with self._lock:
+            for end, nths in self._to_lose.items():
+                if path.endswith(end):
+                    self._seen[end] += 1
+                    if self._seen[end] in nths:
+                        self.lost.append(path)
+                        return True
+        return False
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that has gone away is none of the test's business."""
+
+
+class _Relay(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: LosingProxy
+
+    def _relay(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        there = http.client.HTTPConnection(self.server.target, timeout=ANSWER_S)
+        there.request(self.command, self.path, body, {**self.headers, "Host": self.server.target})
+        answer = there.getresponse()
+        content = answer.read()
+        there.close()
+        if self.command == "POST" and self.server.is_lost(self.path):
+            self.close_connection = True
+            return
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.getheader("Content-Type") or "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _relay  # noqa: N815
+
+    def log_message(self, *arguments: object) -> None:
+        """Nothing on the terminal."""
+
+
+@contextmanager
+def losing_proxy(target: str) -> Iterator[LosingProxy]:
+    """One that runs; see `LosingProxy`."""
+    with LosingProxy(target) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield proxy
+        finally:
+            proxy.shutdown()
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A database of which only who has the password gets anything."""
+
+    port: int
+
+    @property
+    def uri(self) -> str:
+        return f"postgresql://mlflow:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/postgres"
+
+
+def postgres_missing() -> str:
+    """Why no PostgreSQL can be started here; empty where it can."""
+    try:
+        sqlalchemy.create_engine("postgresql://")
+    except ImportError as error:  # its version decides which driver it takes
+        return f"MLflow needs a driver for PostgreSQL ({error}): pip install 'psycopg[binary]'"
+    if _postgres_programs() is None:
+        return "no PostgreSQL: apt-get install postgresql"
+    if os.geteuid() == 0 and POSTGRES not in {user.pw_name for user in pwd.getpwall()}:
+        return f"PostgreSQL refuses root, and there is no user {POSTGRES}"
+    return ""
+
+
+def _postgres_programs() -> Path | None:
+    """The folder of the newest `initdb`."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    on_path = shutil.which("initdb")
+    return found[-1].parent if found else Path(on_path).parent if on_path else None
+
+
+@contextmanager
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL with a folder and a port of its own."""
+    programs, port = _postgres_programs(), free_port()
+    # Not below pytest's own folder, which other users may not enter.
+    folder = Path(tempfile.mkdtemp(prefix="ikd-postgres-"))
+    owner = {"user": POSTGRES, "group": POSTGRES, "extra_groups": []} if os.geteuid() == 0 else {}
+    log, secret = folder / "log", folder / "password"
+    secret.write_text(PASSWORD)
+    if owner:
+        for path in (folder, secret):
+            shutil.chown(path, POSTGRES, POSTGRES)
+    process = None
+    try:
+        initdb = [programs / "initdb", "-D", folder / "data", "-U", "mlflow", "-A", "scram-sha-256", "-N"]
+        subprocess.run([*initdb, f"--pwfile={secret}"], cwd=folder, check=True, capture_output=True, **owner)
+        settings = (f"port={port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={folder}")
+        flags = [flag for setting in (*settings, "fsync=off") for flag in ("-c", setting)]
+        with open(log, "wb") as file:
+            process = subprocess.Popen(
+                [programs / "postgres", "-D", folder / "data", *flags],
+                cwd=folder,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                **owner,
+            )
+        ready = [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
+        wait_until(lambda: subprocess.run(ready).returncode == 0, process, log)
+        yield Postgres(port)
+    finally:
+        if process is not None:
+            process.send_signal(signal.SIGQUIT)  # at once, whoever is still connected
+            process.wait(timeout=30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_until(is_ready, process: subprocess.Popen, log: Path) -> None:
+    """Wait for a server that starts; what it says where it does not."""
+    end = time.monotonic() + START_S
+    while not is_ready():
+        if process.poll() is not None or time.monotonic() > end:
+            raise RuntimeError(f"{log.name}: no server: {log.read_text()[-2000:]}")
+        time.sleep(0.2)
