@@ -2,62 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+from launch import flags, start
+from servers import mlflow_server
 
-ROOT = Path(__file__).resolve().parents[2]
 PASSWORD, TOKEN = "hunter2-pass", "hunter2-token"
 
 pytestmark = pytest.mark.slow
 
 
-def free_port() -> int:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return unused.getsockname()[1]
-
-
 @pytest.fixture
 def server(tmp_path):
     """The port of an MLflow server, which takes any user."""
-    port, folder = free_port(), tmp_path / "server"
-    folder.mkdir()
-    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder)]
-    with open(folder / "log", "wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", *words, *store],
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    deadline = time.monotonic() + 90
-    while socket.socket().connect_ex(("127.0.0.1", port)):
-        assert process.poll() is None, (folder / "log").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    yield port
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait(30)
-
-
-def start(arguments: list[str], cwd: Path, environment: dict[str, str]) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "sweeps" / "run.py"), *arguments],
-        cwd=cwd,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    with mlflow_server(tmp_path / "server") as running:
+        yield running.uri.rpartition(":")[2]
 
 
 def command_lines(process: subprocess.Popen) -> list[str]:
@@ -85,9 +48,9 @@ def test_a_whole_sweep(inputs, environment, server, tmp_path):
         "params: {student_layers: 1, epochs: 1, regime: kd}\nteacher: {epochs: 1}\n"
     )
     uri = f"http://ann:{PASSWORD}@127.0.0.1:{server}"
-    words = ["--task=cola", f"--teacher={inputs / 'teacher'}", f"--data-dir={inputs / 'glue'}", "--trials=1"]
+    words = [*flags(inputs, home / "space.yaml", "s"), "--trials=1", f"--tracking-uri={uri}"]
     before = set(Path("/tmp").glob("ikd-*"))
-    process = start([*words, "--space=space.yaml", "--name=s", f"--tracking-uri={uri}"], home, environment)
+    process = start(environment, home, words)
     seen, ray_leaks = [], []
     while process.poll() is None:
         seen.append(command_lines(process))
@@ -124,12 +87,13 @@ def leaks_of_logs(room: Path) -> list[str]:
     ],
 )
 def test_a_store_that_is_not_there(inputs, environment, tmp_path, uri):
-    words = ["--task=cola", f"--teacher={inputs / 'teacher'}", f"--data-dir={inputs / 'glue'}", "--trials=1"]
-    process = start([*words, "--tracking-uri", uri], tmp_path, environment)
+    (tmp_path / "space.yaml").write_text("params: {student_layers: 1}\n")
+    words = [*flags(inputs, tmp_path / "space.yaml", "away"), "--trials=1", "--tracking-uri", uri]
+    process = start(environment, tmp_path, words)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 2, out
     assert [line for line in out.splitlines() if line.startswith("error: --tracking-uri")]
     assert "Traceback" not in out
     assert PASSWORD not in out
     assert TOKEN not in out
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]
