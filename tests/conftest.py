@@ -8,7 +8,10 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import importlib.util
-from collections.abc import Callable
+import logging
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,3 +41,27 @@ def command_line() -> Callable[[str], typer.Typer]:
         return module.app
 
     return load
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """`host:port` of a server that answers as S3 does, and in the environment the keys that it asks for."""
+    server = pytest.importorskip("moto.server", reason="moto[server] is not installed: no S3 to talk to")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        running.start()
+        yield ":".join(map(str, running.get_host_and_port()))
+        running.stop()
+
+
+@pytest.fixture
+def s3(s3_server) -> str:
+    """The URI of a bucket of the test's own."""
+    bucket = f"bucket-{uuid.uuid4().hex[:8]}"
+    request = urllib.request.Request(f"http://{s3_server}/{bucket}", method="PUT")
+    urllib.request.urlopen(request).close()
+    return f"s3://{bucket}/some/where?scheme=http&endpoint_override={s3_server}&region=us-east-1"
