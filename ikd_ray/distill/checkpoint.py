@@ -4,15 +4,21 @@ FOLDER/KEY/EPOCH/     one epoch's state: metrics, weights that the stage trains,
 FOLDER/KEY/cls-EPOCH/ what the whole encoder gives then, where it is frozen from there on
 FOLDER/.locks/KEY     held by the process that trains the stage
 FOLDER/.in_use/, .going/, .housekeeping.lock: see `ikd_ray.distill.upkeep`
+
+Where nodes share no folder, epochs come and go through an `Output`, and locks hold within a node: two nodes may train
+the same epoch, which costs time alone.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import platform
+import time
 import uuid
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +28,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ikd_ray.data import store
+from ikd_ray.data.remote import Output
 from ikd_ray.distill.upkeep import LOCKS, Upkeep, mark_used
 
 CARD, WEIGHTS, OPTIMIZER = "epoch.json", "weights.safetensors", "optimizer.safetensors"
 
+PATIENCE = 15.0  # seconds until a trial looks again for what another node may have left
 DISK_ERRORS = (OSError, SafetensorError)  # the latter where a disk is full, too
 
 
@@ -71,9 +79,16 @@ class Busy:
 
     folder: Path | None  # none: no epoch will do, but the other one's end with the stage
     lock: Path
+    node: str = ""  # where folder and lock can be seen; none: everywhere
+    since: float = 0.0  # seconds since 1970
 
     def ready(self) -> bool:
-        """Whether there is no reason to wait any longer: the epoch is there, or nobody trains it any more."""
+        """Whether there is no reason to wait any longer: the epoch is there, or nobody trains it any more.
+
+        Who cannot see that from here says so after a while.
+        """
+        if self.node not in ("", platform.node()):
+            return time.time() - self.since > PATIENCE
         if self.folder and store.is_intact(self.folder):
             return True
         try:
@@ -94,8 +109,9 @@ class Trajectory:
         trial: str,
         owner: str,
         unreadable: set[Path],
+        output: Output,
     ) -> None:
-        self._folder, self._upkeep, self._about = folder, upkeep, about
+        self._folder, self._upkeep, self._about, self._output = folder, upkeep, about, output
         self._trial, self._owner, self._unreadable = trial, owner, unreadable
         self.damaged: list[Path] = []  # what `look` found and was no intact state
         self._lock = FileLock(folder.parent / LOCKS / folder.name, blocking=False)
@@ -118,14 +134,16 @@ class Trajectory:
         Unless it gave the stage up, this process has claimed it then.
 
         Raises:
-            OSError: it cannot be claimed.
+            OSError: it cannot be claimed, or nobody can tell.
         """
         saved, folder = self._find(epoch), self._folder / str(epoch)
         if saved is None and not self.claimed and not self._gave_up:
             try:
                 self._lock.acquire()
             except Timeout:
-                return Busy(None if folder in self._unreadable else folder, Path(self._lock.lock_file))
+                node = platform.node() if self._output.uri else ""
+                awaited = None if folder in self._unreadable else folder
+                return Busy(awaited, Path(self._lock.lock_file), node, time.time())
             saved = self._find(epoch)  # it may have come since
         if saved is None and folder.exists():
             self.damaged.append(folder)
@@ -133,8 +151,12 @@ class Trajectory:
 
     def _find(self, epoch: int) -> Saved | None:
         folder = self._folder / str(epoch)
-        if folder in self._unreadable or not store.is_intact(folder):
+        if folder in self._unreadable:
             return None
+        if not store.is_intact(folder):
+            if not self._output.fetch(folder):
+                return None
+            self._upkeep.saved(folder)
         try:
             card = json.loads((folder / CARD).read_text())
         except OSError:
@@ -157,7 +179,7 @@ class Trajectory:
         """Keep the state after an epoch, whole or not at all. To be called by who has claimed the stage.
 
         Raises:
-            OSError, SafetensorError: the disk does not take it.
+            OSError, SafetensorError: the disk does not take it, or others cannot be given it.
         """
         target = self._folder / str(epoch)
         self._unreadable.discard(target)
@@ -168,22 +190,32 @@ class Trajectory:
             save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
             save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, folder / OPTIMIZER)
         self._upkeep.saved(target)
+        self._output.push(target)
 
 
 class Checkpoints:
     """The saved epochs of all stages below a folder, as one trial uses them."""
 
-    def __init__(self, folder: Path, disk_gb: float, trial: str = "", owner: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        disk_gb: float,
+        trial: str = "",
+        owner: str | None = None,
+        output: Output | None = None,
+    ) -> None:
         """
         Args:
-            folder: every process, on whatever node, that shares states sees it under this path.
+            folder: every process that shares states sees it under this path, unless they share an `output`.
             disk_gb: the least recently used states go when all together take more gigabytes.
             trial: what the trial is called where its states are used.
             owner: the same, in one word that no other trial anywhere has; none: one is made up.
+            output: where nodes that do not see `folder`, which is within it, leave states for each other.
         """
         self._folder, self._trial, self._owner = folder, trial, owner or uuid.uuid4().hex
         self._unreadable: set[Path] = set()
         self._upkeep = Upkeep(folder, disk_gb)
+        self._output = output or Output(os.fspath(folder))
 
     def in_use(self) -> AbstractContextManager[None]:
         """Within it nothing goes that `trajectory` was asked for."""
@@ -200,7 +232,19 @@ class Checkpoints:
             OSError: the disk does not take the note that they are in use.
         """
         self._upkeep.keep(key)
-        return Trajectory(self._folder / key, self._upkeep, about, self._trial, self._owner, self._unreadable)
+        return Trajectory(
+            self._folder / key, self._upkeep, about, self._trial, self._owner, self._unreadable, self._output
+        )
+
+    def here(self, found: Saved | Busy | None) -> Saved | Busy | None:
+        """What another worker of the trial has found as this one has it, fetched where its node lacks it."""
+        if not isinstance(found, Saved):
+            return found
+        folder = self._folder / found.folder.parent.name / found.folder.name
+        if not folder.exists():
+            with suppress(OSError):  # it counts as lost, then
+                self._output.fetch(folder)
+        return replace(found, folder=folder)
 
     def forget(self, saved: Saved) -> None:
         """From now on the state counts as damaged: it could not be loaded."""

@@ -207,7 +207,7 @@ class Distillation:
         if self._checkpoints is None:
             return None
         found = self._search(trajectory, number) if trajectory else None
-        return self.world.agree(found)
+        return self._checkpoints.here(self.world.agree(found))
 
     def _search(self, trajectory: Trajectory, number: int) -> Saved | Busy | None:
         found, answered = None, False

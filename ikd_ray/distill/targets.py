@@ -54,12 +54,12 @@ class TargetBatch:
 
 def size_gb(data: TaskData, teacher: Encoder, layers: Collection[int], attention: bool = True) -> float:
     """Gigabytes (10^9 bytes) that the targets of these layers take when stored, with or without attention."""
-    return _size(_parts(layers, attention), data, teacher) / 1e9
+    return _size(parts_of(layers, attention), data, teacher) / 1e9
 
 
 def stored_gb(folder: Path, layers: Collection[int]) -> float:
     """Gigabytes of these layers' targets that `folder` has already, those of an unfinished build included."""
-    parts = _parts(layers, attention=True)
+    parts = parts_of(layers, attention=True)
     return (_size_on_disk(folder, parts) + _size_on_disk(folder / UNFINISHED, parts)) / 1e9
 
 
@@ -85,6 +85,12 @@ def key_of(data: TaskData, teacher_key: str) -> str:
     return store.digest(FORMAT, data.key, teacher_key)
 
 
+def parts_of(layers: Collection[int], attention: bool) -> list[str]:
+    """Names of the folders that hold the targets of these layers, with or without attention."""
+    kinds = ("cls", "attention") if attention else ("cls",)
+    return ["logits", *(f"{kind}-{layer}" for kind in kinds for layer in layers)]
+
+
 class Targets:
     """Reads stored targets by batch, running the teacher for the attention that is not stored."""
 
@@ -105,7 +111,7 @@ class Targets:
 
     def fingerprint(self, layers: Collection[int]) -> str:
         """A key of what is read here: the targets of these layers as they are stored, and the teacher."""
-        parts = _parts(layers, self._attention_stored)
+        parts = parts_of(layers, self._attention_stored)
         manifests = [(self.folder / part / store.MANIFEST).read_text() for part in parts]
         return store.digest(self._teacher_key, parts, manifests)
 
@@ -197,7 +203,7 @@ def build_targets(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
-        missing = [part for part in _parts(layers, attention) if not store.is_intact(folder / part)]
+        missing = [part for part in parts_of(layers, attention) if not store.is_intact(folder / part)]
         if not missing:
             return
         for part in missing:
@@ -289,11 +295,6 @@ def _flat(attention: Tensor, lengths: np.ndarray) -> Tensor:
             for length, first, count in blocks
         ]
     )
-
-
-def _parts(layers: Collection[int], attention: bool) -> list[str]:
-    kinds = ("cls", "attention") if attention else ("cls",)
-    return ["logits", *(f"{kind}-{layer}" for kind in kinds for layer in layers)]
 
 
 def _entries(parts: list[str], data: TaskData, teacher: Encoder) -> dict[str, tuple[int, ...]]:
