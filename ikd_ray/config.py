@@ -129,6 +129,7 @@ class SweepConfig(_Config):
     workers_per_trial: int = Field(1, ge=1, le=1024)
     gpus_per_worker: float | None = Field(None, ge=0, le=16, description="none: 1 where there are GPUs")
     output: Path = Path("outputs")
+    uri: str | None = Field(None, description="what `output` is this machine's folder for; none: for itself")
     name: str | None = Field(None, description="none: the task and the time")
     seed: int = Field(0, ge=0, lt=2**31)
     tracking_uri: str | None = None

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from ikd_ray.data.remote import open_output
 from ikd_ray.report.cli import print_error, run, usage_errors
 
-Output = Annotated[Path, typer.Option(help="Where the sweeps are, and the cache with them.")]
+Output = Annotated[str, typer.Option(help="Where the sweeps are, and the cache with them.")]
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
 @app.command("list")
-def show(output: Output = Path("outputs")) -> None:
+def show(output: Output = "outputs") -> None:
     """Show what the cache holds: how much of each kind, and of which stages epochs are saved."""
     from ikd_ray.report import cache  # imported late: it takes seconds
 
     console = Console(markup=False, highlight=False, emoji=False)
     with usage_errors():
-        folder = cache.open_cache(output)
+        folder = cache.open_cache(open_output(output).folder)
         kinds, stages = cache.kinds(folder), cache.saved_stages(folder)
     console.print(cache.kinds_table(kinds))
     typer.echo()
@@ -40,12 +40,17 @@ def show(output: Output = Path("outputs")) -> None:
 
 
 @app.command()
-def clear(output: Output = Path("outputs")) -> None:
+def clear(output: Output = "outputs") -> None:
     """Remove the saved epochs of stages, except what running trials stand on."""
     from ikd_ray.report import cache  # imported late: it takes seconds
 
     with usage_errors():
-        folder = cache.open_cache(output)
+        place = open_output(output)
+        if place.uri:
+            with place.reachable():
+                place.clear(place.folder / "cache" / cache.STAGES)
+            (place.folder / "cache").mkdir(parents=True, exist_ok=True)
+        folder = cache.open_cache(place.folder)
         found = cache.clear(folder)
     if not (found.gone or found.in_use or found.stuck):
         typer.echo("Nothing to remove: no saved epochs of stages.")

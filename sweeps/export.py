@@ -9,8 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ikd_ray.data.remote import open_output
 from ikd_ray.report.cli import print_error, run, usage_errors
 from ikd_ray.report.export import Exported, choose_sweep, export_front
+from ikd_ray.report.mirror import pull_all, pull_front
 from ikd_ray.report.pareto import GENERATED
 from ikd_ray.report.records import SweepRecord, read_sweep
 from ikd_ray.tasks import TASKS, get_task
@@ -22,13 +24,20 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def export(
     task: Annotated[str, typer.Option(help=f"One of: {', '.join(TASKS)}.")],
     name: Annotated[str | None, typer.Option(help="The sweep; default: the newest with a student.")] = None,
-    output: Annotated[Path, typer.Option(help="Where the sweeps are.")] = Path("outputs"),
+    output: Annotated[
+        str, typer.Option(help="Where the sweeps are: a folder, or s3://BUCKET/...")
+    ] = "outputs",
     to: Annotated[Path, typer.Option(help="Where the students go, a folder each.")] = Path("exports"),
     force: Annotated[bool, typer.Option("--force", help="Replace folders that exist.")] = False,
 ) -> None:
     """Export the students on a sweep's Pareto front as Hugging Face folders."""
     with usage_errors():
-        folder = choose_sweep(output, get_task(task), name)
+        place = open_output(output)
+        with place.reachable():
+            pull_all(place)
+        folder = choose_sweep(place.folder, get_task(task), name)
+        with place.reachable():
+            pull_front(place, folder)
         made = export_front(folder, to, force=force)
         _show(read_sweep(folder), [student for student in made if student.folder is not None])
     skipped = [student.problem for student in made if student.folder is None]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import shlex
 from typing import Annotated
 
 import typer
 
-from ikd_ray.report.cli import run, usage_errors
+from ikd_ray.data.remote import open_output
+from ikd_ray.report.cli import print_error, run, usage_errors
+from ikd_ray.report.mirror import Mirror
 from ikd_ray.report.passwords import given_in_full, hide_command_line
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -16,7 +18,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command(help=__doc__)
 def report(
     check: Annotated[str, typer.Option(help="Name of the sweep to check; what can be derived is mended.")],
-    output: Annotated[Path, typer.Option(help="Where the sweeps are.")] = Path("outputs"),
+    output: Annotated[
+        str, typer.Option(help="Where the sweeps are: a folder, or s3://BUCKET/...")
+    ] = "outputs",
     tracking_uri: Annotated[
         str | None, typer.Option(help="MLflow store. Default: the one that the sweep was given.")
     ] = None,
@@ -25,8 +29,10 @@ def report(
         from ikd_ray.sweep.check import check as check_sweep  # imported late: it takes seconds
         from ikd_ray.sweep.request import find_sweep
 
-        folder = find_sweep(check, "--check", output)
+        place = open_output(output)
+        folder = find_sweep(check, "--check", place)
         sweep, trials, found = check_sweep(folder, given_in_full(tracking_uri))
+        Mirror(place, folder, print_error).push()
     for finding in found:
         state = "mended" if finding.mended else "NOT mended"
         typer.echo(f"{finding.where}: {finding.what}: {state}")
@@ -37,7 +43,7 @@ def report(
     )
     left = [finding for finding in found if not finding.mended]
     if left or len(trials) < sweep.trials:
-        where = "" if output == Path("outputs") else f" --output {output}"
+        where = "" if output == "outputs" else f" --output {shlex.quote(output)}"
         typer.echo(f"go on: python sweeps/run.py --resume {sweep.name}{where}")
     raise typer.Exit(1 if left else 0)
 

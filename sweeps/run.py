@@ -13,6 +13,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import typer
 
+from ikd_ray.data.remote import open_output
 from ikd_ray.errors import UsageError
 from ikd_ray.report.cli import run, usage_errors
 from ikd_ray.report.console import Console
@@ -48,7 +49,10 @@ def main(
     gpus_per_worker: Annotated[
         float | None, typer.Option(help="GPUs of each worker. Default: 1 where there are any.")
     ] = None,
-    output: Annotated[Path, typer.Option(help="Folder for sweeps and what they share.")] = Path("outputs"),
+    output: Annotated[
+        str,
+        typer.Option(help="Folder for sweeps and what they share; s3://BUCKET/... where nodes share none."),
+    ] = "outputs",
     name: Annotated[str | None, typer.Option(help="The sweep's name. Default: task and time.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the search and of every trial.")] = 0,
     no_share: Annotated[
@@ -71,8 +75,10 @@ def main(
     with usage_errors():
         from ikd_ray.sweep.request import check, make_config, resumed
 
+        place = open_output(output)
+        given |= {"output": place.folder, "uri": place.uri}
         if resume:
-            config = resumed(resume, given, output)
+            config = resumed(resume, given, place.folder)
         elif not task:
             raise UsageError("--task is missing; e.g. --task cola")
         else:

@@ -15,9 +15,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -55,15 +55,33 @@ class Output:
         """What the folder stands for; none: for itself."""
         return None
 
-    def fetch(self, path: Path) -> bool:
+    def fetch(self, path: Path, only: Collection[str] = ()) -> bool:
         """Make the published folder at a path below `folder` what the URI has of it; false: that has none.
 
         One that is here already stays as it is if it is the same. Safe when several processes ask at once.
+
+        Args:
+            only: the files that are needed of it; all of them, if none is named.
 
         Raises:
             OSError: the URI cannot be reached, or the disk does not take it.
         """
         return False
+
+    def forget(self, path: Path) -> None:
+        """Remove a published folder, from the URI too.
+
+        Raises:
+            OSError: the URI cannot be reached.
+        """
+        shutil.rmtree(path)
+
+    def clear(self, path: Path) -> None:
+        """Remove all that the URI has below a path; the folder stays as it is.
+
+        Raises:
+            OSError: the URI cannot be reached.
+        """
 
     def push(self, path: Path) -> None:
         """Leave a published folder at the URI for others; where one is there by now, that replaces this one.
@@ -100,6 +118,11 @@ class Output:
         """
         return []
 
+    @contextmanager
+    def reachable(self) -> Iterator[None]:
+        """Within it the user is told in a line what is wrong with the URI, by a `UsageError`."""
+        yield
+
 
 @dataclass(frozen=True)
 class RemoteOutput(Output):
@@ -113,11 +136,12 @@ class RemoteOutput(Output):
     def uri(self) -> str:
         return self.where
 
-    def fetch(self, path: Path) -> bool:
+    def fetch(self, path: Path, only: Collection[str] = ()) -> bool:
         name = self._name(path)
         manifest = self._manifest(name)
-        if manifest is None:
+        if manifest is None or not manifest.keys() >= set(only):
             return False
+        manifest = {file: manifest[file] for file in only or manifest}
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.parent / f".{path.name}.lock"):
             if not store.is_intact(path):
@@ -133,6 +157,17 @@ class RemoteOutput(Output):
             except (_DamagedError, FileNotFoundError):
                 return False
         return True
+
+    def forget(self, path: Path) -> None:
+        files, base = _opened(self.where)
+        with suppress(FileNotFoundError):
+            files.delete_file(f"{base}/{self._name(path)}/{store.MANIFEST}")
+        shutil.rmtree(path, ignore_errors=True)
+
+    def clear(self, path: Path) -> None:
+        files, base = _opened(self.where)
+        with suppress(FileNotFoundError):
+            files.delete_dir(f"{base}/{self._name(path)}")
 
     def push(self, path: Path) -> None:
         if self.fetch(path):
@@ -166,10 +201,27 @@ class RemoteOutput(Output):
         files, base = _opened(self.where)
         below = base if path == self.folder else f"{base}/{self._name(path)}"
         selector = FileSelector(below, allow_not_found=True)
-        return sorted(info.base_name for info in files.get_file_info(selector))
+        return sorted({info.base_name for info in files.get_file_info(selector)} - {"", ".", ".."})
+
+    @contextmanager
+    def reachable(self) -> Iterator[None]:
+        from pyarrow import ArrowException
+
+        try:
+            yield
+        except (OSError, ArrowException) as error:
+            if store.is_full(error):
+                raise
+            raise UsageError(
+                f"--output {self.where.partition('?')[0]}: cannot be used ({in_one_line(error)}); give a folder, or "
+                "a URI that pyarrow opens, with credentials where its store's own tools look for them"
+            ) from None
 
     def _name(self, path: Path) -> str:
-        return path.relative_to(self.folder).as_posix()
+        name = path.relative_to(self.folder).as_posix()
+        if not _stays_within(name):  # it may be made of what a record from there says
+            raise ValueError(f"{name}: leaves its folder")
+        return name
 
     def _manifest(self, name: str) -> dict[str, str] | None:
         """The checksums of a folder's files; none where it is not there or no folder of ours."""
@@ -228,10 +280,10 @@ def open_output(where: str) -> Output:
     """
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", where):
         return Output(where)
-    shown = _refuse_secrets(where)
+    _refuse_secrets(where)
     path, mark, query = where.partition("?")
     output = RemoteOutput(path.rstrip("/") + mark + query)
-    with reachable(shown):
+    with output.reachable():
         files, base = _opened(output.where)
         if files.type_name in OBJECT_STORES:  # which list an absent bucket as an empty one
             bucket = base.partition("/")[0]
@@ -241,20 +293,7 @@ def open_output(where: str) -> Output:
     return output
 
 
-@contextmanager
-def reachable(shown: str) -> Iterator[None]:
-    """Turn what `pyarrow` raises where it does not reach a URI into a line for the user."""
-    try:
-        yield
-    except (OSError, ValueError, NotImplementedError) as error:
-        raise UsageError(
-            f"--output {shown}: cannot be used ({in_one_line(error)}); give a folder or a URI that pyarrow opens, "
-            "with credentials where its own tools look for them"
-        ) from None
-
-
-def _refuse_secrets(uri: str) -> str:
-    """The URI without its query, fit to print."""
+def _refuse_secrets(uri: str) -> None:
     try:
         parts = urlsplit(uri)
         named = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if SECRET.search(name)]
@@ -268,4 +307,3 @@ def _refuse_secrets(uri: str) -> str:
             f"--output {parts.scheme}://...: no keys in it, please: put them where the store's own tools look for "
             "them (for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws/credentials, or the machine's role)"
         )
-    return f"{parts.scheme}://{parts.netloc}{parts.path}"

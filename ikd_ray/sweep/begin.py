@@ -52,18 +52,20 @@ def _beginning(request: Request, suffix: str = "") -> str:
 
 def prepare_shared(request: Request, console: Console) -> tuple[TeacherRecord, Shared]:
     """What all trials share, shown while it is made."""
-    cache = (request.config.output / "cache").resolve()
+    output = request.output
+    tokens = output.folder / "cache" / "tokens"
     with console.step("tokenizing"):
         tokenizer = load_tokenizer(request.source)
-        data = prepare(request.dataset, tokenizer, request.source.key, request.max_length, cache / "tokens")
+        data = prepare(request.dataset, tokenizer, request.source.key, request.max_length, tokens)
+        output.push(data.folder)
     known = read_sweep(request.folder).settings["latency_ms"] if request.resumes else {}
     job = Job(
-        data.folder,
+        output,
+        data.folder.relative_to(output.folder),
         request.source,
         request.depths,
         request.space.teacher,
         request.space.targets,
-        cache,
         {int(depth): milliseconds for depth, milliseconds in known.items()},
     )
     events = _events(job)

@@ -17,6 +17,7 @@ from ikd_ray.config import make_trial
 from ikd_ray.errors import in_one_line
 from ikd_ray.report.console import Console
 from ikd_ray.report.delivery import Delivery
+from ikd_ray.report.mirror import Mirror
 from ikd_ray.report.records import TrialRecord, read_trial, trial_folder, write_trial
 from ikd_ray.report.words import REASON, clean
 from ikd_ray.sweep.results import FAILED, HALTS, MOST_DEATHS, REPORT, WAITS, trial_id
@@ -54,12 +55,13 @@ class SweepCallback(tune.Callback):
         layer_maps: Mapping[int, tuple[int, ...]],
         delivery: Delivery,
         console: Console,
+        mirror: Mirror,
         search: OrderedSearch,
         halt: Halt,
     ) -> None:
         self._sweep, self._layer_maps = sweep, layer_maps
         self._delivery, self._console = delivery, console
-        self._search, self._halt = search, halt
+        self._mirror, self._search, self._halt = mirror, search, halt
         self._heard: dict[str, int] = defaultdict(int)  # trial -> epochs
         self._deaths: dict[str, int] = defaultdict(
             int
@@ -140,6 +142,7 @@ class SweepCallback(tune.Callback):
         """Its process died, or its machine: errors of a trial's own come as results."""
         number, name = trial.config["number"], trial_id(trial.config["number"])
         self._deaths[name] += 1
+        self._mirror.hear_of(name)
         if trial_folder(self._sweep, name).exists():  # but not before it had finished
             metrics = read_trial(self._sweep, name).metrics
             self._search.finished(number, metrics)
@@ -152,6 +155,7 @@ class SweepCallback(tune.Callback):
             self._failed(trial, reason, died=True)
 
     def _finished(self, name: str, metrics: Mapping[str, float]) -> None:
+        self._mirror.hear_of(name)
         self._delivery.settle(name)
         self._console.trial_finished(name, metrics)
 
@@ -165,6 +169,7 @@ class SweepCallback(tune.Callback):
         except OSError as error:  # it runs again when the sweep goes on
             self._halt(f"{name}: {in_one_line(error)}")
             return
+        self._mirror.push_trial(name)
         self._search.fail(number, final=not died)
         self._delivery.settle(name)
         self._console.trial_failed(name, reason)

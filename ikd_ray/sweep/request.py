@@ -16,8 +16,10 @@ from pydantic import BaseModel, Field, ValidationError
 
 from ikd_ray.config import SweepConfig, first_problem
 from ikd_ray.data.dataset import Dataset
+from ikd_ray.data.remote import Output, RemoteOutput
 from ikd_ray.data.sources import load
 from ikd_ray.errors import UsageError
+from ikd_ray.report.mirror import pull
 from ikd_ray.report.records import SWEEP_FILE, SweepRecord, read_sweep
 from ikd_ray.sweep.space import Space, load_space
 from ikd_ray.tasks import Task, get_task
@@ -45,6 +47,15 @@ class Request:
     trials: int
     folder: Path
     resumes: bool
+
+    @property
+    def output(self) -> Output:
+        """Where the sweep lies, for any node."""
+        return _output(self.config.uri, self.config.output)
+
+
+def _output(uri: str | None, folder: Path) -> Output:
+    return RemoteOutput(uri) if uri else Output(os.path.realpath(folder))
 
 
 def check(config: SweepConfig, resumes: bool = False) -> Request:
@@ -133,9 +144,13 @@ def _folder(config: SweepConfig, resumes: bool) -> Path:
     folder = config.output / checked_name(config.name, "--name")
     if config.name == "cache":
         raise UsageError("--name cache: that folder holds what sweeps share; choose another name")
+    output = _output(config.uri, config.output)
+    with output.reachable():
+        elsewhere = output.names(output.folder / config.name)
     # os.path answers False, and raises nothing, where a folder may not even be looked into.
-    if not resumes and os.path.exists(folder):
-        again = f", or go on with --resume {config.name}" if os.path.isfile(folder / SWEEP_FILE) else ""
+    if not resumes and (elsewhere or os.path.exists(folder)):
+        known = SWEEP_FILE in elsewhere or os.path.isfile(folder / SWEEP_FILE)
+        again = f", or go on with --resume {config.name}" if known else ""
         raise UsageError(f"--name {config.name}: {folder} exists already; choose another name{again}")
     existing = folder.absolute()
     while not os.path.lexists(existing):
@@ -152,17 +167,19 @@ def _folder(config: SweepConfig, resumes: bool) -> Path:
     return folder
 
 
-def find_sweep(name: str, flag: str, output: Path) -> Path:
-    """The folder of a sweep that is there.
+def find_sweep(name: str, flag: str, output: Output) -> Path:
+    """The folder of a sweep that is there, with all that is known of it.
 
     Raises:
         UsageError: there is none of that name, or its record is damaged.
     """
-    folder = output / checked_name(name, flag)
+    folder = output.folder / checked_name(name, flag)
+    with output.reachable():
+        pull(output, folder)
     if not os.path.isfile(folder / SWEEP_FILE):
-        known = sorted(path.parent.name for path in output.glob(f"*/{SWEEP_FILE}"))
+        known = sorted(path.parent.name for path in output.folder.glob(f"*/{SWEEP_FILE}"))
         there = f"; there are: {', '.join(known[:20])}" if known else ""
-        raise UsageError(f"{flag} {name}: no sweep of that name in {output}{there}")
+        raise UsageError(f"{flag} {name}: no sweep of that name in {output.where}{there}")
     read_sweep(folder)  # damaged ones are refused before anybody locks them
     return folder
 
@@ -173,7 +190,8 @@ def resumed(name: str, changes: dict, output: Path) -> SweepConfig:
     Raises:
         UsageError: there is no such sweep, or a flag would make it another one.
     """
-    folder = find_sweep(name, "--resume", output)
+    uri = changes.get("uri")
+    folder = find_sweep(name, "--resume", RemoteOutput(uri) if uri else Output(str(output)))
     record = read_sweep(folder)
     _check_kept(folder, record)
     free = {
@@ -183,6 +201,7 @@ def resumed(name: str, changes: dict, output: Path) -> SweepConfig:
         "gpus_per_worker",
         "tracking_uri",
         "output",
+        "uri",
         "no_share",
     }
     changes = dict(changes) | _absolute(changes)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from ray import tune
 
@@ -20,6 +20,7 @@ from ikd_ray.report.cli import print_error
 from ikd_ray.report.console import Console
 from ikd_ray.report.delivery import Delivery
 from ikd_ray.report.derived import PLOT, write_derived
+from ikd_ray.report.mirror import Mirror
 from ikd_ray.report.passwords import without_password
 from ikd_ray.report.records import (
     SWEEP_FILE,
@@ -27,7 +28,6 @@ from ikd_ray.report.records import (
     TrialRecord,
     read_trials,
     set_damaged_aside,
-    trial_folder,
 )
 from ikd_ray.report.savings import savings
 from ikd_ray.report.tracking import Tracker
@@ -111,17 +111,23 @@ def _run(request: Request, command: str, console: Console, method: type[Distilla
         with console.step("opening MLflow"):
             tracker = Tracker(config.tracking_uri, request.task.name)
         with owned(request):
-            teacher, shared = prepare_shared(request, console)
+            with request.output.reachable():
+                teacher, shared = prepare_shared(request, console)
             sweep = open_sweep(request, command, tracker.uri, teacher, shared, shares.foreseen)
             again = _script("run", f"--resume {sweep.name}", request)
             console.note("sweep", f"{sweep.name}; if it is cut off: {again}")
-            sharing, folder = None if config.no_share else request.space.sharing, request.folder.resolve()
+            sharing = None if config.no_share else request.space.sharing
             course = Course(
-                shared, shares, folder, sweep.settings["id"], request.space.prefix, sharing, method
+                shared, shares, sweep.name, sweep.settings["id"], request.space.prefix, sharing, method
             )
+            mirror = Mirror(request.output, course.sweep, console.warn)
+            mirror.push()
             delivery = Delivery(tracker, request.folder, console.warn)
             delivery.start(sweep, teacher)
-            return _sweep(request, sweep, course, tracker, delivery, console)
+            try:
+                return _sweep(request, sweep, course, tracker, delivery, mirror, console)
+            finally:
+                mirror.push()
 
 
 def _sweep(
@@ -130,11 +136,12 @@ def _sweep(
     course: Course,
     tracker: Tracker,
     delivery: Delivery,
+    mirror: Mirror,
     console: Console,
 ) -> int:
     """The trials and what comes of them; returns the exit status."""
     try:
-        trials = _trials(request, course, delivery, console)
+        trials = _trials(request, course, delivery, mirror, console)
     except BaseException:
         delivery.close(HURRY_S)
         if delivery.complete:
@@ -166,7 +173,9 @@ def _sigterm_as_sigint() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _trials(request: Request, course: Course, delivery: Delivery, console: Console) -> list[TrialRecord]:
+def _trials(
+    request: Request, course: Course, delivery: Delivery, mirror: Mirror, console: Console
+) -> list[TrialRecord]:
     """Run the trials that are still to run; returns all that have ended, fewer than asked for if interrupted.
 
     Raises:
@@ -178,7 +187,7 @@ def _trials(request: Request, course: Course, delivery: Delivery, console: Conso
         )
     trials = read_trials(request.folder)
     for died in [trial for trial in trials if trial.died]:  # on another day, or another machine, it may not
-        shutil.rmtree(trial_folder(request.folder, died.id))
+        mirror.forget(died.id)
         trials.remove(died)
     missing, halt = request.trials - len(trials), Halt()
     search = OrderedSearch(
@@ -193,12 +202,13 @@ def _trials(request: Request, course: Course, delivery: Delivery, console: Conso
     )
     if missing > 0:
         matched = {depth: layer_map(depth, request.source.layers) for depth in request.depths}
-        callback = SweepCallback(request.folder, matched, delivery, console, search, halt)
+        callback = SweepCallback(request.folder, matched, delivery, console, mirror, search, halt)
         with console.sweep(missing, course.shares.concurrent, f"dev/{request.task.metric}"):
             _tuner(course, search, callback).fit()
         if halt.reason:
             raise HaltedError(halt.reason)
         shutil.rmtree(request.folder / SCRATCH, ignore_errors=True)
+        mirror.pull()
     return read_trials(request.folder)
 
 
@@ -247,6 +257,6 @@ def _conclude(
 
 
 def _script(name: str, flags: str, request: Request) -> str:
-    output = request.config.output
-    where = "" if output == Path("outputs") else f" --output {output}"
+    output = request.config.uri or str(request.config.output)
+    where = "" if output == "outputs" else f" --output {shlex.quote(output)}"
     return f"python sweeps/{name}.py {flags}{where}"

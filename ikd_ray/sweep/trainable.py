@@ -39,11 +39,16 @@ class Course:
 
     shared: Shared
     shares: Shares
-    sweep: Path
-    identity: str  # of the sweep, unlike any other's anywhere
+    name: str  # of the sweep
+    identity: str  # the same, unlike any other's anywhere
     prefix: PrefixConfig
     sharing: SharingConfig | None  # none: trials neither leave epochs for others nor take theirs
     method: type[Distillation] = Distillation
+
+    @property
+    def sweep(self) -> Path:
+        """The sweep's folder, on whichever node asks."""
+        return self.shared.output.folder / self.name
 
     def checkpoints(self, number: int) -> Checkpoints | None:
         """Saved epochs, as a trial uses them."""
@@ -52,7 +57,11 @@ class Course:
         name = trial_id(number)
         folder = self.sweep.parent / "cache" / STAGES
         return Checkpoints(
-            folder, self.sharing.disk_gb, f"{self.sweep.name}/{name}", f"{self.identity}-{name}"
+            folder,
+            self.sharing.disk_gb,
+            f"{self.name}/{name}",
+            f"{self.identity}-{name}",
+            self.shared.output,
         )
 
 
@@ -62,7 +71,8 @@ def results(course: Course, config: dict[str, Any], opened, world: World) -> Ite
     One that comes again starts anew, and finds the epochs that it has trained before where they were saved.
 
     A loss that diverges ends the trial with a result that has the reason under `FAILED`; an epoch that another
-    trial is training ends it for now, with one under `WAITS`, and a full disk with one under `HALTS`.
+    trial is training ends it for now, with one under `WAITS`, and a full disk, or an output that is away, with one
+    under `HALTS`.
     """
     start, times, warnings = time.monotonic(), [], config.get("warnings", [])
     trial, checkpoints = make_trial(config["params"]), course.checkpoints(config["number"])
@@ -80,13 +90,13 @@ def results(course: Course, config: dict[str, Any], opened, world: World) -> Ite
                 start -= sum(event.metrics[name] for name in TIMES)
             if event.remaining == 0:
                 event = epochs[-1] = _finished(course, run, epochs, time.monotonic() - start)
-                if world.rank == 0 and not trial_folder(course.sweep, trial_id(config["number"])).exists():
-                    _save(course.sweep, config["number"], run, epochs, times, warnings + run.warnings)
+                if world.rank == 0:
+                    _save(course, config["number"], run, epochs, times, warnings + run.warnings)
             yield {REPORT: event}
     except DivergedError as error:
         yield {FAILED: str(error)}
     except DISK_ERRORS as error:
-        if not store.is_full(error):
+        if not (store.is_full(error) or course.shared.output.uri):
             raise
         yield {HALTS: in_one_line(error)}
 
@@ -103,8 +113,18 @@ def _finished(course: Course, run: Distillation, epochs: list[Epoch], seconds: f
 
 
 def _save(
-    sweep: Path, number: int, run: Distillation, epochs: list[Epoch], times: list[float], warnings: list[str]
+    course: Course,
+    number: int,
+    run: Distillation,
+    epochs: list[Epoch],
+    times: list[float],
+    warnings: list[str],
 ) -> None:
+    folder, output = trial_folder(course.sweep, trial_id(number)), course.shared.output
+    if output.uri:  # what is on this node may be of an earlier sweep of that name
+        store.discard(folder)
+    elif folder.exists():
+        return
     record = TrialRecord(
         id=trial_id(number),
         number=number,
@@ -118,7 +138,8 @@ def _save(
         reused_from=sorted({epoch.reused_from for epoch in epochs} - {""}),
         warnings=warnings,
     )
-    write_trial(sweep, record, lambda folder: run.student.model.save_pretrained(folder))
+    write_trial(course.sweep, record, lambda folder: run.student.model.save_pretrained(folder))
+    output.push(folder)
 
 
 def told(error: BaseException) -> str:

@@ -241,3 +241,40 @@ def test_who_is_away_raises_an_error_of_the_disk(s3_server, node):
 def test_a_slash_at_the_end_makes_no_other_home(tmp_path):
     uri = f"file://{tmp_path}"
     assert open_output(uri + "/").folder == open_output(uri).folder
+
+
+def test_clear_and_forget(uri, node):
+    output = open_output(uri)
+    for name in ("a/x", "a/y", "b/z"):
+        publish(output.folder / name)
+        output.push(output.folder / name)
+    output.forget(output.folder / "a" / "x")
+    assert not (output.folder / "a" / "x").exists()
+    assert output.fetch(output.folder / "a" / "x") is False
+    output.clear(output.folder / "a")
+    output.clear(output.folder / "a")
+    assert output.names(output.folder / "a") == []
+    assert (output.folder / "a" / "y").exists()
+    node("second")
+    assert output.fetch(output.folder / "b" / "z") is True
+
+
+def test_a_part_of_a_folder(uri, node):
+    output = open_output(uri)
+    publish(output.folder / "x")
+    output.push(output.folder / "x")
+    node("second")
+    path = output.folder / "x"
+    assert output.fetch(path, only=("no such file",)) is False
+    assert output.fetch(path, only=("a.txt",)) is True
+    assert files(path).keys() == {"a.txt", store.MANIFEST}
+    assert store.is_intact(path)
+    assert output.fetch(path) is True
+    assert (path / "sub" / "b.bin").exists()
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "a/../../../../../x"])
+def test_nothing_is_fetched_to_elsewhere(name, tmp_path, node):
+    output = open_output(f"file://{tmp_path}/remote")
+    with pytest.raises(ValueError, match="leaves its folder"):
+        output.fetch(output.folder / name)

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from ikd_ray.data.remote import Output
 from ikd_ray.distill.loop import Epoch
 from ikd_ray.report.console import Console
+from ikd_ray.report.mirror import Mirror
 from ikd_ray.report.records import TrialRecord, read_trials, write_trial
 from ikd_ray.sweep import driver
 from ikd_ray.sweep.driver import SweepCallback
@@ -54,7 +56,8 @@ def sweep(tmp_path):
     text, delivery, search, halts = io.StringIO(), Recorder(), Recorder(), []
     console = Console(text)
     with console.sweep(3, 1, "dev/mcc"):
-        callback = SweepCallback(tmp_path, {1: (2,)}, delivery, console, search, halts.append)
+        mirror = Mirror(Output(str(tmp_path.parent)), tmp_path, console.warn)
+        callback = SweepCallback(tmp_path, {1: (2,)}, delivery, console, mirror, search, halts.append)
         yield Sweep(
             callback=callback,
             delivery=delivery,

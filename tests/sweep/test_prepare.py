@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ikd_ray.config import TargetConfig, TeacherConfig
+from ikd_ray.data.remote import Output
 from ikd_ray.data.sources import load
 from ikd_ray.data.tokens import prepare
 from ikd_ray.distill.teacher import find_teacher, load_tokenizer
@@ -22,7 +23,13 @@ def job(inputs, tmp_path):
 
     def job(known=(), depths=(1, 2)) -> Job:
         return Job(
-            data.folder, source, depths, TeacherConfig(epochs=1), TargetConfig(), tmp_path, dict(known)
+            Output(str(tmp_path)),
+            data.folder,
+            source,
+            depths,
+            TeacherConfig(epochs=1),
+            TargetConfig(),
+            dict(known),
         )
 
     return job

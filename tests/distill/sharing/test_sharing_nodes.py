@@ -1,0 +1,112 @@
+"""Trials on nodes that share no folder: epochs go from one to the other through a URI."""
+
+from __future__ import annotations
+
+import platform
+
+import pytest
+from alike import PID, assert_same, outcome
+
+from ikd_ray.data import store
+from ikd_ray.data.remote import Output, RemoteOutput, _opened
+from ikd_ray.distill import checkpoint
+from ikd_ray.distill.checkpoint import Busy, Checkpoints
+from ikd_ray.distill.loop import Distillation
+
+
+@pytest.fixture
+def on(monkeypatch, tmp_path, data, dropping):
+    """`on("node", "name")`: a trial begun on a node; there is one URI for all of them."""
+    output = RemoteOutput(f"file://{tmp_path}/remote")
+
+    def make(node: str, name: str, place: Output = output) -> Distillation:
+        monkeypatch.setenv("HOME", str(tmp_path / node))
+        monkeypatch.setattr(platform, "node", lambda: node)
+        folder = place.folder / "cache" / "stages"
+        shared = Checkpoints(folder, 20, name, f"owner of {name}", place)
+        return Distillation(PID, data, dropping, checkpoints=shared)
+
+    return make
+
+
+def test_another_node_takes_what_one_has_trained(on, alone):
+    first = on("a", "first")
+    assert_same(outcome(first, list(first)), alone(PID))
+    second = on("b", "second")
+    found = outcome(second, list(second))
+    assert_same(found, alone(PID))
+    assert found.trained == 0
+    assert not found.warnings
+
+
+def test_a_trial_goes_on_when_its_node_is_gone(on, alone, trained):
+    events = iter(on("a", "mine"))
+    for _ in range(3):
+        next(events)
+    events.close()
+    before = len(trained)
+    again = on("b", "mine")
+    found = outcome(again, list(again))
+    assert_same(found, alone(PID))
+    assert before == 3
+    assert len(trained) == len(set(trained)), "no epoch twice"
+    assert found.reused == 0, "they are its own"
+
+
+def test_an_output_that_is_away_costs_a_warning(on, alone, tmp_path):
+    (tmp_path / "file").write_text("in its way")
+    course = on("a", "mine", RemoteOutput(f"file://{tmp_path}/file/remote"))
+    found = outcome(course, list(course))
+    assert_same(found, alone(PID))
+    assert found.warnings
+    assert all("epochs cannot be shared" in warning for warning in found.warnings)
+
+
+def test_damage_there_is_trained_anew(on, alone, tmp_path):
+    first = on("a", "first")
+    list(first)
+    for weights in (tmp_path / "remote" / "cache" / "stages").glob(f"*/*/{checkpoint.WEIGHTS}"):
+        weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    second = on("b", "second")
+    found = outcome(second, list(second))
+    assert_same(found, alone(PID))
+    assert found.reused == 0
+    third = on("c", "third")
+    assert outcome(third, list(third)).trained == 0, "it is whole again"
+
+
+def test_a_worker_elsewhere_gets_what_the_first_one_has_found(on, monkeypatch, tmp_path):
+    list(on("a", "mine"))
+    output = RemoteOutput(f"file://{tmp_path}/remote")
+    stages = output.folder / "cache" / "stages"
+    checkpoints = Checkpoints(stages, 20, "mine", output=output)
+    key = next(stages.glob("[!.]*")).name
+    with checkpoints.in_use(), checkpoints.trajectory(key, {}) as trajectory:
+        saved = trajectory.look(1)
+        monkeypatch.setenv("HOME", str(tmp_path / "b"))
+        elsewhere = Checkpoints(output.folder / "cache" / "stages", 20, "mine", output=output)
+        here = elsewhere.here(saved)
+    assert tmp_path / "b" in here.folder.parents
+    assert store.is_intact(here.folder)
+    assert here.weights().keys() == saved.weights().keys()
+    assert elsewhere.here(None) is None
+
+
+def test_who_waits_for_another_node_looks_again_after_a_while(monkeypatch, tmp_path):
+    """Neither the other one's lock nor its files can be seen from here."""
+    now = 1000.0
+    monkeypatch.setattr(checkpoint.time, "time", lambda: now)
+    busy = Busy(tmp_path / "1", tmp_path / "lock", "another", now)
+    assert not busy.ready()
+    now += checkpoint.PATIENCE + 1
+    assert busy.ready()
+    assert Busy(tmp_path / "1", tmp_path / "lock", platform.node(), now).ready(), "here nobody holds it"
+
+
+def test_a_second_trial_of_a_node_waits_for_the_first(on):
+    one, other = iter(on("a", "one")), iter(on("a", "other"))
+    next(one)
+    assert isinstance(next(event for event in other if not getattr(event, "reused_from", "")), Busy)
+    one.close()
+    other.close()
+    _opened.cache_clear()
