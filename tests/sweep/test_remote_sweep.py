@@ -156,4 +156,9 @@ def test_nodes_that_share_no_disk_share_a_sweep(inputs, machine, raylet, s3, tmp
     alone = common[:-2]
     finish(machine("head"), tmp_path, "run", *alone, "--concurrent", "2", "--output", tmp_path / "plain")
     there = numbers(at_home(machine("head"), s3, monkeypatch) / "both")
-    assert there == numbers(tmp_path / "plain" / "both")
+    plain = numbers(tmp_path / "plain" / "both")
+    assert there.keys() == plain.keys()
+    for name, (params, metrics) in there.items():
+        assert params == plain[name][0]
+        # A node of one CPU has made the teacher, with other last digits than two have.
+        assert metrics == pytest.approx(plain[name][1], rel=1e-3, abs=1e-3)
