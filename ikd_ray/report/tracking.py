@@ -159,6 +159,7 @@ class Tracker:
         """See what the store has of the sweep's trials: after a break nobody knows which call came through."""
         self._runs = {}
         if not self.parent:
+            self._client.get_experiment(self._experiment_id)  # raises where nobody answers
             return
         for run in list(self._search(f"tags.`mlflow.parentRunId` = '{self.parent}'")):
             trial, found = run.data.tags[TRIAL], _Run.of(run)
