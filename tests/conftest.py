@@ -9,6 +9,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import importlib.util
 import logging
+import subprocess
+import sys
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,6 +20,12 @@ import pytest
 import typer
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    faults = parser.getgroup("faults", "tests/faults/test_kills.py")
+    faults.addoption("--kills", type=int, default=4, help="processes to kill; 20 for the long form")
+    faults.addoption("--kill-seed", type=int, default=0, help="which moments are chosen")
 
 
 @pytest.fixture(scope="session")
@@ -65,3 +73,27 @@ def s3(s3_server) -> str:
     request = urllib.request.Request(f"http://{s3_server}/{bucket}", method="PUT")
     urllib.request.urlopen(request).close()
     return f"s3://{bucket}/some/where?scheme=http&endpoint_override={s3_server}&region=us-east-1"
+
+
+@pytest.fixture(scope="session")
+def environment():
+    """The user's, with no tracking server and no cluster that happen to be set."""
+    unset = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
+    return {key: value for key, value in os.environ.items() if key not in unset} | {"HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture(scope="session")
+def command(environment):
+    """`command("run", "--task", "cola", cwd=...)`: a script of `sweeps/` in a process of its own."""
+
+    def run(script: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, str(ROOT / "sweeps" / f"{script}.py"), *map(str, arguments)],
+            cwd=cwd,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=500,
+        )
+
+    return run

@@ -6,7 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tiny import make_dataset
+
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def write_glue(folder: Path, train: int = 96, dev: int = 40) -> Path:
+    """Made-up sentences in the layout of GLUE's CoLA."""
+    (folder / "CoLA").mkdir(parents=True)
+    for name, split in make_dataset(train=train, dev=dev).splits.items():
+        rows = (f"x\t{label}\t\t{text}\n" for text, label in zip(split.first, split.labels, strict=True))
+        (folder / "CoLA" / f"{name}.tsv").write_text("".join(rows))
+    return folder
 
 
 def flags(inputs: Path, space: Path, name: str) -> list[object]:

@@ -1,0 +1,67 @@
+"""What is killed, when, and what an undisturbed sweep comes to."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+from harness import NAME, Sweep
+from launch import flags, write_glue
+from story import check_story
+from tiny import write_teacher
+
+SPACE = """
+params:
+  regime: {choice: [hard, kd, id, pid, sid]}
+  student_layers: 2
+  epochs_per_layer: {int: [2, 4], when: {regime: [pid, sid]}}
+  lambda: {float: [0.1, 1.0], when: {regime: [kd, id, pid, sid]}}
+  epochs: 6
+  batch_size: 8
+teacher: {epochs: 1}
+"""
+SEED = 11  # its trials: pid, hard, sid, pid, kd, sid, id, sid
+KILLS = pytest.StashKey[list[str]]()
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if kills := config.stash.get(KILLS, []):
+        terminalreporter.section(f"{len(kills)} kills, --kill-seed {config.getoption('kill_seed')}")
+        for line in kills:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def tell(pytestconfig):
+    """`tell(line)`: shown at the end, whatever the outcome."""
+    return pytestconfig.stash.setdefault(KILLS, []).append
+
+
+@pytest.fixture(scope="session")
+def arguments(tmp_path_factory):
+    """`arguments(trials, workers, concurrent)`: of a sweep whose first trials are always the same."""
+    root = tmp_path_factory.mktemp("inputs")
+    write_teacher(root / "teacher")
+    write_glue(root / "glue", train=400, dev=100)
+    (root / "space.yaml").write_text(SPACE)
+
+    def make(trials: int, workers: int, concurrent: int) -> list[object]:
+        sweep = [*flags(root, root / "space.yaml", NAME), "--seed", SEED, "--trials", trials]
+        return [*sweep, "--workers-per-trial", workers, "--concurrent", concurrent]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def undisturbed(environment, arguments, tmp_path_factory):
+    """`undisturbed(trials, workers)`: a sweep that nothing happened to, one trial at a time."""
+
+    @cache
+    def run(trials: int, workers: int) -> Sweep:
+        home = tmp_path_factory.mktemp(f"undisturbed-{workers}")
+        sweep = Sweep(environment, home)
+        sweep.run(arguments(trials, workers, 1), [], workers)
+        check_story(home, NAME, trials)
+        return sweep
+
+    return run
