@@ -60,6 +60,7 @@ class Leg:
     def __init__(self, environment: Mapping[str, str], home: Path, arguments: Sequence[object]) -> None:
         self.process = start(dict(environment), home, list(arguments))
         self.lines: list[str] = []
+        self.at_kill = 0  # lines that came before the last one
         self._news = threading.Condition()
         self._over = False
         self._seen = 0  # lines that moments have been looked for in
@@ -153,6 +154,7 @@ class Sweep:
         self._rays_folders |= self._family.rays_folders()
         pid = leg.process.pid if kill.victim == "driver" else self._find(kill).pid
         assert leg.process.poll() is None, f"it ended before {kill.victim} was killed:\n{leg.text}"
+        leg.at_kill = len(leg.lines)
         os.kill(pid, signal.SIGKILL)
         self.kept |= saved
         after = leg.lines[-1].rstrip() if leg.lines else "nothing"
@@ -174,7 +176,8 @@ class Sweep:
             assert status != 0, f"it ended well without its {victim}:\n{leg.text}"
             # Without a record of it there is nothing to resume.
             hint = f"--resume {NAME}" if (self.folder / "sweep.json").exists() else "the same command"
-            assert hint in leg.text, f"status {status} without a hint {hint!r}:\n{leg.text}"
+            after = "".join(leg.lines[leg.at_kill :])
+            assert hint in after, f"status {status} without a hint {hint!r} at its end:\n{leg.text}"
         self._check_nobody_is_left()
 
     def _check_nobody_is_left(self) -> None:
