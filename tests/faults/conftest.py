@@ -62,6 +62,7 @@ def undisturbed(environment, arguments, tmp_path_factory):
         sweep = Sweep(environment, home)
         sweep.run(arguments(trials, workers, 1), [], workers)
         check_story(home, NAME, trials)
+        assert not sweep.left
         return sweep
 
     return run

@@ -57,6 +57,7 @@ def test_nothing_is_lost(
         assert {name: trial["params"] for name, trial in mine.items()} == {
             name: trial["params"] for name, trial in theirs.items()
         }
+    assert not sweep.left, "\n".join(sweep.left)
 
 
 DAMAGE = {
