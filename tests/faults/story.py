@@ -12,6 +12,7 @@ from mlflow.entities import Run
 
 from ikd_ray.report.records import TrialRecord, read_sweep, read_trials
 from ikd_ray.report.savings import was_reused
+from ikd_ray.report.tracking import SWEEP_ID
 
 VARIES = ("time/", "latency", "_epochs")  # metrics that say when, where and by whom it was trained
 
@@ -84,7 +85,8 @@ def _check_mlflow(home: Path, name: str, records: list[TrialRecord]) -> None:
         runs[run.data.tags["ikd.kind"]].append(run)
         assert run.info.status == "FINISHED", f"{run.info.run_name} is {run.info.status}"
     assert len(runs["sweep"]) == len(runs["teacher"]) == 1
-    assert runs["sweep"][0].info.run_id == read_sweep(home / "outputs" / name).settings["run_id"]
+    identity = read_sweep(home / "outputs" / name).settings["id"]
+    assert runs["sweep"][0].data.tags[SWEEP_ID] == identity
     by_trial = sorted(runs["trial"], key=lambda run: run.data.tags["ikd.trial"])
     assert [run.data.tags["ikd.trial"] for run in by_trial] == [record.id for record in records]
     for run, record in zip(by_trial, records, strict=True):
