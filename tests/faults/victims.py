@@ -16,6 +16,8 @@ TITLES = {
     "worker": re.compile(r"ray::\w*TrainWorker"),
     "raylet": re.compile(r"\S*/raylet\s"),
 }
+# They see that Ray is gone after a minute, whoever's driver was killed; then they go.
+AGENTS = re.compile(r"ray::(Dashboard|RuntimeEnv)Agent")
 MARK = "IKD_TESTED_SWEEP"  # of the environment, which every process inherits
 RAYS_FOLDER = re.compile(r"/tmp/ikd-[^/\s]+")
 
@@ -64,11 +66,14 @@ class Family:
         return [process for process in self.alive() if TITLES[victim].match(process.title)]
 
     def left(self, seconds: float) -> list[Process]:
-        """Those that still run after so long; it waits no longer than it must."""
+        """Those that still run after so long, but for Ray's agents; it waits no longer than it must."""
         end = time.monotonic() + seconds
-        while (alive := self.alive()) and time.monotonic() < end:
+        while (alive := self._at_work()) and time.monotonic() < end:
             time.sleep(0.2)
         return alive
+
+    def _at_work(self) -> list[Process]:
+        return [process for process in self.alive() if not AGENTS.match(process.title)]
 
     def rays_folders(self) -> set[Path]:
         """Where Ray has its sockets and logs; nobody removes it where the driver is killed."""
