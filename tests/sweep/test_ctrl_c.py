@@ -1,0 +1,223 @@
+"""Ctrl-C at every phase of a sweep: a clean end within seconds, nothing left behind, and a line to go on with."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from launch import Ended, Watched, damaged, flags, measured, saved_epochs, watched, write_glue
+from tiny import write_teacher
+
+from ikd_ray.report.records import read_trials
+
+pytestmark = pytest.mark.slow
+
+SPACE = """
+sampler: grid
+params: {regime: {choice: [id, kd]}, student_layers: 2, epochs: 3, batch_size: 16}
+teacher: {epochs: 2}
+"""
+LIMIT_S = 10
+INTERRUPTED = 130
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Data of which every phase takes a while."""
+    root = tmp_path_factory.mktemp("large")
+    write_teacher(root / "teacher")
+    write_glue(root / "glue", train=4000, dev=1000)
+    return root
+
+
+def arguments(large: Path, home: Path, name: str, *more: object) -> list[object]:
+    (home / "space.yaml").write_text(SPACE)
+    return [*flags(large, home / "space.yaml", name), "--concurrent", "1", *more]
+
+
+def line(words: str, later: float = 0.0):
+    """The moment so many seconds after the next line that has these words."""
+
+    def reached(sweep: Watched) -> None:
+        sweep.wait_for(words)
+        time.sleep(later)
+
+    return reached
+
+
+def until(condition, words: str = ""):
+    """The moment when the condition holds; not looked at before a line has these words."""
+
+    def reached(sweep: Watched) -> None:
+        if words:
+            sweep.wait_for(words)
+        sweep.wait_until(lambda: condition(sweep))
+
+    return reached
+
+
+def imports(sweep: Watched) -> bool:
+    """Whether it has begun to import what the first line needs."""
+    return any("pydantic_core" in module.path for module in sweep.processes()[0].memory_maps())
+
+
+def epochs(home: Path, least: int):
+    """Whether so many epochs are saved: then the next one runs."""
+    return lambda sweep: len(saved_epochs(home / "outputs")) >= least
+
+
+def wrongs(phase: str, ended: Ended, hint: str) -> list[str]:
+    """What a clean end would not have, told so that it can be mended."""
+    found, text = [], ended.output + ended.errors
+    if ended.status != INTERRUPTED:
+        found.append(f"exit status {ended.status}")
+    if ended.seconds > LIMIT_S:
+        found.append(f"it took {ended.seconds:.1f} s")
+    if any(word in text for word in ("Traceback", "Exception ignored", "KeyboardInterrupt")):
+        found.append("a traceback")
+    if hint not in text:
+        found.append(f"no word of {hint!r}")
+    if ended.processes:
+        found.append(f"processes left: {ended.processes}")
+    if ended.folders:
+        found.append(f"folders left: {ended.folders}")
+    print(f"{phase}: {ended.seconds:.1f} s; {'; '.join(found) or 'clean'}")
+    return [f"{phase}: {wrong}\n{text}" for wrong in found]
+
+
+def go_through(environment, home: Path, given: list[object], name: str, phases) -> list[str]:
+    """One command, interrupted in one phase after the other; once the sweep is there, `--resume`."""
+    found, made = [], home / "outputs" / name / "sweep.json"
+    for phase, reached, group in phases:
+        with watched(environment, home, ["--resume", name] if made.exists() else given) as sweep:
+            reached(sweep)
+            sweep.interrupt(group)
+            ended = sweep.end()
+        found += wrongs(phase, ended, f"--resume {name}" if made.exists() else "the same command goes on")
+        if ended.status == 0:  # it went on to its end: there is no further phase to look at
+            break
+    return found
+
+
+def assert_finishes(command, home: Path, whole: Path, name: str, given: list[object]) -> None:
+    """As if nothing had happened."""
+    done = command("run", *given, cwd=home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert measured(home / "outputs" / name) == measured(whole / "outputs" / "whole")
+    assert (home / "outputs" / name / "pareto.png").is_file()
+
+
+@pytest.fixture(scope="module")
+def whole(large, command, tmp_path_factory):
+    """The home of a sweep that nobody disturbed."""
+    home = tmp_path_factory.mktemp("whole")
+    done = command("run", *arguments(large, home, "whole"), cwd=home)
+    assert done.returncode == 0, done.stderr
+    return home
+
+
+def test_before_the_first_trial_the_same_command_goes_on(large, environment, command, whole, tmp_path):
+    given = arguments(large, tmp_path, "cut")
+    phases = [
+        ("importing", until(imports), False),
+        ("reading data and teacher", line("reading data and teacher ...", 1), False),
+        ("starting Ray, at once", line("teacher: "), False),
+        ("starting Ray", until(lambda sweep: len(sweep.processes()) > 1, "teacher: "), False),
+        ("starting Ray, later", line("teacher: ", 3), True),
+        ("opening MLflow", line("opening MLflow ...", 0.5), False),
+        ("tokenizing", line("tokenizing ..."), False),
+        ("fine-tuning", line("teacher epoch 1/"), False),
+        ("storing targets", line("storing the teacher's targets ...", 0.5), True),
+        ("measuring latency", line("measuring students' latency ..."), False),
+        ("opening the sweep", line("measuring students' latency: done"), False),
+    ]
+    found = go_through(environment, tmp_path, given, "cut", phases)
+    assert not found, "\n".join(found)
+    made = (tmp_path / "outputs/cut/sweep.json").exists()
+    assert_finishes(command, tmp_path, whole, "cut", ["--resume", "cut"] if made else given)
+
+
+def with_cache_of(whole: Path, home: Path) -> None:
+    """What trials share, but none of their epochs."""
+    shutil.copytree(whole / "outputs/cache", home / "outputs/cache", ignore=shutil.ignore_patterns("stages"))
+
+
+def test_a_sweep_that_is_there_is_resumed(large, environment, command, whole, tmp_path):
+    with_cache_of(whole, tmp_path)
+    phases = [
+        ("before the first epoch", line("sweep: 2 trials", 2), False),
+        ("a trial starts", line("started: "), True),
+        ("mid-epoch", until(epochs(tmp_path, 1), "started: "), False),
+        ("mid-epoch, the whole group", until(epochs(tmp_path, 2), "started: "), True),
+        ("between trials", line("finished in"), False),
+        ("summary and plots", line("sweep ended"), False),
+    ]
+    found = go_through(environment, tmp_path, arguments(large, tmp_path, "cut"), "cut", phases)
+    assert not found, "\n".join(found)
+    assert_finishes(command, tmp_path, whole, "cut", ["--resume", "cut"])
+
+
+def test_when_all_is_done_ctrl_c_leaves_nothing_behind(large, environment, whole, tmp_path):
+    """While Ray goes down: the sweep has finished, whatever the exit status says."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    with watched(environment, tmp_path, arguments(large, tmp_path, "again")) as sweep:
+        sweep.wait_for("export: ")
+        time.sleep(0.5)
+        sweep.interrupt()
+        ended = sweep.end()
+    assert ended.seconds <= LIMIT_S
+    assert ended.status in (0, INTERRUPTED)
+    assert ended.errors == ""
+    assert (ended.processes, ended.folders) == ([], set())
+
+
+def test_while_all_trials_wait_for_another_sweep(large, environment, command, whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    stages = [stage for stage in (tmp_path / "outputs/cache/stages").iterdir() if stage.name != ".locks"]
+    with ExitStack() as held:
+        for stage in stages:
+            held.enter_context(FileLock(stage.parent / ".locks" / stage.name))
+            for epoch in stage.iterdir():
+                shutil.rmtree(epoch)
+        phases = [("waiting", line("waits for epoch 1", 1), False)]
+        found = go_through(environment, tmp_path, arguments(large, tmp_path, "waits"), "waits", phases)
+    assert not found, "\n".join(found)
+    assert_finishes(command, tmp_path, whole, "waits", ["--resume", "waits"])
+
+
+def test_a_trial_of_two_workers(large, environment, command, whole, tmp_path):
+    with_cache_of(whole, tmp_path)
+    given = [*arguments(large, tmp_path, "two", "--workers-per-trial", 2), "--trials", 1]
+    phases = [
+        ("two workers start", line("started: ", 4), False),
+        ("two workers, mid-epoch", until(epochs(tmp_path, 1), "started: "), False),
+        ("two workers, the whole group", until(epochs(tmp_path, 2), "started: "), True),
+    ]
+    found = go_through(environment, tmp_path, given, "two", phases)
+    assert not found, "\n".join(found)
+    done = command("run", "--resume", "two", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [trial] = read_trials(tmp_path / "outputs" / "two")
+    assert trial.status == "finished"
+    assert len(trial.history) == 3
+
+
+@pytest.mark.parametrize("pause", [0.05, 0.5, 2.0])
+def test_a_second_ctrl_c_harms_nothing(large, environment, command, whole, tmp_path, pause):
+    with_cache_of(whole, tmp_path)
+    with watched(environment, tmp_path, arguments(large, tmp_path, "cut")) as sweep:
+        sweep.wait_for("started: ")
+        until(epochs(tmp_path, 1))(sweep)
+        sweep.interrupt()
+        time.sleep(pause)
+        sweep.interrupt()
+        ended = sweep.end()
+    assert ended.seconds <= LIMIT_S
+    assert ended.status != 0
+    assert (ended.processes, ended.folders) == ([], set()), ended.errors
+    assert damaged(tmp_path / "outputs") == []
+    assert_finishes(command, tmp_path, whole, "cut", ["--resume", "cut"])
