@@ -29,7 +29,7 @@ from tiny import make_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "IKD_TEST_MARK"  # in the environment of a sweep and of all that it starts
-RAY_FOLDERS = "/tmp/ikd-*"
+FOLDER = "/tmp/ikd-"  # how the names of Ray's folders begin
 
 
 def write_glue(folder: Path, train: int = 96, dev: int = 40) -> Path:
@@ -78,7 +78,7 @@ class Watched:
 
     def __init__(self, *arguments, **options) -> None:
         """What `start` takes."""
-        self._mark, self._before = uuid.uuid4().hex, set(glob.glob(RAY_FOLDERS))
+        self._mark, self._before = uuid.uuid4().hex, _ray_folders()
         self._since, self._errors = time.monotonic(), tempfile.TemporaryFile("w+")  # noqa: SIM115 - see `close`
         environment, *others = arguments
         # A session of its own, so that a signal to its group, as a terminal sends it, reaches nobody else.
@@ -129,7 +129,7 @@ class Watched:
             raise AssertionError(f"it did not end in {timeout:g} s:\n{self._told()}") from None
         seconds = time.monotonic() - self._since
         left = [" ".join(process.cmdline()) or process.name() for process in self.processes()]
-        folders = set(glob.glob(RAY_FOLDERS)) - self._before - _folders_in_use()
+        folders = _ray_folders() - self._before - _folders_in_use()
         self._reader.join(1)  # longer where an orphan holds the pipe
         self._errors.seek(0)
         return Ended(status, seconds, "".join(self._lines), self._errors.read(), left, folders)
@@ -161,13 +161,17 @@ def mark_of(process: psutil.Process) -> str | None:
     return None
 
 
+def _ray_folders() -> set[str]:
+    return {folder for name in (FOLDER, FOLDER.replace("ikd", ".ikd")) for folder in glob.glob(f"{name}*")}
+
+
 def _folders_in_use() -> set[str]:
     """Ray's folders of sweeps that have nothing to do with these tests."""
     found = set()
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             words = " ".join(process.cmdline()).replace("=", " ").split()
-            found |= {"/".join(word.split("/")[:3]) for word in words if word.startswith(RAY_FOLDERS[:-1])}
+            found |= {"/".join(word.split("/")[:3]) for word in words if word.startswith(FOLDER)}
     return found
 
 

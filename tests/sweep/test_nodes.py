@@ -40,15 +40,18 @@ class Cluster:
 
     def __init__(self, environment: dict[str, str], folder: Path) -> None:
         self._mark, self._folder, self._nodes = uuid.uuid4().hex, folder, []
-        self._environment = environment | {MARK: self._mark, "RAY_TMPDIR": str(folder)}
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+            self._port = probe.getsockname()[1]
+        address = {"RAY_ADDRESS": f"127.0.0.1:{self._port}"}
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex * 2}
+        self.driver = environment | token | address  # the environment of a sweep on this cluster
+        self._environment = environment | token | {MARK: self._mark}
 
     def add(self) -> None:
         """One more; it is there when this returns."""
-        head = ["--head", f"--port={self.address.partition(':')[2]}", f"--temp-dir={self._folder}"]
-        where = [f"--address={self.address}"] if self._nodes else [*head, "--include-dashboard=false"]
+        head = ["--head", f"--port={self._port}", f"--temp-dir={self._folder}", "--include-dashboard=false"]
+        where = [f"--address=127.0.0.1:{self._port}"] if self._nodes else head
         common = ["--node-ip-address=127.0.0.1", "--num-cpus=1", "--object-store-memory=100000000"]
         ray = Path(sys.executable).with_name("ray")
         before = self._raylets()
@@ -141,8 +144,7 @@ def test_a_node_that_dies_takes_no_trial_with_it(middling, environment, command,
     outputs = tmp_path / "outputs"
     with cluster(environment) as nodes:
         nodes.add()
-        joined = environment | {"RAY_ADDRESS": nodes.address}
-        with watched(joined, tmp_path, arguments(middling, tmp_path, "cut")) as sweep:
+        with watched(nodes.driver, tmp_path, arguments(middling, tmp_path, "cut")) as sweep:
             sweep.wait_for("storing the teacher's targets: done")
             built = targets(outputs)
             sweep.wait_for("started: ", 2)
@@ -161,7 +163,7 @@ def test_a_node_that_dies_takes_no_trial_with_it(middling, environment, command,
         assert set(before.values()) <= trained(outputs / "cut"), "a saved epoch was trained again"
         assert damaged(outputs) == []
         undisturbed = [*arguments(middling, tmp_path, "whole"), "--no-share"]
-        with watched(joined, tmp_path, undisturbed) as sweep:
+        with watched(nodes.driver, tmp_path, undisturbed) as sweep:
             again = sweep.end(timeout=300)
         assert again.status == 0, again.output + again.errors
     assert measured(outputs / "cut") == measured(outputs / "whole")
@@ -169,8 +171,7 @@ def test_a_node_that_dies_takes_no_trial_with_it(middling, environment, command,
 
 def test_a_node_that_comes_gets_work(middling, environment, tmp_path):
     with cluster(environment) as nodes:
-        joined = environment | {"RAY_ADDRESS": nodes.address}
-        with watched(joined, tmp_path, arguments(middling, tmp_path, "more")) as sweep:
+        with watched(nodes.driver, tmp_path, arguments(middling, tmp_path, "more")) as sweep:
             sweep.wait_for("started: ")
             nodes.add()
             ended = sweep.end(timeout=300)
