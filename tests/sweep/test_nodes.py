@@ -170,11 +170,11 @@ def test_a_node_that_dies_takes_no_trial_with_it(middling, environment, command,
 
 
 def test_a_node_that_comes_gets_work(middling, environment, tmp_path):
-    with cluster(environment) as nodes:
-        with watched(nodes.driver, tmp_path, arguments(middling, tmp_path, "more")) as sweep:
-            sweep.wait_for("started: ")
-            nodes.add()
-            ended = sweep.end(timeout=300)
+    given = arguments(middling, tmp_path, "more")
+    with cluster(environment) as nodes, watched(nodes.driver, tmp_path, given) as sweep:
+        sweep.wait_for("started: ")
+        nodes.add()
+        ended = sweep.end(timeout=300)
     assert ended.status == 0, ended.output + ended.errors
     trials = read_trials(tmp_path / "outputs/more")
     assert [trial.status for trial in trials] == ["finished"] * TRIALS
