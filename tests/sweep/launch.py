@@ -211,7 +211,7 @@ def measured(sweep: Path) -> dict[str, tuple[dict, list[dict[str, float]]]]:
 
 def saved_epochs(output: Path) -> dict[Path, float]:
     """The folders of all epochs that are saved, and how long each one's training took, to the nanosecond."""
-    cards = (output / "cache" / STAGES).glob("*/*/epoch.json")
+    cards = (output / "cache" / STAGES).glob("[!.]*/[!.]*/epoch.json")  # not those that are being written
     return {card.parent: json.loads(card.read_text())["metrics"]["time/epoch_s"] for card in cards}
 
 
