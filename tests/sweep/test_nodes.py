@@ -170,12 +170,14 @@ def test_a_node_that_dies_takes_no_trial_with_it(middling, environment, command,
 
 
 def test_a_node_that_comes_gets_work(middling, environment, tmp_path):
-    given = arguments(middling, tmp_path, "more")
+    given = [*arguments(middling, tmp_path, "more"), "--trials", 4]
+    # A trial lasts longer than a new node's first process takes to start.
+    (tmp_path / "space.yaml").write_text(SPACE.replace("epochs: 4", "epochs: 16"))
     with cluster(environment) as nodes, watched(nodes.driver, tmp_path, given) as sweep:
         sweep.wait_for("started: ")
         nodes.add()
         ended = sweep.end(timeout=300)
     assert ended.status == 0, ended.output + ended.errors
     trials = read_trials(tmp_path / "outputs/more")
-    assert [trial.status for trial in trials] == ["finished"] * TRIALS
+    assert [trial.status for trial in trials] == ["finished"] * 4
     assert most_at_once(ended.output) == 2, ended.output
