@@ -7,6 +7,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 from filelock import FileLock
 from launch import Ended, Watched, damaged, flags, measured, saved_epochs, watched, write_glue
@@ -150,7 +151,7 @@ def with_cache_of(whole: Path, home: Path) -> None:
 def test_a_sweep_that_is_there_is_resumed(large, environment, command, whole, tmp_path):
     with_cache_of(whole, tmp_path)
     phases = [
-        ("before the first epoch", line("sweep: 2 trials", 2), False),
+        ("before the first epoch", line("trials, 1 at a time", 2), False),
         ("a trial starts", line("started: "), True),
         ("mid-epoch", until(epochs(tmp_path, 1), "started: "), False),
         ("mid-epoch, the whole group", until(epochs(tmp_path, 2), "started: "), True),
@@ -161,12 +162,23 @@ def test_a_sweep_that_is_there_is_resumed(large, environment, command, whole, tm
     assert_finishes(command, tmp_path, whole, "cut", ["--resume", "cut"])
 
 
+def busy(sweep: Watched) -> list[psutil.Process]:
+    """Ray's processes that are at work for a trial; what each is busy with is its name."""
+    names = {process: "".join(process.cmdline()[:1]) for process in sweep.processes()}
+    others = ("IDLE", "Agent")
+    return [
+        process
+        for process, name in names.items()
+        if name.startswith("ray::") and not any(other in name for other in others)
+    ]
+
+
 def test_an_epoch_that_lasts_is_not_waited_for(large, environment, command, whole, tmp_path):
     """The trial's process does not get anywhere any more: as far as others can see, an epoch of an hour."""
     with_cache_of(whole, tmp_path)
     with watched(environment, tmp_path, arguments(large, tmp_path, "cut")) as sweep:
         until(epochs(tmp_path, 1), "started: ")(sweep)
-        [trial] = [process for process in sweep.processes() if "StudentTrainable" in process.cmdline()[0]]
+        [trial] = busy(sweep)
         trial.suspend()
         sweep.interrupt()
         ended = sweep.end()
@@ -195,7 +207,7 @@ def test_when_the_trials_are_done(large, environment, command, whole, tmp_path, 
 
 def test_while_all_trials_wait_for_another_sweep(large, environment, command, whole, tmp_path):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
-    stages = [stage for stage in (tmp_path / "outputs/cache/stages").iterdir() if stage.name != ".locks"]
+    stages = [stage for stage in (tmp_path / "outputs/cache/stages").glob("[!.]*")]
     with ExitStack() as held:
         for stage in stages:
             held.enter_context(FileLock(stage.parent / ".locks" / stage.name))
