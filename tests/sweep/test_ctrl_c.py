@@ -207,7 +207,7 @@ def test_when_the_trials_are_done(large, environment, command, whole, tmp_path, 
 
 def test_while_all_trials_wait_for_another_sweep(large, environment, command, whole, tmp_path):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
-    stages = [stage for stage in (tmp_path / "outputs/cache/stages").glob("[!.]*")]
+    stages = list((tmp_path / "outputs/cache/stages").glob("[!.]*"))
     with ExitStack() as held:
         for stage in stages:
             held.enter_context(FileLock(stage.parent / ".locks" / stage.name))
