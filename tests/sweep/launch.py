@@ -29,6 +29,7 @@ from tiny import make_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "IKD_TEST_MARK"  # in the environment of a sweep and of all that it starts
+LINGER_S = 5  # in which the last of a sweep's processes may notice that its others are gone
 FOLDER = "/tmp/ikd-"  # how the names of Ray's folders begin
 
 
@@ -128,7 +129,10 @@ class Watched:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it did not end in {timeout:g} s:\n{self._told()}") from None
         seconds = time.monotonic() - self._since
-        left = [" ".join(process.cmdline()) or process.name() for process in self.processes()]
+        until = time.monotonic() + LINGER_S
+        while (processes := self.processes()) and time.monotonic() < until:
+            time.sleep(0.1)
+        left = [" ".join(process.cmdline()).strip() or process.name() for process in processes]
         folders = _ray_folders() - self._before - _folders_in_use()
         self._reader.join(1)  # longer where an orphan holds the pipe
         self._errors.seek(0)
