@@ -31,7 +31,7 @@ def large(tmp_path_factory):
     """Data of which every phase takes a while."""
     root = tmp_path_factory.mktemp("large")
     write_teacher(root / "teacher")
-    write_glue(root / "glue", train=4000, dev=1000)
+    write_glue(root / "glue", train=2000, dev=500)
     return root
 
 
