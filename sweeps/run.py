@@ -1,3 +1,4 @@
+# ruff: noqa: E402 - Ctrl-C is heeded before what takes long is imported
 """Distil students of a teacher: search regimes and hyperparameters until there is a Pareto front."""
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ from typing import Annotated
 # Libraries read these when they are imported.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+from ikd_ray import interrupt
+
+interrupt.end_at_once()
 
 import typer
 
@@ -88,6 +93,7 @@ def main(
         with console.step("reading data and teacher"):
             request = check(config, resumes=bool(resume))
             from ikd_ray.sweep import runner  # imported late: it takes seconds
+        interrupt.raise_it()
         status = runner.run(request, command, console)
     raise typer.Exit(status)
 

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
+from ikd_ray import interrupt
 from ikd_ray.report.board import Board, Row, Step
 from ikd_ray.report.records import TrialRecord
 from ikd_ray.report.savings import Savings
@@ -84,6 +85,7 @@ class Console:
     @contextmanager
     def step(self, text: str) -> Iterator[None]:
         """A stage of the job, while the block runs."""
+        interrupt.check()
         step = self._step = Step(text, self._now)
         self._said["progress"] = step.started
         self._plain(f"{step.text} ...")
@@ -94,6 +96,7 @@ class Console:
                 took = step.end(_outcome(error))
                 self._plain(f"{step.text}: {step.outcome} after {duration(took)}")
                 raise
+            interrupt.check()
             self._plain(f"{step.text}: done in {duration(step.end('done'))}")
 
     def progress(self, done: int, total: int, unit: str) -> None:

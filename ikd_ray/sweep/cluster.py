@@ -70,11 +70,14 @@ class _Watch:
     def __enter__(self) -> None:
         # Not SIGUSR1, which Tune takes for Ctrl-C.
         self._before = signal.signal(signal.SIGUSR2, self._lost)
-        threading.Thread(target=self._work, name="watch", daemon=True).start()
+        self._thread = threading.Thread(target=self._work, name="watch", daemon=True)
+        self._thread.start()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._over.set()
         signal.signal(signal.SIGUSR2, self._before)
+        # Asked when it is down already, Ray joins or starts another cluster by itself.
+        self._thread.join(CONNECT_SECONDS)
         if self._is_lost and kind is not None:  # of what is raised in its calls Ray makes errors of its own
             raise ClusterLostError from None
 
@@ -95,15 +98,19 @@ class _Watch:
 def _is_there() -> bool:
     """Whether Ray's control service answers, and this machine's part of Ray is alive."""
     node = _worker._global_node
-    if any(kind in ("raylet", "gcs_server") for kind, _ in node.dead_processes()):  # of those started here
-        return False
     host, _, port = node.gcs_address.rpartition(":")
     try:  # Ray's own calls would hold up the whole process, where nobody answers them
+        if any(
+            kind in ("raylet", "gcs_server") for kind, _ in node.dead_processes()
+        ):  # of those started here
+            return False
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
         with socket.socket(socket.AF_UNIX) as raylet:
             raylet.connect(node.raylet_socket_name)
     except OSError:
         return False
+    except RuntimeError:  # Ray is starting another process meanwhile
+        return True
     return True
 
 
@@ -129,12 +136,14 @@ def ray_cluster(nested: bool) -> Iterator[None]:
     common = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
     address = os.environ.get("RAY_ADDRESS")
     with ExitStack() as own:
+        own.callback(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
         if address:
             own.callback(ray.shutdown)
             _join(address, common)
         else:
             temporary = own.enter_context(_temporary_folder())
             own.callback(ray.shutdown)  # before the folder goes
+            own.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)  # it takes some four seconds, no more
             own.enter_context(_on_this_machine())
             ray.init(
                 address="local",

@@ -62,6 +62,7 @@ class SweepCallback(tune.Callback):
         self._sweep, self._layer_maps = sweep, layer_maps
         self._delivery, self._console = delivery, console
         self._mirror, self._search, self._halt = mirror, search, halt
+        self._listens = signal.getsignal(signal.SIGINT)  # before Tune does
         self._heard: dict[str, int] = defaultdict(int)  # trial -> epochs
         self._deaths: dict[str, int] = defaultdict(
             int
@@ -74,15 +75,8 @@ class SweepCallback(tune.Callback):
         return {}
 
     def setup(self, **info: Any) -> None:
-        """Listen to Ctrl-C beside Tune, which by now does."""
-        tunes = signal.getsignal(signal.SIGINT)
-
-        def listen(number: int, frame: Any) -> None:
-            self._search.stop()
-            if callable(tunes):
-                tunes(number, frame)
-
-        signal.signal(signal.SIGINT, listen)
+        """Take Ctrl-C back from Tune, which waits for each trial's running epoch, and keeps listening after its end."""
+        signal.signal(signal.SIGINT, self._listens)
 
     def _described(self, trial: Any) -> tuple[int, dict[str, Any], list[int]]:
         """A trial's number, all its parameters and its layer map."""

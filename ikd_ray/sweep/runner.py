@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 
 from ray import tune
 
+from ikd_ray import interrupt
 from ikd_ray.data import store
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.student import layer_map
@@ -81,7 +82,9 @@ def run(request: Request, command: str, console: Console, method: type[Distillat
             print_error("the sweep ended by an error that it did not expect")
             _tell_how_to_go_on(request, console)
             raise
-        print_error(f"{in_one_line(error)}; make room there")
+        print_error(
+            f"{request.config.output}: no space left on device ({in_one_line(error)}); make room there"
+        )
     _tell_how_to_go_on(request, console)
     return status
 
@@ -204,7 +207,14 @@ def _trials(
         matched = {depth: layer_map(depth, request.source.layers) for depth in request.depths}
         callback = SweepCallback(request.folder, matched, delivery, console, mirror, search, halt)
         with console.sweep(missing, course.shares.concurrent, f"dev/{request.task.metric}"):
-            _tuner(course, search, callback).fit()
+            try:
+                _tuner(course, search, callback).fit()
+            except (
+                KeyboardInterrupt,
+                SystemError,
+            ) as error:  # Ctrl-C, or a halt, of which Ray may make the latter
+                if not (isinstance(error, KeyboardInterrupt) or interrupt.heard()):
+                    raise
         if halt.reason:
             raise HaltedError(halt.reason)
         shutil.rmtree(request.folder / SCRATCH, ignore_errors=True)

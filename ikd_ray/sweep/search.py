@@ -190,10 +190,6 @@ class OrderedSearch(Searcher):
             return Searcher.FINISHED
         return None if self._left or self._waiting or self._running else Searcher.FINISHED
 
-    def stop(self) -> None:
-        """Suggest nothing more: Tune, where no trial runs, listens to nobody but its search."""
-        self._stopped = True
-
     def _ready(self) -> dict[str, Any] | None:
         for place, (given, busy) in enumerate(self._waiting):
             if busy is None or busy.ready():
@@ -292,7 +288,7 @@ class OrderedSearch(Searcher):
             self._refused(error)
 
     def _refused(self, error: Exception) -> None:
-        self.stop()
+        self._stopped = True
         self._halt(f"the study cannot be written: {in_one_line(error.__cause__ or error)}")
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
