@@ -25,8 +25,6 @@ from ikd_ray.data.store import MANIFEST, is_intact
 from ikd_ray.report.cache import STAGES
 from ikd_ray.report.records import read_trials
 
-from tiny import make_dataset
-
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "IKD_TEST_MARK"  # in the environment of a sweep and of all that it starts
 LINGER_S = 5  # in which the last of a sweep's processes may notice that its others are gone
@@ -187,15 +185,6 @@ def watched(*arguments, **options) -> Iterator[Watched]:
         yield sweep
     finally:
         sweep.close()
-
-
-def write_glue(folder: Path, train: int, dev: int) -> Path:
-    """Made-up sentences in the layout of GLUE's CoLA."""
-    (folder / "CoLA").mkdir(parents=True)
-    for name, split in make_dataset(train=train, dev=dev).splits.items():
-        rows = (f"x\t{label}\t\t{text}\n" for text, label in zip(split.first, split.labels, strict=True))
-        (folder / "CoLA" / f"{name}.tsv").write_text("".join(rows))
-    return folder
 
 
 def measured(sweep: Path) -> dict[str, tuple[dict, list[dict[str, float]]]]:
