@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     faults = parser.getgroup("faults", "tests/faults/test_kills.py")
-    faults.addoption("--kills", type=int, default=4, help="processes to kill; 20 for the long form")
+    faults.addoption("--kills", type=int, default=3, help="processes to kill; 20 for the long form")
     faults.addoption("--kill-seed", type=int, default=0, help="which moments are chosen")
 
 

@@ -16,7 +16,7 @@ from story import check_nothing_was_lost, check_story, numbers, saved_epochs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-IN_TURN = ("driver", "trial", "worker", "raylet")
+IN_TURN = ("driver", "trial", "raylet", "worker")
 TRIALS = 8
 PER_SWEEP = 3  # kills; of workers, whose trials take long to start, all are of one sweep
 

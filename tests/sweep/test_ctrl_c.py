@@ -15,7 +15,7 @@ from tiny import write_teacher
 
 from ikd_ray.report.records import read_trials
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 SPACE = """
 sampler: grid

@@ -19,7 +19,7 @@ from servers import PASSWORD, free_port, losing_proxy, mlflow_server, postgres, 
 
 from ikd_ray.report.records import TrialRecord, read_trials
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 AWAY_S = 30
 PATIENCE_S = 30  # seconds that a sweep may wait, after its last trial, for a server that is away

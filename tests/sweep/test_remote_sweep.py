@@ -19,7 +19,7 @@ from test_run import numbers
 from ikd_ray.data import store
 from ikd_ray.data.remote import RemoteOutput
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 SPACE = """
 params:

@@ -13,7 +13,7 @@ from servers import mlflow_server
 
 PASSWORD, TOKEN = "hunter2-pass", "hunter2-token"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture

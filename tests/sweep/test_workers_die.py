@@ -11,7 +11,7 @@ from tiny import write_teacher
 
 from ikd_ray.report.records import TrialRecord, read_trials
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 SPACE = """
 params: {regime: id, student_layers: 2, epochs: 4, batch_size: 16}

@@ -19,7 +19,7 @@ from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.world import World
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 WORKERS = 3
 SIZES = {"student_layers": 2, "batch_size": 9, "epochs": 2, "epochs_per_layer": 2, "learning_rate": 1e-3}
