@@ -19,7 +19,7 @@ from ikd_ray.distill.training import DivergedError
 from ikd_ray.errors import UsageError, in_one_line
 from ikd_ray.report.cli import print_error
 from ikd_ray.report.console import Console
-from ikd_ray.report.delivery import Delivery
+from ikd_ray.report.delivery import PATIENCE_S, Delivery
 from ikd_ray.report.derived import PLOT, write_derived
 from ikd_ray.report.mirror import Mirror
 from ikd_ray.report.passwords import without_password
@@ -152,7 +152,7 @@ def _sweep(
                 tracker.finish("KILLED")
         raise
     complete = len(trials) >= sweep.trials
-    delivery.close() if complete else delivery.close(HURRY_S)
+    delivery.close(PATIENCE_S if complete else HURRY_S)
     found = _conclude(request, sweep, trials, tracker, console)
     try:
         if not delivery.complete:
