@@ -79,7 +79,11 @@ def s3(s3_server) -> str:
 def environment():
     """The user's, with no tracking server and no cluster that happen to be set."""
     unset = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
-    return {key: value for key, value in os.environ.items() if key not in unset} | {"HF_HUB_OFFLINE": "1"}
+    return {key: value for key, value in os.environ.items() if key not in unset} | {
+        "HF_HUB_OFFLINE": "1",
+        # Two threads that wait for each other in a loop come to a standstill where others want a core, too.
+        "OMP_WAIT_POLICY": "passive",
+    }
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from victims import Family, Process
 STARTED, STEP, EPOCH = " started: ", " ...", " epoch "  # in lines that `sweeps/run.py` prints
 FATAL = ("driver", "raylet")  # with these the sweep ends, and has to be resumed
 NAME = "sweep"
-SECONDS = {1: 180.0, 2: 540.0}  # that a sweep of so many workers a trial may take
+SECONDS = {1: 400.0, 2: 900.0}  # that a sweep of so many workers a trial may take
 LINE_SECONDS, END_SECONDS, GONE_SECONDS, LONG_GONE_SECONDS = 180.0, 90.0, 15.0, 60.0
 
 
