@@ -12,7 +12,7 @@ from typing import Annotated
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-from ikd_ray import interrupt
+from ikd_ray.report import interrupt
 
 interrupt.end_at_once()
 

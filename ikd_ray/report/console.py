@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
-from ikd_ray import interrupt
+from ikd_ray.report import interrupt
 from ikd_ray.report.board import Board, Row, Step
 from ikd_ray.report.records import TrialRecord
 from ikd_ray.report.savings import Savings

@@ -11,12 +11,12 @@ from contextlib import contextmanager, suppress
 
 from ray import tune
 
-from ikd_ray import interrupt
 from ikd_ray.data import store
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.training import DivergedError
 from ikd_ray.errors import UsageError, in_one_line
+from ikd_ray.report import interrupt
 from ikd_ray.report.cli import print_error
 from ikd_ray.report.console import Console
 from ikd_ray.report.delivery import PATIENCE_S, Delivery
