@@ -49,7 +49,9 @@ def draw_kill(victim: str, rng: random.Random) -> Kill:
         moments = [Moment(STARTED, 1, rng.uniform(0, 5)), Moment(EPOCH, 1, rng.uniform(0, 3))]
     else:
         moments = [Moment(STARTED, rng.randint(1, 2), rng.uniform(0, 2.5))]
-        if victim in FATAL:  # one in three while the sweep is being prepared, by when there is a raylet
+        # One in three while the sweep is being prepared, by when there is a raylet. A raylet's turn comes after a
+        # trial's, when that is over.
+        if victim == "driver":
             moments = [*moments * 2, Moment(STEP, rng.randint(2, 4), rng.uniform(0, 1.5))]
     return Kill(victim, rng.choice(moments), rng.random())
 
