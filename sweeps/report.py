@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Annotated
 
 import typer
 
 from ikd_ray.data.remote import open_output
-from ikd_ray.report.cli import print_error, run, usage_errors
+from ikd_ray.report.cli import print_error, run, script, usage_errors
 from ikd_ray.report.mirror import Mirror
 from ikd_ray.report.passwords import given_in_full, hide_command_line
 
@@ -43,8 +42,7 @@ def report(
     )
     left = [finding for finding in found if not finding.mended]
     if left or len(trials) < sweep.trials:
-        where = "" if output == "outputs" else f" --output {shlex.quote(output)}"
-        typer.echo(f"go on: python sweeps/run.py --resume {sweep.name}{where}")
+        typer.echo(f"go on: {script('run', f'--resume {sweep.name}', output)}")
     raise typer.Exit(1 if left else 0)
 
 

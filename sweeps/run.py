@@ -81,13 +81,12 @@ def main(
         from ikd_ray.sweep.request import check, make_config, resumed
 
         place = open_output(output)
-        given |= {"output": place.folder, "uri": place.uri}
         if resume:
-            config = resumed(resume, given, place.folder)
+            config = resumed(resume, given, place)
         elif not task:
             raise UsageError("--task is missing; e.g. --task cola")
         else:
-            config = make_config(given | {"space": space})
+            config = make_config(given | {"space": space, "output": place.folder, "uri": place.uri})
         console = Console()
         console.heading(f"{config.task}: students of {config.teacher or 'the default teacher'}")
         with console.step("reading data and teacher"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,12 @@ from typer.exceptions import TyperException
 
 from ikd_ray.errors import UsageError
 from ikd_ray.report.passwords import without_passwords
+
+
+def script(name: str, flags: str, output: str) -> str:
+    """A command of this project for what is in `output`, to be copied."""
+    where = "" if output == "outputs" else f" --output {shlex.quote(output)}"
+    return f"python sweeps/{name}.py {flags}{where}"
 
 
 def print_error(message: str) -> None:

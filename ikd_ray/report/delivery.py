@@ -17,9 +17,8 @@ FIRST_RETRY_S, LAST_RETRY_S = 0.5, 10.0  # between two attempts; each is twice a
 PATIENCE_S = 20.0  # at the end of a sweep, for a store that is away
 ATTEMPTS = 2  # for a call while the store answers other ones
 
-Call = tuple[
-    str, str, tuple[Any, ...]
-]  # trial, the tracker's method, arguments; of the sweep as a whole no trial
+# A trial, the tracker's method, arguments. What is of the sweep as a whole has no trial.
+Call = tuple[str, str, tuple[Any, ...]]
 
 
 class Delivery:
@@ -42,7 +41,7 @@ class Delivery:
         self.error: Exception | None = None  # why the store was away when last tried; none: it is there
         self.left_out: set[str] = (
             set()
-        )  # trials of which the store refuses something; `Tracker.settle` tries again
+        )  # trials of which the store refuses something, until `Tracker.conclude`
         self._failures = self._refusals = 0
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()

@@ -15,10 +15,10 @@ from ikd_ray.data import store
 from ikd_ray.data.remote import Output
 from ikd_ray.errors import in_one_line
 from ikd_ray.report import pareto, records
-from ikd_ray.report.records import SWEEP_FILE, TRIAL_FILE, trial_folder
+from ikd_ray.report.derived import DERIVED
+from ikd_ray.report.records import SPACE_FILE, STUDY_FILE, SWEEP_FILE, TRIAL_FILE, trial_folder
 
-STUDY = "study.db"
-FILES = (SWEEP_FILE, "space.yaml", "pareto.json", "pareto.png", "trials.csv")
+FILES = (SWEEP_FILE, SPACE_FILE, *DERIVED)
 
 
 class Mirror:
@@ -66,14 +66,14 @@ class Mirror:
             for name in FILES:
                 if (self._sweep / name).exists():
                     self._output.push_file(self._sweep / name)
-            if (self._sweep / STUDY).exists():
+            if (self._sweep / STUDY_FILE).exists():
                 self._push_study()
 
     def _push_study(self) -> None:
         """As a copy of its own: the file may be in the middle of a change."""
-        study = self._sweep / STUDY
+        study = self._sweep / STUDY_FILE
         with tempfile.TemporaryDirectory() as room:
-            copy = Path(room) / STUDY
+            copy = Path(room) / STUDY_FILE
             with closing(sqlite3.connect(study)) as source, closing(sqlite3.connect(copy)) as target:
                 source.backup(target)
             self._output.push_file(study, copy)
@@ -97,11 +97,11 @@ def pull(output: Output, sweep: Path) -> None:
     """
     for name in FILES:
         output.fetch_file(sweep / name)
-    study = sweep / STUDY
+    study = sweep / STUDY_FILE
     before = study.stat().st_ino if study.exists() else None
     output.fetch_file(study)
     if before and study.stat().st_ino != before:
-        study.with_name(f"{STUDY}-journal").unlink(missing_ok=True)  # it was of the one that went
+        study.with_name(f"{STUDY_FILE}-journal").unlink(missing_ok=True)  # it was of the one that went
     for trial in output.names(sweep / "trials"):
         _record(output, sweep, trial)
 

@@ -18,6 +18,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +29,7 @@ from ikd_ray.config import first_problem
 from ikd_ray.data import store
 from ikd_ray.errors import UsageError, in_one_line
 
-SWEEP_FILE, TRIAL_FILE = "sweep.json", "trial.json"
+SWEEP_FILE, SPACE_FILE, STUDY_FILE, TRIAL_FILE = "sweep.json", "space.yaml", "study.db", "trial.json"
 STUDENT = "student"
 
 T = TypeVar("T")
@@ -142,10 +143,15 @@ def _read(path: Path, kind: type[T]) -> T:
     if not path.is_file():  # a pipe, for one, would be waited for
         raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
+        return _adapter(kind).validate_json(path.read_bytes(), strict=True)
     except ValidationError as error:
         key, reason = first_problem(error)
         raise ValueError(f"{key or 'the file'}: {reason}") from None
+
+
+@cache
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(kind)
 
 
 def read_trials(sweep: Path) -> list[TrialRecord]:
@@ -154,17 +160,22 @@ def read_trials(sweep: Path) -> list[TrialRecord]:
     return sorted((read_trial(sweep, file.parent.name) for file in files), key=lambda trial: trial.number)
 
 
-def set_damaged_aside(sweep: Path) -> list[Path]:
-    """Move what is no whole trial to `damaged/`; returns where it is now. `--resume` runs such trials again."""
-    trials = sorted(path for path in (sweep / "trials").glob("[!.]*") if not _is_whole(sweep, path))
-    return [set_aside(sweep, path) for path in trials]
+def whole_trials(sweep: Path) -> tuple[list[TrialRecord], list[Path]]:
+    """Every ended trial, in the order they were suggested, and where in `damaged/` those are now that are not whole.
 
-
-def _is_whole(sweep: Path, folder: Path) -> bool:
-    try:
-        return store.is_intact(folder) and read_trial(sweep, folder.name).id == folder.name
-    except (OSError, ValueError, TypeError):
-        return False
+    `--resume` runs these again.
+    """
+    whole, damaged = [], []
+    for folder in sorted((sweep / "trials").glob("[!.]*")):
+        try:
+            record = read_trial(sweep, folder.name) if store.is_intact(folder) else None
+        except (OSError, ValueError):
+            record = None
+        if record:
+            whole.append(record)
+        else:
+            damaged.append(set_aside(sweep, folder))
+    return sorted(whole, key=lambda trial: trial.number), damaged
 
 
 def set_aside(sweep: Path, path: Path) -> Path:

@@ -16,7 +16,7 @@ from ikd_ray.errors import UsageError, in_one_line
 from ikd_ray.report.derived import DERIVED
 from ikd_ray.report.pareto import front
 from ikd_ray.report.passwords import without_password, without_secrets
-from ikd_ray.report.records import SweepRecord, TrialRecord
+from ikd_ray.report.records import SPACE_FILE, SweepRecord, TrialRecord
 from ikd_ray.report.savings import savings
 from ikd_ray.report.words import clean
 
@@ -31,7 +31,6 @@ TAG = 1000  # characters of a tag that may grow; MLflow takes 8000
 
 KIND = "ikd.kind"
 TRIAL = "ikd.trial"
-ENDED = ("FINISHED", "FAILED")  # status of a run that is whole
 TEACHER_KEY = "ikd.teacher_key"
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}  # of databases, by default
 KNOCK_S = 5
@@ -307,7 +306,7 @@ class Tracker:
         for trial in trials:
             self.settle(trial)
         self._metrics(self.parent, savings(trials).metrics(), 0)
-        for path in (folder / name for name in (*DERIVED, "space.yaml")):
+        for path in (folder / name for name in (*DERIVED, SPACE_FILE)):
             if path.is_file():
                 self._client.log_artifact(self.parent, str(path))
         self.finish(self.outcome(sweep, trials))
@@ -322,7 +321,7 @@ class Tracker:
     def finish(self, status: str) -> None:
         """End the parent run, and as KILLED the trials that have not ended."""
         for trial, run in self._runs.items():
-            if run.status not in ENDED and run.status != "KILLED":
+            if run.status == "RUNNING":
                 self._end(trial, "KILLED")
         self._client.set_terminated(self.parent, status=status)
 

@@ -8,7 +8,6 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import ray
@@ -21,7 +20,7 @@ from ikd_ray.distill.training import DivergedError
 from ikd_ray.errors import UsageError
 from ikd_ray.report.console import Console
 from ikd_ray.report.passwords import has_password, without_password
-from ikd_ray.report.records import SWEEP_FILE, SweepRecord, alone, read_sweep, write_json, write_sweep
+from ikd_ray.report.records import SPACE_FILE, SweepRecord, alone, read_sweep, write_sweep
 from ikd_ray.report.version import code_version
 from ikd_ray.sweep.cluster import cluster_nodes
 from ikd_ray.sweep.prepare import Done, Event, Fact, Job, Shared, Step, preparation
@@ -190,7 +189,7 @@ def _keep(request: Request, sweep: SweepRecord) -> None:
         write_sweep(request.folder, sweep)
         return
     new = Path(tempfile.mkdtemp(prefix=_beginning(request), dir=request.folder.parent))
-    (new / "space.yaml").write_text(request.space.text)
-    write_json(new / SWEEP_FILE, asdict(sweep))
+    (new / SPACE_FILE).write_text(request.space.text)
+    write_sweep(new, sweep)
     new.chmod(0o755)
     os.rename(new, request.folder)

@@ -6,28 +6,19 @@ others lack, or have otherwise, is derived from them again.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from optuna.trial import TrialState
 
 from ikd_ray.errors import UsageError
 from ikd_ray.report.derived import stale, write_derived
-from ikd_ray.report.records import (
-    SweepRecord,
-    TrialRecord,
-    alone,
-    read_sweep,
-    read_trials,
-    set_damaged_aside,
-)
+from ikd_ray.report.records import SPACE_FILE, SweepRecord, TrialRecord, alone, read_sweep, whole_trials
 from ikd_ray.report.tracking import Tracker
 from ikd_ray.sweep.request import store_of
 from ikd_ray.sweep.results import trial_id
-from ikd_ray.sweep.search import STUDY, OrderedSearch, begin_study_again, open_study
+from ikd_ray.sweep.search import STUDY, OrderedSearch, begin_study_again, open_study, outcome
 from ikd_ray.sweep.space import load_space
 
 
@@ -52,11 +43,11 @@ def check(folder: Path, tracking_uri: str | None) -> tuple[SweepRecord, list[Tri
     with alone(folder):
         sweep = read_sweep(folder)
         tracker = Tracker(store_of(sweep, tracking_uri, "--check"), sweep.task)
+        trials, damaged = whole_trials(folder)
         found = [
             Finding("trials", f"{path.name} was damaged; it is in {path} now", mended=False)
-            for path in set_damaged_aside(folder)
+            for path in damaged
         ]
-        trials = read_trials(folder)
         found += _study(folder, sweep, {trial.number: trial for trial in trials if not trial.died})
         old = stale(folder, sweep, trials)
         if old:
@@ -87,10 +78,9 @@ def _differences(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialReco
     found = []
     for number, record in ended.items():
         trial = known.get(number)
-        expected = _outcome(record, sweep)
         if trial is None:
             found.append((number, f"{record.id} was not in it"))
-        elif (trial.state, trial.values) != expected:
+        elif (trial.state, trial.values) != outcome(record.metrics, sweep.objectives):
             found.append((number, f"{record.id} was {trial.state.name} {trial.values or ''}".rstrip()))
         elif any(record.params.get(name) != value for name, value in trial.params.items()):
             found.append((number, f"{record.id} had other parameters"))
@@ -100,19 +90,13 @@ def _differences(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialReco
     return found
 
 
-def _outcome(record: TrialRecord, sweep: SweepRecord) -> tuple[TrialState, list[float] | None]:
-    values = [record.metrics.get(name, math.nan) for name in sweep.objectives]
-    failed = any(map(math.isnan, values))
-    return (TrialState.FAIL, None) if failed else (TrialState.COMPLETE, values)
-
-
 def _tell_study(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialRecord]) -> None:
     """As a sweep that goes on does, before it suggests anything."""
 
     def refuse(reason: str) -> None:
         raise UsageError(f"{folder}: {reason}")
 
-    space, storage = load_space(folder / "space.yaml"), open_study(folder)
+    space, storage = load_space(folder / SPACE_FILE), open_study(folder)
     foreseen = sweep.settings.get("foreseen", 1)
     OrderedSearch(space, sweep.objectives, sweep.seed, foreseen, storage, ended, 0, refuse)
 

@@ -66,7 +66,7 @@ class SweepCallback(tune.Callback):
         self._heard: dict[str, int] = defaultdict(int)  # trial -> epochs
         self._deaths: dict[str, int] = defaultdict(
             int
-        )  # trial -> deaths of its process since its last new epoch
+        )  # trial -> times its process died since its last new epoch
         self._origins: dict[str, set[str]] = defaultdict(set)  # trial -> the trials whose epochs it took
         self._warnings: dict[str, list[str]] = defaultdict(list)
 

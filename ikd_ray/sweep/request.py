@@ -20,7 +20,7 @@ from ikd_ray.data.remote import Output, RemoteOutput
 from ikd_ray.data.sources import load
 from ikd_ray.errors import UsageError
 from ikd_ray.report.mirror import pull
-from ikd_ray.report.records import SWEEP_FILE, SweepRecord, read_sweep
+from ikd_ray.report.records import SPACE_FILE, SWEEP_FILE, SweepRecord, read_sweep
 from ikd_ray.sweep.space import Space, load_space
 from ikd_ray.tasks import Task, get_task
 
@@ -184,14 +184,13 @@ def find_sweep(name: str, flag: str, output: Output) -> Path:
     return folder
 
 
-def resumed(name: str, changes: dict, output: Path) -> SweepConfig:
+def resumed(name: str, changes: dict, output: Output) -> SweepConfig:
     """The configuration of an earlier sweep, with what the command line changes.
 
     Raises:
         UsageError: there is no such sweep, or a flag would make it another one.
     """
-    uri = changes.get("uri")
-    folder = find_sweep(name, "--resume", RemoteOutput(uri) if uri else Output(str(output)))
+    folder = find_sweep(name, "--resume", output)
     record = read_sweep(folder)
     _check_kept(folder, record)
     free = {
@@ -201,7 +200,6 @@ def resumed(name: str, changes: dict, output: Path) -> SweepConfig:
         "gpus_per_worker",
         "tracking_uri",
         "output",
-        "uri",
         "no_share",
     }
     changes = dict(changes) | _absolute(changes)
@@ -213,7 +211,7 @@ def resumed(name: str, changes: dict, output: Path) -> SweepConfig:
             )
     store_of(record, changes.get("tracking_uri"), "--resume")
     kept = {key: value for key, value in record.settings.items() if key in SweepConfig.model_fields}
-    own = {"name": name, "output": output, "space": folder / "space.yaml"}
+    own = {"name": name, "output": output.folder, "uri": output.uri, "space": folder / SPACE_FILE}
     try:
         SweepConfig(**(kept | own))
     except ValidationError as error:

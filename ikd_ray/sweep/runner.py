@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import signal
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.training import DivergedError
 from ikd_ray.errors import UsageError, in_one_line
 from ikd_ray.report import interrupt
-from ikd_ray.report.cli import print_error
+from ikd_ray.report.cli import print_error, script
 from ikd_ray.report.console import Console
 from ikd_ray.report.delivery import PATIENCE_S, Delivery
 from ikd_ray.report.derived import PLOT, write_derived
@@ -28,7 +27,7 @@ from ikd_ray.report.records import (
     SweepRecord,
     TrialRecord,
     read_trials,
-    set_damaged_aside,
+    whole_trials,
 )
 from ikd_ray.report.savings import savings
 from ikd_ray.report.tracking import Tracker
@@ -91,7 +90,7 @@ def run(request: Request, command: str, console: Console, method: type[Distillat
 
 def _tell_how_to_go_on(request: Request, console: Console) -> None:
     if os.path.isfile(request.folder / SWEEP_FILE):
-        console.note("go on", _script("run", f"--resume {request.config.name}", request))
+        console.note("go on", _resume(request))
     else:
         console.note("go on", "the same command does, with what was finished")
 
@@ -117,8 +116,7 @@ def _run(request: Request, command: str, console: Console, method: type[Distilla
             with request.output.reachable():
                 teacher, shared = prepare_shared(request, console)
             sweep = open_sweep(request, command, tracker.uri, teacher, shared, shares.foreseen)
-            again = _script("run", f"--resume {sweep.name}", request)
-            console.note("sweep", f"{sweep.name}; if it is cut off: {again}")
+            console.note("sweep", f"{sweep.name}; if it is cut off: {_resume(request)}")
             sharing = None if config.no_share else request.space.sharing
             course = Course(
                 shared, shares, sweep.name, sweep.settings["id"], request.space.prefix, sharing, method
@@ -159,8 +157,9 @@ def _sweep(
             raise delivery.error or TimeoutError("it does not answer")
         tracker.conclude(request.folder, sweep, trials)
     except Exception as error:  # every store raises its own
-        again = _script("run", f"--resume {sweep.name}", request)
-        console.warn(f"MLflow lacks a part of this sweep ({tracker.told(error)}); {again} delivers it")
+        console.warn(
+            f"MLflow lacks a part of this sweep ({tracker.told(error)}); {_resume(request)} delivers it"
+        )
     if not complete:
         return INTERRUPTED
     return 0 if found else 1
@@ -184,11 +183,9 @@ def _trials(
     Raises:
         HaltedError: the machine does not let them go on.
     """
-    for damaged in set_damaged_aside(request.folder):
-        console.warn(
-            f"{damaged.parent.parent / 'trials' / damaged.name}: damaged; made again, and kept in {damaged}"
-        )
-    trials = read_trials(request.folder)
+    trials, damaged = whole_trials(request.folder)
+    for path in damaged:
+        console.warn(f"{request.folder / 'trials' / path.name}: damaged; made again, and kept in {path}")
     for died in [trial for trial in trials if trial.died]:  # on another day, or another machine, it may not
         mirror.forget(died.id)
         trials.remove(died)
@@ -209,10 +206,8 @@ def _trials(
         with console.sweep(missing, course.shares.concurrent, f"dev/{request.task.metric}"):
             try:
                 _tuner(course, search, callback).fit()
-            except (
-                KeyboardInterrupt,
-                SystemError,
-            ) as error:  # Ctrl-C, or a halt, of which Ray may make the latter
+            except (KeyboardInterrupt, SystemError) as error:
+                # Ctrl-C, or a halt; in its own calls Ray may make a SystemError of it.
                 if not (isinstance(error, KeyboardInterrupt) or interrupt.heard()):
                     raise
         if halt.reason:
@@ -252,7 +247,7 @@ def _conclude(
         lines.append(("plot", str(request.folder / PLOT)))
     lines.append(("MLflow", f"{without_password(tracker.uri)}, experiment {tracker.experiment}: mlflow ui"))
     if len(trials) < sweep.trials:
-        lines.append(("go on", _script("run", f"--resume {sweep.name}", request)))
+        lines.append(("go on", _resume(request)))
     if best:
         lines.append(("export", _script("export", f"--task {sweep.task} --name {sweep.name}", request)))
     console.summary(
@@ -266,7 +261,9 @@ def _conclude(
     return bool(best)
 
 
+def _resume(request: Request) -> str:
+    return _script("run", f"--resume {request.config.name}", request)
+
+
 def _script(name: str, flags: str, request: Request) -> str:
-    output = request.config.uri or str(request.config.output)
-    where = "" if output == "outputs" else f" --output {shlex.quote(output)}"
-    return f"python sweeps/{name}.py {flags}{where}"
+    return script(name, flags, request.config.uri or str(request.config.output))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from sqlalchemy.exc import DatabaseError
 from ikd_ray.data.store import digest, is_full
 from ikd_ray.distill.checkpoint import Busy
 from ikd_ray.errors import in_one_line
-from ikd_ray.report.records import TrialRecord, set_aside
+from ikd_ray.report.records import STUDY_FILE, TrialRecord, set_aside
 from ikd_ray.sweep.results import FAILED, REPORT, WAITS
 from ikd_ray.sweep.space import Space
 
@@ -33,7 +33,7 @@ def open_study(sweep: Path) -> optuna.storages.RDBStorage:
     One that is damaged goes to `damaged/`: all that a sweep goes on by is in the trials' records, too.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    path = (sweep / "study.db").resolve()
+    path = (sweep / STUDY_FILE).resolve()
     try:
         return optuna.storages.RDBStorage(f"sqlite:///{path}")
     except (DatabaseError, StorageInternalError) as error:
@@ -46,7 +46,7 @@ def open_study(sweep: Path) -> optuna.storages.RDBStorage:
 def begin_study_again(sweep: Path, objectives: Mapping[str, str]) -> None:
     """A new study of the same trials, of which none has ended; the one that was there goes to `damaged/`."""
     known = optuna.load_study(study_name=STUDY, storage=open_study(sweep)).get_trials(deepcopy=False)
-    set_aside(sweep, sweep / "study.db")
+    set_aside(sweep, sweep / STUDY_FILE)
     study = optuna.create_study(
         storage=open_study(sweep), study_name=STUDY, directions=_directions(objectives)
     )
@@ -63,6 +63,13 @@ def _add(study: optuna.Study, params: dict[str, Any], distributions: dict[str, A
     study.add_trial(
         optuna.trial.create_trial(state=TrialState.RUNNING, params=params, distributions=distributions)
     )
+
+
+def outcome(metrics: Mapping[str, float], objectives: Iterable[str]) -> Outcome:
+    """What the study has of a trial that ended with these metrics; without its objectives it failed."""
+    values = [metrics.get(name, math.nan) for name in objectives]
+    failed = any(map(math.isnan, values))
+    return (TrialState.FAIL, None) if failed else (TrialState.COMPLETE, values)
 
 
 class RecentStorage(optuna.storages.InMemoryStorage):
@@ -276,14 +283,11 @@ class OrderedSearch(Searcher):
         self._end(number, {}, write=final)
 
     def _end(self, number: int, metrics: Mapping[str, float], write: bool = True) -> None:
-        values = [metrics.get(name, math.nan) for name in self._objectives]
-        failed = any(map(math.isnan, values))
-        self._outcomes[number] = (TrialState.FAIL, None) if failed else (TrialState.COMPLETE, values)
+        self._outcomes[number] = state, values = outcome(metrics, self._objectives)
         if not write:
             return
-        state, told = self._outcomes[number]
         try:
-            self._kept.tell(number, told, state, skip_if_finished=True)
+            self._kept.tell(number, values, state, skip_if_finished=True)
         except StorageInternalError as error:
             self._refused(error)
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 import pytest
 
 from ikd_ray.config import SweepConfig
+from ikd_ray.data.remote import Output
 from ikd_ray.errors import UsageError
 from ikd_ray.report.records import SweepRecord, write_sweep
 from ikd_ray.sweep.request import check, resumed
@@ -49,7 +50,7 @@ def test_goes_on_as_it_was_also_from_another_folder(begun, inputs, tmp_path, mon
     output, _ = begun
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    request = check(resumed("begun", {}, output), resumes=True)
+    request = check(resumed("begun", {}, Output(str(output))), resumes=True)
     assert (request.task.name, request.trials, request.config.seed) == ("cola", 8, 0)
     assert request.folder == output / "begun"
 
@@ -57,13 +58,13 @@ def test_goes_on_as_it_was_also_from_another_folder(begun, inputs, tmp_path, mon
 def test_more_trials_are_welcome_and_the_same_flags_too(begun, inputs):
     output, _ = begun
     changes = {"trials": 20, "task": "cola", "data_dir": inputs / "glue"}
-    assert check(resumed("begun", changes, output), resumes=True).trials == 20
+    assert check(resumed("begun", changes, Output(str(output))), resumes=True).trials == 20
 
 
 @pytest.mark.parametrize(("flag", "value"), [("task", "rte"), ("seed", 1), ("data_dir", "/elsewhere")])
 def test_flags_that_would_make_it_another_sweep(begun, flag, value):
     with pytest.raises(UsageError, match=f"--{flag.replace('_', '-')} cannot change"):
-        resumed("begun", {flag: value}, begun[0])
+        resumed("begun", {flag: value}, Output(str(begun[0])))
 
 
 @pytest.mark.parametrize(
@@ -78,9 +79,9 @@ def test_other_content_under_the_same_name(begun, part, words):
     }
     write_sweep(output / "begun", SweepRecord(**(asdict(record) | {part: changed})))
     with pytest.raises(UsageError, match=words):
-        check(resumed("begun", {}, output), resumes=True)
+        check(resumed("begun", {}, Output(str(output))), resumes=True)
 
 
 def test_an_unknown_name_lists_the_known(begun):
     with pytest.raises(UsageError, match=r"no sweep of that name .*begun"):
-        resumed("other", {}, begun[0])
+        resumed("other", {}, Output(str(begun[0])))
