@@ -6,9 +6,8 @@ from functools import cache
 
 import pytest
 from harness import NAME, Sweep
-from launch import flags, write_glue
+from launch import flags, write_inputs
 from story import check_story
-from tiny import write_teacher
 
 SPACE = """
 params:
@@ -40,9 +39,7 @@ def tell(pytestconfig):
 @pytest.fixture(scope="session")
 def arguments(tmp_path_factory):
     """`arguments(trials, workers, concurrent)`: of a sweep whose first trials are always the same."""
-    root = tmp_path_factory.mktemp("inputs")
-    write_teacher(root / "teacher")
-    write_glue(root / "glue", train=400, dev=100)
+    root = write_inputs(tmp_path_factory.mktemp("inputs"), train=400, dev=100)
     (root / "space.yaml").write_text(SPACE)
 
     def make(trials: int, workers: int, concurrent: int) -> list[object]:

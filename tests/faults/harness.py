@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch import start
-from story import saved_epochs
+from launch import saved_epochs, start
 from victims import Family, Process
 
 STARTED, STEP, EPOCH = " started: ", " ...", " epoch "  # in lines that `sweeps/run.py` prints
@@ -153,7 +152,7 @@ class Sweep:
         if kill.victim != "driver":
             self._find(kill)
         time.sleep(moment.delay)
-        saved = saved_epochs(self.home)
+        saved = saved_epochs(self.home / "outputs")
         self._rays_folders |= self._family.rays_folders()
         pid = leg.process.pid if kill.victim == "driver" else self._find(kill).pid
         assert leg.process.poll() is None, f"it ended before {kill.victim} was killed:\n{leg.text}"

@@ -4,39 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import optuna
+from launch import saved_epochs
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from ikd_ray.distill.checkpoint import CARD
 from ikd_ray.report.records import TrialRecord, read_sweep, read_trials
 from ikd_ray.report.savings import was_reused
 from ikd_ray.report.tracking import SWEEP_ID
-
-VARIES = ("time/", "latency", "_epochs")  # metrics that say when, where and by whom it was trained
-
-
-def saved_epochs(home: Path) -> dict[Path, float]:
-    """Every epoch saved below the sweep's outputs, and the time that its training took: no two are alike."""
-    cards = (home / "outputs" / "cache" / "stages").glob("[!.]*/[!.]*/epoch.json")
-    return {card: json.loads(card.read_text())["metrics"]["time/epoch_s"] for card in cards}
-
-
-def numbers(folder: Path) -> dict[str, Any]:
-    """All that the trials of a sweep were and measured."""
-    return {
-        trial.id: {
-            "params": trial.params,
-            "history": [_lasting(epoch) for epoch in trial.history],
-            "metrics": _lasting(trial.metrics),
-        }
-        for trial in read_trials(folder)
-    }
-
-
-def _lasting(metrics: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if not any(word in name for word in VARIES)}
 
 
 def check_story(home: Path, name: str, trials: int) -> None:
@@ -118,7 +95,7 @@ def check_nothing_was_lost(home: Path, name: str, kept: dict[Path, float]) -> No
     Raises:
         AssertionError: it was trained again.
     """
-    now = saved_epochs(home)
+    now = saved_epochs(home / "outputs")
     again = [path for path, seconds in kept.items() if now.get(path) != seconds]
     assert not again, f"trained again: {again}"
     trained = {
@@ -126,5 +103,5 @@ def check_nothing_was_lost(home: Path, name: str, kept: dict[Path, float]) -> No
         for record in read_trials(home / "outputs" / name)
     }
     for path, seconds in kept.items():
-        trial = json.loads(path.read_text())["trial"].rpartition("/")[2]
+        trial = json.loads((path / CARD).read_text())["trial"].rpartition("/")[2]
         assert seconds in trained[trial], f"{trial} did not go on from {path}"

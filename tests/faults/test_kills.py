@@ -12,9 +12,10 @@ import sqlite3
 
 import pytest
 from harness import NAME, Sweep, draw_kill
-from story import check_nothing_was_lost, check_story, numbers, saved_epochs
+from launch import measured, saved_epochs
+from story import check_nothing_was_lost, check_story
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 IN_TURN = ("driver", "trial", "raylet", "worker")
 TRIALS = 8
@@ -50,7 +51,7 @@ def test_nothing_is_lost(
     sweep.run(arguments(trials, workers, concurrent), kills, workers)
     check_story(tmp_path, NAME, trials)
     check_nothing_was_lost(tmp_path, NAME, sweep.kept)
-    mine, theirs = numbers(sweep.folder), numbers(calm.folder)
+    mine, theirs = measured(sweep.folder), measured(calm.folder)
     if concurrent == 1:
         assert mine == theirs
     else:  # with fewer threads each, the last digits differ
@@ -97,7 +98,7 @@ def test_the_check_notices(damage, undisturbed, tmp_path):
 
 def test_the_check_notices_an_epoch_trained_again(undisturbed):
     calm = undisturbed(TRIALS, 1)
-    kept = saved_epochs(calm.home)
+    kept = saved_epochs(calm.home / "outputs")
     assert kept
     check_nothing_was_lost(calm.home, NAME, kept)
     with pytest.raises(AssertionError, match="trained again"):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from launch import write_glue
-from tiny import write_teacher
+from launch import write_inputs
 
 from ikd_ray.sweep.space import Space, load_space
 
@@ -12,10 +11,13 @@ from ikd_ray.sweep.space import Space, load_space
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory):
     """`teacher` and `glue`: folders that the command line takes."""
-    root = tmp_path_factory.mktemp("inputs")
-    write_teacher(root / "teacher")
-    write_glue(root / "glue")
-    return root
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory):
+    """The same, of which an epoch, and every other phase of a sweep, takes a while."""
+    return write_inputs(tmp_path_factory.mktemp("large"), train=2000, dev=500)
 
 
 @pytest.fixture

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
+from typing import Any
 
 import psutil
-from tiny import make_dataset
+from tiny import make_dataset, write_teacher
 
 from ikd_ray.data.store import MANIFEST, is_intact
 from ikd_ray.report.cache import STAGES
@@ -28,6 +29,7 @@ from ikd_ray.report.records import read_trials
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "IKD_TEST_MARK"  # in the environment of a sweep and of all that it starts
 LINGER_S = 5  # in which the last of a sweep's processes may notice that its others are gone
+VARIES = ("time/", "latency", "_epochs")  # metrics that say when, where and by whom it was trained
 FOLDER = "/tmp/ikd-"  # how the names of Ray's folders begin
 
 
@@ -37,6 +39,13 @@ def write_glue(folder: Path, train: int = 96, dev: int = 40) -> Path:
     for name, split in make_dataset(train=train, dev=dev).splits.items():
         rows = (f"x\t{label}\t\t{text}\n" for text, label in zip(split.first, split.labels, strict=True))
         (folder / "CoLA" / f"{name}.tsv").write_text("".join(rows))
+    return folder
+
+
+def write_inputs(folder: Path, **sizes: int) -> Path:
+    """A tiny teacher and made-up sentences, in `teacher` and `glue`. `sizes`: see `write_glue`."""
+    write_teacher(folder / "teacher")
+    write_glue(folder / "glue", **sizes)
     return folder
 
 
@@ -142,25 +151,34 @@ class Watched:
 
     def processes(self) -> list[psutil.Process]:
         """Those of this sweep that are there now."""
-        return [process for process in psutil.process_iter() if mark_of(process) == self._mark]
+        return marked(self._mark)
 
     def close(self) -> None:
         """Nothing of it stays."""
-        while left := self.processes():
-            for process in left:
-                with suppress(psutil.Error):
-                    process.kill()
-            psutil.wait_procs(left, timeout=1)
+        end_all(self._mark)
         self.process.wait()
         self._reader.join()
         self._errors.close()
 
 
-def mark_of(process: psutil.Process) -> str | None:
-    """What `MARK` is in its environment; none of a process that has ended."""
+def marked(mark: str) -> list[psutil.Process]:
+    """The processes, none that has ended, in whose environment `MARK` is that."""
+    return [process for process in psutil.process_iter() if _mark_of(process) == mark]
+
+
+def _mark_of(process: psutil.Process) -> str | None:
     with suppress(psutil.Error):
         return None if process.status() == psutil.STATUS_ZOMBIE else process.environ().get(MARK)
     return None
+
+
+def end_all(mark: str) -> None:
+    """Kill them, and those that they start meanwhile."""
+    while left := marked(mark):
+        for process in left:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=1)
 
 
 def _ray_folders() -> set[str]:
@@ -187,19 +205,20 @@ def watched(*arguments, **options) -> Iterator[Watched]:
         sweep.close()
 
 
-def measured(sweep: Path) -> dict[str, tuple[dict, list[dict[str, float]]]]:
-    """Of each trial what was asked for and each epoch's numbers, but not what says when and by whom they were made."""
-    skipped = ("time/", "_epochs", "latency")
+def measured(sweep: Path) -> dict[str, dict[str, Any]]:
+    """Of each trial what was asked for and all its numbers, but not what says when and by whom they were made."""
     return {
-        trial.id: (
-            trial.params,
-            [
-                {name: value for name, value in epoch.items() if not any(word in name for word in skipped)}
-                for epoch in trial.history
-            ],
-        )
+        trial.id: {
+            "params": trial.params,
+            "history": [_lasting(epoch) for epoch in trial.history],
+            "metrics": _lasting(trial.metrics),
+        }
         for trial in read_trials(sweep)
     }
+
+
+def _lasting(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if not any(word in name for word in VARIES)}
 
 
 def saved_epochs(output: Path) -> dict[Path, float]:

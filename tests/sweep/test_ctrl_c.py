@@ -10,8 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from filelock import FileLock
-from launch import Ended, Watched, damaged, flags, measured, saved_epochs, watched, write_glue
-from tiny import write_teacher
+from launch import Ended, Watched, damaged, flags, measured, saved_epochs, watched
 
 from ikd_ray.report.records import read_trials
 
@@ -24,15 +23,6 @@ teacher: {epochs: 2}
 """
 LIMIT_S = 10
 INTERRUPTED = 130
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory):
-    """Data of which every phase takes a while."""
-    root = tmp_path_factory.mktemp("large")
-    write_teacher(root / "teacher")
-    write_glue(root / "glue", train=2000, dev=500)
-    return root
 
 
 def arguments(large: Path, home: Path, name: str, *more: object) -> list[object]:

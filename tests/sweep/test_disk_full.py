@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from launch import Ended, Watched, damaged, flags, measured, saved_epochs, start, watched, write_glue
-from tiny import write_teacher
+from launch import Ended, Watched, damaged, flags, measured, saved_epochs, start, watched
 
 from ikd_ray.report.records import read_trials
 
@@ -91,25 +90,16 @@ def disk(tmp_path):
         yield disk
 
 
-@pytest.fixture(scope="module")
-def middling(tmp_path_factory):
-    """Data of which an epoch takes a moment."""
-    root = tmp_path_factory.mktemp("middling")
-    write_teacher(root / "teacher")
-    write_glue(root / "glue", train=2000, dev=500)
-    return root
-
-
 def arguments(inputs: Path, home: Path, name: str, output: Path) -> list[object]:
     (home / "space.yaml").write_text(SPACE)
     return [*flags(inputs, home / "space.yaml", name), "--concurrent", 1, "--output", output]
 
 
 @pytest.fixture(scope="module")
-def whole(middling, command, tmp_path_factory):
+def whole(large, command, tmp_path_factory):
     """The output folder of a sweep whose disk had room."""
     home = tmp_path_factory.mktemp("whole")
-    done = command("run", *arguments(middling, home, "whole", home / "outputs"), cwd=home)
+    done = command("run", *arguments(large, home, "whole", home / "outputs"), cwd=home)
     assert done.returncode == 0, done.stderr
     return home / "outputs"
 
@@ -147,10 +137,10 @@ def reached(sweep: Watched, disk: Disk, epochs: int) -> None:
     sweep.wait_until(lambda: len(saved_epochs(disk.seen / "outputs")) >= epochs)
 
 
-def test_full_in_mid_epoch(middling, environment, whole, disk, tmp_path):
+def test_full_in_mid_epoch(large, environment, whole, disk, tmp_path):
     """Nothing at all can be written from a moment in the second epoch on."""
     with_cache_of(whole, disk)
-    given = arguments(middling, tmp_path, "full", disk.folder / "outputs")
+    given = arguments(large, tmp_path, "full", disk.folder / "outputs")
     with watched(environment, tmp_path, given, within=disk.within) as sweep:
         reached(sweep, disk, 1)
         disk.fill()
@@ -171,10 +161,10 @@ def test_full_in_mid_epoch(middling, environment, whole, disk, tmp_path):
     assert set(before.values()) <= took
 
 
-def test_full_for_a_while(middling, environment, whole, disk, tmp_path):
+def test_full_for_a_while(large, environment, whole, disk, tmp_path):
     """An epoch that cannot be saved is a warning, no more."""
     with_cache_of(whole, disk)
-    given = arguments(middling, tmp_path, "full", disk.folder / "outputs")
+    given = arguments(large, tmp_path, "full", disk.folder / "outputs")
     with watched(environment, tmp_path, given, within=disk.within) as sweep:
         reached(sweep, disk, 1)
         disk.fill()
@@ -189,10 +179,10 @@ def test_full_for_a_while(middling, environment, whole, disk, tmp_path):
     assert damaged(disk.seen / "outputs") == []
 
 
-def test_full_while_the_sweep_is_prepared(middling, environment, whole, disk, tmp_path):
+def test_full_while_the_sweep_is_prepared(large, environment, whole, disk, tmp_path):
     """In one phase after the other; the same command goes on each time."""
     given, made = (
-        arguments(middling, tmp_path, "full", disk.folder / "outputs"),
+        arguments(large, tmp_path, "full", disk.folder / "outputs"),
         disk.seen / "outputs/full/sweep.json",
     )
     for words in (

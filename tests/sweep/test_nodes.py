@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,8 +14,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from launch import MARK, damaged, flags, mark_of, measured, saved_epochs, watched, write_glue
-from tiny import write_teacher
+from launch import MARK, damaged, end_all, flags, marked, measured, saved_epochs, watched
+from servers import free_port
 
 from ikd_ray.report.records import read_trials
 
@@ -40,9 +39,7 @@ class Cluster:
 
     def __init__(self, environment: dict[str, str], folder: Path) -> None:
         self._mark, self._folder, self._nodes = uuid.uuid4().hex, folder, []
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
         address = {"RAY_ADDRESS": f"127.0.0.1:{self._port}"}
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex * 2}
         self.driver = environment | token | address  # the environment of a sweep on this cluster
@@ -72,21 +69,14 @@ class Cluster:
 
     def _raylets(self) -> list[psutil.Process]:
         found = []
-        for process in self._processes():
+        for process in marked(self._mark):
             with suppress(psutil.Error):
                 if Path(process.cmdline()[0]).name == "raylet":
                     found.append(process)
         return found
 
-    def _processes(self) -> list[psutil.Process]:
-        return [process for process in psutil.process_iter() if mark_of(process) == self._mark]
-
     def close(self) -> None:
-        while left := self._processes():
-            for process in left:
-                with suppress(psutil.Error):
-                    process.kill()
-            psutil.wait_procs(left, timeout=1)
+        end_all(self._mark)
 
 
 @contextmanager
@@ -100,15 +90,6 @@ def cluster(environment: dict[str, str]) -> Iterator[Cluster]:
     finally:
         cluster.close()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def middling(tmp_path_factory):
-    """Data of which an epoch takes a moment."""
-    root = tmp_path_factory.mktemp("middling")
-    write_teacher(root / "teacher")
-    write_glue(root / "glue", train=2000, dev=500)
-    return root
 
 
 def arguments(inputs: Path, home: Path, name: str) -> list[object]:
@@ -140,11 +121,11 @@ def most_at_once(output: str) -> int:
     return most
 
 
-def test_a_node_that_dies_takes_no_trial_with_it(middling, environment, command, tmp_path):
+def test_a_node_that_dies_takes_no_trial_with_it(large, environment, command, tmp_path):
     outputs = tmp_path / "outputs"
     with cluster(environment) as nodes:
         nodes.add()
-        with watched(nodes.driver, tmp_path, arguments(middling, tmp_path, "cut")) as sweep:
+        with watched(nodes.driver, tmp_path, arguments(large, tmp_path, "cut")) as sweep:
             sweep.wait_for("storing the teacher's targets: done")
             built = targets(outputs)
             sweep.wait_for("started: ", 2)
@@ -162,15 +143,15 @@ def test_a_node_that_dies_takes_no_trial_with_it(middling, environment, command,
         assert before.items() <= saved_epochs(outputs).items()
         assert set(before.values()) <= trained(outputs / "cut"), "a saved epoch was trained again"
         assert damaged(outputs) == []
-        undisturbed = [*arguments(middling, tmp_path, "whole"), "--no-share"]
+        undisturbed = [*arguments(large, tmp_path, "whole"), "--no-share"]
         with watched(nodes.driver, tmp_path, undisturbed) as sweep:
             again = sweep.end(timeout=300)
         assert again.status == 0, again.output + again.errors
     assert measured(outputs / "cut") == measured(outputs / "whole")
 
 
-def test_a_node_that_comes_gets_work(middling, environment, tmp_path):
-    given = [*arguments(middling, tmp_path, "more"), "--trials", 4]
+def test_a_node_that_comes_gets_work(large, environment, tmp_path):
+    given = [*arguments(large, tmp_path, "more"), "--trials", 4]
     # A trial lasts longer than a new node's first process takes to start.
     (tmp_path / "space.yaml").write_text(SPACE.replace("epochs: 4", "epochs: 16"))
     with cluster(environment) as nodes, watched(nodes.driver, tmp_path, given) as sweep:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from launch import ROOT, flags, start
-from test_run import numbers
+from launch import ROOT, flags, measured, start
+from servers import free_port
 
 from ikd_ray.data import store
 from ikd_ray.data.remote import RemoteOutput
@@ -79,13 +78,13 @@ def test_a_killed_sweep_goes_on_on_another_machine(inputs, machine, s3, tmp_path
     text = finish(machine("second"), tmp_path, "run", "--resume", "cut", "--output", s3)
     assert "fine-tuning" not in text, "the teacher is there already"
     home = at_home(machine("second"), s3, monkeypatch)
-    there = numbers(home / "cut")
+    there = measured(home / "cut")
     assert sorted(there) == ["t000", "t001", "t002"]
     assert not list((home / "cut" / "trials" / "t000").glob("student")), "nobody needs it here"
 
     common[common.index("cut")] = "whole"
     finish(machine("second"), tmp_path, "run", *common, "--output", tmp_path / "plain")
-    assert there == numbers(tmp_path / "plain" / "whole")
+    assert there == measured(tmp_path / "plain" / "whole")
 
     finish(
         machine("third"), tmp_path, "export", "--task", "cola", "--output", s3, "--to", tmp_path / "exports"
@@ -131,10 +130,8 @@ def wait_for(seconds: float, is_so) -> None:
 
 def test_nodes_that_share_no_disk_share_a_sweep(inputs, machine, raylet, s3, tmp_path, monkeypatch):
     (tmp_path / "space.yaml").write_text(SPACE.replace("epochs: 2", "epochs: 4"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    port = address.partition(":")[2]
+    port = free_port()
+    address = f"127.0.0.1:{port}"
     raylet("head", "--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--include-dashboard=false")
     wait_for(60, lambda: "--block" in (tmp_path / "head.log").read_text())
     raylet("other", f"--address={address}", "--node-ip-address=127.0.0.1")
@@ -152,13 +149,13 @@ def test_nodes_that_share_no_disk_share_a_sweep(inputs, machine, raylet, s3, tmp
         assert store.is_intact(teacher)
         teachers[name] = (teacher / store.MANIFEST).read_text()
     assert teachers["head"] == teachers["other"]
-    assert len(numbers(at_home(machine("head"), s3, monkeypatch) / "both")) == 4
+    assert len(measured(at_home(machine("head"), s3, monkeypatch) / "both")) == 4
     alone = common[:-2]
     finish(machine("head"), tmp_path, "run", *alone, "--concurrent", "2", "--output", tmp_path / "plain")
-    there = numbers(at_home(machine("head"), s3, monkeypatch) / "both")
-    plain = numbers(tmp_path / "plain" / "both")
+    there = measured(at_home(machine("head"), s3, monkeypatch) / "both")
+    plain = measured(tmp_path / "plain" / "both")
     assert there.keys() == plain.keys()
-    for name, (params, metrics) in there.items():
-        assert params == plain[name][0]
+    for name, trial in there.items():
+        assert trial["params"] == plain[name]["params"]
         # A node of one CPU has made the teacher, with other last digits than two have.
-        assert metrics == pytest.approx(plain[name][1], rel=1e-3, abs=1e-3)
+        assert trial["metrics"] == pytest.approx(plain[name]["metrics"], rel=1e-3, abs=1e-3)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
-from launch import flags, start
+from launch import flags, measured, start
 from mlflow import MlflowClient
 
 from ikd_ray.report.records import read_trials
@@ -173,20 +173,6 @@ def test_exports_score_what_mlflow_recorded(table, command, inputs):
         assert matthews_corrcoef(gold, predicted) == pytest.approx(member["metrics"]["dev/mcc"], abs=1e-12)
 
 
-def numbers(folder):
-    return {
-        trial.id: (
-            trial.params,
-            {
-                k: v
-                for k, v in trial.metrics.items()
-                if not any(word in k for word in ("time/", "latency", "_epochs"))
-            },
-        )
-        for trial in read_trials(folder)
-    }
-
-
 def test_the_same_seed_gives_the_same_sweep_also_when_it_was_interrupted(
     inputs, command, environment, tmp_path
 ):
@@ -213,13 +199,13 @@ def test_the_same_seed_gives_the_same_sweep_also_when_it_was_interrupted(
     whole = command("run", *arguments, "--no-share", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     assert "fine-tuning" not in whole.stdout, "the teacher is there already"
-    cut = numbers(tmp_path / "outputs" / "cut")
+    cut = measured(tmp_path / "outputs" / "cut")
     assert len(cut) == 4
-    assert cut == numbers(tmp_path / "outputs" / "whole")
+    assert cut == measured(tmp_path / "outputs" / "whole")
 
     longer = command("run", "--resume", "cut", "--trials", "5", cwd=tmp_path)
     assert longer.returncode == 0, longer.stderr
-    extended = numbers(tmp_path / "outputs" / "cut")
+    extended = measured(tmp_path / "outputs" / "cut")
     assert {key: extended[key] for key in cut} == cut
     assert len(extended) == 5
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")

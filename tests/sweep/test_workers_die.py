@@ -6,8 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from launch import Watched, damaged, flags, saved_epochs, watched, write_glue
-from tiny import write_teacher
+from launch import Watched, damaged, flags, saved_epochs, watched, write_inputs
 
 from ikd_ray.report.records import TrialRecord, read_trials
 
@@ -37,8 +36,7 @@ def only_trial(home: Path, name: str) -> TrialRecord:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_trial_goes_on_from_its_last_epoch(environment, command, tmp_path, rank):
-    write_teacher(tmp_path / "teacher")
-    write_glue(tmp_path / "glue", train=4000, dev=500)
+    write_inputs(tmp_path, train=4000, dev=500)
     outputs = tmp_path / "outputs"
     with watched(environment, tmp_path, arguments(tmp_path, tmp_path, "cut")) as sweep:
         sweep.wait_for("started: ")
