@@ -92,10 +92,7 @@ def export_front(sweep_folder: Path, to: Path, *, force: bool = False) -> list[E
     members = pareto.front(_read_trials(sweep_folder), sweep.objectives)
     if not members:
         raise UsageError(f"{sweep_folder}: no finished trial to export, or none whose objectives are finite")
-    key = sweep.teacher.get("key")
-    if not isinstance(key, str) or key in ("", ".", "..") or Path(key).name != key:
-        raise UsageError(f"{sweep_folder}: its {records.SWEEP_FILE} names no teacher (got {key!r})")
-    tokenizer = _tokenizer_files(sweep_folder.parent / "cache" / "teachers" / key)
+    tokenizer = _tokenizer_files(sweep_folder, sweep)
     targets = [to / _folder_name(sweep, trial) for trial in members]
     _check_targets(to, targets, force)
     made = []
@@ -114,6 +111,19 @@ def export_front(sweep_folder: Path, to: Path, *, force: bool = False) -> list[E
             ) from None
         made.append(Exported(trial, target))
     return made
+
+
+def export_student(sweep_folder: Path, sweep: SweepRecord, trial: TrialRecord, target: Path) -> None:
+    """Write one finished trial's student to `target`, as `export_front` does.
+
+    Raises:
+        UsageError: the trial is damaged, or there is no tokenizer.
+        OSError: it cannot be written.
+    """
+    source = records.trial_folder(sweep_folder, trial.id)
+    if not _is_whole(source):
+        raise UsageError(f"{source}: damaged, not exported (its checksums do not match)")
+    _write(target, source / records.STUDENT, _tokenizer_files(sweep_folder, sweep), sweep, trial)
 
 
 def _read_trials(sweep_folder: Path) -> list[TrialRecord]:
@@ -140,7 +150,11 @@ def _is_whole(trial_folder: Path) -> bool:
     return store.is_intact(trial_folder) and all((student / name).is_file() for name in (CONFIG, WEIGHTS))
 
 
-def _tokenizer_files(teacher: Path) -> list[Path]:
+def _tokenizer_files(sweep_folder: Path, sweep: SweepRecord) -> list[Path]:
+    key = sweep.teacher.get("key")
+    if not isinstance(key, str) or key in ("", ".", "..") or Path(key).name != key:
+        raise UsageError(f"{sweep_folder}: its {records.SWEEP_FILE} names no teacher (got {key!r})")
+    teacher = sweep_folder.parent / "cache" / "teachers" / key
     files = sorted({file for pattern in TOKENIZER_FILES for file in teacher.glob(pattern)})
     if not files or not store.is_intact(teacher):
         raise UsageError(

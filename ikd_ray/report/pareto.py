@@ -41,6 +41,11 @@ def front(trials: Sequence[TrialRecord], objectives: Objectives) -> list[TrialRe
     return [candidates[costs] for costs in best]
 
 
+def main_metric(objectives: Mapping[str, str]) -> str:
+    """What students are compared by: the first objective on the dev split, else the first."""
+    return next((name for name in objectives if name.startswith("dev/")), next(iter(objectives)))
+
+
 def _costs(trial: TrialRecord, objectives: Objectives) -> tuple[float, ...]:
     """The trial's objectives with signs that make less better; nan where it has none."""
     values = ((trial.metrics.get(name, math.nan), direction) for name, direction in objectives.items())

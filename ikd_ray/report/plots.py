@@ -100,7 +100,7 @@ def pareto_png(
 def _axes(sweep: SweepRecord) -> tuple[_Axis, _Axis]:
     """The horizontal and the vertical axis."""
     names = list(sweep.objectives)
-    vertical = next((name for name in names if name.startswith("dev/")), names[0])
+    vertical = pareto.main_metric(sweep.objectives)
     others = [name for name in names if name != vertical]
     size = "student/params"
     horizontal = size if size in others or not others else others[0]

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 from ikd_ray.errors import UsageError, in_one_line
 from ikd_ray.report.derived import DERIVED
+from ikd_ray.report.mlflow_pages import FRONT, NOTE, description, experiment_tags
+from ikd_ray.report.models import log_student, model_of
 from ikd_ray.report.pareto import front
 from ikd_ray.report.passwords import without_password, without_secrets
 from ikd_ray.report.records import SPACE_FILE, SweepRecord, TrialRecord
@@ -34,6 +36,7 @@ TRIAL = "ikd.trial"
 TEACHER_KEY = "ikd.teacher_key"
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}  # of databases, by default
 KNOCK_S = 5
+SOURCE = "sweeps/run.py"
 SWEEP_ID = "ikd.sweep_id"
 
 
@@ -115,7 +118,11 @@ class Tracker:
             "ikd.code_version": sweep.code_version,
             "ikd.sweep": sweep.name,
             SWEEP_ID: sweep.settings["id"],
+            "mlflow.source.name": SOURCE,
+            "mlflow.source.type": "LOCAL",
         }
+        for key, value in experiment_tags(sweep).items():
+            self._client.set_experiment_tag(self._experiment_id, key, value)
         self.parent = self._parent_of(sweep) or self._create(sweep.name, {KIND: "sweep"})
         run = self._client.get_run(self.parent)
         if not run.data.params:
@@ -173,6 +180,7 @@ class Tracker:
         if not self.parent:
             return [Difference("the sweep had no run")]
         records, seen = {record.id: record for record in trials}, set()
+        best = {trial.id for trial in front(trials, sweep.objectives)}
         for run in list(self._search(f"tags.`mlflow.parentRunId` = '{self.parent}'")):
             trial, run_id = run.data.tags[TRIAL], run.info.run_id
             if trial in seen:
@@ -184,6 +192,8 @@ class Tracker:
                 found.append(Difference(f"{trial} was {run.info.status}"))
             elif not self._has_all(run, records[trial]):
                 found.append(Difference(f"{trial} had not the metrics of its record, each once", run_id))
+            elif trial in best and not model_of(run):
+                found.append(Difference(f"{trial} is on the front, and its run had no model"))
             seen.add(trial)
         found += [Difference(f"{trial} had no run") for trial in records if trial not in seen]
         status = self._client.get_run(self.parent).info.status
@@ -263,7 +273,7 @@ class Tracker:
         if run is None:
             if not self.parent:
                 raise LookupError("the sweep has no run yet")
-            name = f"{trial} {params['regime']} {params['student_layers']}L"
+            name = f"{params['regime']}-{params['student_layers']}L-{trial}"  # so that names sort by regime
             tags = {KIND: "trial", "mlflow.parentRunId": self.parent, TRIAL: trial}
             run = self._runs[trial] = _Run(self._create(name, tags, at))
         if not run.described:
@@ -310,6 +320,21 @@ class Tracker:
             if path.is_file():
                 self._client.log_artifact(self.parent, str(path))
         self.finish(self.outcome(sweep, trials))
+
+    def show_front(self, folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
+        """Describe the sweep, mark the runs on its front, and give each of these its student as a model.
+
+        Raises:
+            UsageError: a student, or the teacher whose tokenizer it shares, is damaged or not here.
+        """
+        self._client.set_tag(self.parent, NOTE, description(sweep, trials, self._experiment_id))
+        best = {trial.id: trial for trial in front(trials, sweep.objectives)}
+        for run in list(self._search(f"tags.`mlflow.parentRunId` = '{self.parent}'")):
+            trial = run.data.tags[TRIAL]
+            if (run.data.tags.get(FRONT) == "true") != (trial in best):
+                self._client.set_tag(run.info.run_id, FRONT, str(trial in best).lower())
+            if trial in best:
+                log_student(self._client, run, folder, sweep, best[trial])
 
     @staticmethod
     def outcome(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> str:

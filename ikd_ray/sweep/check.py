@@ -7,6 +7,7 @@ others lack, or have otherwise, is derived from them again.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,5 +108,7 @@ def _mlflow(tracker: Tracker, folder: Path, sweep: SweepRecord, trials: list[Tri
         tracker.give_up(difference)
     tracker.start(sweep)
     tracker.conclude(folder, sweep, trials)
+    with suppress(UsageError):  # what a student lacks is seen below
+        tracker.show_front(folder, sweep, trials)
     left = {difference.what for difference in tracker.inspect(sweep, trials)}
     return [Finding("MLflow", what, what not in left) for what in (found.what for found in before)]

@@ -11,11 +11,11 @@ import pytest
 import torch
 import yaml
 from screen import run
-from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertTokenizer, pipeline
+from students import student, write_tokenizer
+from transformers import AutoTokenizer, pipeline
 
 from ikd_ray.config import Trial
 from ikd_ray.data import store
-from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.linear import use_onednn
 from ikd_ray.errors import UsageError
 from ikd_ray.report import cli, export, records
@@ -26,24 +26,8 @@ from ikd_ray.report.version import code_version
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "sweeps" / "export.py"
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "a", "mat", "##s", "."]
 SENTENCE = "The cats sat on a mat."
 SMALL, LARGE = "cola-kd-1L-aaaa1111", "cola-pid-2L-bbbb2222"
-
-
-def student(layers: int, labels: int = 2) -> BertForSequenceClassification:
-    torch.manual_seed(layers)
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=32,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        num_labels=labels,
-    )
-    # As students are in a sweep: wrapped, with the project's own attention.
-    return Encoder(BertForSequenceClassification(config).eval()).model
 
 
 def make_sweep(
@@ -52,12 +36,7 @@ def make_sweep(
     """A sweep of four trials, two of them on the front, and its teacher."""
     teacher = output / "cache" / "teachers" / "key"
     if not teacher.exists():
-        with store.aside(teacher) as folder:
-            vocabulary = folder / "vocab.txt"
-            vocabulary.write_text("\n".join(WORDS))
-            BertTokenizer(str(vocabulary)).save_pretrained(folder)
-            (folder / "model.safetensors").write_bytes(b"not for students")
-            (folder / "teacher.json").write_text("{}")
+        write_tokenizer(teacher)
     fields = {
         "name": name,
         "task": task,

@@ -5,10 +5,14 @@ from __future__ import annotations
 import socket
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
+import torch
+from students import student, write_tokenizer
 
 from ikd_ray.errors import UsageError
+from ikd_ray.report import records
 from ikd_ray.report.records import SweepRecord, TrialRecord
 from ikd_ray.report.tracking import Tracker
 
@@ -27,8 +31,14 @@ def sweep(identity: str, run_id: str = "") -> SweepRecord:
         trials=3,
         command="",
         code_version="1",
-        data={"source": "folder", "description": "a folder", "generated": False},
-        teacher={"name": "MiniLM"},
+        data={
+            "source": "folder",
+            "description": "a [folder]",
+            "fingerprint": "f00d",
+            "generated": False,
+            "max_length": 48,
+        },
+        teacher={"name": "MiniLM", "key": "key", "layers": 6, "metrics": {"dev/mcc": 0.41}},
         objectives={"dev/mcc": "max"},
         settings={"id": identity, "run_id": run_id, "space": "spaces/space.yaml"},
     )
@@ -228,9 +238,79 @@ def test_a_sweep_is_concluded_with_what_all_of_it_came_to(tracker, request, tmp_
     assert tracker._client.get_run(tracker.parent).info.status == "FAILED"
 
 
-def test_what_differs_from_the_records_is_seen_and_mended(tracker, request, tmp_path):
+@pytest.fixture
+def folder(tmp_path):
+    """A sweep's, with a student in it."""
+    write_tokenizer(tmp_path / "cache" / "teachers" / "key")
+    records.write_trial(tmp_path / "sweep", record(0), student(2).save_pretrained)
+    return tmp_path / "sweep"
+
+
+def test_the_front_is_shown(tracker, request, folder):
     asked, trials = sweep(request.node.name), [record(number) for number in range(3)]
-    tracker.conclude(tmp_path, asked, trials)
+    tracker.conclude(folder, asked, trials)
+    times = {trial: run.info.end_time for trial, run in children(tracker).items()}
+    for _ in range(2):  # the second time there is nothing to do
+        tracker.show_front(folder, asked, trials)
+    client, runs = tracker._client, children(tracker)
+    assert {trial: run.data.tags.get("ikd.front") for trial, run in runs.items()} == {
+        "t000": "true",  # of equals the first
+        "t001": None,
+        "t002": None,
+    }
+    assert {trial: run.info.end_time for trial, run in runs.items()} == times
+    assert sorted(run.info.run_name for run in runs.values()) == [f"kd-2L-t00{n}" for n in range(3)]
+    note = client.get_run(tracker.parent).data.tags["mlflow.note.content"]
+    assert "| t000 | kd | 2 | 0.2 |" in note
+    assert r"a \[folder\]" in note
+    assert values(tracker, runs["t000"], "dev/mcc") == [(1, 0.1), (2, 0.2)], "each value once"
+    better = replace(record(1), metrics=record(1).metrics | {"dev/mcc": 0.3})
+    records.write_trial(folder, better, student(2).save_pretrained)
+    tracker.show_front(folder, asked, [record(0), better])
+    tags = {trial: run.data.tags.get("ikd.front") for trial, run in children(tracker).items()}
+    assert (tags["t000"], tags["t001"]) == ("false", "true")
+
+
+def test_a_student_is_a_model(tracker, request, folder):
+    import mlflow
+
+    asked = sweep(request.node.name)
+    tracker.conclude(folder, asked, [record(0)])
+    tracker.show_front(folder, asked, [record(0)])
+    run = children(tracker)["t000"]
+    (found,) = tracker._client.get_run(run.info.run_id).outputs.model_outputs
+    model = tracker._client.get_logged_model(found.model_id)
+    assert model.status == "READY"
+    assert model.source_run_id == run.info.run_id
+    assert model.params["regime"] == "kd"
+    assert {metric.key: metric.value for metric in model.metrics} == {"dev/mcc": 0.2, "student/params": 5.0}
+    mlflow.set_tracking_uri(tracker.uri)
+    loaded = mlflow.transformers.load_model(f"models:/{found.model_id}")
+    expected = student(2)
+    tokens = loaded.tokenizer("the cat sat .", return_tensors="pt")
+    torch.testing.assert_close(loaded.model(**tokens).logits, expected(**tokens).logits)
+    assert loaded.model.config.id2label == {0: "unacceptable", 1: "acceptable"}
+    kept = Path(mlflow.artifacts.download_artifacts(f"models:/{found.model_id}"))
+    assert not (kept / "LICENSE.txt").exists(), "it would name a hub's page that is not there"
+    assert "sweep `sweep`" in (kept / "model_card.md").read_text()
+
+
+def test_a_student_that_is_not_whole_is_no_model(tracker, request, folder):
+    asked = sweep(request.node.name)
+    tracker.conclude(folder, asked, [record(0)])
+    (folder / "trials" / "t000" / "student" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UsageError, match="damaged"):
+        tracker.show_front(folder, asked, [record(0)])
+    assert tracker._client.search_logged_models([tracker._experiment_id]) == []
+
+
+def test_what_differs_from_the_records_is_seen_and_mended(tracker, request, folder):
+    asked, trials = sweep(request.node.name), [record(number) for number in range(3)]
+    tracker.conclude(folder, asked, trials)
+    assert [found.what for found in tracker.inspect(asked, trials)] == [
+        "t000 is on the front, and its run had no model"
+    ]
+    tracker.show_front(folder, asked, trials)
     assert tracker.inspect(asked, trials) == []
     client, runs = tracker._client, children(tracker)
     ids = [runs[f"t00{number}"].info.run_id for number in range(3)]
@@ -250,7 +330,7 @@ def test_what_differs_from_the_records_is_seen_and_mended(tracker, request, tmp_
     for difference in found:
         tracker.give_up(difference)
     tracker.start(asked)
-    tracker.conclude(tmp_path, asked, trials)
+    tracker.conclude(folder, asked, trials)
     assert tracker.inspect(asked, trials) == []
     assert children(tracker)["t000"].info.run_id == ids[0]
 

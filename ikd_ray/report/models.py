@@ -1,0 +1,127 @@
+"""The front's students as MLflow models, each an output of its trial's run."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ikd_ray.report.export import export_student
+from ikd_ray.report.records import SweepRecord, TrialRecord
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+NAME = "student"
+
+
+def model_of(run: Run) -> str:
+    """The id of the student's model that a run has; none: an empty text."""
+    outputs = run.outputs.model_outputs if run.outputs else []
+    return outputs[-1].model_id if outputs else ""
+
+
+def log_student(client: MlflowClient, run: Run, folder: Path, sweep: SweepRecord, trial: TrialRecord) -> None:
+    """Log a trial's student as a model of MLflow's transformers flavour, unless the run has it.
+
+    It is logged through the client: MLflow's `log_model` would start the run again, and change when it ended.
+
+    Args:
+        folder: the sweep's.
+
+    Raises:
+        UsageError, OSError: the student cannot be read.
+        MlflowException: the store refuses it.
+    """
+    if model_of(run):
+        return
+    from mlflow.entities import LoggedModelOutput
+
+    with tempfile.TemporaryDirectory() as room:
+        exported, saved = Path(room) / "exported", Path(room) / "saved"
+        export_student(folder, sweep, trial, exported)
+        model = client.create_logged_model(
+            run.info.experiment_id,
+            name=NAME,
+            source_run_id=run.info.run_id,
+            tags={"ikd.sweep": sweep.name, "ikd.trial": trial.id},
+            params={name: str(value) for name, value in trial.params.items()},
+            model_type="transformers",
+        )
+        try:
+            _save(exported, saved, model.model_id, run.info.run_id)
+            client.log_model_artifacts(model.model_id, str(saved))
+        except BaseException:
+            client.delete_logged_model(model.model_id)
+            raise
+        client.finalize_logged_model(model.model_id, "READY")
+    _log_metrics(
+        client, run, model.model_id, [*sweep.objectives, "student/params", "student/latency_ms"], trial
+    )
+    # Last: it is what says that the run has its model.
+    client.log_outputs(run.info.run_id, models=[LoggedModelOutput(model.model_id, len(trial.history))])
+
+
+def _save(exported: Path, saved: Path, model_id: str, run_id: str) -> None:
+    """Make MLflow's folder of a model from an exported one. Nothing is asked of any hub."""
+    import mlflow.transformers
+    import torch
+    import transformers
+    from huggingface_hub import ModelCard
+    from mlflow.models import Model
+
+    with _quiet():
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(exported)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
+        mlflow.transformers.save_model(
+            {"model": model, "tokenizer": tokenizer},
+            path=saved,
+            task="text-classification",
+            mlflow_model=Model(model_id=model_id, run_id=run_id),
+            model_card=ModelCard(
+                (exported / "README.md").read_text(encoding="utf-8"), ignore_metadata_errors=True
+            ),
+            pip_requirements=[
+                f"torch=={torch.__version__.partition('+')[0]}",
+                f"transformers=={transformers.__version__}",
+            ],
+        )
+    (saved / "LICENSE.txt").unlink(missing_ok=True)  # it names a page of the hub, which has no such model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """MLflow warns of a licence that it cannot find, and transformers draws bars."""
+    from transformers.utils import logging as bars
+
+    logger = logging.getLogger("mlflow.transformers")
+    level, shown = logger.level, bars.is_progress_bar_enabled()
+    logger.setLevel(logging.ERROR)
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if shown:
+            bars.enable_progress_bar()
+
+
+def _log_metrics(
+    client: MlflowClient, run: Run, model_id: str, names: Sequence[str], trial: TrialRecord
+) -> None:
+    """Tie the run's last values to the model, which then shows them: the same rows, not new ones."""
+    from mlflow.entities import Metric
+
+    found: dict[str, Any] = {}
+    for name in dict.fromkeys(names):
+        if name in trial.metrics and (history := client.get_metric_history(run.info.run_id, name)):
+            found[name] = max(history, key=lambda metric: (metric.step, metric.timestamp))
+    rows = [
+        Metric(name, last.value, last.timestamp, last.step, model_id=model_id, run_id=run.info.run_id)
+        for name, last in found.items()
+    ]
+    client.log_batch(run.info.run_id, metrics=rows)
