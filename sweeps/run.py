@@ -25,54 +25,106 @@ from ikd_ray.report.console import Console
 from ikd_ray.report.passwords import given_in_full, hide_command_line, printable_command
 
 SPACES = Path(__file__).resolve().parent.parent / "search_spaces"
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+EXAMPLES = """\
+Examples:
+
+python sweeps/run.py --task cola --data-dir glue --dry-run
+
+python sweeps/run.py --task cola --data-dir glue --trials 24
+
+python sweeps/run.py --resume NAME --trials 48
+"""
+WHAT, SEARCH, MACHINE, RESULTS = "What is distilled", "The search", "Where it runs", "Where results go"
 
 
-@app.command(help=__doc__)
+@app.command(help=__doc__, epilog=EXAMPLES)
 def main(
     task: Annotated[
-        str, typer.Option(help="GLUE task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli.")
+        str,
+        typer.Option(
+            help="GLUE task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli.", rich_help_panel=WHAT
+        ),
     ] = "",
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder in the GLUE layout (CoLA/train.tsv ...). Default: the hub.")
+        Path | None,
+        typer.Option(
+            help="Folder in the GLUE layout (CoLA/train.tsv ...). Default: the hub.", rich_help_panel=WHAT
+        ),
     ] = None,
     teacher: Annotated[
         str | None,
         typer.Option(
             help="Hugging Face name or folder of a BERT-family model. Default: bert-base-uncased where a GPU "
-            "and the hub are there, else a 6-layer MiniLM."
+            "and the hub are there, else a 6-layer MiniLM.",
+            rich_help_panel=WHAT,
         ),
     ] = None,
     space: Annotated[
-        Path, typer.Option(help="Search space file.", show_default="search_spaces/default.yaml")
+        Path,
+        typer.Option(
+            help="Search space file.", show_default="search_spaces/default.yaml", rich_help_panel=SEARCH
+        ),
     ] = SPACES / "default.yaml",
     trials: Annotated[
-        int | None, typer.Option(help="Students to train. Default: 8, or the whole of a grid.")
+        int | None,
+        typer.Option(help="Students to train. Default: 8, or the whole of a grid.", rich_help_panel=SEARCH),
     ] = None,
-    concurrent: Annotated[int | None, typer.Option(help="Trials at once. Default: what fits.")] = None,
-    workers_per_trial: Annotated[int, typer.Option(help="Ray Train workers of each trial.")] = 1,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the search and of every trial.", rich_help_panel=SEARCH)
+    ] = 0,
+    no_share: Annotated[
+        bool,
+        typer.Option(
+            "--no-share",
+            help="Train every epoch of every trial, also those trained before.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Tell the plan and, after a ten-second probe, what it will cost; write nothing.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = False,
+    concurrent: Annotated[
+        int | None, typer.Option(help="Trials at once. Default: what fits.", rich_help_panel=MACHINE)
+    ] = None,
+    workers_per_trial: Annotated[
+        int, typer.Option(help="Ray Train workers of each trial.", rich_help_panel=MACHINE)
+    ] = 1,
     gpus_per_worker: Annotated[
-        float | None, typer.Option(help="GPUs of each worker. Default: 1 where there are any.")
+        float | None,
+        typer.Option(help="GPUs of each worker. Default: 1 where there are any.", rich_help_panel=MACHINE),
     ] = None,
     output: Annotated[
         str,
-        typer.Option(help="Folder for sweeps and what they share; s3://BUCKET/... where nodes share none."),
+        typer.Option(
+            help="Folder for sweeps and what they share; s3://BUCKET/... where nodes share none.",
+            rich_help_panel=RESULTS,
+        ),
     ] = "outputs",
-    name: Annotated[str | None, typer.Option(help="The sweep's name. Default: task and time.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the search and of every trial.")] = 0,
-    no_share: Annotated[
-        bool, typer.Option("--no-share", help="Train every epoch of every trial, also those trained before.")
-    ] = False,
-    resume: Annotated[str | None, typer.Option(help="Name of a sweep to go on with.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="The sweep's name. Default: task and time.", rich_help_panel=RESULTS),
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option(help="Name of a sweep to go on with.", rich_help_panel=RESULTS)
+    ] = None,
     tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.")
+        str | None,
+        typer.Option(
+            help="MLflow store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.", rich_help_panel=RESULTS
+        ),
     ] = None,
     context: typer.Context = None,
 ) -> None:
     given = {
         key: value
         for key, value in context.params.items()
-        if key != "resume" and context.get_parameter_source(key).name == "COMMANDLINE"
+        if key not in ("resume", "dry_run") and context.get_parameter_source(key).name == "COMMANDLINE"
     }
     if "tracking_uri" in given:
         given["tracking_uri"] = given_in_full(tracking_uri)
@@ -80,6 +132,8 @@ def main(
     with usage_errors():
         from ikd_ray.sweep.request import check, make_config, resumed
 
+        if resume and dry_run:
+            raise UsageError("--dry-run is for a new sweep; leave out --resume, or leave out --dry-run")
         place = open_output(output)
         if resume:
             config = resumed(resume, given, place)
@@ -91,10 +145,14 @@ def main(
         console.heading(f"{config.task}: students of {config.teacher or 'the default teacher'}")
         with console.step("reading data and teacher"):
             request = check(config, resumes=bool(resume))
-            from ikd_ray.sweep import runner  # imported late: it takes seconds
+            from ikd_ray.sweep import dry_run as plan  # imported late: they take seconds
+            from ikd_ray.sweep import runner
         interrupt.raise_it()
-        status = runner.run(request, command, console)
-    raise typer.Exit(status)
+        if not dry_run:
+            raise typer.Exit(runner.run(request, command, console))
+        for fact in plan.dry_run(request):
+            console.note(fact.label, fact.text)
+        console.note("nothing was written", "leave out --dry-run to begin")
 
 
 if __name__ == "__main__":

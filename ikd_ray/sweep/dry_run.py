@@ -1,0 +1,164 @@
+"""A sweep's plan in words, and what it will cost, before anything is paid or written."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+
+from ikd_ray.config import Trial, make_trial
+from ikd_ray.data.tokens import TaskData, prepare
+from ikd_ray.distill.regimes import REGIMES
+from ikd_ray.distill.student import layer_map
+from ikd_ray.distill.targets import size_gb, stores_attention
+from ikd_ray.distill.teacher import load_source, load_tokenizer
+from ikd_ray.report.words import duration
+from ikd_ray.sweep.dimensions import Fixed, FloatRange, IntRange, Param
+from ikd_ray.sweep.prepare import Fact
+from ikd_ray.sweep.probe import Costs, measure, sampled
+from ikd_ray.sweep.request import Request
+from ikd_ray.sweep.space import Space
+
+DRAWS = 500  # trials that stand for what a sampler may suggest
+SIZED = 4096  # examples of each split whose lengths stand for all
+START_S = 15  # of Ray, MLflow and the first trial
+
+
+def dry_run(request: Request) -> Iterator[Fact]:
+    """The plan, fact by fact; the last ones after a probe of about ten seconds. All it writes is temporary."""
+    space = request.space
+    yield Fact("data", request.dataset.description)
+    yield Fact("teacher", _teacher(request))
+    yield Fact("objectives", ", ".join(f"{name} ({way})" for name, way in request.objectives.items()))
+    for name, param in space.params.items():
+        yield Fact("searched" if not isinstance(param.domain, Fixed) else "fixed", _dimension(name, param))
+    for regime in space.reachable("regime"):
+        yield Fact("stages", _stages(regime, request))
+    trials = draws(space, request.trials)
+    yield Fact("trials", _trials(request, trials))
+    with tempfile.TemporaryDirectory(prefix="ikd-dry-run-") as room:
+        yield Fact("targets", _targets(request, Path(room)))
+        batch_size = min(space.reachable("batch_size"), key=lambda size: abs(size - 32))
+        depth = max(request.depths)
+        costs = measure(request.source, request.dataset, request.max_length, depth, batch_size, Path(room))
+    yield from _time(request, trials, costs)
+
+
+def draws(space: Space, count: int) -> list[Trial]:
+    """Trials as the space may suggest them: of a grid the ones it begins with, else at random."""
+    if space.sampler == "grid":
+        return [make_trial(row) for row in islice(space.grid(), count)]
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    found = []
+    for _ in range(DRAWS):
+        suggested = study.ask()
+        constants = space.suggest(suggested)
+        found.append(make_trial(constants | suggested.params))
+    return found
+
+
+def _teacher(request: Request) -> str:
+    about = f"{request.source.name}, {request.source.layers} layers"
+    if request.source.has_head:
+        return f"{about}, used as it is"
+    return (
+        f"{about}, fine-tuned on {request.task.name} for at most {request.space.teacher.epochs} epochs, once"
+    )
+
+
+def _dimension(name: str, param: Param) -> str:
+    domain = param.domain
+    if isinstance(domain, (IntRange, FloatRange)):
+        values = f"{domain.low:g} to {domain.high:g}"
+        step = f" in steps of {domain.step}" if isinstance(domain, IntRange) and domain.step > 1 else ""
+        values += step + (", evenly on a logarithmic scale" if domain.log else "")
+    else:
+        values = ", ".join(map(str, domain.values))
+    when = " and ".join(f"{parent} is {_or(allowed)}" for parent, allowed in param.when.items())
+    return f"{name}: {values}" + (f"; where {when}" if when else "")
+
+
+def _or(values: tuple[Any, ...]) -> str:
+    *others, last = map(str, values)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _stages(regime: str, request: Request) -> str:
+    """Of the deepest student. What the space does not fix stands at its default."""
+    fixed: Mapping[str, Any] = {
+        name: param.domain.value
+        for name, param in request.space.params.items()
+        if isinstance(param.domain, Fixed)
+    }
+    depth = max(request.depths)
+    trial = make_trial({**fixed, "regime": regime, "student_layers": depth})
+    return f"{regime}, {depth} layers: {', then '.join(stage.name for stage in REGIMES[regime](trial))}"
+
+
+def _trials(request: Request, trials: list[Trial]) -> str:
+    epochs = [_epochs(trial) for trial in trials]
+    mean = statistics.mean(epochs)
+    how = "of the grid" if request.space.sampler == "grid" else "suggested by Optuna's TPE sampler"
+    return (
+        f"{request.trials}, {how}; at most {mean:.3g} epochs each on average ({min(epochs)} to {max(epochs)}), "
+        f"about {mean * request.trials:,.0f} in all"
+    )
+
+
+def _epochs(trial: Trial) -> int:
+    return sum(stage.epochs for stage in REGIMES[trial.regime](trial))
+
+
+def _targets(request: Request, room: Path) -> str:
+    data, share = _sized(request, room)
+    teacher = load_source(request.source, request.task, seed=0)
+    layers = sorted({layer for depth in request.depths for layer in layer_map(depth, request.source.layers)})
+    size = size_gb(data, teacher, layers) / share
+    if stores_attention(size, float("inf"), request.space.targets):
+        return f"{size:.2g} GB of teacher layers {', '.join(map(str, layers))}"
+    size = size_gb(data, teacher, layers, attention=False) / share
+    return f"{size:.2g} GB without attention, which is computed for each batch"
+
+
+def _sized(request: Request, room: Path) -> tuple[TaskData, float]:
+    """A sample's tokens, and its share of all examples."""
+    sample = sampled(request.dataset, SIZED)
+    tokenizer, key = load_tokenizer(request.source), request.source.key
+    counts = [sum(map(len, dataset.splits.values())) for dataset in (sample, request.dataset)]
+    return prepare(sample, tokenizer, key, request.max_length, room / "tokens"), counts[0] / counts[1]
+
+
+def _time(request: Request, trials: list[Trial], costs: Costs) -> Iterator[Fact]:
+    train = len(request.dataset.splits["train"])
+    dev = sum(len(split) for name, split in request.dataset.splits.items() if name != "train")
+    teacher = 0.0
+    if not request.source.has_head:
+        teacher = request.space.teacher.epochs * costs.teacher_s(request.source.layers, train, dev)
+    targets = (train + dev) * costs.target
+    mean = statistics.mean(trial_s(trial, costs, train, dev) for trial in trials)
+    gpus = torch.cuda.device_count()
+    where = f"{gpus} GPU{'s' * (gpus != 1)}" if gpus else f"{torch.get_num_threads()} CPU threads"
+    in_all = START_S + teacher + targets + mean * request.trials / max(gpus, 1)
+    yield Fact("probe", f"{costs.seconds:.0f} s of training on {costs.examples} examples, {where}")
+    yield Fact(
+        "time",
+        f"at most about {duration(in_all)}: teacher {duration(teacher)}, its targets {duration(targets)}, "
+        f"{request.trials} trials of {duration(mean)} on average",
+    )
+    yield Fact("less", "where a teacher is kept, thresholds end stages, or trials share epochs")
+
+
+def trial_s(trial: Trial, costs: Costs, train: int, dev: int) -> float:
+    """Seconds of all of a trial's epochs, if none of its stages ends early."""
+    total = 0.0
+    for stage in REGIMES[trial.regime](trial):
+        once, epoch = costs.stage_s(stage, trial.student_layers, train, dev)
+        total += once + epoch * stage.epochs
+    return total

@@ -1,0 +1,100 @@
+"""The plan of a sweep in words, and its price: what it says, that it says it, and that nothing is left."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from launch import flags
+
+from ikd_ray.config import make_trial
+from ikd_ray.sweep.dry_run import draws, trial_s
+from ikd_ray.sweep.probe import Costs
+from ikd_ray.sweep.space import load_space
+
+SPACE = """
+params:
+  regime: {choice: [kd, pid]}
+  student_layers: {int: [1, 2]}
+  epochs: 2
+  temperature: {float: [1, 4], log: true}
+  epochs_per_layer: {int: [1, 3], when: {regime: pid}}
+teacher: {epochs: 1}
+"""
+COSTS = Costs(
+    step=1.0,
+    layer=10.0,
+    matched=100.0,
+    evaluation=0.1,
+    evaluation_layer=0.01,
+    target=5.0,
+    examples=1,
+    seconds=1.0,
+)
+
+
+@pytest.mark.slow
+def test_the_plan_is_told_and_nothing_is_left(command, inputs, tmp_path):
+    (tmp_path / "space.yaml").write_text(SPACE)
+    done = command(
+        "run", *flags(inputs, tmp_path / "space.yaml", "planned"), "--trials", 3, "--dry-run", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]
+    lines = dict(line.split(": ", 1) for line in reversed(done.stdout.splitlines()) if ": " in line)
+    assert "epochs_per_layer: 1 to 3; where regime is pid" in done.stdout
+    assert "temperature: 1 to 4, evenly on a logarithmic scale" in done.stdout
+    assert "stages: pid, 2 layers: 1, then 2, then C" in done.stdout
+    assert "fixed: epochs: 2" in done.stdout
+    assert re.match(
+        r"3, suggested by .* at most .* epochs each on average \(2 to 8\), about \d+ in all", lines["trials"]
+    )
+    assert re.match(r"at most about .*: teacher .*, its targets .*, 3 trials of .* on average", lines["time"])
+    assert done.stderr == ""
+
+
+def test_a_plan_is_for_a_new_sweep(command, tmp_path):
+    done = command("run", "--resume", "sweep", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "error: --dry-run is for a new sweep; leave out --resume, or leave out --dry-run\n"
+
+
+def test_trials_are_drawn_from_the_space(tmp_path):
+    (tmp_path / "space.yaml").write_text(SPACE)
+    found = draws(load_space(tmp_path / "space.yaml"), 3)
+    assert {trial.regime for trial in found} == {"kd", "pid"}
+    assert {trial.epochs_per_layer for trial in found if trial.regime == "kd"} == {2}, "its default"
+    assert {trial.epochs_per_layer for trial in found if trial.regime == "pid"} == {1, 2, 3}
+    assert all(1 <= trial.temperature <= 4 for trial in found)
+
+
+def test_of_a_grid_the_plan_has_the_trials_that_run(tmp_path):
+    (tmp_path / "grid.yaml").write_text(
+        "sampler: grid\nparams: {regime: {choice: [hard, kd, id]}, epochs: 1}"
+    )
+    found = draws(load_space(tmp_path / "grid.yaml"), 2)
+    assert [trial.regime for trial in found] == ["hard", "kd"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"),
+    [
+        # 7 examples to train on, 3 to evaluate: epochs x (7 x (step + layers) + 3 x (0.1 + layers x 0.01)).
+        ({"regime": "kd", "student_layers": 2, "epochs": 2}, 2 * (7 * (1 + 20) + 3 * 0.12)),
+        ({"regime": "id", "student_layers": 2, "epochs": 1}, 7 * (1 + 20 + 200) + 3 * 0.12),
+        (
+            {"regime": "pid", "student_layers": 2, "epochs": 1, "epochs_per_layer": 1, "top_trains": "head"},
+            # Layer 1; layer 2 on what layer 1 gives, for all 10 examples; the head on what both give.
+            7 * (1 + 10 + 100)
+            + 3 * 0.12
+            + 10 * 0.01
+            + 7 * (1 + 10 + 100)
+            + 3 * 0.11
+            + 10 * 0.01
+            + 7
+            + 3 * 0.1,
+        ),
+    ],
+)
+def test_a_trial_costs_what_its_stages_cost(asked, seconds):
+    assert trial_s(make_trial(asked), COSTS, train=7, dev=3) == pytest.approx(seconds)
