@@ -88,7 +88,7 @@ def description(sweep: SweepRecord, trials: Sequence[TrialRecord], experiment_id
         f"trials. {warning}Data: {_plain(sweep.data['description'])}.",
         f"`{_plain(sweep.command)}`" if sweep.command else "",
         "#### The front" if best else "No trial on the front yet.",
-        _front_table(sweep, best) if best else "",
+        _front_list(sweep, best) if best else "",
         HOW_TO_READ.format(students=students, metric=main_metric(sweep.objectives)),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -99,22 +99,22 @@ HOW_TO_READ = """\
 
 - [The table of students]({students}) (*Views > Students*) has every trial, the best `{metric}` first; `ikd.front` says
   which are on the Pareto front. Runs are named `regime-layers-trial`: sorted by name they group.
-- Choose two trials and *Compare*: `dev/layer_1/kl` ... are each layer's attention KL (nats, mean over heads) and
-  `dev/layer_1/cos` its 1 - cos² of the [CLS] vectors, after every epoch; `stage` counts the regime's stages. What a
-  stage does not train has no `train/` value there.
+- [Their curves]({students}&compareRunsMode=CHART): `dev/layer_1/kl` ... are each layer's attention KL (nats, mean over
+  heads) and `dev/layer_1/cos` its 1 - cos² of the [CLS] vectors, after every epoch; `stage` counts the regime's stages.
+  What a stage does not train has no `train/` value there. Choose two trials and *Compare* to see all that differs.
 - `student/params` counts all parameters, `student/encoder_params` those without embeddings; `student/latency_ms` is one
   sequence of 128 tokens on one CPU thread; `dev/teacher_agreement` the share of examples with the teacher's answer.
 - The front's students are models of their runs: `mlflow.transformers.load_model("models:/ID")`. Artifacts:
   `pareto.png`, `trials.csv`, the search space, and `report/report.html` once `sweeps/report.py` has made it."""
 
 
-def _front_table(sweep: SweepRecord, best: Sequence[TrialRecord]) -> str:
-    names = list(sweep.objectives)
-    lines = [["trial", "regime", "layers", *names], ["---"] * (3 + len(names))]
+def _front_list(sweep: SweepRecord, best: Sequence[TrialRecord]) -> str:
+    """Not a table: MLflow shows those without any space between their columns."""
+    lines = []
     for trial in best:
-        shown = [f"{trial.metrics[name]:,.6g}" for name in names]
-        lines.append([trial.id, trial.params["regime"], str(len(trial.layer_map)), *shown])
-    return "\n".join(f"| {' | '.join(map(_plain, line))} |" for line in lines)
+        shown = ", ".join(f"{name} {trial.metrics[name]:,.6g}" for name in sweep.objectives)
+        lines.append(f"- {_plain(trial.name)}: {_plain(shown)}")
+    return "\n".join(lines)
 
 
 def _plain(text: object) -> str:

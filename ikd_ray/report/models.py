@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-NAME = "student"
-
 
 def model_of(run: Run) -> str:
     """The id of the student's model that a run has; none: an empty text."""
@@ -46,7 +44,7 @@ def log_student(client: MlflowClient, run: Run, folder: Path, sweep: SweepRecord
         export_student(folder, sweep, trial, exported)
         model = client.create_logged_model(
             run.info.experiment_id,
-            name=NAME,
+            name=trial.name,
             source_run_id=run.info.run_id,
             tags={"ikd.sweep": sweep.name, "ikd.trial": trial.id},
             params={name: str(value) for name, value in trial.params.items()},

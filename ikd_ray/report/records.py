@@ -15,7 +15,7 @@ import errno
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -68,6 +68,15 @@ class TrialRecord:
     duration_s: float = 0.0
     reused_from: list[str] = field(default_factory=list)  # trials whose epochs it took
     warnings: list[str] = field(default_factory=list)  # what happened to saved epochs that should not
+
+    @property
+    def name(self) -> str:
+        """For people: names sort by regime and depth."""
+        return trial_name(self.id, self.params)
+
+
+def trial_name(trial_id: str, params: Mapping[str, Any]) -> str:
+    return f"{params['regime']}-{params['student_layers']}L-{trial_id}"
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from ikd_ray.report.mlflow_pages import FRONT, NOTE, description, experiment_tag
 from ikd_ray.report.models import log_student, model_of
 from ikd_ray.report.pareto import front
 from ikd_ray.report.passwords import without_password, without_secrets
-from ikd_ray.report.records import SPACE_FILE, SweepRecord, TrialRecord
+from ikd_ray.report.records import SPACE_FILE, SweepRecord, TrialRecord, trial_name
 from ikd_ray.report.savings import savings
 from ikd_ray.report.words import clean
 
@@ -273,9 +273,8 @@ class Tracker:
         if run is None:
             if not self.parent:
                 raise LookupError("the sweep has no run yet")
-            name = f"{params['regime']}-{params['student_layers']}L-{trial}"  # so that names sort by regime
             tags = {KIND: "trial", "mlflow.parentRunId": self.parent, TRIAL: trial}
-            run = self._runs[trial] = _Run(self._create(name, tags, at))
+            run = self._runs[trial] = _Run(self._create(trial_name(trial, params), tags, at))
         if not run.described:
             self._params(run.id, params)
             run.described = True

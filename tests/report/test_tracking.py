@@ -261,7 +261,7 @@ def test_the_front_is_shown(tracker, request, folder):
     assert {trial: run.info.end_time for trial, run in runs.items()} == times
     assert sorted(run.info.run_name for run in runs.values()) == [f"kd-2L-t00{n}" for n in range(3)]
     note = client.get_run(tracker.parent).data.tags["mlflow.note.content"]
-    assert "| t000 | kd | 2 | 0.2 |" in note
+    assert "- kd-2L-t000: dev/mcc 0.2" in note
     assert r"a \[folder\]" in note
     assert values(tracker, runs["t000"], "dev/mcc") == [(1, 0.1), (2, 0.2)], "each value once"
     better = replace(record(1), metrics=record(1).metrics | {"dev/mcc": 0.3})
