@@ -99,6 +99,8 @@ def first_problem(error: ValidationError) -> tuple[str, str]:
     detail = error.errors()[0]
     key = ".".join(str(part) for part in detail["loc"])
     reason = detail["msg"][0].lower() + detail["msg"][1:]
+    if detail["type"] == "value_error":  # of a check of our own
+        reason = str(detail["ctx"]["error"])
     if detail["type"] == "extra_forbidden":
         reason = "unknown name"
     return key, reason
