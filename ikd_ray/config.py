@@ -122,7 +122,7 @@ def make_trial(params: dict[str, Any]) -> Trial:
 class SweepConfig(_Config):
     """One sweep as asked for on the command line; names are the flags'."""
 
-    task: str
+    task: str = Field(description="a GLUE task's name, or the path of a task file")
     data_dir: Path | None = None
     teacher: str | None = None
     space: Path

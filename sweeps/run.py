@@ -31,10 +31,16 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command(help=__doc__)
 def main(
     task: Annotated[
-        str, typer.Option(help="GLUE task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli.")
+        str,
+        typer.Option(
+            help="GLUE task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli; or FILE.yaml, a task of your own."
+        ),
     ] = "",
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder in the GLUE layout (CoLA/train.tsv ...). Default: the hub.")
+        Path | None,
+        typer.Option(
+            help="Folder in the GLUE layout (CoLA/train.tsv ...), or that of a task file's tables. Default: the hub."
+        ),
     ] = None,
     teacher: Annotated[
         str | None,
@@ -78,17 +84,20 @@ def main(
         given["tracking_uri"] = given_in_full(tracking_uri)
     command = printable_command(["python", "sweeps/run.py", *sys.argv[1:]])
     with usage_errors():
+        from ikd_ray.data.task_file import find_task
         from ikd_ray.sweep.request import check, make_config, resumed
 
         place = open_output(output)
         if resume:
             config = resumed(resume, given, place)
         elif not task:
-            raise UsageError("--task is missing; e.g. --task cola")
+            raise UsageError("--task is missing; e.g. --task cola, or a task file")
         else:
             config = make_config(given | {"space": space, "output": place.folder, "uri": place.uri})
         console = Console()
-        console.heading(f"{config.task}: students of {config.teacher or 'the default teacher'}")
+        console.heading(
+            f"{find_task(config.task).name}: students of {config.teacher or 'the default teacher'}"
+        )
         with console.step("reading data and teacher"):
             request = check(config, resumes=bool(resume))
             from ikd_ray.sweep import runner  # imported late: it takes seconds
