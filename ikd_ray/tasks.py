@@ -256,5 +256,5 @@ def get_task(name: str) -> GlueTask:
         UsageError: there is none; the message names the known ones.
     """
     if name not in TASKS:
-        raise UsageError(f"task {name!r} is not known; one of: {', '.join(TASKS)}; or a task file, FILE.yaml")
+        raise UsageError(f"task {name!r} is not known; one of: {', '.join(TASKS)}")
     return TASKS[name]

@@ -41,8 +41,8 @@ class Rows:
     def split(self) -> Split:
         """All of them; there must be one."""
         dtype = np.float32 if self._task.is_regression else np.int64
-        first, second = (*self._texts, None)[:2]
-        return Split(first, second, np.array(self._labels, dtype))
+        second = self._texts[1] if self._task.is_pair else None
+        return Split(self._texts[0], second, np.array(self._labels, dtype))
 
 
 def label_of(value: str, task: Task, where: str) -> float:

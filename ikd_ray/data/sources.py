@@ -45,6 +45,9 @@ def load(task: GlueTask | CustomTask, data_dir: Path | None) -> Dataset:
 
 
 def _from_tables(task: CustomTask, data_dir: Path | None) -> Dataset:
+    if data_dir is None:
+        names = ", ".join(name for _, name in task.files)
+        raise UsageError(f"--data-dir is missing; give the folder that holds {names} of task {task.name}")
     splits = read_tables(data_dir, task)
     description = f"folder {data_dir.resolve().name} ({task.name}, {sizes(splits)})"
     return Dataset(task, splits, "folder", description, fingerprint(task, splits))

@@ -26,7 +26,7 @@ BATCH = 1_000  # rows of a Parquet file at a time: bounds memory
 Row = tuple[str, Sequence[Any]]  # file and line (or row), and the wanted columns' values
 
 
-def read_tables(data_dir: Path | None, task: CustomTask) -> dict[str, Split]:
+def read_tables(data_dir: Path, task: CustomTask) -> dict[str, Split]:
     """The task's splits from their files in a folder.
 
     Raises:
@@ -34,8 +34,6 @@ def read_tables(data_dir: Path | None, task: CustomTask) -> dict[str, Split]:
             file, the line or row (from 1; a header is line 1), the column, and what would be right.
     """
     names = ", ".join(name for _, name in task.files)
-    if data_dir is None:
-        raise UsageError(f"--data-dir is missing; give the folder that holds {names} of task {task.name}")
     if not os.path.isdir(data_dir):  # Unlike Path.is_dir, it raises nothing where access is denied.
         what = "is a file, not a folder" if os.path.exists(data_dir) else "there is no such folder"
         raise UsageError(f"--data-dir {data_dir}: {what}; give the folder that holds {names}")

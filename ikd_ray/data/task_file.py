@@ -13,7 +13,7 @@ import yaml
 from pydantic import AfterValidator, Field
 
 from ikd_ray.errors import UsageError
-from ikd_ray.tasks import CLASS_METRICS, METRICS, SCORE_METRICS, TASKS, Task, get_task
+from ikd_ray.tasks import CLASS_METRICS, METRICS, SCORE_METRICS, TASKS, GlueTask, Task, get_task
 from ikd_ray.yaml_file import Knob, YamlFile
 
 TASK_FILE = "task.yaml"  # in folders that keep what a task is
@@ -75,13 +75,18 @@ def is_task_file(value: str) -> bool:
     return value.lower().endswith((".yaml", ".yml"))
 
 
-def find_task(value: str) -> Task:
+def find_task(value: str) -> GlueTask | CustomTask:
     """The task that `--task` names: GLUE's of that name, or the one that the file at that path defines.
 
     Raises:
         UsageError: there is no such task, or the file is wrong.
     """
-    return load_task(Path(value)) if is_task_file(value) else get_task(value)
+    if is_task_file(value):
+        return load_task(Path(value))
+    try:
+        return get_task(value)
+    except UsageError as error:
+        raise UsageError(f"{error}; or a task file, FILE.yaml") from None
 
 
 def keep_task(folder: Path, task: Task) -> None:
@@ -90,7 +95,7 @@ def keep_task(folder: Path, task: Task) -> None:
         (folder / TASK_FILE).write_bytes(task.definition.encode())
 
 
-def kept_task(folder: Path, name: str) -> Task:
+def kept_task(folder: Path, name: str) -> GlueTask | CustomTask:
     """The task of that name: GLUE's, or the one whose definition `keep_task` left in the folder.
 
     Raises:
@@ -178,7 +183,7 @@ def _labels(
         )
     if "range" in nodes:
         return (), (), _range(file, nodes["range"])
-    if "labels" not in nodes:
+    if "labels" not in nodes:  # the metrics are looked at nevertheless
         return ("", ""), ("", ""), (0.0, 0.0)
     node = nodes["labels"]
     if isinstance(node, yaml.MappingNode):
@@ -190,7 +195,7 @@ def _labels(
         names = file.values(entries.values(), "labels", _WORD)
     else:
         written = names = file.values(_listed(node), "labels", _WORD)
-    if len(_listed(node) if not isinstance(node, yaml.MappingNode) else node.value) < 2:
+    if not isinstance(node, yaml.CollectionNode) or len(node.value) < 2:
         file.mistake(node, "labels", "give at least two classes, as in [negative, positive]")
     _refuse_twice(file, names, "labels", "classes need names of their own")
     return tuple(text for text, _ in written), tuple(name for name, _ in names), (0.0, 0.0)
