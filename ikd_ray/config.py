@@ -99,6 +99,8 @@ def first_problem(error: ValidationError) -> tuple[str, str]:
     detail = error.errors()[0]
     key = ".".join(str(part) for part in detail["loc"])
     reason = detail["msg"][0].lower() + detail["msg"][1:]
+    if detail["type"] == "value_error":  # of a check of our own
+        reason = str(detail["ctx"]["error"])
     if detail["type"] == "extra_forbidden":
         reason = "unknown name"
     return key, reason
@@ -120,7 +122,7 @@ def make_trial(params: dict[str, Any]) -> Trial:
 class SweepConfig(_Config):
     """One sweep as asked for on the command line; names are the flags'."""
 
-    task: str
+    task: str = Field(description="a GLUE task's name, or the path of a task file")
     data_dir: Path | None = None
     teacher: str | None = None
     space: Path

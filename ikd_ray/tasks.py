@@ -1,7 +1,8 @@
-"""The GLUE tasks: their columns, labels and metrics, on the hub and in the official release's files."""
+"""What a task is: its texts, labels and metrics; and those of GLUE, on the hub and in the official release's files."""
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,6 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ikd_ray.errors import UsageError
+
+CLASS_METRICS = ("accuracy", "f1", "macro_f1", "mcc")
+SCORE_METRICS = ("pearson", "spearman")
+METRICS = CLASS_METRICS + SCORE_METRICS
 
 
 class SplitNames(NamedTuple):
@@ -25,10 +30,9 @@ _TRAIN_DEV = (_TRAIN, SplitNames("dev", "dev.tsv", "validation"))
 
 @dataclass(frozen=True)
 class Task:
-    """One GLUE task. `labels`, `text_columns` and `name` are those of the hub's dataset `nyu-mll/glue`."""
+    """What is learned of which columns, and how it is measured."""
 
     name: str
-    folder: str
     text_columns: tuple[str, ...]
     """One (a sentence) or two (a pair)."""
     labels: tuple[str, ...]
@@ -37,18 +41,26 @@ class Task:
     metric: str
     """The one of `metrics` that trials are compared by."""
 
-    file_text: tuple[str, ...]
-    """Names of the text columns in the files' header."""
     file_label: str = "label"
+    """Name of the label's column in the files."""
     file_labels: tuple[str, ...] = ()
     """Labels as the files write them, in the order of `labels`; none for regression."""
-    headless: tuple[str, ...] = ()
-    """All column names of files that have no header; none where they have one."""
-    skips_corrupted: bool = False
-    """The official files hold broken rows, which everybody leaves out."""
-    splits: tuple[SplitNames, ...] = _TRAIN_DEV
     score_range: tuple[float, float] = (0.0, 5.0)
     """Least and greatest gold score of a regression task."""
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return f"task {self.name}"
+
+    @property
+    def identity(self) -> str:
+        """All of it that shapes what is computed of its examples, teachers and students: labels, metrics and so on.
+
+        Tasks of one identity share whatever is kept for their data. Where its files are, and what their columns are
+        called, is no part of it.
+        """
+        return json.dumps([self.name, len(self.text_columns), self.labels, self.metrics, self.metric])
 
     @property
     def is_regression(self) -> bool:
@@ -66,7 +78,8 @@ class Task:
     def score(self, labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
         """The value of each of `metrics`.
 
-        F1 is that of class 1. Correlations and MCC of constant predictions are 0. Where a logit is not a
+        F1 is that of class 1; macro F1 is the mean of the F1 of every class that occurs in labels or
+        predictions. Correlations and MCC of constant predictions are 0. Where a logit is not a
         finite number every metric is nan: the argmax of a diverged model would score like a constant guess.
 
         Args:
@@ -93,6 +106,8 @@ def _measure(metric: str, labels: np.ndarray, predictions: np.ndarray) -> float:
             return float(metrics.accuracy_score(labels, predictions))
         if metric == "f1":
             return float(metrics.f1_score(labels, predictions, zero_division=0.0))
+        if metric == "macro_f1":
+            return float(metrics.f1_score(labels, predictions, average="macro", zero_division=0.0))
         if metric == "mcc":
             return float(metrics.matthews_corrcoef(labels, predictions))
         if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
@@ -101,13 +116,35 @@ def _measure(metric: str, labels: np.ndarray, predictions: np.ndarray) -> float:
         return float(correlate(labels.astype(np.float64), predictions.astype(np.float64)).statistic)
 
 
+@dataclass(frozen=True)
+class GlueTask(Task):
+    """One GLUE task. `labels`, `text_columns` and `name` are those of the hub's dataset `nyu-mll/glue`."""
+
+    folder: str = ""
+    file_text: tuple[str, ...] = ()
+    """Names of the text columns in the files' header."""
+    headless: tuple[str, ...] = ()
+    """All column names of files that have no header; none where they have one."""
+    skips_corrupted: bool = False
+    """The official files hold broken rows, which everybody leaves out."""
+    splits: tuple[SplitNames, ...] = _TRAIN_DEV
+
+    @property
+    def title(self) -> str:
+        return f"GLUE task {self.name}"
+
+    @property
+    def identity(self) -> str:
+        return self.name
+
+
 _PAIR = ("sentence1", "sentence2")
 _ENTAILMENT = ("entailment", "not_entailment")
 _BINARY = ("0", "1")
 _NLI = ("entailment", "neutral", "contradiction")
 
 _ALL = (
-    Task(
+    GlueTask(
         name="cola",
         folder="CoLA",
         text_columns=("sentence",),
@@ -118,7 +155,7 @@ _ALL = (
         file_labels=_BINARY,
         headless=("source", "label", "mark", "sentence"),
     ),
-    Task(
+    GlueTask(
         name="sst2",
         folder="SST-2",
         text_columns=("sentence",),
@@ -128,7 +165,7 @@ _ALL = (
         file_text=("sentence",),
         file_labels=_BINARY,
     ),
-    Task(
+    GlueTask(
         name="mrpc",
         folder="MRPC",
         text_columns=_PAIR,
@@ -139,7 +176,7 @@ _ALL = (
         file_label="Quality",
         file_labels=_BINARY,
     ),
-    Task(
+    GlueTask(
         name="qqp",
         folder="QQP",
         text_columns=("question1", "question2"),
@@ -151,7 +188,7 @@ _ALL = (
         file_labels=_BINARY,
         skips_corrupted=True,
     ),
-    Task(
+    GlueTask(
         name="stsb",
         folder="STS-B",
         text_columns=_PAIR,
@@ -161,7 +198,7 @@ _ALL = (
         file_text=_PAIR,
         file_label="score",
     ),
-    Task(
+    GlueTask(
         name="mnli",
         folder="MNLI",
         text_columns=("premise", "hypothesis"),
@@ -177,7 +214,7 @@ _ALL = (
             SplitNames("dev_mismatched", "dev_mismatched.tsv", "validation_mismatched"),
         ),
     ),
-    Task(
+    GlueTask(
         name="qnli",
         folder="QNLI",
         text_columns=("question", "sentence"),
@@ -187,7 +224,7 @@ _ALL = (
         file_text=("question", "sentence"),
         file_labels=_ENTAILMENT,
     ),
-    Task(
+    GlueTask(
         name="rte",
         folder="RTE",
         text_columns=_PAIR,
@@ -197,7 +234,7 @@ _ALL = (
         file_text=_PAIR,
         file_labels=_ENTAILMENT,
     ),
-    Task(
+    GlueTask(
         name="wnli",
         folder="WNLI",
         text_columns=_PAIR,
@@ -209,11 +246,11 @@ _ALL = (
     ),
 )
 
-TASKS: dict[str, Task] = {task.name: task for task in _ALL}
+TASKS: dict[str, GlueTask] = {task.name: task for task in _ALL}
 
 
-def get_task(name: str) -> Task:
-    """The task of that name.
+def get_task(name: str) -> GlueTask:
+    """GLUE's task of that name.
 
     Raises:
         UsageError: there is none; the message names the known ones.

@@ -14,15 +14,17 @@ from ikd_ray.report.cli import print_error, run, usage_errors
 from ikd_ray.report.export import Exported, choose_sweep, export_front
 from ikd_ray.report.mirror import pull_all, pull_front
 from ikd_ray.report.pareto import GENERATED
-from ikd_ray.report.records import SweepRecord, read_sweep
-from ikd_ray.tasks import TASKS, get_task
+from ikd_ray.report.records import SweepRecord, asked_task, read_sweep
+from ikd_ray.tasks import TASKS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def export(
-    task: Annotated[str, typer.Option(help=f"One of: {', '.join(TASKS)}.")],
+    task: Annotated[
+        str, typer.Option(help=f"One of: {', '.join(TASKS)}; or a task file, or its task's name.")
+    ],
     name: Annotated[str | None, typer.Option(help="The sweep; default: the newest with a student.")] = None,
     output: Annotated[
         str, typer.Option(help="Where the sweeps are: a folder, or s3://BUCKET/...")
@@ -35,7 +37,7 @@ def export(
         place = open_output(output)
         with place.reachable():
             pull_all(place)
-        folder = choose_sweep(place.folder, get_task(task), name)
+        folder = choose_sweep(place.folder, asked_task(task, place.folder), name)
         with place.reachable():
             pull_front(place, folder)
         made = export_front(folder, to, force=force)

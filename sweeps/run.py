@@ -43,13 +43,15 @@ def main(
     task: Annotated[
         str,
         typer.Option(
-            help="GLUE task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli.", rich_help_panel=WHAT
+            help="GLUE task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli; or FILE.yaml, a task of your own.",
+            rich_help_panel=WHAT,
         ),
     ] = "",
     data_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Folder in the GLUE layout (CoLA/train.tsv ...). Default: the hub.", rich_help_panel=WHAT
+            help="Folder in the GLUE layout (CoLA/train.tsv ...), or that of a task file's tables. Default: the hub.",
+            rich_help_panel=WHAT,
         ),
     ] = None,
     teacher: Annotated[
@@ -130,6 +132,7 @@ def main(
         given["tracking_uri"] = given_in_full(tracking_uri)
     command = printable_command(["python", "sweeps/run.py", *sys.argv[1:]])
     with usage_errors():
+        from ikd_ray.data.task_file import find_task
         from ikd_ray.sweep.request import check, make_config, resumed
 
         if resume and dry_run:
@@ -138,11 +141,13 @@ def main(
         if resume:
             config = resumed(resume, given, place)
         elif not task:
-            raise UsageError("--task is missing; e.g. --task cola")
+            raise UsageError("--task is missing; e.g. --task cola, or a task file")
         else:
             config = make_config(given | {"space": space, "output": place.folder, "uri": place.uri})
         console = Console()
-        console.heading(f"{config.task}: students of {config.teacher or 'the default teacher'}")
+        console.heading(
+            f"{find_task(config.task).name}: students of {config.teacher or 'the default teacher'}"
+        )
         with console.step("reading data and teacher"):
             request = check(config, resumes=bool(resume))
             from ikd_ray.sweep import dry_run as plan  # imported late: they take seconds

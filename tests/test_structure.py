@@ -11,11 +11,12 @@ ROOT = Path(__file__).resolve().parents[1] / "ikd_ray"
 BELOW = {
     "errors": set(),
     "config": {"errors"},
+    "yaml_file": {"errors", "config"},
     "tasks": {"errors"},
-    "data": {"config", "tasks", "errors"},
+    "data": {"config", "tasks", "errors", "yaml_file"},
     "distill": {"config", "tasks", "errors", "data"},
     "report": {"config", "tasks", "errors", "data", "distill"},
-    "sweep": {"config", "tasks", "errors", "data", "distill", "report"},
+    "sweep": {"config", "tasks", "errors", "yaml_file", "data", "distill", "report"},
     "bench": {"config", "tasks", "errors", "data", "distill", "report", "sweep"},
 }
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ikd_ray.errors import UsageError
-from ikd_ray.tasks import TASKS, get_task
+from ikd_ray.tasks import TASKS, Task, get_task
 
 
 def logits_of(classes: list[int], num_labels: int = 2) -> np.ndarray:
@@ -53,6 +53,13 @@ def test_accuracy_and_f1_of_class_one():
     score = get_task("mrpc").score(LABELS, logits_of(PREDICTED))
     # Precision 2/3, recall 2/4; class 0's F1 would be 2/5.
     assert score == {"accuracy": pytest.approx(3 / 6), "f1": pytest.approx(4 / 7)}
+
+
+def test_macro_f1():
+    task = Task("own", ("text",), ("a", "b", "c"), ("macro_f1", "accuracy"), "macro_f1")
+    score = task.score(np.array([0, 0, 1, 2]), logits_of([0, 1, 1, 1], 3))
+    # Precision 1 and recall 1/2, then 1/3 and 1, then nothing of class 2.
+    assert score == {"macro_f1": pytest.approx((2 / 3 + 1 / 2 + 0) / 3), "accuracy": 0.5}
 
 
 def test_three_classes():

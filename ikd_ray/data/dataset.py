@@ -43,8 +43,8 @@ class Dataset:
 
 
 def fingerprint(task: Task, splits: dict[str, Split]) -> str:
-    """SHA-256 (hex) of the task's name and of every text and label: equal content, equal fingerprint."""
-    digest = hashlib.sha256(task.name.encode())
+    """SHA-256 (hex) of the task's identity and of every text and label: equal content, equal fingerprint."""
+    digest = hashlib.sha256(task.identity.encode())
     for name, split in sorted(splits.items()):
         digest.update(f"\0{name}\0{len(split)}\0".encode())
         for texts in (split.first, split.second or ()):

@@ -1,4 +1,4 @@
-"""Where examples come from: a GLUE folder, the hub, or (cola only) the embedded corpus."""
+"""Where examples come from: a custom task's tables, a GLUE folder, the hub, or (cola only) the embedded corpus."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import numpy as np
 from ikd_ray.data.dataset import Dataset, Split, fingerprint, sizes
 from ikd_ray.data.glue_files import find_folder, read_split
 from ikd_ray.data.hub import offline_unless_reachable, quiet
+from ikd_ray.data.table_files import read_tables
+from ikd_ray.data.task_file import CustomTask
 from ikd_ray.errors import UsageError
-from ikd_ray.tasks import Task
+from ikd_ray.tasks import GlueTask
 
 if TYPE_CHECKING:
     import datasets
@@ -21,13 +23,15 @@ __all__ = ["HUB_NAME", "Dataset", "Split", "load"]
 HUB_NAME = "nyu-mll/glue"
 
 
-def load(task: Task, data_dir: Path | None) -> Dataset:
+def load(task: GlueTask | CustomTask, data_dir: Path | None) -> Dataset:
     """The task's examples from `data_dir`, where given, and from nowhere else then; else from the hub or its
-    local cache; else, for cola, from the embedded corpus.
+    local cache; else, for cola, from the embedded corpus. A custom task needs `data_dir`.
 
     Raises:
         UsageError: the folder's content is wrong (the message names file and line), or nothing has the task.
     """
+    if isinstance(task, CustomTask):
+        return _from_tables(task, data_dir)
     if data_dir is not None:
         return _from_folder(task, data_dir)
     try:
@@ -40,7 +44,16 @@ def load(task: Task, data_dir: Path | None) -> Dataset:
         ) from None
 
 
-def _from_folder(task: Task, data_dir: Path) -> Dataset:
+def _from_tables(task: CustomTask, data_dir: Path | None) -> Dataset:
+    if data_dir is None:
+        names = ", ".join(name for _, name in task.files)
+        raise UsageError(f"--data-dir is missing; give the folder that holds {names} of task {task.name}")
+    splits = read_tables(data_dir, task)
+    description = f"folder {data_dir.resolve().name} ({task.name}, {sizes(splits)})"
+    return Dataset(task, splits, "folder", description, fingerprint(task, splits))
+
+
+def _from_folder(task: GlueTask, data_dir: Path) -> Dataset:
     folder = find_folder(data_dir, task)
     splits: dict[str, Split] = {}
     skipped = 0
@@ -56,7 +69,7 @@ class _NoHubError(Exception):
     """Why the hub did not give the data, in one line."""
 
 
-def _from_hub(task: Task) -> Dataset:
+def _from_hub(task: GlueTask) -> Dataset:
     reachable = offline_unless_reachable()
     import datasets
 
@@ -76,7 +89,7 @@ def _from_hub(task: Task) -> Dataset:
     return Dataset(task, splits, "hub", description, fingerprint(task, splits))
 
 
-def _hub_split(task: Task, table: datasets.Dataset) -> Split:
+def _hub_split(task: GlueTask, table: datasets.Dataset) -> Split:
     names = () if task.is_regression else tuple(table.features["label"].names)
     if names != task.labels:
         raise ValueError(f"its labels are {names} where {task.labels} are right")
@@ -86,7 +99,7 @@ def _hub_split(task: Task, table: datasets.Dataset) -> Split:
     return Split(texts[0], texts[1] if task.is_pair else None, np.array(columns["label"], dtype))
 
 
-def _embedded(task: Task, reason: str) -> Dataset:
+def _embedded(task: GlueTask, reason: str) -> Dataset:
     # Imported late: most runs bring data of their own.
     from ikd_ray.data.corpus import generate
 

@@ -15,7 +15,8 @@ from ikd_ray.data import store
 from ikd_ray.data.by_length import LengthOrder
 from ikd_ray.data.dataset import Dataset, Split
 from ikd_ray.data.ragged import Ragged, RaggedWriter
-from ikd_ray.tasks import Task, get_task
+from ikd_ray.data.task_file import keep_task, kept_task
+from ikd_ray.tasks import Task
 
 FORMAT = 1
 CHUNK = 2_000  # examples tokenized at a time: bounds memory
@@ -103,6 +104,7 @@ def prepare(dataset: Dataset, tokenizer, tokenizer_key: str, max_length: int, ro
             _encode(split, tokenizer, max_length, folder, name)
         about = {"task": dataset.task.name, "splits": list(dataset.splits), "pad_id": tokenizer.pad_token_id}
         (folder / "about.json").write_text(json.dumps(about))
+        keep_task(folder, dataset.task)
 
     store.ensure(root / key, write)
     return open_data(root / key)
@@ -119,4 +121,4 @@ def open_data(folder: Path) -> TaskData:
         )
         for name in about["splits"]
     }
-    return TaskData(get_task(about["task"]), splits, about["pad_id"], folder.name, folder)
+    return TaskData(kept_task(folder, about["task"]), splits, about["pad_id"], folder.name, folder)

@@ -138,7 +138,8 @@ def _check_head(name: str, config, task: Task) -> None:
             f"{task.num_labels}; give a model fine-tuned on {task.name} or one without a head"
         )
     names = [str(config.id2label[i]).lower() for i in range(config.num_labels)]
-    if names != list(task.labels) and sorted(names) == sorted(task.labels):
+    wanted = [label.lower() for label in task.labels]
+    if names != wanted and sorted(names) == sorted(wanted):
         raise UsageError(
             f"--teacher {name}: its labels are in the order {names}, {task.name}'s are {list(task.labels)}"
         )

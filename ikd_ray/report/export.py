@@ -20,7 +20,7 @@ from ikd_ray.errors import UsageError
 from ikd_ray.report import pareto, records
 from ikd_ray.report.records import SweepRecord, TrialRecord
 from ikd_ray.report.version import code_version
-from ikd_ray.tasks import Task, get_task
+from ikd_ray.tasks import Task
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # What tokenizers of the supported families save; the teacher's folder holds other files, too.
@@ -88,7 +88,7 @@ def export_front(sweep_folder: Path, to: Path, *, force: bool = False) -> list[E
     Raises:
         UsageError: no sweep, no finished trial, no tokenizer, a target exists, or `to` cannot be written.
     """
-    sweep = records.read_sweep(sweep_folder)
+    sweep, task = records.read_sweep(sweep_folder), records.read_task(sweep_folder)
     members = pareto.front(_read_trials(sweep_folder), sweep.objectives)
     if not members:
         raise UsageError(f"{sweep_folder}: no finished trial to export, or none whose objectives are finite")
@@ -104,7 +104,7 @@ def export_front(sweep_folder: Path, to: Path, *, force: bool = False) -> list[E
             )
             continue
         try:
-            _write(target, source / records.STUDENT, tokenizer, sweep, trial)
+            _write(target, source / records.STUDENT, tokenizer, sweep, trial, task)
         except OSError as error:
             raise UsageError(
                 f"--to {to}: cannot write {target.name} there ({error.strerror or error})"
@@ -123,7 +123,8 @@ def export_student(sweep_folder: Path, sweep: SweepRecord, trial: TrialRecord, t
     source = records.trial_folder(sweep_folder, trial.id)
     if not _is_whole(source):
         raise UsageError(f"{source}: damaged, not exported (its checksums do not match)")
-    _write(target, source / records.STUDENT, _tokenizer_files(sweep_folder, sweep), sweep, trial)
+    tokenizer, task = _tokenizer_files(sweep_folder, sweep), records.read_task(sweep_folder)
+    _write(target, source / records.STUDENT, tokenizer, sweep, trial, task)
 
 
 def _read_trials(sweep_folder: Path) -> list[TrialRecord]:
@@ -177,9 +178,13 @@ def _check_targets(to: Path, targets: Sequence[Path], force: bool) -> None:
 
 
 def _write(
-    target: Path, student: Path, tokenizer: Sequence[Path], sweep: SweepRecord, trial: TrialRecord
+    target: Path,
+    student: Path,
+    tokenizer: Sequence[Path],
+    sweep: SweepRecord,
+    trial: TrialRecord,
+    task: Task,
 ) -> None:
-    task = get_task(sweep.task)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as room:
         new, old = Path(room) / "new", Path(room) / "old"
@@ -238,7 +243,7 @@ def _model_card(sweep: SweepRecord, trial: TrialRecord, task: Task) -> str:
         f"# {task.name}: {depth}-layer student ({trial.params['regime']})",
         WARNING if sweep.data["generated"] else "",
         f"A {depth}-layer encoder {made} `{_inline(sweep.teacher['name'])}` "
-        f"({sweep.teacher['layers']} layers) for the GLUE task {task.name}. "
+        f"({sweep.teacher['layers']} layers) for the {task.title}. "
         f"Trial `{trial.id}` of sweep `{_inline(sweep.name)}`, on its Pareto front "
         f"({', '.join(f'{name} {direction}' for name, direction in sweep.objectives.items())}).",
         "## Use",

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from ikd_ray.data import store
 from ikd_ray.data.remote import Output
+from ikd_ray.data.task_file import TASK_FILE
 from ikd_ray.errors import in_one_line
 from ikd_ray.report import pareto, records
 from ikd_ray.report.derived import DERIVED
 from ikd_ray.report.records import SPACE_FILE, STUDY_FILE, SWEEP_FILE, TRIAL_FILE, trial_folder
 
-FILES = (SWEEP_FILE, SPACE_FILE, *DERIVED)
+FILES = (SWEEP_FILE, SPACE_FILE, TASK_FILE, *DERIVED)
 
 
 class Mirror:

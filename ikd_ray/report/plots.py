@@ -32,6 +32,7 @@ STYLES = {
 MEASURES = {
     "mcc": "Matthews correlation",
     "f1": "F1",
+    "macro_f1": "macro F1",
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
     "attention_kl": "attention KL (nats)",

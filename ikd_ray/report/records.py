@@ -3,6 +3,7 @@
 OUTPUT/cache/                 tokens, teachers, targets, latencies and trained epochs, shared by every sweep
 OUTPUT/NAME/sweep.json        what was asked for, and of which data and teacher
 OUTPUT/NAME/space.yaml        the search space as it was
+OUTPUT/NAME/task.yaml         the task's definition as it was, where the task is none of GLUE's
 OUTPUT/NAME/study.db          the Optuna study
 OUTPUT/NAME/trials/ID/        trial.json and, for a finished trial, the student as a Hugging Face folder
 OUTPUT/NAME/damaged/          what was found damaged, for whoever wants to see it
@@ -27,7 +28,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from ikd_ray.config import first_problem
 from ikd_ray.data import store
+from ikd_ray.data.task_file import TASK_FILE, find_task, is_task_file, kept_task
 from ikd_ray.errors import UsageError, in_one_line
+from ikd_ray.tasks import TASKS, Task
 
 SWEEP_FILE, SPACE_FILE, STUDY_FILE, TRIAL_FILE = "sweep.json", "space.yaml", "study.db", "trial.json"
 STUDENT = "student"
@@ -45,7 +48,9 @@ class SweepRecord:
     trials: int
     command: str
     code_version: str
-    data: dict[str, Any]  # source, description, fingerprint, generated, max_length
+    data: dict[
+        str, Any
+    ]  # source, description, fingerprint, generated, max_length, task (its identity's digest)
     teacher: dict[str, Any]  # name, key, layers, metrics
     objectives: dict[str, str]  # metric -> "max" or "min"
     settings: dict[str, Any] = field(default_factory=dict)  # what --resume needs to go on
@@ -133,6 +138,41 @@ def read_sweep(folder: Path) -> SweepRecord:
         raise UsageError(
             f"{folder}: no sweep there ({SWEEP_FILE} is missing or unreadable: {in_one_line(error)})"
         ) from None
+
+
+def read_task(folder: Path) -> Task:
+    """A sweep's task, as it was when the sweep began.
+
+    Raises:
+        UsageError: the folder holds no sweep, or another definition of its task than it began with, or none.
+    """
+    sweep = read_sweep(folder)
+    task = kept_task(folder, sweep.task)
+    if sweep.data.get("task", digest_of(task)) != digest_of(task):
+        raise UsageError(
+            f"{folder / TASK_FILE}: not what the sweep began with; bring back its labels and metrics"
+        )
+    return task
+
+
+def digest_of(task: Task) -> str:
+    """What a sweep's record says of its task's definition."""
+    return store.digest(task.identity)
+
+
+def asked_task(value: str, output: Path) -> Task:
+    """The task that a flag names: GLUE's, a task file's, or that of the newest sweep of a task of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if value in TASKS or is_task_file(value):
+        return find_task(value)
+    try:
+        sweeps = find_sweeps(output, value)
+    except OSError as error:
+        raise UsageError(f"--output {output}: cannot be read ({error.strerror})") from None
+    return read_task(sweeps[-1]) if sweeps else find_task(value)
 
 
 def read_trial(sweep: Path, trial_id: str) -> TrialRecord:

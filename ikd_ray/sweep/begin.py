@@ -13,6 +13,7 @@ from pathlib import Path
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from ikd_ray.data.task_file import keep_task
 from ikd_ray.data.tokens import prepare
 from ikd_ray.distill.loop import Epoch
 from ikd_ray.distill.teacher import TeacherRecord, load_tokenizer
@@ -20,7 +21,7 @@ from ikd_ray.distill.training import DivergedError
 from ikd_ray.errors import UsageError
 from ikd_ray.report.console import Console
 from ikd_ray.report.passwords import has_password, without_password
-from ikd_ray.report.records import SPACE_FILE, SweepRecord, alone, read_sweep, write_sweep
+from ikd_ray.report.records import SPACE_FILE, SweepRecord, alone, digest_of, read_sweep, write_sweep
 from ikd_ray.report.version import code_version
 from ikd_ray.sweep.cluster import cluster_nodes
 from ikd_ray.sweep.prepare import Done, Event, Fact, Job, Shared, Step, preparation
@@ -144,6 +145,7 @@ def open_sweep(
     """
     config, dataset = request.config, request.dataset
     settings = config.model_dump(mode="json") | {
+        "task": request.task.name,
         # One with a password is not kept: it must be given again.
         "tracking_uri": None if has_password(store) else store,
         "store": without_password(store),
@@ -168,6 +170,7 @@ def open_sweep(
             "fingerprint": dataset.fingerprint,
             "generated": dataset.generated,
             "max_length": request.max_length,
+            "task": digest_of(request.task),
         },
         teacher={
             "name": teacher.name,
@@ -190,6 +193,7 @@ def _keep(request: Request, sweep: SweepRecord) -> None:
         return
     new = Path(tempfile.mkdtemp(prefix=_beginning(request), dir=request.folder.parent))
     (new / SPACE_FILE).write_text(request.space.text)
+    keep_task(new, request.task)
     write_sweep(new, sweep)
     new.chmod(0o755)
     os.rename(new, request.folder)

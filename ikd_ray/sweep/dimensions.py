@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field
 
 from ikd_ray.config import Trial
-from ikd_ray.sweep.space_file import Knob, SpaceFile, knobs, shown
+from ikd_ray.yaml_file import Knob, YamlFile, knobs, shown
 
 FIELDS = knobs(Trial)
 DEFAULTS: dict[str, Any] = {name: knob.default for name, knob in FIELDS.items()}
@@ -106,7 +106,7 @@ def can_be(params: Mapping[str, Param], name: str, value: Any) -> bool:
     return value == DEFAULTS[name] and keeps_default(params, name)
 
 
-def read_params(file: SpaceFile, node: yaml.Node) -> dict[str, Param]:
+def read_params(file: YamlFile, node: yaml.Node) -> dict[str, Param]:
     """The params in an order where parents come before the fields whose `when` names them.
 
     Mistakes are noted in `file`; the result is of use only if there are none.
@@ -136,7 +136,7 @@ def read_params(file: SpaceFile, node: yaml.Node) -> dict[str, Param]:
     return params
 
 
-def _domain(file: SpaceFile, name: str, node: yaml.Node, parts: dict[str, yaml.Node]) -> Domain | None:
+def _domain(file: YamlFile, name: str, node: yaml.Node, parts: dict[str, yaml.Node]) -> Domain | None:
     key, knob = f"params.{name}", FIELDS[name]
     if isinstance(node, yaml.SequenceNode):
         file.mistake(node, key, "got a list; write {choice: [...]} to search it")
@@ -156,7 +156,7 @@ def _domain(file: SpaceFile, name: str, node: yaml.Node, parts: dict[str, yaml.N
     return _range(file, key, kinds[0], parts, knob)
 
 
-def _choice(file: SpaceFile, key: str, parts: dict[str, yaml.Node], knob: Knob) -> Choice | None:
+def _choice(file: YamlFile, key: str, parts: dict[str, yaml.Node], knob: Knob) -> Choice | None:
     for extra in ("log", "step"):
         if extra in parts:
             file.mistake(parts[extra], f"{key}.{extra}", "does not go with choice; leave it out")
@@ -169,7 +169,7 @@ def _choice(file: SpaceFile, key: str, parts: dict[str, yaml.Node], knob: Knob) 
 
 
 def _range(
-    file: SpaceFile, key: str, kind: str, parts: dict[str, yaml.Node], knob: Knob
+    file: YamlFile, key: str, kind: str, parts: dict[str, yaml.Node], knob: Knob
 ) -> IntRange | FloatRange | None:
     log, step = False, 1
     if "log" in parts:
@@ -204,7 +204,7 @@ def _amount(node: yaml.Node) -> str:
 
 
 def _distinct(
-    file: SpaceFile, key: str, nodes: list[yaml.Node], whole: yaml.Node, knob: Knob
+    file: YamlFile, key: str, nodes: list[yaml.Node], whole: yaml.Node, knob: Knob
 ) -> list[tuple[Any, yaml.Node]]:
     if not nodes:
         file.mistake(whole, key, "empty; write at least one value")
@@ -227,7 +227,7 @@ class _Condition:
 
 
 def _conditions(
-    file: SpaceFile, name: str, node: yaml.Node, domains: Mapping[str, Domain | None]
+    file: YamlFile, name: str, node: yaml.Node, domains: Mapping[str, Domain | None]
 ) -> Iterator[_Condition]:
     if isinstance(node, yaml.MappingNode) and not node.value:
         file.mistake(node, f"params.{name}.when", "empty; name a field, or leave it out")
@@ -243,7 +243,7 @@ def _conditions(
 
 
 def _parents_first(
-    file: SpaceFile,
+    file: YamlFile,
     entries: Mapping[str, yaml.Node],
     when: dict[str, dict[str, tuple[Any, ...]]],
     domains: dict[str, Domain | None],
@@ -264,7 +264,7 @@ def _parents_first(
                     when[name].pop(parent, None)
 
 
-def _check_possible(file: SpaceFile, condition: _Condition, params: Mapping[str, Param]) -> None:
+def _check_possible(file: YamlFile, condition: _Condition, params: Mapping[str, Param]) -> None:
     parent = condition.parent
     key = f"params.{condition.name}.when.{parent}"
     for value, node in condition.values:

@@ -18,11 +18,12 @@ from ikd_ray.config import SweepConfig, first_problem
 from ikd_ray.data.dataset import Dataset
 from ikd_ray.data.remote import Output, RemoteOutput
 from ikd_ray.data.sources import load
+from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, is_task_file
 from ikd_ray.errors import UsageError
 from ikd_ray.report.mirror import pull
-from ikd_ray.report.records import SPACE_FILE, SWEEP_FILE, SweepRecord, read_sweep
+from ikd_ray.report.records import SPACE_FILE, SWEEP_FILE, SweepRecord, read_sweep, read_task
 from ikd_ray.sweep.space import Space, load_space
-from ikd_ray.tasks import Task, get_task
+from ikd_ray.tasks import Task
 
 TRIALS = 8  # where neither the command nor a grid says
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -67,7 +68,7 @@ def check(config: SweepConfig, resumes: bool = False) -> Request:
     Raises:
         UsageError: something asked for is wrong.
     """
-    task = get_task(config.task)
+    task = find_task(config.task)
     space = load_space(config.space)
     objectives = space.objectives_for(task)
     name = config.name if config.name is not None else f"{task.name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -122,6 +123,8 @@ def _trials(config: SweepConfig, space: Space) -> int:
 def _absolute(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The flags that name folders, in full: a sweep may go on from another working folder."""
     found = {}
+    if is_task_file(flags.get("task") or ""):
+        found["task"] = os.path.realpath(flags["task"])
     if flags.get("data_dir"):
         found["data_dir"] = Path(os.path.realpath(flags["data_dir"]))
     if flags.get("teacher") and os.path.isdir(flags["teacher"]):
@@ -180,7 +183,7 @@ def find_sweep(name: str, flag: str, output: Output) -> Path:
         known = sorted(path.parent.name for path in output.folder.glob(f"*/{SWEEP_FILE}"))
         there = f"; there are: {', '.join(known[:20])}" if known else ""
         raise UsageError(f"{flag} {name}: no sweep of that name in {output.where}{there}")
-    read_sweep(folder)  # damaged ones are refused before anybody locks them
+    read_task(folder)  # damaged ones are refused before anybody locks them
     return folder
 
 
@@ -203,6 +206,9 @@ def resumed(name: str, changes: dict, output: Output) -> SweepConfig:
         "no_share",
     }
     changes = dict(changes) | _absolute(changes)
+    task = read_task(folder)
+    if is_task_file(changes.get("task") or "") and find_task(changes["task"]) == task:
+        changes["task"] = task.name  # wherever the file lies now
     for flag in set(changes) - free:
         if str(changes[flag]) != str(record.settings.get(flag)):
             raise UsageError(
@@ -212,6 +218,8 @@ def resumed(name: str, changes: dict, output: Output) -> SweepConfig:
     store_of(record, changes.get("tracking_uri"), "--resume")
     kept = {key: value for key, value in record.settings.items() if key in SweepConfig.model_fields}
     own = {"name": name, "output": output.folder, "uri": output.uri, "space": folder / SPACE_FILE}
+    if isinstance(task, CustomTask):
+        own["task"] = str(folder / TASK_FILE)
     try:
         SweepConfig(**(kept | own))
     except ValidationError as error:

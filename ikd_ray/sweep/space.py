@@ -14,18 +14,17 @@ from pydantic import BaseModel
 from ikd_ray.config import DataConfig, PrefixConfig, SharingConfig, TargetConfig, TeacherConfig
 from ikd_ray.errors import UsageError
 from ikd_ray.sweep.dimensions import DEFAULTS, Fixed, FloatRange, Param, keeps_default, read_params
-from ikd_ray.sweep.space_file import Knob, SpaceFile, knobs
+from ikd_ray.tasks import METRICS, Task
+from ikd_ray.yaml_file import Knob, YamlFile, knobs
 
 if TYPE_CHECKING:
     import optuna
-
-    from ikd_ray.tasks import Task
 
 Direction = Literal["max", "min"]
 Sampler = Literal["tpe", "grid"]
 
 MAIN_METRIC = "dev/metric"
-_METRICS = tuple(f"dev/{metric}" for metric in ("mcc", "accuracy", "f1", "pearson", "spearman"))
+_METRICS = tuple(f"dev/{metric}" for metric in METRICS)
 OBJECTIVES = (
     MAIN_METRIC,
     *_METRICS,
@@ -135,7 +134,7 @@ def load_space(path: Path) -> Space:
     Raises:
         UsageError: `path:line: key: what is wrong; what would be right`, a line for each mistake.
     """
-    file = SpaceFile(path)
+    file = YamlFile(path, "search space", "`params: {}` for one trial of defaults")
     entries = file.mapping(file.root, "", ("objectives", "sampler", "params", *_SECTIONS))
     space = Space(
         objectives=_objectives(file, entries),
@@ -155,7 +154,7 @@ def _has(entries: Mapping[str, yaml.Node], name: str) -> bool:
     return name in entries and entries[name].tag != "tag:yaml.org,2002:null"
 
 
-def _objectives(file: SpaceFile, entries: Mapping[str, yaml.Node]) -> dict[str, Direction]:
+def _objectives(file: YamlFile, entries: Mapping[str, yaml.Node]) -> dict[str, Direction]:
     if "objectives" not in entries:
         return dict(_DEFAULT_OBJECTIVES)
     node = entries["objectives"]
@@ -166,7 +165,7 @@ def _objectives(file: SpaceFile, entries: Mapping[str, yaml.Node]) -> dict[str, 
 
 
 def _section(
-    file: SpaceFile, name: str, model: type[BaseModel], entries: Mapping[str, yaml.Node]
+    file: YamlFile, name: str, model: type[BaseModel], entries: Mapping[str, yaml.Node]
 ) -> BaseModel:
     fields = knobs(model)
     given = file.mapping(entries[name], name, fields) if _has(entries, name) else {}
@@ -178,7 +177,7 @@ def _section(
     )
 
 
-def _check_grid(file: SpaceFile, space: Space, entries: Mapping[str, yaml.Node]) -> None:
+def _check_grid(file: YamlFile, space: Space, entries: Mapping[str, yaml.Node]) -> None:
     floats = [name for name, param in space.params.items() if isinstance(param.domain, FloatRange)]
     for name_node, node in entries["params"].value if floats else ():
         if name_node.value in floats:

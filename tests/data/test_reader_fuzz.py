@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ikd_ray.data import glue_files
 from ikd_ray.data.dataset import Split, fingerprint
 from ikd_ray.data.glue_files import read_split
+from ikd_ray.data.rows import MAX_LINE
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import TASKS, Task
 
@@ -132,7 +132,7 @@ def test_another_byte_is_another_fingerprint(rows, change):
 
 def test_a_line_may_be_as_long_as_the_limit_and_no_longer():
     row = b"x\t1\t\t"
-    longest = row + b"w" * (glue_files.MAX_LINE - len(row))
+    longest = row + b"w" * (MAX_LINE - len(row))
     split, _ = read(longest, TASKS["cola"])
     np.testing.assert_array_equal(split.labels, [1])
     with pytest.raises(UsageError, match="line 1: over 1 MiB"):

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from transformers import BertTokenizerFast
 
 from ikd_ray.data import tokens
 from ikd_ray.data.dataset import Dataset, Split, fingerprint
+from ikd_ray.data.task_file import load_task
 from ikd_ray.data.tokens import TaskData, open_data, prepare
 from ikd_ray.tasks import get_task
 
@@ -51,6 +55,21 @@ def assert_direct(data: TaskData, dataset: Dataset, tokenizer, max_length: int) 
                 start, end = ragged.offsets[row : row + 2]
                 assert ragged.values[start:end].tolist() == expected[values]
             assert found.lengths[row] == len(expected["input_ids"]) <= max_length
+
+
+def test_a_custom_task_travels_with_its_tokens(tmp_path, tokenizer):
+    """Another process, or another node, has the folder and nothing else."""
+    path = tmp_path / "own.yaml"
+    path.write_text("name: own\ntext: a\nlabel: b\nlabels: {1: x, 2: y, 3: z}\nmetric: macro_f1\n")
+    task = load_task(path)
+    splits = make("cola").splits
+    dataset = Dataset(task, splits, "folder", "made up", fingerprint(task, splits))
+    kept = prepare(dataset, tokenizer, "t", 12, tmp_path / "tokens").folder
+    path.unlink()
+    code = "import sys; from pathlib import Path; from ikd_ray.data.tokens import open_data\n"
+    code += "task = open_data(Path(sys.argv[1])).task; print(task.name, task.labels, task.metric)"
+    done = subprocess.run([sys.executable, "-c", code, kept], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{task.name} {task.labels} {task.metric}\n"
 
 
 @pytest.mark.parametrize("task", ["cola", "mrpc", "stsb", "mnli"])

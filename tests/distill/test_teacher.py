@@ -23,7 +23,7 @@ from ikd_ray.distill.teacher import (
     teacher_key,
 )
 from ikd_ray.errors import UsageError
-from ikd_ray.tasks import get_task
+from ikd_ray.tasks import Task, get_task
 
 COLA = get_task("cola")
 CPU = torch.device("cpu")
@@ -119,6 +119,8 @@ def test_a_head_with_its_labels_in_another_order_is_refused(save):
     folder = save("model", head=True, id2label={0: "not_entailment", 1: "entailment"})
     assert "order" in refusal(folder, get_task("rte"))
     assert find_teacher(str(folder), get_task("wnli")).has_head
+    own = Task("own", ("text",), ("Entailment", "Not_entailment"), ("mcc",), "mcc")
+    assert "order" in refusal(folder, own)
 
 
 @pytest.mark.parametrize("name", ["nobody/no-such-model", "no-such-model", "/no/such/folder"])

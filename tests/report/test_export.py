@@ -23,6 +23,7 @@ from ikd_ray.report.export import choose_sweep, export_front
 from ikd_ray.report.pareto import GENERATED
 from ikd_ray.report.records import SweepRecord, TrialRecord
 from ikd_ray.report.version import code_version
+from ikd_ray.tasks import get_task
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "sweeps" / "export.py"
@@ -320,7 +321,7 @@ def test_missing_or_damaged_teacher_is_told(output, tmp_path):
 def test_unreadable_trial_is_told(output, tmp_path):
     (records.trial_folder(output / "first", "cccc3333") / "trial.json").write_text("{")
     with pytest.raises(UsageError, match="first"):
-        choose_sweep(output, export.get_task("cola"))
+        choose_sweep(output, get_task("cola"))
 
 
 def test_help_is_quick_and_needs_no_torch():

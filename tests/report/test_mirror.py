@@ -8,6 +8,7 @@ import pytest
 
 from ikd_ray.data import store
 from ikd_ray.data.remote import RemoteOutput
+from ikd_ray.data.task_file import TASK_FILE
 from ikd_ray.report.mirror import Mirror, pull, pull_all, pull_front
 from ikd_ray.report.records import (
     SweepRecord,
@@ -57,6 +58,7 @@ def left(machine):
     write_sweep(
         first.sweep, SweepRecord("sweep", "cola", 0, 2, "", "", {}, {"key": "k"}, objectives, {"id": "x"})
     )
+    (first.sweep / TASK_FILE).write_text("name: own\n")
     with sqlite3.connect(first.sweep / "study.db") as study:
         study.execute("create table told (number)")
     with store.aside(first.output.folder / "cache" / "teachers" / "k") as folder:
@@ -73,6 +75,7 @@ def test_a_machine_gets_what_it_needs_to_go_on_and_no_student(left, machine):
     assert [trial.id for trial in read_trials(second.sweep)] == left
     assert all(store.is_intact(trial_folder(second.sweep, name)) for name in left)
     assert not list(second.output.folder.rglob("model.safetensors"))
+    assert (second.sweep / TASK_FILE).read_text() == "name: own\n"
     with sqlite3.connect(second.sweep / "study.db") as study:
         assert study.execute("select name from sqlite_master").fetchall() == [("told",)]
 

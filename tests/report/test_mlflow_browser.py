@@ -71,6 +71,8 @@ def seen(tmp_path_factory):
     """A server that has a sweep of four trials, three of them on the front; its address and the tracker."""
     root = tmp_path_factory.mktemp("seen")
     write_tokenizer(root / "cache" / "teachers" / "key")
+    (root / "first").mkdir()
+    records.write_sweep(root / "first", SWEEP)
     for done in TRIALS:
         records.write_trial(root / "first", done, student(len(done.layer_map)).save_pretrained)
     with mlflow_server(root / "server") as server:

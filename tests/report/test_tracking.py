@@ -239,10 +239,11 @@ def test_a_sweep_is_concluded_with_what_all_of_it_came_to(tracker, request, tmp_
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, request):
     """A sweep's, with a student in it."""
     write_tokenizer(tmp_path / "cache" / "teachers" / "key")
     records.write_trial(tmp_path / "sweep", record(0), student(2).save_pretrained)
+    records.write_sweep(tmp_path / "sweep", sweep(request.node.name))
     return tmp_path / "sweep"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ikd_ray.sweep.space_file import MAX_BYTES
+from ikd_ray.yaml_file import MAX_BYTES
 
 Maker = Callable[[Path], Any]  # a flag's value that needs files: makes them below a folder
 Cases = dict[str, tuple[dict[str, Any], tuple[str, ...]]]  # name -> flags, words

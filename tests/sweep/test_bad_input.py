@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from bad_folders import EXPORTS, MARKER, RECORDS, RESUMES, TEACHERS
 from bad_inputs import CHECKS, CLUSTERS, DATA, EXPORT_FLAGS, FLAGS, SPACES
+from bad_tasks import KEPT, TABLES, TASK_FILES, task
 
 from ikd_ray.report.cli import run
 from ikd_ray.sweep import runner
@@ -37,6 +38,12 @@ def all_cases() -> dict[str, tuple[str, list[str], dict[str, Any], tuple[str, ..
     add("flag", "run", FLAGS)
     add("space", "run", SPACES, "space", trials=3)
     add("data", "run", DATA, "data-dir")
+    add("task file", "run", TASK_FILES, "task")
+    add("table", "run", TABLES, "data-dir", task=task())
+    add("resume of a task file's", "run", KEPT, "output", resume="begun")
+    add("export with a task file", "export", {k: v for k, v in TASK_FILES.items() if "NUL" not in k}, "task")
+    add("export of a task file's", "export", KEPT, "output", task="own", name="begun")
+    add("check of a task file's", "report", KEPT, "output", check="begun")
     add("teacher", "run", TEACHERS, "teacher")
     add("cluster", "run", CLUSTERS)
     add("resume", "run", RECORDS | RESUMES, "output", resume="begun")
@@ -90,8 +97,12 @@ def test_bad_input_is_refused(command_line, inputs, tmp_path, monkeypatch, capsy
     assert "Traceback" not in out
     lines = err.splitlines()
     assert all(line.startswith("error: ") and line.isprintable() for line in lines), err
-    # A space file's mistakes have a line each.
-    assert len(lines) == 1 or all(line.startswith(f"error: {given['space']}:") for line in lines), err
+    # A YAML file's mistakes have a line each.
+    files = tuple(
+        f"error: {path}:"
+        for path in (given.get("space"), given.get("task"), tmp_path / "outputs" / "begun" / "task.yaml")
+    )
+    assert len(lines) == 1 or all(line.startswith(files) for line in lines), err
     assert [word for word in told if word not in err] == [], err
     assert tree(tmp_path) == before, "something was written"
     assert not (tmp_path / MARKER).exists()

@@ -8,8 +8,9 @@ import pytest
 
 from ikd_ray.config import SweepConfig
 from ikd_ray.data.remote import Output
+from ikd_ray.data.task_file import keep_task
 from ikd_ray.errors import UsageError
-from ikd_ray.report.records import SweepRecord, write_sweep
+from ikd_ray.report.records import SweepRecord, digest_of, write_sweep
 from ikd_ray.sweep.request import check, resumed
 
 
@@ -80,6 +81,58 @@ def test_other_content_under_the_same_name(begun, part, words):
     write_sweep(output / "begun", SweepRecord(**(asdict(record) | {part: changed})))
     with pytest.raises(UsageError, match=words):
         check(resumed("begun", {}, Output(str(output))), resumes=True)
+
+
+@pytest.fixture
+def own(begun, tmp_path):
+    """The sweep `own` of a task file, which is gone by now; returns (output folder, the file's text)."""
+    output, record = begun
+    text = "name: mine\ntext: text\nlabel: label\nlabels: [no, yes]\nmetric: f1\n"
+    (tmp_path / "mine.yaml").write_text(text)
+    (tmp_path / "tables").mkdir()
+    for name in ("train", "dev"):
+        (tmp_path / "tables" / f"{name}.csv").write_text("text,label\nw1 w2,yes\nw3,no\n")
+    changes = {"task": "mine.yaml", "data_dir": tmp_path / "tables", "name": "own"}
+    request = check(SweepConfig(**(record.settings | changes)))
+    assert request.objectives == {"dev/f1": "max", "student/params": "min"}
+    (output / "own").mkdir()
+    (output / "own" / "space.yaml").write_text(request.space.text)
+    keep_task(output / "own", request.task)
+    data = {"fingerprint": request.dataset.fingerprint, "description": "", "task": digest_of(request.task)}
+    settings = request.config.model_dump(mode="json") | {"task": "mine"}
+    changed = {"name": "own", "task": "mine", "data": data, "settings": settings}
+    write_sweep(output / "own", SweepRecord(**(asdict(record) | changed)))
+    (tmp_path / "mine.yaml").unlink()
+    return output, text
+
+
+def test_a_task_file_may_be_gone_or_elsewhere(own, tmp_path, monkeypatch):
+    output, text = own
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "other.yml").write_text(text + "# and a comment\n")
+    for flags in ({}, {"task": "mine"}, {"task": "other.yml"}):
+        request = check(resumed("own", flags, Output(str(output))), resumes=True)
+        assert (request.task.name, request.task.labels) == ("mine", ("no", "yes"))
+        assert request.task.definition == text
+
+
+def test_a_task_file_may_not_be_another(own, tmp_path):
+    output, text = own
+    (tmp_path / "mine.yaml").write_text(text.replace("text: text", "text: other"))
+    for task in ("mine.yaml", "cola"):
+        with pytest.raises(UsageError, match=r"--task cannot change when a sweep goes on \(it is mine\)"):
+            resumed("own", {"task": task}, Output(str(output)))
+
+
+def test_other_columns_in_the_kept_task_are_other_data(own, tmp_path):
+    """What is no part of the task's identity is read anew, and shows in the data's fingerprint."""
+    output, text = own
+    for name in ("train", "dev"):
+        (tmp_path / "tables" / f"{name}.csv").write_text("text,label,x\nw1 w2,yes,w5\nw3,no,w6\n")
+    (output / "own" / "task.yaml").write_text(text.replace("text: text", "text: x"))
+    with pytest.raises(UsageError, match="--resume own: its data was"):
+        check(resumed("own", {}, Output(str(output))), resumes=True)
 
 
 def test_an_unknown_name_lists_the_known(begun):

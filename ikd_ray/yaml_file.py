@@ -1,4 +1,4 @@
-"""A space file as YAML nodes that know their lines, and every mistake found in it.
+"""A small YAML file as nodes that know their lines, and every mistake found in it.
 
 `yaml.safe_load` forgets where a value stood, keeps the last of two equal keys and expands aliases without
 limit. Here the nodes themselves are read, so that a mistake is named with its line and nothing is dropped.
@@ -24,6 +24,7 @@ MAX_BYTES = 2**16
 MAX_DEPTH = 10
 MAX_MISTAKES = 20  # shown
 
+_NULL = "tag:yaml.org,2002:null"
 _CONVERTED = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "null")}
 # YAML 1.1 wants a point and a signed exponent in a float, and calls 5e-5 a string.
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
@@ -73,7 +74,12 @@ def _cut(text: str) -> str:
 
 
 def _scalar(node: yaml.ScalarNode, knob: Knob) -> Any:
-    """What `yaml.safe_load` makes of a scalar, but dates stay text and 5e-5 is a float where one belongs."""
+    """What `yaml.safe_load` makes of a scalar, but dates stay text and 5e-5 is a float where one belongs.
+
+    Where text belongs it is what the file has, so that `no` is a word and `007` keeps its zeros.
+    """
+    if knob.type is str and node.tag != _NULL:
+        return node.value
     if node.style is None and knob.takes_floats and _EXPONENT.fullmatch(node.value):
         return float(node.value)
     if node.tag not in _CONVERTED:
@@ -84,15 +90,20 @@ def _scalar(node: yaml.ScalarNode, knob: Knob) -> Any:
         return node.value
 
 
-class SpaceFile:
-    """A small YAML file: its text, its root node, and the mistakes noted so far.
+class YamlFile:
+    """A small YAML file: its text, its root node, and the mistakes noted so far."""
 
-    Raises:
-        UsageError: the file cannot be read, is not YAML, or uses tags, anchors or aliases.
-    """
+    def __init__(self, path: Path, kind: str, least: str):
+        """
+        Args:
+            kind: what the file is, as messages name it: `search space`.
+            least: what would do in place of an empty one.
 
-    def __init__(self, path: Path):
+        Raises:
+            UsageError: the file cannot be read, is not YAML, or uses tags, anchors or aliases.
+        """
         self.path = path
+        self._kind, self._least = kind, least
         self._mistakes: list[tuple[int, str]] = []
         self.text = self._read()
         self._refuse_what_is_not_plain()
@@ -114,8 +125,13 @@ class SpaceFile:
                 )
             raise UsageError("\n".join(lines))
 
-    def mapping(self, node: yaml.Node, key: str, names: Collection[str]) -> dict[str, yaml.Node]:
-        """{name: value node} of a mapping; what is not a mapping, not in `names` or given twice is noted."""
+    def mapping(
+        self, node: yaml.Node, key: str, names: Collection[str] | None = None
+    ) -> dict[str, yaml.Node]:
+        """{name: value node} of a mapping; what is not a mapping, not in `names` or given twice is noted.
+
+        Without `names` any name will do, as it is written: `0`, `yes`.
+        """
         if not isinstance(node, yaml.MappingNode):
             self.mistake(node, key or "the file", f"got {shown(node)}; write a mapping, `name: value`")
             return {}
@@ -123,7 +139,9 @@ class SpaceFile:
         for name_node, value in node.value:
             name = name_node.value if isinstance(name_node, yaml.ScalarNode) else None
             dotted = ".".join(filter(None, (key, shown(name_node) if name is None else _one_line(name))))
-            if name not in names:
+            if name is None and names is None:
+                self.mistake(name_node, dotted, f"got {shown(name_node)}; write one name")
+            elif names is not None and name not in names:
                 self.mistake(name_node, dotted, f"unknown name; {_nearest(name, names)}")
             elif name in entries:
                 first = entries[name].start_mark.line + 1
@@ -156,9 +174,9 @@ class SpaceFile:
                 raw = file.read(MAX_BYTES + 1)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            raise UsageError(f"{self.path}: {reason}; give the path of a search space file") from None
+            raise UsageError(f"{self.path}: {reason}; give the path of a {self._kind} file") from None
         if len(raw) > MAX_BYTES:
-            raise UsageError(f"{self.path}: over 64 KiB; a search space is a few lines of YAML")
+            raise UsageError(f"{self.path}: over 64 KiB; a {self._kind} is a few lines of YAML")
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -168,7 +186,7 @@ class SpaceFile:
     def _refuse_what_is_no_file(self) -> None:
         """A pipe would be waited for until somebody writes to it; a device may have no end."""
         if os.path.exists(self.path) and not (os.path.isfile(self.path) or os.path.isdir(self.path)):
-            raise UsageError(f"{self.path}: no ordinary file; give the path of a search space file")
+            raise UsageError(f"{self.path}: no ordinary file; give the path of a {self._kind} file")
 
     def _refuse_what_is_not_plain(self) -> None:
         """Walks the events first: composing deep nesting would exhaust the stack, and aliases can explode."""
@@ -185,7 +203,9 @@ class SpaceFile:
             if getattr(event, "tag", None):
                 self.mistake(line, _one_line(event.tag), "a tag; write the value without it")
             if depth > MAX_DEPTH:
-                self.mistake(line, "the file", f"nested deeper than {MAX_DEPTH} levels; a space needs 5")
+                self.mistake(
+                    line, "the file", f"nested deeper than {MAX_DEPTH} levels; a {self._kind} needs 5"
+                )
                 break
         self.raise_mistakes()
 
@@ -211,9 +231,7 @@ class SpaceFile:
         except yaml.MarkedYAMLError as error:
             self._not_yaml(error.problem_mark.line + 1, f"{error.context} {error.problem}")
         if root is None:
-            raise UsageError(
-                f"{self.path}:1: the file: empty; write `params: {{}}` for one trial of defaults"
-            )
+            raise UsageError(f"{self.path}:1: the file: empty; write {self._least}")
         return root
 
     def _not_yaml(self, line: int, problem: str) -> None:

@@ -1,0 +1,355 @@
+"""Custom tasks' tables: read exactly, or refused with the file, the row and the column."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ikd_ray.data import sources
+from ikd_ray.data.dataset import Split
+from ikd_ray.data.rows import MAX_LINE
+from ikd_ray.data.table_files import read_table
+from ikd_ray.data.task_file import ENDINGS, CustomTask
+from ikd_ray.errors import UsageError
+
+ANY = settings(max_examples=150, deadline=None)
+FILES = (("train", "train.csv"), ("dev", "dev.csv"))
+ONE = CustomTask(
+    "one", ("text",), ("no", "yes"), ("mcc",), "mcc", file_label="label", file_labels=("0", "1"), files=FILES
+)
+PAIR = CustomTask(
+    *("pair", ("text", "other"), ("no", "yes"), ("mcc",), "mcc"),
+    file_label="label",
+    file_labels=("0", "1"),
+    files=FILES,
+)
+SCORE = CustomTask("score", ("text",), (), ("pearson",), "pearson", score_range=(-1.0, 1.0), files=FILES)
+TASKS = (ONE, PAIR, SCORE)
+TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(str.strip)
+COLUMNS = ("text", "other", "label")
+
+
+def written(rows: list[dict[str, object]], ending: str) -> bytes:
+    """A table as other programs write it."""
+    if ending == ".parquet":
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows), sink)
+        return sink.getvalue().to_pybytes()
+    if ending == ".jsonl":
+        return "".join(json.dumps(row) + "\n" for row in rows).encode()
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, delimiter="," if ending == ".csv" else "\t")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def read(content: bytes, ending: str, task: CustomTask = ONE) -> Split:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"train{ending}"
+        path.write_bytes(content)
+        return read_table(path, task)
+
+
+def refusal(content: str | bytes, ending: str = ".csv", task: CustomTask = ONE) -> str:
+    with pytest.raises(UsageError) as error:
+        read(content if isinstance(content, bytes) else content.encode(), ending, task)
+    return str(error.value).partition(f"train{ending}")[2]
+
+
+@ANY
+@given(
+    rows=st.lists(st.tuples(TEXTS, TEXTS, st.integers(0, 1)), min_size=1, max_size=5),
+    ending=st.sampled_from(ENDINGS),
+    typed=st.booleans(),
+)
+def test_what_other_programs_write_is_read_exactly(rows, ending, typed):
+    # A NUL is nothing that CSV holds in Python 3.10.
+    rows = [(first.replace("\0", "-"), second.replace("\0", "-"), label) for first, second, label in rows]
+    records = [
+        {"text": first, "other": second, "label": label if typed else str(label)}
+        for first, second, label in rows
+    ]
+    split = read(written(records, ending), ending, PAIR)
+    assert split.first == [first for first, _, _ in rows]
+    assert split.second == [second for _, second, _ in rows]
+    assert split.labels.tolist() == [label for _, _, label in rows]
+    assert split.labels.dtype == "int64"
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_scores(ending):
+    rows = [{"text": "a", "label": 0.5}, {"text": "b", "label": -1.0}]
+    split = read(written(rows, ending), ending, SCORE)
+    assert split.labels.tolist() == [0.5, -1.0]
+    assert split.labels.dtype == "float32"
+    assert split.second is None
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_words_for_nothing_are_words(ending):
+    texts = ["NA", "null", "nan", "None", "#N/A", "007", "1e5", "true"]
+    rows = [{"text": text, "label": "0"} for text in texts]
+    assert read(written(rows, ending), ending).first == texts
+
+
+def test_truth_is_a_label():
+    task = CustomTask(
+        "one", ("text",), ("n", "y"), ("mcc",), "mcc", file_labels=("false", "true"), files=FILES
+    )
+    for ending in (".jsonl", ".parquet"):
+        rows = [{"text": "a", "label": True}, {"text": "b", "label": False}]
+        assert read(written(rows, ending), ending, task).labels.tolist() == [1, 0]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name():
+    assert read(b"\xef\xbb\xbftext,label\r\na,1\r\n", ".csv").first == ["a"]
+
+
+HEAD = "text,label\n"
+MISTAKES = {
+    "empty": ("", "no rows"),
+    "only a header": (HEAD, "no rows"),
+    "no such column": ("text,lable\na,1\n", "line 1: there is no column 'label'; the task reads text, label"),
+    "semicolons": ("text;label\na;1\n", "line 1: there is no column 'text'"),
+    "a column twice": ("text,label,text\na,1,b\n", "line 1: 2 columns are called 'text'"),
+    "too few cells": (HEAD + "a,1\nb\n", "line 3: the row has 1 columns where 2 are right"),
+    "too many cells": (HEAD + "a,b,1\n", "line 2: the row has 3 columns where 2 are right"),
+    "an empty line": (HEAD + "a,1\n\nb,1\n", "line 3: the row has 0 columns"),
+    "an empty text": (HEAD + "a,1\n  ,1\n", "line 3: column 'text' is empty"),
+    "a label unknown": (HEAD + "a,2\n", "line 2: label '2' is not one of: 0, 1"),
+    "a label with a blank": (HEAD + "a, 1\n", "line 2: label ' 1' is not one of: 0, 1"),
+    "a label that escapes": (HEAD + "a,\x1b[2J\n", r"line 2: label '\x1b[2J' is not one of"),
+    "lines in a cell": (HEAD + '"a\nb\nc",1\n"d\n\n",2\n', "line 5: label '2' is not one of"),
+    "a quote not closed": (HEAD + 'a,1\n"b,1\nc,1\n', "line 3: unexpected end of data; put a cell"),
+    "a quote in the middle": (HEAD + '"a" b,1\n', "line 2: ',' expected after '\"'; put a cell"),
+    "not UTF-8": (HEAD.encode() + b"a\xff,1\n", "line 2: byte 2 is not UTF-8"),
+    "UTF-16": (HEAD.encode("utf-16"), "line 1: byte 1 is not UTF-8"),
+    "a line without end": (HEAD + "x" * (MAX_LINE + 1), "line 2: over 1 MiB"),
+    "a cell without end": (HEAD + '"' + "x\n" * 2**20, "line 2: field larger than field limit"),
+    "an old line end": (HEAD + "a\rb,1\n", "line 2: new-line character seen"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_wrong_csv_is_refused(case):
+    content, words = MISTAKES[case]
+    message = refusal(content)
+    assert words in message
+    assert message.isprintable()
+
+
+JSON_MISTAKES = {
+    "empty": ("", "no rows"),
+    "no JSON": ('{"text": "a", "label": 1}\n{text: b}\n', "line 2: not JSON ("),
+    "an empty line": ('{"text": "a", "label": 1}\n\n', "line 2: not JSON ("),
+    "a list": ('["a", 1]\n', "line 1: not a JSON object"),
+    "no label": ('{"text": "a"}\n', "line 1: there is no column 'label'"),
+    "a name twice": ('{"text": "a", "label": 1, "label": 0}\n', "line 1: not JSON ('a name is given twice"),
+    "a text a number": ('{"text": 1, "label": 1}\n', "line 1: column 'text' holds 1 where a text is needed"),
+    "a text missing": ('{"text": null, "label": 1}\n', "line 1: column 'text' holds None"),
+    "half a character": ('{"text": "\\ud800", "label": 1}\n', "line 1: column 'text' holds half a character"),
+    "a label a list": ('{"text": "a", "label": [1]}\n', "line 1: column 'label' holds [1] where a label"),
+    "a label a float": ('{"text": "a", "label": 1.0}\n', "line 1: label '1.0' is not one of: 0, 1"),
+    "no number": ('{"text": "a", "label": NaN}\n', "line 1: not JSON ('NaN is no JSON')"),
+    "deep": ("[" * 100_000 + "\n", "line 1: not JSON (nested too deep)"),
+    "5000 digits": ('{"text": "a", "label": ' + "9" * 5000 + "}\n", "line 1: "),
+    "over two lines": ('{"text": "a",\n"label": 1}\n', "line 1: not JSON ("),
+}
+
+
+@pytest.mark.parametrize("case", JSON_MISTAKES)
+def test_wrong_json_lines_are_refused(case):
+    content, words = JSON_MISTAKES[case]
+    message = refusal(content, ".jsonl")
+    assert words in message
+    assert message.isprintable()
+
+
+def parquet(**columns: object) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue().to_pybytes()
+
+
+TEXT = pa.array(["a", "b"])
+PARQUET_MISTAKES = {
+    "empty": (b"", "no Parquet file that can be read"),
+    "text": (b"text,label\na,1\n", "no Parquet file that can be read"),
+    "cut": (parquet(text=TEXT, label=["0", "1"])[:-20], "no Parquet file that can be read"),
+    "no rows": (parquet(text=pa.array([], pa.string()), label=pa.array([], pa.int64())), "no rows"),
+    "no label": (parquet(text=TEXT), ": there is no column 'label'"),
+    "text missing": (parquet(text=["a", None], label=[0, 1]), "row 2: column 'text' holds None"),
+    "label missing": (parquet(text=TEXT, label=[0, None]), "row 2: column 'label' holds None"),
+    "labels no numbers": (parquet(text=TEXT, label=[float("nan"), 1.0]), "row 1: label 'nan' is not one of"),
+    "texts numbers": (parquet(text=[1, 2], label=[0, 1]), "row 1: column 'text' holds 1"),
+    "texts bytes": (parquet(text=[b"a", b"b"], label=[0, 1]), "row 1: column 'text' holds b'a'"),
+    "texts lists": (parquet(text=[["a"], ["b"]], label=[0, 1]), "row 1: column 'text' holds ['a']"),
+    "texts no UTF-8": (
+        parquet(text=pa.array([b"\xff", b"a"]).view(pa.string()), label=[0, 1]),
+        "no Parquet file that can be read",
+    ),
+    "a long text": (parquet(text=["a", "x" * (MAX_LINE + 1)], label=[0, 1]), "row 2: column 'text' has over"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PARQUET_MISTAKES)
+def test_a_wrong_parquet_file_is_refused(case):
+    content, words = PARQUET_MISTAKES[case]
+    message = refusal(content, ".parquet")
+    assert words in message
+    assert message.isprintable()
+
+
+def test_a_parquet_file_of_two_equal_names_is_refused():
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table([TEXT, TEXT, [0, 1]], names=["text", "text", "label"]), sink)
+    assert "2 columns are called 'text'" in refusal(sink.getvalue().to_pybytes(), ".parquet")
+
+
+def test_parquet_rows_are_counted_over_all_batches():
+    labels = ["0"] * 2500
+    labels[2345] = "x"
+    message = refusal(parquet(text=["a"] * 2500, label=labels), ".parquet")
+    assert "row 2346: label 'x'" in message
+    labels[2345] = "1"
+    split = read(parquet(text=pa.array(["a"] * 2500).dictionary_encode(), label=labels), ".parquet")
+    assert split.labels.nonzero()[0].tolist() == [2345]
+
+
+@pytest.mark.parametrize("score", ["", "x", "nan", "inf", "-1.01", "1e400"])
+def test_a_score_out_of_its_range_is_refused(score):
+    assert "is not a number from -1 to 1" in refusal(f"text,label\na,{score}\n", task=SCORE)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_what_is_no_file_is_refused(tmp_path, ending):
+    path = tmp_path / f"x{ending}"
+    with pytest.raises(UsageError, match=r"no such file; task one reads train\.csv, dev\.csv"):
+        read_table(path, ONE)
+    path.mkdir()
+    with pytest.raises(UsageError, match="is a folder where a table is needed"):
+        read_table(path, ONE)
+    path.rmdir()
+    os.mkfifo(path)
+    with pytest.raises(UsageError, match="no ordinary file"):
+        read_table(path, ONE)
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(UsageError, match="levels of symbolic links"):
+        read_table(path, ONE)
+
+
+def test_both_splits_are_read(tmp_path):
+    (tmp_path / "train.csv").write_text(HEAD + "a,1\nb,0\n")
+    with pytest.raises(
+        UsageError, match=r"dev\.csv: there is no such file; task one reads train\.csv, dev\.csv"
+    ):
+        sources.load(ONE, tmp_path)
+    (tmp_path / "dev.csv").write_text(HEAD + "c,1\n")
+    data = sources.load(ONE, tmp_path)
+    assert {name: split.first for name, split in data.splits.items()} == {"train": ["a", "b"], "dev": ["c"]}
+    assert data.description == f"folder {tmp_path.name} (one, 2 train / 1 dev)"
+    assert not data.generated
+    with pytest.raises(UsageError, match=r"is a file, not a folder; give the folder that holds train\.csv"):
+        sources.load(ONE, tmp_path / "dev.csv")
+    with pytest.raises(UsageError, match="there is no such folder"):
+        sources.load(ONE, tmp_path / "nowhere")
+
+
+# What breaks readers: other line ends, quotes, escapes, BOMs, halves of characters, JSON's and CSV's own signs.
+SIGNS = [
+    ",",
+    "\t",
+    "\n",
+    "\r",
+    "\r\n",
+    '"',
+    '""',
+    "'",
+    "\\",
+    "\0",
+    "\x1b[2J",
+    "\x85",
+    "\u2028",
+    "\ufeff",
+    " ",
+]
+WORDS = [
+    "text",
+    "other",
+    "label",
+    "0",
+    "1",
+    "-0.5",
+    "nan",
+    "NaN",
+    "1e999",
+    "null",
+    "true",
+    *"[]{}:",
+    "\\ud800",
+]
+LINES = ['{"text": "a", "label": 1}\n', '{"text": "a", "other": "b", "label": 0.5}\n']
+PARTS = st.sampled_from([*SIGNS, *WORDS, *LINES]) | st.text(max_size=3)
+
+
+def reads_or_explains(content: bytes, ending: str, task: CustomTask) -> None:
+    try:
+        split = read(content, ending, task)
+    except UsageError as error:
+        message = str(error).partition(f"train{ending}")[2]
+        assert message
+        assert message.isprintable()
+        assert len(message) < 400
+        return
+    assert len(split) == len(split.first) == len(split.labels) > 0
+    assert (split.second is not None) == task.is_pair
+    assert all(text.strip() and text.encode() for text in (*split.first, *(split.second or ())))
+    if task.is_regression:
+        assert ((split.labels >= -1) & (split.labels <= 1)).all()
+    else:
+        assert set(split.labels) <= {0, 1}
+
+
+@ANY
+@given(
+    st.sampled_from(TASKS),
+    st.sampled_from([".csv", ".tsv", ".jsonl"]),
+    st.booleans(),
+    st.lists(PARTS, max_size=30).map("".join),
+)
+def test_any_text_is_read_or_a_usage_error(task, ending, headed, text):
+    mark = {".csv": ",", ".tsv": "\t"}.get(ending)
+    header = mark.join((*task.text_columns, task.file_label)) + "\n" if headed and mark else ""
+    reads_or_explains((header + text).encode("utf-8", "surrogatepass"), ending, task)
+
+
+@ANY
+@given(st.sampled_from(TASKS), st.sampled_from(ENDINGS), st.binary(max_size=80))
+def test_any_bytes_are_read_or_a_usage_error(task, ending, content):
+    reads_or_explains(content, ending, task)
+
+
+GOOD = written(
+    [{"text": f"text {row}", "other": "x", "label": str(row % 2)} for row in range(20)], ".parquet"
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), min_size=1, max_size=4))
+def test_a_parquet_file_with_bytes_changed_is_read_or_a_usage_error(changes):
+    content = bytearray(GOOD)
+    for position, byte in changes:
+        content[position] = byte
+    reads_or_explains(bytes(content), ".parquet", PAIR)

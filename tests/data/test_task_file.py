@@ -1,0 +1,243 @@
+"""A task file: what it says, every mistake in it by name and line, and what of it is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ikd_ray.data import sources
+from ikd_ray.data.dataset import Split, fingerprint
+from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, keep_task, kept_task, load_task
+from ikd_ray.errors import UsageError
+from ikd_ray.tasks import TASKS
+
+PLAIN = """\
+name: reviews
+text: review
+label: stars
+labels: [negative, neutral, positive]
+metric: accuracy
+"""
+PAIRS = """\
+name: pairs
+text: [premise, hypothesis]
+label: gold
+labels: {0: no, 007: "yes"}
+metric: f1
+metrics: [accuracy, f1, mcc]
+files: {train: all/train.tsv, dev: dev.parquet}
+"""
+SCORES = "name: likeness\ntext: [a, b]\nlabel: score\nrange: [-1, 2.5]\nmetric: spearman\n"
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(text: str) -> CustomTask:
+        (tmp_path / "task.yaml").write_text(text)
+        return load_task(tmp_path / "task.yaml")
+
+    return load
+
+
+def test_a_plain_one(load):
+    task = load(PLAIN)
+    assert (task.name, task.text_columns, task.file_label) == ("reviews", ("review",), "stars")
+    assert task.labels == task.file_labels == ("negative", "neutral", "positive")
+    assert (task.metric, task.metrics) == ("accuracy", ("accuracy",))
+    assert dict(task.files) == {"train": "train.csv", "dev": "dev.csv"}
+    assert (task.num_labels, task.is_pair, task.is_regression) == (3, False, False)
+    assert task.title == "task reviews"
+    assert task.definition == PLAIN
+
+
+def test_pairs_with_labels_of_other_names(load):
+    task = load(PAIRS)
+    assert task.text_columns == ("premise", "hypothesis")
+    assert task.labels == ("no", "yes")  # not False and True
+    assert task.file_labels == ("0", "007")  # nor 7
+    assert (task.metric, task.metrics) == ("f1", ("accuracy", "f1", "mcc"))
+    assert dict(task.files) == {"train": "all/train.tsv", "dev": "dev.parquet"}
+
+
+def test_scores(load):
+    task = load(SCORES)
+    assert (task.labels, task.num_labels, task.is_regression) == ((), 1, True)
+    assert task.score_range == (-1.0, 2.5)
+
+
+LABELS = "labels: [negative, neutral, positive]"
+MISTAKES = {
+    "nothing": ("{}", [(1, "name: missing"), (1, "text: missing"), (1, "labels: missing")]),
+    "a list": ("[a]", [(1, "the file: got a list")]),
+    "unknown name": (PLAIN + "lables: [a]\n", [(6, "lables: unknown name; did you mean labels?")]),
+    "given twice": (PLAIN + "label: x\n", [(6, "label: given twice, the first on line 3")]),
+    "name of GLUE's": (PLAIN.replace("reviews", "CoLA"), [(1, "name: CoLA is a GLUE task's name")]),
+    "name above": (PLAIN.replace("reviews", "../x"), [(1, "name: use letters, digits")]),
+    "name of a file": (PLAIN.replace("reviews", "x.yaml"), [(1, "name: use letters, digits")]),
+    "name too long": (PLAIN.replace("reviews", "x" * 41), [(1, "at most 40")]),
+    "name with a line end": (PLAIN.replace("reviews", '"x\\n"'), [(1, "name: use letters, digits")]),
+    "name a list": (PLAIN.replace("reviews", "[x]"), [(1, "name: got a list; write one value")]),
+    "no text": (PLAIN.replace("text: review", "text:"), [(2, "text: input should be a valid string")]),
+    "no texts": (PLAIN.replace("text: review", "text: []"), [(2, "text: give one column, or two")]),
+    "three texts": (PLAIN.replace("review\n", "[a, b, c]\n"), [(2, "text: give one column, or two")]),
+    "a text twice": (PLAIN.replace("review\n", "[a, a]\n"), [(2, "a is given twice; a column has one use")]),
+    "the label as text": (PLAIN.replace("review\n", "stars\n"), [(3, "stars is given twice")]),
+    "one class": (PLAIN.replace(LABELS, "labels: [x]"), [(4, "labels: give at least two")]),
+    "a class alone": (PLAIN.replace(LABELS, "labels: x"), [(4, "labels: give at least two")]),
+    "no class": (PLAIN.replace(LABELS, "labels: {}"), [(4, "labels: give at least two")]),
+    "a class twice": (PLAIN.replace(LABELS, "labels: [x, y, x]"), [(4, "labels: x is given twice")]),
+    "a name for two": (PLAIN.replace(LABELS, "labels: {1: x, 2: x}"), [(4, "labels: x is given twice")]),
+    "a label for two": (PLAIN.replace(LABELS, "labels: {1: x, 1: y}"), [(4, "labels.1: given twice")]),
+    "a class of nothing": (PLAIN.replace(LABELS, 'labels: ["", y]'), [(4, "at least 1 character")]),
+    "a label of nothing": (PLAIN.replace(LABELS, 'labels: {"": x, b: y}'), [(4, "got '' as a label")]),
+    "a class that escapes": (PLAIN.replace(LABELS, 'labels: ["\\e[2J", y]'), [(4, "control character")]),
+    "a label that escapes": (PLAIN.replace(LABELS, 'labels: {"\\n": x, b: y}'), [(4, r"got '\n' as")]),
+    "a class a list": (PLAIN.replace(LABELS, "labels: [[x], y]"), [(4, "labels: got a list")]),
+    "a label a list": (PLAIN.replace(LABELS, "labels: {[x]: x, b: y}"), [(4, "got a list; write one name")]),
+    "labels and a range": (PLAIN + "range: [0, 1]\n", [(6, "labels: both given; keep one"), (5, "accuracy")]),
+    "a range backwards": (SCORES.replace("-1, 2.5", "2, 1"), [(4, "range: give the least and the greatest")]),
+    "a range of one": (SCORES.replace("[-1, 2.5]", "3"), [(4, "range: give the least and the greatest")]),
+    "a range without end": (SCORES.replace("2.5", ".inf"), [(4, "range: input should be a finite number")]),
+    "a range of words": (SCORES.replace("2.5", "b"), [(4, "range: input should be a valid number")]),
+    "metric unknown": (PLAIN.replace("accuracy", "acuracy"), [(5, "metric: input should be 'accuracy'")]),
+    "f1 of three": (PLAIN.replace("accuracy", "f1"), [(5, "f1 is of two classes, here are 3; write macro_f1")]),
+    "scores' metric": (PLAIN.replace("accuracy", "pearson"), [(5, "pearson does not measure classes")]),
+    "classes' metric": (SCORES.replace("spearman", "mcc"), [(5, "mcc does not measure scores; one of: pearson")]),
+    "metric not measured": (PLAIN + "metrics: [mcc]\n", [(6, "metrics: accuracy is missing")]),
+    "metric measured twice": (PLAIN + "metrics: [mcc, mcc, accuracy]\n", [(6, "mcc is given twice")]),
+    "split unknown": (PLAIN + "files: {validation: a.csv}\n", [(6, "files.validation: unknown name")]),
+    "format unknown": (PLAIN + "files: {dev: a.xlsx}\n", [(6, "files.dev: the ending tells the format")]),
+    "file above": (PLAIN + "files: {dev: ../a.csv}\n", [(6, "files.dev: give a path below --data-dir")]),
+    "file elsewhere": (PLAIN + "files: {dev: /etc/a.csv}\n", [(6, "files.dev: give a path below")]),
+    "one file for two": (PLAIN + "files: {dev: ./train.csv}\n", [(6, "train and dev are one file")]),
+    "an alias": (PLAIN.replace("stars", "&a x"), [(3, "an anchor")]),
+    "a tag": (PLAIN.replace("stars", "!!python/name:os.system"), [(3, "a tag")]),
+    "deep": ("[" * 1000, [(1, "nested deeper than 10")]),
+    "too large": (PLAIN + "#" * 2**16, [(None, "over 64 KiB; a task is a few lines")]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_every_mistake_is_named_with_its_line(load, tmp_path, case):
+    text, expected = MISTAKES[case]
+    with pytest.raises(UsageError) as error:
+        load(text)
+    lines = str(error.value).split("\n")
+    assert all(line.startswith(f"{tmp_path / 'task.yaml'}:") and line.isprintable() for line in lines)
+    for number, words in expected:
+        place = "" if number is None else f"task.yaml:{number}: "
+        assert any(place in line and words in line for line in lines), lines
+
+
+def test_all_mistakes_at_once(load):
+    with pytest.raises(UsageError) as error:
+        load("name: cola\ntext: [a, a]\nlabel: b\nlabels: [x]\nmetric: f2\nfile: x\n")
+    assert [line.split("task.yaml:")[1][:2] for line in str(error.value).split("\n")] == [
+        "1:",
+        "2:",
+        "4:",
+        "5:",
+        "6:",
+    ]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([*PLAIN.splitlines(), *PAIRS.splitlines(), *SCORES.splitlines()])
+        | st.tuples(
+            st.sampled_from(["name", "text", "label", "labels", "range", "metric", "metrics", "files"]),
+            st.sampled_from(
+                ["", "[]", "{}", "x", "[x, y]", "{x: y}", "[[x]]", "{[x]: 1}", "1e400", "~", '"\\0"']
+            )
+            | st.text(max_size=5),
+        ).map(": ".join),
+        max_size=8,
+    ).map("\n".join)
+)
+def test_any_text_is_a_task_or_a_usage_error(text):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "task.yaml"
+        path.write_bytes(text.encode("utf-8", "surrogatepass"))
+        try:
+            task = load_task(path)
+        except UsageError as error:
+            lines = str(error).split("\n")
+        else:
+            lines = []
+    assert all(line.isprintable() for line in lines)
+    if lines:
+        return
+    assert task.name
+    assert len(task.text_columns) in (1, 2)
+    assert task.metric in task.metrics
+    assert len(set(task.labels)) == len(set(task.file_labels)) == len(task.labels) != 1
+    task.score(np.zeros(2, np.int64), np.zeros((2, task.num_labels)))
+
+
+def test_a_flag_names_a_task_or_a_file(tmp_path, load):
+    load(PLAIN)
+    assert find_task("cola") is TASKS["cola"]
+    assert find_task(str(tmp_path / "task.yaml")).name == "reviews"
+    with pytest.raises(UsageError, match=r"'reviews' is not known; one of: cola, .*; or a task file"):
+        find_task("reviews")
+    with pytest.raises(UsageError, match="no such file or directory; give the path of a task file"):
+        find_task("nowhere.yml")
+
+
+def test_what_is_kept_is_the_same_task(tmp_path, load):
+    for text in (PLAIN, PAIRS, SCORES, PLAIN.replace("\n", "\r\n")):
+        (tmp_path / "task.yaml").write_bytes(text.encode())
+        task = load_task(tmp_path / "task.yaml")
+        keep_task(tmp_path, task)
+        assert (tmp_path / TASK_FILE).read_bytes() == text.encode()
+        assert kept_task(tmp_path, task.name) == task
+
+
+def test_a_glue_task_is_kept_by_its_name(tmp_path):
+    keep_task(tmp_path, TASKS["mrpc"])
+    assert not list(tmp_path.iterdir())
+    assert kept_task(tmp_path, "mrpc") is TASKS["mrpc"]
+
+
+def test_what_is_not_kept_is_missed(tmp_path, load):
+    with pytest.raises(UsageError, match=r"task\.yaml: missing; it defines the task 'reviews'"):
+        kept_task(tmp_path, "reviews")
+    keep_task(tmp_path, load(PLAIN))
+    with pytest.raises(UsageError, match="defines the task reviews, but 'others' is needed"):
+        kept_task(tmp_path, "others")
+
+
+def test_tasks_of_one_name_share_what_is_the_same_and_nothing_else(load):
+    """Everything that is kept of data has a key which begins with this fingerprint."""
+    split = Split(["a", "b"], None, np.array([0, 1], np.int64))
+    plain = load(PLAIN)
+
+    def key(**changes: object) -> str:
+        return fingerprint(dataclasses.replace(plain, **changes), {"train": split})
+
+    same = key(text_columns=("other",), file_label="x", file_labels=("1", "2", "3"), files=(), definition="")
+    assert same == key()
+    others = [
+        key(name="others"),
+        key(labels=("neutral", "negative", "positive")),
+        key(labels=("negative", "neutral")),
+        key(labels=(), metrics=("pearson",), metric="pearson"),
+        key(metrics=("accuracy", "mcc")),
+        key(metrics=("accuracy", "mcc"), metric="mcc"),
+        key(text_columns=("a", "b")),
+    ]
+    assert len({same, *others}) == 1 + len(others)
+
+
+def test_data_must_be_given(load):
+    with pytest.raises(
+        UsageError, match=r"--data-dir is missing; give the folder that holds train\.csv, dev\.csv"
+    ):
+        sources.load(load(PLAIN), None)
