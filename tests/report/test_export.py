@@ -19,7 +19,7 @@ from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.linear import use_onednn
 from ikd_ray.errors import UsageError
 from ikd_ray.report import cli, export, records
-from ikd_ray.report.export import choose_sweep, export_front
+from ikd_ray.report.export import choose_sweep, export_students
 from ikd_ray.report.pareto import GENERATED
 from ikd_ray.report.records import SweepRecord, TrialRecord
 from ikd_ray.report.version import code_version
@@ -108,7 +108,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 def test_exported_students_load_with_named_labels_and_the_same_logits(output, tmp_path):
-    made = export_front(output / "first", tmp_path / "exports")
+    made = export_students(output / "first", tmp_path / "exports")
     assert [student.folder.name for student in made] == [SMALL, LARGE]
     for layers, exported in enumerate(made, start=1):
         classify = pipeline("text-classification", str(exported.folder), device="cpu")
@@ -130,7 +130,7 @@ def test_exported_students_load_with_named_labels_and_the_same_logits(output, tm
 
 
 def test_exported_folder_loads_where_this_package_is_not(output, tmp_path):
-    (small, _) = export_front(output / "first", tmp_path / "exports")
+    (small, _) = export_students(output / "first", tmp_path / "exports")
     code = (
         "import sys; from transformers import pipeline; "
         "print(pipeline('text-classification', sys.argv[1], device='cpu')('the cat')[0]['label']); "
@@ -145,7 +145,7 @@ def test_exported_folder_loads_where_this_package_is_not(output, tmp_path):
 
 def test_regression_of_pairs_gives_a_score(tmp_path):
     sweep = make_sweep(tmp_path / "outputs", task="stsb")
-    (small, _) = export_front(sweep, tmp_path / "exports")
+    (small, _) = export_students(sweep, tmp_path / "exports")
     classify = pipeline("text-classification", str(small.folder), device="cpu")
     answer = classify({"text": "the cat", "text_pair": "a mat"})
     assert answer["label"] == "score"
@@ -156,7 +156,7 @@ def test_regression_of_pairs_gives_a_score(tmp_path):
 
 
 def test_folder_is_whole_and_says_how_it_was_made(output, tmp_path):
-    (small, large) = export_front(output / "first", tmp_path / "exports")
+    (small, large) = export_students(output / "first", tmp_path / "exports")
     assert store.is_intact(small.folder)
     names = {path.name for path in small.folder.iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "ikd.json"} <= names
@@ -209,15 +209,15 @@ def test_existing_folder_is_refused_before_anything_is_written(output, tmp_path,
 
 def test_force_keeps_the_old_folder_when_the_new_one_fails(output, tmp_path, monkeypatch):
     to = tmp_path / "exports"
-    export_front(output / "first", to)
+    export_students(output / "first", to)
     before = everything(to)
 
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export, "_model_card", fail)
+    monkeypatch.setattr(export, "model_card", fail)
     with pytest.raises(UsageError, match="No space left"):
-        export_front(output / "first", to, force=True)
+        export_students(output / "first", to, force=True)
     assert everything(to) == before
     monkeypatch.undo()
     rename = os.rename
@@ -229,7 +229,7 @@ def test_force_keeps_the_old_folder_when_the_new_one_fails(output, tmp_path, mon
 
     monkeypatch.setattr(export.os, "rename", not_the_last)
     with pytest.raises(UsageError, match="Input/output error"):
-        export_front(output / "first", to, force=True)
+        export_students(output / "first", to, force=True)
     assert everything(to) == before
 
 
@@ -318,7 +318,7 @@ def test_target_that_cannot_be_written(output, tmp_path, app, to):
 def test_target_without_permission(output, tmp_path, monkeypatch):
     monkeypatch.setattr(export.os, "access", lambda *_: False)  # root, who may run this, may write anywhere
     with pytest.raises(UsageError, match="no permission"):
-        export_front(output / "first", tmp_path / "exports")
+        export_students(output / "first", tmp_path / "exports")
     assert not (tmp_path / "exports").exists()
 
 
@@ -334,7 +334,7 @@ def test_finished_trials_without_finite_objectives(output, tmp_path, app):
 def test_missing_or_damaged_teacher_is_told(output, tmp_path):
     (output / "cache" / "teachers" / "key" / "vocab.txt").write_text("changed")
     with pytest.raises(UsageError, match="teacher"):
-        export_front(output / "first", tmp_path / "exports")
+        export_students(output / "first", tmp_path / "exports")
     assert not (tmp_path / "exports").exists()
 
 

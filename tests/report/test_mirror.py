@@ -8,7 +8,7 @@ import pytest
 
 from ikd_ray.data import store
 from ikd_ray.data.remote import RemoteOutput
-from ikd_ray.report.mirror import Mirror, pull, pull_all, pull_front
+from ikd_ray.report.mirror import Mirror, pull, pull_all, pull_students
 from ikd_ray.report.records import (
     SweepRecord,
     TrialRecord,
@@ -80,7 +80,7 @@ def test_a_machine_gets_what_it_needs_to_go_on_and_no_student(left, machine):
 def test_students_come_when_they_are_asked_for(left, machine):
     second = machine("second")
     pull(second.output, second.sweep)
-    pull_front(second.output, second.sweep)
+    pull_students(second.output, second.sweep, read_trials(second.sweep))
     assert (trial_folder(second.sweep, "t000") / "student" / "model.safetensors").read_text() == "weights"
     assert (second.output.folder / "cache" / "teachers" / "k" / "tokenizer.json").exists()
 
@@ -92,7 +92,7 @@ def test_records_without_students_go_nowhere(left, machine):
     second.mirror.push()
     third = machine("third")
     pull(third.output, third.sweep)
-    pull_front(third.output, third.sweep)
+    pull_students(third.output, third.sweep, read_trials(third.sweep))
     assert (trial_folder(third.sweep, "t000") / "student" / "model.safetensors").exists()
 
 
