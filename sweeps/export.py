@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -36,8 +35,9 @@ from ikd_ray.tasks import TASKS, get_task
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True})  # for --pick's second word
 def export(
+    context: typer.Context,
     task: Annotated[str, typer.Option(help=f"One of: {', '.join(TASKS)}.")],
     name: Annotated[str | None, typer.Option(help="The sweep; default: the newest with a student.")] = None,
     output: Annotated[
@@ -52,9 +52,6 @@ def export(
             metavar="[best|smallest-within X|TRIAL-ID]",
         ),
     ] = None,
-    amount: Annotated[
-        str | None, typer.Argument(hidden=True, metavar=" ")
-    ] = None,  # smallest-within X, as two words
     show: Annotated[bool, typer.Option("--list", help="Show the students, and write nothing.")] = False,
     onnx: Annotated[bool, typer.Option("--onnx", help="Also model.onnx, checked against PyTorch.")] = False,
     int8: Annotated[
@@ -64,9 +61,9 @@ def export(
 ) -> None:
     """Export students of a sweep as Hugging Face folders: by default those on its Pareto front."""
     with usage_errors():
-        if amount is not None and pick is None:
-            raise UsageError(f"{amount!r}: no argument is expected there; flags begin with --")
-        picked = parse(pick, amount) if pick is not None else None
+        if context.args and pick is None:
+            raise UsageError(f"{context.args[0]!r}: no argument is expected there; flags begin with --")
+        picked = parse([pick, *context.args]) if pick is not None else None
         flag = "--int8" if int8 else "--onnx" if onnx else "--force" if force else None
         if show and flag:
             raise UsageError(f"--list writes nothing; leave out {flag}")
@@ -76,16 +73,14 @@ def export(
         with place.reachable():
             pull_all(place)
         folder = choose_sweep(place.folder, get_task(task), name)
-        sweep, trials = read_sweep(folder), read_trials(folder)
-        students = choose(sweep, trials, picked)
+        sweep = read_sweep(folder)
+        students = choose(sweep, read_trials(folder), picked)
         if show:
             _list(sweep, students, picked)
             return
         with place.reachable():
             pull_students(place, folder, students, tokens=onnx or int8)
-        with tempfile.TemporaryDirectory() as room, _status(onnx or int8):
-            converter = partial(_converter, folder, sweep, int8, Path(room)) if onnx or int8 else None
-            made = export_students(folder, to, students, force=force, converter=converter)
+        made = _export(folder, sweep, students, to, force, int8 if onnx or int8 else None)
         _show(sweep, [student for student in made if student.folder is not None], picked)
     skipped = [student.problem for student in made if student.folder is None]
     for problem in skipped:
@@ -94,16 +89,22 @@ def export(
         raise typer.Exit(1)
 
 
+def _export(
+    folder: Path, sweep: SweepRecord, students: list[TrialRecord], to: Path, force: bool, int8: bool | None
+) -> list[Exported]:
+    """`int8`: none: no ONNX models at all."""
+    if int8 is None:
+        return export_students(folder, to, students, force=force)
+    moving = Console(stderr=True).status("making ONNX models, and measuring them")
+    with tempfile.TemporaryDirectory() as room, moving:
+        converter = partial(_converter, folder, sweep, int8, Path(room))
+        return export_students(folder, to, students, force=force, converter=converter)
+
+
 def _converter(folder: Path, sweep: SweepRecord, int8: bool, room: Path) -> Convert:
     from ikd_ray.report.onnx_export import OnnxExport  # imported late: it takes seconds
 
     return OnnxExport(evaluation_data(folder.parent, sweep, teacher_folder(folder, sweep), room), int8)
-
-
-def _status(shown: bool) -> AbstractContextManager:
-    """Something that moves on a terminal while models are made and measured."""
-    text = "making ONNX models, and measuring them"
-    return Console(stderr=True).status(text) if shown else nullcontext()
 
 
 def _console(sweep: SweepRecord) -> Console:

@@ -12,7 +12,7 @@ from ikd_ray.report.records import SweepRecord, TrialRecord
 
 BEST, SMALLEST = "best", "smallest-within"
 SIZE = "student/params"
-RIGHT = f"give {BEST}, {SMALLEST} 0.02 or a trial's id (--list shows them)"
+RIGHT = f"give {BEST}, {SMALLEST} 0.02 or a finished trial's id (--list shows the front's)"
 ROUNDING = 1e-9  # 0.30 and 0.28 are 0.02 apart
 
 
@@ -24,17 +24,13 @@ class Pick:
     within: float = 0.0
 
 
-def parse(text: str, amount: str | None = None) -> Pick:
-    """What the command line says: `best`, `smallest-within 0.02` (or with a `=`), or a trial's id.
-
-    Args:
-        amount: the word behind `smallest-within`, where the two came apart.
+def parse(given: Sequence[str]) -> Pick:
+    """What the command line says: `best`, `smallest-within 0.02` (in one word or two, or with a `=`), or a trial's id.
 
     Raises:
         UsageError: it is none of these.
     """
-    words = text.replace(f"{SMALLEST}=", f"{SMALLEST} ", 1).split()
-    words += [] if amount is None else [amount]
+    words = " ".join(given).replace(f"{SMALLEST}=", f"{SMALLEST} ", 1).split()
     if words[:1] == [SMALLEST]:
         return Pick(within=_amount(words[1:]))
     if len(words) != 1:

@@ -44,8 +44,9 @@ class Forms:
         """How the numbers came about, a sentence each."""
         made = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         quantised = (
-            f"{INT8}: weights of matrix products (for each output channel) and embeddings in int8, of 7 bits so that "
-            "no processor's sums overflow; activations are quantised as they come, for a whole batch at once."
+            f"{INT8}: weights of matrix products in int8, with a scale for each output and 7 bits in use, so that "
+            "no processor's sums overflow; embeddings in uint8; activations in uint8, a whole batch at one scale, so "
+            "that results depend a little on what is in it."
         )
         return [
             f"{WEIGHTS}: the metrics are what the sweep recorded.",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -280,6 +281,14 @@ BAD = {
     "no output": (["--task", "cola", "--output", "nowhere"], "nowhere"),
     "long output": (["--task", "cola", "--output", "x" * 5000], "--output"),
     "long name": (["--task", "cola", "--name", "x" * 5000], "no sweep there"),
+    "picked nothing": (["--task", "cola", "--pick", ""], "give best"),
+    "picked a word": (["--task", "cola", "--pick", "bset"], "no such trial; give best"),
+    "picked a failed trial": (["--task", "cola", "--pick", "dddd4444"], "has failed"),
+    "picked within nothing": (["--task", "cola", "--pick", "smallest-within"], "e.g. 0.02"),
+    "picked within a word": (["--task", "cola", "--pick", "smallest-within", "a bit"], "got 'a bit'"),
+    "picked two": (["--task", "cola", "--pick", "best", "aaaa1111"], "'best aaaa1111'"),
+    "stray word": (["--task", "cola", "aaaa1111"], "'aaaa1111': no argument"),
+    "list and write": (["--task", "cola", "--list", "--int8"], "leave out --int8"),
     "unfinished": (["--task", "cola", "--name", "unfinished"], "no finished trial"),
 }
 
@@ -336,6 +345,60 @@ def test_missing_or_damaged_teacher_is_told(output, tmp_path):
     with pytest.raises(UsageError, match="teacher"):
         export_students(output / "first", tmp_path / "exports")
     assert not (tmp_path / "exports").exists()
+
+
+def test_list_needs_no_student_and_no_torch_and_writes_nothing(output, tmp_path):
+    for weights in output.glob("first/trials/*/student"):
+        shutil.rmtree(weights)
+    shutil.rmtree(output / "cache")
+    before = everything(tmp_path)
+    arguments = ["export.py", "--task", "cola", "--output", str(output), "--list"]
+    code = (
+        f"import runpy, sys; sys.argv = {arguments!r}\n"
+        f"try: runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
+        "except SystemExit as done: assert not done.code\n"
+        "assert not {'torch', 'transformers', 'matplotlib', 'onnx', 'sklearn'} & set(sys.modules)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "cola: front of sweep first"
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[-1] for line in lines[-2:]] == ["bbbb2222", "aaaa1111"]  # the best first
+    assert lines[-2].split()[:3] == ["pid", "2", "0.350"]
+    assert "cccc3333" not in done.stdout
+    assert everything(tmp_path) == before
+
+
+def test_list_of_the_generated_corpus_says_so(tmp_path, app):
+    make_sweep(tmp_path / "outputs", generated=True)
+    result = run(app, "--task", "cola", "--output", tmp_path / "outputs", "--list")
+    assert result.exit_code == 0
+    assert GENERATED in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("pick", "wanted"),
+    [
+        (["--pick", "best"], LARGE),
+        (["--pick", "smallest-within", "0.04"], LARGE),
+        (["--pick", "smallest-within", "0.05"], SMALL),
+        (["--pick", "smallest-within 0.05"], SMALL),
+        (["--pick=smallest-within=0.05"], SMALL),
+        (["--pick", "cccc3333"], "cola-sid-2L-cccc3333"),
+    ],
+)
+def test_only_the_student_that_is_picked_is_exported(output, tmp_path, app, pick, wanted):
+    to = tmp_path / "exports"
+    result = run(app, *pick, "--task", "cola", "--output", output, "--to", to)
+    assert result.exit_code == 0
+    assert "a student of sweep first" in result.stdout
+    assert [path.name for path in to.iterdir()] == [wanted]
+    listed = run(app, "--task", "cola", "--output", output, "--list", *pick)
+    assert listed.stdout.splitlines()[-1].split()[-1] == wanted[-8:]
 
 
 def test_unreadable_trial_is_told(output, tmp_path):

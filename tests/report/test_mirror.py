@@ -8,10 +8,12 @@ import pytest
 
 from ikd_ray.data import store
 from ikd_ray.data.remote import RemoteOutput
+from ikd_ray.report.dev_data import tokens_folder
 from ikd_ray.report.mirror import Mirror, pull, pull_all, pull_students
 from ikd_ray.report.records import (
     SweepRecord,
     TrialRecord,
+    read_sweep,
     read_trials,
     trial_folder,
     write_sweep,
@@ -19,6 +21,7 @@ from ikd_ray.report.records import (
 )
 
 METRICS = {"dev/mcc": 0.5}
+DATA = {"fingerprint": "f00d", "max_length": 48}
 
 
 class Machine:
@@ -55,7 +58,7 @@ def left(machine):
     names = [first.trial(number) for number in range(2)]
     objectives = {"dev/mcc": "max"}
     write_sweep(
-        first.sweep, SweepRecord("sweep", "cola", 0, 2, "", "", {}, {"key": "k"}, objectives, {"id": "x"})
+        first.sweep, SweepRecord("sweep", "cola", 0, 2, "", "", DATA, {"key": "k"}, objectives, {"id": "x"})
     )
     with sqlite3.connect(first.sweep / "study.db") as study:
         study.execute("create table told (number)")
@@ -83,6 +86,21 @@ def test_students_come_when_they_are_asked_for(left, machine):
     pull_students(second.output, second.sweep, read_trials(second.sweep))
     assert (trial_folder(second.sweep, "t000") / "student" / "model.safetensors").read_text() == "weights"
     assert (second.output.folder / "cache" / "teachers" / "k" / "tokenizer.json").exists()
+
+
+def test_examples_come_where_models_are_to_be_measured(left, machine):
+    first = machine("first")
+    folder = tokens_folder(first.output.folder, read_sweep(first.sweep))
+    with store.aside(folder) as new:
+        (new / "dev.ids.npy").write_text("ids")
+    first.output.push(folder)
+    second = machine("second")
+    pull(second.output, second.sweep)
+    there = tokens_folder(second.output.folder, read_sweep(second.sweep))
+    pull_students(second.output, second.sweep, read_trials(second.sweep))
+    assert not there.exists()
+    pull_students(second.output, second.sweep, read_trials(second.sweep)[:1], tokens=True)
+    assert store.is_intact(there)
 
 
 def test_records_without_students_go_nowhere(left, machine):
