@@ -29,7 +29,7 @@ from ikd_ray.report.pareto import GENERATED
 from ikd_ray.report.pick import Pick, choose, parse
 from ikd_ray.report.records import SweepRecord, TrialRecord, read_sweep
 from ikd_ray.report.summary import forms_table, front_table
-from ikd_ray.report.words import NONE
+from ikd_ray.report.words import NONE, clean
 from ikd_ray.tasks import TASKS, get_task
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -115,7 +115,7 @@ def _console(sweep: SweepRecord) -> Console:
 
 
 def _title(sweep: SweepRecord, picked: Pick | None) -> str:
-    return f"{sweep.task}: {'a student' if picked else 'front'} of sweep {sweep.name}"
+    return f"{sweep.task}: {'a student' if picked else 'front'} of sweep {clean(sweep.name)}"
 
 
 def _list(sweep: SweepRecord, students: list[TrialRecord], picked: Pick | None) -> None:

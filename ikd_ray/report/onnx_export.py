@@ -29,7 +29,7 @@ from ikd_ray.errors import in_one_line
 from ikd_ray.report.records import TrialRecord
 from ikd_ray.report.weights import INT8, MOST_ONNX_MB, ONNX, WEIGHTS, Form, Forms, NotExportedError
 
-OPSET = 18  # what PyTorch's exporter writes without converting; every onnxruntime since 1.14 reads it
+OPSET = 18  # what PyTorch's exporter writes without converting; onnxruntime reads its files since 1.18
 CLOSE = 1e-4  # what logits may differ by
 COMPARED = (1, 2, 7, 32)  # batch sizes
 EXAMPLE = (2, 8)  # sequences and tokens that a model is traced with; no dimension of the result depends on it

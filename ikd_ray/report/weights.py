@@ -53,7 +53,7 @@ class Forms:
             f"ONNX files: metrics of the same examples, measured with onnxruntime in batches of {self.batch} of "
             f"similar length. Opset {self.opset}.",
             f"{ONNX} gave the labels of PyTorch for {self.compared} dev sequences in batches of several lengths and "
-            f"sizes; no logit differed by more than {self.largest_difference:.1g}.",
+            f"sizes; logits differed by about {self.largest_difference:.1g} at most.",
             *([quantised] if any(form.file == INT8 for form in self.forms) else []),
             f"Latency: median of one sequence of {self.tokens} tokens with one CPU thread, all files in turn on "
             f"{self.processor}, with {made}.",
