@@ -1,7 +1,9 @@
-"""Export the Pareto-optimal students of a sweep as Hugging Face folders."""
+"""Export students of a sweep as Hugging Face folders: by default those on its Pareto front."""
 
 from __future__ import annotations
 
+import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,18 +12,32 @@ from rich.console import Console
 from rich.table import Table
 
 from ikd_ray.data.remote import open_output
+from ikd_ray.errors import UsageError
 from ikd_ray.report.cli import print_error, run, usage_errors
-from ikd_ray.report.export import Exported, choose_sweep, export_front
-from ikd_ray.report.mirror import pull_all, pull_front
+from ikd_ray.report.dev_data import evaluation_data
+from ikd_ray.report.export import (
+    Convert,
+    Exported,
+    choose_sweep,
+    export_students,
+    read_trials,
+    teacher_folder,
+)
+from ikd_ray.report.extras import require
+from ikd_ray.report.mirror import pull_all, pull_students
 from ikd_ray.report.pareto import GENERATED
-from ikd_ray.report.records import SweepRecord, asked_task, read_sweep
+from ikd_ray.report.pick import Pick, choose, parse
+from ikd_ray.report.records import SweepRecord, TrialRecord, asked_task, read_sweep
+from ikd_ray.report.summary import forms_table, front_table
+from ikd_ray.report.words import NONE, clean
 from ikd_ray.tasks import TASKS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True})  # for --pick's second word
 def export(
+    context: typer.Context,
     task: Annotated[
         str, typer.Option(help=f"One of: {', '.join(TASKS)}; or a task file, or its task's name.")
     ],
@@ -30,18 +46,44 @@ def export(
         str, typer.Option(help="Where the sweeps are: a folder, or s3://BUCKET/...")
     ] = "outputs",
     to: Annotated[Path, typer.Option(help="Where the students go, a folder each.")] = Path("exports"),
+    pick: Annotated[
+        str | None,
+        typer.Option(
+            help="One student instead of the front: best (by the first dev objective), smallest-within X (the "
+            "smallest whose dev metric is within X of the best trial's), or a trial's id.",
+            metavar="[best|smallest-within X|TRIAL-ID]",
+        ),
+    ] = None,
+    show: Annotated[bool, typer.Option("--list", help="Show the students, and write nothing.")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also model.onnx, checked against PyTorch.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Also model.onnx and model.int8.onnx, all measured.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace folders that exist.")] = False,
 ) -> None:
-    """Export the students on a sweep's Pareto front as Hugging Face folders."""
+    """Export students of a sweep as Hugging Face folders: by default those on its Pareto front."""
     with usage_errors():
+        if context.args and pick is None:
+            raise UsageError(f"{context.args[0]!r}: no argument is expected there; flags begin with --")
+        picked = parse([pick, *context.args]) if pick is not None else None
+        flag = "--int8" if int8 else "--onnx" if onnx else "--force" if force else None
+        if show and flag:
+            raise UsageError(f"--list writes nothing; leave out {flag}")
+        if onnx or int8:
+            require(flag, "onnx", ("onnx", "onnxscript", "onnxruntime"))
         place = open_output(output)
         with place.reachable():
             pull_all(place)
         folder = choose_sweep(place.folder, asked_task(task, place.folder), name)
+        sweep = read_sweep(folder)
+        students = choose(sweep, read_trials(folder), picked)
+        if show:
+            _list(sweep, students, picked)
+            return
         with place.reachable():
-            pull_front(place, folder)
-        made = export_front(folder, to, force=force)
-        _show(read_sweep(folder), [student for student in made if student.folder is not None])
+            pull_students(place, folder, students, tokens=onnx or int8)
+        made = _export(folder, sweep, students, to, force, int8 if onnx or int8 else None)
+        _show(sweep, [student for student in made if student.folder is not None], picked)
     skipped = [student.problem for student in made if student.folder is None]
     for problem in skipped:
         print_error(problem)
@@ -49,20 +91,56 @@ def export(
         raise typer.Exit(1)
 
 
-def _show(sweep: SweepRecord, students: list[Exported]) -> None:
+def _export(
+    folder: Path, sweep: SweepRecord, students: list[TrialRecord], to: Path, force: bool, int8: bool | None
+) -> list[Exported]:
+    """`int8`: none: no ONNX models at all."""
+    if int8 is None:
+        return export_students(folder, to, students, force=force)
+    moving = Console(stderr=True).status("making ONNX models, and measuring them")
+    with tempfile.TemporaryDirectory() as room, moving:
+        converter = partial(_converter, folder, sweep, int8, Path(room))
+        return export_students(folder, to, students, force=force, converter=converter)
+
+
+def _converter(folder: Path, sweep: SweepRecord, int8: bool, room: Path) -> Convert:
+    from ikd_ray.report.onnx_export import OnnxExport  # imported late: it takes seconds
+
+    return OnnxExport(evaluation_data(folder.parent, sweep, teacher_folder(folder, sweep), room), int8)
+
+
+def _console(sweep: SweepRecord) -> Console:
     console = Console(markup=False, highlight=False, emoji=False)
     if sweep.data["generated"]:
         console.print(f" {GENERATED} ", style="bold white on red")
+    return console
+
+
+def _title(sweep: SweepRecord, picked: Pick | None) -> str:
+    return f"{sweep.task}: {'a student' if picked else 'front'} of sweep {clean(sweep.name)}"
+
+
+def _list(sweep: SweepRecord, students: list[TrialRecord], picked: Pick | None) -> None:
+    console = _console(sweep)
+    console.print(_title(sweep, picked), soft_wrap=True)
+    console.print(front_table(students, sweep.objectives, sweep.teacher["metrics"]))
+
+
+def _show(sweep: SweepRecord, students: list[Exported], picked: Pick | None) -> None:
+    console = _console(sweep)
     if not students:
         return
-    table = Table(title=f"{sweep.task}: front of sweep {sweep.name}", title_justify="left")
+    table = Table(title=_title(sweep, picked), title_justify="left")
     table.add_column("folder", overflow="fold")
     for metric in sweep.objectives:
         table.add_column(metric, justify="right")
     for student in students:
-        values = (f"{student.trial.metrics[metric]:,.6g}" for metric in sweep.objectives)
+        metrics = student.trial.metrics
+        values = (f"{metrics[metric]:,.6g}" if metric in metrics else NONE for metric in sweep.objectives)
         table.add_row(str(student.folder), *values)
     console.print(table)
+    if any(student.forms for student in students):
+        console.print(forms_table([(student.trial.id, student.forms) for student in students]))
     folder = str(students[-1].folder)
     typer.echo("Load one:")
     typer.echo(f"from transformers import pipeline; classify = pipeline('text-classification', {folder!r})")

@@ -8,7 +8,7 @@ import typer
 
 from ikd_ray.data.remote import open_output
 from ikd_ray.report.cli import print_error, run, script, usage_errors
-from ikd_ray.report.mirror import Mirror, pull_front
+from ikd_ray.report.mirror import Mirror
 from ikd_ray.report.passwords import given_in_full, hide_command_line
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -30,9 +30,7 @@ def report(
 
         place = open_output(output)
         folder = find_sweep(check, "--check", place)
-        with place.reachable():
-            pull_front(place, folder)
-        sweep, trials, found = check_sweep(folder, given_in_full(tracking_uri))
+        sweep, trials, found = check_sweep(place, folder, given_in_full(tracking_uri))
         Mirror(place, folder, print_error).push()
     for finding in found:
         state = "mended" if finding.mended else "NOT mended"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
 from ikd_ray.data.batches import Batch
@@ -46,6 +46,11 @@ def _attention(
 
 AttentionInterface.register(ATTENTION, _attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+def takes_segments(config: PretrainedConfig) -> bool:
+    """Whether a model of `FAMILIES` tells a pair's first text from its second by `token_type_ids`."""
+    return config.model_type != "distilbert" and getattr(config, "type_vocab_size", 2) >= 2
 
 
 @dataclass
@@ -102,9 +107,7 @@ class Encoder(nn.Module):
     def embed(self, batch: Batch) -> Tensor:
         """(B, L, hidden): what enters the first layer."""
         base = self.model.base_model
-        segments = {} if self.config.model_type == "distilbert" else {"token_type_ids": batch.segments}
-        if getattr(self.config, "type_vocab_size", 2) < 2:
-            segments = {}
+        segments = {"token_type_ids": batch.segments} if takes_segments(self.config) else {}
         hidden = base.embeddings(input_ids=batch.ids, **segments)
         return base.embeddings_project(hidden) if hasattr(base, "embeddings_project") else hidden
 

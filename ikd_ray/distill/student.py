@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 from torch import nn
+from transformers import PretrainedConfig
 
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.linear import use_onednn
 
-LATENCY_TOKENS = 128
+LATENCY_TOKENS, LATENCY_ID = 128, 5  # how many, and which one
 LATENCY_WARMUP, LATENCY_RUNS, LATENCY_ROUNDS = 3, 15, 30
 LATENCY_AGREES = 1.03
 
@@ -65,33 +67,52 @@ def size_metrics(student: Encoder) -> dict[str, float]:
     }
 
 
+def latency_tokens(config: PretrainedConfig) -> int:
+    """How many tokens the sequence has that latency is measured with."""
+    return min(LATENCY_TOKENS, config.max_position_embeddings - 2)  # RoBERTa's start at 2
+
+
 def latency_ms(student: Encoder) -> float:
     """Median milliseconds of a forward pass on the CPU: one sequence of 128 tokens, one thread.
 
-    It depends on the architecture alone. Whatever else runs makes it longer, so it is measured until the two
-    shortest medians agree.
+    It depends on the architecture alone.
+    """
+    return latencies_ms(student)[0]
+
+
+def latencies_ms(student: Encoder, *others: Callable[[], object]) -> list[float]:
+    """The same, and the median milliseconds of calls that do as much in another way.
+
+    Whatever else runs makes them longer, so they are measured in turn until of each the two shortest medians agree.
     """
     # As its users will run it: transformers' own forward pass.
     model = copy.deepcopy(student.model).eval().cpu()
     use_onednn(model, False)
-    tokens = min(LATENCY_TOKENS, student.config.max_position_embeddings - 2)  # RoBERTa's start at 2
-    ids = torch.full((1, tokens), 5)
+    ids = torch.full((1, latency_tokens(student.config)), LATENCY_ID)
+    mask = torch.ones_like(ids)
+    calls = [lambda: model(ids, mask), *others]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        medians = sorted(_median_ms(model, ids) for _ in range(2))
-        while medians[1] > LATENCY_AGREES * medians[0] and len(medians) < LATENCY_ROUNDS:
-            medians = sorted([*medians, _median_ms(model, ids)])
+        with torch.inference_mode():
+            medians = [sorted(_median_ms(call) for _ in range(2)) for call in calls]
+            while not all(map(_agree, medians)) and len(medians[0]) < LATENCY_ROUNDS:
+                for found, call in zip(medians, calls, strict=True):
+                    found.append(_median_ms(call))
+                    found.sort()
     finally:
         torch.set_num_threads(threads)
-    return medians[0]
+    return [found[0] for found in medians]
 
 
-@torch.inference_mode()
-def _median_ms(model: nn.Module, ids: torch.Tensor) -> float:
+def _agree(medians: list[float]) -> bool:
+    return medians[1] <= LATENCY_AGREES * medians[0]
+
+
+def _median_ms(run: Callable[[], object]) -> float:
     times = []
     for _ in range(LATENCY_WARMUP + LATENCY_RUNS):
         start = time.perf_counter()
-        model(ids, torch.ones_like(ids))
+        run()
         times.append(time.perf_counter() - start)
     return statistics.median(times[LATENCY_WARMUP:]) * 1e3

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -15,9 +15,17 @@ from ikd_ray.data import store
 from ikd_ray.data.remote import Output
 from ikd_ray.data.task_file import TASK_FILE
 from ikd_ray.errors import in_one_line
-from ikd_ray.report import pareto, records
+from ikd_ray.report import records
 from ikd_ray.report.derived import DERIVED
-from ikd_ray.report.records import SPACE_FILE, STUDY_FILE, SWEEP_FILE, TRIAL_FILE, trial_folder
+from ikd_ray.report.dev_data import tokens_folder
+from ikd_ray.report.records import (
+    SPACE_FILE,
+    STUDY_FILE,
+    SWEEP_FILE,
+    TRIAL_FILE,
+    TrialRecord,
+    trial_folder,
+)
 
 FILES = (SWEEP_FILE, SPACE_FILE, TASK_FILE, *DERIVED)
 
@@ -114,8 +122,13 @@ def pull_all(output: Output) -> None:
             pull(output, output.folder / name)
 
 
-def pull_front(output: Output, sweep: Path) -> None:
-    """Get the students of a sweep's front, and the teacher for its tokenizer.
+def pull_students(
+    output: Output, sweep: Path, trials: Sequence[TrialRecord], *, tokens: bool = False
+) -> None:
+    """Get trials' students, and the teacher for its tokenizer.
+
+    Args:
+        tokens: also the examples, as tokens.
 
     Raises:
         OSError: the URI cannot be reached.
@@ -124,9 +137,11 @@ def pull_front(output: Output, sweep: Path) -> None:
         return
     with suppress(ValueError, TypeError, KeyError):  # who exports them says what is wrong with the records
         about = records.read_sweep(sweep)
-        for trial in pareto.front(records.read_trials(sweep), about.objectives):
+        for trial in trials:
             output.fetch(trial_folder(sweep, trial.id))
         output.fetch(output.folder / "cache" / "teachers" / about.teacher["key"])
+        if tokens:
+            output.fetch(tokens_folder(output.folder, about))
 
 
 def _record(output: Output, sweep: Path, trial: str) -> None:

@@ -1,4 +1,4 @@
-"""The Pareto front as a table."""
+"""The Pareto front, and what is exported of it, as tables."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ikd_ray.report.records import TrialRecord
+from ikd_ray.report.weights import Forms
 from ikd_ray.report.words import NONE, clean, decimal, short_name
 
 FRONT_SHOWN, FAILED_SHOWN = 20, 10
@@ -58,6 +59,23 @@ def front_table(
         cells = [_cell(trial.metrics, name, shown) for name, (_, shown) in columns.items()]
         first = [clean(trial.params.get(name, NONE)) for name in ("regime", "student_layers")]
         table.add_row(*map(Text, [*first, *cells, clean(trial.id)]))
+    return table
+
+
+def forms_table(students: list[tuple[str, Forms]]) -> Table:
+    """What each file of each student's weights is worth: trial's id and forms."""
+    names = list(dict.fromkeys(name for _, forms in students for name in forms.forms[-1].metrics))
+    table = Table(title="on the dev split, size, latency of one sequence", title_justify="left")
+    for heading in ("trial", "file"):
+        table.add_column(heading, overflow="fold")
+    for heading in (*names, "MB", "ms"):
+        table.add_column(heading, justify="right")
+    for trial, forms in students:
+        for form in forms.forms:
+            metrics = [_cell(form.metrics, name, "{:.4f}".format) for name in names]
+            cells = [clean(trial), form.file, *metrics, _one_place(form.size_mb), _one_place(form.latency_ms)]
+            table.add_row(*map(Text, cells))
+        table.add_section()
     return table
 
 

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import optuna
 
+from ikd_ray.data.remote import Output
 from ikd_ray.errors import UsageError
 from ikd_ray.report.derived import stale, write_derived
+from ikd_ray.report.mirror import pull_students
+from ikd_ray.report.pareto import front
 from ikd_ray.report.records import SPACE_FILE, SweepRecord, TrialRecord, alone, read_sweep, whole_trials
 from ikd_ray.report.tracking import Tracker
 from ikd_ray.sweep.request import store_of
@@ -32,8 +35,13 @@ class Finding:
     mended: bool
 
 
-def check(folder: Path, tracking_uri: str | None) -> tuple[SweepRecord, list[TrialRecord], list[Finding]]:
+def check(
+    output: Output, folder: Path, tracking_uri: str | None
+) -> tuple[SweepRecord, list[TrialRecord], list[Finding]]:
     """Compare all that there is of a sweep, and mend what can be derived.
+
+    Args:
+        folder: the sweep's, below the output's.
 
     Returns:
         The sweep, its ended trials, and what was found.
@@ -54,7 +62,7 @@ def check(folder: Path, tracking_uri: str | None) -> tuple[SweepRecord, list[Tri
         if old:
             write_derived(folder, sweep, trials)
         found += [Finding("tables", f"{name} was not there, or old", mended=True) for name in old]
-        found += _mlflow(tracker, folder, sweep, trials)
+        found += _mlflow(tracker, output, folder, sweep, trials)
         return sweep, trials, found
 
 
@@ -102,12 +110,16 @@ def _tell_study(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialRecor
     OrderedSearch(space, sweep.objectives, sweep.seed, foreseen, storage, ended, 0, refuse)
 
 
-def _mlflow(tracker: Tracker, folder: Path, sweep: SweepRecord, trials: list[TrialRecord]) -> list[Finding]:
+def _mlflow(
+    tracker: Tracker, output: Output, folder: Path, sweep: SweepRecord, trials: list[TrialRecord]
+) -> list[Finding]:
     before = tracker.inspect(sweep, trials)
     for difference in before:
         tracker.give_up(difference)
     tracker.start(sweep)
     tracker.conclude(folder, sweep, trials)
+    with output.reachable():
+        pull_students(output, folder, front(trials, sweep.objectives))
     with suppress(UsageError):  # what a student lacks is seen below
         tracker.show_front(folder, sweep, trials)
     left = {difference.what for difference in tracker.inspect(sweep, trials)}

@@ -20,7 +20,8 @@ from ikd_ray.report.cli import print_error, script
 from ikd_ray.report.console import Console
 from ikd_ray.report.delivery import PATIENCE_S, Delivery
 from ikd_ray.report.derived import PLOT, write_derived
-from ikd_ray.report.mirror import Mirror, pull_front
+from ikd_ray.report.mirror import Mirror, pull_students
+from ikd_ray.report.pareto import front
 from ikd_ray.report.passwords import without_password
 from ikd_ray.report.records import (
     SWEEP_FILE,
@@ -156,7 +157,7 @@ def _sweep(
         if not delivery.complete:
             raise delivery.error or TimeoutError("it does not answer")
         tracker.conclude(request.folder, sweep, trials)
-        pull_front(request.output, request.folder)
+        pull_students(request.output, request.folder, front(trials, sweep.objectives))
         tracker.show_front(request.folder, sweep, trials)
     except Exception as error:  # every store raises its own
         console.warn(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from ikd_ray.data import store
 from ikd_ray.distill.linear import use_onednn
 from ikd_ray.errors import UsageError
 from ikd_ray.report import cli, export, records
-from ikd_ray.report.export import choose_sweep, export_front
+from ikd_ray.report.export import choose_sweep, export_students
 from ikd_ray.report.pareto import GENERATED
 from ikd_ray.report.records import SweepRecord, TrialRecord
 from ikd_ray.report.version import code_version
@@ -88,7 +89,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 def test_exported_students_load_with_named_labels_and_the_same_logits(output, tmp_path):
-    made = export_front(output / "first", tmp_path / "exports")
+    made = export_students(output / "first", tmp_path / "exports")
     assert [student.folder.name for student in made] == [SMALL, LARGE]
     for layers, exported in enumerate(made, start=1):
         classify = pipeline("text-classification", str(exported.folder), device="cpu")
@@ -110,7 +111,7 @@ def test_exported_students_load_with_named_labels_and_the_same_logits(output, tm
 
 
 def test_exported_folder_loads_where_this_package_is_not(output, tmp_path):
-    (small, _) = export_front(output / "first", tmp_path / "exports")
+    (small, _) = export_students(output / "first", tmp_path / "exports")
     code = (
         "import sys; from transformers import pipeline; "
         "print(pipeline('text-classification', sys.argv[1], device='cpu')('the cat')[0]['label']); "
@@ -125,7 +126,7 @@ def test_exported_folder_loads_where_this_package_is_not(output, tmp_path):
 
 def test_regression_of_pairs_gives_a_score(tmp_path):
     sweep = make_sweep(tmp_path / "outputs", task="stsb")
-    (small, _) = export_front(sweep, tmp_path / "exports")
+    (small, _) = export_students(sweep, tmp_path / "exports")
     classify = pipeline("text-classification", str(small.folder), device="cpu")
     answer = classify({"text": "the cat", "text_pair": "a mat"})
     assert answer["label"] == "score"
@@ -136,7 +137,7 @@ def test_regression_of_pairs_gives_a_score(tmp_path):
 
 
 def test_folder_is_whole_and_says_how_it_was_made(output, tmp_path):
-    (small, large) = export_front(output / "first", tmp_path / "exports")
+    (small, large) = export_students(output / "first", tmp_path / "exports")
     assert store.is_intact(small.folder)
     names = {path.name for path in small.folder.iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "ikd.json"} <= names
@@ -189,15 +190,15 @@ def test_existing_folder_is_refused_before_anything_is_written(output, tmp_path,
 
 def test_force_keeps_the_old_folder_when_the_new_one_fails(output, tmp_path, monkeypatch):
     to = tmp_path / "exports"
-    export_front(output / "first", to)
+    export_students(output / "first", to)
     before = everything(to)
 
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export, "_model_card", fail)
+    monkeypatch.setattr(export, "model_card", fail)
     with pytest.raises(UsageError, match="No space left"):
-        export_front(output / "first", to, force=True)
+        export_students(output / "first", to, force=True)
     assert everything(to) == before
     monkeypatch.undo()
     rename = os.rename
@@ -209,7 +210,7 @@ def test_force_keeps_the_old_folder_when_the_new_one_fails(output, tmp_path, mon
 
     monkeypatch.setattr(export.os, "rename", not_the_last)
     with pytest.raises(UsageError, match="Input/output error"):
-        export_front(output / "first", to, force=True)
+        export_students(output / "first", to, force=True)
     assert everything(to) == before
 
 
@@ -260,6 +261,14 @@ BAD = {
     "no output": (["--task", "cola", "--output", "nowhere"], "nowhere"),
     "long output": (["--task", "cola", "--output", "x" * 5000], "--output"),
     "long name": (["--task", "cola", "--name", "x" * 5000], "no sweep there"),
+    "picked nothing": (["--task", "cola", "--pick", ""], "give best"),
+    "picked a word": (["--task", "cola", "--pick", "bset"], "no such trial; give best"),
+    "picked a failed trial": (["--task", "cola", "--pick", "dddd4444"], "has failed"),
+    "picked within nothing": (["--task", "cola", "--pick", "smallest-within"], "e.g. 0.02"),
+    "picked within a word": (["--task", "cola", "--pick", "smallest-within", "a bit"], "got 'a bit'"),
+    "picked two": (["--task", "cola", "--pick", "best", "aaaa1111"], "'best aaaa1111'"),
+    "stray word": (["--task", "cola", "aaaa1111"], "'aaaa1111': no argument"),
+    "list and write": (["--task", "cola", "--list", "--int8"], "leave out --int8"),
     "unfinished": (["--task", "cola", "--name", "unfinished"], "no finished trial"),
 }
 
@@ -298,7 +307,7 @@ def test_target_that_cannot_be_written(output, tmp_path, app, to):
 def test_target_without_permission(output, tmp_path, monkeypatch):
     monkeypatch.setattr(export.os, "access", lambda *_: False)  # root, who may run this, may write anywhere
     with pytest.raises(UsageError, match="no permission"):
-        export_front(output / "first", tmp_path / "exports")
+        export_students(output / "first", tmp_path / "exports")
     assert not (tmp_path / "exports").exists()
 
 
@@ -314,8 +323,62 @@ def test_finished_trials_without_finite_objectives(output, tmp_path, app):
 def test_missing_or_damaged_teacher_is_told(output, tmp_path):
     (output / "cache" / "teachers" / "key" / "vocab.txt").write_text("changed")
     with pytest.raises(UsageError, match="teacher"):
-        export_front(output / "first", tmp_path / "exports")
+        export_students(output / "first", tmp_path / "exports")
     assert not (tmp_path / "exports").exists()
+
+
+def test_list_needs_no_student_and_no_torch_and_writes_nothing(output, tmp_path):
+    for weights in output.glob("first/trials/*/student"):
+        shutil.rmtree(weights)
+    shutil.rmtree(output / "cache")
+    before = everything(tmp_path)
+    arguments = ["export.py", "--task", "cola", "--output", str(output), "--list"]
+    code = (
+        f"import runpy, sys; sys.argv = {arguments!r}\n"
+        f"try: runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
+        "except SystemExit as done: assert not done.code\n"
+        "assert not {'torch', 'transformers', 'matplotlib', 'onnx', 'sklearn'} & set(sys.modules)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "cola: front of sweep first"
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[-1] for line in lines[-2:]] == ["bbbb2222", "aaaa1111"]  # the best first
+    assert lines[-2].split()[:3] == ["pid", "2", "0.350"]
+    assert "cccc3333" not in done.stdout
+    assert everything(tmp_path) == before
+
+
+def test_list_of_the_generated_corpus_says_so(tmp_path, app):
+    make_sweep(tmp_path / "outputs", generated=True)
+    result = run(app, "--task", "cola", "--output", tmp_path / "outputs", "--list")
+    assert result.exit_code == 0
+    assert GENERATED in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("pick", "wanted"),
+    [
+        (["--pick", "best"], LARGE),
+        (["--pick", "smallest-within", "0.04"], LARGE),
+        (["--pick", "smallest-within", "0.05"], SMALL),
+        (["--pick", "smallest-within 0.05"], SMALL),
+        (["--pick=smallest-within=0.05"], SMALL),
+        (["--pick", "cccc3333"], "cola-sid-2L-cccc3333"),
+    ],
+)
+def test_only_the_student_that_is_picked_is_exported(output, tmp_path, app, pick, wanted):
+    to = tmp_path / "exports"
+    result = run(app, *pick, "--task", "cola", "--output", output, "--to", to)
+    assert result.exit_code == 0
+    assert "a student of sweep first" in result.stdout
+    assert [path.name for path in to.iterdir()] == [wanted]
+    listed = run(app, "--task", "cola", "--output", output, "--list", *pick)
+    assert listed.stdout.splitlines()[-1].split()[-1] == wanted[-8:]
 
 
 def test_unreadable_trial_is_told(output, tmp_path):

@@ -9,10 +9,12 @@ import pytest
 from ikd_ray.data import store
 from ikd_ray.data.remote import RemoteOutput
 from ikd_ray.data.task_file import TASK_FILE
-from ikd_ray.report.mirror import Mirror, pull, pull_all, pull_front
+from ikd_ray.report.dev_data import tokens_folder
+from ikd_ray.report.mirror import Mirror, pull, pull_all, pull_students
 from ikd_ray.report.records import (
     SweepRecord,
     TrialRecord,
+    read_sweep,
     read_trials,
     trial_folder,
     write_sweep,
@@ -20,6 +22,7 @@ from ikd_ray.report.records import (
 )
 
 METRICS = {"dev/mcc": 0.5}
+DATA = {"fingerprint": "f00d", "max_length": 48}
 
 
 class Machine:
@@ -56,7 +59,7 @@ def left(machine):
     names = [first.trial(number) for number in range(2)]
     objectives = {"dev/mcc": "max"}
     write_sweep(
-        first.sweep, SweepRecord("sweep", "cola", 0, 2, "", "", {}, {"key": "k"}, objectives, {"id": "x"})
+        first.sweep, SweepRecord("sweep", "cola", 0, 2, "", "", DATA, {"key": "k"}, objectives, {"id": "x"})
     )
     (first.sweep / TASK_FILE).write_text("name: own\n")
     with sqlite3.connect(first.sweep / "study.db") as study:
@@ -83,9 +86,24 @@ def test_a_machine_gets_what_it_needs_to_go_on_and_no_student(left, machine):
 def test_students_come_when_they_are_asked_for(left, machine):
     second = machine("second")
     pull(second.output, second.sweep)
-    pull_front(second.output, second.sweep)
+    pull_students(second.output, second.sweep, read_trials(second.sweep))
     assert (trial_folder(second.sweep, "t000") / "student" / "model.safetensors").read_text() == "weights"
     assert (second.output.folder / "cache" / "teachers" / "k" / "tokenizer.json").exists()
+
+
+def test_examples_come_where_models_are_to_be_measured(left, machine):
+    first = machine("first")
+    folder = tokens_folder(first.output.folder, read_sweep(first.sweep))
+    with store.aside(folder) as new:
+        (new / "dev.ids.npy").write_text("ids")
+    first.output.push(folder)
+    second = machine("second")
+    pull(second.output, second.sweep)
+    there = tokens_folder(second.output.folder, read_sweep(second.sweep))
+    pull_students(second.output, second.sweep, read_trials(second.sweep))
+    assert not there.exists()
+    pull_students(second.output, second.sweep, read_trials(second.sweep)[:1], tokens=True)
+    assert store.is_intact(there)
 
 
 def test_records_without_students_go_nowhere(left, machine):
@@ -95,7 +113,7 @@ def test_records_without_students_go_nowhere(left, machine):
     second.mirror.push()
     third = machine("third")
     pull(third.output, third.sweep)
-    pull_front(third.output, third.sweep)
+    pull_students(third.output, third.sweep, read_trials(third.sweep))
     assert (trial_folder(third.sweep, "t000") / "student" / "model.safetensors").exists()
 
 

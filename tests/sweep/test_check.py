@@ -8,8 +8,10 @@ import sqlite3
 import optuna
 import pytest
 from mlflow import MlflowClient
+from students import student, write_tokenizer
 
 from ikd_ray.config import make_trial
+from ikd_ray.data.remote import Output
 from ikd_ray.errors import UsageError
 from ikd_ray.report.records import SweepRecord, TrialRecord, alone, read_trials, write_sweep, write_trial
 from ikd_ray.sweep.check import check
@@ -75,8 +77,10 @@ def whole(tmp_path_factory):
                 "history": [metrics(number, 1), metrics(number)],
                 "times": [1.0, 2.0],
             }
-        write_trial(folder, TrialRecord(f"t{number:03d}", number, params, [2], status, **told))
-    check(folder, None)
+        record = TrialRecord(f"t{number:03d}", number, params, [2], status, **told)
+        write_trial(folder, record, student(1).save_pretrained if status == "finished" else None)
+    write_tokenizer(folder.parent / "cache" / "teachers" / "k")
+    check(Output(str(folder.parent)), folder, None)
     return home
 
 
@@ -116,7 +120,7 @@ STATES = [
 
 def test_a_whole_sweep_is_found_whole_and_left_as_it_is(sweep):
     before = {name: run.info.run_id for name, run in runs(sweep).items()}
-    _, trials, found = check(sweep, None)
+    _, trials, found = check(Output(str(sweep.parent)), sweep, None)
     assert len(trials) == TRIALS
     assert found == []
     assert states(sweep) == STATES
@@ -143,7 +147,7 @@ def test_a_study_made_again_keeps_what_it_suggested(sweep):
     asked = [trial.params for trial in study(sweep).trials]
     shutil.rmtree(sweep / "trials" / "t003")
     study_other(sweep)
-    check(sweep, None)
+    check(Output(str(sweep.parent)), sweep, None)
     assert [trial.params for trial in study(sweep).trials] == asked
     assert states(sweep) == [*STATES[:3], ("RUNNING", None)]
 
@@ -199,10 +203,10 @@ def tables_gone(sweep):
 )
 def test_what_differs_is_derived_again(sweep, harm, where):
     harm(sweep)
-    _, _, found = check(sweep, None)
+    _, _, found = check(Output(str(sweep.parent)), sweep, None)
     assert {finding.where for finding in found} == {where}
     assert all(finding.mended for finding in found)
-    assert check(sweep, None)[2] == []
+    assert check(Output(str(sweep.parent)), sweep, None)[2] == []
     assert states(sweep) == STATES
     latest = runs(sweep)
     for trial in read_trials(sweep):
@@ -224,7 +228,7 @@ def test_a_damaged_trial_is_put_aside_for_resume(sweep, harm):
         shutil.copytree(sweep / "trials" / "t000", record.parent)
     else:
         record.unlink()
-    _, trials, found = check(sweep, None)
+    _, trials, found = check(Output(str(sweep.parent)), sweep, None)
     assert [trial.id for trial in trials] == ["t000", "t002", "t003"]
     assert (sweep / "damaged" / "t001").is_dir()
     assert [finding.where for finding in found if not finding.mended] == ["trials", "study", "MLflow"]
@@ -243,7 +247,7 @@ def test_a_damaged_trial_is_put_aside_for_resume(sweep, harm):
 
 def test_a_sweep_that_runs_is_not_checked(sweep):
     with alone(sweep), pytest.raises(UsageError, match="another process is running that sweep"):
-        check(sweep, None)
+        check(Output(str(sweep.parent)), sweep, None)
 
 
 def test_the_command_line(sweep, command):
