@@ -26,9 +26,11 @@ from ikd_ray.report.export import (
 from ikd_ray.report.extras import require
 from ikd_ray.report.mirror import pull_all, pull_students
 from ikd_ray.report.pareto import GENERATED
+from ikd_ray.report.passwords import given_in_full, hide_command_line
 from ikd_ray.report.pick import Pick, choose, parse
 from ikd_ray.report.records import SweepRecord, TrialRecord, asked_task, read_sweep
 from ikd_ray.report.summary import forms_table, front_table
+from ikd_ray.report.tracking import Tracker
 from ikd_ray.report.words import NONE, clean
 from ikd_ray.tasks import TASKS
 
@@ -59,6 +61,13 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="Also model.onnx and model.int8.onnx, all measured.")
     ] = False,
+    register: Annotated[
+        str | None,
+        typer.Option(help="Also make each a version of this model in MLflow's registry.", metavar="NAME"),
+    ] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="MLflow store, for --register. Default: the sweep's.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace folders that exist.")] = False,
 ) -> None:
     """Export students of a sweep as Hugging Face folders: by default those on its Pareto front."""
@@ -66,7 +75,8 @@ def export(
         if context.args and pick is None:
             raise UsageError(f"{context.args[0]!r}: no argument is expected there; flags begin with --")
         picked = parse([pick, *context.args]) if pick is not None else None
-        flag = "--int8" if int8 else "--onnx" if onnx else "--force" if force else None
+        flags = {"--int8": int8, "--onnx": onnx, "--force": force, "--register": register is not None}
+        flag = next((name for name, given in flags.items() if given), None)
         if show and flag:
             raise UsageError(f"--list writes nothing; leave out {flag}")
         if onnx or int8:
@@ -82,8 +92,14 @@ def export(
             return
         with place.reachable():
             pull_students(place, folder, students, tokens=onnx or int8)
+        store = _store(sweep, tracking_uri, register) if register is not None else None
         made = _export(folder, sweep, students, to, force, int8 if onnx or int8 else None)
-        _show(sweep, [student for student in made if student.folder is not None], picked)
+        whole = [student for student in made if student.folder is not None]
+        _show(sweep, whole, picked)
+        if store is not None and register is not None:
+            versions = store.register(folder, sweep, [student.trial for student in whole], register)
+            for trial, version in versions.items():
+                typer.echo(f"{trial}: version {version} of {register}")
     skipped = [student.problem for student in made if student.folder is None]
     for problem in skipped:
         print_error(problem)
@@ -101,6 +117,14 @@ def _export(
     with tempfile.TemporaryDirectory() as room, moving:
         converter = partial(_converter, folder, sweep, int8, Path(room))
         return export_students(folder, to, students, force=force, converter=converter)
+
+
+def _store(sweep: SweepRecord, tracking_uri: str | None, name: str) -> Tracker:
+    if not name.strip() or set(name) & set("/:'"):
+        raise UsageError(f"--register {name!r}: give a name without '/', ':' and quotes")
+    from ikd_ray.sweep.request import store_of  # imported late: it takes seconds
+
+    return Tracker(store_of(sweep, given_in_full(tracking_uri), "--name"), sweep.task)
 
 
 def _converter(folder: Path, sweep: SweepRecord, int8: bool, room: Path) -> Convert:
@@ -147,4 +171,5 @@ def _show(sweep: SweepRecord, students: list[Exported], picked: Pick | None) -> 
 
 
 if __name__ == "__main__":
+    hide_command_line("--tracking-uri")
     run(app)

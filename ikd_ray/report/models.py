@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ from ikd_ray.report.records import SweepRecord, TrialRecord
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+
+VERSIONS = "mlflow.modelVersions"
 
 
 def model_of(run: Run) -> str:
@@ -62,6 +65,38 @@ def log_student(client: MlflowClient, run: Run, folder: Path, sweep: SweepRecord
     )
     # Last: it is what says that the run has its model.
     client.log_outputs(run.info.run_id, models=[LoggedModelOutput(model.model_id, len(trial.history))])
+
+
+def register(client: MlflowClient, run: Run, name: str, sweep: SweepRecord, trial: TrialRecord) -> str:
+    """Make the student of a run a version of the registered model `name`, unless it is one; returns the version.
+
+    Raises:
+        MlflowException: the registry refuses it.
+    """
+    import mlflow.exceptions
+
+    model_id = model_of(run)
+    try:
+        client.create_registered_model(name)
+    except mlflow.exceptions.MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    for version in client.search_model_versions(f"name = '{name}' and run_id = '{run.info.run_id}'"):
+        return str(version.version)
+    shown = ", ".join(f"{metric} {trial.metrics[metric]:.6g}" for metric in sweep.objectives)
+    made = client.create_model_version(
+        name,
+        client.get_logged_model(model_id).artifact_location,
+        run_id=run.info.run_id,
+        tags={"ikd.task": sweep.task, "ikd.sweep": sweep.name, "ikd.trial": trial.id},
+        description=f"{trial.name} of sweep {sweep.name}: {shown}. Teacher: {sweep.teacher['name']}.",
+        model_id=model_id,
+    )
+    # As mlflow.register_model does: the model's own page then names its versions.
+    versions = json.loads(client.get_logged_model(model_id).tags.get(VERSIONS, "[]"))
+    versions.append({"name": name, "version": made.version})
+    client.set_logged_model_tags(model_id, {VERSIONS: json.dumps(versions)})
+    return str(made.version)
 
 
 def _save(exported: Path, saved: Path, model_id: str, run_id: str) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from ikd_ray.errors import UsageError, in_one_line
 from ikd_ray.report.derived import DERIVED
 from ikd_ray.report.mlflow_pages import FRONT, NOTE, description, experiment_tags
-from ikd_ray.report.models import log_student, model_of
+from ikd_ray.report.models import log_student, model_of, register
 from ikd_ray.report.pareto import front
 from ikd_ray.report.passwords import without_password, without_secrets
 from ikd_ray.report.records import SPACE_FILE, SweepRecord, TrialRecord, trial_name
@@ -334,6 +334,34 @@ class Tracker:
                 self._client.set_tag(run.info.run_id, FRONT, str(trial in best).lower())
             if trial in best:
                 log_student(self._client, run, folder, sweep, best[trial])
+
+    def register(
+        self, folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord], name: str
+    ) -> dict[str, str]:
+        """Make trials' students versions of the registered model `name`; returns the version of each trial.
+
+        Raises:
+            UsageError: the store does not know the sweep or a trial, or refuses the name.
+        """
+        self.parent = self._parent_of(sweep)
+        children = f"tags.`mlflow.parentRunId` = '{self.parent}'"
+        runs = {run.data.tags[TRIAL]: run for run in self._search(children)} if self.parent else {}
+        versions = {}
+        for trial in trials:
+            if trial.id not in runs:
+                raise UsageError(
+                    f"--register {name}: {without_password(self.uri)} has no run of {trial.id}; "
+                    f"sweeps/report.py --check {sweep.name} delivers it"
+                )
+            try:
+                log_student(self._client, runs[trial.id], folder, sweep, trial)
+                run = self._client.get_run(runs[trial.id].info.run_id)
+                versions[trial.id] = register(self._client, run, name, sweep, trial)
+            except UsageError:
+                raise
+            except Exception as error:  # every store raises its own
+                raise UsageError(f"--register {name}: {self.told(error)}") from None
+        return versions
 
     @staticmethod
     def outcome(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import mlflow
 import pytest
 import torch
 from students import student, write_tokenizer
@@ -273,8 +274,6 @@ def test_the_front_is_shown(tracker, request, folder):
 
 
 def test_a_student_is_a_model(tracker, request, folder):
-    import mlflow
-
     asked = sweep(request.node.name)
     tracker.conclude(folder, asked, [record(0)])
     tracker.show_front(folder, asked, [record(0)])
@@ -387,3 +386,27 @@ def test_what_is_whole_is_not_looked_up_again(tracker, monkeypatch):
     settle(tracker, record(0))
     monkeypatch.setattr(tracker, "_client", None)
     settle(tracker, record(0))
+
+
+def test_students_are_versions_of_a_registered_model(tracker, request, folder):
+    asked, trials = sweep(request.node.name), [record(0), record(1)]
+    records.write_trial(folder, record(1), student(2).save_pretrained)
+    tracker.conclude(folder, asked, trials)
+    tracker.show_front(folder, asked, trials)  # equals: the second is not on it
+    assert tracker.register(folder, asked, trials, "judge") == {"t000": "1", "t001": "2"}
+    assert tracker.register(folder, asked, trials[::-1], "judge") == {"t001": "2", "t000": "1"}, "once each"
+    client = tracker._client
+    versions = {v.version: v for v in client.search_model_versions("name = 'judge'")}
+    assert sorted(versions) == [1, 2]
+    assert versions[1].description == "kd-2L-t000 of sweep sweep: dev/mcc 0.2. Teacher: MiniLM."
+    assert versions[1].run_id == children(tracker)["t000"].info.run_id
+    mlflow.set_tracking_uri(tracker.uri)
+    loaded = mlflow.transformers.load_model("models:/judge/2")
+    assert loaded("the cat sat .")[0]["label"] in ("unacceptable", "acceptable")
+
+
+def test_what_the_store_lacks_is_not_registered(tracker, request, folder):
+    asked = sweep(request.node.name)
+    with pytest.raises(UsageError, match=r"has no run of t000; sweeps/report.py --check sweep delivers it"):
+        tracker.register(folder, asked, [record(0)], "judge-of-none")
+    assert tracker._client.search_registered_models("name = 'judge-of-none'") == []
