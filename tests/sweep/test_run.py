@@ -153,6 +153,27 @@ def test_artifacts_of_the_sweep(table):
     assert not list(table.folder.glob(".*"))
 
 
+def test_the_front_is_models_and_can_be_registered(table, command):
+    [parent] = table.runs.sweep
+    front = [member["id"] for member in json.loads((table.folder / "pareto.json").read_text())["front"]]
+    marked = {run.data.tags["ikd.trial"]: run for run in table.runs.trial if run.data.tags.get("ikd.front")}
+    assert set(marked) == set(front)
+    models = {name: run.outputs.model_outputs[0].model_id for name, run in marked.items()}
+    assert all(table.client.get_logged_model(model).status == "READY" for model in models.values())
+    note = table.client.get_run(parent.info.run_id).data.tags["mlflow.note.content"]
+    assert all(name in note for name in front)
+    done = command(
+        *("export", "--task", "cola", "--pick", "best", "--to", "best", "--register", "judge"), cwd=table.home
+    )
+    assert done.returncode == 0, done.stderr
+    [version] = table.client.search_model_versions("name = 'judge'")
+    assert models[version.tags["ikd.trial"]] in version.source
+    assert f"{version.tags['ikd.trial']}: version 1 of judge" in done.stdout
+    assert [folder.name.rpartition("-")[2] for folder in (table.home / "best").iterdir()] == [
+        version.tags["ikd.trial"]
+    ]
+
+
 def test_exports_score_what_mlflow_recorded(table, command, inputs):
     from sklearn.metrics import matthews_corrcoef
     from transformers import pipeline
