@@ -88,6 +88,11 @@ def _encode(split: Split, tokenizer, max_length: int, folder: Path, name: str) -
     np.save(folder / f"{name}.labels.npy", split.labels)
 
 
+def data_key(fingerprint: str, tokenizer_key: str, max_length: int) -> str:
+    """What names the folder of a data set's tokens."""
+    return store.digest(FORMAT, fingerprint, tokenizer_key, max_length)
+
+
 def prepare(dataset: Dataset, tokenizer, tokenizer_key: str, max_length: int, root: Path) -> TaskData:
     """Tokenize a data set into `root/<key>`, or open what an earlier run left there.
 
@@ -96,7 +101,7 @@ def prepare(dataset: Dataset, tokenizer, tokenizer_key: str, max_length: int, ro
         tokenizer_key: identifies it: equal keys must mean equal output.
         max_length: tokens kept of an example, special ones included.
     """
-    key = store.digest(FORMAT, dataset.fingerprint, tokenizer_key, max_length)
+    key = data_key(dataset.fingerprint, tokenizer_key, max_length)
 
     def write(folder: Path) -> None:
         for name, split in dataset.splits.items():
