@@ -145,8 +145,10 @@ class Weights:
         manifest = json.loads((model.published / store.MANIFEST).read_text())
         inside = str(model.weights.relative_to(model.published))
         checksums = {
-            name: sums for name, sums in manifest.items() if inside == "." or name.startswith(inside)
+            name: checksum for name, checksum in manifest.items() if inside in (".", name.split("/")[0])
         }
+        if not checksums:
+            raise AbsentError(f"{model.published} has no weights.")
         folder = self._cache / PREDICTIONS / store.digest(FORMAT, data.key, checksums)
 
         def write(aside: Path) -> None:

@@ -24,9 +24,8 @@ from ikd_ray.report.weights import Weights
 from ikd_ray.report.words import clean
 from ikd_ray.tasks import Task
 
-PAIRS = 3  # of maps beside one another
-SIDE = 1.15  # inches of a map
-LABELLED = 40  # tokens that can have their names on an axis
+# Tokens, at most -> pairs of maps beside one another, inches of a map, tokens named on an axis.
+SIZES = {16: (3, 1.15, 16), 40: (2, 1.85, 26), 512: (2, 2.3, 32)}
 COLOURS, NORM = "Blues", PowerNorm(0.5, 0, 1)  # a square root, so that weak attention shows
 
 
@@ -172,9 +171,10 @@ def _overview(pairs: Sequence[Pair]) -> Picture:
 
 def _layer(pair: Pair, example: Example) -> Picture:
     heads, length = pair.student.shape[:2]
-    columns = min(PAIRS, heads)
+    pairs, side, named = next(size for most, size in SIZES.items() if length <= most)
+    columns = min(pairs, heads)
     rows = math.ceil(heads / columns)
-    figure = new_figure(columns * 2 * SIDE + 1.5, rows * (SIDE + 0.45) + 0.7, "compressed")
+    figure = new_figure(columns * 2 * side + 1.5, rows * (side + 0.45) + 0.7, "compressed")
     grid = figure.subplots(rows, 2 * columns, squeeze=False)
     for axes in grid.flat[2 * heads :]:
         axes.set_axis_off()
@@ -184,7 +184,7 @@ def _layer(pair: Pair, example: Example) -> Picture:
         for place, (who, maps) in enumerate((("teacher", pair.teacher), ("student", pair.student))):
             axes = grid[row, 2 * column + place]
             image = axes.imshow(maps[head], cmap=COLOURS, norm=NORM)
-            _name_tokens(axes, example.tokens, left=column == 0 and place == 0, below=last)
+            _name_tokens(axes, example.tokens, named, left=column == 0 and place == 0, below=last)
             axes.set_title(f"head {head + 1}, {who}", fontsize=7.5, color=INK, pad=3)
             if place == 0:
                 axes.set_xlabel(f"KL {pair.kl[head]:.3f}", fontsize=8, color=INK, labelpad=2)
@@ -196,17 +196,17 @@ def _layer(pair: Pair, example: Example) -> Picture:
     return Picture(
         f"attention-layer-{pair.layer:02d}",
         f"Student layer {pair.layer} beside teacher layer {pair.source}",
-        f"KL of each head, nats: {numbers}; mean {pair.kl.mean():.3f}. {length} tokens.",
+        f"KL of each head, nats: {numbers}; mean {pair.kl.mean():.3f}. {length} tokens"
+        f"{'' if length <= named else ', of which not all are named'}.",
         f"Attention maps of {heads} heads, the teacher's beside the student's. KL by head: {numbers}.",
         png(figure),
     )
 
 
-def _name_tokens(axes: Axes, tokens: Sequence[str], left: bool, below: bool) -> None:
-    step = math.ceil(len(tokens) / LABELLED)
-    places = range(0, len(tokens), step)
-    size = 6.5 if len(tokens) <= 14 else max(3.2, 6.5 * 14 / (len(tokens) / step))
+def _name_tokens(axes: Axes, tokens: Sequence[str], most: int, left: bool, below: bool) -> None:
+    places = range(0, len(tokens), math.ceil(len(tokens) / most))
     names = [tokens[place][:14] for place in places]
+    size = 6.5 if len(tokens) <= 12 else 5.0
     axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=size, length=1.5, pad=1.5)
     axes.set_xticks(places, names if below else [], rotation=90, parse_math=False)
     axes.set_yticks(places, names if left else [], parse_math=False)

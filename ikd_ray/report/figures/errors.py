@@ -16,6 +16,7 @@ from ikd_ray.report.weights import Weights
 from ikd_ray.report.words import clean
 
 MOST = 25  # students in the figures
+BOX = {"boxstyle": "square,pad=0.12", "facecolor": "white", "edgecolor": "none"}
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ def section(subject: Subject, weights: Weights) -> Section:
     words = (
         f"Of {len(labels)} dev examples the teacher answers {int(teacher.sum())} wrongly. An error of both is "
         "inherited, or hard for any model; one of the student alone is what compression cost; one of the teacher alone "
-        f"was mended. Shown are the front's members and the best of each regime ({len(trials)}); their answers are computed from "
-        "their weights."
+        f"was mended. Shown are the front's members and the best of each regime ({len(trials)}); their answers are "
+        "computed from their weights."
     )
     overlaps = {trial.id: overlap(wrong[trial.id], teacher) for trial in trials}
     parts = [_table(trials, overlaps), _bars(trials, overlaps)]
@@ -114,8 +115,8 @@ def _bars(trials: Sequence[TrialRecord], overlaps: Mapping[str, Overlap]) -> Pic
         bars = axes.barh(
             places, values, left=start, height=0.7, color=colour, hatch=hatch, edgecolor="white", label=label
         )
-        axes.bar_label(bars, [str(value) if value else "" for value in values], label_type="center", fontsize=8,
-                       bbox={"boxstyle": "square,pad=0.12", "facecolor": "white", "edgecolor": "none"}, color=INK)  # fmt: skip
+        counts = [str(value) if value else "" for value in values]
+        axes.bar_label(bars, counts, label_type="center", fontsize=8, color=INK, bbox=BOX)
         start += values
     axes.set_yticks(places, [title(trial) for trial in trials], parse_math=False)
     axes.grid(axis="y", visible=False)

@@ -71,7 +71,7 @@ def _against(subject: Subject) -> str:
 def _point(subject: Subject, trial: TrialRecord) -> str:
     params = trial.metrics.get("student/params", math.nan)
     return (
-        f"{title(trial)} {trial.metrics[subject.metric]:.3f} with {number(params / 1e6, '.1f')} M parameters"
+        f"{title(trial)} {trial.metrics[subject.metric]:.3f} with {number(params / 1e6, '.3g')} M parameters"
     )
 
 
@@ -82,9 +82,9 @@ def _table(subject: Subject, teacher_size: Mapping[str, float]) -> Table:
             regime,
             layers,
             number(metrics.get(subject.metric)),
-            number(metrics.get("student/params", math.nan) / 1e6, ".1f"),
-            number(metrics.get("student/size_mb"), ".1f"),
-            number(metrics.get("student/latency_ms"), ".1f"),
+            number(metrics.get("student/params", math.nan) / 1e6, ".3g"),
+            number(metrics.get("student/size_mb"), ".3g"),
+            number(metrics.get("student/latency_ms"), ".3g"),
             number(metrics.get("dev/attention_kl")),
             number(metrics.get("dev/teacher_agreement")),
         )
@@ -190,14 +190,17 @@ def _traces(subject: Subject, cost: str, teacher: float) -> list[go.Scatter]:
                 **at, mode="markers", marker=star, name="teacher", hovertemplate="%{text}<extra></extra>"
             )
         )
-    ways = {cost: "min", subject.metric: "max" if subject.sign > 0 else "min"}
-    steps = sorted((t.metrics[cost] / unit, t.metrics[subject.metric]) for t in pareto.front(known, ways))
-    across, up = zip(*steps, strict=True) if steps else ((), ())
-    line = {"shape": "hv", "color": INK, "width": 1.6}
-    traces.append(
-        go.Scatter(x=across, y=up, mode="lines", line=line, name="front of these two", hoverinfo="skip")
-    )
     return traces
+
+
+def _steps(subject: Subject, cost: str, known: list[TrialRecord]) -> go.Scatter:
+    """The best value to be had at each cost."""
+    ways = {cost: "min", subject.metric: "max" if subject.sign > 0 else "min"}
+    unit = axis_label(cost)[1]
+    points = sorted((t.metrics[cost] / unit, t.metrics[subject.metric]) for t in pareto.front(known, ways))
+    across, up = zip(*points, strict=True)
+    line = {"shape": "hv", "color": INK, "width": 1.6}
+    return go.Scatter(x=across, y=up, mode="lines", line=line, name="front of these two", hoverinfo="skip")
 
 
 def _regime(subject: Subject, regime: str, known: list[TrialRecord], cost: str) -> go.Scatter:

@@ -24,6 +24,7 @@ class Picture:
     alt: str
     png: bytes
     plot: Figure | None = None
+    wide: bool = False  # the plot needs more room than a phone has
 
 
 @dataclass(frozen=True)

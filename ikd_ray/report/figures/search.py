@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ikd_ray.errors import in_one_line
 from ikd_ray.report.figures.parts import AbsentError, Picture, Section
 from ikd_ray.report.figures.style import (
+    BLUE,
     GRID,
     INK,
     LINES,
@@ -25,6 +26,7 @@ from ikd_ray.report.figures.style import (
     decorate,
     in_order,
     new_figure,
+    number_axis,
     png,
     style_of,
 )
@@ -50,17 +52,17 @@ def section(subject: Subject) -> Section:
             f"well, is not drawn for less than {ENOUGH}."
         )
         return Section("search", "The search", words, parts)
-    value = _value(subject)
     for draw in (importances, combinations):
         try:
-            parts.append(draw(subject, study, value))
+            parts.append(draw(subject, study))
         except AbsentError as error:
             words.append(str(error))
     return Section("search", "The search", words, parts)
 
 
 def open_study(subject: Subject) -> optuna.Study:
-    """
+    """A copy, in memory, of what is complete of the sweep's study; its objectives have their names.
+
     Raises:
         AbsentError: it is not there any more, or cannot be read.
     """
@@ -69,15 +71,16 @@ def open_study(subject: Subject) -> optuna.Study:
     if not path.is_file():
         raise AbsentError(f"Optuna's study is not there any more ({path}).")
     try:
-        return optuna.load_study(study_name=STUDY, storage=f"sqlite:///{path}")
+        kept = optuna.load_study(study_name=STUDY, storage=f"sqlite:///{path}")
+        complete = kept.get_trials(states=(TrialState.COMPLETE,))
+        study = optuna.create_study(directions=kept.directions)
     except Exception as error:  # SQLAlchemy's, SQLite's and Optuna's own
         raise AbsentError(f"Optuna's study {path} cannot be read ({in_one_line(error)}).") from None
-
-
-def _value(subject: Subject) -> Callable[[FrozenTrial], float]:
-    """The main metric of one of the study's trials, which need not be among the objectives."""
-    known = {trial.number: trial.metrics[subject.metric] for trial in subject.finished}
-    return lambda trial: known.get(trial.number, math.nan)
+    study.add_trials(complete)
+    if len(subject.sweep.objectives) == len(study.directions):
+        with _quiet():
+            study.set_metric_names([clean(name) for name in subject.sweep.objectives])
+    return study
 
 
 def depth_curve(subject: Subject) -> Picture:
@@ -163,63 +166,68 @@ def agreement(subject: Subject) -> Picture:
     )
 
 
-def importances(subject: Subject, study: optuna.Study, value: Callable[[FrozenTrial], float]) -> Picture:
+def importances(subject: Subject, study: optuna.Study) -> Picture:
     """fANOVA, which takes parameters that every trial has."""
-    evaluator = FanovaImportanceEvaluator(seed=subject.sweep.seed)
-    given = {"evaluator": evaluator, "target": value, "target_name": clean(subject.metric)}
-    searched = _searched(study)
-    with _quiet(), _pyplot() as room:
-        try:
-            found = optuna.importance.get_param_importances(study, evaluator=evaluator, target=value)
-            plot = optuna.visualization.plot_param_importances(study, **given) if found else None
-            content = (
-                room.png(optuna.visualization.matplotlib.plot_param_importances(study, **given))
-                if found
-                else b""
-            )
-        except (ValueError, RuntimeError) as error:
-            raise AbsentError(
-                f"How much each parameter matters cannot be computed: {in_one_line(error)}"
-            ) from None
+    known = {trial.number: trial.metrics[subject.metric] for trial in subject.finished}
+    values = {known[trial.number] for trial in _complete(study) if trial.number in known}
+    if len(values) < 2:
+        raise AbsentError(
+            f"All trials have the same {clean(subject.metric)}: no parameter made a difference."
+        )
+    given: dict[str, Any] = {
+        "evaluator": FanovaImportanceEvaluator(seed=subject.sweep.seed),
+        "target": lambda trial: known.get(trial.number, math.nan),  # which need not be an objective
+    }
+    with _quiet():
+        found = optuna.importance.get_param_importances(study, **given)
     if not found:
         raise AbsentError(
             "No parameter was searched in every trial: there is nothing to compare across all of them."
         )
-    left = [name for name in searched if name not in found]
+    given["target_name"] = clean(subject.metric)
+    with _quiet(), _drawn_by_optuna() as content:
+        plot = optuna.visualization.plot_param_importances(study, **given)
+        content(
+            optuna.visualization.matplotlib.plot_param_importances(study, **given), 1.2 + 0.36 * len(found)
+        )
+    plot.update_traces(marker_color=BLUE)
+    plot.update_layout(xaxis_title="Share of the variance", yaxis_title=None)
+    _restyle(plot, 130 + 34 * len(found))
+    shares = ", ".join(f"{clean(name)} {share:.2f}" for name, share in found.items())
     caption = (
-        f"Optuna's fANOVA over {len(_complete(study))} trials: the share of the variance of {clean(subject.metric)} that a forest of trees lays to each parameter: "
-        f"{', '.join(f'{clean(name)} {share:.2f}' for name, share in found.items())}. It says how much a parameter "
-        "matters in the space searched, not which value is good."
+        f"Optuna's fANOVA over {len(_complete(study))} trials: the share of the variance of {clean(subject.metric)} "
+        f"that a forest of trees lays to each parameter: {shares}. It says how much a parameter matters in the space "
+        "searched, not which value is good."
     )
+    left = [name for name in _searched(study) if name not in found]
     if left:
         caption += (
             f" Left out: {', '.join(map(clean, left))}; only some regimes have them, and fANOVA compares what every "
             "trial has."
         )
-    _restyle(plot, 130 + 34 * len(found))
-    plot.update_traces(marker_color="#0072B2")
-    return Picture("importances", "Which parameters matter", caption, f"Bars. {caption}", content, plot)
+    return Picture("importances", "Which parameters matter", caption, f"Bars. {caption}", content.png, plot)
 
 
-def combinations(subject: Subject, study: optuna.Study, value: Callable[[FrozenTrial], float]) -> Picture:
+def combinations(subject: Subject, study: optuna.Study) -> Picture:
     """Optuna's parallel coordinates."""
     searched = _searched(study)
     chosen, left = searched[:WIDEST], searched[WIDEST:]
-    given = {"params": chosen, "target": value, "target_name": clean(subject.metric)}
-    with _quiet(), _pyplot() as room:
-        plot = optuna.visualization.plot_parallel_coordinate(study, **given)
-        content = room.png(
-            optuna.visualization.matplotlib.plot_parallel_coordinate(study, **given), 1.1 * len(chosen)
+    with _quiet(), _drawn_by_optuna() as content:
+        plot = optuna.visualization.plot_parallel_coordinate(study, chosen)
+        content(
+            optuna.visualization.matplotlib.plot_parallel_coordinate(study, chosen), 4.6, 1.15 * len(chosen)
         )
+    _restyle(plot, 460)
+    better = "better" if len(study.directions) == 1 else "nearer to the front (Pareto rank 0)"
     caption = (
-        "A line is a trial, from its metric through its parameters' values; darker is better. None: the trial's regime "
-        "does not have that parameter."
+        f"A line is one of {len(_complete(study))} trials, from the sweep's objectives through its parameters' values; "
+        f"darker is {better}. None: the trial's regime does not have that parameter."
     )
     if left:
         caption += f" Left out for want of room: {', '.join(map(clean, left))}."
-    _restyle(plot, 460)
-    alt = f"Parallel coordinates of {clean(subject.metric)} and {', '.join(map(clean, chosen))}."
-    return Picture("combinations", "Which combinations were tried", caption, alt, content, plot)
+    alt = f"Parallel coordinates of the objectives and {', '.join(map(clean, chosen))}."
+    title = "Which combinations were tried"
+    return Picture("combinations", title, caption, alt, content.png, plot, wide=True)
 
 
 def _complete(study: optuna.Study) -> list[FrozenTrial]:
@@ -239,7 +247,7 @@ def _restyle(plot: Any, height: int) -> None:
         title=None,
         height=height,
         font={"color": INK, "family": "system-ui, sans-serif"},
-        margin={"l": 10, "r": 10, "t": 40, "b": 10},
+        margin={"l": 10, "r": 10, "t": 24, "b": 10},
     )
     plot.update_xaxes(automargin=True, gridcolor=GRID)
     plot.update_yaxes(automargin=True)
@@ -253,28 +261,35 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-class _Room:
-    """Where Optuna draws with matplotlib's global state, which nobody else uses."""
+class _Drawing:
+    """The PNG of what Optuna drew with matplotlib's global state, which nobody else uses."""
 
-    def png(self, axes: Any, width: float = 8.8) -> bytes:
+    png = b""
+
+    def __call__(self, axes: Any, height: float, width: float = 8.8) -> None:
         figure = axes.figure
-        figure.set_size_inches(max(8.8, width), 4.4)
-        figure.set_dpi(160)
-        axes.set_title("")
+        figure.set_size_inches(max(8.8, width), height)
+        for side in ("left", "center"):
+            axes.set_title("", loc=side)
+        if axes.get_legend():
+            axes.get_legend().remove()
         for panel in figure.axes:
             panel.set_facecolor("white")
-        return png(figure)
+            panel.tick_params(labelsize=8.5)
+            if panel.get_yscale() == "log":
+                number_axis(panel.yaxis, *panel.get_ylim())
+        self.png = png(figure)
 
 
 @contextmanager
-def _pyplot() -> Iterator[_Room]:
+def _drawn_by_optuna() -> Iterator[_Drawing]:
     from matplotlib import pyplot
 
     before = set(pyplot.get_fignums())
     with matplotlib.rc_context():  # Optuna sets a style for all that comes after it
         pyplot.switch_backend("agg")
         try:
-            yield _Room()
+            yield _Drawing()
         finally:
             for number in set(pyplot.get_fignums()) - before:
                 pyplot.close(number)

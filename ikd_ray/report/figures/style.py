@@ -109,5 +109,7 @@ def png(figure: Figure) -> bytes:
     with warnings.catch_warnings():
         # Of a text in a script that matplotlib's font lacks boxes are shown; the page has it in letters.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
-        figure.savefig(content, format="png", bbox_inches="tight", pad_inches=0.08, facecolor="white")
+        figure.savefig(
+            content, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.08, facecolor="white"
+        )
     return content.getvalue()
