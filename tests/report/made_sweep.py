@@ -83,7 +83,7 @@ def make_sweep(
     )
     for number in range(trials):
         record, searched = _trial(number, rng, metric)
-        student = build_student(encoder, len(record.layer_map), "mapped")
+        student = build_student(encoder, len(record.layer_map), "first")
         record.metrics.update(size_metrics(student))
         records.write_trial(sweep, record, student.model.save_pretrained if weights else None)
         space = SPACE | (INTERNAL if "internal_weight" in searched else {})

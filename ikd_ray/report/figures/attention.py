@@ -123,9 +123,10 @@ def look(trial: TrialRecord, weights: Weights, example: Example) -> tuple[list[P
     for layer, source in zip(layers, trial.layer_map, strict=True):
         mine, theirs = student.attention[layer], teacher.attention[source]
         heads = range(mine.shape[1])
-        kl = [float(attention_kl(mine[:, [h]], theirs[:, [h]], example.batch.mask)) for h in heads]
+        found = [float(attention_kl(mine[:, [h]], theirs[:, [h]], example.batch.mask)) for h in heads]
+        kl = np.maximum(found, 0)  # below it is rounding
         maps = (maps[0].float().cpu().numpy() for maps in (mine, theirs))
-        pairs.append(Pair(layer, source, *maps, np.array(kl)))
+        pairs.append(Pair(layer, source, *maps, kl))
     return pairs, {"The teacher": teacher.logits[0].cpu(), "the student": student.logits[0].cpu()}
 
 

@@ -170,9 +170,9 @@ def _traces(subject: Subject, cost: str, teacher: float) -> list[go.Scatter]:
     """Of one cost: each regime's trials, the baseline's ring, the teacher's star, the front's steps."""
     known = [trial for trial in subject.finished if _known(trial, cost)]
     unit = axis_label(cost)[1]
-    traces = [
-        _regime(subject, regime, known, cost) for regime in in_order([t.params["regime"] for t in known])
-    ]
+    regimes = in_order([trial.params["regime"] for trial in known])
+    # The steps come first, so that no trial is below them.
+    traces = [_steps(subject, cost, known), *(_regime(subject, regime, known, cost) for regime in regimes)]
     baseline = subject.baseline
     if baseline in known:
         ring = {"symbol": "circle-open", "size": 20, "color": INK, "line": {"width": 2}}
