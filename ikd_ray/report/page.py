@@ -18,7 +18,8 @@ from ikd_ray.report.version import code_version
 from ikd_ray.report.words import clean
 
 TEMPLATE = Path(__file__).with_name("page.html")
-CONFIG = {"displaylogo": False, "responsive": True}
+# On a phone more buttons than these two would cover the figure's own.
+CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtons": [["toImage", "resetScale2d"]]}
 REGIMES = {
     "hard": "trained on the gold labels alone.",
     "kd": "standard knowledge distillation: the teacher's soft labels and, weighed by lambda, the gold labels. "

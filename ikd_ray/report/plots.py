@@ -19,6 +19,7 @@ from matplotlib.ticker import FuncFormatter
 from ikd_ray.report import pareto
 from ikd_ray.report.figures.style import DPI, GRID, INK, MUTED, RED, STYLES, axis_label, style_of
 from ikd_ray.report.records import SweepRecord, TrialRecord
+from ikd_ray.report.words import clean
 
 SIZE_INCHES = (8.8, 5.6)
 # Where a label may sit: points to the right of and above its marker, alignments. The first is the front's
@@ -153,7 +154,7 @@ def _draw_teacher(axes: Axes, sweep: SweepRecord, x: _Axis, y: _Axis) -> None:
     if math.isfinite(across):
         axes.scatter([across], [up], s=150, c=MUTED, marker="*", zorder=4)
     axes.annotate(
-        f"teacher {textwrap.shorten(sweep.teacher['name'], 48, placeholder='...')}: {up:.4g}",
+        f"teacher {textwrap.shorten(clean(sweep.teacher['name']), 48, placeholder='...')}: {up:.4g}",
         (0.004, up),
         xycoords=("axes fraction", "data"),
         xytext=(0, 4),
@@ -197,8 +198,8 @@ def _head(figure: Figure, sweep: SweepRecord, trials: int, members: int) -> None
         figure.add_artist(Rectangle((0, 0.935), 1, 0.065, facecolor=RED, transform=figure.transFigure))
         banner = {"ha": "center", "va": "center", "color": "white", "fontsize": 12.5, "weight": "bold"}
         figure.text(0.5, 0.966, pareto.GENERATED, **banner)
-    title = textwrap.shorten(f"{sweep.task}: sweep {sweep.name}", 75, placeholder="...")
+    title = textwrap.shorten(clean(f"{sweep.task}: sweep {sweep.name}"), 75, placeholder="...")
     counts = f"{trials} trial{'s' * (trials != 1)}, {members} on the front"
-    about = textwrap.shorten(f"{counts} | {sweep.data['description']}", 105, placeholder="...")
+    about = textwrap.shorten(clean(f"{counts} | {sweep.data['description']}"), 105, placeholder="...")
     figure.text(0.085, top, title, va="top", color=INK, fontsize=14, weight="bold", parse_math=False)
     figure.text(0.085, top - 0.058, about, va="top", color=MUTED, fontsize=9.5, parse_math=False)

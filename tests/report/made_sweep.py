@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+import torch
 from tiny import make_dataset, make_hf, write_tokenizer
 
 from ikd_ray.config import make_trial
@@ -84,12 +85,21 @@ def make_sweep(
     for number in range(trials):
         record, searched = _trial(number, rng, metric)
         student = build_student(encoder, len(record.layer_map), "first")
+        _move(student, number)
         record.metrics.update(size_metrics(student))
         records.write_trial(sweep, record, student.model.save_pretrained if weights else None)
         space = SPACE | (INTERNAL if "internal_weight" in searched else {})
         values = [record.metrics[metric], record.metrics["student/params"]]
         study.add_trial(optuna.trial.create_trial(params=searched, distributions=space, values=values))
     return sweep
+
+
+def _move(student: Encoder, number: int) -> None:
+    """As training does: no two students are the same."""
+    generator = torch.Generator().manual_seed(number)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
 
 
 def _trial(number: int, rng: np.random.Generator, metric: str) -> tuple[TrialRecord, dict[str, Any]]:
