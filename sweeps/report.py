@@ -1,9 +1,4 @@
-"""Why the students of a sweep are good, in figures; or (--check) what became of it.
-
---task draws a sweep into OUTPUT/NAME/report: report.html, which needs no network, and its figures as PNGs; they
-go to the sweep's run in MLflow, too. --check NAME checks that a sweep's records, its study, MLflow and its tables tell
-one story.
-"""
+"""Why a sweep's students are good, in figures (--task), or whether all its records tell one story (--check)."""
 
 from __future__ import annotations
 

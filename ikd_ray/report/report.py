@@ -80,7 +80,7 @@ def _write(target: Path, files: dict[str, bytes]) -> None:
     """Leave the report whole or not at all; what else somebody put into its folder stays."""
     with (
         FileLock(target.parent / f".{target.name}.lock"),
-        tempfile.TemporaryDirectory(dir=target.parent) as room,
+        tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as room,
     ):
         new = Path(room) / "new"
         with store.aside(new) as aside:

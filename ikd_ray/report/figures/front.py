@@ -125,6 +125,11 @@ def plot(subject: Subject, teacher_size: Mapping[str, float]) -> go.Figure:
     upper = based >= subject.taught  # each line's words on its outer side, so that they stay apart
     _line(figure, subject.taught, "dash", "teacher", "bottom left" if upper else "top left")
     _line(figure, based, "dot", "baseline: best kd", "top left" if upper else "bottom left")
+    _lay_out(figure, subject, costs, buttons)
+    return figure
+
+
+def _lay_out(figure: go.Figure, subject: Subject, costs: list[str], buttons: list[dict]) -> None:
     axis = {
         "gridcolor": GRID,
         "zeroline": False,
@@ -152,7 +157,6 @@ def plot(subject: Subject, teacher_size: Mapping[str, float]) -> go.Figure:
         hoverlabel={"align": "left", "bgcolor": "white", "font": {"color": INK}},
         hovermode="closest",
     )
-    return figure
 
 
 def _known(trial: TrialRecord, cost: str) -> bool:
