@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,13 +13,15 @@ import torch
 from made_sweep import make_sweep
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from ikd_ray.config import make_trial
 from ikd_ray.data import store
 from ikd_ray.data.remote import Output
 from ikd_ray.distill.losses import attention_kl
+from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.errors import UsageError
 from ikd_ray.report.figures import attention, costs, errors, front, layers, regimes, search, style
 from ikd_ray.report.figures.parts import AbsentError, Picture, Table
-from ikd_ray.report.figures.subject import open_subject
+from ikd_ray.report.figures.subject import IDLE, open_subject
 from ikd_ray.report.pareto import front as pareto_front
 from ikd_ray.report.records import read_trials, trial_folder, write_json
 from ikd_ray.report.weights import Weights
@@ -88,6 +91,9 @@ def test_a_trial_under_the_pointer_is_told(subject):
     assert f"regime {member.params['regime']}, {len(member.layer_map)} layers" in text
     assert f"temperature {member.params['temperature']:.3g}" in text
     assert "seed" not in text
+    told = {t.partition("regime ")[2][:2]: t for trace in plot.data[:5] for t in trace.text or ()}
+    assert "internal_weight" in told["id"]
+    assert "internal_weight" not in told["kd"]  # which does not read it
 
 
 def test_the_front_s_table_has_its_numbers(subject):
@@ -386,3 +392,23 @@ def test_a_sweep_without_a_usable_trial_is_refused(tmp_path):
         write_json(file, vars(trial) | {"metrics": trial.metrics | {"dev/mcc": math.nan}})
     with pytest.raises(UsageError, match="no trial of it has finished with a dev/mcc that is a number"):
         open_subject(sweep)
+
+
+@pytest.mark.parametrize("regime", ["hard", "kd", "id"])
+def test_what_a_regime_is_said_not_to_read_changes_none_of_its_stages(regime):
+    other = {
+        "temperature": 5.0,
+        "lambda": 0.7,
+        "internal_losses": "kl",
+        "internal_weight": 3.0,
+        "train": "upto",
+    }
+    other |= {"soft_labels": "always", "epochs_per_layer": 4, "cosine_threshold": 0.3, "top_trains": "head"}
+    usual = {"regime": regime, "student_layers": 2}
+    stages = REGIMES[regime](make_trial(usual))
+    idle = {name: value for name, value in other.items() if name in IDLE[regime]}
+    found = REGIMES[regime](make_trial(usual | idle))
+    ignored = {"temperature": 1.0} if regime == "hard" else {}  # softens labels that are not on
+    assert [replace(s, **ignored) for s in found] == [replace(s, **ignored) for s in stages]
+    for name in other.keys() - idle.keys():
+        assert REGIMES[regime](make_trial(usual | {name: other[name]})) != stages, name

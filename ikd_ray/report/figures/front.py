@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from ikd_ray.report import pareto
 from ikd_ray.report.figures.parts import Picture, Section, Table
 from ikd_ray.report.figures.style import GRID, INK, MUTED, SYMBOLS, axis_label, in_order, style_of
-from ikd_ray.report.figures.subject import Subject, depth, number, title
+from ikd_ray.report.figures.subject import IDLE, Subject, depth, number, title
 from ikd_ray.report.plots import pareto_png
 from ikd_ray.report.records import TrialRecord
 from ikd_ray.report.words import clean
@@ -230,7 +230,8 @@ def _regime(subject: Subject, regime: str, known: list[TrialRecord], cost: str) 
 
 def _hover(subject: Subject, trial: TrialRecord) -> str:
     """What the pointer is told of a trial, in plotly's kind of HTML."""
-    shown = subject.varied[:SHOWN_PARAMS]
+    idle = IDLE.get(trial.params["regime"], set())
+    shown = [name for name in subject.varied if name not in idle][:SHOWN_PARAMS]
     params = [f"{_text(name)} {_text(_short(trial.params.get(name)))}" for name in shown]
     lines = [f"<b>{_text(trial.id)}</b>{', on the front' if trial in subject.front else ''}"]
     lines += [f"regime {_text(trial.params['regime'])}, {depth(trial)} layers"]

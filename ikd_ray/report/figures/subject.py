@@ -16,6 +16,11 @@ from ikd_ray.tasks import Task, get_task
 
 NOT_SEARCHED = ("regime", "student_layers", "seed")  # named elsewhere, or no choice
 
+# What a regime's stages do not read (`ikd_ray.distill.regimes`).
+_LAYERWISE = {"soft_labels", "epochs_per_layer", "cosine_threshold", "train", "top_trains"}
+_INTERNAL = {"internal_losses", "internal_weight", *_LAYERWISE}
+IDLE = {"hard": {"temperature", "lambda", *_INTERNAL}, "kd": _INTERNAL, "id": _LAYERWISE}
+
 
 @dataclass(frozen=True)
 class Subject:
