@@ -1,22 +1,40 @@
-"""What became of a sweep: check that its records, its study, MLflow and its tables tell one story."""
+"""Why a sweep's students are good, in figures (--task), or whether all its records tell one story (--check)."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ikd_ray.data.remote import open_output
-from ikd_ray.report.cli import print_error, run, script, usage_errors
-from ikd_ray.report.mirror import Mirror
+from ikd_ray.data.remote import Output, open_output
+from ikd_ray.errors import UsageError
+from ikd_ray.report.cli import print_error, print_warning, run, script, usage_errors
+from ikd_ray.report.mirror import Mirror, pull_all
 from ikd_ray.report.passwords import given_in_full, hide_command_line
+from ikd_ray.tasks import TASKS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command(help=__doc__)
 def report(
-    check: Annotated[str, typer.Option(help="Name of the sweep to check; what can be derived is mended.")],
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Draw a sweep of this task: {', '.join(TASKS)}; or a task file, or its task's name."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The sweep to draw; default: the newest with a finished trial.")
+    ] = None,
+    sentence: Annotated[
+        list[str] | None,
+        typer.Option(help="Text whose attention is drawn; twice for a pair. Default: one of the dev set."),
+    ] = None,
+    check: Annotated[
+        str | None, typer.Option(help="Name of the sweep to check; what can be derived is mended.")
+    ] = None,
     output: Annotated[
         str, typer.Option(help="Where the sweeps are: a folder, or s3://BUCKET/...")
     ] = "outputs",
@@ -25,13 +43,25 @@ def report(
     ] = None,
 ) -> None:
     with usage_errors():
-        from ikd_ray.sweep.check import check as check_sweep  # imported late: it takes seconds
-        from ikd_ray.sweep.request import find_sweep
+        if (task is None) == (check is None):
+            raise UsageError("give --task TASK to draw a sweep, or --check NAME to check one")
+        if check is not None and (name is not None or sentence):
+            raise UsageError("--check takes neither --name nor --sentence: they say what --task draws")
+        place, uri = open_output(output), given_in_full(tracking_uri)
+        if check is not None:
+            status = _check(place, check, uri, output)
+        else:
+            status = _draw(place, task, name, sentence or [], uri)
+    raise typer.Exit(status)
 
-        place = open_output(output)
-        folder = find_sweep(check, "--check", place)
-        sweep, trials, found = check_sweep(place, folder, given_in_full(tracking_uri))
-        Mirror(place, folder, print_error).push()
+
+def _check(place: Output, name: str, uri: str | None, output: str) -> int:
+    from ikd_ray.sweep.check import check as check_sweep  # imported late: it takes seconds
+    from ikd_ray.sweep.request import find_sweep
+
+    folder = find_sweep(name, "--check", place)
+    sweep, trials, found = check_sweep(place, folder, uri)
+    Mirror(place, folder, print_error).push()
     for finding in found:
         state = "mended" if finding.mended else "NOT mended"
         typer.echo(f"{finding.where}: {finding.what}: {state}")
@@ -43,7 +73,39 @@ def report(
     left = [finding for finding in found if not finding.mended]
     if left or len(trials) < sweep.trials:
         typer.echo(f"go on: {script('run', f'--resume {sweep.name}', output)}")
-    raise typer.Exit(1 if left else 0)
+    return 1 if left else 0
+
+
+def _draw(place: Output, task: str, name: str | None, texts: list[str], uri: str | None) -> int:
+    from ikd_ray.report.export import choose_sweep  # imported late: it takes seconds
+    from ikd_ray.report.records import asked_task, read_sweep
+    from ikd_ray.report.tracking import log_report
+    from ikd_ray.sweep.request import store_of
+
+    with place.reachable():
+        pull_all(place)
+    folder = choose_sweep(place.folder, asked_task(task, place.folder), name)
+    sweep = read_sweep(folder)
+    store = store_of(sweep, uri, "--name")  # before anything is computed: it may ask for a password
+
+    from ikd_ray.report.report import make_report
+
+    with place.reachable():
+        files = make_report(place, folder, texts, typer.echo)
+        for file in files:
+            place.push_file(file)
+    typer.echo(f"report: {_where(place, files[0])}")
+    typer.echo(f"{len(files) - 1} figures beside it")
+    problem = log_report(sweep, files, store)
+    if problem:
+        print_warning(f"the report is not in MLflow: {problem}")
+    return 0
+
+
+def _where(place: Output, page: Path) -> str:
+    if place.uri is None:
+        return str(page)
+    return f"{page} and {place.uri.partition('?')[0]}/{page.relative_to(place.folder)}"
 
 
 if __name__ == "__main__":

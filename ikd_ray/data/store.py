@@ -84,6 +84,25 @@ def publish(folder: Path, target: Path) -> None:
     flush(target.parent)
 
 
+def put_in_place(new: Path, target: Path) -> None:
+    """Rename a complete folder to `target`; the one that was there goes. Both on one file system.
+
+    A folder cannot be renamed onto one that has files, so the old one steps aside first, and comes back where
+    the new one cannot take its place.
+    """
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as room:
+        old = Path(room) / "old"
+        if os.path.lexists(target):
+            os.rename(target, old)
+        try:
+            os.rename(new, target)
+        except OSError:
+            if os.path.lexists(old):
+                os.rename(old, target)
+            raise
+        flush(target.parent)
+
+
 def flush(path: Path) -> None:
     """Wait until a file's content, or a folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

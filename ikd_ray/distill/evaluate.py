@@ -20,13 +20,19 @@ BATCH = 64
 
 
 @torch.inference_mode()
+def predict(model: Encoder, split: TokenSplit, pad_id: int) -> np.ndarray:
+    """(n, labels) float32: the logits of every example of a split, in its order."""
+    logits = np.empty((len(split), model.config.num_labels), np.float32)
+    for batch, output in _passes(model, split, pad_id):
+        logits[batch.rows] = output.logits.float().cpu().numpy()
+    return logits
+
+
 def score(model: Encoder, data: TaskData) -> dict[str, float]:
     """The task's metrics on every evaluation split, e.g. `dev/mcc`."""
     metrics = {}
     for name, split in data.evaluation().items():
-        logits = np.empty((len(split), model.config.num_labels), np.float32)
-        for batch, output in _passes(model, split, data.pad_id):
-            logits[batch.rows] = output.logits.float().cpu().numpy()
+        logits = predict(model, split, data.pad_id)
         metrics |= {f"{name}/{key}": value for key, value in data.task.score(split.labels, logits).items()}
     return metrics
 

@@ -27,8 +27,17 @@ def print_error(message: str) -> None:
     Control characters, which a file or an argument may have brought in, are shown escaped; passwords of URIs
     are left out.
     """
+    _print("error", message)
+
+
+def print_warning(message: str) -> None:
+    """The same with `warning: `, where what was asked for is done all the same."""
+    _print("warning", message)
+
+
+def _print(kind: str, message: str) -> None:
     for line in without_passwords(message).split("\n"):
-        print(f"error: {''.join(map(_printable, line))}", file=sys.stderr)
+        print(f"{kind}: {''.join(map(_printable, line))}", file=sys.stderr)
 
 
 def _printable(character: str) -> str:

@@ -15,11 +15,11 @@ from ikd_ray.config import Regime
 from ikd_ray.data import store
 from ikd_ray.errors import UsageError
 from ikd_ray.report import pareto, records
+from ikd_ray.report.forms import WEIGHTS, Forms, NotExportedError
 from ikd_ray.report.model_card import model_card
 from ikd_ray.report.pick import choose
 from ikd_ray.report.records import SweepRecord, TrialRecord
 from ikd_ray.report.version import code_version
-from ikd_ray.report.weights import WEIGHTS, Forms, NotExportedError
 from ikd_ray.tasks import Task
 
 CONFIG = "config.json"

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from ikd_ray.report import pareto
+from ikd_ray.report.forms import Forms
 from ikd_ray.report.records import SweepRecord, TrialRecord
-from ikd_ray.report.weights import Forms
 from ikd_ray.tasks import Task
 
 WARNING = f"""\

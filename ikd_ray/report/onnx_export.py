@@ -26,8 +26,8 @@ from ikd_ray.distill.linear import processor
 from ikd_ray.distill.student import LATENCY_ID, latencies_ms, latency_tokens
 from ikd_ray.distill.teacher_files import NO_CODE
 from ikd_ray.errors import in_one_line
+from ikd_ray.report.forms import INT8, MOST_ONNX_MB, ONNX, WEIGHTS, Form, Forms, NotExportedError
 from ikd_ray.report.records import TrialRecord
-from ikd_ray.report.weights import INT8, MOST_ONNX_MB, ONNX, WEIGHTS, Form, Forms, NotExportedError
 
 OPSET = 18  # what PyTorch's exporter writes without converting; onnxruntime reads its files since 1.18
 CLOSE = 1e-4  # what logits may differ by

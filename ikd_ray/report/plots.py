@@ -17,33 +17,11 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
 
 from ikd_ray.report import pareto
+from ikd_ray.report.figures.style import DPI, GRID, INK, MUTED, RED, STYLES, axis_label, style_of
 from ikd_ray.report.records import SweepRecord, TrialRecord
+from ikd_ray.report.words import clean
 
-SIZE_INCHES, DPI = (8.8, 5.6), 160
-INK, MUTED, GRID, RED = "#1f2430", "#667085", "#e7e9ee", "#c1121f"
-# Okabe and Ito's palette, which colour-blind readers tell apart; the markers say the same again.
-STYLES = {
-    "hard": ("#5f6673", "X"),
-    "kd": ("#0072B2", "o"),
-    "id": ("#E69F00", "s"),
-    "pid": ("#009E73", "^"),
-    "sid": ("#CC79A7", "D"),
-}
-MEASURES = {
-    "mcc": "Matthews correlation",
-    "f1": "F1",
-    "macro_f1": "macro F1",
-    "pearson": "Pearson correlation",
-    "spearman": "Spearman correlation",
-    "attention_kl": "attention KL (nats)",
-}
-# Metric -> (axis label, what a shown unit is worth).
-UNITS = {
-    "student/params": ("Parameters (millions)", 1e6),
-    "student/encoder_params": ("Parameters without embeddings (millions)", 1e6),
-    "student/size_mb": ("Size (MB)", 1.0),
-    "student/latency_ms": ("CPU latency, one sequence (ms)", 1.0),
-}
+SIZE_INCHES = (8.8, 5.6)
 # Where a label may sit: points to the right of and above its marker, alignments. The first is the front's
 # empty side.
 SPOTS = (
@@ -110,10 +88,7 @@ def _axes(sweep: SweepRecord) -> tuple[_Axis, _Axis]:
 
 
 def _axis(metric: str, direction: str) -> _Axis:
-    split, _, measure = metric.partition("/")
-    plain = f"{MEASURES.get(measure, measure.replace('_', ' '))}, {split}"
-    label, unit = UNITS.get(metric, (plain[0].upper() + plain[1:], 1.0))
-    return _Axis(metric, direction, label, unit)
+    return _Axis(metric, direction, *axis_label(metric))
 
 
 def _is_shown(trial: TrialRecord, x: _Axis, y: _Axis) -> bool:
@@ -137,7 +112,7 @@ def _draw_trials(axes: Axes, trials: Sequence[TrialRecord], on_front: set[str], 
     regimes = dict.fromkeys([*STYLES, *(trial.params["regime"] for trial in trials)])
     for regime in regimes:
         group = [trial for trial in trials if trial.params["regime"] == regime]
-        colour, marker = STYLES.get(regime, ("#56B4E9", "P"))
+        colour, marker = style_of(regime)
         for member in (False, True):
             points = [trial for trial in group if (trial.id in on_front) is member]
             axes.scatter(
@@ -179,7 +154,7 @@ def _draw_teacher(axes: Axes, sweep: SweepRecord, x: _Axis, y: _Axis) -> None:
     if math.isfinite(across):
         axes.scatter([across], [up], s=150, c=MUTED, marker="*", zorder=4)
     axes.annotate(
-        f"teacher {textwrap.shorten(sweep.teacher['name'], 48, placeholder='...')}: {up:.4g}",
+        f"teacher {textwrap.shorten(clean(sweep.teacher['name']), 48, placeholder='...')}: {up:.4g}",
         (0.004, up),
         xycoords=("axes fraction", "data"),
         xytext=(0, 4),
@@ -223,8 +198,8 @@ def _head(figure: Figure, sweep: SweepRecord, trials: int, members: int) -> None
         figure.add_artist(Rectangle((0, 0.935), 1, 0.065, facecolor=RED, transform=figure.transFigure))
         banner = {"ha": "center", "va": "center", "color": "white", "fontsize": 12.5, "weight": "bold"}
         figure.text(0.5, 0.966, pareto.GENERATED, **banner)
-    title = textwrap.shorten(f"{sweep.task}: sweep {sweep.name}", 75, placeholder="...")
+    title = textwrap.shorten(clean(f"{sweep.task}: sweep {sweep.name}"), 75, placeholder="...")
     counts = f"{trials} trial{'s' * (trials != 1)}, {members} on the front"
-    about = textwrap.shorten(f"{counts} | {sweep.data['description']}", 105, placeholder="...")
+    about = textwrap.shorten(clean(f"{counts} | {sweep.data['description']}"), 105, placeholder="...")
     figure.text(0.085, top, title, va="top", color=INK, fontsize=14, weight="bold", parse_math=False)
     figure.text(0.085, top - 0.058, about, va="top", color=MUTED, fontsize=9.5, parse_math=False)

@@ -1,6 +1,6 @@
 """What a sweep leaves on disk, and how it is read back.
 
-OUTPUT/cache/                 tokens, teachers, targets, latencies and trained epochs, shared by every sweep
+OUTPUT/cache/                 tokens, teachers, targets, latencies, trained epochs, predictions: shared by every sweep
 OUTPUT/NAME/sweep.json        what was asked for, and of which data and teacher
 OUTPUT/NAME/space.yaml        the search space as it was
 OUTPUT/NAME/task.yaml         the task's definition as it was, where the task is none of GLUE's
@@ -8,6 +8,7 @@ OUTPUT/NAME/study.db          the Optuna study
 OUTPUT/NAME/trials/ID/        trial.json and, for a finished trial, the student as a Hugging Face folder
 OUTPUT/NAME/damaged/          what was found damaged, for whoever wants to see it
 OUTPUT/NAME/pareto.json, pareto.png, trials.csv
+OUTPUT/NAME/report/           report.html and its figures
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from ikd_ray.tasks import TASKS, Task
 
 SWEEP_FILE, SPACE_FILE, STUDY_FILE, TRIAL_FILE = "sweep.json", "space.yaml", "study.db", "trial.json"
 STUDENT = "student"
+STUDY = "ikd"  # the study's name in its file
 
 T = TypeVar("T")
 

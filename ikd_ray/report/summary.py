@@ -8,8 +8,8 @@ from collections.abc import Callable
 from rich.table import Table
 from rich.text import Text
 
+from ikd_ray.report.forms import Forms
 from ikd_ray.report.records import TrialRecord
-from ikd_ray.report.weights import Forms
 from ikd_ray.report.words import NONE, clean, decimal, short_name
 
 FRONT_SHOWN, FAILED_SHOWN = 20, 10

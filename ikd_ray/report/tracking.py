@@ -137,7 +137,7 @@ class Tracker:
         known = sweep.settings.get("run_id")  # of sweeps that had no id yet
         if known and self._has(known):
             return known
-        query = f"tags.`{SWEEP_ID}` = '{sweep.settings['id']}' and tags.`{KIND}` = 'sweep'"
+        query = f"tags.`{SWEEP_ID}` = '{sweep.settings.get('id')}' and tags.`{KIND}` = 'sweep'"
         return next((run.info.run_id for run in self._search(query)), "")
 
     def _has(self, run_id: str) -> bool:
@@ -363,6 +363,18 @@ class Tracker:
                 raise UsageError(f"--register {name}: {self.told(error)}") from None
         return versions
 
+    def log_report(self, sweep: SweepRecord, files: Iterable[Path]) -> None:
+        """Leave files with the sweep's run, as artifacts `report/...`.
+
+        Raises:
+            LookupError: the store has no run of that sweep.
+        """
+        parent = self._parent_of(sweep)
+        if not parent:
+            raise LookupError(f"no run of sweep {sweep.name} there")
+        for file in files:
+            self._client.log_artifact(parent, str(file), "report")
+
     @staticmethod
     def outcome(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> str:
         """The status that the parent's run ends with."""
@@ -376,6 +388,25 @@ class Tracker:
             if run.status == "RUNNING":
                 self._end(trial, "KILLED")
         self._client.set_terminated(self.parent, status=status)
+
+
+def log_report(sweep: SweepRecord, files: Iterable[Path], uri: str | None) -> str:
+    """Leave a report's files with its sweep's run; returns what was in the way, if anything was.
+
+    Args:
+        uri: the store, as `Tracker` takes it.
+    """
+    try:
+        tracker = Tracker(uri, sweep.task)
+    except UsageError as error:
+        return str(error)
+    try:
+        tracker.log_report(sweep, files)
+    except LookupError as error:
+        return str(error.args[0])
+    except Exception as error:  # every store raises its own
+        return tracker.told(error)
+    return ""
 
 
 def _knock(uri: str) -> None:

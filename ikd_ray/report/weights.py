@@ -1,67 +1,159 @@
-"""The forms in which a student's weights are exported, and what each is worth."""
+"""What a sweep's models say: of its students and its teacher, from their weights, as far as these are there."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from ikd_ray.report import pareto
+import numpy as np
+import torch
+from safetensors import safe_open
+from transformers import AutoTokenizer
+from transformers.utils import logging
 
-WEIGHTS, ONNX, INT8 = "model.safetensors", "model.onnx", "model.int8.onnx"
-MOST_ONNX_MB = 2_147  # one file of protocol buffers holds 2 GiB
+from ikd_ray.data import store
+from ikd_ray.data.remote import Output
+from ikd_ray.data.tokens import TaskData, TokenSplit, data_key, open_data
+from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.evaluate import predict
+from ikd_ray.distill.teacher import load_teacher
+from ikd_ray.distill.teacher_files import NO_CODE
+from ikd_ray.errors import in_one_line
+from ikd_ray.report.figures.parts import AbsentError
+from ikd_ray.report.records import STUDENT, SweepRecord, TrialRecord, trial_folder
+from ikd_ray.report.words import clean
 
-
-class NotExportedError(Exception):
-    """Why a student is not exported, in one line."""
+FORMAT = 1
+SPLIT = "dev"
+PREDICTIONS = "predictions"
 
 
 @dataclass(frozen=True)
-class Form:
-    """One file of weights."""
+class Model:
+    """A student or the teacher as it lies on disk: `published` has the checksums, `weights` the model."""
 
-    file: str
-    kind: str  # runtime and numbers: "onnxruntime, int8"
-    metrics: dict[str, float]  # on the evaluation splits
-    size_mb: float  # 10^6 bytes
-    latency_ms: float
+    name: str
+    published: Path
+    weights: Path
 
 
-@dataclass(frozen=True)
-class Forms:
-    """A student's files of weights, PyTorch's first, and how they were made and measured."""
+class Weights:
+    """Opens the models of a sweep and the dev set that they were measured on; what was computed once is kept."""
 
-    forms: tuple[Form, ...]
-    inputs: tuple[str, ...]  # of the ONNX models, each (batch, sequence), int64
-    opset: int
-    compared: int  # dev sequences that PyTorch and model.onnx both got
-    largest_difference: float  # of their logits
-    batch: int  # sequences at once where the metrics of ONNX models were measured
-    tokens: int  # of the sequence that latency was measured with
-    versions: dict[str, str]
-    processor: str
+    def __init__(
+        self, output: Output, folder: Path, sweep: SweepRecord, tell: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """
+        Args:
+            folder: the sweep's.
+            tell: called with a line before something that takes its time.
+        """
+        logging.disable_progress_bar()
+        self._output, self._folder, self._sweep, self._tell = output, folder, sweep, tell
+        self._cache = folder.parent / "cache"
 
-    def how(self) -> list[str]:
-        """How the numbers came about, a sentence each."""
-        made = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        quantised = (
-            f"{INT8}: weights of matrix products in int8, with a scale for each output and 7 bits in use, so that "
-            "no processor's sums overflow; embeddings in uint8; activations in uint8, a whole batch at one scale, so "
-            "that results depend a little on what is in it."
-        )
-        return [
-            f"{WEIGHTS}: the metrics are what the sweep recorded.",
-            f"ONNX files: metrics of the same examples, measured with onnxruntime in batches of {self.batch} of "
-            f"similar length. Opset {self.opset}.",
-            f"{ONNX} gave the labels of PyTorch for {self.compared} dev sequences in batches of several lengths and "
-            f"sizes; logits differed by about {self.largest_difference:.1g} at most.",
-            *([quantised] if any(form.file == INT8 for form in self.forms) else []),
-            f"Latency: median of one sequence of {self.tokens} tokens with one CPU thread, all files in turn on "
-            f"{self.processor}, with {made}.",
-        ]
+    @cached_property
+    def device(self) -> torch.device:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def facts(self) -> dict[str, Any]:
-        """The same as JSON."""
-        return asdict(self) | {
-            "forms": [asdict(form) | {"metrics": pareto.json_ready(form.metrics)} for form in self.forms],
-            "how": self.how(),
+    def student(self, trial: TrialRecord) -> Model:
+        folder = trial_folder(self._folder, trial.id)
+        return Model(f"the student of {clean(trial.id)}", folder, folder / STUDENT)
+
+    @property
+    def teacher(self) -> Model:
+        """
+        Raises:
+            AbsentError: the sweep's record names none.
+        """
+        key = self._sweep.teacher.get("key")
+        if not isinstance(key, str) or key in ("", ".", "..") or Path(key).name != key:
+            raise AbsentError("The sweep's record does not say where its teacher is kept.")
+        folder = self._cache / "teachers" / key
+        return Model("the teacher", folder, folder)
+
+    @cached_property
+    def data(self) -> TaskData:
+        """The tokens that the sweep was trained and measured on.
+
+        Raises:
+            AbsentError: they are not there any more, or damaged.
+        """
+        source = self._sweep.teacher.get("source_key")
+        if not source:
+            raise AbsentError("The sweep is of an earlier version, whose records do not name its tokens.")
+        about = self._sweep.data
+        folder = self._cache / "tokens" / data_key(about["fingerprint"], source, about["max_length"])
+        self._fetch(folder, "The tokenized dev set")
+        data = open_data(folder)
+        if SPLIT not in data.splits:
+            raise AbsentError(f"{folder} has no {SPLIT} set.")
+        return data
+
+    @property
+    def dev(self) -> TokenSplit:
+        return self.data.splits[SPLIT]
+
+    def _fetch(self, folder: Path, what: str) -> None:
+        self._output.fetch(folder)
+        if not store.is_intact(folder):
+            state = "is damaged" if folder.exists() else "is not there any more"
+            raise AbsentError(f"{what} {state} ({folder}); sweeps/run.py --resume makes it again.")
+
+    def load(self, model: Model) -> Encoder:
+        """
+        Raises:
+            AbsentError: it is not there any more, damaged, or no model.
+        """
+        self._fetch(model.published, model.name[0].upper() + model.name[1:])
+        try:
+            return load_teacher(model.weights).requires_grad_(False).to(self.device)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise AbsentError(f"{model.weights} holds no model ({in_one_line(error)}).") from None
+
+    def tokenizer(self) -> Any:
+        """The teacher's, which its students share."""
+        self._fetch(self.teacher.published, "The teacher")
+        try:
+            return AutoTokenizer.from_pretrained(self.teacher.weights, **NO_CODE)
+        except Exception as error:  # each file format raises its own
+            raise AbsentError(f"The teacher's tokenizer cannot be read ({in_one_line(error)}).") from None
+
+    def teacher_size(self) -> dict[str, float]:
+        """The teacher's metrics of size, from the head of its file; none where it is not there."""
+        try:
+            self._fetch(self.teacher.published, "The teacher")
+            with safe_open(self.teacher.weights / "model.safetensors", "np") as file:
+                shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - no mapping
+        except Exception:  # safetensors has no public exception; nothing hangs on this
+            return {}
+        count = float(sum(int(np.prod(shape)) for shape in shapes))
+        return {"student/params": count, "student/size_mb": 4 * count / 1e6}
+
+    def logits(self, model: Model) -> np.ndarray:
+        """(n, labels) float32: its answers to the dev set, which are computed once and kept in the cache.
+
+        Raises:
+            AbsentError: the model or the tokens are not there any more, or damaged.
+        """
+        data = self.data
+        self._fetch(model.published, model.name[0].upper() + model.name[1:])
+        manifest = json.loads((model.published / store.MANIFEST).read_text())
+        inside = str(model.weights.relative_to(model.published))
+        checksums = {
+            name: checksum for name, checksum in manifest.items() if inside in (".", name.split("/")[0])
         }
+        if not checksums:
+            raise AbsentError(f"{model.published} has no weights.")
+        folder = self._cache / PREDICTIONS / store.digest(FORMAT, data.key, checksums)
+
+        def write(aside: Path) -> None:
+            self._tell(f"predictions of {model.name} on {len(self.dev)} dev examples")
+            np.save(aside / f"{SPLIT}.npy", predict(self.load(model), self.dev, data.pad_id))
+
+        store.ensure(folder, write)
+        return np.load(folder / f"{SPLIT}.npy", allow_pickle=False)

@@ -16,11 +16,10 @@ from sqlalchemy.exc import DatabaseError
 from ikd_ray.data.store import digest, is_full
 from ikd_ray.distill.checkpoint import Busy
 from ikd_ray.errors import in_one_line
-from ikd_ray.report.records import STUDY_FILE, TrialRecord, set_aside
+from ikd_ray.report.records import STUDY, STUDY_FILE, TrialRecord, set_aside
 from ikd_ray.sweep.results import FAILED, REPORT, WAITS
 from ikd_ray.sweep.space import Space
 
-STUDY = "ikd"
 STARTUP = 10  # random trials before TPE models what it has seen
 WINDOW = 250  # the newest results that TPE models; its cost grows with their number
 

@@ -27,8 +27,8 @@ from ikd_ray.data.tokens import prepare
 from ikd_ray.distill.encoder import FAMILIES, Encoder
 from ikd_ray.distill.evaluate import score
 from ikd_ray.report import records
+from ikd_ray.report.forms import INT8, ONNX, WEIGHTS, NotExportedError
 from ikd_ray.report.records import SweepRecord, TrialRecord
-from ikd_ray.report.weights import INT8, ONNX, WEIGHTS, NotExportedError
 from ikd_ray.tasks import get_task
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")

@@ -1,0 +1,133 @@
+"""A sweep as its figures see it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ikd_ray.config import make_trial
+from ikd_ray.errors import UsageError
+from ikd_ray.report import pareto, records
+from ikd_ray.report.records import TRIAL_FILE, SweepRecord, TrialRecord
+from ikd_ray.report.words import clean
+from ikd_ray.tasks import Task
+
+NOT_SEARCHED = ("regime", "student_layers", "seed")  # named elsewhere, or no choice
+
+# What a regime's stages do not read (`ikd_ray.distill.regimes`).
+_LAYERWISE = {"soft_labels", "epochs_per_layer", "cosine_threshold", "train", "top_trains"}
+_INTERNAL = {"internal_losses", "internal_weight", *_LAYERWISE}
+IDLE = {"hard": {"temperature", "lambda", *_INTERNAL}, "kd": _INTERNAL, "id": _LAYERWISE}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A sweep, its trials, and which of them are looked at closely."""
+
+    folder: Path
+    sweep: SweepRecord
+    task: Task
+    trials: list[TrialRecord]  # all that have ended
+    finished: list[TrialRecord]  # those whose main metric is a finite number
+
+    @property
+    def metric(self) -> str:
+        """The task's main metric on the dev set."""
+        return f"dev/{self.task.metric}"
+
+    @property
+    def sign(self) -> int:
+        """1 where more of the main metric is better, else -1."""
+        return -1 if self.sweep.objectives.get(self.metric) == "min" else 1
+
+    @property
+    def taught(self) -> float:
+        """The teacher's main metric; nan where it is not known."""
+        return self.sweep.teacher["metrics"].get(self.metric, math.nan)
+
+    @property
+    def front(self) -> list[TrialRecord]:
+        """Its members, by size, whose main metric is finite too."""
+        on_front = pareto.front(self.trials, self.sweep.objectives)
+        return [trial for trial in on_front if trial in self.finished]
+
+    @property
+    def best(self) -> TrialRecord:
+        """The front's best by the main metric."""
+        return self.best_of(self.front or self.finished)
+
+    @property
+    def baseline(self) -> TrialRecord | None:
+        """The best student of standard distillation."""
+        group = [trial for trial in self.finished if trial.params["regime"] == "kd"]
+        return self.best_of(group) if group else None
+
+    @property
+    def closely(self) -> list[TrialRecord]:
+        """The front's members, and the best of each regime."""
+        regimes = dict.fromkeys(trial.params["regime"] for trial in self.finished)
+        best = [
+            self.best_of([trial for trial in self.finished if trial.params["regime"] == regime])
+            for regime in regimes
+        ]
+        return [*self.front, *(trial for trial in best if trial not in self.front)]
+
+    def best_of(self, trials: Sequence[TrialRecord]) -> TrialRecord:
+        """Of equals the one that was suggested first."""
+        return max(trials, key=lambda trial: (self.sign * trial.metrics[self.metric], -trial.number))
+
+    @property
+    def varied(self) -> list[str]:
+        """Parameters, regime and depth aside, in which the trials differ."""
+        names = dict.fromkeys(name for trial in self.finished for name in trial.params)
+        return [
+            name
+            for name in names
+            if name not in NOT_SEARCHED and len({str(trial.params.get(name)) for trial in self.finished}) > 1
+        ]
+
+
+def open_subject(folder: Path) -> Subject:
+    """The sweep in a folder.
+
+    Raises:
+        UsageError: there is none, a record cannot be read, or no trial has finished.
+    """
+    sweep = records.read_sweep(folder)
+    task = records.read_task(folder)
+    try:
+        trials = records.read_trials(folder)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder}: a {TRIAL_FILE} in it cannot be read ({error})") from None
+    metric = f"dev/{task.metric}"
+    finished = [
+        trial
+        for trial in trials
+        if trial.status == "finished" and math.isfinite(trial.metrics.get(metric, math.nan))
+    ]
+    if not finished:
+        raise UsageError(f"{folder}: no trial of it has finished with a {metric} that is a number")
+    for trial in finished:
+        try:
+            make_trial(trial.params)
+        except UsageError as error:
+            raise UsageError(f"{folder}: {TRIAL_FILE} of {trial.id}: {error}") from None
+    return Subject(folder, sweep, task, trials, finished)
+
+
+def depth(trial: TrialRecord) -> int:
+    """Its encoder layers."""
+    return len(trial.layer_map)
+
+
+def title(trial: TrialRecord) -> str:
+    """`t003 (sid, 3 layers)`."""
+    layers = depth(trial)
+    return f"{clean(trial.id)} ({trial.params['regime']}, {layers} layer{'s' * (layers != 1)})"
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    """A value, or a dash where there is none."""
+    return "-" if value is None or not math.isfinite(value) else format(value, form)

@@ -1,0 +1,96 @@
+"""A report as one HTML page that needs no network."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+
+import plotly.io
+from jinja2 import Environment, StrictUndefined
+from plotly.graph_objects import Figure
+from plotly.offline import get_plotlyjs
+
+from ikd_ray.report.figures.parts import Picture, Section
+from ikd_ray.report.figures.subject import Subject
+from ikd_ray.report.pareto import GENERATED
+from ikd_ray.report.version import code_version
+from ikd_ray.report.words import clean
+
+TEMPLATE = Path(__file__).with_name("page.html")
+# On a phone more buttons than these two would cover the figure's own.
+CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtons": [["toImage", "resetScale2d"]]}
+REGIMES = {
+    "hard": "trained on the gold labels alone.",
+    "kd": "standard knowledge distillation: the teacher's soft labels and, weighed by lambda, the gold labels. "
+    "The best of these is the baseline.",
+    "id": "internal distillation: every layer imitates its teacher layer while the classification is trained.",
+    "pid": "progressive internal distillation: one layer after the other, from the bottom, then the classification.",
+    "sid": "stacked internal distillation: the lowest layer, then the lowest two, and so on, then the classification.",
+}
+TERMS = {
+    "mcc": "Matthews correlation, the main metric of CoLA: 1 is perfect, 0 no better than a constant answer.",
+    "Pareto front": "The students that no other one beats in one of the sweep's objectives without losing in another.",
+    "attention KL": "How far a student's attention is from its teacher's in the layers that are matched: "
+    "Kullback-Leibler divergence, the mean over the tokens that look, heads and examples, in nats. 0: the same.",
+    "[CLS] cosine": "1 - cos² of the two models' vectors of the first token, by layer. 0: they point the same way, "
+    "or the opposite one.",
+    "agreement": "The share of dev examples where student and teacher choose the same class; for regression the "
+    "Pearson correlation of their scores.",
+    "latency": "Median milliseconds of one sequence of at most 128 tokens on one CPU thread.",
+    "taken from others": "Epochs that another trial had trained bit for bit as this one would have.",
+}
+
+
+def render(subject: Subject, sections: Sequence[Section]) -> str:
+    """The page's HTML, images and scripts in it."""
+    pictures = [part for section in sections for part in section.parts if isinstance(part, Picture)]
+    sweep = subject.sweep
+    present = {trial.params["regime"] for trial in subject.finished}
+    measures = {term: text for term, text in TERMS.items() if term != "mcc" or subject.task.metric == "mcc"}
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    plots = {part.name: _plot(part.name, part.plot) for part in pictures if part.plot is not None}
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        title=clean(f"{sweep.task}: sweep {sweep.name}"),
+        banner=GENERATED if sweep.data["generated"] else "",
+        about=_about(subject),
+        sections=sections,
+        images={part.name: _data_uri(part.png) for part in pictures},
+        plots=plots,
+        plotly=get_plotlyjs() if plots else "",
+        terms=[
+            *((f"{name} (regime)", text) for name, text in REGIMES.items() if name in present),
+            *measures.items(),
+        ],
+    )
+
+
+def _about(subject: Subject) -> list[tuple[str, str]]:
+    sweep, teacher = subject.sweep, subject.sweep.teacher
+    taught = ", ".join(f"{clean(name)} {value:.4g}" for name, value in teacher["metrics"].items())
+    failed = sum(trial.status != "finished" for trial in subject.trials)
+    ended = f"{len(subject.trials)} of {sweep.trials} have ended, {len(subject.finished)} finished, {failed} failed"
+    return [
+        ("task", sweep.task),
+        ("data", f"{f'{GENERATED}. ' if sweep.data['generated'] else ''}{clean(sweep.data['description'])}"),
+        ("teacher", f"{clean(teacher['name'])}, {teacher['layers']} layers; {taught}"),
+        ("trials", ended),
+        ("seed", str(sweep.seed)),
+        ("command", clean(sweep.command)),
+        ("code version", f"{clean(sweep.code_version)}; this page by {code_version()}"),
+    ]
+
+
+def _data_uri(content: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def _plot(name: str, figure: Figure) -> str:
+    return plotly.io.to_html(
+        figure,
+        config=CONFIG,
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=f"plot-{name}",
+        default_width="100%",
+    )

@@ -1,0 +1,102 @@
+"""The report on a sweep: why a student is good, in figures, as one page and as PNGs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from filelock import FileLock
+
+from ikd_ray.data import store
+from ikd_ray.data.remote import Output
+from ikd_ray.errors import UsageError
+from ikd_ray.report.figures import attention, costs, errors, front, layers, regimes, search
+from ikd_ray.report.figures.parts import AbsentError, Picture, Section
+from ikd_ray.report.figures.subject import Subject, open_subject
+from ikd_ray.report.page import render
+from ikd_ray.report.weights import Weights
+
+FOLDER, PAGE = "report", "report.html"
+
+
+def make_report(
+    output: Output, folder: Path, texts: Sequence[str] = (), tell: Callable[[str], None] = lambda _: None
+) -> list[Path]:
+    """Draw everything there is to see of a sweep into its `report/`, in place of an earlier report.
+
+    What is not there any more, such as students that were deleted, is said in the page; the rest still comes.
+
+    Args:
+        folder: the sweep's.
+        texts: the example whose attention is drawn, one text or a pair; none: one of the dev set.
+        tell: called with a line before something that takes its time.
+
+    Returns:
+        The files; the page is the first.
+
+    Raises:
+        UsageError: no sweep there, no finished trial, texts that are no example of the task, or the folder
+            cannot be written.
+    """
+    subject = open_subject(folder)
+    attention.check_texts(subject.task, texts)
+    sections = _sections(subject, Weights(output, folder, subject.sweep, tell), texts)
+    pictures = [part for section in sections for part in section.parts if isinstance(part, Picture)]
+    files = {PAGE: render(subject, sections).encode()} | {f"{part.name}.png": part.png for part in pictures}
+    try:
+        _write(folder / FOLDER, files)
+    except OSError as error:
+        raise UsageError(f"{folder / FOLDER}: cannot be written ({error.strerror or error})") from None
+    return [folder / FOLDER / name for name in files]
+
+
+def _sections(subject: Subject, weights: Weights, texts: Sequence[str]) -> list[Section]:
+    made = [
+        front.section(subject, weights.teacher_size()),
+        regimes.section(subject),
+        layers.section(subject),
+    ]
+    for key, title, draw in (
+        (
+            "attention",
+            "Attention, teacher beside student",
+            lambda: attention.section(subject, weights, texts),
+        ),
+        ("search", "The search", lambda: search.section(subject)),
+        ("errors", "Errors, shared and own", lambda: errors.section(subject, weights)),
+        ("costs", "What it cost, and what sharing saved", lambda: costs.section(subject)),
+    ):
+        try:
+            made.append(draw())
+        except AbsentError as error:
+            made.append(Section(key, title, [str(error)]))
+    return made
+
+
+def _write(target: Path, files: dict[str, bytes]) -> None:
+    """Leave the report whole or not at all; what else somebody put into its folder stays."""
+    with (
+        FileLock(target.parent / f".{target.name}.lock"),
+        tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as room,
+    ):
+        new = Path(room) / "new"
+        with store.aside(new) as aside:
+            for name, content in files.items():
+                (aside / name).write_bytes(content)
+        for path in _others(target, files):
+            keep = shutil.copytree if path.is_dir() else shutil.copy2
+            keep(path, new / path.name)
+        store.put_in_place(new, target)
+
+
+def _others(target: Path, files: dict[str, bytes]) -> list[Path]:
+    """What is in the folder and no part of the report that made it, nor of the new one."""
+    try:
+        own = json.loads((target / store.MANIFEST).read_text()).keys()
+    except (OSError, ValueError, AttributeError):
+        own = ()
+    known = {*own, *files, store.MANIFEST, store.VERIFIED}
+    return [path for path in target.iterdir() if path.name not in known] if target.is_dir() else []

@@ -1,0 +1,92 @@
+"""The report in a browser: it is drawn, its figure can be used, and no host is asked for anything."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from made_sweep import make_sweep
+
+from ikd_ray.data.remote import Output
+from ikd_ray.report.report import make_report
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SHOTS = "IKD_SCREENSHOTS"  # a folder for the screenshots
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("browser") / "outputs"
+    return make_report(Output(str(output)), make_sweep(output, trials=12))[0]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture(params=[1280, 400], ids=["desk", "phone"])
+def page(browser, report, request, tmp_path):
+    """The report, open at that width, and what went wrong or over the network meanwhile."""
+    opened = browser.new_page(viewport={"width": request.param, "height": 900})
+    opened.problems, opened.asked = [], []
+    opened.on("console", lambda message: opened.problems.append(message.text))
+    opened.on("pageerror", lambda error: opened.problems.append(str(error)))
+    opened.on("request", lambda asked: opened.asked.append(asked.url))
+    opened.goto(report.as_uri())
+    opened.wait_for_selector("#plot-pareto .main-svg .points path")
+    yield opened
+    folder = Path(os.environ.get(SHOTS) or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    for section in opened.locator("section").all():
+        section.screenshot(path=folder / f"{section.get_attribute('id')}-{request.param}.png")
+    opened.close()
+    assert opened.problems == []
+    assert [url for url in opened.asked if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+def test_every_figure_is_there(page):
+    assert page.locator("figure").count() > 10
+    broken = "[...document.images].filter(i => i.offsetParent && !(i.complete && i.naturalWidth)).length"
+    assert page.evaluate(broken) == 0
+    assert page.locator("svg.main-svg").count() >= 3  # front, importances, combinations
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_the_axis_can_be_switched(page):
+    plot = page.locator("#plot-pareto")
+    shown = "() => document.querySelectorAll('#plot-pareto .scatterlayer .points path').length"
+    before = page.evaluate(shown)
+    assert plot.locator(".xtitle").text_content() == "Parameters (millions)"
+    for button, title in (("latency", "CPU latency, one sequence (ms)"), ("size", "Size (MB)")):
+        plot.locator(".updatemenu-button", has_text=button).click()
+        page.wait_for_function(f"document.querySelector('#plot-pareto .xtitle').textContent === '{title}'")
+        # The teacher's latency is not known: its star is not there.
+        assert page.evaluate(shown) == before - (button == "latency")
+
+
+def test_a_trial_under_the_pointer_tells_what_it_is(page):
+    point = page.locator("#plot-pareto .scatterlayer .trace").nth(1).locator(".points path").first
+    point.scroll_into_view_if_needed()
+    box = point.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_selector("#plot-pareto .hoverlayer .hovertext")
+    told = page.locator("#plot-pareto .hoverlayer").text_content()
+    assert "regime" in told
+    assert "dev/mcc" in told
+
+
+def test_on_paper_the_plots_are_pictures(page):
+    page.emulate_media(media="print")
+    assert not page.locator("#plot-pareto").is_visible()
+    assert page.locator("#figure-pareto img.paper").is_visible()
+    page.emulate_media(media="screen")
+    assert page.locator("#plot-pareto").is_visible()
