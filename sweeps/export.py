@@ -70,6 +70,7 @@ def export(
         if show and flag:
             raise UsageError(f"--list writes nothing; leave out {flag}")
         if onnx or int8:
+            assert flag is not None
             require(flag, "onnx", ("onnx", "onnxscript", "onnxruntime"))
         place = open_output(output)
         with place.reachable():
@@ -140,7 +141,7 @@ def _show(sweep: SweepRecord, students: list[Exported], picked: Pick | None) -> 
         table.add_row(str(student.folder), *values)
     console.print(table)
     if any(student.forms for student in students):
-        console.print(forms_table([(student.trial.id, student.forms) for student in students]))
+        console.print(forms_table([(made.trial.id, made.forms) for made in students if made.forms]))
     folder = str(students[-1].folder)
     typer.echo("Load one:")
     typer.echo(f"from transformers import pipeline; classify = pipeline('text-classification', {folder!r})")

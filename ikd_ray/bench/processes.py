@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ Measured = TypeVar("Measured")
 RESULT = "result.json"
 MEET_SECONDS = 300.0  # that one process waits for another to get ready
 _CONTEXT = multiprocessing.get_context("spawn")
-_barrier = None
+_barrier: Barrier | None = None
 
 
 @contextmanager
@@ -51,6 +52,7 @@ def together(function: Callable[..., Measured], calls: Sequence[tuple]) -> list[
 
 def meet() -> None:
     """Within `together`: wait until all calls are here."""
+    assert _barrier is not None, "within `together` alone"
     _barrier.wait(MEET_SECONDS)
 
 

@@ -51,7 +51,8 @@ def random_batches(split: TokenSplit, tokenizer, batch_size: int) -> DataLoader:
     """Batches in random order, padded to their longest: dicts of tensors under the models' argument names."""
     pad = DataCollatorWithPadding(tokenizer)
     rows = examples(split, tokenizer)
-    return DataLoader(rows, batch_size, shuffle=True, collate_fn=lambda batch: dict(pad(batch)))
+    # Any sequence is a data set, whatever torch's annotation says.
+    return DataLoader(rows, batch_size, shuffle=True, collate_fn=lambda batch: dict(pad(batch)))  # type: ignore[arg-type]
 
 
 def load_models(folder: Path, student_layers: int) -> tuple[PreTrainedModel, PreTrainedModel]:

@@ -47,7 +47,7 @@ class Sharing:
     internal: int
     """Layer-epochs in internal stages: what is trained where nothing is shared."""
     internal_trained: int
-    internal_ratio: float
+    internal_ratio: float | None
     classification: int
     """Epochs in stages with classification."""
     classification_trained: int
@@ -186,7 +186,7 @@ class _Watch(Console):
 
     def sweep(self, total: int, concurrent: int, metric: str):
         self.concurrent = concurrent
-        self._first = None
+        self._first: float | None = None
         return super().sweep(total, concurrent, metric)
 
     def trial_started(self, *arguments, **facts) -> None:
@@ -194,5 +194,6 @@ class _Watch(Console):
         super().trial_started(*arguments, **facts)
 
     def trial_finished(self, *arguments, **facts) -> None:
+        assert self._first is not None
         self.seconds = time.monotonic() - self._first
         super().trial_finished(*arguments, **facts)

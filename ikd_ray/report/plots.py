@@ -7,7 +7,7 @@ import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,7 +17,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
 
 from ikd_ray.report import pareto
-from ikd_ray.report.records import SweepRecord, TrialRecord
+from ikd_ray.report.records import Direction, SweepRecord, TrialRecord
 
 SIZE_INCHES, DPI = (8.8, 5.6), 160
 INK, MUTED, GRID, RED = "#1f2430", "#667085", "#e7e9ee", "#c1121f"
@@ -57,7 +57,7 @@ SPOTS = (
 
 class _Axis(NamedTuple):
     metric: str
-    direction: str
+    direction: Direction
     label: str
     unit: float
 
@@ -105,11 +105,11 @@ def _axes(sweep: SweepRecord) -> tuple[_Axis, _Axis]:
     others = [name for name in names if name != vertical]
     size = "student/params"
     horizontal = size if size in others or not others else others[0]
-    directions = {size: "min"} | sweep.objectives
+    directions: dict[str, Direction] = {size: "min", **sweep.objectives}
     return _axis(horizontal, directions[horizontal]), _axis(vertical, directions[vertical])
 
 
-def _axis(metric: str, direction: str) -> _Axis:
+def _axis(metric: str, direction: Direction) -> _Axis:
     split, _, measure = metric.partition("/")
     plain = f"{MEASURES.get(measure, measure.replace('_', ' '))}, {split}"
     label, unit = UNITS.get(metric, (plain[0].upper() + plain[1:], 1.0))
@@ -164,7 +164,7 @@ def _draw_steps(axes: Axes, trials: Sequence[TrialRecord], x: _Axis, y: _Axis) -
     low, high = axes.get_xlim()
     # A smaller student also serves where a larger one would: the line goes on to the edge on that side.
     points = [*points, (high, points[-1][1])] if x.direction == "min" else [(low, points[0][1]), *points]
-    where = "post" if x.direction == "min" else "pre"
+    where: Literal["post", "pre"] = "post" if x.direction == "min" else "pre"
     axes.step(
         *zip(*points, strict=True), where=where, color=INK, linewidth=1.5, zorder=2, label="Pareto front"
     )
@@ -221,7 +221,13 @@ def _head(figure: Figure, sweep: SweepRecord, trials: int, members: int) -> None
     if sweep.data["generated"]:
         top = 0.9
         figure.add_artist(Rectangle((0, 0.935), 1, 0.065, facecolor=RED, transform=figure.transFigure))
-        banner = {"ha": "center", "va": "center", "color": "white", "fontsize": 12.5, "weight": "bold"}
+        banner: dict[str, Any] = {
+            "ha": "center",
+            "va": "center",
+            "color": "white",
+            "fontsize": 12.5,
+            "weight": "bold",
+        }
         figure.text(0.5, 0.966, pareto.GENERATED, **banner)
     title = textwrap.shorten(f"{sweep.task}: sweep {sweep.name}", 75, placeholder="...")
     counts = f"{trials} trial{'s' * (trials != 1)}, {members} on the front"

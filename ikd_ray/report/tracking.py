@@ -217,7 +217,8 @@ class Tracker:
         status, run = _status(record), self._runs.get(record.id)
         if run and run.status == status and run.epochs >= len(record.history):
             return
-        times = record.times or [None] * len(record.history)  # earlier versions kept none
+        # Earlier versions kept none.
+        times: Sequence[float | None] = record.times or [None] * len(record.history)
         self.trial_started(
             record.id, record.params | {"layer_map": record.layer_map}, times[0] if times else None
         )

@@ -26,8 +26,9 @@ from ikd_ray.sweep.search import OrderedSearch
 
 def _last_line(file: str | None) -> str:
     """Of what Tune wrote there of an error."""
-    with suppress(OSError, IndexError, TypeError):
-        return clean(Path(file).read_text().strip().splitlines()[-1], REASON)
+    if file is not None:
+        with suppress(OSError, IndexError):
+            return clean(Path(file).read_text().strip().splitlines()[-1], REASON)
     return "nobody knows why"
 
 
@@ -74,7 +75,7 @@ class SweepCallback(tune.Callback):
         # Tune pickles its callbacks for `Tuner.restore`, which sweeps do not go on by.
         return {}
 
-    def setup(self, **info: Any) -> None:
+    def setup(self, *_: Any, **info: Any) -> None:
         """Take Ctrl-C back from Tune, which waits for each trial's running epoch, and keeps listening after its end."""
         signal.signal(signal.SIGINT, self._listens)
 
@@ -148,7 +149,7 @@ class SweepCallback(tune.Callback):
             reason = f"its process died {MOST_DEATHS} times in a row: {_last_line(trial.error_file)}"
             self._failed(trial, reason, died=True)
 
-    def _finished(self, name: str, metrics: Mapping[str, float]) -> None:
+    def _finished(self, name: str, metrics: dict[str, float]) -> None:
         self._mirror.hear_of(name)
         self._delivery.settle(name)
         self._console.trial_finished(name, metrics)
@@ -156,8 +157,17 @@ class SweepCallback(tune.Callback):
     def _failed(self, trial: Any, reason: str, died: bool = False) -> None:
         number, params, layers = self._described(trial)
         name = trial_id(number)
-        told = {"reused_from": sorted(self._origins[name]), "warnings": self._warnings[name]}
-        record = TrialRecord(name, number, params, layers, "failed", reason=reason, died=died, **told)
+        record = TrialRecord(
+            name,
+            number,
+            params,
+            layers,
+            "failed",
+            reason=reason,
+            died=died,
+            reused_from=sorted(self._origins[name]),
+            warnings=self._warnings[name],
+        )
         try:
             write_trial(self._sweep, record)
         except OSError as error:  # it runs again when the sweep goes on

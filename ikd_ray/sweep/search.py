@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -54,7 +54,7 @@ def begin_study_again(sweep: Path, objectives: Mapping[str, str]) -> None:
         _add(study, trial.params, trial.distributions)
 
 
-def _directions(objectives: Mapping[str, str]) -> list[str]:
+def _directions(objectives: Mapping[str, str]) -> list[Literal["minimize", "maximize"]]:
     return ["minimize" if mode == "min" else "maximize" for mode in objectives.values()]
 
 
@@ -182,7 +182,8 @@ class OrderedSearch(Searcher):
             else:
                 self._interrupted.append((number, params))
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    # Ray's own annotation forgets `Searcher.FINISHED`.
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next trial's `number` and `params`; none while it must wait for others.
 
         One that comes again has besides what `again` or `Waits` brought.
