@@ -41,7 +41,7 @@ def alone(function: Callable[..., Measured], *arguments: Any) -> Measured:
         return pool.submit(function, *arguments).result()
 
 
-def together(function: Callable[..., Measured], calls: Sequence[tuple]) -> list[Measured]:
+def together(function: Callable[..., Measured], calls: Sequence[tuple[Any, ...]]) -> list[Measured]:
     """The function's calls at once, in a new process each; the function must call `meet` once."""
     barrier = _CONTEXT.Barrier(len(calls))
     with ProcessPoolExecutor(len(calls), _CONTEXT, _remember, (barrier,)) as pool:
@@ -90,6 +90,6 @@ def sweep_alone(
     return json.loads(result.read_text())
 
 
-def _remember(barrier) -> None:
+def _remember(barrier: Barrier) -> None:
     global _barrier
     _barrier = barrier

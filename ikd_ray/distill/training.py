@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +104,7 @@ class StageLoss(nn.Module):
         model: Encoder,
         stage: Stage,
         matched: tuple[int, ...],
-        autocast: Callable[[], AbstractContextManager],
+        autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         super().__init__()
         self.model, self._stage, self._matched, self._autocast = model, stage, matched, autocast
@@ -227,7 +227,7 @@ class StageTraining:
         optimizer.step()
         return ["loss", *losses], torch.stack([total.detach(), *losses.values()])
 
-    def _in_place(self) -> AbstractContextManager:
+    def _in_place(self) -> AbstractContextManager[Any]:
         """Within it, embeddings that train are the small ones of the words in use."""
         if self.stage.embeddings and self._vocabulary is None:
             embedding = self._model.model.get_input_embeddings()

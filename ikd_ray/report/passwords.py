@@ -41,7 +41,7 @@ def _user(uri: str) -> tuple[int, int]:
     return start, found.end() if found else start
 
 
-def _hide_value(pair: re.Match) -> str:
+def _hide_value(pair: re.Match[str]) -> str:
     before, name, value = pair.groups()
     return f"{before}{name}={HIDDEN if value and _is_secret(name) else value}"
 

@@ -113,7 +113,7 @@ def _events_of(task: Any, job: Job, cpus: int) -> Iterator[Event]:
                 raise
 
 
-def _result(reference: ray.ObjectRef) -> Event:
+def _result(reference: ray.ObjectRef[Event]) -> Event:
     try:
         return ray.get(reference)
     except RayTaskError as error:

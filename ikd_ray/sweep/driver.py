@@ -84,7 +84,7 @@ class SweepCallback(tune.Callback):
         params = make_trial(trial.config["params"]).params()
         return trial.config["number"], params, list(self._layer_maps[params["student_layers"]])
 
-    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number, params, layers = self._described(trial)
         self._delivery.put("trial_started", trial_id(number), params | {"layer_map": layers}, time.time())
         # What the user did not ask for is in MLflow; the terminal is narrow.
@@ -96,7 +96,7 @@ class SweepCallback(tune.Callback):
         self._console.trial_started(trial_id(number), number, shown)
 
     def on_trial_result(
-        self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         name, epoch = trial_id(trial.config["number"]), result.get(REPORT)
         if epoch is None or epoch.epoch <= self._heard[name]:  # one that comes again tells all from the start
@@ -122,7 +122,7 @@ class SweepCallback(tune.Callback):
             reused=bool(epoch.reused_from),
         )
 
-    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         result, name = trial.last_result, trial_id(trial.config["number"])
         if HALTS in result:
             self._halt(f"{name}: {result[HALTS]}")
@@ -133,7 +133,7 @@ class SweepCallback(tune.Callback):
         elif REPORT in result and result[REPORT].remaining == 0:
             self._finished(name, result[REPORT].metrics)
 
-    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Its process died, or its machine: errors of a trial's own come as results."""
         number, name = trial.config["number"], trial_id(trial.config["number"])
         self._deaths[name] += 1

@@ -188,7 +188,7 @@ def find_sweep(name: str, flag: str, output: Output) -> Path:
     return folder
 
 
-def resumed(name: str, changes: dict, output: Output) -> SweepConfig:
+def resumed(name: str, changes: dict[str, Any], output: Output) -> SweepConfig:
     """The configuration of an earlier sweep, with what the command line changes.
 
     Raises:
@@ -269,7 +269,7 @@ def _damaged(folder: Path, error: ValidationError) -> UsageError:
     )
 
 
-def make_config(given: dict) -> SweepConfig:
+def make_config(given: dict[str, Any]) -> SweepConfig:
     """A validated configuration from flags' values.
 
     Raises:
