@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, NoReturn, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -36,7 +36,8 @@ class Knob:
     def __init__(self, type_: Any, *constraints: Any, default: Any = None):
         self.type = type_
         self.default = default
-        annotated = Annotated[(type_, *constraints)] if constraints else type_
+        parts = (type_, *constraints)
+        annotated: Any = Annotated[parts] if constraints else type_
         self._adapter = TypeAdapter(annotated, config=ConfigDict(strict=True, allow_inf_nan=False))
 
     @property
@@ -147,6 +148,7 @@ class YamlFile:
                 first = entries[name].start_mark.line + 1
                 self.mistake(name_node, dotted, f"given twice, the first on line {first}; keep one")
             else:
+                assert name is not None  # it was noted
                 entries[name] = value
         return entries
 
@@ -198,9 +200,9 @@ class YamlFile:
                 depth -= 1
             if isinstance(event, yaml.AliasEvent):
                 self.mistake(line, _one_line(f"*{event.anchor}"), "an alias; write the value out")
-            elif getattr(event, "anchor", None):
+            elif isinstance(event, yaml.NodeEvent) and event.anchor:
                 self.mistake(line, _one_line(f"&{event.anchor}"), "an anchor; write the value without it")
-            if getattr(event, "tag", None):
+            if isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)) and event.tag:
                 self.mistake(line, _one_line(event.tag), "a tag; write the value without it")
             if depth > MAX_DEPTH:
                 self.mistake(
@@ -221,7 +223,7 @@ class YamlFile:
             line = self.text.count("\n", 0, error.position) + 1
             self._not_yaml(line, f"character {error.character:#x} is not allowed")
         except yaml.MarkedYAMLError as error:
-            self._not_yaml(error.problem_mark.line + 1, error.problem)
+            self._not_yaml(_line_of(error), str(error.problem))
         except (ValueError, OverflowError):  # "\UFFFFFFFF": the scanner hands any number to chr()
             self._not_yaml(line, "an escape that names no character")
 
@@ -229,13 +231,18 @@ class YamlFile:
         try:
             root = yaml.compose(self.text, Loader=yaml.SafeLoader)
         except yaml.MarkedYAMLError as error:
-            self._not_yaml(error.problem_mark.line + 1, f"{error.context} {error.problem}")
+            self._not_yaml(_line_of(error), f"{error.context} {error.problem}")
         if root is None:
             raise UsageError(f"{self.path}:1: the file: empty; write {self._least}")
         return root
 
-    def _not_yaml(self, line: int, problem: str) -> None:
+    def _not_yaml(self, line: int, problem: str) -> NoReturn:
         raise UsageError(f"{self.path}:{line}: not YAML: {_one_line(problem)}; mend the line") from None
+
+
+def _line_of(error: yaml.MarkedYAMLError) -> int:
+    assert error.problem_mark is not None  # every one of PyYAML's own has it
+    return error.problem_mark.line + 1
 
 
 def _nearest(name: str | None, names: Collection[str]) -> str:

@@ -30,7 +30,8 @@ from ikd_ray.report.passwords import given_in_full, hide_command_line
 from ikd_ray.report.pick import Pick, choose, parse
 from ikd_ray.report.records import SweepRecord, TrialRecord, asked_task, read_sweep
 from ikd_ray.report.summary import forms_table, front_table
-from ikd_ray.report.tracking import Tracker
+from ikd_ray.report.tracking import gallery
+from ikd_ray.report.tracking.tracker import Tracker
 from ikd_ray.report.words import NONE, clean
 from ikd_ray.tasks import TASKS
 
@@ -80,6 +81,7 @@ def export(
         if show and flag:
             raise UsageError(f"--list writes nothing; leave out {flag}")
         if onnx or int8:
+            assert flag is not None
             require(flag, "onnx", ("onnx", "onnxscript", "onnxruntime"))
         place = open_output(output)
         with place.reachable():
@@ -97,7 +99,7 @@ def export(
         whole = [student for student in made if student.folder is not None]
         _show(sweep, whole, picked)
         if store is not None and register is not None:
-            versions = store.register(folder, sweep, [student.trial for student in whole], register)
+            versions = gallery.register(store, folder, sweep, [student.trial for student in whole], register)
             for trial, version in versions.items():
                 typer.echo(f"{trial}: version {version} of {register}")
     skipped = [student.problem for student in made if student.folder is None]
@@ -164,7 +166,7 @@ def _show(sweep: SweepRecord, students: list[Exported], picked: Pick | None) -> 
         table.add_row(str(student.folder), *values)
     console.print(table)
     if any(student.forms for student in students):
-        console.print(forms_table([(student.trial.id, student.forms) for student in students]))
+        console.print(forms_table([(made.trial.id, made.forms) for made in students if made.forms]))
     folder = str(students[-1].folder)
     typer.echo("Load one:")
     typer.echo(f"from transformers import pipeline; classify = pipeline('text-classification', {folder!r})")

@@ -48,10 +48,10 @@ def report(
         if check is not None and (name is not None or sentence):
             raise UsageError("--check takes neither --name nor --sentence: they say what --task draws")
         place, uri = open_output(output), given_in_full(tracking_uri)
-        if check is not None:
-            status = _check(place, check, uri, output)
-        else:
+        if task is not None:
             status = _draw(place, task, name, sentence or [], uri)
+        elif check is not None:
+            status = _check(place, check, uri, output)
     raise typer.Exit(status)
 
 
@@ -79,7 +79,7 @@ def _check(place: Output, name: str, uri: str | None, output: str) -> int:
 def _draw(place: Output, task: str, name: str | None, texts: list[str], uri: str | None) -> int:
     from ikd_ray.report.export import choose_sweep  # imported late: it takes seconds
     from ikd_ray.report.records import asked_task, read_sweep
-    from ikd_ray.report.tracking import log_report
+    from ikd_ray.report.tracking.gallery import log_report
     from ikd_ray.sweep.request import store_of
 
     with place.reachable():

@@ -40,6 +40,7 @@ WHAT, SEARCH, MACHINE, RESULTS = "What is distilled", "The search", "Where it ru
 
 @app.command(help=__doc__, epilog=EXAMPLES)
 def main(
+    context: typer.Context,
     task: Annotated[
         str,
         typer.Option(
@@ -121,12 +122,13 @@ def main(
             help="MLflow store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.", rich_help_panel=RESULTS
         ),
     ] = None,
-    context: typer.Context = None,
 ) -> None:
     given = {
         key: value
         for key, value in context.params.items()
-        if key not in ("resume", "dry_run") and context.get_parameter_source(key).name == "COMMANDLINE"
+        if key not in ("resume", "dry_run")
+        and (source := context.get_parameter_source(key))
+        and source.name == "COMMANDLINE"
     }
     if "tracking_uri" in given:
         given["tracking_uri"] = given_in_full(tracking_uri)

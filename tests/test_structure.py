@@ -64,4 +64,4 @@ def test_files_are_short_enough_to_read(path):
 
 def test_only_the_tracker_writes_to_mlflow():
     users = {path.name for path in FILES if any(n.split(".")[0] == "mlflow" for n in imports(path))}
-    assert users == {"tracking.py", "models.py"}
+    assert users == {"tracker.py", "models.py"}

@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ikd_ray.bench import machine
 from ikd_ray.bench.inputs import Inputs
@@ -57,8 +58,8 @@ def passed_layers(stage: Stage, student_layers: int) -> int:
     return stage.depth(student_layers) - min(stage.trains) + 1 if stage.trains else 0
 
 
-def _trial(inputs: Inputs, **changes: object) -> Trial:
-    usual = {
+def _trial(inputs: Inputs, **changes: Any) -> Trial:
+    usual: dict[str, Any] = {
         "student_layers": inputs.student_layers,
         "batch_size": inputs.batch_size,
         "learning_rate": LEARNING_RATE,
@@ -70,10 +71,15 @@ def _trial(inputs: Inputs, **changes: object) -> Trial:
     return Trial(**(usual | changes))
 
 
+def _epochs(course: Distillation) -> Iterator[Epoch]:
+    # Without checkpoints it waits for nobody.
+    return (event for event in course if isinstance(event, Epoch))
+
+
 def _stage_times(course: Distillation) -> list[Timing]:
     """Each stage's mean epoch."""
     epochs = defaultdict(list)
-    for epoch in course:
+    for epoch in _epochs(course):
         epochs[epoch.stage].append(epoch.metrics)
     regime, student_layers = course.trial.regime, course.trial.student_layers
     return [
@@ -126,7 +132,7 @@ def build_store(inputs: Inputs) -> Store:
 
 def _id_epoch(inputs: Inputs, seed: int) -> Iterator[Epoch]:
     data, targets = inputs.open()
-    return iter(Distillation(_trial(inputs, regime="id", epochs=1, seed=seed), data, targets))
+    return _epochs(Distillation(_trial(inputs, regime="id", epochs=1, seed=seed), data, targets))
 
 
 def epochs_in_turn(inputs: Inputs, count: int) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ikd_ray.distill.linear import HAS_ONEDNN, onednn_product
 
@@ -59,7 +60,7 @@ def _name(shape: tuple[int, int, int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _gflops(multiply: Callable, rows: int, inner: int, columns: int) -> float:
+def _gflops(multiply: Callable[[Tensor, Tensor], Tensor], rows: int, inner: int, columns: int) -> float:
     left, right = torch.rand(rows, inner), torch.rand(inner, columns)
     times = []
     for _ in range(REPEATS):

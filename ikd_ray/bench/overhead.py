@@ -146,7 +146,10 @@ class _Watch(Console):
     def __init__(self) -> None:
         super().__init__()
         self._first_step = math.nan
-        self._ends, self._cpu, self._mb = [], [], []  # at each trial's end: time, CPU seconds, memory
+        # At each trial's end: time, CPU seconds, memory.
+        self._ends: list[float] = []
+        self._cpu: list[float] = []
+        self._mb: list[float] = []
 
     def trial_epoch(self, *arguments: Any, **facts: Any) -> None:
         if math.isnan(self._first_step):
@@ -191,7 +194,11 @@ def _resident_mb() -> float:
 
 def write_inputs(folder: Path) -> None:
     """`glue`: a little of the embedded corpus in GLUE's layout. `teacher`: a BERT for it, with a head."""
-    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+    from transformers import (  # type: ignore[attr-defined]  # the tokenizer is made when it is asked for
+        BertConfig,
+        BertForSequenceClassification,
+        BertTokenizerFast,
+    )
 
     (folder / "glue" / "CoLA").mkdir(parents=True)
     words = set()
@@ -205,7 +212,7 @@ def write_inputs(folder: Path) -> None:
     (folder / "teacher").mkdir()
     (folder / "teacher" / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
     BertTokenizerFast(str(folder / "teacher" / "vocab.txt")).save_pretrained(folder / "teacher")
-    config = BertConfig(
+    config = BertConfig(  # type: ignore[call-arg]  # what every family takes it hands on
         vocab_size=len(vocabulary),
         hidden_size=HIDDEN,
         intermediate_size=2 * HIDDEN,

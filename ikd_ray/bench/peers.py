@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -60,7 +60,7 @@ def textbrewer_epoch(inputs: Inputs) -> float:
         return time.perf_counter() - start
 
 
-def _adapt(batch: dict, output) -> dict:
+def _adapt(batch: dict[str, Any], output: Any) -> dict[str, Any]:
     """A model's output under TextBrewer's names."""
     return {
         "logits": output.logits,

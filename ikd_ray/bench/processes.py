@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ Measured = TypeVar("Measured")
 RESULT = "result.json"
 MEET_SECONDS = 300.0  # that one process waits for another to get ready
 _CONTEXT = multiprocessing.get_context("spawn")
-_barrier = None
+_barrier: Barrier | None = None
 
 
 @contextmanager
@@ -40,7 +41,7 @@ def alone(function: Callable[..., Measured], *arguments: Any) -> Measured:
         return pool.submit(function, *arguments).result()
 
 
-def together(function: Callable[..., Measured], calls: Sequence[tuple]) -> list[Measured]:
+def together(function: Callable[..., Measured], calls: Sequence[tuple[Any, ...]]) -> list[Measured]:
     """The function's calls at once, in a new process each; the function must call `meet` once."""
     barrier = _CONTEXT.Barrier(len(calls))
     with ProcessPoolExecutor(len(calls), _CONTEXT, _remember, (barrier,)) as pool:
@@ -51,6 +52,7 @@ def together(function: Callable[..., Measured], calls: Sequence[tuple]) -> list[
 
 def meet() -> None:
     """Within `together`: wait until all calls are here."""
+    assert _barrier is not None, "within `together` alone"
     _barrier.wait(MEET_SECONDS)
 
 
@@ -88,6 +90,6 @@ def sweep_alone(
     return json.loads(result.read_text())
 
 
-def _remember(barrier) -> None:
+def _remember(barrier: Barrier) -> None:
     global _barrier
     _barrier = barrier

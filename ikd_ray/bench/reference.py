@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
     AutoConfig,
@@ -20,6 +20,7 @@ from transformers import (
     AutoTokenizer,
     DataCollatorWithPadding,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
 from ikd_ray.bench import machine
@@ -35,7 +36,7 @@ from ikd_ray.distill.teacher_files import NO_CODE
 LEARNING_RATE, TEMPERATURE, LAMBDA = 5e-5, 2.0, 0.2
 
 
-def examples(split: TokenSplit, tokenizer) -> list[dict[str, Any]]:
+def examples(split: TokenSplit, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
     """The split as tokenizers return it, with the labels."""
     columns = {"input_ids": _lists(split.ids), "token_type_ids": _lists(split.segments)}
     columns = {name: column for name, column in columns.items() if name in tokenizer.model_input_names}
@@ -47,11 +48,12 @@ def _lists(column: Ragged) -> list[list[int]]:
     return [row.tolist() for row in np.split(column.values, column.offsets[1:-1])]
 
 
-def random_batches(split: TokenSplit, tokenizer, batch_size: int) -> DataLoader:
+def random_batches(split: TokenSplit, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> DataLoader[Any]:
     """Batches in random order, padded to their longest: dicts of tensors under the models' argument names."""
     pad = DataCollatorWithPadding(tokenizer)
     rows = examples(split, tokenizer)
-    return DataLoader(rows, batch_size, shuffle=True, collate_fn=lambda batch: dict(pad(batch)))
+    # Any sequence is a data set, whatever torch's annotation says.
+    return DataLoader(rows, batch_size, shuffle=True, collate_fn=lambda batch: dict(pad(batch)))  # type: ignore[arg-type]
 
 
 def load_models(folder: Path, student_layers: int) -> tuple[PreTrainedModel, PreTrainedModel]:
@@ -74,7 +76,9 @@ def load_models(folder: Path, student_layers: int) -> tuple[PreTrainedModel, Pre
     return teacher.eval().requires_grad_(False), student.train()
 
 
-def losses_of(taught, learnt, mask: Tensor, labels: Tensor, matched: tuple[int, ...]) -> dict[str, Tensor]:
+def losses_of(
+    taught: Any, learnt: Any, mask: Tensor, labels: Tensor, matched: tuple[int, ...]
+) -> dict[str, Tensor]:
     """Every loss by itself, unweighted.
 
     Args:
@@ -93,7 +97,13 @@ def losses_of(taught, learnt, mask: Tensor, labels: Tensor, matched: tuple[int, 
     return losses
 
 
-def train_epoch(teacher, student, batches, matched: tuple[int, ...], optimizer) -> float:
+def train_epoch(
+    teacher: nn.Module,
+    student: nn.Module,
+    batches: DataLoader[Any],
+    matched: tuple[int, ...],
+    optimizer: torch.optim.Optimizer,
+) -> float:
     """One epoch of internal distillation; returns the mean loss of its steps."""
     sum_of_losses = torch.zeros(())
     for batch in batches:

@@ -70,11 +70,13 @@ class Report:
 def mean_of_stages(name: str, stages: Sequence[Timing]) -> Timing:
     """The mean epoch of stages that take equally many epochs."""
     count = len(stages)
+    evaluations = [stage.evaluation_s for stage in stages if stage.evaluation_s is not None]
+    assert len(evaluations) == count
     return Timing(
         name,
         sum(stage.seconds for stage in stages) / count,
         sum(stage.layers for stage in stages) / count,
-        sum(stage.evaluation_s for stage in stages) / count,
+        sum(evaluations) / count,
     )
 
 

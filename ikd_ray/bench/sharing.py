@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ikd_ray.bench.inputs import DEFAULT_SPACE, Request
 from ikd_ray.bench.processes import RESULT, sweep_alone
@@ -47,7 +48,7 @@ class Sharing:
     internal: int
     """Layer-epochs in internal stages: what is trained where nothing is shared."""
     internal_trained: int
-    internal_ratio: float
+    internal_ratio: float | None
     classification: int
     """Epochs in stages with classification."""
     classification_trained: int
@@ -135,7 +136,7 @@ def _trained_share(alone: list[TrialRecord], shared: list[TrialRecord]) -> float
     return trained / total
 
 
-def _numbers(trial: TrialRecord) -> tuple[dict, list[dict]]:
+def _numbers(trial: TrialRecord) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A trial without what says when it ran and who trained it."""
     history = [
         {
@@ -184,15 +185,16 @@ def child() -> None:
 class _Watch(Console):
     """A console that also notes when the first trial starts and the last one ends."""
 
-    def sweep(self, total: int, concurrent: int, metric: str):
+    def sweep(self, total: int, concurrent: int, metric: str) -> Any:
         self.concurrent = concurrent
-        self._first = None
+        self._first: float | None = None
         return super().sweep(total, concurrent, metric)
 
-    def trial_started(self, *arguments, **facts) -> None:
+    def trial_started(self, *arguments: Any, **facts: Any) -> None:
         self._first = self._first or time.monotonic()
         super().trial_started(*arguments, **facts)
 
-    def trial_finished(self, *arguments, **facts) -> None:
+    def trial_finished(self, *arguments: Any, **facts: Any) -> None:
+        assert self._first is not None
         self.seconds = time.monotonic() - self._first
         super().trial_finished(*arguments, **facts)

@@ -39,7 +39,7 @@ def bench(request: Request, as_json: bool) -> None:
     file = sys.stderr if as_json else sys.stdout
     console = Console(file)
     if request.sharing_trials:
-        found = _sharing(request, console)
+        found = _sharing(request, request.sharing_trials, console)
         table.show_sweeps(found, file)
         document: Any = {"sharing": [asdict(result) for result in found]}
     elif request.overhead_trials:
@@ -67,7 +67,7 @@ def _overhead(request: Request, console: Console) -> list[Any]:
     return found
 
 
-def _sharing(request: Request, console: Console) -> list[Any]:
+def _sharing(request: Request, trials: int, console: Console) -> list[Any]:
     """What `sharing.measure` says of sweeps of so many trials."""
     if request.peers or request.limit or request.overhead_trials:
         raise UsageError("--sharing-trials measures that alone; leave --peer, --limit, --overhead-trials out")
@@ -75,7 +75,7 @@ def _sharing(request: Request, console: Console) -> list[Any]:
     from ikd_ray.bench.sharing import measure  # starts Ray, which nothing else here needs
 
     with TemporaryDirectory(prefix="ikd-bench-") as folder:
-        return list(measure(request, request.sharing_trials, Path(folder), console))
+        return list(measure(request, trials, Path(folder), console))
 
 
 def _epochs(request: Request, console: Console) -> Report:
@@ -119,7 +119,7 @@ def _measure(laid_out: Inputs, peers: tuple[str, ...], console: Console) -> _Mea
         teacher = alone(epochs.teacher_times, laid_out)
     with console.step("reference: an epoch"):
         distil = [Timing("reference", alone(reference_epoch, laid_out), laid_out.student_layers)]
-    fine_tune = []
+    fine_tune: list[Timing] = []
     for name in dict.fromkeys(peers):
         with console.step(f"{name}: an epoch"):
             seconds = alone(PEERS[name].epoch, laid_out)

@@ -48,7 +48,7 @@ class ArrayFile:
 
     def append(self, entries: np.ndarray) -> None:
         """Write (n, *entry) more."""
-        self._file.write(np.ascontiguousarray(entries, self._dtype))
+        self._file.write(np.ascontiguousarray(entries, self._dtype).data)
         self.count += len(entries)
 
     def sync(self) -> None:

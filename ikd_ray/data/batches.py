@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -51,7 +51,7 @@ def training_plan(lengths: np.ndarray, batch_size: int, *key: int | str) -> list
     """
     rng = np.random.default_rng(np.random.SeedSequence([_entropy(part) for part in key]))
     count = -(-len(lengths) // batch_size)
-    batches = []
+    batches: list[np.ndarray] = []
     for pool in np.array_split(rng.permutation(len(lengths)), -(-count // POOL)):
         ordered = pool[np.argsort(lengths[pool], kind="stable")]
         batches += np.array_split(ordered, -(-len(pool) // batch_size))
@@ -72,17 +72,23 @@ def collate(split: TokenSplit, rows: np.ndarray, pad_id: int) -> Batch:
     """The rows' tensors, padded to the longest of them."""
     ids, mask = split.ids.padded(rows, pad_id)
     segments, _ = split.segments.padded(rows, 0)
-    ids, segments = torch.from_numpy(ids).long(), torch.from_numpy(segments).long()
-    return Batch(rows, ids, segments, torch.from_numpy(mask), torch.from_numpy(split.labels[rows]))
+    return Batch(
+        rows,
+        torch.from_numpy(ids).long(),
+        torch.from_numpy(segments).long(),
+        torch.from_numpy(mask),
+        torch.from_numpy(split.labels[rows]),
+    )
 
 
-Item, Made = TypeVar("Item"), TypeVar("Made")
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 def prefetch(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
     """`map(make, items)`, of which a thread makes the next `AHEAD` while the caller works on one."""
     with ThreadPoolExecutor(1) as thread:
-        waiting = deque()
+        waiting: deque[Future[Made]] = deque()
         for item in items:
             waiting.append(thread.submit(make, item))
             if len(waiting) > AHEAD:

@@ -53,15 +53,18 @@ class ByLength:
     def read(self, rows: np.ndarray) -> np.ndarray:
         """(B, *shape of the longest): the rows' entries, a copy, 0 beyond an entry's own shape."""
         longest = int(self._order.lengths[rows].max(initial=0))
+        assert self.values is not None
         out = np.zeros((len(rows), *self._shape(longest)), self.values.dtype)
         for which, inside, block, places in self._pieces(rows):
-            out[(which, *inside)] = block[places]
+            there: tuple[np.ndarray | slice, ...] = (which, *inside)
+            out[there] = block[places]
         return out
 
     def write(self, rows: np.ndarray, entries: np.ndarray) -> None:
         """The inverse of `read`; what lies beyond an entry's own shape is left out."""
         for which, inside, block, places in self._pieces(rows):
-            block[places] = entries[(which, *inside)]
+            there: tuple[np.ndarray | slice, ...] = (which, *inside)
+            block[places] = entries[there]
 
     def _pieces(
         self, rows: np.ndarray

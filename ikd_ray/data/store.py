@@ -70,7 +70,8 @@ def publish(folder: Path, target: Path) -> None:
     """
     own = (folder / MANIFEST, folder / VERIFIED)  # of a process killed in the middle of this
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path not in own)
-    manifest, verified = {}, {}
+    manifest: dict[str, str] = {}
+    verified: dict[str, list[str | int]] = {}
     for path in files:
         name, stamp = str(path.relative_to(folder)), _settled_stamp(path)
         manifest[name] = file_digest(path)
@@ -161,7 +162,7 @@ def _settled_stamp(path: Path) -> list[int] | None:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def _remembered(folder: Path) -> dict[str, list]:
+def _remembered(folder: Path) -> dict[str, list[str | int]]:
     try:
         known = json.loads((folder / VERIFIED).read_text())
     except (OSError, ValueError):
@@ -169,7 +170,7 @@ def _remembered(folder: Path) -> dict[str, list]:
     return known if isinstance(known, dict) else {}
 
 
-def _remember(folder: Path, verified: dict[str, list]) -> None:
+def _remember(folder: Path, verified: dict[str, list[str | int]]) -> None:
     # Only speed is lost where the folder cannot be written to.
     with suppress(OSError):
         replace(folder / VERIFIED, json.dumps(verified))

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from ikd_ray.data.dataset import Dataset, Split
 from ikd_ray.data.ragged import Ragged, RaggedWriter
 from ikd_ray.data.task_file import keep_task, kept_task
 from ikd_ray.tasks import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 FORMAT = 1
 CHUNK = 2_000  # examples tokenized at a time: bounds memory
@@ -62,7 +66,9 @@ class TaskData:
         return {name: split for name, split in self.splits.items() if name != "train"}
 
 
-def _chunks(split: Split, tokenizer, max_length: int) -> Iterator[tuple[list[list[int]], list[list[int]]]]:
+def _chunks(
+    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Iterator[tuple[list[list[int]], list[list[int]]]]:
     for start in range(0, len(split), CHUNK):
         first = split.first[start : start + CHUNK]
         second = split.second[start : start + CHUNK] if split.second is not None else None
@@ -77,7 +83,9 @@ def _chunks(split: Split, tokenizer, max_length: int) -> Iterator[tuple[list[lis
         yield coded["input_ids"], coded["token_type_ids"]
 
 
-def _encode(split: Split, tokenizer, max_length: int, folder: Path, name: str) -> None:
+def _encode(
+    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, folder: Path, name: str
+) -> None:
     """Tokenize a split into files of `folder`; memory holds one chunk at a time."""
     with (
         closing(RaggedWriter(folder, f"{name}.ids", np.int32)) as ids,
@@ -94,12 +102,13 @@ def data_key(fingerprint: str, tokenizer_key: str, max_length: int) -> str:
     return store.digest(FORMAT, fingerprint, tokenizer_key, max_length)
 
 
-def prepare(dataset: Dataset, tokenizer, tokenizer_key: str, max_length: int, root: Path) -> TaskData:
+def prepare(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, tokenizer_key: str, max_length: int, root: Path
+) -> TaskData:
     """Tokenize a data set into `root/<key>`, or open what an earlier run left there.
 
     Args:
-        tokenizer: a Hugging Face tokenizer.
-        tokenizer_key: identifies it: equal keys must mean equal output.
+        tokenizer_key: identifies the tokenizer: equal keys must mean equal output.
         max_length: tokens kept of an example, special ones included.
     """
     key = data_key(dataset.fingerprint, tokenizer_key, max_length)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,16 @@ FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilber
 
 
 def _attention(
-    module, query, key, value, mask, scaling, dropout=0.0, record=None, first_only=False, **_
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    record: list[Tensor] | None = None,
+    first_only: bool = False,
+    **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention for transformers' registry: SDPA, unless the caller passed a list to record into.
 
@@ -72,18 +82,18 @@ class Encoder(nn.Module):
         self.model = model
 
     @property
-    def config(self):
+    def config(self) -> Any:  # a configuration of its family
         return self.model.config
 
     @property
     def layers(self) -> nn.ModuleList:
-        base = self.model.base_model
+        base: Any = self.model.base_model
         return base.transformer.layer if self.config.model_type == "distilbert" else base.encoder.layer
 
     @property
     def embeddings(self) -> nn.ModuleList:
         """Everything below the first layer."""
-        base = self.model.base_model
+        base: Any = self.model.base_model
         return nn.ModuleList([base.embeddings, getattr(base, "embeddings_project", nn.Identity())])
 
     @property
@@ -106,15 +116,15 @@ class Encoder(nn.Module):
 
     def embed(self, batch: Batch) -> Tensor:
         """(B, L, hidden): what enters the first layer."""
-        base = self.model.base_model
+        base: Any = self.model.base_model
         segments = {"token_type_ids": batch.segments} if takes_segments(self.config) else {}
         hidden = base.embeddings(input_ids=batch.ids, **segments)
         return base.embeddings_project(hidden) if hasattr(base, "embeddings_project") else hidden
 
     def classify(self, cls: Tensor) -> Tensor:
         """Logits (B, labels) from the last layer's [CLS] vectors (B, hidden)."""
-        model, kind = self.model, self.config.model_type
-        sequence = cls[:, None]
+        model: Any = self.model
+        kind, sequence = self.config.model_type, cls[:, None]
         if kind == "bert":
             return model.classifier(model.dropout(model.bert.pooler(sequence)))
         if kind == "distilbert":
@@ -151,7 +161,8 @@ class Encoder(nn.Module):
         mask = batch.mask[:, None, None, :]
         hidden = self.embed(batch) if start is None else start
         for number in range(below + 1, depth + 1):
-            layer, record = self.layers[number - 1], [] if number in attend else None
+            layer = self.layers[number - 1]
+            record: list[Tensor] | None = [] if number in attend else None
             if number < depth:
                 hidden = layer(hidden, mask, record=record)
                 output.cls[number] = hidden[:, 0]
@@ -160,10 +171,12 @@ class Encoder(nn.Module):
             if record:
                 output.attention[number] = record[0]
         if classify:
-            output.logits = self.classify(output.cls[depth] if below < depth else start)
+            top = output.cls[depth] if below < depth else start
+            assert top is not None
+            output.logits = self.classify(top)
         return output
 
-    def _cls_of(self, layer: nn.Module, hidden: Tensor, mask: Tensor, record: list[Tensor] | None) -> Tensor:
+    def _cls_of(self, layer: Any, hidden: Tensor, mask: Tensor, record: list[Tensor] | None) -> Tensor:
         """(B, hidden): a layer's [CLS] vectors.
 
         Beyond attention a layer works on each position by itself, so for the last one to be run three quarters

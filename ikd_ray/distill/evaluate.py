@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import torch
 from scipy.stats import pearsonr
+from torch import Tensor
 
 from ikd_ray.data.batches import Batch, collate, evaluation_plan
 from ikd_ray.data.tokens import TaskData, TokenSplit
@@ -24,13 +26,14 @@ def predict(model: Encoder, split: TokenSplit, pad_id: int) -> np.ndarray:
     """(n, labels) float32: the logits of every example of a split, in its order."""
     logits = np.empty((len(split), model.config.num_labels), np.float32)
     for batch, output in _passes(model, split, pad_id):
+        assert output.logits is not None
         logits[batch.rows] = output.logits.float().cpu().numpy()
     return logits
 
 
 def score(model: Encoder, data: TaskData) -> dict[str, float]:
     """The task's metrics on every evaluation split, e.g. `dev/mcc`."""
-    metrics = {}
+    metrics: dict[str, float] = {}
     for name, split in data.evaluation().items():
         logits = predict(model, split, data.pad_id)
         metrics |= {f"{name}/{key}": value for key, value in data.task.score(split.labels, logits).items()}
@@ -75,7 +78,7 @@ class Comparison:
 
     @torch.inference_mode()
     def __call__(self) -> dict[str, float]:
-        metrics = {}
+        metrics: dict[str, float] = {}
         for name, split in self._data.evaluation().items():
             # Without a call before nothing is known of the frozen layers.
             below = self._prefix.depth if self._prefix and name in self._inside else 0
@@ -95,10 +98,13 @@ class Comparison:
         logits = np.empty((len(split), self._student.config.num_labels), np.float32)
         taught = np.empty_like(logits)
         matched = dict(enumerate(self._matched[below:], start=below + 1))
-        sources, sums = list(matched.values()), defaultdict(float)
-        start = (lambda rows: self._prefix.read(name, rows)) if below else None
+        sources = list(matched.values())
+        sums: dict[str, Tensor | float] = defaultdict(float)
+        start = partial(self._prefix.read, name) if self._prefix and below else None
         for batch, output in _passes(self._student, split, self._data.pad_id, list(matched), start, below):
             target = self._targets.fetch(name, batch, cls=sources, attention=sources)
+            assert output.logits is not None
+            assert target.logits is not None
             logits[batch.rows] = output.logits.float().cpu().numpy()
             taught[batch.rows] = target.logits.cpu().numpy()
             for layer, source in matched.items():
@@ -109,14 +115,23 @@ class Comparison:
 
 
 def _passes(
-    model: Encoder, split: TokenSplit, pad_id: int, attend=(), start=None, below: int = 0
+    model: Encoder,
+    split: TokenSplit,
+    pad_id: int,
+    attend: Collection[int] = (),
+    start: Callable[[np.ndarray], Tensor | None] | None = None,
+    below: int = 0,
 ) -> Iterator[tuple[Batch, Output]]:
     """Each batch with the model's output; `start(rows)` is what its first `below` layers give."""
     model.eval()
     device = next(model.parameters()).device
     for rows in evaluation_plan(split.lengths, BATCH):
         batch = collate(split, rows, pad_id).to(device)
-        hidden = start(rows).to(device) if start else None
+        hidden = None
+        if start:
+            hidden = start(rows)
+            assert hidden is not None
+            hidden = hidden.to(device)
         yield batch, model(batch, attend=attend, start=hidden, below=below)
 
 

@@ -41,12 +41,14 @@ class Feed:
         for batch, target, start in prefetch(self._read, [rows[world.rank :: world.size] for rows in plan]):
             batch = batch.to(world.device)
             if target:
+                assert self._targets is not None
                 target = self._targets.complete(target, batch, self._attention)
             yield batch, target, start if start is None else start.to(world.device, non_blocking=True)
 
     def _read(self, rows: np.ndarray) -> tuple[Batch, TargetBatch | None, Tensor | None]:
         batch, target = collate(self._data.train, rows, self._data.pad_id), None
         if self._layers or self._logits:
+            assert self._targets is not None
             target = self._targets.read(
                 "train", rows, logits=self._logits, cls=self._layers, attention=self._attention
             )

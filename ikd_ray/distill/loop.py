@@ -159,7 +159,7 @@ class Distillation:
                     self._catch_up(training)
                     metrics, origin = self._train(training, number), ""
                     self._save(trajectory, training, number, metrics)
-                yield metrics, origin, bool(saved) and saved.own
+                yield metrics, origin, saved is not None and saved.own
                 if stage.ends(metrics):
                     return
 
@@ -245,6 +245,7 @@ class Distillation:
             try:
                 stage.load(saved.weights(), saved.optimizer() if stage is training else None)
             except LostStateError as error:
+                assert self._checkpoints is not None
                 self._checkpoints.forget(saved)
                 lost = error
         if behind and self.world.any(lost is not None):

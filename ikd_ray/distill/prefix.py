@@ -128,6 +128,7 @@ def _read(kept: Path, arrays: dict[str, ByLength]) -> bool:
         return False
     mark_used(kept)
     for split, array in arrays.items():
+        assert array.values is not None
         array.values[:] = values[split]
     return True
 

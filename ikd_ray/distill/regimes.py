@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ikd_ray.config import Trial, make_trial
 
@@ -53,8 +54,8 @@ class Stage:
         return 0 if self.embeddings else min(self.trains, default=student_layers + 1) - 1
 
 
-def _classification(trial: Trial, **changes: object) -> Stage:
-    stage = {
+def _classification(trial: Trial, **changes: Any) -> Stage:
+    stage: dict[str, Any] = {
         "name": "C",
         "epochs": trial.epochs,
         "soft": 1.0,

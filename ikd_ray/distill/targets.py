@@ -123,13 +123,13 @@ class Targets:
         if (part, split) not in self._open:
             path = self.folder / part / f"{split}.npy"
             # As a plain array: numpy's class for memory maps takes its time over every access.
-            stored = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+            values = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
             if part.startswith("attention"):
                 heads = self.teacher.config.num_attention_heads
-                stored = ByLength(
-                    stored, self._data.splits[split].order, lambda length: (heads, length, length)
-                )
-            self._open[part, split] = stored
+                order = self._data.splits[split].order
+                self._open[part, split] = ByLength(values, order, lambda length: (heads, length, length))
+            else:
+                self._open[part, split] = values
         return self._open[part, split]
 
     def read(
@@ -147,11 +147,17 @@ class Targets:
         """
         out, positions = TargetBatch(), self._data.splits[split].order.positions[rows]
         if logits:
-            out.logits = torch.from_numpy(self._stored("logits", split)[positions])
+            stored = self._stored("logits", split)
+            assert isinstance(stored, np.ndarray)
+            out.logits = torch.from_numpy(stored[positions])
         for layer in cls:
-            out.cls[layer] = torch.from_numpy(self._stored(f"cls-{layer}", split)[positions])
+            stored = self._stored(f"cls-{layer}", split)
+            assert isinstance(stored, np.ndarray)
+            out.cls[layer] = torch.from_numpy(stored[positions])
         for layer in attention if self._attention_stored else ():
-            out.attention[layer] = torch.from_numpy(self._stored(f"attention-{layer}", split).read(rows))
+            stored = self._stored(f"attention-{layer}", split)
+            assert isinstance(stored, ByLength)
+            out.attention[layer] = torch.from_numpy(stored.read(rows))
         return out
 
     def complete(self, target: TargetBatch, batch: Batch, attention: Collection[int] = ()) -> TargetBatch:

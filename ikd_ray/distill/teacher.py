@@ -12,7 +12,12 @@ from typing import Any
 
 import torch
 from huggingface_hub import file_exists, try_to_load_from_cache
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 
 from ikd_ray.config import TeacherConfig
 from ikd_ray.data import store
@@ -131,7 +136,7 @@ def _describe(name: str, path: str, key: str | None, task: Task) -> TeacherSourc
     return TeacherSource(name, path, key, config.num_hidden_layers, config.hidden_size, tokens, has_head)
 
 
-def _check_head(name: str, config, task: Task) -> None:
+def _check_head(name: str, config: Any, task: Task) -> None:
     if config.num_labels != task.num_labels:
         raise UsageError(
             f"--teacher {name}: its head has {config.num_labels} labels but {task.name} has "
@@ -145,7 +150,7 @@ def _check_head(name: str, config, task: Task) -> None:
         )
 
 
-def load_tokenizer(source: TeacherSource):
+def load_tokenizer(source: TeacherSource) -> PreTrainedTokenizerBase:
     """The teacher's tokenizer, which its students share."""
     return AutoTokenizer.from_pretrained(source.path, **NO_CODE)
 

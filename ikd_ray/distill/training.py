@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -34,9 +34,14 @@ class DivergedError(RuntimeError):
 class Optimization(Protocol):
     """What training reads of a configuration: `Trial` and `TeacherConfig` both have it."""
 
-    learning_rate: float
-    batch_size: int
-    seed: int
+    @property
+    def learning_rate(self) -> float | None: ...  # of a `TeacherConfig` none until it is tuned
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def seed(self) -> int: ...
 
 
 def freeze(model: Encoder, stage: Stage) -> None:
@@ -44,17 +49,18 @@ def freeze(model: Encoder, stage: Stage) -> None:
 
     What lies below the lowest part that trains is then a constant function of the input.
     """
-    groups = [(model.embeddings, stage.embeddings), (model.head, stage.head)]
+    groups: list[tuple[nn.Module, bool]] = [(model.embeddings, stage.embeddings), (model.head, stage.head)]
     groups += [(layer, number in stage.trains) for number, layer in enumerate(model.layers, start=1)]
     model.eval().requires_grad_(False)
     for module, trains in groups:
         module.train(trains).requires_grad_(trains)
-    if hasattr(model.model, "dropout"):
-        model.model.dropout.train(stage.head)
+    dropout = getattr(model.model, "dropout", None)
+    if dropout is not None:
+        dropout.train(stage.head)
 
 
 def stage_losses(
-    stage: Stage, output: Output, target: TargetBatch | None, batch, matched: tuple[int, ...]
+    stage: Stage, output: Output, target: TargetBatch | None, batch: Batch, matched: tuple[int, ...]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted total, and each loss by itself, unweighted.
 
@@ -63,6 +69,7 @@ def stage_losses(
     losses: dict[str, Tensor] = {}
     weights: dict[str, float] = {}
     for layer in stage.layers:
+        assert target is not None
         source = matched[layer - 1]
         if stage.kl:
             losses[f"layer_{layer}/kl"] = attention_kl(
@@ -72,12 +79,17 @@ def stage_losses(
         losses[f"layer_{layer}/cos"] = cls_cosine(output.cls[layer], target.cls[source])
         weights[f"layer_{layer}/cos"] = stage.cos
     if stage.soft:
+        assert target is not None
+        assert target.logits is not None
+        assert output.logits is not None
         losses["soft"] = soft_label_loss(output.logits, target.logits, stage.temperature)
         weights["soft"] = stage.soft
     if stage.hard:
+        assert output.logits is not None
         losses["hard"] = hard_label_loss(output.logits, batch.labels)
         weights["hard"] = stage.hard
     total = sum(weights[name] * loss for name, loss in losses.items() if weights[name])
+    assert isinstance(total, Tensor), "some loss has a weight"
     return total, losses
 
 
@@ -92,7 +104,7 @@ class StageLoss(nn.Module):
         model: Encoder,
         stage: Stage,
         matched: tuple[int, ...],
-        autocast: Callable[[], AbstractContextManager],
+        autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         super().__init__()
         self.model, self._stage, self._matched, self._autocast = model, stage, matched, autocast
@@ -158,7 +170,9 @@ class StageTraining:
             kept: the folder where others find, or left, that very output.
         """
         self.stage = stage
+        assert settings.learning_rate is not None
         self._model, self._settings, self._data = model, settings, data
+        self._rate = settings.learning_rate
         self._matched, self._world, self._prefix, self._kept = matched, world, prefix, kept
         self._feed = Feed(stage, data, targets, matched, world, prefix)
         self._vocabulary: CompactVocabulary | None = None
@@ -174,17 +188,17 @@ class StageTraining:
         if self._prefix:
             self._prefix.raise_to(stage.frozen(len(self._model.layers)), self._kept)
         with self._in_place():
-            self._prepare()
+            optimizer = self._prepare()
             loss_of = self._wrapped()
             torch.manual_seed(_seed("dropout", settings.seed, stage.name, number, world.rank))
             lengths = self._data.train.lengths
             plan = training_plan(lengths, settings.batch_size, settings.seed, stage.name, number)
             sums = torch.zeros((), device=world.device)
             for index, (rows, fed) in enumerate(zip(plan, self._feed(plan), strict=True)):
-                self._optimizer.param_groups[0]["lr"] = settings.learning_rate * rate_factor(
+                optimizer.param_groups[0]["lr"] = self._rate * rate_factor(
                     stage, (number - 1) * len(plan) + index, len(plan)
                 )
-                names, losses = self._step(loss_of, *fed, len(rows))
+                names, losses = self._step(loss_of, optimizer, *fed, len(rows))
                 sums = sums + losses * len(fed[0])
         means = (world.total(sums) / len(lengths)).tolist()
         metrics = {f"train/{name}": value for name, value in zip(names, means, strict=True)}
@@ -196,6 +210,7 @@ class StageTraining:
     def _step(
         self,
         loss_of: nn.Module,
+        optimizer: torch.optim.Optimizer,
         batch: Batch,
         target: TargetBatch | None,
         start: Tensor | None,
@@ -205,26 +220,28 @@ class StageTraining:
         # Its targets are the teacher's, who knows the whole vocabulary.
         seen = self._vocabulary.translate(batch) if self._vocabulary else batch
         total, losses = loss_of(seen, target, start)
-        self._optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         # Workers' gradients are averaged as if their shares were equal.
         (total * (len(batch) * self._world.size / total_rows)).backward()
-        torch.nn.utils.clip_grad_norm_(self._optimizer.param_groups[0]["params"], CLIP_NORM)
-        self._optimizer.step()
+        torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], CLIP_NORM)
+        optimizer.step()
         return ["loss", *losses], torch.stack([total.detach(), *losses.values()])
 
-    def _in_place(self) -> AbstractContextManager:
+    def _in_place(self) -> AbstractContextManager[Any]:
         """Within it, embeddings that train are the small ones of the words in use."""
         if self.stage.embeddings and self._vocabulary is None:
             embedding = self._model.model.get_input_embeddings()
+            assert isinstance(embedding, nn.Embedding)
             self._vocabulary = CompactVocabulary(embedding, self._data.train, self._data.pad_id)
         return self._vocabulary.in_place() if self._vocabulary else nullcontext()
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> torch.optim.Optimizer:
         """Free the stage's parameters; the first time also make what steps them, which must find them in place."""
         freeze(self._model, self.stage)
         if self._optimizer is None:
-            trained, rate = list(self._trained().values()), self._settings.learning_rate
-            self._optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0, fused=True)
+            trained = list(self._trained().values())
+            self._optimizer = torch.optim.AdamW(trained, lr=self._rate, weight_decay=0.0, fused=True)
+        return self._optimizer
 
     def _wrapped(self) -> nn.Module:
         """The stage's losses, made anew for each epoch: after its first step DDP adds gradients up in another order,
@@ -244,6 +261,7 @@ class StageTraining:
 
     def optimizer(self) -> dict[str, Tensor]:
         """The optimizer's state after an epoch: "<parameter>/<moment>" -> tensor, not copied."""
+        assert self._optimizer is not None
         names, state = list(self.weights()), self._optimizer.state_dict()["state"]
         return {
             f"{names[index]}/{moment}": tensor
@@ -261,13 +279,13 @@ class StageTraining:
                     trained[name].copy_(tensor)
             if optimizer is None:
                 return
-            self._prepare()
+            stepping = self._prepare()
             index = {name: number for number, name in enumerate(trained)}
-            whole = self._optimizer.state_dict() | {"state": {}}
+            whole = stepping.state_dict() | {"state": {}}
             for key, tensor in optimizer.items():
                 name, _, moment = key.rpartition("/")
                 whole["state"].setdefault(index[name], {})[moment] = tensor
-            self._optimizer.load_state_dict(whole)
+            stepping.load_state_dict(whole)
 
 
 def train_stage(training: StageTraining) -> Iterator[dict[str, float]]:

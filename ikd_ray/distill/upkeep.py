@@ -90,6 +90,7 @@ class Upkeep:
 
     def keep(self, key: str) -> None:
         """The stage's epochs, those still to come too, are stood on from now on."""
+        assert self._lease is not None, "within `lease` alone"
         # Not while somebody makes room: they have read what is in use.
         with FileLock(self._folder / HOUSEKEEPING), open(self._lease, "a") as keys:
             keys.write(f"{key}\n")

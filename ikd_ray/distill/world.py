@@ -20,7 +20,7 @@ class World:
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
-    def autocast(self) -> AbstractContextManager:
+    def autocast(self) -> AbstractContextManager[Any]:
         """bfloat16 matrix products on a GPU; float32 as it is elsewhere."""
         return (
             torch.autocast(self.device.type, torch.bfloat16) if self.device.type == "cuda" else nullcontext()

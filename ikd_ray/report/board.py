@@ -49,9 +49,10 @@ class Progress:
 
     def __str__(self) -> str:
         text = f"{self.done:,} of {self.total:,} {clean(self.unit)}"
-        if self.rate is None:
+        rate, left = self.rate, self.time_left
+        if rate is None or left is None:
             return text
-        return f"{text}, {self.rate:,.1f}/s, {duration(max(0.0, self.time_left))} left"
+        return f"{text}, {rate:,.1f}/s, {duration(max(0.0, left))} left"
 
 
 class Step:
@@ -154,7 +155,7 @@ class Row:
         return self._until(now) - self.started - self.waited
 
     def _until(self, now: float) -> float:
-        return self.waiting_since if self.waits else now
+        return now if self.waiting_since is None else self.waiting_since
 
     def go_on(self, now: float) -> None:
         """Its wait is over, if it had one."""
@@ -248,6 +249,7 @@ class Board:
 
     def _count_finished(self, row: Row) -> None:
         self.finished += 1
+        assert row.ended is not None
         self._finished_s += row.active(row.ended)
         value = row.metrics.get(self.metric, math.nan)
         if math.isfinite(value) and (self.best is None or value > self.best.metrics[self.metric]):
@@ -277,17 +279,20 @@ class Board:
         to_start = max(0, self.total - self.finished - self.failed - len(self._running))
         if mean is None and to_start:
             return None
-        free_in, placeless = [], []  # each place's time until it is free; rests of trials that wait
+        free_in: list[float] = []  # each place's time until it is free
+        placeless: list[float] = []  # rests of trials that wait
         for row in self._running.values():
             rest = row.time_left(now)
-            if rest is None and mean is None:
-                return None
-            rest = max(0.0, mean - row.active(now)) if rest is None else rest
+            if rest is None:
+                if mean is None:
+                    return None
+                rest = max(0.0, mean - row.active(now))
             (placeless if row.waits else free_in).append(rest)
         free_in += [0.0] * (self.concurrent - len(free_in))
         heapq.heapify(free_in)
-        for rest in [*placeless, *[mean] * to_start]:
-            heapq.heapreplace(free_in, free_in[0] + rest)
+        not_started = [] if mean is None else [mean] * to_start
+        for needs in [*placeless, *not_started]:
+            heapq.heapreplace(free_in, free_in[0] + needs)
         return max(free_in)
 
     def __rich_console__(self, console: Terminal, options: ConsoleOptions) -> Iterator[RenderableType]:
@@ -354,6 +359,7 @@ class Board:
     def best_text(self) -> str:
         """The best finished trial: its metric, and which it is."""
         row = self.best
+        assert row is not None
         number, layers = row.title.split()[0], row.param("student_layers")
         which = f"{number} {row.param('regime')}, {layers} layer{'' if layers == '1' else 's'}"
         return f"{decimal(row.metrics[self.metric])} ({which})"

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from ikd_ray.report import interrupt
 from ikd_ray.report.board import Board, Row, Step
+from ikd_ray.report.pareto import Objectives
 from ikd_ray.report.records import TrialRecord
 from ikd_ray.report.savings import Savings
 from ikd_ray.report.summary import FAILED_SHOWN, FRONT_SHOWN, front_table
@@ -49,7 +50,7 @@ class Console:
         file = file or sys.stdout
         if hasattr(file, "reconfigure"):
             file.reconfigure(errors="replace")  # a character it cannot encode must not end a sweep
-        options = {"file": file, "markup": False, "emoji": False, "highlight": False}
+        options: dict[str, Any] = {"file": file, "markup": False, "emoji": False, "highlight": False}
         self._terminal = Terminal(**options)
         # rich alone would also take a pipe for a terminal where FORCE_COLOR is set.
         self._live = file.isatty() and self._terminal.is_interactive
@@ -197,6 +198,7 @@ class Console:
     def trial_finished(self, id: str, metrics: dict[str, float]) -> None:
         """A trial ended well."""
         row = self._board.end(id, metrics=metrics)
+        assert row.ended is not None
         saved = f", {row.reused} reused ({duration(row.metrics['time/saved_s'])} saved)" if row.reused else ""
         self._trial(row, f"finished in {duration(row.ended - row.started)}: {self._measured(row)}{saved}")
         self._standing()
@@ -204,6 +206,7 @@ class Console:
     def trial_failed(self, id: str, reason: str) -> None:
         """A trial ended badly."""
         row = self._board.end(id, reason=reason)
+        assert row.ended is not None
         self._trial(row, f"FAILED after {duration(row.ended - row.started)}: {row.reason}")
         self._standing()
 
@@ -211,7 +214,7 @@ class Console:
         self,
         *,
         front: list[TrialRecord],
-        objectives: dict[str, str],
+        objectives: Objectives,
         teacher_metrics: dict[str, float],
         failed: list[TrialRecord],
         lines: list[tuple[str, str]],

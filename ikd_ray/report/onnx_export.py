@@ -110,7 +110,7 @@ class OnnxExport:
 
     def _metrics(self, session: _Session) -> dict[str, float]:
         """Those of the task on every evaluation split, as `ikd_ray.distill.evaluate.score` names them."""
-        metrics = {}
+        metrics: dict[str, float] = {}
         for name, split in self._data.evaluation().items():
             logits = np.empty((len(split), self._data.task.num_labels), np.float32)
             for rows in evaluation_plan(split.lengths, BATCH):
@@ -184,6 +184,7 @@ def _convert(model: PreTrainedModel, inputs: tuple[str, ...], path: Path) -> Non
         dynamo=True,
         verbose=False,
     )
+    assert program is not None
     proto = program.model_proto
     for node in proto.graph.node:  # where in which files of this machine its code is
         del node.metadata_props[:]

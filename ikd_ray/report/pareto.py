@@ -6,11 +6,11 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from ikd_ray.report.records import SweepRecord, TrialRecord
+from ikd_ray.report.records import Direction, SweepRecord, TrialRecord
 
-Objectives = Mapping[str, Literal["max", "min"]]
+Objectives = Mapping[str, Direction]
 
 GENERATED = "GENERATED corpus, not CoLA"
 """Shown wherever a result of the embedded corpus is."""

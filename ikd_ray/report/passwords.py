@@ -34,12 +34,14 @@ def without_password(uri: str) -> str:
 
 def _user(uri: str) -> tuple[int, int]:
     """Where `user:password@` starts and ends."""
-    start = _SCHEME.match(uri).end()
+    scheme = _SCHEME.match(uri)
+    assert scheme is not None  # it matches nothing, too
+    start = scheme.end()
     found = _USER.match(uri, start)
     return start, found.end() if found else start
 
 
-def _hide_value(pair: re.Match) -> str:
+def _hide_value(pair: re.Match[str]) -> str:
     before, name, value = pair.groups()
     return f"{before}{name}={HIDDEN if value and _is_secret(name) else value}"
 

@@ -7,7 +7,7 @@ import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter
 
 from ikd_ray.report import pareto
 from ikd_ray.report.figures.style import DPI, GRID, INK, MUTED, RED, STYLES, axis_label, style_of
-from ikd_ray.report.records import SweepRecord, TrialRecord
+from ikd_ray.report.records import Direction, SweepRecord, TrialRecord
 from ikd_ray.report.words import clean
 
 SIZE_INCHES = (8.8, 5.6)
@@ -35,7 +35,7 @@ SPOTS = (
 
 class _Axis(NamedTuple):
     metric: str
-    direction: str
+    direction: Direction
     label: str
     unit: float
 
@@ -83,11 +83,11 @@ def _axes(sweep: SweepRecord) -> tuple[_Axis, _Axis]:
     others = [name for name in names if name != vertical]
     size = "student/params"
     horizontal = size if size in others or not others else others[0]
-    directions = {size: "min"} | sweep.objectives
+    directions: dict[str, Direction] = {size: "min", **sweep.objectives}
     return _axis(horizontal, directions[horizontal]), _axis(vertical, directions[vertical])
 
 
-def _axis(metric: str, direction: str) -> _Axis:
+def _axis(metric: str, direction: Direction) -> _Axis:
     return _Axis(metric, direction, *axis_label(metric))
 
 
@@ -139,7 +139,7 @@ def _draw_steps(axes: Axes, trials: Sequence[TrialRecord], x: _Axis, y: _Axis) -
     low, high = axes.get_xlim()
     # A smaller student also serves where a larger one would: the line goes on to the edge on that side.
     points = [*points, (high, points[-1][1])] if x.direction == "min" else [(low, points[0][1]), *points]
-    where = "post" if x.direction == "min" else "pre"
+    where: Literal["post", "pre"] = "post" if x.direction == "min" else "pre"
     axes.step(
         *zip(*points, strict=True), where=where, color=INK, linewidth=1.5, zorder=2, label="Pareto front"
     )
@@ -196,7 +196,13 @@ def _head(figure: Figure, sweep: SweepRecord, trials: int, members: int) -> None
     if sweep.data["generated"]:
         top = 0.9
         figure.add_artist(Rectangle((0, 0.935), 1, 0.065, facecolor=RED, transform=figure.transFigure))
-        banner = {"ha": "center", "va": "center", "color": "white", "fontsize": 12.5, "weight": "bold"}
+        banner: dict[str, Any] = {
+            "ha": "center",
+            "va": "center",
+            "color": "white",
+            "fontsize": 12.5,
+            "weight": "bold",
+        }
         figure.text(0.5, 0.966, pareto.GENERATED, **banner)
     title = textwrap.shorten(clean(f"{sweep.task}: sweep {sweep.name}"), 75, placeholder="...")
     counts = f"{trials} trial{'s' * (trials != 1)}, {members} on the front"

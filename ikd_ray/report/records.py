@@ -22,22 +22,23 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from ikd_ray.config import first_problem
 from ikd_ray.data import store
-from ikd_ray.data.task_file import TASK_FILE, find_task, is_task_file, kept_task
+from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, is_task_file, kept_task
 from ikd_ray.errors import UsageError, in_one_line
-from ikd_ray.tasks import TASKS, Task
+from ikd_ray.tasks import TASKS, GlueTask, Task
 
 SWEEP_FILE, SPACE_FILE, STUDY_FILE, TRIAL_FILE = "sweep.json", "space.yaml", "study.db", "trial.json"
 STUDENT = "student"
 STUDY = "ikd"  # the study's name in its file
 
 T = TypeVar("T")
+Direction = Literal["max", "min"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class SweepRecord:
         str, Any
     ]  # source, description, fingerprint, generated, max_length, task (its identity's digest)
     teacher: dict[str, Any]  # name, key, layers, metrics
-    objectives: dict[str, str]  # metric -> "max" or "min"
+    objectives: dict[str, Direction]  # by metric
     settings: dict[str, Any] = field(default_factory=dict)  # what --resume needs to go on
 
 
@@ -142,7 +143,7 @@ def read_sweep(folder: Path) -> SweepRecord:
         ) from None
 
 
-def read_task(folder: Path) -> Task:
+def read_task(folder: Path) -> GlueTask | CustomTask:
     """A sweep's task, as it was when the sweep began.
 
     Raises:
@@ -194,7 +195,8 @@ def _read(path: Path, kind: type[T]) -> T:
     if not path.is_file():  # a pipe, for one, would be waited for
         raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
     try:
-        return _adapter(kind).validate_json(path.read_bytes(), strict=True)
+        adapter = _adapter(kind)  # type: ignore[arg-type]  # mypy takes a class for one of its instances
+        return adapter.validate_json(path.read_bytes(), strict=True)
     except ValidationError as error:
         key, reason = first_problem(error)
         raise ValueError(f"{key or 'the file'}: {reason}") from None

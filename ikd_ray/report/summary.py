@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ikd_ray.report.forms import Forms
+from ikd_ray.report.pareto import Objectives
 from ikd_ray.report.records import TrialRecord
 from ikd_ray.report.words import NONE, clean, decimal, short_name
 
@@ -31,17 +32,15 @@ _MEASURES: dict[str, tuple[str, Format]] = {
 }
 
 
-def main_metric(objectives: dict[str, str], teacher_metrics: dict[str, float]) -> str | None:
+def main_metric(objectives: Objectives, teacher_metrics: dict[str, float]) -> str | None:
     """What students are ranked by: the first objective that the teacher was scored on too, else its first."""
     return next((name for name in objectives if name in teacher_metrics), next(iter(teacher_metrics), None))
 
 
-def front_table(
-    front: list[TrialRecord], objectives: dict[str, str], teacher_metrics: dict[str, float]
-) -> Table:
+def front_table(front: list[TrialRecord], objectives: Objectives, teacher_metrics: dict[str, float]) -> Table:
     """Students of the front, the best first, below the teacher. An arrow marks what was optimised."""
     main = main_metric(objectives, teacher_metrics)
-    columns = {main: (short_name(main), decimal)} if main else {}
+    columns: dict[str, tuple[str, Format]] = {main: (short_name(main), decimal)} if main else {}
     columns |= _MEASURES
     columns |= {name: (short_name(name), "{:.4g}".format) for name in objectives if name not in columns}
 
@@ -81,7 +80,7 @@ def forms_table(students: list[tuple[str, Forms]]) -> Table:
 
 def _best_first(front: list[TrialRecord], main: str | None) -> list[TrialRecord]:
     def rank(trial: TrialRecord) -> float:
-        value = trial.metrics.get(main, -math.inf)
+        value = -math.inf if main is None else trial.metrics.get(main, -math.inf)
         return -math.inf if math.isnan(value) else value
 
     return sorted(front, key=rank, reverse=True)

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -84,6 +85,8 @@ def prepare_shared(request: Request, console: Console) -> tuple[TeacherRecord, S
         elif isinstance(event, Shared):
             shared = event
         event = next(events, None)
+    assert record is not None
+    assert shared is not None
     return record, shared
 
 
@@ -97,7 +100,7 @@ def _events(job: Job) -> Iterator[Event]:
     return _events_of(task, job, cpus)
 
 
-def _events_of(task: ray.remote_function.RemoteFunction, job: Job, cpus: int) -> Iterator[Event]:
+def _events_of(task: Any, job: Job, cpus: int) -> Iterator[Event]:
     """A node that dies takes only time with it: what was made is kept, and the rest is made on another one."""
     for others in reversed(range(MOST_DEATHS)):
         try:
@@ -110,7 +113,7 @@ def _events_of(task: ray.remote_function.RemoteFunction, job: Job, cpus: int) ->
                 raise
 
 
-def _result(reference: ray.ObjectRef) -> Event:
+def _result(reference: ray.ObjectRef[Event]) -> Event:
     try:
         return ray.get(reference)
     except RayTaskError as error:
@@ -120,7 +123,7 @@ def _result(reference: ray.ObjectRef) -> Event:
         raise
 
 
-def _within(events: Iterator, console: Console, request: Request):
+def _within(events: Iterator[Event], console: Console, request: Request) -> Event | None:
     """Show what happens within a step; returns the event that ends it."""
     for event in events:
         if isinstance(event, Done):
@@ -144,6 +147,7 @@ def open_sweep(
         foreseen: trials at once, which the search's suggestions depend on.
     """
     config, dataset = request.config, request.dataset
+    assert config.name is not None
     settings = config.model_dump(mode="json") | {
         "task": request.task.name,
         # One with a password is not kept: it must be given again.

@@ -19,7 +19,8 @@ from ikd_ray.report.derived import stale, write_derived
 from ikd_ray.report.mirror import pull_students
 from ikd_ray.report.pareto import front
 from ikd_ray.report.records import SPACE_FILE, SweepRecord, TrialRecord, alone, read_sweep, whole_trials
-from ikd_ray.report.tracking import Tracker
+from ikd_ray.report.tracking.gallery import show_front
+from ikd_ray.report.tracking.tracker import Tracker
 from ikd_ray.sweep.request import store_of
 from ikd_ray.sweep.results import trial_id
 from ikd_ray.sweep.search import STUDY, OrderedSearch, begin_study_again, open_study, outcome
@@ -121,6 +122,6 @@ def _mlflow(
     with output.reachable():
         pull_students(output, folder, front(trials, sweep.objectives))
     with suppress(UsageError):  # what a student lacks is seen below
-        tracker.show_front(folder, sweep, trials)
+        show_front(tracker, folder, sweep, trials)
     left = {difference.what for difference in tracker.inspect(sweep, trials)}
     return [Finding("MLflow", what, what not in left) for what in (found.what for found in before)]

@@ -97,7 +97,7 @@ class _Watch:
 
 def _is_there() -> bool:
     """Whether Ray's control service answers, and this machine's part of Ray is alive."""
-    node = _worker._global_node
+    node: Any = _worker._global_node
     host, _, port = node.gcs_address.rpartition(":")
     try:  # Ray's own calls would hold up the whole process, where nobody answers them
         if any(
@@ -133,7 +133,11 @@ def ray_cluster(nested: bool) -> Iterator[None]:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if hasattr(_worker, "print_to_stdstream"):
         _worker.print_to_stdstream = lambda *_, **__: None
-    common = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+    common: dict[str, Any] = {
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+        "configure_logging": True,
+    }
     address = os.environ.get("RAY_ADDRESS")
     with ExitStack() as own:
         own.callback(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
@@ -88,20 +88,25 @@ class Param:
         return all(values[parent] in allowed for parent, allowed in self.when.items())
 
 
+def _values(param: Param) -> Sequence[Any]:
+    assert not isinstance(param.domain, FloatRange)
+    return param.domain.values
+
+
 def keeps_default(params: Mapping[str, Param], name: str) -> bool:
     """Whether some trial has the default: the field is not listed, or its `when` may not hold."""
     if name not in params:
         return True
     return any(
         (keeps_default(params, parent) and DEFAULTS[parent] not in allowed)
-        or (parent in params and any(value not in allowed for value in params[parent].domain.values))
+        or (parent in params and any(value not in allowed for value in _values(params[parent])))
         for parent, allowed in params[name].when.items()
     )
 
 
 def can_be(params: Mapping[str, Param], name: str, value: Any) -> bool:
     """Whether some trial may have this value of the field. The field is not a float range."""
-    if name in params and value in params[name].domain.values:
+    if name in params and value in _values(params[name]):
         return True
     return value == DEFAULTS[name] and keeps_default(params, name)
 

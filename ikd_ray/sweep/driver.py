@@ -16,9 +16,9 @@ from ray import tune
 from ikd_ray.config import make_trial
 from ikd_ray.errors import in_one_line
 from ikd_ray.report.console import Console
-from ikd_ray.report.delivery import Delivery
 from ikd_ray.report.mirror import Mirror
 from ikd_ray.report.records import TrialRecord, read_trial, trial_folder, write_trial
+from ikd_ray.report.tracking.delivery import Delivery
 from ikd_ray.report.words import REASON, clean
 from ikd_ray.sweep.results import FAILED, HALTS, MOST_DEATHS, REPORT, WAITS, trial_id
 from ikd_ray.sweep.search import OrderedSearch
@@ -26,8 +26,9 @@ from ikd_ray.sweep.search import OrderedSearch
 
 def _last_line(file: str | None) -> str:
     """Of what Tune wrote there of an error."""
-    with suppress(OSError, IndexError, TypeError):
-        return clean(Path(file).read_text().strip().splitlines()[-1], REASON)
+    if file is not None:
+        with suppress(OSError, IndexError):
+            return clean(Path(file).read_text().strip().splitlines()[-1], REASON)
     return "nobody knows why"
 
 
@@ -74,7 +75,7 @@ class SweepCallback(tune.Callback):
         # Tune pickles its callbacks for `Tuner.restore`, which sweeps do not go on by.
         return {}
 
-    def setup(self, **info: Any) -> None:
+    def setup(self, *_: Any, **info: Any) -> None:
         """Take Ctrl-C back from Tune, which waits for each trial's running epoch, and keeps listening after its end."""
         signal.signal(signal.SIGINT, self._listens)
 
@@ -83,7 +84,7 @@ class SweepCallback(tune.Callback):
         params = make_trial(trial.config["params"]).params()
         return trial.config["number"], params, list(self._layer_maps[params["student_layers"]])
 
-    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number, params, layers = self._described(trial)
         self._delivery.put("trial_started", trial_id(number), params | {"layer_map": layers}, time.time())
         # What the user did not ask for is in MLflow; the terminal is narrow.
@@ -95,7 +96,7 @@ class SweepCallback(tune.Callback):
         self._console.trial_started(trial_id(number), number, shown)
 
     def on_trial_result(
-        self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         name, epoch = trial_id(trial.config["number"]), result.get(REPORT)
         if epoch is None or epoch.epoch <= self._heard[name]:  # one that comes again tells all from the start
@@ -121,7 +122,7 @@ class SweepCallback(tune.Callback):
             reused=bool(epoch.reused_from),
         )
 
-    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         result, name = trial.last_result, trial_id(trial.config["number"])
         if HALTS in result:
             self._halt(f"{name}: {result[HALTS]}")
@@ -132,7 +133,7 @@ class SweepCallback(tune.Callback):
         elif REPORT in result and result[REPORT].remaining == 0:
             self._finished(name, result[REPORT].metrics)
 
-    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Its process died, or its machine: errors of a trial's own come as results."""
         number, name = trial.config["number"], trial_id(trial.config["number"])
         self._deaths[name] += 1
@@ -148,7 +149,7 @@ class SweepCallback(tune.Callback):
             reason = f"its process died {MOST_DEATHS} times in a row: {_last_line(trial.error_file)}"
             self._failed(trial, reason, died=True)
 
-    def _finished(self, name: str, metrics: Mapping[str, float]) -> None:
+    def _finished(self, name: str, metrics: dict[str, float]) -> None:
         self._mirror.hear_of(name)
         self._delivery.settle(name)
         self._console.trial_finished(name, metrics)
@@ -156,8 +157,17 @@ class SweepCallback(tune.Callback):
     def _failed(self, trial: Any, reason: str, died: bool = False) -> None:
         number, params, layers = self._described(trial)
         name = trial_id(number)
-        told = {"reused_from": sorted(self._origins[name]), "warnings": self._warnings[name]}
-        record = TrialRecord(name, number, params, layers, "failed", reason=reason, died=died, **told)
+        record = TrialRecord(
+            name,
+            number,
+            params,
+            layers,
+            "failed",
+            reason=reason,
+            died=died,
+            reused_from=sorted(self._origins[name]),
+            warnings=self._warnings[name],
+        )
         try:
             write_trial(self._sweep, record)
         except OSError as error:  # it runs again when the sweep goes on

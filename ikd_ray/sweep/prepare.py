@@ -119,6 +119,7 @@ def preparation(job: Job, threads: int) -> Iterator[Event]:
             yield from make_teacher(job.source, data, job.teacher, folder, device)
         job.output.push(folder)
         record = open_teacher(folder)
+    assert record is not None
     yield record
     teacher = load_teacher(folder).to(device)
     layers = sorted({layer for depth in job.depths for layer in layer_map(depth, len(teacher.layers))})
@@ -144,8 +145,9 @@ def preparation(job: Job, threads: int) -> Iterator[Event]:
         yield Step("measuring students' latency")
         latency |= measure_latency(teacher.cpu(), missing)
         write_json(_latency_file(job.cache, record.key), latency)
-    places = (path.relative_to(job.output.folder) for path in (data.folder, folder, targets))
-    yield Shared(job.output, *places, tuple(parts), attention, latency)
+    paths = (data.folder, folder, targets)
+    tokens, taught, stored = (path.relative_to(job.output.folder) for path in paths)
+    yield Shared(job.output, tokens, taught, stored, tuple(parts), attention, latency)
 
 
 def _latency_file(cache: Path, teacher: str) -> Path:

@@ -13,7 +13,7 @@ from ikd_ray.config import Trial
 from ikd_ray.data.dataset import Dataset, Split, fingerprint
 from ikd_ray.data.tokens import TaskData, prepare
 from ikd_ray.distill.encoder import Encoder
-from ikd_ray.distill.loop import Distillation
+from ikd_ray.distill.loop import Distillation, Epoch
 from ikd_ray.distill.regimes import Stage
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.targets import Targets, build_targets
@@ -81,8 +81,9 @@ def sampled(dataset: Dataset, limit: int) -> Dataset:
     splits = {}
     for name, split in dataset.splits.items():
         rows = np.random.default_rng(0).permutation(len(split))[:limit]
-        texts = [texts and [texts[row] for row in rows] for texts in (split.first, split.second)]
-        splits[name] = Split(*texts, split.labels[rows])
+        first = [split.first[row] for row in rows]
+        second = split.second and [split.second[row] for row in rows]
+        splits[name] = Split(first, second, split.labels[rows])
     return replace(dataset, splits=splits, fingerprint=fingerprint(dataset.task, splits))
 
 
@@ -139,4 +140,5 @@ class _Probe:
         """Seconds of training and of evaluation. The first epoch also makes kernels for each new shape."""
         trial = Trial(regime=regime, student_layers=depth, epochs=2, batch_size=self._batch_size)
         *_, last = Distillation(trial, data, targets)
+        assert isinstance(last, Epoch)  # without checkpoints it waits for nobody
         return last.metrics["time/epoch_s"], last.metrics["time/evaluation_s"]

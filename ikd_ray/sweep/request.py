@@ -21,7 +21,7 @@ from ikd_ray.data.sources import load
 from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, is_task_file
 from ikd_ray.errors import UsageError
 from ikd_ray.report.mirror import pull
-from ikd_ray.report.records import SPACE_FILE, SWEEP_FILE, SweepRecord, read_sweep, read_task
+from ikd_ray.report.records import SPACE_FILE, SWEEP_FILE, Direction, SweepRecord, read_sweep, read_task
 from ikd_ray.sweep.space import Space, load_space
 from ikd_ray.tasks import Task
 
@@ -40,7 +40,7 @@ class Request:
     config: SweepConfig
     task: Task
     space: Space
-    objectives: dict[str, str]
+    objectives: dict[str, Direction]
     dataset: Dataset
     source: TeacherSource
     depths: tuple[int, ...]
@@ -144,6 +144,7 @@ def checked_name(name: str, flag: str) -> str:
 
 
 def _folder(config: SweepConfig, resumes: bool) -> Path:
+    assert config.name is not None
     folder = config.output / checked_name(config.name, "--name")
     if config.name == "cache":
         raise UsageError("--name cache: that folder holds what sweeps share; choose another name")
@@ -187,7 +188,7 @@ def find_sweep(name: str, flag: str, output: Output) -> Path:
     return folder
 
 
-def resumed(name: str, changes: dict, output: Output) -> SweepConfig:
+def resumed(name: str, changes: dict[str, Any], output: Output) -> SweepConfig:
     """The configuration of an earlier sweep, with what the command line changes.
 
     Raises:
@@ -268,7 +269,7 @@ def _damaged(folder: Path, error: ValidationError) -> UsageError:
     )
 
 
-def make_config(given: dict) -> SweepConfig:
+def make_config(given: dict[str, Any]) -> SweepConfig:
     """A validated configuration from flags' values.
 
     Raises:

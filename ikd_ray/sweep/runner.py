@@ -18,7 +18,6 @@ from ikd_ray.errors import UsageError, in_one_line
 from ikd_ray.report import interrupt
 from ikd_ray.report.cli import print_error, script
 from ikd_ray.report.console import Console
-from ikd_ray.report.delivery import PATIENCE_S, Delivery
 from ikd_ray.report.derived import PLOT, write_derived
 from ikd_ray.report.mirror import Mirror, pull_students
 from ikd_ray.report.pareto import front
@@ -31,7 +30,9 @@ from ikd_ray.report.records import (
     whole_trials,
 )
 from ikd_ray.report.savings import savings
-from ikd_ray.report.tracking import Tracker
+from ikd_ray.report.tracking.delivery import PATIENCE_S, Delivery
+from ikd_ray.report.tracking.gallery import show_front
+from ikd_ray.report.tracking.tracker import Tracker
 from ikd_ray.sweep.begin import open_sweep, owned, prepare_shared
 from ikd_ray.sweep.cluster import ClusterLostError, cluster_nodes, divide, ray_cluster
 from ikd_ray.sweep.driver import Halt, HaltedError, SweepCallback
@@ -158,7 +159,7 @@ def _sweep(
             raise delivery.error or TimeoutError("it does not answer")
         tracker.conclude(request.folder, sweep, trials)
         pull_students(request.output, request.folder, front(trials, sweep.objectives))
-        tracker.show_front(request.folder, sweep, trials)
+        show_front(tracker, request.folder, sweep, trials)
     except Exception as error:  # every store raises its own
         console.warn(
             f"MLflow lacks a part of this sweep ({tracker.told(error)}); {_resume(request)} delivers it"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.exceptions import StorageInternalError
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 from sqlalchemy.exc import DatabaseError
 
@@ -53,7 +53,7 @@ def begin_study_again(sweep: Path, objectives: Mapping[str, str]) -> None:
         _add(study, trial.params, trial.distributions)
 
 
-def _directions(objectives: Mapping[str, str]) -> list[str]:
+def _directions(objectives: Mapping[str, str]) -> list[Literal["minimize", "maximize"]]:
     return ["minimize" if mode == "min" else "maximize" for mode in objectives.values()]
 
 
@@ -85,10 +85,13 @@ class RecentStorage(optuna.storages.InMemoryStorage):
         self._complete: list[int] = []
         self._hidden: set[int] = set()
 
-    def set_trial_state_values(self, trial_id: int, state: TrialState, values=None) -> bool:
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
         changed = super().set_trial_state_values(trial_id, state, values)
         if state == TrialState.COMPLETE:
             number = self.get_trial_number_from_id(trial_id)
+            assert values is not None
             costs = tuple(sign * value for sign, value in zip(self._signs, values, strict=True))
             if not any(_covers(other, costs) for other in self._front.values()):
                 self._front = {n: other for n, other in self._front.items() if not _covers(costs, other)}
@@ -97,7 +100,9 @@ class RecentStorage(optuna.storages.InMemoryStorage):
             self._hidden = set(self._complete[:-WINDOW]) - self._front.keys()
         return changed
 
-    def get_all_trials(self, study_id: int, deepcopy: bool = True, states=None) -> list:
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
         trials = super().get_all_trials(study_id, deepcopy, states)
         return [trial for trial in trials if trial.number not in self._hidden] if self._hidden else trials
 
@@ -181,7 +186,8 @@ class OrderedSearch(Searcher):
             else:
                 self._interrupted.append((number, params))
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    # Ray's own annotation forgets `Searcher.FINISHED`.
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next trial's `number` and `params`; none while it must wait for others.
 
         One that comes again has besides what `again` or `Waits` brought.
@@ -250,7 +256,9 @@ class OrderedSearch(Searcher):
             self._untold.remove(number)
         return True
 
-    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         """Note how a trial ended; one that was stopped before its end stays open for a later run.
 
         Of one that ended badly the driver, which hears of it next, says what is to become.
@@ -294,7 +302,7 @@ class OrderedSearch(Searcher):
         self._stopped = True
         self._halt(f"the study cannot be written: {in_one_line(error.__cause__ or error)}")
 
-    def on_trial_result(self, trial_id: str, result: dict) -> None:
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A trial's epochs say nothing to the sampler."""
 
     def save(self, checkpoint_path: str) -> None:

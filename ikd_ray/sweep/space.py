@@ -13,14 +13,14 @@ from pydantic import BaseModel
 
 from ikd_ray.config import DataConfig, PrefixConfig, SharingConfig, TargetConfig, TeacherConfig
 from ikd_ray.errors import UsageError
+from ikd_ray.report.records import Direction
 from ikd_ray.sweep.dimensions import DEFAULTS, Fixed, FloatRange, Param, keeps_default, read_params
 from ikd_ray.tasks import METRICS, Task
 from ikd_ray.yaml_file import Knob, YamlFile, knobs
 
 if TYPE_CHECKING:
-    import optuna
+    from optuna.trial import BaseTrial
 
-Direction = Literal["max", "min"]
 Sampler = Literal["tpe", "grid"]
 
 MAIN_METRIC = "dev/metric"
@@ -34,7 +34,7 @@ OBJECTIVES = (
 )
 MAX_GRID = 10_000
 
-_SECTIONS = {
+_SECTIONS: dict[str, type[BaseModel]] = {
     "teacher": TeacherConfig,
     "data": DataConfig,
     "targets": TargetConfig,
@@ -67,7 +67,7 @@ class Space:
     text: str
     """The file as written."""
 
-    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+    def suggest(self, trial: BaseTrial) -> dict[str, Any]:
         """Calls `trial.suggest_*` for the parameters whose `when` holds; returns the file's fixed values.
 
         The caller merges the two.
@@ -136,11 +136,14 @@ def load_space(path: Path) -> Space:
     """
     file = YamlFile(path, "search space", "`params: {}` for one trial of defaults")
     entries = file.mapping(file.root, "", ("objectives", "sampler", "params", *_SECTIONS))
+    sections: dict[str, Any] = {
+        name: _section(file, name, model, entries) for name, model in _SECTIONS.items()
+    }
     space = Space(
         objectives=_objectives(file, entries),
         params=read_params(file, entries["params"]) if _has(entries, "params") else {},
         sampler=file.value(entries["sampler"], "sampler", _SAMPLER, "tpe") if "sampler" in entries else "tpe",
-        **{name: _section(file, name, model, entries) for name, model in _SECTIONS.items()},
+        **sections,
         text=file.text,
     )
     if space.sampler == "grid":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ from ray import tune
 
 from ikd_ray.config import PrefixConfig, SharingConfig, make_trial
 from ikd_ray.data import store
+from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.checkpoint import DISK_ERRORS, Busy, Checkpoints
 from ikd_ray.distill.loop import TIMES, Distillation, Epoch
 from ikd_ray.distill.student import size_metrics
+from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.training import DivergedError
 from ikd_ray.distill.world import World
 from ikd_ray.errors import in_one_line
@@ -65,7 +67,9 @@ class Course:
         )
 
 
-def results(course: Course, config: dict[str, Any], opened, world: World) -> Iterator[dict[str, Any]]:
+def results(
+    course: Course, config: dict[str, Any], opened: tuple[TaskData, Targets], world: World
+) -> Generator[dict[str, Any], None, None]:
     """Run one trial; yields a result an epoch. Rank 0 leaves its folder with the last one.
 
     One that comes again starts anew, and finds the epochs that it has trained before where they were saved.
@@ -74,10 +78,12 @@ def results(course: Course, config: dict[str, Any], opened, world: World) -> Ite
     trial is training ends it for now, with one under `WAITS`, and a full disk, or an output that is away, with one
     under `HALTS`.
     """
-    start, times, warnings = time.monotonic(), [], config.get("warnings", [])
+    start, warnings = time.monotonic(), config.get("warnings", [])
+    times: list[float] = []
+    epochs: list[Epoch] = []
     trial, checkpoints = make_trial(config["params"]), course.checkpoints(config["number"])
     try:
-        run, epochs = course.method(trial, *opened, world, course.prefix, checkpoints), []
+        run = course.method(trial, *opened, world, course.prefix, checkpoints)
         for event in run:
             if isinstance(event, Busy):
                 # Several workers take too long to start for the sake of one epoch.
@@ -152,7 +158,8 @@ def told(error: BaseException) -> str:
 class StudentTrainable(tune.Trainable):
     """One worker a trial. The process, its imports, data, targets and teacher serve one trial after another."""
 
-    def setup(self, config: dict[str, Any], course: Course) -> None:
+    # What `tune.with_parameters` adds, Ray's own annotation has no place for.
+    def setup(self, config: dict[str, Any], course: Course) -> None:  # type: ignore[override]
         torch.set_num_threads(course.shares.cpus)
         self._course = course
         self._world = World(device=torch.device("cuda" if ray.get_gpu_ids() else "cpu"))
@@ -177,7 +184,7 @@ class StudentTrainable(tune.Trainable):
         return result | {"done": done}
 
 
-def trainable_for(course: Course):
+def trainable_for(course: Course) -> Any:
     """The Tune trainable of a sweep and the resources of each trial."""
     shares = course.shares
     if shares.workers == 1:

@@ -32,7 +32,7 @@ def train_with_workers(config: dict[str, Any], course: Course) -> None:
             storage_path=str(course.sweep / SCRATCH),
             # All workers start again, and take the epochs that were saved.
             failure_config=train.FailureConfig(max_failures=MOST_DEATHS),
-            callbacks=[TuneReportCallback()],
+            callbacks=[TuneReportCallback()],  # type: ignore[list-item]  # Ray names the other `Callback`
         ),
     )
     try:

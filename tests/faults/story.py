@@ -13,7 +13,7 @@ from mlflow.entities import Run
 from ikd_ray.distill.checkpoint import CARD
 from ikd_ray.report.records import TrialRecord, read_sweep, read_trials
 from ikd_ray.report.savings import was_reused
-from ikd_ray.report.tracking import SWEEP_ID
+from ikd_ray.report.tracking.tracker import SWEEP_ID
 
 
 def check_story(home: Path, name: str, trials: int) -> None:

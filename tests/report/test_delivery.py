@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from ikd_ray.report import delivery
-from ikd_ray.report.delivery import Delivery
 from ikd_ray.report.records import TrialRecord, write_trial
+from ikd_ray.report.tracking import delivery
+from ikd_ray.report.tracking.delivery import Delivery
 
 
 class Store:

@@ -11,9 +11,10 @@ from students import student, write_tokenizer
 
 from ikd_ray.config import Trial
 from ikd_ray.report import records
-from ikd_ray.report.mlflow_pages import VIEW
 from ikd_ray.report.records import SweepRecord, TrialRecord
-from ikd_ray.report.tracking import Tracker
+from ikd_ray.report.tracking.gallery import show_front
+from ikd_ray.report.tracking.pages import VIEW
+from ikd_ray.report.tracking.tracker import Tracker
 
 pytestmark = pytest.mark.slow
 
@@ -79,14 +80,12 @@ def seen(tmp_path_factory):
         tracker = Tracker(server.uri, "cola")
         tracker.start(SWEEP)
         tracker.conclude(root / "first", SWEEP, TRIALS)
-        tracker.show_front(root / "first", SWEEP, TRIALS)
+        show_front(tracker, root / "first", SWEEP, TRIALS)
         yield server.uri, tracker
 
 
 def students_of(uri, tracker, mode="TABLE") -> str:
-    return (
-        f"{uri}/#/experiments/{tracker._experiment_id}/runs?viewStateShareKey={VIEW}&compareRunsMode={mode}"
-    )
+    return f"{uri}/#/experiments/{tracker.experiment_id}/runs?viewStateShareKey={VIEW}&compareRunsMode={mode}"
 
 
 def test_the_table_of_students_is_useful_at_once(seen, tmp_path):
@@ -109,7 +108,7 @@ def test_the_table_of_students_is_useful_at_once(seen, tmp_path):
 def test_trials_are_nested_below_their_sweep(seen, tmp_path):
     uri, tracker = seen
     with open_browser() as page:
-        page.goto(f"{uri}/#/experiments/{tracker._experiment_id}/runs")
+        page.goto(f"{uri}/#/experiments/{tracker.experiment_id}/runs")
         page.get_by_role("link", name="first").wait_for()
         assert page.get_by_role("link", name="kd-3L-t000").count() == 0
         page.locator(".ag-row").filter(has_text="first").get_by_role("button").first.click()
@@ -155,7 +154,7 @@ def test_layer_losses_are_curves(seen, tmp_path):
 def test_the_sweep_says_how_to_read_it(seen, tmp_path):
     uri, tracker = seen
     with open_browser(1280, 1000) as page:
-        page.goto(f"{uri}/#/experiments/{tracker._experiment_id}/runs/{tracker.parent}")
+        page.goto(f"{uri}/#/experiments/{tracker.experiment_id}/runs/{tracker.parent}")
         page.get_by_role("heading", name="How to read this").wait_for()
         close_assistant(page)
         page.get_by_text("Show more").click()
@@ -169,7 +168,7 @@ def test_the_sweep_says_how_to_read_it(seen, tmp_path):
 def test_a_student_of_the_front_is_a_model(seen, tmp_path):
     uri, tracker = seen
     with open_browser(1500, 700) as page:
-        page.goto(f"{uri}/#/experiments/{tracker._experiment_id}/models")
+        page.goto(f"{uri}/#/experiments/{tracker.experiment_id}/models")
         page.get_by_text("kd-3L-t000").first.wait_for()
         keep_picture(page, "mlflow-models", tmp_path)
         assert page.get_by_text("pid-2L-t002").count() > 0

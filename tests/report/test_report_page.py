@@ -20,7 +20,8 @@ from ikd_ray.report.page import TERMS, render
 from ikd_ray.report.pareto import GENERATED
 from ikd_ray.report.records import read_sweep, read_trials, write_sweep
 from ikd_ray.report.report import make_report
-from ikd_ray.report.tracking import Tracker, log_report
+from ikd_ray.report.tracking.gallery import log_report
+from ikd_ray.report.tracking.tracker import Tracker
 
 HOSTILE = '<script>alert(1)</script><a href="http://evil.example">&"\'$\\frac{\x1b[31m%{x}'
 

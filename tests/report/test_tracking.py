@@ -15,7 +15,8 @@ from students import student, write_tokenizer
 from ikd_ray.errors import UsageError
 from ikd_ray.report import records
 from ikd_ray.report.records import SweepRecord, TrialRecord
-from ikd_ray.report.tracking import Tracker
+from ikd_ray.report.tracking.gallery import register, show_front
+from ikd_ray.report.tracking.tracker import Tracker
 
 PARAMS = {"regime": "kd", "student_layers": 2, "lambda": 0.2}
 
@@ -79,14 +80,14 @@ def settle(tracker, *records):
 
 
 def children(tracker):
-    client = tracker._client
+    client = tracker.client
     experiment = client.get_experiment_by_name(tracker.experiment).experiment_id
     runs = client.search_runs([experiment], "tags.`ikd.kind` = 'trial'")
     return {run.data.tags["ikd.trial"]: run for run in runs}
 
 
 def values(tracker, run, metric):
-    return [(m.step, m.value) for m in tracker._client.get_metric_history(run.info.run_id, metric)]
+    return [(m.step, m.value) for m in tracker.client.get_metric_history(run.info.run_id, metric)]
 
 
 def test_trials_are_nested_and_tagged(tracker):
@@ -149,7 +150,7 @@ def test_of_a_run_made_twice_the_one_with_more_stays(tracker):
     tracker._runs.clear()
     tracker.trial_started("t000", PARAMS)
     tracker.take_stock()
-    [run] = tracker._search(f"tags.`mlflow.parentRunId` = '{tracker.parent}'")
+    [run] = tracker.search(f"tags.`mlflow.parentRunId` = '{tracker.parent}'")
     assert values(tracker, run, "dev/mcc") == [(1, 0.1)]
 
 
@@ -159,11 +160,11 @@ def test_a_sweep_of_several_pages_goes_on_without_a_run_twice(tracker, uri, requ
         tracker.trial_started(name, PARAMS)
     tracker.finish("KILLED")
     again = Tracker(uri, request.node.name)
-    search_runs = again._client.search_runs
-    monkeypatch.setattr(again._client, "search_runs", partial(search_runs, max_results=4))
+    search_runs = again.client.search_runs
+    monkeypatch.setattr(again.client, "search_runs", partial(search_runs, max_results=4))
     again.start(sweep(request.node.name))
     settle(again, *(record(number) for number in range(10)))
-    runs = list(again._search(f"tags.`mlflow.parentRunId` = '{tracker.parent}'"))
+    runs = list(again.search(f"tags.`mlflow.parentRunId` = '{tracker.parent}'"))
     assert sorted(run.data.tags["ikd.trial"] for run in runs) == [f"t{number:03d}" for number in range(10)]
 
 
@@ -174,7 +175,7 @@ def test_a_store_that_does_not_answer_is_no_store_without_the_run(tracker, monke
     def away(run_id):
         raise MlflowException("API request failed")
 
-    monkeypatch.setattr(tracker._client, "get_run", away)
+    monkeypatch.setattr(tracker.client, "get_run", away)
     with pytest.raises(MlflowException):
         tracker.start(sweep("another", tracker.parent))
 
@@ -185,7 +186,7 @@ def test_a_trial_that_starts_again_goes_on_in_its_run(tracker):
     tracker.trial_epoch("t000", {"dev/mcc": 0.1}, 1)
     tracker.trial_started("t000", PARAMS, at=1500.0)
     tracker.trial_epoch("t000", {"dev/mcc": 0.3}, 2)
-    [run] = tracker._search(f"tags.`mlflow.parentRunId` = '{tracker.parent}'")
+    [run] = tracker.search(f"tags.`mlflow.parentRunId` = '{tracker.parent}'")
     assert run.info.start_time == 1_000_000
     assert values(tracker, run, "dev/mcc") == [(1, 0.1), (2, 0.3)]
 
@@ -229,14 +230,14 @@ def test_a_sweep_is_concluded_with_what_all_of_it_came_to(tracker, request, tmp_
     (tmp_path / "trials.csv").write_text("id\n")
     asked = sweep(request.node.name)  # for three trials
     tracker.conclude(tmp_path, asked, [record(0)])
-    assert tracker._client.get_run(tracker.parent).info.status == "KILLED", "it can go on"
+    assert tracker.client.get_run(tracker.parent).info.status == "KILLED", "it can go on"
     tracker.conclude(tmp_path, asked, [record(number) for number in range(3)])
-    run = tracker._client.get_run(tracker.parent)
+    run = tracker.client.get_run(tracker.parent)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["sharing/classification_epochs"] == 6.0
-    assert [file.path for file in tracker._client.list_artifacts(tracker.parent)] == ["trials.csv"]
+    assert [file.path for file in tracker.client.list_artifacts(tracker.parent)] == ["trials.csv"]
     tracker.conclude(tmp_path, asked, [record(number, "failed") for number in range(3, 6)])
-    assert tracker._client.get_run(tracker.parent).info.status == "FAILED"
+    assert tracker.client.get_run(tracker.parent).info.status == "FAILED"
 
 
 @pytest.fixture
@@ -253,8 +254,8 @@ def test_the_front_is_shown(tracker, request, folder):
     tracker.conclude(folder, asked, trials)
     times = {trial: run.info.end_time for trial, run in children(tracker).items()}
     for _ in range(2):  # the second time there is nothing to do
-        tracker.show_front(folder, asked, trials)
-    client, runs = tracker._client, children(tracker)
+        show_front(tracker, folder, asked, trials)
+    client, runs = tracker.client, children(tracker)
     assert {trial: run.data.tags.get("ikd.front") for trial, run in runs.items()} == {
         "t000": "true",  # of equals the first
         "t001": None,
@@ -268,7 +269,7 @@ def test_the_front_is_shown(tracker, request, folder):
     assert values(tracker, runs["t000"], "dev/mcc") == [(1, 0.1), (2, 0.2)], "each value once"
     better = replace(record(1), metrics=record(1).metrics | {"dev/mcc": 0.3})
     records.write_trial(folder, better, student(2).save_pretrained)
-    tracker.show_front(folder, asked, [record(0), better])
+    show_front(tracker, folder, asked, [record(0), better])
     tags = {trial: run.data.tags.get("ikd.front") for trial, run in children(tracker).items()}
     assert (tags["t000"], tags["t001"]) == ("false", "true")
 
@@ -276,10 +277,10 @@ def test_the_front_is_shown(tracker, request, folder):
 def test_a_student_is_a_model(tracker, request, folder):
     asked = sweep(request.node.name)
     tracker.conclude(folder, asked, [record(0)])
-    tracker.show_front(folder, asked, [record(0)])
+    show_front(tracker, folder, asked, [record(0)])
     run = children(tracker)["t000"]
-    (found,) = tracker._client.get_run(run.info.run_id).outputs.model_outputs
-    model = tracker._client.get_logged_model(found.model_id)
+    (found,) = tracker.client.get_run(run.info.run_id).outputs.model_outputs
+    model = tracker.client.get_logged_model(found.model_id)
     assert model.status == "READY"
     assert model.source_run_id == run.info.run_id
     assert model.params["regime"] == "kd"
@@ -300,8 +301,8 @@ def test_a_student_that_is_not_whole_is_no_model(tracker, request, folder):
     tracker.conclude(folder, asked, [record(0)])
     (folder / "trials" / "t000" / "student" / "model.safetensors").write_bytes(b"")
     with pytest.raises(UsageError, match="damaged"):
-        tracker.show_front(folder, asked, [record(0)])
-    assert tracker._client.search_logged_models([tracker._experiment_id]) == []
+        show_front(tracker, folder, asked, [record(0)])
+    assert tracker.client.search_logged_models([tracker.experiment_id]) == []
 
 
 def test_what_differs_from_the_records_is_seen_and_mended(tracker, request, folder):
@@ -310,9 +311,9 @@ def test_what_differs_from_the_records_is_seen_and_mended(tracker, request, fold
     assert [found.what for found in tracker.inspect(asked, trials)] == [
         "t000 is on the front, and its run had no model"
     ]
-    tracker.show_front(folder, asked, trials)
+    show_front(tracker, folder, asked, trials)
     assert tracker.inspect(asked, trials) == []
-    client, runs = tracker._client, children(tracker)
+    client, runs = tracker.client, children(tracker)
     ids = [runs[f"t00{number}"].info.run_id for number in range(3)]
     client.update_run(ids[0], status="RUNNING")
     client.log_metric(ids[1], "dev/mcc", 0.9, step=2)
@@ -344,13 +345,13 @@ def test_runs_have_the_times_of_what_happened(tracker):
     assert (runs["t000"].info.start_time, runs["t000"].info.end_time) == (1_000_000, 1_002_500)
     assert (runs["t001"].info.start_time, runs["t001"].info.end_time) == (1_001_500, 1_002_500)
     for name, first in (("t000", 1_001_000), ("t001", 1_001_500)):
-        history = tracker._client.get_metric_history(runs[name].info.run_id, "dev/mcc")
+        history = tracker.client.get_metric_history(runs[name].info.run_id, "dev/mcc")
         assert [metric.timestamp for metric in history] == [first, 1_002_500]
 
 
 def test_a_teacher_is_recorded_once(tracker):
     """Also where a killed driver has told half of it."""
-    client = tracker._client
+    client = tracker.client
     experiment = client.get_experiment_by_name(tracker.experiment).experiment_id
     told = "MiniLM", "key", {"epochs": 2}, [{"dev/mcc": 0.4}, {"dev/mcc": 0.3}], {"dev/mcc": 0.4}
     for status in ("RUNNING", "FINISHED", "FINISHED"):
@@ -363,7 +364,7 @@ def test_a_teacher_is_recorded_once(tracker):
 
 def test_a_deleted_experiment_is_a_usage_error(uri):
     tracker = Tracker(uri, "gone")
-    tracker._client.delete_experiment(tracker._experiment_id)
+    tracker.client.delete_experiment(tracker.experiment_id)
     with pytest.raises(
         UsageError, match="ikd-gone is deleted; bring it back with 'mlflow experiments restore"
     ):
@@ -384,7 +385,7 @@ def test_no_store_there_is_a_usage_error():
 def test_what_is_whole_is_not_looked_up_again(tracker, monkeypatch):
     """A thousand runs are not read back to find that nothing is missing."""
     settle(tracker, record(0))
-    monkeypatch.setattr(tracker, "_client", None)
+    monkeypatch.setattr(tracker, "client", None)
     settle(tracker, record(0))
 
 
@@ -392,10 +393,10 @@ def test_students_are_versions_of_a_registered_model(tracker, request, folder):
     asked, trials = sweep(request.node.name), [record(0), record(1)]
     records.write_trial(folder, record(1), student(2).save_pretrained)
     tracker.conclude(folder, asked, trials)
-    tracker.show_front(folder, asked, trials)  # equals: the second is not on it
-    assert tracker.register(folder, asked, trials, "judge") == {"t000": "1", "t001": "2"}
-    assert tracker.register(folder, asked, trials[::-1], "judge") == {"t001": "2", "t000": "1"}, "once each"
-    client = tracker._client
+    show_front(tracker, folder, asked, trials)  # equals: the second is not on it
+    assert register(tracker, folder, asked, trials, "judge") == {"t000": "1", "t001": "2"}
+    assert register(tracker, folder, asked, trials[::-1], "judge") == {"t001": "2", "t000": "1"}, "once each"
+    client = tracker.client
     versions = {v.version: v for v in client.search_model_versions("name = 'judge'")}
     assert sorted(versions) == [1, 2]
     assert versions[1].description == "kd-2L-t000 of sweep sweep: dev/mcc 0.2. Teacher: MiniLM."
@@ -408,5 +409,5 @@ def test_students_are_versions_of_a_registered_model(tracker, request, folder):
 def test_what_the_store_lacks_is_not_registered(tracker, request, folder):
     asked = sweep(request.node.name)
     with pytest.raises(UsageError, match=r"has no run of t000; sweeps/report.py --check sweep delivers it"):
-        tracker.register(folder, asked, [record(0)], "judge-of-none")
-    assert tracker._client.search_registered_models("name = 'judge-of-none'") == []
+        register(tracker, folder, asked, [record(0)], "judge-of-none")
+    assert tracker.client.search_registered_models("name = 'judge-of-none'") == []

@@ -215,6 +215,7 @@ RECORDS: dict[str, tuple[Maker, tuple[str, ...]]] = {
     "trials a word": (sweep(trials="many"), ("begun", "trials")),
     "settings a list": (sweep(settings=[]), ("begun", "settings")),
     "teacher a word": (sweep(teacher="x"), ("begun", "teacher")),
+    "objectives upwards": (sweep(objectives={"dev/mcc": "up"}), ("begun", "objectives.dev/mcc", "'max'")),
     "objectives to nowhere": (sweep(objectives={"dev/mcc": 1}), ("begun", "objectives")),
 }
 RESUMES: dict[str, tuple[Maker, tuple[str, ...]]] = {

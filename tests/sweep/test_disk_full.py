@@ -198,6 +198,7 @@ def test_full_while_the_sweep_is_prepared(large, environment, whole, disk, tmp_p
             ended = sweep.end()
         assert_told(ended, "full" if made.exists() else None)
         disk.free()
-        if made.exists():
+        if made.exists():  # it was prepared by then
             given = ["--resume", "full", "--output", disk.folder / "outputs"]
+            break
     assert_finishes(environment, disk, tmp_path, given, "full", whole)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,7 +108,7 @@ def from_dev(subject: Subject, weights: Weights) -> Example:
     return Example(_tokens(weights.tokenizer(), batch.ids[0].tolist()), batch.to(weights.device), about, gold)
 
 
-def _tokens(tokenizer, ids: Sequence[int]) -> list[str]:
+def _tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """Names of tokens as people write them: byte-level tokenizers have signs of their own for spaces."""
     names = tokenizer.convert_ids_to_tokens(ids)
     return [clean(tokenizer.convert_tokens_to_string([name])) or clean(name) or "?" for name in names]
@@ -125,8 +126,10 @@ def look(trial: TrialRecord, weights: Weights, example: Example) -> tuple[list[P
         heads = range(mine.shape[1])
         found = [float(attention_kl(mine[:, [h]], theirs[:, [h]], example.batch.mask)) for h in heads]
         kl = np.maximum(found, 0)  # below it is rounding
-        maps = (maps[0].float().cpu().numpy() for maps in (mine, theirs))
-        pairs.append(Pair(layer, source, *maps, kl))
+        ours, teachers = (maps[0].float().cpu().numpy() for maps in (mine, theirs))
+        pairs.append(Pair(layer, source, ours, teachers, kl))
+    assert teacher.logits is not None
+    assert student.logits is not None
     return pairs, {"The teacher": teacher.logits[0].cpu(), "the student": student.logits[0].cpu()}
 
 

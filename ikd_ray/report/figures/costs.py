@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -89,11 +90,11 @@ def _bars(trials: Sequence[TrialRecord], costs: Sequence[Cost]) -> bytes:
     }
     start = np.zeros(len(trials))
     for label, (colour, hatch, values) in looks.items():
-        look = {"color": colour, "hatch": hatch, "edgecolor": "white", "height": 0.72}
+        look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white", "height": 0.72}
         axes.barh(places, values, left=start, label=label, **look)
         start += values
     for place, total, one in zip(places, start, costs, strict=True):
-        note = {"textcoords": "offset points", "va": "center", "fontsize": 7, "color": MUTED}
+        note: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 7, "color": MUTED}
         axes.annotate(duration(one.spent), (total, place), xytext=(3, 0), **note)
     axes.set_yticks(places, [title(trial) for trial in trials], parse_math=False)
     axes.tick_params(axis="y", labelsize=8.5 if len(trials) <= 25 else 6.5, labelcolor=INK)

@@ -77,7 +77,7 @@ def section(subject: Subject, weights: Weights) -> Section:
         "computed from their weights."
     )
     overlaps = {trial.id: overlap(wrong[trial.id], teacher) for trial in trials}
-    parts = [_table(trials, overlaps), _bars(trials, overlaps)]
+    parts: list[Picture | Table] = [_table(trials, overlaps), _bars(trials, overlaps)]
     members = [trial for trial in trials if trial in subject.front]
     if members:
         parts.append(_matrix(members, wrong, teacher))

@@ -7,6 +7,7 @@ import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -15,7 +16,7 @@ from ikd_ray.report.figures.parts import Picture, Section, Table
 from ikd_ray.report.figures.style import GRID, INK, MUTED, SYMBOLS, axis_label, in_order, style_of
 from ikd_ray.report.figures.subject import IDLE, Subject, depth, number, title
 from ikd_ray.report.plots import pareto_png
-from ikd_ray.report.records import TrialRecord
+from ikd_ray.report.records import Direction, TrialRecord
 from ikd_ray.report.words import clean
 
 COSTS = {  # metric -> what its button says
@@ -95,8 +96,16 @@ def _table(subject: Subject, teacher_size: Mapping[str, float]) -> Table:
     baseline = subject.baseline
     if baseline and baseline not in subject.front:
         rows.append(row(f"{clean(baseline.id)} (baseline)", "kd", str(depth(baseline)), baseline.metrics))
-    header = ("trial", "regime", "layers", clean(subject.metric), "params (M)", "size (MB)", "latency (ms)")
-    header = (*header, "attention KL (nats)", "agrees with teacher")
+    sizes = ("params (M)", "size (MB)", "latency (ms)")
+    header = (
+        "trial",
+        "regime",
+        "layers",
+        clean(subject.metric),
+        *sizes,
+        "attention KL (nats)",
+        "agrees with teacher",
+    )
     caption = "The front's members, by size. Latency: CPU, one thread, one sequence of at most 128 tokens."
     return Table(caption, header, [("", rows), ("on the front", on_front)])
 
@@ -129,7 +138,7 @@ def plot(subject: Subject, teacher_size: Mapping[str, float]) -> go.Figure:
     return figure
 
 
-def _lay_out(figure: go.Figure, subject: Subject, costs: list[str], buttons: list[dict]) -> None:
+def _lay_out(figure: go.Figure, subject: Subject, costs: list[str], buttons: list[dict[str, Any]]) -> None:
     axis = {
         "gridcolor": GRID,
         "zeroline": False,
@@ -188,18 +197,15 @@ def _traces(subject: Subject, cost: str, teacher: float) -> list[go.Scatter]:
         star = {"symbol": "star", "size": 15, "color": MUTED}
         text = f"<b>teacher</b><br>{_text(subject.sweep.teacher['name'])}"
         text += f"<br>{_text(subject.metric)} {subject.taught:.4f}"
-        at = {"x": [teacher / unit], "y": [subject.taught], "text": [text]}
-        traces.append(
-            go.Scatter(
-                **at, mode="markers", marker=star, name="teacher", hovertemplate="%{text}<extra></extra>"
-            )
-        )
+        at = {"x": [teacher / unit], "y": [subject.taught]}
+        shown = {"text": [text], "hovertemplate": "%{text}<extra></extra>"}
+        traces.append(go.Scatter(**at, **shown, mode="markers", marker=star, name="teacher"))
     return traces
 
 
 def _steps(subject: Subject, cost: str, known: list[TrialRecord]) -> go.Scatter:
     """The best value to be had at each cost."""
-    ways = {cost: "min", subject.metric: "max" if subject.sign > 0 else "min"}
+    ways: dict[str, Direction] = {cost: "min", subject.metric: "max" if subject.sign > 0 else "min"}
     unit = axis_label(cost)[1]
     points = sorted((t.metrics[cost] / unit, t.metrics[subject.metric]) for t in pareto.front(known, ways))
     across, up = zip(*points, strict=True)

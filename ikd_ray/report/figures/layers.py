@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -85,7 +86,7 @@ def _picture(subject: Subject, trial: TrialRecord) -> Picture:
 
 
 def _colours(count: int) -> Sequence[tuple[float, ...]]:
-    return matplotlib.colormaps["viridis"](np.linspace(0, 0.85, count))
+    return [tuple(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0, 0.85, count))]
 
 
 def _curves(axes: Axes, trial: TrialRecord, loss: str, label: str) -> None:
@@ -93,7 +94,12 @@ def _curves(axes: Axes, trial: TrialRecord, loss: str, label: str) -> None:
     epochs = np.arange(1, len(trial.history) + 1)
     trained, dev = (np.maximum(series(trial, split, loss), FLOOR) for split in ("train", "dev"))
     for layer, colour in enumerate(_colours(depth(trial))):
-        look = {"color": colour, "marker": MARKERS[layer % len(MARKERS)], "markersize": 4, "linewidth": 1.4}
+        look: dict[str, Any] = {
+            "color": colour,
+            "marker": MARKERS[layer % len(MARKERS)],
+            "markersize": 4,
+            "linewidth": 1.4,
+        }
         axes.plot(epochs, dev[layer], linestyle=DEV, **look)
         axes.plot(epochs, trained[layer], linestyle="-", **look)
         axes.plot([], [], label=f"layer {layer + 1}", **look)
@@ -119,9 +125,17 @@ def _part_stages(
             axes.axvline(first - 0.5, color=colour, linewidth=1.1, linestyle=":")
         if named:
             room = max(1, int(46 * (last - first + 1) / total))  # characters that fit above the stage
-            where = {"xy": ((first + last) / 2, 1.0), "xycoords": ("data", "axes fraction")}
-            at = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center", "va": "bottom"}
-            axes.annotate(short_stage(name, room), **where, **at, fontsize=8, color=MUTED)
+            axes.annotate(
+                short_stage(name, room),
+                ((first + last) / 2, 1.0),
+                xycoords=("data", "axes fraction"),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                fontsize=8,
+                color=MUTED,
+            )
     axes.set_xlim(0.5, total + 0.5)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Sequence
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -70,7 +71,9 @@ def in_order(regimes: Sequence[str]) -> list[str]:
     return [regime for regime in dict.fromkeys([*STYLES, *regimes]) if regime in set(regimes)]
 
 
-def new_figure(width: float, height: float, layout: str = "constrained") -> Figure:
+def new_figure(
+    width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained"
+) -> Figure:
     """An empty figure, inches, that belongs to nobody's global state and lays itself out."""
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)

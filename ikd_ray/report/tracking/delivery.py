@@ -11,7 +11,7 @@ from typing import Any
 
 from ikd_ray.distill.teacher import TeacherRecord
 from ikd_ray.report.records import SweepRecord, read_trial
-from ikd_ray.report.tracking import Tracker
+from ikd_ray.report.tracking.tracker import Tracker
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 10.0  # between two attempts; each is twice as late as the one before
 PATIENCE_S = 20.0  # at the end of a sweep, for a store that is away

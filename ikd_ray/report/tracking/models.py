@@ -107,9 +107,13 @@ def _save(exported: Path, saved: Path, model_id: str, run_id: str) -> None:
     from huggingface_hub import ModelCard
     from mlflow.models import Model
 
+    from ikd_ray.distill.teacher_files import NO_CODE
+
     with _quiet():
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(exported)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(
+            exported, use_safetensors=True, **NO_CODE
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(exported, **NO_CODE)
         mlflow.transformers.save_model(
             {"model": model, "tokenizer": tokenizer},
             path=saved,

@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 
 from ikd_ray.errors import UsageError, in_one_line
 from ikd_ray.report.derived import DERIVED
-from ikd_ray.report.mlflow_pages import FRONT, NOTE, description, experiment_tags
-from ikd_ray.report.models import log_student, model_of, register
 from ikd_ray.report.pareto import front
 from ikd_ray.report.passwords import without_password, without_secrets
 from ikd_ray.report.records import SPACE_FILE, SweepRecord, TrialRecord, trial_name
 from ikd_ray.report.savings import savings
+from ikd_ray.report.tracking.models import model_of
+from ikd_ray.report.tracking.pages import experiment_tags
 from ikd_ray.report.words import clean
 
 # MLflow reads these when it is imported. Its telemetry asks the network.
@@ -85,10 +85,10 @@ class Tracker:
         self.experiment = f"ikd-{task}"
         try:
             _knock(self.uri)
-            self._client = mlflow.MlflowClient(self.uri)
-            found = self._client.get_experiment_by_name(self.experiment)
-            self._experiment_id = (
-                found.experiment_id if found else self._client.create_experiment(self.experiment)
+            self.client = mlflow.MlflowClient(self.uri)
+            found = self.client.get_experiment_by_name(self.experiment)
+            self.experiment_id = (
+                found.experiment_id if found else self.client.create_experiment(self.experiment)
             )
         except Exception as error:  # every store raises its own
             raise UsageError(
@@ -122,30 +122,30 @@ class Tracker:
             "mlflow.source.type": "LOCAL",
         }
         for key, value in experiment_tags(sweep).items():
-            self._client.set_experiment_tag(self._experiment_id, key, value)
-        self.parent = self._parent_of(sweep) or self._create(sweep.name, {KIND: "sweep"})
-        run = self._client.get_run(self.parent)
+            self.client.set_experiment_tag(self.experiment_id, key, value)
+        self.parent = self.parent_of(sweep) or self._create(sweep.name, {KIND: "sweep"})
+        run = self.client.get_run(self.parent)
         if not run.data.params:
             space = Path(sweep.settings["space"]).name
             params = {"task": sweep.task, "seed": sweep.seed, "space": space, "trials": sweep.trials}
             self._params(self.parent, params)
         if run.info.status != "RUNNING":
-            self._client.update_run(self.parent, status="RUNNING")
+            self.client.update_run(self.parent, status="RUNNING")
         self.take_stock()
 
-    def _parent_of(self, sweep: SweepRecord) -> str:
+    def parent_of(self, sweep: SweepRecord) -> str:
         known = sweep.settings.get("run_id")  # of sweeps that had no id yet
         if known and self._has(known):
             return known
         query = f"tags.`{SWEEP_ID}` = '{sweep.settings.get('id')}' and tags.`{KIND}` = 'sweep'"
-        return next((run.info.run_id for run in self._search(query)), "")
+        return next((run.info.run_id for run in self.search(query)), "")
 
     def _has(self, run_id: str) -> bool:
         from mlflow.exceptions import MlflowException
         from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
         try:
-            return self._client.get_run(run_id).info.lifecycle_stage == "active"
+            return self.client.get_run(run_id).info.lifecycle_stage == "active"
         except MlflowException as error:
             if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
                 raise
@@ -153,35 +153,35 @@ class Tracker:
 
     def _create(self, name: str, tags: Mapping[str, str], at: float | None = None) -> str:
         tags = {"mlflow.runName": name, **self._tags, **tags}
-        run = self._client.create_run(self._experiment_id, start_time=_ms(at), run_name=name, tags=tags)
+        run = self.client.create_run(self.experiment_id, start_time=_ms(at), run_name=name, tags=tags)
         return run.info.run_id
 
     def _params(self, run: str, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        self._client.log_batch(run, params=[Param(key, str(value)) for key, value in params.items()])
+        self.client.log_batch(run, params=[Param(key, str(value)) for key, value in params.items()])
 
     def take_stock(self) -> None:
         """See what the store has of the sweep's trials: after a break nobody knows which call came through."""
         self._runs = {}
         if not self.parent:
-            self._client.get_experiment(self._experiment_id)  # raises where nobody answers
+            self.client.get_experiment(self.experiment_id)  # raises where nobody answers
             return
-        for run in list(self._search(f"tags.`mlflow.parentRunId` = '{self.parent}'")):
+        for run in list(self.search(f"tags.`mlflow.parentRunId` = '{self.parent}'")):
             trial, found = run.data.tags[TRIAL], _Run.of(run)
             other = self._runs.setdefault(trial, found)
             if other is not found:  # two were created for one: the one that has less goes
                 less, self._runs[trial] = sorted((other, found), key=lambda one: one.epochs)
-                self._client.delete_run(less.id)
+                self.client.delete_run(less.id)
 
     def inspect(self, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> list[Difference]:
         """What the store has otherwise than the trials' records, or not at all."""
-        self.parent, found = self._parent_of(sweep), []
+        self.parent, found = self.parent_of(sweep), []
         if not self.parent:
             return [Difference("the sweep had no run")]
         records, seen = {record.id: record for record in trials}, set()
         best = {trial.id for trial in front(trials, sweep.objectives)}
-        for run in list(self._search(f"tags.`mlflow.parentRunId` = '{self.parent}'")):
+        for run in list(self.search(f"tags.`mlflow.parentRunId` = '{self.parent}'")):
             trial, run_id = run.data.tags[TRIAL], run.info.run_id
             if trial in seen:
                 found.append(Difference(f"{trial} had more than one run"))
@@ -196,7 +196,7 @@ class Tracker:
                 found.append(Difference(f"{trial} is on the front, and its run had no model"))
             seen.add(trial)
         found += [Difference(f"{trial} had no run") for trial in records if trial not in seen]
-        status = self._client.get_run(self.parent).info.status
+        status = self.client.get_run(self.parent).info.status
         if status != self.outcome(sweep, trials):
             found.append(Difference(f"the sweep was {status}"))
         return found
@@ -204,20 +204,21 @@ class Tracker:
     def _has_all(self, run: Any, record: TrialRecord) -> bool:
         if any(run.data.metrics.get(name) != value for name, value in record.metrics.items()):
             return False
-        stages = self._client.get_metric_history(run.info.run_id, "stage") if record.history else []
+        stages = self.client.get_metric_history(run.info.run_id, "stage") if record.history else []
         return sorted(stage.step for stage in stages) == list(range(1, len(record.history) + 1))
 
     def give_up(self, difference: Difference) -> None:
         """Delete a run that cannot be mended, as MLflow does: `mlflow gc` alone removes it."""
         if difference.run:
-            self._client.delete_run(difference.run)
+            self.client.delete_run(difference.run)
 
     def settle(self, record: TrialRecord) -> None:
         """Make sure of a whole run for a trial that has ended."""
         status, run = _status(record), self._runs.get(record.id)
         if run and run.status == status and run.epochs >= len(record.history):
             return
-        times = record.times or [None] * len(record.history)  # earlier versions kept none
+        # Earlier versions kept none.
+        times: Sequence[float | None] = record.times or [None] * len(record.history)
         self.trial_started(
             record.id, record.params | {"layer_map": record.layer_map}, times[0] if times else None
         )
@@ -229,10 +230,10 @@ class Tracker:
         self.trial_warned(record.id, record.warnings)
         self._end(record.id, status, record.reason, times[-1] if times else None)
 
-    def _search(self, query: str) -> Iterable[Any]:
+    def search(self, query: str) -> Iterable[Any]:
         token = None
         while token != "":
-            page = self._client.search_runs([self._experiment_id], query, page_token=token)
+            page = self.client.search_runs([self.experiment_id], query, page_token=token)
             yield from page
             token = page.token or ""
 
@@ -240,7 +241,7 @@ class Tracker:
         from mlflow.entities import Metric
 
         values = [Metric(key, value, _ms(at), step) for key, value in metrics.items()]
-        self._client.log_batch(run, metrics=values)
+        self.client.log_batch(run, metrics=values)
 
     def teacher(
         self,
@@ -251,18 +252,18 @@ class Tracker:
         metrics: Mapping[str, float],
     ) -> None:
         """Record the teacher's fine-tuning, unless this store has it already."""
-        run = next(iter(self._search(f"tags.`{TEACHER_KEY}` = '{key}'")), None)
+        run = next(iter(self.search(f"tags.`{TEACHER_KEY}` = '{key}'")), None)
         if run and run.info.status == "FINISHED":
             return
         if run is None:
-            run = self._client.get_run(self._create(f"teacher {name}", {KIND: "teacher", TEACHER_KEY: key}))
+            run = self.client.get_run(self._create(f"teacher {name}", {KIND: "teacher", TEACHER_KEY: key}))
         # One time for all: who does this again, after a break, or at the same time, writes the same rows.
         identity, at = run.info.run_id, run.info.start_time / 1000
         self._params(identity, params)
         # The teacher is its best epoch: its values are the run's last.
         for step, epoch in enumerate([*history, metrics], start=1):
             self._metrics(identity, epoch, step, at)
-        self._client.set_terminated(identity)
+        self.client.set_terminated(identity)
 
     def trial_started(self, trial: str, params: Mapping[str, Any], at: float | None = None) -> None:
         """A trial starts, or goes on.
@@ -279,7 +280,7 @@ class Tracker:
             self._params(run.id, params)
             run.described = True
         if run.status != "RUNNING":
-            self._client.update_run(run.id, status="RUNNING")
+            self.client.update_run(run.id, status="RUNNING")
             run.status = "RUNNING"
 
     def trial_epoch(
@@ -301,13 +302,13 @@ class Tracker:
 
     def _tag(self, trial: str, name: str, text: str) -> None:
         if text:
-            self._client.set_tag(self._runs[trial].id, name, clean(text, TAG))
+            self.client.set_tag(self._runs[trial].id, name, clean(text, TAG))
 
     def _end(self, trial: str, status: str, reason: str = "", at: float | None = None) -> None:
         run = self._runs[trial]
         if reason:
-            self._client.set_tag(run.id, "ikd.reason", clean(reason, TAG))
-        self._client.set_terminated(run.id, status=status, end_time=_ms(at))
+            self.client.set_tag(run.id, "ikd.reason", clean(reason, TAG))
+        self.client.set_terminated(run.id, status=status, end_time=_ms(at))
         run.status = status
 
     def conclude(self, folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
@@ -317,63 +318,8 @@ class Tracker:
         self._metrics(self.parent, savings(trials).metrics(), 0)
         for path in (folder / name for name in (*DERIVED, SPACE_FILE)):
             if path.is_file():
-                self._client.log_artifact(self.parent, str(path))
+                self.client.log_artifact(self.parent, str(path))
         self.finish(self.outcome(sweep, trials))
-
-    def show_front(self, folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
-        """Describe the sweep, mark the runs on its front, and give each of these its student as a model.
-
-        Raises:
-            UsageError: a student, or the teacher whose tokenizer it shares, is damaged or not here.
-        """
-        self._client.set_tag(self.parent, NOTE, description(sweep, trials, self._experiment_id))
-        best = {trial.id: trial for trial in front(trials, sweep.objectives)}
-        for run in list(self._search(f"tags.`mlflow.parentRunId` = '{self.parent}'")):
-            trial = run.data.tags[TRIAL]
-            if (run.data.tags.get(FRONT) == "true") != (trial in best):
-                self._client.set_tag(run.info.run_id, FRONT, str(trial in best).lower())
-            if trial in best:
-                log_student(self._client, run, folder, sweep, best[trial])
-
-    def register(
-        self, folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord], name: str
-    ) -> dict[str, str]:
-        """Make trials' students versions of the registered model `name`; returns the version of each trial.
-
-        Raises:
-            UsageError: the store does not know the sweep or a trial, or refuses the name.
-        """
-        self.parent = self._parent_of(sweep)
-        children = f"tags.`mlflow.parentRunId` = '{self.parent}'"
-        runs = {run.data.tags[TRIAL]: run for run in self._search(children)} if self.parent else {}
-        versions = {}
-        for trial in trials:
-            if trial.id not in runs:
-                raise UsageError(
-                    f"--register {name}: {without_password(self.uri)} has no run of {trial.id}; "
-                    f"sweeps/report.py --check {sweep.name} delivers it"
-                )
-            try:
-                log_student(self._client, runs[trial.id], folder, sweep, trial)
-                run = self._client.get_run(runs[trial.id].info.run_id)
-                versions[trial.id] = register(self._client, run, name, sweep, trial)
-            except UsageError:
-                raise
-            except Exception as error:  # every store raises its own
-                raise UsageError(f"--register {name}: {self.told(error)}") from None
-        return versions
-
-    def log_report(self, sweep: SweepRecord, files: Iterable[Path]) -> None:
-        """Leave files with the sweep's run, as artifacts `report/...`.
-
-        Raises:
-            LookupError: the store has no run of that sweep.
-        """
-        parent = self._parent_of(sweep)
-        if not parent:
-            raise LookupError(f"no run of sweep {sweep.name} there")
-        for file in files:
-            self._client.log_artifact(parent, str(file), "report")
 
     @staticmethod
     def outcome(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> str:
@@ -387,26 +333,7 @@ class Tracker:
         for trial, run in self._runs.items():
             if run.status == "RUNNING":
                 self._end(trial, "KILLED")
-        self._client.set_terminated(self.parent, status=status)
-
-
-def log_report(sweep: SweepRecord, files: Iterable[Path], uri: str | None) -> str:
-    """Leave a report's files with its sweep's run; returns what was in the way, if anything was.
-
-    Args:
-        uri: the store, as `Tracker` takes it.
-    """
-    try:
-        tracker = Tracker(uri, sweep.task)
-    except UsageError as error:
-        return str(error)
-    try:
-        tracker.log_report(sweep, files)
-    except LookupError as error:
-        return str(error.args[0])
-    except Exception as error:  # every store raises its own
-        return tracker.told(error)
-    return ""
+        self.client.set_terminated(self.parent, status=status)
 
 
 def _knock(uri: str) -> None:
