@@ -210,7 +210,7 @@ def _write(
 ) -> Forms | None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as room:
-        new, old = Path(room) / "new", Path(room) / "old"
+        new = Path(room) / "new"
         with store.aside(new) as folder:
             shutil.copyfile(student / WEIGHTS, folder / WEIGHTS)
             for file in tokenizer:
@@ -220,15 +220,7 @@ def _write(
             (folder / "README.md").write_text(model_card(sweep, trial, task, forms), encoding="utf-8")
             converted = {"onnx": forms.facts()} if forms else {}
             records.write_json(folder / "ikd.json", _facts(sweep, trial) | converted)
-        # A folder cannot be renamed onto one that has files: the old one steps aside, and goes with the room.
-        if os.path.lexists(target):
-            os.rename(target, old)
-        try:
-            os.rename(new, target)
-        except OSError:
-            if os.path.lexists(old):
-                os.rename(old, target)
-            raise
+        store.put_in_place(new, target)
     return forms
 
 

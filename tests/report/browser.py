@@ -15,8 +15,8 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 @contextmanager
-def open_browser(width: int = 1280, height: int = 800) -> Iterator[Any]:
-    """A page of Chromium; its test is skipped where there is none."""
+def run_browser() -> Iterator[Any]:
+    """Chromium; tests are skipped where there is none."""
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed")
@@ -25,10 +25,24 @@ def open_browser(width: int = 1280, height: int = 800) -> Iterator[Any]:
     with sync_playwright() as play:
         # A sandbox cannot be had by root, as whom containers run.
         chromium = play.chromium.launch(executable_path=program, args=["--no-sandbox"] * (os.getuid() == 0))
+        yield chromium
+        chromium.close()
+
+
+@contextmanager
+def open_browser(width: int = 1280, height: int = 800) -> Iterator[Any]:
+    """One page of it."""
+    with run_browser() as chromium:
         page = chromium.new_page(viewport={"width": width, "height": height})
         page.set_default_timeout(60_000)
         yield page
-        chromium.close()
+
+
+def pictures(otherwise: Path) -> Path:
+    """Where pictures are kept: in the folder IKD_SCREENSHOTS, else in `otherwise`."""
+    folder = Path(os.environ.get("IKD_SCREENSHOTS") or otherwise)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def close_assistant(page: Any) -> None:
@@ -38,9 +52,6 @@ def close_assistant(page: Any) -> None:
         panel.locator("button").last.click()
 
 
-def keep_picture(page: Any, name: str, otherwise: Path) -> Path:
-    """Save what the page shows as `name`.png: in the folder IKD_SCREENSHOTS, else in `otherwise`."""
-    folder = Path(os.environ.get("IKD_SCREENSHOTS") or otherwise)
-    folder.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=folder / f"{name}.png")
-    return folder / f"{name}.png"
+def keep_picture(page: Any, name: str, otherwise: Path) -> None:
+    """Save what the page shows as `name`.png; see `pictures`."""
+    page.screenshot(path=pictures(otherwise) / f"{name}.png")

@@ -10,9 +10,11 @@ from servers import mlflow_server
 from students import student, write_tokenizer
 
 from ikd_ray.config import Trial
+from ikd_ray.data.remote import Output
 from ikd_ray.report import records
 from ikd_ray.report.records import SweepRecord, TrialRecord
-from ikd_ray.report.tracking.gallery import show_front
+from ikd_ray.report.report import make_report
+from ikd_ray.report.tracking.gallery import log_report, show_front
 from ikd_ray.report.tracking.pages import VIEW
 from ikd_ray.report.tracking.tracker import Tracker
 
@@ -81,6 +83,7 @@ def seen(tmp_path_factory):
         tracker.start(SWEEP)
         tracker.conclude(root / "first", SWEEP, TRIALS)
         show_front(tracker, root / "first", SWEEP, TRIALS)
+        assert log_report(SWEEP, make_report(Output(str(root)), root / "first"), server.uri) == ""
         yield server.uri, tracker
 
 
@@ -173,3 +176,15 @@ def test_a_student_of_the_front_is_a_model(seen, tmp_path):
         keep_picture(page, "mlflow-models", tmp_path)
         assert page.get_by_text("pid-2L-t002").count() > 0
         assert page.get_by_text("sid-2L-t003").count() == 0, "it is not on the front"
+
+
+def test_the_report_is_an_artifact_that_opens(seen, tmp_path):
+    uri, tracker = seen
+    with open_browser(1500, 900) as page:
+        page.goto(
+            f"{uri}/#/experiments/{tracker.experiment_id}/runs/{tracker.parent}/artifacts/report/report.html"
+        )
+        frame = page.frame_locator("iframe").first
+        frame.get_by_role("heading", name="Regimes at equal depth").wait_for()
+        keep_picture(page, "mlflow-report", tmp_path)
+        assert frame.locator("figure").count() > 4

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import pytest
+from browser import pictures, run_browser
 from made_sweep import make_sweep
 
 from ikd_ray.data.remote import Output
 from ikd_ray.report.report import make_report
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-SHOTS = "IKD_SCREENSHOTS"  # a folder for the screenshots
-
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +22,8 @@ def report(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with run_browser() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture(params=[1280, 400], ids=["desk", "phone"])
@@ -44,8 +37,7 @@ def page(browser, report, request, tmp_path):
     opened.goto(report.as_uri())
     opened.wait_for_selector("#plot-pareto .main-svg .points path")
     yield opened
-    folder = Path(os.environ.get(SHOTS) or tmp_path)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = pictures(tmp_path)
     for section in opened.locator("section").all():
         section.screenshot(path=folder / f"{section.get_attribute('id')}-{request.param}.png")
     opened.close()
