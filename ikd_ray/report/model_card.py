@@ -33,7 +33,7 @@ def model_card(sweep: SweepRecord, trial: TrialRecord, task: Task, forms: Forms 
         f"# {task.name}: {depth}-layer student ({trial.params['regime']})",
         WARNING if sweep.data["generated"] else "",
         f"A {depth}-layer encoder {made} `{_inline(sweep.teacher['name'])}` "
-        f"({sweep.teacher['layers']} layers) for the GLUE task {task.name}. "
+        f"({sweep.teacher['layers']} layers) for the {task.title}. "
         f"Trial `{trial.id}` of sweep `{_inline(sweep.name)}`, whose objectives were: "
         f"{', '.join(f'{name} {direction}' for name, direction in sweep.objectives.items())}.",
         "## Use",

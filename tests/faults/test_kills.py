@@ -65,10 +65,10 @@ DAMAGE = {
     "a trial twice": ("study.db", "INSERT INTO trials (number, study_id, state) VALUES (8, 1, 'COMPLETE')"),
     "a trial that runs": ("study.db", "UPDATE trials SET state = 'RUNNING' WHERE number = 3"),
     "another value": ("study.db", "UPDATE trial_values SET value = value + 1e-9 WHERE trial_id = 4"),
-    "a run that runs": ("mlflow.db", "UPDATE runs SET status = 'RUNNING' WHERE name LIKE 't003%'"),
+    "a run that runs": ("mlflow.db", "UPDATE runs SET status = 'RUNNING' WHERE name LIKE '%t003'"),
     "a run that is deleted": (
         "mlflow.db",
-        "UPDATE runs SET lifecycle_stage = 'deleted' WHERE name LIKE 't003%'",
+        "UPDATE runs SET lifecycle_stage = 'deleted' WHERE name LIKE '%t003'",
     ),
     "an epoch twice": (
         "mlflow.db",
