@@ -152,12 +152,15 @@ def main(
         )
         with console.step("reading data and teacher"):
             request = check(config, resumes=bool(resume))
-            from ikd_ray.sweep import dry_run as plan  # imported late: they take seconds
-            from ikd_ray.sweep import runner
+            # Imported late, and just the one that is needed: they take seconds.
+            if dry_run:
+                from ikd_ray.sweep.dry_run import dry_run as plan
+            else:
+                from ikd_ray.sweep import runner
         interrupt.raise_it()
         if not dry_run:
             raise typer.Exit(runner.run(request, command, console))
-        for fact in plan.dry_run(request):
+        for fact in plan(request):
             console.note(fact.label, fact.text)
         console.note("nothing was written", "leave out --dry-run to begin")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from launch import write_glue
-from servers import free_port
+from servers import answers, free_port, wait_until
 
 from ikd_ray.config import Trial
 from ikd_ray.distill import regimes
@@ -96,9 +96,6 @@ def test_its_commands_work_one_after_the_other(here):
 
 def serves(words: list[str], folder: Path, environment: dict[str, str]) -> None:
     """The command starts a server that answers; its port is another one, as somebody may use the usual one."""
-    from urllib.request import urlopen
-
-    from servers import wait_until
 
     port = free_port()
     with open(folder / "mlflow.log", "ab") as log:
@@ -111,14 +108,8 @@ def serves(words: list[str], folder: Path, environment: dict[str, str]) -> None:
             start_new_session=True,
         )
 
-    def answers() -> bool:
-        try:
-            return urlopen(f"http://127.0.0.1:{port}/health", timeout=5).status == 200
-        except OSError:
-            return False
-
     try:
-        wait_until(answers, server, folder / "mlflow.log")
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}"), server, folder / "mlflow.log")
     finally:
         os.killpg(server.pid, 9)
         server.wait()

@@ -21,7 +21,7 @@ def write_derived(folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord
     if best:
         from ikd_ray.report.plots import pareto_png  # imported late: until here nobody waits for matplotlib
 
-        pareto_png(folder / PLOT, sweep, trials, best)
+        store.replace(folder / PLOT, pareto_png(sweep, trials, best))
     return best
 
 

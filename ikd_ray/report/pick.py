@@ -81,8 +81,8 @@ def _by_id(sweep: SweepRecord, trials: Sequence[TrialRecord], id: str) -> TrialR
 
 
 def _smallest(sweep: SweepRecord, trials: Sequence[TrialRecord], within: float) -> TrialRecord:
-    metric = next((name for name in sweep.objectives if name.startswith("dev/")), None)
-    if metric is None:
+    metric = pareto.main_metric(sweep.objectives)
+    if not metric.startswith("dev/"):
         raise UsageError(
             f"--pick: sweep {sweep.name} has no objective on the dev split to compare students by "
             f"({', '.join(sweep.objectives)}); give a trial's id"

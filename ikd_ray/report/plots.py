@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
-import os
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from matplotlib.axes import Axes
@@ -17,7 +16,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
 
 from ikd_ray.report import pareto
-from ikd_ray.report.figures.style import DPI, GRID, INK, MUTED, RED, STYLES, axis_label, style_of
+from ikd_ray.report.figures.style import DPI, INK, MUTED, RED, STYLES, axis_label, decorate, style_of
 from ikd_ray.report.records import Direction, SweepRecord, TrialRecord
 from ikd_ray.report.words import clean
 
@@ -44,14 +43,11 @@ class _Axis(NamedTuple):
         return metrics.get(self.metric, math.nan) / self.unit
 
 
-def pareto_png(
-    path: Path, sweep: SweepRecord, trials: Sequence[TrialRecord], front: Sequence[TrialRecord]
-) -> None:
+def pareto_png(sweep: SweepRecord, trials: Sequence[TrialRecord], front: Sequence[TrialRecord]) -> bytes:
     """Draw accuracy against size: trials by regime, the front as labelled steps, the teacher as a line.
 
     The vertical axis is the first `dev/` objective (else the first one); the horizontal one is
-    `student/params` if that is an objective or there is no other, else the first other objective. Replaces an
-    older file at once.
+    `student/params` if that is an objective or there is no other, else the first other objective.
     """
     x, y = _axes(sweep)
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor="white")
@@ -71,9 +67,9 @@ def pareto_png(
     else:
         axes.text(0.5, 0.5, "no finished trial", transform=axes.transAxes, ha="center", color=MUTED)
     _head(figure, sweep, len(trials), len(front))
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(aside, format="png")
-    os.replace(aside, path)
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return content.getvalue()
 
 
 def _axes(sweep: SweepRecord) -> tuple[_Axis, _Axis]:
@@ -96,14 +92,9 @@ def _is_shown(trial: TrialRecord, x: _Axis, y: _Axis) -> bool:
 
 
 def _decorate(axes: Axes, x: _Axis, y: _Axis) -> None:
-    axes.set_axisbelow(True)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#b6bcc8")
-    axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=9.5, length=3)
-    axes.set_xlabel(x.label, color=INK, fontsize=10.5, labelpad=7)
-    axes.set_ylabel(y.label, color=INK, fontsize=10.5, labelpad=7)
+    decorate(axes, x.label, y.label, size=10.5)
     for axis in (axes.xaxis, axes.yaxis):
+        axis.labelpad = 7
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
 
 

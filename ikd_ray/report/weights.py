@@ -17,12 +17,14 @@ from transformers.utils import logging
 
 from ikd_ray.data import store
 from ikd_ray.data.remote import Output
-from ikd_ray.data.tokens import TaskData, TokenSplit, data_key, open_data
+from ikd_ray.data.tokens import TaskData, TokenSplit, open_data
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.evaluate import predict
 from ikd_ray.distill.teacher import load_teacher
 from ikd_ray.distill.teacher_files import NO_CODE
-from ikd_ray.errors import in_one_line
+from ikd_ray.errors import UsageError, in_one_line
+from ikd_ray.report.dev_data import tokens_folder
+from ikd_ray.report.export import teacher_folder
 from ikd_ray.report.figures.parts import AbsentError
 from ikd_ray.report.records import STUDENT, SweepRecord, TrialRecord, trial_folder
 from ikd_ray.report.words import clean
@@ -70,10 +72,10 @@ class Weights:
         Raises:
             AbsentError: the sweep's record names none.
         """
-        key = self._sweep.teacher.get("key")
-        if not isinstance(key, str) or key in ("", ".", "..") or Path(key).name != key:
-            raise AbsentError("The sweep's record does not say where its teacher is kept.")
-        folder = self._cache / "teachers" / key
+        try:
+            folder = teacher_folder(self._folder, self._sweep)
+        except UsageError:
+            raise AbsentError("The sweep's record does not say where its teacher is kept.") from None
         return Model("the teacher", folder, folder)
 
     @cached_property
@@ -83,11 +85,9 @@ class Weights:
         Raises:
             AbsentError: they are not there any more, or damaged.
         """
-        source = self._sweep.teacher.get("source_key")
-        if not source:
+        if not self._sweep.teacher.get("source_key"):
             raise AbsentError("The sweep is of an earlier version, whose records do not name its tokens.")
-        about = self._sweep.data
-        folder = self._cache / "tokens" / data_key(about["fingerprint"], source, about["max_length"])
+        folder = tokens_folder(self._folder.parent, self._sweep)
         self._fetch(folder, "The tokenized dev set")
         data = open_data(folder)
         if SPLIT not in data.splits:

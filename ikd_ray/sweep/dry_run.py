@@ -14,6 +14,7 @@ import torch
 
 from ikd_ray.config import Trial, make_trial
 from ikd_ray.data.tokens import TaskData, prepare
+from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.targets import size_gb, stores_attention
@@ -21,7 +22,7 @@ from ikd_ray.distill.teacher import load_source, load_tokenizer
 from ikd_ray.report.words import duration
 from ikd_ray.sweep.dimensions import Fixed, FloatRange, IntRange, Param
 from ikd_ray.sweep.prepare import Fact
-from ikd_ray.sweep.probe import Costs, measure, sampled
+from ikd_ray.sweep.probe import Costs, Probe, sampled
 from ikd_ray.sweep.request import Request
 from ikd_ray.sweep.space import Space
 
@@ -43,10 +44,12 @@ def dry_run(request: Request) -> Iterator[Fact]:
     trials = draws(space, request.trials)
     yield Fact("trials", _trials(request, trials))
     with tempfile.TemporaryDirectory(prefix="ikd-dry-run-") as room:
-        yield Fact("targets", _targets(request, Path(room)))
+        teacher = load_source(request.source, request.task, seed=0)
+        yield Fact("targets", _targets(request, teacher, Path(room)))
         batch_size = min(space.reachable("batch_size"), key=lambda size: abs(size - 32))
         depth = max(request.depths)
-        costs = measure(request.source, request.dataset, request.max_length, depth, batch_size, Path(room))
+        probe = Probe(request.source, teacher, request.max_length, depth, batch_size, Path(room))
+        costs = probe.measure(request.dataset)
     yield from _time(request, trials, costs)
 
 
@@ -116,9 +119,8 @@ def _epochs(trial: Trial) -> int:
     return sum(stage.epochs for stage in REGIMES[trial.regime](trial))
 
 
-def _targets(request: Request, room: Path) -> str:
+def _targets(request: Request, teacher: Encoder, room: Path) -> str:
     data, share = _sized(request, room)
-    teacher = load_source(request.source, request.task, seed=0)
     layers = sorted({layer for depth in request.depths for layer in layer_map(depth, request.source.layers)})
     size = size_gb(data, teacher, layers) / share
     if stores_attention(size, float("inf"), request.space.targets):

@@ -17,7 +17,7 @@ from ikd_ray.distill.loop import Distillation, Epoch
 from ikd_ray.distill.regimes import Stage
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.targets import Targets, build_targets
-from ikd_ray.distill.teacher import TeacherSource, load_source, load_tokenizer
+from ikd_ray.distill.teacher import TeacherSource, load_tokenizer
 
 SECONDS = 10.0
 FIRST, MOST = 64, 8192  # examples of each split in the sample: to begin with, and at most
@@ -56,26 +56,6 @@ class Costs:
         return train * (self.step + self.layer * layers) + dev * self.evaluation_layer * layers
 
 
-def measure(
-    source: TeacherSource, dataset: Dataset, max_length: int, depth: int, batch_size: int, room: Path
-) -> Costs:
-    """Train the deepest student for about `SECONDS` and see what it costs. Writes to `room` alone.
-
-    A teacher without a head gets a random one: times do not depend on it.
-    """
-    started = time.perf_counter()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = load_source(source, dataset.task, seed=0).to(device)
-    probe = _Probe(source, teacher, max_length, depth, batch_size, room)
-    sample = sampled(dataset, FIRST)
-    costs, work = probe.costs(sample), probe.work
-    left = SECONDS - (time.perf_counter() - started)
-    if left > work and len(sample.splits["train"]) < len(dataset.splits["train"]):
-        sample = sampled(dataset, min(MOST, int(FIRST * left / work)))
-        costs = probe.costs(sample)
-    return replace(costs, seconds=time.perf_counter() - started)
-
-
 def sampled(dataset: Dataset, limit: int) -> Dataset:
     """At most `limit` random examples of every split, the same ones each time."""
     splits = {}
@@ -87,7 +67,9 @@ def sampled(dataset: Dataset, limit: int) -> Dataset:
     return replace(dataset, splits=splits, fingerprint=fingerprint(dataset.task, splits))
 
 
-class _Probe:
+class Probe:
+    """Trains the deepest student and the shallowest one, and sees what they cost. Writes to `room` alone."""
+
     def __init__(
         self,
         source: TeacherSource,
@@ -97,12 +79,27 @@ class _Probe:
         batch_size: int,
         room: Path,
     ) -> None:
-        self._source, self._teacher, self._max_length = source, teacher, max_length
+        """
+        Args:
+            teacher: of that source; one with a random head does, as times do not depend on it.
+            depth: of the deepest student.
+        """
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._source, self._teacher, self._max_length = source, teacher.to(device), max_length
         self._depth, self._batch_size, self._room = depth, batch_size, room
-        self.work = 0.0  # seconds of the last sample's training and evaluation
 
-    def costs(self, sample: Dataset) -> Costs:
-        data = self.tokens(sample)
+    def measure(self, dataset: Dataset) -> Costs:
+        """From a few examples first, and from as many as there is time for within `SECONDS`."""
+        started = time.perf_counter()
+        costs = self._costs(sampled(dataset, FIRST))
+        left = SECONDS - (time.perf_counter() - started)
+        if left > costs.seconds and costs.examples < len(dataset.splits["train"]):
+            costs = self._costs(sampled(dataset, min(MOST, int(FIRST * left / costs.seconds))))
+        return replace(costs, seconds=time.perf_counter() - started)
+
+    def _costs(self, sample: Dataset) -> Costs:
+        tokenizer = load_tokenizer(self._source)
+        data = prepare(sample, tokenizer, self._source.key, self._max_length, self._room / "tokens")
         train, dev = len(data.train), sum(map(len, data.evaluation().values()))
         shallow = 1 if self._depth > 1 else 0
         layers = sorted(
@@ -118,7 +115,6 @@ class _Probe:
         inside, _ = self._epoch(data, targets, "id", self._depth)
         # Of a student of no layers nothing is measured: its epochs would be nothing but steps.
         low, low_dev = self._epoch(data, targets, "kd", 1) if shallow else (0.0, 0.0)
-        self.work = time.perf_counter() - started
         between = self._depth - shallow
         layer, layer_dev = max(deep - low, 0.0) / between, max(deep_dev - low_dev, 0.0) / between
         return Costs(
@@ -129,12 +125,8 @@ class _Probe:
             evaluation_layer=layer_dev / dev,
             target=taught / (train + dev),
             examples=train,
-            seconds=0.0,
+            seconds=time.perf_counter() - started,
         )
-
-    def tokens(self, sample: Dataset) -> TaskData:
-        tokenizer = load_tokenizer(self._source)
-        return prepare(sample, tokenizer, self._source.key, self._max_length, self._room / "tokens")
 
     def _epoch(self, data: TaskData, targets: Targets, regime: str, depth: int) -> tuple[float, float]:
         """Seconds of training and of evaluation. The first epoch also makes kernels for each new shape."""

@@ -36,6 +36,13 @@ def free_port() -> int:
         return unused.getsockname()[1]
 
 
+def answers(uri: str) -> bool:
+    """Whether a server of MLflow is there, and well."""
+    with suppress(OSError):
+        return urlopen(f"{uri}/health", timeout=5).status == 200
+    return False
+
+
 class MlflowServer:
     """MLflow's server in processes of its own, always on the same port and store."""
 
@@ -61,12 +68,7 @@ class MlflowServer:
                 stderr=log,
                 start_new_session=True,
             )
-        wait_until(self._answers, self._process, self._folder / "server.log")
-
-    def _answers(self) -> bool:
-        with suppress(OSError):
-            return urlopen(f"{self.uri}/health", timeout=5).status == 200
-        return False
+        wait_until(lambda: answers(self.uri), self._process, self._folder / "server.log")
 
     def kill(self) -> None:
         """From now on nobody listens: connections are refused."""

@@ -19,11 +19,10 @@ from ikd_ray.config import Trial
 from ikd_ray.data import store
 from ikd_ray.distill.linear import use_onednn
 from ikd_ray.errors import UsageError
-from ikd_ray.report import cli, export, records
+from ikd_ray.report import export, records
 from ikd_ray.report.export import choose_sweep, export_students
 from ikd_ray.report.pareto import GENERATED
 from ikd_ray.report.records import SweepRecord, TrialRecord
-from ikd_ray.report.version import code_version
 from ikd_ray.tasks import get_task
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -398,21 +397,3 @@ def test_help_is_quick_and_needs_no_torch():
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--force" in done.stdout
-
-
-def test_usage_errors_prints_each_line_escaped(capsys):
-    with pytest.raises(SystemExit) as stop, cli.usage_errors():
-        raise UsageError("one\x1b[2J\ntwo \udcff é")
-    assert stop.value.code == 2
-    assert capsys.readouterr().err == "error: one\\x1b[2J\nerror: two \\udcff é\n"
-
-
-def test_other_errors_pass_usage_errors():
-    with pytest.raises(KeyError), cli.usage_errors():
-        raise KeyError("a mistake of ours")
-
-
-def test_code_version_without_git_is_the_version(monkeypatch):
-    assert "+g" in code_version() or not (ROOT / ".git").exists()
-    monkeypatch.setenv("PATH", "")
-    assert "+g" not in code_version()

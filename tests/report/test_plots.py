@@ -36,6 +36,10 @@ TRIALS = [
 ]
 
 
+def draw(path, *what):
+    path.write_bytes(pareto_png(*what))
+
+
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures that were saved."""
@@ -50,7 +54,7 @@ def texts(figure) -> list[str]:
 
 
 def test_shows_front_teacher_regimes_and_units(tmp_path, drawn):
-    pareto_png(tmp_path / "pareto.png", sweep(), TRIALS, front(TRIALS, OBJECTIVES))
+    draw(tmp_path / "pareto.png", sweep(), TRIALS, front(TRIALS, OBJECTIVES))
     (figure,) = drawn
     axes = figure.axes[0]
     assert axes.get_xlabel() == "Parameters (millions)"
@@ -69,7 +73,7 @@ def test_shows_front_teacher_regimes_and_units(tmp_path, drawn):
 
 
 def test_generated_corpus_has_a_red_banner(tmp_path, drawn):
-    pareto_png(tmp_path / "pareto.png", sweep(generated=True), TRIALS, front(TRIALS, OBJECTIVES))
+    draw(tmp_path / "pareto.png", sweep(generated=True), TRIALS, front(TRIALS, OBJECTIVES))
     assert GENERATED in texts(drawn[0])
     top_row = imread(tmp_path / "pareto.png")[5, :, :3]
     assert np.allclose(top_row, to_rgb(plots.RED), atol=0.01)
@@ -91,7 +95,7 @@ def test_generated_corpus_has_a_red_banner(tmp_path, drawn):
 def test_axes_follow_the_objectives(tmp_path, drawn, objectives, labels):
     more = {"student/latency_ms": 2.0, "dev/attention_kl": 0.5, "student/size_mb": 45.0}
     trials = [trial(n, "kd", n + 1, 0.1 * n, **more) for n in range(3)]
-    pareto_png(tmp_path / "pareto.png", sweep(objectives=objectives), trials, front(trials, objectives))
+    draw(tmp_path / "pareto.png", sweep(objectives=objectives), trials, front(trials, objectives))
     axes = drawn[0].axes[0]
     assert axes.get_xlabel().startswith(labels[0])
     assert axes.get_ylabel().startswith(labels[1])
@@ -100,7 +104,7 @@ def test_axes_follow_the_objectives(tmp_path, drawn, objectives, labels):
 def test_labels_of_a_crowded_front_stay_apart(tmp_path, drawn):
     objectives = {"dev/mcc": "max", "student/latency_ms": "min"}
     trials = [trial(n, "kd", 2, 0.1 + 0.02 * n, **{"student/latency_ms": 3 + 0.1 * n}) for n in range(5)]
-    pareto_png(tmp_path / "pareto.png", sweep(objectives=objectives), trials, front(trials, objectives))
+    draw(tmp_path / "pareto.png", sweep(objectives=objectives), trials, front(trials, objectives))
     boxes = [text.get_window_extent() for text in drawn[0].axes[0].texts]
     assert len(boxes) == 6
     assert not any(one.overlaps(two) for i, one in enumerate(boxes) for two in boxes[:i])
@@ -109,7 +113,7 @@ def test_labels_of_a_crowded_front_stay_apart(tmp_path, drawn):
 @pytest.mark.parametrize("trials", [[], TRIALS[3:], TRIALS[:1]])
 def test_few_trials_and_awkward_names_draw(tmp_path, trials):
     strange = sweep(name="$\\frac_{" * 20, teacher={})
-    pareto_png(tmp_path / "pareto.png", strange, trials, front(trials, OBJECTIVES))
+    draw(tmp_path / "pareto.png", strange, trials, front(trials, OBJECTIVES))
     assert imread(tmp_path / "pareto.png").shape[:2] == (896, 1408)
 
 

@@ -14,13 +14,12 @@ from made_sweep import make_sweep
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ikd_ray.config import make_trial
-from ikd_ray.data import store
 from ikd_ray.data.remote import Output
 from ikd_ray.distill.losses import attention_kl
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.errors import UsageError
 from ikd_ray.report.figures import attention, costs, errors, front, layers, regimes, search, style
-from ikd_ray.report.figures.parts import AbsentError, Picture, Table
+from ikd_ray.report.figures.parts import Picture, Table
 from ikd_ray.report.figures.subject import IDLE, open_subject
 from ikd_ray.report.pareto import front as pareto_front
 from ikd_ray.report.records import read_trials, trial_folder, write_json
@@ -287,16 +286,6 @@ def test_few_trials_and_no_study_are_said_in_words(tmp_path):
 # Errors
 
 
-def test_overlap_of_errors():
-    student, teacher = np.array([1, 1, 1, 0, 0], bool), np.array([1, 1, 0, 1, 0], bool)
-    assert errors.overlap(student, teacher) == errors.Overlap(shared=2, own=1, mended=1)
-    assert errors.overlap(student, teacher).inherited == pytest.approx(2 / 3)
-    assert errors.jaccard(student, teacher) == 0.5
-    none = np.zeros(5, bool)
-    assert errors.jaccard(none, none) == 1.0
-    assert errors.overlap(none, none).inherited == 0.0
-
-
 def test_errors_are_those_of_the_models_own_forward_passes(subject, weights):
     section = errors.section(subject, weights)
     tokenizer = AutoTokenizer.from_pretrained(weights.teacher.weights)
@@ -322,41 +311,6 @@ def test_errors_are_those_of_the_models_own_forward_passes(subject, weights):
     first = subject.front[0].id
     value = errors.jaccard(wrong["teacher"], wrong[first])
     assert f"teacher and {first} {value:.2f}" in pictures(section)["errors-jaccard"].caption
-
-
-def test_predictions_are_computed_once_and_anew_for_other_weights(tmp_path):
-    sweep = make_sweep(tmp_path / "outputs", trials=3)
-    subject, told = open_subject(sweep), []
-    weights = Weights(Output(str(sweep.parent)), sweep, subject.sweep, told.append)
-    student = weights.student(subject.best)
-    first = weights.logits(student)
-    assert np.array_equal(weights.logits(student), first)
-    assert told == [f"predictions of the student of {subject.best.id} on 20 dev examples"]
-    assert not np.array_equal(weights.logits(weights.teacher), first)
-    assert len(told) == 2
-
-
-def test_what_is_gone_is_said(tmp_path):
-    sweep = make_sweep(tmp_path / "outputs", trials=3)
-    subject = open_subject(sweep)
-    weights = Weights(Output(str(sweep.parent)), sweep, subject.sweep)
-    (trial_folder(sweep, subject.best.id) / "student" / "model.safetensors").write_bytes(b"other")
-    section = errors.section(subject, weights)
-    assert f"The student of {subject.best.id} is damaged" in section.words[1]
-    with pytest.raises(AbsentError, match="is damaged"):
-        attention.section(subject, weights, ())
-    store.discard(sweep.parent / "cache" / "tokens" / weights.data.key)
-    with pytest.raises(AbsentError, match="tokenized dev set is not there any more"):
-        errors.section(subject, Weights(Output(str(sweep.parent)), sweep, subject.sweep))
-
-
-def test_regression_has_no_errors(tmp_path):
-    sweep = make_sweep(tmp_path / "outputs", trials=3, task="stsb")
-    subject = open_subject(sweep)
-    weights = Weights(Output(str(sweep.parent)), sweep, subject.sweep)
-    with pytest.raises(AbsentError, match="regression"):
-        errors.section(subject, weights)
-    assert "The teacher says" in attention.section(subject, weights, ()).words[0]
 
 
 # Costs

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
@@ -32,10 +30,6 @@ def section(subject: Subject, teacher_size: Mapping[str, float]) -> Section:
     Args:
         teacher_size: the teacher's own of `COSTS`, as far as it is known.
     """
-    with tempfile.TemporaryDirectory() as room:
-        path = Path(room) / "pareto.png"
-        pareto_png(path, subject.sweep, subject.trials, subject.front)
-        content = path.read_bytes()
     label = axis_label(subject.metric)[0]
     caption = (
         f"{label}, against what a student costs, for {len(subject.finished)} finished trials; "
@@ -49,7 +43,7 @@ def section(subject: Subject, teacher_size: Mapping[str, float]) -> Section:
         "Accuracy against cost",
         caption,
         f"Scatter plot of {label} against parameters. Members of the front: {members}.",
-        content,
+        pareto_png(subject.sweep, subject.trials, subject.front),
         plot(subject, teacher_size),
     )
     return Section("front", "The Pareto front", [], [picture, _table(subject, teacher_size)])

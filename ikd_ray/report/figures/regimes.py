@@ -12,7 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ikd_ray.report.figures.parts import Picture, Section, Table
-from ikd_ray.report.figures.style import MUTED, axis_label, decorate, in_order, new_figure, png, style_of
+from ikd_ray.report.figures.style import (
+    axis_label,
+    decorate,
+    in_order,
+    new_figure,
+    png,
+    style_of,
+    teacher_line,
+)
 from ikd_ray.report.figures.subject import Subject, depth, number
 from ikd_ray.report.records import TrialRecord
 from ikd_ray.report.words import clean
@@ -105,8 +113,7 @@ def _picture(subject: Subject, found: dict[tuple[int, str], Cell], metrics: Sequ
     regimes = in_order([regime for _, regime in found])
     for axes, metric in zip(panels, metrics, strict=True):
         _panel(axes, found, regimes, metric)
-    if math.isfinite(subject.taught):
-        panels[0].axhline(subject.taught, color=MUTED, linewidth=1.2, linestyle="--", label="teacher")
+    teacher_line(panels[0], subject.taught)
     handles = {
         label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }

@@ -21,7 +21,6 @@ from ikd_ray.report.figures.style import (
     GRID,
     INK,
     LINES,
-    MUTED,
     axis_label,
     decorate,
     in_order,
@@ -29,6 +28,7 @@ from ikd_ray.report.figures.style import (
     number_axis,
     png,
     style_of,
+    teacher_line,
 )
 from ikd_ray.report.figures.subject import Subject, depth, title
 from ikd_ray.report.records import STUDY, STUDY_FILE
@@ -110,11 +110,7 @@ def depth_curve(subject: Subject) -> Picture:
             label=regime,
         )
         told.append(f"{regime}: " + ", ".join(f"{n} L {v:.3f}" for n, v in zip(layers, best, strict=True)))
-    if math.isfinite(subject.taught):
-        taught = subject.sweep.teacher["layers"]
-        axes.axhline(
-            subject.taught, color=MUTED, linewidth=1.2, linestyle="--", label=f"teacher ({taught} layers)"
-        )
+    teacher_line(axes, subject.taught, f"teacher ({subject.sweep.teacher['layers']} layers)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     layers = [depth(trial) for trial in subject.finished]
     axes.set_xlim(min(layers) - 0.5, max(layers) + 0.5)
@@ -151,8 +147,7 @@ def agreement(subject: Subject) -> Picture:
             linewidths=0.9,
         )
         axes.scatter([], [], s=40, c=colour, marker=marker, label=regime)
-    if math.isfinite(subject.taught):
-        axes.axhline(subject.taught, color=MUTED, linewidth=1.2, linestyle="--", label="teacher")
+    teacher_line(axes, subject.taught)
     figure.legend(loc="outside lower center", ncols=6, frameon=False, fontsize=9)
     told = ", ".join(
         f"{title(t)} {t.metrics['dev/teacher_agreement']:.3f}" for t in known if t in subject.front

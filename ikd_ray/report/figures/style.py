@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Literal
@@ -80,17 +81,23 @@ def new_figure(
     return figure
 
 
-def decorate(axes: Axes, across: str = "", up: str = "", title: str = "") -> None:
-    """A grid, no more frame than is needed, and the axes' names."""
+def decorate(axes: Axes, across: str = "", up: str = "", title: str = "", size: float = 9.5) -> None:
+    """A grid, no more frame than is needed, and the axes' names. `size`: of these, in points."""
     axes.set_axisbelow(True)
     axes.grid(color=GRID, linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#b6bcc8")
-    axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=8.5, length=3)
-    axes.set_xlabel(across, color=INK, fontsize=9.5)
-    axes.set_ylabel(up, color=INK, fontsize=9.5)
+    axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=size - 1, length=3)
+    axes.set_xlabel(across, color=INK, fontsize=size)
+    axes.set_ylabel(up, color=INK, fontsize=size)
     if title:
         axes.set_title(title, color=INK, fontsize=10.5, loc="left", parse_math=False)
+
+
+def teacher_line(axes: Axes, value: float, label: str = "teacher") -> None:
+    """What the teacher has, across; nothing where it is not known."""
+    if math.isfinite(value):
+        axes.axhline(value, color=MUTED, linewidth=1.2, linestyle="--", label=label)
 
 
 def number_axis(axis: Axis, low: float, high: float) -> None:

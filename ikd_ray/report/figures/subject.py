@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ikd_ray.config import make_trial
@@ -47,24 +48,24 @@ class Subject:
         """The teacher's main metric; nan where it is not known."""
         return self.sweep.teacher["metrics"].get(self.metric, math.nan)
 
-    @property
+    @cached_property
     def front(self) -> list[TrialRecord]:
         """Its members, by size, whose main metric is finite too."""
         on_front = pareto.front(self.trials, self.sweep.objectives)
         return [trial for trial in on_front if trial in self.finished]
 
-    @property
+    @cached_property
     def best(self) -> TrialRecord:
         """The front's best by the main metric."""
         return self.best_of(self.front or self.finished)
 
-    @property
+    @cached_property
     def baseline(self) -> TrialRecord | None:
         """The best student of standard distillation."""
         group = [trial for trial in self.finished if trial.params["regime"] == "kd"]
         return self.best_of(group) if group else None
 
-    @property
+    @cached_property
     def closely(self) -> list[TrialRecord]:
         """The front's members, and the best of each regime."""
         regimes = dict.fromkeys(trial.params["regime"] for trial in self.finished)
@@ -78,7 +79,7 @@ class Subject:
         """Of equals the one that was suggested first."""
         return max(trials, key=lambda trial: (self.sign * trial.metrics[self.metric], -trial.number))
 
-    @property
+    @cached_property
     def varied(self) -> list[str]:
         """Parameters, regime and depth aside, in which the trials differ."""
         names = dict.fromkeys(name for trial in self.finished for name in trial.params)

@@ -48,9 +48,8 @@ def register(
                 f"sweeps/report.py --check {sweep.name} delivers it"
             )
         try:
-            models.log_student(tracker.client, runs[trial.id], folder, sweep, trial)
-            run = tracker.client.get_run(runs[trial.id].info.run_id)
-            versions[trial.id] = models.register(tracker.client, run, name, sweep, trial)
+            model = models.log_student(tracker.client, runs[trial.id], folder, sweep, trial)
+            versions[trial.id] = models.register(tracker.client, model, name, sweep, trial)
         except UsageError:
             raise
         except Exception as error:  # every store raises its own

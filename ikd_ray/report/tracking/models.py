@@ -26,8 +26,8 @@ def model_of(run: Run) -> str:
     return outputs[-1].model_id if outputs else ""
 
 
-def log_student(client: MlflowClient, run: Run, folder: Path, sweep: SweepRecord, trial: TrialRecord) -> None:
-    """Log a trial's student as a model of MLflow's transformers flavour, unless the run has it.
+def log_student(client: MlflowClient, run: Run, folder: Path, sweep: SweepRecord, trial: TrialRecord) -> str:
+    """Log a trial's student as a model of MLflow's transformers flavour, unless the run has it; returns its id.
 
     It is logged through the client: MLflow's `log_model` would start the run again, and change when it ended.
 
@@ -38,8 +38,8 @@ def log_student(client: MlflowClient, run: Run, folder: Path, sweep: SweepRecord
         UsageError, OSError: the student cannot be read.
         MlflowException: the store refuses it.
     """
-    if model_of(run):
-        return
+    if known := model_of(run):
+        return known
     from mlflow.entities import LoggedModelOutput
 
     with tempfile.TemporaryDirectory() as room:
@@ -65,35 +65,39 @@ def log_student(client: MlflowClient, run: Run, folder: Path, sweep: SweepRecord
     )
     # Last: it is what says that the run has its model.
     client.log_outputs(run.info.run_id, models=[LoggedModelOutput(model.model_id, len(trial.history))])
+    return str(model.model_id)
 
 
-def register(client: MlflowClient, run: Run, name: str, sweep: SweepRecord, trial: TrialRecord) -> str:
-    """Make the student of a run a version of the registered model `name`, unless it is one; returns the version.
+def register(client: MlflowClient, model_id: str, name: str, sweep: SweepRecord, trial: TrialRecord) -> str:
+    """Make a trial's student a version of the registered model `name`, unless it is one; returns the version.
+
+    Args:
+        model_id: see `log_student`.
 
     Raises:
         MlflowException: the registry refuses it.
     """
     import mlflow.exceptions
 
-    model_id = model_of(run)
+    model = client.get_logged_model(model_id)
     try:
         client.create_registered_model(name)
     except mlflow.exceptions.MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    for version in client.search_model_versions(f"name = '{name}' and run_id = '{run.info.run_id}'"):
+    for version in client.search_model_versions(f"name = '{name}' and run_id = '{model.source_run_id}'"):
         return str(version.version)
     shown = ", ".join(f"{metric} {trial.metrics[metric]:.6g}" for metric in sweep.objectives)
     made = client.create_model_version(
         name,
-        client.get_logged_model(model_id).artifact_location,
-        run_id=run.info.run_id,
+        model.artifact_location,
+        run_id=model.source_run_id,
         tags={"ikd.task": sweep.task, "ikd.sweep": sweep.name, "ikd.trial": trial.id},
         description=f"{trial.name} of sweep {sweep.name}: {shown}. Teacher: {sweep.teacher['name']}.",
         model_id=model_id,
     )
     # As mlflow.register_model does: the model's own page then names its versions.
-    versions = json.loads(client.get_logged_model(model_id).tags.get(VERSIONS, "[]"))
+    versions = json.loads(model.tags.get(VERSIONS, "[]"))
     versions.append({"name": name, "version": made.version})
     client.set_logged_model_tags(model_id, {VERSIONS: json.dumps(versions)})
     return str(made.version)
