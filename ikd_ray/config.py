@@ -25,6 +25,9 @@ class Trial(_Config):
 
     regime: Regime = "kd"
     student_layers: int = Field(3, ge=1, le=128, description="encoder layers of the student")
+    assistant_layers: int = Field(
+        0, ge=0, le=128, description="layers of a teacher assistant, which teaches in the teacher's place; 0: none"
+    )
     student_init: Literal["mapped", "first"] = Field(
         "mapped", description="teacher layers the student copies"
     )
@@ -45,6 +48,9 @@ class Trial(_Config):
     )
     learning_rate: float = Field(1e-4, gt=0, le=1, description="AdamW's peak learning rate")
     batch_size: int = Field(32, ge=1, le=65536, description="examples in a step, over all workers")
+    train_fraction: float = Field(
+        1.0, gt=0, le=1, description="share of the training set, of each label alike, that the student sees"
+    )
     seed: int = Field(0, ge=0, lt=2**31)
 
     def params(self) -> dict[str, Any]:

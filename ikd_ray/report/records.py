@@ -76,6 +76,8 @@ class TrialRecord:
     duration_s: float = 0.0
     reused_from: list[str] = field(default_factory=list)  # trials whose epochs it took
     warnings: list[str] = field(default_factory=list)  # what happened to saved epochs that should not
+    method: str = ""  # of a space that compares methods: which one's it is
+    again: bool = False  # its method's best configuration once more, with a seed of its own
 
     @property
     def name(self) -> str:
