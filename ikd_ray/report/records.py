@@ -80,6 +80,12 @@ class TrialRecord:
     again: bool = False  # its method's best configuration once more, with a seed of its own
 
     @property
+    def told(self) -> dict[str, Any]:
+        """What a tracker has as its parameters."""
+        compared = {"method": self.method, "again": self.again} if self.method else {}
+        return self.params | {"layer_map": self.layer_map} | compared
+
+    @property
     def name(self) -> str:
         """For people: names sort by regime and depth."""
         return trial_name(self.id, self.params)

@@ -21,6 +21,7 @@ from ikd_ray.report.pareto import front
 from ikd_ray.report.records import SPACE_FILE, SweepRecord, TrialRecord, alone, read_sweep, whole_trials
 from ikd_ray.report.tracking.gallery import show_front
 from ikd_ray.report.tracking.tracker import Tracker
+from ikd_ray.sweep.budget import Budget
 from ikd_ray.sweep.request import store_of
 from ikd_ray.sweep.results import trial_id
 from ikd_ray.sweep.search import STUDY, OrderedSearch, begin_study_again, open_study, outcome
@@ -92,7 +93,7 @@ def _differences(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialReco
             found.append((number, f"{record.id} was not in it"))
         elif (trial.state, trial.values) != outcome(record.metrics, sweep.objectives):
             found.append((number, f"{record.id} was {trial.state.name} {trial.values or ''}".rstrip()))
-        elif any(record.params.get(name) != value for name, value in trial.params.items()):
+        elif any(record.told.get(name) != value for name, value in trial.params.items()):
             found.append((number, f"{record.id} had other parameters"))
     for number in sorted(known.keys() - ended.keys()):
         if known[number].state.is_finished():
@@ -108,7 +109,8 @@ def _tell_study(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialRecor
 
     space, storage = load_space(folder / SPACE_FILE), open_study(folder)
     foreseen = sweep.settings.get("foreseen", 1)
-    OrderedSearch(space, sweep.objectives, sweep.seed, foreseen, storage, ended, 0, refuse)
+    budget = Budget(space, sweep.settings.get("trials"))
+    OrderedSearch(space, budget, sweep.objectives, sweep.seed, foreseen, storage, ended, 0, refuse)
 
 
 def _mlflow(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -74,6 +75,10 @@ class FloatRange:
 
 
 Domain = Fixed | Choice | IntRange | FloatRange
+Methods = dict[str, dict[str, Any]]  # name -> the fields that it fixes
+
+MAX_METHODS = 50
+METHOD_NAME = re.compile(r"\S(?:.{0,58}\S)?")
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,28 @@ def can_be(params: Mapping[str, Param], name: str, value: Any) -> bool:
     return value == DEFAULTS[name] and keeps_default(params, name)
 
 
-def read_params(file: YamlFile, node: yaml.Node) -> dict[str, Param]:
+def read_methods(file: YamlFile, node: yaml.Node) -> Methods:
+    """The methods that a space compares, in the file's order. Mistakes are noted in `file`."""
+    found: Methods = {}
+    if isinstance(node, yaml.MappingNode) and not 1 <= len(node.value) <= MAX_METHODS:
+        file.mistake(node, "methods", f"{len(node.value)} of them; write 1 to {MAX_METHODS}, or leave it out")
+    for name, entry in file.mapping(node, "methods").items():
+        key = f"methods.{name}"
+        if not (METHOD_NAME.fullmatch(name) and name.isprintable()):
+            file.mistake(entry, key, "no name; write at most 60 printable characters")
+        fixed = {
+            field: value
+            for field, at in file.mapping(entry, key, FIELDS).items()
+            for value, _ in file.values([at], f"{key}.{field}", FIELDS[field])
+        }
+        same = next((other for other, fields in found.items() if fields == fixed), None)
+        if same is not None:
+            file.mistake(entry, key, f"fixes what {same} does; keep one")
+        found[name] = fixed
+    return found or {"": {}}
+
+
+def read_params(file: YamlFile, node: yaml.Node, methods: Methods) -> dict[str, Param]:
     """The params in an order where parents come before the fields whose `when` names them.
 
     Mistakes are noted in `file`; the result is of use only if there are none.
@@ -137,7 +163,7 @@ def read_params(file: YamlFile, node: yaml.Node) -> dict[str, Param]:
     params = {name: Param(domains[name] or Fixed(object()), when[name]) for name in order if name in domains}
     for condition in conditions:
         if domains.get(condition.parent, True):
-            _check_possible(file, condition, params)
+            _check_possible(file, condition, params, methods)
     return params
 
 
@@ -269,9 +295,15 @@ def _parents_first(
                     when[name].pop(parent, None)
 
 
-def _check_possible(file: YamlFile, condition: _Condition, params: Mapping[str, Param]) -> None:
+def _check_possible(
+    file: YamlFile, condition: _Condition, params: Mapping[str, Param], methods: Methods
+) -> None:
     parent = condition.parent
     key = f"params.{condition.name}.when.{parent}"
     for value, node in condition.values:
-        if not can_be(params, parent, value):
+        possible = (
+            fixed[parent] == value if parent in fixed else can_be(params, parent, value)
+            for fixed in methods.values()
+        )
+        if not any(possible):
             file.mistake(node, key, f"{parent} is never {value!r} in this space; drop it or add it")

@@ -79,21 +79,20 @@ class SweepCallback(tune.Callback):
         """Take Ctrl-C back from Tune, which waits for each trial's running epoch, and keeps listening after its end."""
         signal.signal(signal.SIGINT, self._listens)
 
-    def _described(self, trial: Any) -> tuple[int, dict[str, Any], list[int]]:
-        """A trial's number, all its parameters and its layer map."""
-        params = make_trial(trial.config["params"]).params()
-        return trial.config["number"], params, list(self._layer_maps[params["student_layers"]])
+    def _record(self, trial: Any, status: str, **more: Any) -> TrialRecord:
+        config = trial.config
+        number, params = config["number"], make_trial(config["params"]).params()
+        layers = list(self._layer_maps[params["student_layers"]])
+        told = {"method": config["method"], "again": config["again"]} | more
+        return TrialRecord(trial_id(number), number, params, layers, status, **told)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        number, params, layers = self._described(trial)
-        self._delivery.put("trial_started", trial_id(number), params | {"layer_map": layers}, time.time())
+        record, asked = self._record(trial, "running"), trial.config["params"]
+        self._delivery.put("trial_started", record.id, record.told, time.time())
         # What the user did not ask for is in MLflow; the terminal is narrow.
-        shown = {
-            name: params[name]
-            for name in ("regime", "student_layers", *trial.config["params"])
-            if name != "seed"
-        }
-        self._console.trial_started(trial_id(number), number, shown)
+        shown = ("method", "regime", "student_layers", *(name for name in asked if name != "seed"))
+        about = {name: record.told[name] for name in shown if name in record.told}
+        self._console.trial_started(record.id, record.number, about)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -143,7 +142,7 @@ class SweepCallback(tune.Callback):
             self._search.finished(number, metrics)
             self._finished(name, metrics)
         elif self._deaths[name] < MOST_DEATHS:
-            self._search.again(number, self._warnings[name])
+            self._search.retry(number, self._warnings[name])
             self._console.trial_died(name)
         else:
             reason = f"its process died {MOST_DEATHS} times in a row: {_last_line(trial.error_file)}"
@@ -155,18 +154,10 @@ class SweepCallback(tune.Callback):
         self._console.trial_finished(name, metrics)
 
     def _failed(self, trial: Any, reason: str, died: bool = False) -> None:
-        number, params, layers = self._described(trial)
-        name = trial_id(number)
-        record = TrialRecord(
-            name,
-            number,
-            params,
-            layers,
-            "failed",
-            reason=reason,
-            died=died,
-            reused_from=sorted(self._origins[name]),
-            warnings=self._warnings[name],
+        name = trial_id(trial.config["number"])
+        origins, warnings = sorted(self._origins[name]), self._warnings[name]
+        record = self._record(
+            trial, "failed", reason=reason, died=died, reused_from=origins, warnings=warnings
         )
         try:
             write_trial(self._sweep, record)
@@ -174,6 +165,6 @@ class SweepCallback(tune.Callback):
             self._halt(f"{name}: {in_one_line(error)}")
             return
         self._mirror.push_trial(name)
-        self._search.fail(number, final=not died)
+        self._search.fail(record.number, final=not died)
         self._delivery.settle(name)
         self._console.trial_failed(name, reason)

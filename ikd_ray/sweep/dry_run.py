@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.targets import size_gb, stores_attention
 from ikd_ray.distill.teacher import load_source, load_tokenizer
 from ikd_ray.report.words import duration
+from ikd_ray.sweep.budget import Budget
 from ikd_ray.sweep.dimensions import Fixed, FloatRange, IntRange, Param
 from ikd_ray.sweep.prepare import Fact
 from ikd_ray.sweep.probe import Costs, Probe, sampled
@@ -39,9 +39,12 @@ def dry_run(request: Request) -> Iterator[Fact]:
     yield Fact("objectives", ", ".join(f"{name} ({way})" for name, way in request.objectives.items()))
     for name, param in space.params.items():
         yield Fact("searched" if not isinstance(param.domain, Fixed) else "fixed", _dimension(name, param))
+    for method, fixed in space.methods.items():
+        if method:
+            yield Fact("compared", f"{method}: {_all(fixed)}")
     for regime in space.reachable("regime"):
         yield Fact("stages", _stages(regime, request))
-    trials = draws(space, request.trials)
+    trials = draws(space, request.budget)
     yield Fact("trials", _trials(request, trials))
     with tempfile.TemporaryDirectory(prefix="ikd-dry-run-") as room:
         teacher = load_source(request.source, request.task, seed=0)
@@ -53,14 +56,20 @@ def dry_run(request: Request) -> Iterator[Fact]:
     yield from _time(request, trials, costs)
 
 
-def draws(space: Space, count: int) -> list[Trial]:
-    """Trials as the space may suggest them: of a grid the ones it begins with, else at random."""
+def draws(space: Space, budget: Budget) -> list[Trial]:
+    """Trials as the space may suggest them, of every method alike: of a grid its own, else random ones."""
     if space.sampler == "grid":
-        return [make_trial(row) for row in islice(space.grid(), count)]
+        grids = {method: space.of(method).grid() for method in space.methods}
+        places = (budget.place(number) for number in range(0, budget.searched, space.seeds))
+        return [make_trial(grids[place.method][place.configuration]) for place in places]
+    return [trial for method in space.methods for trial in _draws(space.of(method), DRAWS)]
+
+
+def _draws(space: Space, count: int) -> list[Trial]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     found = []
-    for _ in range(DRAWS):
+    for _ in range(count):
         suggested = study.ask()
         constants = space.suggest(suggested)
         found.append(make_trial(constants | suggested.params))
@@ -88,6 +97,10 @@ def _dimension(name: str, param: Param) -> str:
     return f"{name}: {values}" + (f"; where {when}" if when else "")
 
 
+def _all(fixed: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in fixed.items()) or "nothing but defaults"
+
+
 def _or(values: tuple[Any, ...]) -> str:
     *others, last = map(str, values)
     return f"{', '.join(others)} or {last}" if others else last
@@ -108,7 +121,15 @@ def _stages(regime: str, request: Request) -> str:
 def _trials(request: Request, trials: list[Trial]) -> str:
     epochs = [_epochs(trial) for trial in trials]
     mean = statistics.mean(epochs)
-    how = "of the grid" if request.space.sampler == "grid" else "suggested by Optuna's TPE sampler"
+    how, space = "of the grid", request.space
+    if space.sampler != "grid":
+        how = "suggested by Optuna's TPE sampler"
+    if len(space.methods) > 1:
+        how += f", for each of {len(space.methods)} methods as many"
+    if space.seeds > 1:
+        how += f", each configuration with {space.seeds} seeds"
+    if again := request.trials - request.budget.searched:
+        how += f"; {again} of them the best configurations again, with {space.best_seeds} further seeds each"
     return (
         f"{request.trials}, {how}; at most {mean:.3g} epochs each on average ({min(epochs)} to {max(epochs)}), "
         f"about {mean * request.trials:,.0f} in all"

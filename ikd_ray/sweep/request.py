@@ -22,10 +22,11 @@ from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, is_task_fil
 from ikd_ray.errors import UsageError
 from ikd_ray.report.mirror import pull
 from ikd_ray.report.records import SPACE_FILE, SWEEP_FILE, Direction, SweepRecord, read_sweep, read_task
+from ikd_ray.sweep.budget import TRIALS, Budget
 from ikd_ray.sweep.space import Space, load_space
 from ikd_ray.tasks import Task
 
-TRIALS = 8  # where neither the command nor a grid says
+MOST_TRIALS = 100_000
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -45,9 +46,14 @@ class Request:
     source: TeacherSource
     depths: tuple[int, ...]
     max_length: int
-    trials: int
+    budget: Budget
     folder: Path
     resumes: bool
+
+    @property
+    def trials(self) -> int:
+        """All of them, further seeds included."""
+        return self.budget.total
 
     @property
     def output(self) -> Output:
@@ -74,7 +80,7 @@ def check(config: SweepConfig, resumes: bool = False) -> Request:
     name = config.name if config.name is not None else f"{task.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     config = config.model_copy(update={"name": name, **_absolute(config.model_dump())})
     folder = _folder(config, resumes)
-    trials = _trials(config, space)
+    budget = _budget(config, space)
     dataset = load(task, config.data_dir)
     # Imported late: it takes seconds, and the mistakes above should be answered at once.
     from ikd_ray.distill.teacher import find_teacher
@@ -94,8 +100,9 @@ def check(config: SweepConfig, resumes: bool = False) -> Request:
         )
     if resumes:
         _same_as_before(read_sweep(folder), dataset, source)
+        _no_longer_than_before(read_sweep(folder), space, budget)
     length = min(space.data.max_length, source.max_tokens)
-    return Request(config, task, space, objectives, dataset, source, depths, length, trials, folder, resumes)
+    return Request(config, task, space, objectives, dataset, source, depths, length, budget, folder, resumes)
 
 
 def _same_as_before(earlier: SweepRecord, dataset: Dataset, source: TeacherSource) -> None:
@@ -111,13 +118,22 @@ def _same_as_before(earlier: SweepRecord, dataset: Dataset, source: TeacherSourc
         )
 
 
-def _trials(config: SweepConfig, space: Space) -> int:
-    if space.sampler != "grid":
-        return config.trials or TRIALS
-    size = len(space.grid())
-    if config.trials and config.trials > size:
-        raise UsageError(f"--trials {config.trials}: the grid {config.space} has {size}; give at most that")
-    return config.trials or size
+def _budget(config: SweepConfig, space: Space) -> Budget:
+    budget = Budget(space, config.trials)
+    if budget.total > MOST_TRIALS:
+        raise UsageError(
+            f"--trials {config.trials or TRIALS}: {budget.total:,} trials, as {config.space} trains each configuration "
+            f"with {space.seeds} seeds, for each of {len(space.methods)} methods; at most {MOST_TRIALS:,} are possible"
+        )
+    return budget
+
+
+def _no_longer_than_before(earlier: SweepRecord, space: Space, budget: Budget) -> None:
+    if space.best_seeds and budget.total != earlier.trials:
+        raise UsageError(
+            f"--resume {earlier.name}: --trials cannot change, as best_seeds of its space trains what was best of them "
+            "again; leave it out, or start a sweep of another --name"
+        )
 
 
 def _absolute(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -196,6 +196,7 @@ def _trials(
     missing, halt = request.trials - len(trials), Halt()
     search = OrderedSearch(
         request.space,
+        request.budget,
         request.objectives,
         request.config.seed,
         course.shares.foreseen,

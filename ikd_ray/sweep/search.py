@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
@@ -16,14 +18,19 @@ from sqlalchemy.exc import DatabaseError
 from ikd_ray.data.store import digest, is_full
 from ikd_ray.distill.checkpoint import Busy
 from ikd_ray.errors import in_one_line
+from ikd_ray.report.pareto import main_metric
 from ikd_ray.report.records import STUDY, STUDY_FILE, TrialRecord, set_aside
+from ikd_ray.sweep.budget import SEEDS, Budget, Place
+from ikd_ray.sweep.recent import RecentStorage
 from ikd_ray.sweep.results import FAILED, REPORT, WAITS
 from ikd_ray.sweep.space import Space
 
 STARTUP = 10  # random trials before TPE models what it has seen
-WINDOW = 250  # the newest results that TPE models; its cost grows with their number
+
+METHOD = "method"  # among a trial's parameters in the study on disk, where there are several
 
 Outcome = tuple[TrialState, list[float] | None]
+Given = tuple[dict[str, Any], dict[str, BaseDistribution]]  # a trial's searched parameters
 
 
 def open_study(sweep: Path) -> optuna.storages.RDBStorage:
@@ -64,6 +71,14 @@ def _add(study: optuna.Study, params: dict[str, Any], distributions: dict[str, A
     )
 
 
+def without_method(trial: FrozenTrial) -> Given:
+    """What was searched of a trial in the study on disk."""
+    params, distributions = dict(trial.params), dict(trial.distributions)
+    params.pop(METHOD, None)
+    distributions.pop(METHOD, None)
+    return params, distributions
+
+
 def outcome(metrics: Mapping[str, float], objectives: Iterable[str]) -> Outcome:
     """What the study has of a trial that ended with these metrics; without its objectives it failed."""
     values = [metrics.get(name, math.nan) for name in objectives]
@@ -71,59 +86,22 @@ def outcome(metrics: Mapping[str, float], objectives: Iterable[str]) -> Outcome:
     return (TrialState.FAIL, None) if failed else (TrialState.COMPLETE, values)
 
 
-class RecentStorage(optuna.storages.InMemoryStorage):
-    """A study in memory that shows of its complete trials the `WINDOW` newest and the Pareto front.
-
-    TPE itself weighs old trials down, and sorts all that it is shown for every parameter it samples.
-    """
-
-    def __init__(self, signs: Sequence[int]) -> None:
-        """`signs`: 1 for an objective that is minimized, -1 for one that is maximized."""
-        super().__init__()
-        self._signs = signs
-        self._front: dict[int, tuple[float, ...]] = {}  # trial -> its values times `signs`: less is better
-        self._complete: list[int] = []
-        self._hidden: set[int] = set()
-
-    def set_trial_state_values(
-        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
-    ) -> bool:
-        changed = super().set_trial_state_values(trial_id, state, values)
-        if state == TrialState.COMPLETE:
-            number = self.get_trial_number_from_id(trial_id)
-            assert values is not None
-            costs = tuple(sign * value for sign, value in zip(self._signs, values, strict=True))
-            if not any(_covers(other, costs) for other in self._front.values()):
-                self._front = {n: other for n, other in self._front.items() if not _covers(costs, other)}
-                self._front[number] = costs
-            self._complete.append(number)
-            self._hidden = set(self._complete[:-WINDOW]) - self._front.keys()
-        return changed
-
-    def get_all_trials(
-        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        trials = super().get_all_trials(study_id, deepcopy, states)
-        return [trial for trial in trials if trial.number not in self._hidden] if self._hidden else trials
-
-
-def _covers(costs: tuple[float, ...], others: tuple[float, ...]) -> bool:
-    return all(cost <= other for cost, other in zip(costs, others, strict=True))
-
-
 class OrderedSearch(Searcher):
     """Suggestions that depend on the seed and on results alone, never on which trial ends first.
 
-    Suggestion n sees the results of trials 0 .. n - lag - 1, told in order; results that come early wait. The
-    sampler starts anew for each suggestion, seeded by (seed, n), so a resumed sweep suggests what it would have.
+    Suggestion n sees the results of trials 0 .. n - lag - 1 of its own method, told in order; results that come early
+    wait. The sampler starts anew for each suggestion, seeded by (seed, n), so a resumed sweep suggests what it would
+    have. A configuration's further seeds are suggested as its first one was, and the best one's when all have ended
+    that it was the best of.
 
-    Two studies: the sampler reads one in memory, and the one on disk is written once when a trial is suggested
+    The sampler reads studies in memory, one a method; the one on disk is written once when a trial is suggested
     and once when it ends. What the trials' own records say counts, whatever a killed driver left in the study.
     """
 
     def __init__(
         self,
         space: Space,
+        budget: Budget,
         objectives: Mapping[str, str],
         seed: int,
         concurrent: int,
@@ -135,14 +113,18 @@ class OrderedSearch(Searcher):
         """Opens the study in `storage`, or goes on with the one that is there.
 
         Args:
+            budget: what each trial's number stands for.
             concurrent: trials that run at once.
             ended: the records of trials that need not run again, by number.
             trials: how many are to run.
             halt: called with a reason when the study cannot be written; nothing is suggested any more.
         """
         super().__init__()
-        self._space, self._seed, self._objectives = space, seed, list(objectives)
-        self._grid = space.grid() if space.sampler == "grid" else []
+        self._budget, self._seed, self._objectives = budget, seed, list(objectives)
+        self._spaces = {method: space.of(method) for method in budget.methods}
+        grids = self._spaces.items() if space.sampler == "grid" else ()
+        self._grids = {method: its.grid() for method, its in grids}
+        self._startup = STARTUP * space.seeds
         # Room for a trial that takes as long as five beside it, which may have found their epochs trained, before
         # anyone waits for it.
         self._lag = 5 * (concurrent - 1)
@@ -151,15 +133,24 @@ class OrderedSearch(Searcher):
         self._kept = optuna.create_study(
             storage=storage, study_name=STUDY, directions=directions, load_if_exists=True
         )
-        self._seen = optuna.create_study(storage=RecentStorage(signs), directions=directions)
+        self._seen = {
+            method: optuna.create_study(storage=RecentStorage(signs), directions=directions)
+            for method in budget.methods
+        }
+        self._given: dict[int, Given] = {}
         self._outcomes: dict[int, Outcome] = {}
-        self._untold: list[int] = []  # trials whose outcome the sampler has not seen, in order
+        self._main = list(objectives).index(main_metric(objectives))
+        self._sign = signs[self._main]
+        self._worth: dict[int, float] = {}  # ended trial -> its main objective, more is better; failed: -inf
+        self._told = dict.fromkeys(budget.methods, 0)
+        self._untold: dict[str, list[int]] = {method: [] for method in budget.methods}
+        """By method the trials whose outcome the sampler has not seen, in order."""
         self._left = trials  # to be suggested
         self._halt, self._stopped = halt, False
         self._running: dict[str, dict[str, Any]] = {}  # Tune's trial id -> what it was given
-        self._stumbled: dict[int, dict[str, Any]] = {}  # ended for Tune; `fail` or `again` says what is next
+        self._stumbled: dict[int, dict[str, Any]] = {}  # ended for Tune; `fail` or `retry` says what is next
         self._waiting: list[tuple[dict[str, Any], Busy | None]] = []
-        self._interrupted: list[tuple[int, dict[str, Any]]] = []  # numbers and parameters
+        self._interrupted: list[int] = []
         self._next = 0
         self._go_on(ended)
 
@@ -167,30 +158,29 @@ class OrderedSearch(Searcher):
         """Take up what an earlier run left in the study on disk; what that lacks of ended trials it gets now."""
         known = self._kept.get_trials(deepcopy=False)
         for number in range(max([len(known), *(number + 1 for number in ended)])):
-            record = ended.get(number)
+            record, place = ended.get(number), self._budget.place(number)
             if number < len(known):
-                params = known[number].params
-                _add(self._seen, params, known[number].distributions)
+                self._take(number, place, without_method(known[number]))
             elif record:
                 trial = optuna.trial.FixedTrial(record.params)
-                self._space.suggest(trial)
-                for study in (self._seen, self._kept):
-                    _add(study, trial.params, trial.distributions)
+                self._spaces[place.method].suggest(trial)
+                self._take(number, place, (trial.params, trial.distributions))
+                self._keep(number, place)
             else:
-                self._tell_before(number - self._lag)
-                params = self._suggested(number)
-            self._untold.append(number)
+                if not place.again:
+                    self._tell_before(number - self._lag, place.method)
+                self._suggest(number, place)
             self._next = number + 1
             if record:
                 self._end(number, record.metrics)
             else:
-                self._interrupted.append((number, params))
+                self._interrupted.append(number)
 
     # Ray's own annotation forgets `Searcher.FINISHED`.
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next trial's `number` and `params`; none while it must wait for others.
 
-        One that comes again has besides what `again` or `Waits` brought.
+        One that comes again has besides what `retry` or `Waits` brought.
         """
         if self._stopped:
             return Searcher.FINISHED
@@ -211,49 +201,87 @@ class OrderedSearch(Searcher):
 
     def _new(self) -> dict[str, Any] | None:
         if self._interrupted:
-            number, params = self._interrupted.pop(0)
+            number = self._interrupted.pop(0)
+            place = self._budget.place(number)
         else:
             number = self._next
-            if not self._tell_before(number - self._lag):
+            place = self._budget.place(number)
+            if not self._is_time(number, place):
                 return None
             try:
-                params = self._suggested(number)
+                self._suggest(number, place)
             except StorageInternalError as error:
                 self._refused(error)
                 return None
-            self._untold.append(number)
             self._next += 1
         self._left -= 1
-        constants = self._space.suggest(optuna.trial.FixedTrial(params))
-        return {"number": number, "params": {"seed": self._seed, **params, **constants}}
+        params, _ = self._given[number]
+        constants = self._spaces[place.method].suggest(optuna.trial.FixedTrial(params))
+        seed = (self._seed + place.seed) % SEEDS
+        about = {"number": number, "method": place.method, "again": place.again}
+        return about | {"params": {"seed": seed, **params, **constants}}
 
-    def _suggested(self, number: int) -> dict[str, Any]:
-        """The searched parameters of a new trial, which is in both studies from now on."""
-        trial = self._ask(number)
-        self._space.suggest(trial)
-        _add(self._kept, trial.params, trial.distributions)
-        return trial.params
+    def _is_time(self, number: int, place: Place) -> bool:
+        """Whether all has ended that the suggestion depends on."""
+        if place.again:
+            return all(n in self._worth for each in self._budget.searching(place.method) for n in each)
+        return self._tell_before(number - self._lag, place.method)
 
-    def _ask(self, number: int) -> optuna.Trial:
-        if number < len(self._grid):
-            self._seen.enqueue_trial(self._grid[number])
+    def _suggest(self, number: int, place: Place) -> None:
+        """A new trial, which is in the studies from now on."""
+        first = self._best(place.method) if place.again else self._budget.first(number)
+        if first == number:
+            trial = self._ask(number, place)
+            self._spaces[place.method].suggest(trial)
+            self._given[number] = trial.params, trial.distributions
+            self._untold[place.method].append(number)
+        else:
+            self._take(number, place, self._given[first])
+        self._keep(number, place)
+
+    def _take(self, number: int, place: Place, given: Given) -> None:
+        """A trial of which nobody asks the sampler. If it searches, the sampler will see what comes of it."""
+        self._given[number] = given
+        if not place.again:
+            _add(self._seen[place.method], *given)
+            self._untold[place.method].append(number)
+
+    def _keep(self, number: int, place: Place) -> None:
+        params, distributions = self._given[number]
+        if len(self._spaces) > 1:
+            params = {METHOD: place.method, **params}
+            distributions = {METHOD: CategoricalDistribution(list(self._spaces)), **distributions}
+        _add(self._kept, params, distributions)
+
+    def _ask(self, number: int, place: Place) -> optuna.Trial:
+        study = self._seen[place.method]
+        if self._grids:
+            study.enqueue_trial(self._grids[place.method][place.configuration])
         seed = int(digest(self._seed, number)[:8], 16)
-        self._seen.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
-        return self._seen.ask()
+        study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._startup)
+        return study.ask()
 
-    def _tell_before(self, horizon: int) -> bool:
-        """Tell the results of trials below `horizon`; false if one that matters is still missing."""
-        if horizon < STARTUP:
-            return (
-                True  # so few tell the sampler nothing, and those that came by now would be a matter of time
-            )
-        below = [number for number in self._untold if number < horizon]
+    def _best(self, method: str) -> int:
+        """The first trial of the configuration whose seeds have the best mean; of equals the one suggested first."""
+
+        def worth(numbers: range) -> float:
+            return statistics.fmean(self._worth.get(number, -math.inf) for number in numbers)
+
+        return max(self._budget.searching(method), key=worth)[0]
+
+    def _tell_before(self, horizon: int, method: str) -> bool:
+        """Tell the method's results of trials below `horizon`; false if one that matters is still missing."""
+        below = [number for number in self._untold[method] if number < horizon]
+        if self._told[method] + len(below) < self._startup:
+            # So few tell the sampler nothing, and those that came by now would be a matter of time.
+            return True
         if any(number not in self._outcomes for number in below):
             return False
         for number in below:
             state, values = self._outcomes.pop(number)
-            self._seen.tell(number, values, state)
-            self._untold.remove(number)
+            self._seen[method].tell(self._budget.turn(number), values, state)
+            self._untold[method].remove(number)
+        self._told[method] += len(below)
         return True
 
     def on_trial_complete(
@@ -275,7 +303,7 @@ class OrderedSearch(Searcher):
         elif last and last.remaining == 0:
             self._end(given["number"], last.metrics)
 
-    def again(self, number: int, warnings: list[str]) -> None:
+    def retry(self, number: int, warnings: list[str]) -> None:
         """A trial that ended badly is handed out again, with what it has warned of so far."""
         self._waiting.append((self._stumbled.pop(number) | {"warnings": warnings}, None))
 
@@ -290,7 +318,10 @@ class OrderedSearch(Searcher):
         self._end(number, {}, write=final)
 
     def _end(self, number: int, metrics: Mapping[str, float], write: bool = True) -> None:
-        self._outcomes[number] = state, values = outcome(metrics, self._objectives)
+        state, values = outcome(metrics, self._objectives)
+        self._worth[number] = -self._sign * values[self._main] if values else -math.inf
+        if not self._budget.place(number).again:
+            self._outcomes[number] = state, values
         if not write:
             return
         try:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from ikd_ray.config import DataConfig, PrefixConfig, SharingConfig, TargetConfig, TeacherConfig
 from ikd_ray.errors import UsageError
 from ikd_ray.report.records import Direction
-from ikd_ray.sweep.dimensions import DEFAULTS, Fixed, FloatRange, Param, keeps_default, read_params
+from ikd_ray.sweep.dimensions import (
+    DEFAULTS,
+    Fixed,
+    FloatRange,
+    Methods,
+    Param,
+    keeps_default,
+    read_methods,
+    read_params,
+)
 from ikd_ray.tasks import METRICS, Task
 from ikd_ray.yaml_file import Knob, YamlFile, knobs
 
@@ -43,6 +52,9 @@ _SECTIONS: dict[str, type[BaseModel]] = {
 }
 _DIRECTION = Knob(Direction)
 _SAMPLER = Knob(Sampler)
+MAX_SEEDS = 100
+_SEEDS = Knob(int, Field(ge=1, le=MAX_SEEDS))
+_BEST_SEEDS = Knob(int, Field(ge=0, le=MAX_SEEDS))
 _DEFAULT_OBJECTIVES: dict[str, Direction] = {MAIN_METRIC: "max", "student/params": "min"}
 
 
@@ -58,6 +70,13 @@ class Space:
     """As the file names them: `dev/metric` stands for a task's main metric."""
     params: dict[str, Param]
     """By public name, parents before the parameters that depend on them."""
+    methods: Methods
+    """What is compared: by name the fields that a method fixes, whatever `params` has of them. Where the file names
+    none, one without a name that fixes nothing."""
+    seeds: int
+    """Times that each configuration is trained, each with a seed of its own."""
+    best_seeds: int
+    """Times that each method's best configuration is trained once more, each with a further seed."""
     sampler: Sampler
     teacher: TeacherConfig
     data: DataConfig
@@ -67,10 +86,16 @@ class Space:
     text: str
     """The file as written."""
 
+    def of(self, method: str) -> Space:
+        """The space of one method, which has itself none."""
+        fixed = {name: Param(Fixed(value), {}) for name, value in self.methods[method].items()}
+        others = {name: param for name, param in self.params.items() if name not in fixed}
+        return replace(self, params=fixed | others, methods={"": {}})
+
     def suggest(self, trial: BaseTrial) -> dict[str, Any]:
         """Calls `trial.suggest_*` for the parameters whose `when` holds; returns the file's fixed values.
 
-        The caller merges the two.
+        The caller merges the two. Of the space of one method (`of`).
         """
         values, constants = dict(DEFAULTS), {}
         for name, param in self.params.items():
@@ -81,7 +106,8 @@ class Space:
         return constants
 
     def grid(self) -> list[dict[str, Any]]:
-        """Every combination of the parameters once, fixed values included; the first varies slowest.
+        """Of a method's space every combination of the parameters once, fixed values included; the first varies
+        slowest.
 
         Raises:
             UsageError: a parameter is a float range, or there are more than `MAX_GRID` combinations.
@@ -100,6 +126,10 @@ class Space:
         Raises:
             ValueError: the field is a float range, which has no list of values.
         """
+        found = (value for method in self.methods for value in self.of(method)._reachable(name))
+        return tuple(dict.fromkeys(found))
+
+    def _reachable(self, name: str) -> tuple[Any, ...]:
         domain = self.params[name].domain if name in self.params else None
         if isinstance(domain, FloatRange):
             raise ValueError(f"{name} is a float range")
@@ -135,19 +165,28 @@ def load_space(path: Path) -> Space:
         UsageError: `path:line: key: what is wrong; what would be right`, a line for each mistake.
     """
     file = YamlFile(path, "search space", "`params: {}` for one trial of defaults")
-    entries = file.mapping(file.root, "", ("objectives", "sampler", "params", *_SECTIONS))
+    entries = file.mapping(
+        file.root, "", ("objectives", "methods", "seeds", "best_seeds", "sampler", "params", *_SECTIONS)
+    )
     sections: dict[str, Any] = {
         name: _section(file, name, model, entries) for name, model in _SECTIONS.items()
     }
+    methods = read_methods(file, entries["methods"]) if _has(entries, "methods") else {"": {}}
     space = Space(
         objectives=_objectives(file, entries),
-        params=read_params(file, entries["params"]) if _has(entries, "params") else {},
+        params=read_params(file, entries["params"], methods) if _has(entries, "params") else {},
+        methods=methods,
+        seeds=file.value(entries["seeds"], "seeds", _SEEDS, 1) if "seeds" in entries else 1,
+        best_seeds=file.value(entries["best_seeds"], "best_seeds", _BEST_SEEDS, 0)
+        if "best_seeds" in entries
+        else 0,
         sampler=file.value(entries["sampler"], "sampler", _SAMPLER, "tpe") if "sampler" in entries else "tpe",
         **sections,
         text=file.text,
     )
     if space.sampler == "grid":
         _check_grid(file, space, entries)
+    _check_seeds(file, space, entries)
     file.raise_mistakes()
     return space
 
@@ -187,9 +226,17 @@ def _check_grid(file: YamlFile, space: Space, entries: Mapping[str, yaml.Node]) 
             file.mistake(node, f"params.{name_node.value}", "a float range in a grid; write {choice: [...]}")
     if not floats:
         try:
-            space.grid()
+            for method in space.methods:
+                space.of(method).grid()
         except UsageError as error:
             file.mistake(entries["sampler"], "sampler", str(error))
+
+
+def _check_seeds(file: YamlFile, space: Space, entries: Mapping[str, yaml.Node]) -> None:
+    named = "seed" in space.params or any("seed" in fixed for fixed in space.methods.values())
+    for name in ("seeds", "best_seeds"):
+        if named and name in entries:
+            file.mistake(entries[name], name, "the space names seed itself; keep one of the two")
 
 
 def _choices(name: str, param: Param, values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

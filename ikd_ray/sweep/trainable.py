@@ -97,7 +97,7 @@ def results(
             if event.remaining == 0:
                 event = epochs[-1] = _finished(course, run, epochs, time.monotonic() - start)
                 if world.rank == 0:
-                    _save(course, config["number"], run, epochs, times, warnings + run.warnings)
+                    _save(course, config, run, epochs, times, warnings + run.warnings)
             yield {REPORT: event}
     except DivergedError as error:
         yield {FAILED: str(error)}
@@ -120,20 +120,21 @@ def _finished(course: Course, run: Distillation, epochs: list[Epoch], seconds: f
 
 def _save(
     course: Course,
-    number: int,
+    config: dict[str, Any],
     run: Distillation,
     epochs: list[Epoch],
     times: list[float],
     warnings: list[str],
 ) -> None:
-    folder, output = trial_folder(course.sweep, trial_id(number)), course.shared.output
+    name, output = trial_id(config["number"]), course.shared.output
+    folder = trial_folder(course.sweep, name)
     if output.uri:  # what is on this node may be of an earlier sweep of that name
         store.discard(folder)
     elif folder.exists():
         return
     record = TrialRecord(
-        id=trial_id(number),
-        number=number,
+        id=name,
+        number=config["number"],
         params=run.trial.params(),
         layer_map=list(run.matched),
         status="finished",
@@ -143,6 +144,8 @@ def _save(
         duration_s=epochs[-1].metrics["time/spent_s"],
         reused_from=sorted({epoch.reused_from for epoch in epochs} - {""}),
         warnings=warnings,
+        method=config["method"],
+        again=config["again"],
     )
     write_trial(course.sweep, record, lambda folder: run.student.model.save_pretrained(folder))
     output.push(folder)

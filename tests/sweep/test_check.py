@@ -14,6 +14,7 @@ from ikd_ray.config import make_trial
 from ikd_ray.data.remote import Output
 from ikd_ray.errors import UsageError
 from ikd_ray.report.records import SweepRecord, TrialRecord, alone, read_trials, write_sweep, write_trial
+from ikd_ray.sweep.budget import Budget
 from ikd_ray.sweep.check import check
 from ikd_ray.sweep.search import STUDY, OrderedSearch, open_study
 from ikd_ray.sweep.space import load_space
@@ -64,9 +65,9 @@ def whole(tmp_path_factory):
         },
     )
     write_sweep(folder, sweep)
-    search = OrderedSearch(
-        load_space(folder / "space.yaml"), OBJECTIVES, 0, 1, open_study(folder), {}, TRIALS, print
-    )
+    space = load_space(folder / "space.yaml")
+    budget = Budget(space, TRIALS)
+    search = OrderedSearch(space, budget, OBJECTIVES, 0, 1, open_study(folder), {}, TRIALS, print)
     for number in range(TRIALS):
         params = make_trial(search.suggest(f"tune-{number}")["params"]).params()
         status = "failed" if number == 2 else "finished"
@@ -232,8 +233,10 @@ def test_a_damaged_trial_is_put_aside_for_resume(sweep, harm):
     assert [trial.id for trial in trials] == ["t000", "t002", "t003"]
     assert (sweep / "damaged" / "t001").is_dir()
     assert [finding.where for finding in found if not finding.mended] == ["trials", "study", "MLflow"]
+    space = load_space(sweep / "space.yaml")
     search = OrderedSearch(
-        load_space(sweep / "space.yaml"),
+        space,
+        Budget(space, TRIALS),
         OBJECTIVES,
         0,
         1,

@@ -33,7 +33,7 @@ class Sweep(SimpleNamespace):
     def hear(self, event: str, number: int = 0, **result: object) -> None:
         (self.folder / "error.txt").write_text("Failure # 1\n\nThe worker died.\n")
         trial = SimpleNamespace(
-            config={"number": number, "params": PARAMS},
+            config={"number": number, "method": "", "again": False, "params": PARAMS},
             last_result=result,
             error_file=str(self.folder / "error.txt"),
         )
@@ -88,7 +88,7 @@ def test_a_trial_whose_process_died_goes_on_after_what_was_heard_of_it(sweep):
     sweep.hear("start")
     sweep.epoch(1, remaining=2)
     sweep.hear("error")
-    assert sweep.search.calls == [("again", 0, [])]
+    assert sweep.search.calls == [("retry", 0, [])]
     assert "its process died" in sweep.text()
     assert "goes on after epoch 1" in sweep.text()
     sweep.hear("start")

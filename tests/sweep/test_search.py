@@ -12,8 +12,10 @@ from ikd_ray.data import store
 from ikd_ray.distill.checkpoint import Busy
 from ikd_ray.distill.loop import Epoch
 from ikd_ray.report.records import TrialRecord
+from ikd_ray.sweep.budget import Budget
+from ikd_ray.sweep.recent import RecentStorage
 from ikd_ray.sweep.results import FAILED, REPORT, WAITS, Waits
-from ikd_ray.sweep.search import STUDY, OrderedSearch, RecentStorage, open_study
+from ikd_ray.sweep.search import STUDY, OrderedSearch, open_study
 from ikd_ray.sweep.space import load_space
 
 OBJECTIVES = {"dev/mcc": "max", "student/params": "min"}
@@ -37,7 +39,10 @@ def refuse(reason):
 
 def make(space, folder, concurrent=2, seed=0, ended=(), trials=100, halt=refuse):
     folder.mkdir(exist_ok=True)
-    return OrderedSearch(space, OBJECTIVES, seed, concurrent, open_study(folder), dict(ended), trials, halt)
+    budget = Budget(space, 100 if space.sampler == "tpe" else None)
+    return OrderedSearch(
+        space, budget, OBJECTIVES, seed, concurrent, open_study(folder), dict(ended), trials, halt
+    )
 
 
 def record(suggestion, metrics=None):
@@ -171,7 +176,7 @@ def test_a_trial_without_its_objectives_failed(space, tmp_path, told):
 
 
 def test_the_sampler_sees_the_newest_results_and_the_front(monkeypatch):
-    monkeypatch.setattr("ikd_ray.sweep.search.WINDOW", 3)
+    monkeypatch.setattr("ikd_ray.sweep.recent.WINDOW", 3)
     study = optuna.create_study(storage=RecentStorage([-1, 1]), directions=["maximize", "minimize"])
     points = [(9.0, 5.0), (1.0, 1.0), (9.0, 5.0), (8.0, 6.0), (7.0, 7.0), (9.0, 4.0), (1.0, 9.0), (1.0, 9.0)]
     shown = []
@@ -189,10 +194,10 @@ def test_the_sampler_sees_the_newest_results_and_the_front(monkeypatch):
 
 def test_a_long_study_stays_as_quick_as_a_short_one(space, tmp_path, monkeypatch):
     """What the sampler reads for a suggestion is bounded, and numbers go on past what it no longer sees."""
-    monkeypatch.setattr("ikd_ray.sweep.search.WINDOW", 12)
+    monkeypatch.setattr("ikd_ray.sweep.recent.WINDOW", 12)
     search = make(space, tmp_path / "a", concurrent=1)
     play(search, 60, oldest)
-    seen = [trial.number for trial in search._seen.get_trials(deepcopy=False)]
+    seen = [trial.number for trial in search._seen[""].get_trials(deepcopy=False)]
     assert len(seen) < 60 - 12
     assert set(range(48, 60)) <= set(seen)
     assert search.suggest("next")["number"] == 60
@@ -214,7 +219,7 @@ def test_a_failure_is_on_disk_only_when_it_had_the_time_to_be_recorded(space, tm
 
 def test_a_late_early_trial_changes_nothing_past_the_window(space, tmp_path, monkeypatch):
     """What the sampler no longer sees is the oldest by number, not by when it ended."""
-    monkeypatch.setattr("ikd_ray.sweep.search.WINDOW", 12)
+    monkeypatch.setattr("ikd_ray.sweep.recent.WINDOW", 12)
     orders = [
         play(make(space, tmp_path / name, concurrent=3), 40, order)
         for name, order in (("a", oldest), ("b", newest))
@@ -320,7 +325,7 @@ def test_a_trial_whose_process_died_comes_again_or_fails_for_now(space, tmp_path
     search = make(space, tmp_path / "a", trials=2)
     given = search.suggest("tune-0")
     search.on_trial_complete("tune-0", None, error=True)
-    search.again(0, ["a warning"])
+    search.retry(0, ["a warning"])
     assert search.suggest("tune-1") == given | {"warnings": ["a warning"]}
     search.on_trial_complete("tune-1", None, error=True)
     search.fail(0, final=False)

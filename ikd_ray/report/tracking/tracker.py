@@ -219,9 +219,7 @@ class Tracker:
             return
         # Earlier versions kept none.
         times: Sequence[float | None] = record.times or [None] * len(record.history)
-        self.trial_started(
-            record.id, record.params | {"layer_map": record.layer_map}, times[0] if times else None
-        )
+        self.trial_started(record.id, record.told, times[0] if times else None)
         # The last epoch's are among the trial's own, which also have the final ones.
         epochs = [*record.history[:-1], record.metrics] if record.history else []
         for epoch, (metrics, at) in enumerate(zip(epochs, times, strict=True), start=1):
