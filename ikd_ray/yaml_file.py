@@ -63,10 +63,11 @@ def shown(node: yaml.Node) -> str:
         return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
     if not node.value and node.style is None:
         return "nothing"
-    return _one_line(node.value) if node.style is None else _cut(repr(node.value))
+    return one_line(node.value) if node.style is None else _cut(repr(node.value))
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Text as a message quotes it."""
     return _cut(text if text.isprintable() else repr(text))
 
 
@@ -139,7 +140,7 @@ class YamlFile:
         entries: dict[str, yaml.Node] = {}
         for name_node, value in node.value:
             name = name_node.value if isinstance(name_node, yaml.ScalarNode) else None
-            dotted = ".".join(filter(None, (key, shown(name_node) if name is None else _one_line(name))))
+            dotted = ".".join(filter(None, (key, shown(name_node) if name is None else one_line(name))))
             if name is None and names is None:
                 self.mistake(name_node, dotted, f"got {shown(name_node)}; write one name")
             elif names is not None and name not in names:
@@ -199,11 +200,11 @@ class YamlFile:
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
             if isinstance(event, yaml.AliasEvent):
-                self.mistake(line, _one_line(f"*{event.anchor}"), "an alias; write the value out")
+                self.mistake(line, one_line(f"*{event.anchor}"), "an alias; write the value out")
             elif isinstance(event, yaml.NodeEvent) and event.anchor:
-                self.mistake(line, _one_line(f"&{event.anchor}"), "an anchor; write the value without it")
+                self.mistake(line, one_line(f"&{event.anchor}"), "an anchor; write the value without it")
             if isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)) and event.tag:
-                self.mistake(line, _one_line(event.tag), "a tag; write the value without it")
+                self.mistake(line, one_line(event.tag), "a tag; write the value without it")
             if depth > MAX_DEPTH:
                 self.mistake(
                     line, "the file", f"nested deeper than {MAX_DEPTH} levels; a {self._kind} needs 5"
@@ -237,7 +238,7 @@ class YamlFile:
         return root
 
     def _not_yaml(self, line: int, problem: str) -> NoReturn:
-        raise UsageError(f"{self.path}:{line}: not YAML: {_one_line(problem)}; mend the line") from None
+        raise UsageError(f"{self.path}:{line}: not YAML: {one_line(problem)}; mend the line") from None
 
 
 def _line_of(error: yaml.MarkedYAMLError) -> int:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field
 
 from ikd_ray.config import Trial
-from ikd_ray.yaml_file import Knob, YamlFile, knobs, shown
+from ikd_ray.yaml_file import Knob, YamlFile, knobs, one_line, shown
 
 FIELDS = knobs(Trial)
 DEFAULTS: dict[str, Any] = {name: knob.default for name, knob in FIELDS.items()}
@@ -122,7 +122,7 @@ def read_methods(file: YamlFile, node: yaml.Node) -> Methods:
     if isinstance(node, yaml.MappingNode) and not 1 <= len(node.value) <= MAX_METHODS:
         file.mistake(node, "methods", f"{len(node.value)} of them; write 1 to {MAX_METHODS}, or leave it out")
     for name, entry in file.mapping(node, "methods").items():
-        key = f"methods.{name}"
+        key = f"methods.{one_line(name)}"
         if not (METHOD_NAME.fullmatch(name) and name.isprintable()):
             file.mistake(entry, key, "no name; write at most 60 printable characters")
         fixed = {

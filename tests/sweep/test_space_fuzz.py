@@ -55,7 +55,13 @@ DIMENSIONS = VALUES | st.fixed_dictionaries(
 )
 NEAR_MISSES = st.fixed_dictionaries(
     {"params": st.dictionaries(FIELDS, DIMENSIONS, max_size=4)},
-    optional={"sampler": st.sampled_from(["tpe", "grid"]), "data": TREES},
+    optional={
+        "sampler": st.sampled_from(["tpe", "grid"]),
+        "data": TREES,
+        "methods": st.dictionaries(WORDS, st.dictionaries(FIELDS, VALUES, max_size=2), max_size=3),
+        "seeds": st.integers(-1, 3),
+        "best_seeds": st.integers(-1, 3),
+    },
 )
 MARKS = st.lists(
     st.sampled_from([*"[]{}:,#&*!|>'\"%@`?-<=~\n\t \\\x00\x85\u2028\ufeff", "---", "0x_", "\\U", "5e-5"])
@@ -77,12 +83,14 @@ def loads_or_explains(load, content: str | bytes) -> None:
 
 
 def samples_are_valid(space: Space) -> None:
-    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
-    constants = space.suggest(trial)
-    make_trial({**trial.params, **constants})
-    if space.sampler == "grid":
-        for row in space.grid()[:20]:
-            make_trial(row)
+    for method in space.methods:
+        own = space.of(method)
+        trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+        constants = own.suggest(trial)
+        make_trial({**trial.params, **constants})
+        if space.sampler == "grid":
+            for row in own.grid()[:20]:
+                make_trial(row)
 
 
 ANY = settings(

@@ -52,6 +52,44 @@ MISTAKES = {
     ),
     "section twice": ("data: {}\nparams: {}\ndata: {}\n", "3: data: given twice, the first on line 1"),
     "params a list": ("params: [regime]\n", "1: params: got a list"),
+    # what is compared, and how often
+    "methods a list": ("methods: [kd]\n", "1: methods: got a list"),
+    "no methods": ("methods: {}\n", "1: methods: 0 of them; write 1 to 50"),
+    "too many methods": (
+        "methods:\n" + "".join(f"  m{i}: {{seed: {i}}}\n" for i in range(51)),
+        "2: methods: 51 of them",
+    ),
+    "method's name": ('methods: {"a\\tb": {regime: kd}}\n', "1: methods.'a\\tb': no name; write at most 60"),
+    "method's long name": (f"methods: {{{'x' * 61}: {{}}}}\n", "1: methods."),
+    "method no mapping": ("methods: {a: kd}\n", "1: methods.a: got kd; write a mapping"),
+    "method's field": (
+        "methods: {a: {regim: kd}}\n",
+        "1: methods.a.regim: unknown name; did you mean regime?",
+    ),
+    "method's value": ("methods: {a: {regime: dk}}\n", "1: methods.a.regime: input should be 'hard', 'kd'"),
+    "method's range": (
+        "methods: {a: {epochs: {int: [1, 2]}}}\n",
+        "1: methods.a.epochs: got a mapping; write one value",
+    ),
+    "method twice": (
+        "methods: {a: {regime: kd}, b: {regime: kd}}\n",
+        "1: methods.b: fixes what a does; keep one",
+    ),
+    "condition that no method meets": (
+        "methods: {a: {regime: kd}, b: {regime: id}}\nparams:\n  epochs: {int: [1, 2], when: {regime: pid}}\n",
+        "3: params.epochs.when.regime: regime is never 'pid' in this space",
+    ),
+    "no seeds": ("seeds: 0\n", "1: seeds: input should be greater than or equal to 1"),
+    "many seeds": ("seeds: 101\n", "1: seeds: input should be less than or equal to 100"),
+    "seeds of the best": ("best_seeds: -1\n", "1: best_seeds: input should be greater than or equal to 0"),
+    "seeds twice": (
+        "seeds: 2\nparams:\n  seed: {choice: [1, 2]}\n",
+        "1: seeds: the space names seed itself; keep one",
+    ),
+    "a method's seed": (
+        "best_seeds: 2\nmethods: {a: {seed: 1}}\n",
+        "1: best_seeds: the space names seed itself; keep one",
+    ),
     # dimensions
     "unknown kind": (params("temperature: {uniform: [1, 9]}"), "2: params.temperature.uniform: unknown name"),
     "no kind": (params("temperature: {log: true}"), "2: params.temperature: got none of the kinds"),
