@@ -26,7 +26,10 @@ class Trial(_Config):
     regime: Regime = "kd"
     student_layers: int = Field(3, ge=1, le=128, description="encoder layers of the student")
     assistant_layers: int = Field(
-        0, ge=0, le=128, description="layers of a teacher assistant, which teaches in the teacher's place; 0: none"
+        0,
+        ge=0,
+        le=128,
+        description="layers of a teacher assistant, which teaches in the teacher's place; 0: none",
     )
     student_init: Literal["mapped", "first"] = Field(
         "mapped", description="teacher layers the student copies"
@@ -62,7 +65,7 @@ class TeacherConfig(_Config):
     """Fine-tuning of a teacher that has no classification head yet."""
 
     epochs: int = Field(5, ge=1, le=100)
-    patience: int = Field(2, ge=1, le=100, description="epochs without a better dev metric before stopping")
+    patience: int = Field(2, ge=1, le=100, description="epochs without a better metric before stopping")
     learning_rate: float | None = Field(
         None, gt=0, le=1, description="AdamW's peak; none: 1e-4 for hidden sizes under 512, else 3e-5"
     )

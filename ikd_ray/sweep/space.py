@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 Sampler = Literal["tpe", "grid"]
+Selection = Literal["dev", "holdout"]
 
 MAIN_METRIC = "dev/metric"
 _METRICS = tuple(f"dev/{metric}" for metric in METRICS)
@@ -43,6 +44,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
 }
 _DIRECTION = Knob(Direction)
 _SAMPLER = Knob(Sampler)
+_SELECTION = Knob(Selection)
 _DEFAULT_OBJECTIVES: dict[str, Direction] = {MAIN_METRIC: "max", "student/params": "min"}
 
 
@@ -55,10 +57,14 @@ class Space:
     """
 
     objectives: dict[str, Direction]
-    """As the file names them: `dev/metric` stands for a task's main metric."""
+    """As the file names them: `dev/metric` stands for a task's main metric, `dev/` for the split that selects."""
     params: dict[str, Param]
     """By public name, parents before the parameters that depend on them."""
     sampler: Sampler
+    selection: Selection
+    """Which examples teachers and students are chosen by: dev's, or a tenth of the training set, on which nothing
+    trains then (`ikd_ray.data.holdout`), so that dev is scored and never chosen on. A teacher that has a head
+    already was fine-tuned by its maker, maybe on that tenth too."""
     teacher: TeacherConfig
     data: DataConfig
     targets: TargetConfig
@@ -107,8 +113,21 @@ class Space:
         default = DEFAULTS[name]
         return (*values, default) if default not in values and keeps_default(self.params, name) else values
 
+    def least(self, name: str) -> Any:
+        """The least value that a field of numbers can take in some trial."""
+        domain = self.params[name].domain if name in self.params else None
+        return domain.low if isinstance(domain, FloatRange) else min(self.reachable(name))
+
+    def compared_by(self, task: Task) -> str:
+        """What models are chosen by where no objective says it: the task's main metric on the split that selects."""
+        return self._selecting(f"dev/{task.metric}")
+
+    def _selecting(self, metric: str) -> str:
+        return f"{self.selection}/{metric.removeprefix('dev/')}" if metric.startswith("dev/") else metric
+
     def objectives_for(self, task: Task) -> dict[str, Direction]:
-        """The objectives with `dev/metric` replaced by the task's main metric.
+        """The objectives with `dev/metric` replaced by the task's main metric, and `dev/...` by `holdout/...` where
+        the held-out examples select: files are written alike for both.
 
         Raises:
             UsageError: an objective is a metric that the task does not have, or one is named twice.
@@ -125,7 +144,7 @@ class Space:
                     f"objectives: {MAIN_METRIC} is {metric} for {task.name}; keep one of the two"
                 )
             resolved[metric] = direction
-        return resolved
+        return {self._selecting(metric): direction for metric, direction in resolved.items()}
 
 
 def load_space(path: Path) -> Space:
@@ -135,7 +154,7 @@ def load_space(path: Path) -> Space:
         UsageError: `path:line: key: what is wrong; what would be right`, a line for each mistake.
     """
     file = YamlFile(path, "search space", "`params: {}` for one trial of defaults")
-    entries = file.mapping(file.root, "", ("objectives", "sampler", "params", *_SECTIONS))
+    entries = file.mapping(file.root, "", ("objectives", "sampler", "selection", "params", *_SECTIONS))
     sections: dict[str, Any] = {
         name: _section(file, name, model, entries) for name, model in _SECTIONS.items()
     }
@@ -143,6 +162,7 @@ def load_space(path: Path) -> Space:
         objectives=_objectives(file, entries),
         params=read_params(file, entries["params"]) if _has(entries, "params") else {},
         sampler=file.value(entries["sampler"], "sampler", _SAMPLER, "tpe") if "sampler" in entries else "tpe",
+        selection=_selection(file, entries),
         **sections,
         text=file.text,
     )
@@ -155,6 +175,12 @@ def load_space(path: Path) -> Space:
 def _has(entries: Mapping[str, yaml.Node], name: str) -> bool:
     """Whether a section is there. One whose every line is commented out is not."""
     return name in entries and entries[name].tag != "tag:yaml.org,2002:null"
+
+
+def _selection(file: YamlFile, entries: Mapping[str, yaml.Node]) -> Selection:
+    if "selection" not in entries:
+        return "dev"
+    return file.value(entries["selection"], "selection", _SELECTION, "dev")
 
 
 def _objectives(file: YamlFile, entries: Mapping[str, yaml.Node]) -> dict[str, Direction]:
