@@ -65,7 +65,7 @@ class TeacherConfig(_Config):
     """Fine-tuning of a teacher that has no classification head yet."""
 
     epochs: int = Field(5, ge=1, le=100)
-    patience: int = Field(2, ge=1, le=100, description="epochs without a better dev metric before stopping")
+    patience: int = Field(2, ge=1, le=100, description="epochs without a better metric before stopping")
     learning_rate: float | None = Field(
         None, gt=0, le=1, description="AdamW's peak; none: 1e-4 for hidden sizes under 512, else 3e-5"
     )

@@ -15,12 +15,19 @@ class LengthOrder:
     length in it instead of one for each example, and evaluation, which goes by length, reads front to back.
     """
 
-    def __init__(self, lengths: np.ndarray) -> None:
-        self.lengths = lengths  # (n,) tokens of each row
-        self.rows = np.argsort(lengths, kind="stable")  # position -> row
-        self.positions = np.empty_like(self.rows)  # row -> position
-        self.positions[self.rows] = np.arange(len(lengths))
-        distinct, counts = np.unique(lengths, return_counts=True)
+    def __init__(self, lengths: np.ndarray, rows: np.ndarray | None = None) -> None:
+        """
+        Args:
+            lengths: (n,) tokens of each row.
+            rows: those that have an entry, ascending; none: all.
+        """
+        rows = np.arange(len(lengths)) if rows is None else rows
+        self.lengths = lengths
+        self.rows = rows[np.argsort(lengths[rows], kind="stable")]  # position -> row
+        # Row -> position; a row that has no entry has one beyond every array's end.
+        self.positions = np.full(len(lengths), len(lengths))
+        self.positions[self.rows] = np.arange(len(self.rows))
+        distinct, counts = np.unique(lengths[rows], return_counts=True)
         first = np.cumsum(counts) - counts
         self.blocks: dict[int, tuple[int, int]] = {  # length -> first position, number of examples; ascending
             length: (start, count)

@@ -23,10 +23,19 @@ class Split:
     def __len__(self) -> int:
         return len(self.first)
 
+    def take(self, rows: np.ndarray) -> Split:
+        """These examples alone, in the order of `rows`."""
+        first = [self.first[row] for row in rows]
+        second = None if self.second is None else [self.second[row] for row in rows]
+        return Split(first, second, self.labels[rows])
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A task's splits ("train", "dev", for mnli also "dev_mismatched") and where they came from."""
+    """A task's splits ("train", "dev", for mnli also "dev_mismatched") and where they came from.
+
+    `hold_out` (`ikd_ray.data.holdout`) adds "holdout".
+    """
 
     task: Task
     splits: dict[str, Split]

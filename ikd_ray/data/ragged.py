@@ -31,6 +31,12 @@ class Ragged:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def flat(self, rows: np.ndarray) -> np.ndarray:
+        """The values of these rows one after the other, in the order of the array."""
+        wanted = np.zeros(len(self), bool)
+        wanted[rows] = True
+        return np.asarray(self.values)[np.repeat(wanted, self.sizes)]
+
     def padded(self, rows: np.ndarray, fill: int) -> tuple[np.ndarray, np.ndarray]:
         """The rows beside one another, `fill` beyond their ends.
 

@@ -15,6 +15,7 @@ import numpy as np
 from ikd_ray.data import store
 from ikd_ray.data.by_length import LengthOrder
 from ikd_ray.data.dataset import Dataset, Split
+from ikd_ray.data.holdout import HOLDOUT
 from ikd_ray.data.ragged import Ragged, RaggedWriter
 from ikd_ray.data.task_file import keep_task, kept_task
 from ikd_ray.tasks import Task
@@ -62,8 +63,13 @@ class TaskData:
         return self.splits["train"]
 
     def evaluation(self) -> dict[str, TokenSplit]:
-        """Every split but the training one: `dev`, and for MNLI `dev_mismatched`."""
+        """Every split but the training one: `dev`, for MNLI `dev_mismatched`, and `holdout` where there is one."""
         return {name: split for name, split in self.splits.items() if name != "train"}
+
+    @property
+    def selection(self) -> str:
+        """The split that models are chosen by: the held-out part of the training set where there is one, else dev."""
+        return HOLDOUT if HOLDOUT in self.splits else "dev"
 
 
 def _chunks(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ikd_ray.config import PrefixConfig, Trial
+from ikd_ray.data.subset import nested_subset
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.checkpoint import (
     DISK_ERRORS,
@@ -73,7 +74,8 @@ class Distillation:
         """
         self.trial, self.data, self.targets = trial, data, targets
         self.world = world or World(device=next(targets.teacher.parameters()).device)
-        together = min(trial.batch_size, len(data.train))
+        self._rows = nested_subset(data.train.labels, trial.train_fraction, trial.seed)
+        together = min(trial.batch_size, len(self._rows))
         if together < 2 * self.world.size and self.world.size > 1:
             raise UsageError(
                 f"batch_size {together}: too few examples for {self.world.size} workers to split; "
@@ -89,7 +91,7 @@ class Distillation:
         trial = self.trial
         self.student = build_student(self.targets.teacher, trial.student_layers, trial.student_init)
         self.student.to(self.world.device)
-        self._prefix = Prefix(self.student, self.data, self._prefix_config)
+        self._prefix = Prefix(self.student, self.data, self._prefix_config, self._rows)
         self._compare = Comparison(self.student, self.data, self.targets, self.matched, self._prefix)
         self._behind: list[tuple[StageTraining, Saved]] = []  # states taken whose weights are not loaded yet
 
@@ -148,7 +150,7 @@ class Distillation:
         """A stage's epochs until it ends: metrics, which other trial they are reused from, if any, and whether
         this one trained them before it was cut off."""
         arguments = (self.trial, self.data, self.targets, self.matched, self.world, self._prefix)
-        training = StageTraining(self.student, stage, *arguments, kept)
+        training = StageTraining(self.student, stage, *arguments, kept, self._rows)
         with self._trajectory(stage, key) as trajectory:
             for number in range(1, stage.epochs + 1):
                 while isinstance(saved := self._look(trajectory, number), Busy):

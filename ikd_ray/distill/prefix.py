@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from ikd_ray.config import PrefixConfig
 from ikd_ray.data import store
 from ikd_ray.data.batches import collate, evaluation_plan
-from ikd_ray.data.by_length import ByLength
+from ikd_ray.data.by_length import ByLength, LengthOrder
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.checkpoint import DISK_ERRORS
 from ikd_ray.distill.encoder import Encoder
@@ -32,11 +32,20 @@ KEPT = "prefix.safetensors"
 class Prefix:
     """Outputs of a student's lowest `depth` layers for every example of every split; none at depth 0."""
 
-    def __init__(self, student: Encoder, data: TaskData, config: PrefixConfig) -> None:
+    def __init__(
+        self, student: Encoder, data: TaskData, config: PrefixConfig, rows: np.ndarray | None = None
+    ) -> None:
+        """
+        Args:
+            rows: those of the training set that are in use, ascending; of others nothing is held. None: all.
+        """
         self.depth = 0
         self.failed = False  # whether there ever was no room for what `fits`
         self._student, self._data, self._config = student, data, config
         self._stored: dict[str, ByLength] = {}
+        self._orders = {name: split.order for name, split in data.splits.items()}
+        if rows is not None:
+            self._orders["train"] = LengthOrder(data.train.lengths, rows)
         self._type = torch.empty(0, dtype=next(student.parameters()).dtype).numpy().dtype
 
     def raise_to(self, depth: int, kept: Path | None = None) -> None:
@@ -81,7 +90,7 @@ class Prefix:
         """How the output of layer `depth` is laid out for each split, and its gigabytes."""
         whole, hidden = depth == len(self._student.layers), self._student.config.hidden_size
         shape = (lambda length: (hidden,)) if whole else (lambda length: (length, hidden))
-        arrays = {name: ByLength(None, split.order, shape) for name, split in self._data.splits.items()}
+        arrays = {name: ByLength(None, order, shape) for name, order in self._orders.items()}
         return arrays, sum(array.size for array in arrays.values()) * self._type.itemsize / 1e9
 
     def _make_room(self, depth: int) -> dict[str, ByLength]:
@@ -108,7 +117,9 @@ class Prefix:
     def _fill(self, split: str, target: ByLength, source: ByLength | None, below: int) -> None:
         student, tokens = self._student.eval(), self._data.splits[split]
         device = next(student.parameters()).device
-        for rows in evaluation_plan(tokens.lengths, BATCH):
+        used = self._orders[split].rows
+        for places in evaluation_plan(tokens.lengths[used], BATCH):
+            rows = used[places]
             batch = collate(tokens, rows, self._data.pad_id).to(device)
             start = torch.from_numpy(source.read(rows)).to(device) if source else None
             if self.depth == len(student.layers):

@@ -178,7 +178,7 @@ def load_source(source: TeacherSource, task: Task, seed: int) -> Encoder:
 
 @dataclass(frozen=True)
 class TeacherRecord:
-    """A teacher as kept: its folder (Hugging Face layout), where it comes from, and its dev metrics.
+    """A teacher as kept: its folder (Hugging Face layout), where it comes from, and its metrics.
 
     `settings` and `history` (an entry an epoch) tell of its fine-tuning, and are empty where it was used as it is.
     """
@@ -214,7 +214,8 @@ def make_teacher(
 ) -> Iterator[Epoch]:
     """Fine-tune (or take as it is) and keep in `folder`; yields each epoch of fine-tuning.
 
-    Keeps the epoch with the best dev metric and stops after `patience` epochs without a better one.
+    Keeps the epoch with the best metric on the split that selects (`TaskData.selection`), and stops after
+    `patience` epochs without a better one.
     """
     teacher = load_source(source, data.task, config.seed).to(device)
     history: list[dict[str, float]] = []
@@ -249,17 +250,16 @@ def fine_tuning(teacher: Encoder, epochs: int) -> Stage:
 def _fine_tune(teacher: Encoder, data: TaskData, config: TeacherConfig, world: World) -> Iterator[Epoch]:
     stage = fine_tuning(teacher, config.epochs)
     best, best_epoch, best_state = float("-inf"), 0, None
+    metric = f"{data.selection}/{data.task.metric}"
     training = StageTraining(teacher, stage, config, data, None, (), world)
     for number, metrics in enumerate(train_stage(training), start=1):
         metrics |= score(teacher, data)
         yield Epoch(number, config.epochs - number, 1, 1, stage.name, metrics)
-        if metrics[f"dev/{data.task.metric}"] > best:
-            best, best_epoch = metrics[f"dev/{data.task.metric}"], number
+        if metrics[metric] > best:
+            best, best_epoch = metrics[metric], number
             best_state = copy.deepcopy(teacher.state_dict())
         elif number - best_epoch >= config.patience:
             break
     if best_state is None:
-        raise DivergedError(
-            f"the teacher's dev/{data.task.metric} is no number; give a smaller learning rate"
-        )
+        raise DivergedError(f"the teacher's {metric} is no number; give a smaller learning rate")
     teacher.load_state_dict(best_state)

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -162,18 +163,21 @@ class StageTraining:
         world: World,
         prefix: Prefix | None = None,
         kept: Path | None = None,
+        rows: np.ndarray | None = None,
     ) -> None:
         """Computes nothing yet.
 
         Args:
             prefix: where the output of layers that the stage freezes is kept; without one they run at every step.
             kept: the folder where others find, or left, that very output.
+            rows: those of the training set that are trained on, ascending; none: all.
         """
         self.stage = stage
         assert settings.learning_rate is not None
         self._model, self._settings, self._data = model, settings, data
         self._rate = settings.learning_rate
         self._matched, self._world, self._prefix, self._kept = matched, world, prefix, kept
+        self._rows = np.arange(len(data.train)) if rows is None else rows
         self._feed = Feed(stage, data, targets, matched, world, prefix)
         self._vocabulary: CompactVocabulary | None = None
         self._optimizer: torch.optim.Optimizer | None = None
@@ -191,8 +195,9 @@ class StageTraining:
             optimizer = self._prepare()
             loss_of = self._wrapped()
             torch.manual_seed(_seed("dropout", settings.seed, stage.name, number, world.rank))
-            lengths = self._data.train.lengths
-            plan = training_plan(lengths, settings.batch_size, settings.seed, stage.name, number)
+            lengths = self._data.train.lengths[self._rows]
+            places = training_plan(lengths, settings.batch_size, settings.seed, stage.name, number)
+            plan = [self._rows[batch] for batch in places]
             sums = torch.zeros((), device=world.device)
             for index, (rows, fed) in enumerate(zip(plan, self._feed(plan), strict=True)):
                 optimizer.param_groups[0]["lr"] = self._rate * rate_factor(
@@ -232,7 +237,7 @@ class StageTraining:
         if self.stage.embeddings and self._vocabulary is None:
             embedding = self._model.model.get_input_embeddings()
             assert isinstance(embedding, nn.Embedding)
-            self._vocabulary = CompactVocabulary(embedding, self._data.train, self._data.pad_id)
+            self._vocabulary = CompactVocabulary(embedding, self._data.train, self._data.pad_id, self._rows)
         return self._vocabulary.in_place() if self._vocabulary else nullcontext()
 
     def _prepare(self) -> torch.optim.Optimizer:

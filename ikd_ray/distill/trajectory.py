@@ -82,6 +82,7 @@ def start_key(
         environments: of all processes that will train it, by rank.
     """
     settings = [trial.student_layers, trial.student_init, trial.seed, trial.learning_rate, trial.batch_size]
+    settings.append(trial.train_fraction)  # with the seed it says which examples are seen
     return store.digest(list(environments), data.key, targets.fingerprint(matched), settings)
 
 

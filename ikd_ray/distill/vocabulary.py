@@ -20,11 +20,11 @@ from ikd_ray.data.tokens import TokenSplit
 
 
 class CompactVocabulary:
-    """A smaller word embedding that stands in for a model's while it trains on one split."""
+    """A smaller word embedding that stands in for a model's while it trains on some rows of one split."""
 
-    def __init__(self, embedding: nn.Embedding, split: TokenSplit, pad_id: int) -> None:
+    def __init__(self, embedding: nn.Embedding, split: TokenSplit, pad_id: int, used: np.ndarray) -> None:
         # Ids up to the padding's keep their numbers: models and `nn.Embedding` know it by number.
-        rows = torch.from_numpy(np.union1d(np.arange(pad_id + 1), split.ids.values).astype(np.int64))
+        rows = torch.from_numpy(np.union1d(np.arange(pad_id + 1), split.ids.flat(used)).astype(np.int64))
         self._embedding = embedding
         self._rows = rows.to(embedding.weight.device)
         self._lookup = torch.zeros(embedding.num_embeddings, dtype=torch.int64, device=self._rows.device)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ikd_ray.data import store
+from ikd_ray.data.holdout import HOLDOUT, hold_out
 from ikd_ray.data.sources import load
 from ikd_ray.data.tokens import TaskData, data_key, open_data, prepare
 from ikd_ray.errors import UsageError
@@ -39,6 +40,8 @@ def evaluation_data(output: Path, sweep: SweepRecord, teacher: Path, room: Path)
     data_dir = sweep.settings.get("data_dir")
     try:
         dataset = load(read_task(output / sweep.name), Path(data_dir) if data_dir else None)
+        if sweep.data.get("selection") == HOLDOUT:
+            dataset = hold_out(dataset)
     except UsageError as error:
         raise _gone(sweep, kept, f"cannot be read again: {error}") from None
     if dataset.fingerprint != sweep.data["fingerprint"]:

@@ -12,6 +12,9 @@ from ikd_ray.report.records import Direction, SweepRecord, TrialRecord
 
 Objectives = Mapping[str, Direction]
 
+SELECTING = ("dev/", "holdout/")
+"""How the names of metrics begin that students may be compared by: a sweep has objectives on one of the splits."""
+
 GENERATED = "GENERATED corpus, not CoLA"
 """Shown wherever a result of the embedded corpus is."""
 
@@ -42,8 +45,8 @@ def front(trials: Sequence[TrialRecord], objectives: Objectives) -> list[TrialRe
 
 
 def main_metric(objectives: Mapping[str, str]) -> str:
-    """What students are compared by: the first objective on the dev split, else the first."""
-    return next((name for name in objectives if name.startswith("dev/")), next(iter(objectives)))
+    """What students are compared by: the first objective on the split that selects, else the first."""
+    return next((name for name in objectives if name.startswith(SELECTING)), next(iter(objectives)))
 
 
 def _costs(trial: TrialRecord, objectives: Objectives) -> tuple[float, ...]:

@@ -55,8 +55,9 @@ def _amount(words: Sequence[str]) -> float:
 def choose(sweep: SweepRecord, trials: Sequence[TrialRecord], pick: Pick | None) -> list[TrialRecord]:
     """The front, or the one student picked, which may be any finished trial's.
 
-    `best` and `smallest-within` look at all finished trials and go by the first objective on the dev split. Of
-    students of equal size the better one is taken, of those equal in both the one suggested first.
+    `best` and `smallest-within` look at all finished trials and go by the first objective on the split that
+    selects (dev, or the training set's held-out part). Of students of equal size the better one is taken, of those
+    equal in both the one suggested first.
 
     Raises:
         UsageError: there is no such student.
@@ -82,9 +83,9 @@ def _by_id(sweep: SweepRecord, trials: Sequence[TrialRecord], id: str) -> TrialR
 
 def _smallest(sweep: SweepRecord, trials: Sequence[TrialRecord], within: float) -> TrialRecord:
     metric = pareto.main_metric(sweep.objectives)
-    if not metric.startswith("dev/"):
+    if not metric.startswith(pareto.SELECTING):
         raise UsageError(
-            f"--pick: sweep {sweep.name} has no objective on the dev split to compare students by "
+            f"--pick: sweep {sweep.name} has no objective on the dev split or a held-out one to compare students by "
             f"({', '.join(sweep.objectives)}); give a trial's id"
         )
     sign = 1 if sweep.objectives[metric] == "min" else -1

@@ -33,14 +33,20 @@ _MEASURES: dict[str, tuple[str, Format]] = {
 
 
 def main_metric(objectives: Objectives, teacher_metrics: dict[str, float]) -> str | None:
-    """What students are ranked by: the first objective that the teacher was scored on too, else its first."""
-    return next((name for name in objectives if name in teacher_metrics), next(iter(teacher_metrics), None))
+    """What students are ranked by: the first objective that the teacher was scored on too, else its first metric,
+    where there is a held-out split that one's."""
+    held_out = (name for name in teacher_metrics if name.startswith("holdout/"))
+    first = next(held_out, next(iter(teacher_metrics), None))
+    return next((name for name in objectives if name in teacher_metrics), first)
 
 
 def front_table(front: list[TrialRecord], objectives: Objectives, teacher_metrics: dict[str, float]) -> Table:
     """Students of the front, the best first, below the teacher. An arrow marks what was optimised."""
     main = main_metric(objectives, teacher_metrics)
     columns: dict[str, tuple[str, Format]] = {main: (short_name(main), decimal)} if main else {}
+    if main and main.startswith("holdout/"):  # dev's is told beside what students are chosen by
+        dev = main.replace("holdout/", "dev/")
+        columns[dev] = (short_name(dev), decimal)
     columns |= _MEASURES
     columns |= {name: (short_name(name), "{:.4g}".format) for name in objectives if name not in columns}
 

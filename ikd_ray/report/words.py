@@ -43,8 +43,9 @@ def decimal(value: float | None) -> str:
 
 
 def short_name(metric: str) -> str:
-    """A metric's name without its split: `mcc` for `dev/mcc`."""
-    return clean(metric).rpartition("/")[2]
+    """A metric's name without its split, where that is not the held-out one: `mcc` for `dev/mcc`, `holdout mcc`."""
+    split, _, name = clean(metric).rpartition("/")
+    return f"{split} {name}" if split == "holdout" else name
 
 
 def short_stage(name: str, width: int) -> str:
@@ -61,11 +62,11 @@ def short_stage(name: str, width: int) -> str:
 
 
 def main_metrics(metrics: dict[str, float]) -> str:
-    """The dev metrics, the layers' own left out, the training loss and the epoch's time."""
+    """The dev and held-out metrics, the layers' own left out, the training loss and the epoch's time."""
     shown = [
         f"{short_name(name)} {decimal(value)}"
         for name, value in metrics.items()
-        if name.startswith("dev/") and "layer_" not in name
+        if name.startswith(("dev/", "holdout/")) and "layer_" not in name
     ]
     if "train/loss" in metrics:
         shown.append(f"training loss {decimal(metrics['train/loss'])}")

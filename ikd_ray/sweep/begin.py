@@ -129,7 +129,7 @@ def _within(events: Iterator[Event], console: Console, request: Request) -> Even
         if isinstance(event, Done):
             console.progress(event.done, event.total, "examples")
         elif isinstance(event, Epoch):
-            metric = f"dev/{request.task.metric}"
+            metric = request.space.compared_by(request.task)
             shown = {key: event.metrics[key] for key in ("train/loss", metric)}
             console.epoch("teacher", event.epoch, event.epoch + event.remaining, shown)
         else:
@@ -173,6 +173,7 @@ def open_sweep(
             "description": dataset.description,
             "fingerprint": dataset.fingerprint,
             "generated": dataset.generated,
+            "selection": request.space.selection,
             "max_length": request.max_length,
             "task": digest_of(request.task),
         },

@@ -180,8 +180,8 @@ def _time(request: Request, trials: list[Trial], costs: Costs) -> Iterator[Fact]
 
 def trial_s(trial: Trial, costs: Costs, train: int, dev: int) -> float:
     """Seconds of all of a trial's epochs, if none of its stages ends early."""
-    total = 0.0
+    total, seen = 0.0, round(trial.train_fraction * train)
     for stage in REGIMES[trial.regime](trial):
-        once, epoch = costs.stage_s(stage, trial.student_layers, train, dev)
+        once, epoch = costs.stage_s(stage, trial.student_layers, seen, dev)
         total += once + epoch * stage.epochs
     return total

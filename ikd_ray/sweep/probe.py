@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ikd_ray.config import Trial
-from ikd_ray.data.dataset import Dataset, Split, fingerprint
+from ikd_ray.data.dataset import Dataset, fingerprint
 from ikd_ray.data.tokens import TaskData, prepare
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.loop import Distillation, Epoch
@@ -61,9 +61,7 @@ def sampled(dataset: Dataset, limit: int) -> Dataset:
     splits = {}
     for name, split in dataset.splits.items():
         rows = np.random.default_rng(0).permutation(len(split))[:limit]
-        first = [split.first[row] for row in rows]
-        second = split.second and [split.second[row] for row in rows]
-        splits[name] = Split(first, second, split.labels[rows])
+        splits[name] = split.take(rows)
     return replace(dataset, splits=splits, fingerprint=fingerprint(dataset.task, splits))
 
 

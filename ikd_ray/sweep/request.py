@@ -16,8 +16,10 @@ from pydantic import BaseModel, Field, ValidationError
 
 from ikd_ray.config import SweepConfig, first_problem
 from ikd_ray.data.dataset import Dataset
+from ikd_ray.data.holdout import HOLDOUT, hold_out
 from ikd_ray.data.remote import Output, RemoteOutput
 from ikd_ray.data.sources import load
+from ikd_ray.data.subset import nested_subset
 from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, is_task_file
 from ikd_ray.errors import UsageError
 from ikd_ray.report.mirror import pull
@@ -82,6 +84,8 @@ def check(config: SweepConfig, resumes: bool = False) -> Request:
     folder = _folder(config, resumes)
     budget = _budget(config, space)
     dataset = load(task, config.data_dir)
+    if space.selection == HOLDOUT:
+        dataset = hold_out(dataset)
     # Imported late: it takes seconds, and the mistakes above should be answered at once.
     from ikd_ray.distill.teacher import find_teacher
 
@@ -97,6 +101,14 @@ def check(config: SweepConfig, resumes: bool = False) -> Request:
         raise UsageError(
             f"{config.space}: batch_size: {smallest} examples are too few for {config.workers_per_trial} workers "
             "to split; give at least two a worker"
+        )
+    least = space.least("train_fraction")
+    # As many with every seed.
+    fewest = len(nested_subset(dataset.splits["train"].labels, least, seed=0))
+    if fewest < 2 * config.workers_per_trial and config.workers_per_trial > 1:
+        raise UsageError(
+            f"{config.space}: train_fraction: {least:g} leaves {fewest} training examples, too few for "
+            f"{config.workers_per_trial} workers to split; give at least two a worker"
         )
     if resumes:
         _same_as_before(read_sweep(folder), dataset, source)

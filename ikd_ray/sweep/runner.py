@@ -208,7 +208,8 @@ def _trials(
     if missing > 0:
         matched = {depth: layer_map(depth, request.source.layers) for depth in request.depths}
         callback = SweepCallback(request.folder, matched, delivery, console, mirror, search, halt)
-        with console.sweep(missing, course.shares.concurrent, f"dev/{request.task.metric}"):
+        metric = request.space.compared_by(request.task)
+        with console.sweep(missing, course.shares.concurrent, metric):
             try:
                 _tuner(course, search, callback).fit()
             except (KeyboardInterrupt, SystemError) as error:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 Sampler = Literal["tpe", "grid"]
+Selection = Literal["dev", "holdout"]
 
 MAIN_METRIC = "dev/metric"
 _METRICS = tuple(f"dev/{metric}" for metric in METRICS)
@@ -50,11 +51,14 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "prefix": PrefixConfig,
     "sharing": SharingConfig,
 }
-_DIRECTION = Knob(Direction)
-_SAMPLER = Knob(Sampler)
 MAX_SEEDS = 100
-_SEEDS = Knob(int, Field(ge=1, le=MAX_SEEDS))
-_BEST_SEEDS = Knob(int, Field(ge=0, le=MAX_SEEDS))
+_DIRECTION = Knob(Direction)
+_SINGLE = {  # top-level names of one value
+    "sampler": Knob(Sampler, default="tpe"),
+    "selection": Knob(Selection, default="dev"),
+    "seeds": Knob(int, Field(ge=1, le=MAX_SEEDS), default=1),
+    "best_seeds": Knob(int, Field(ge=0, le=MAX_SEEDS), default=0),
+}
 _DEFAULT_OBJECTIVES: dict[str, Direction] = {MAIN_METRIC: "max", "student/params": "min"}
 
 
@@ -67,7 +71,7 @@ class Space:
     """
 
     objectives: dict[str, Direction]
-    """As the file names them: `dev/metric` stands for a task's main metric."""
+    """As the file names them: `dev/metric` stands for a task's main metric, `dev/` for the split that selects."""
     params: dict[str, Param]
     """By public name, parents before the parameters that depend on them."""
     methods: Methods
@@ -78,6 +82,10 @@ class Space:
     best_seeds: int
     """Times that each method's best configuration is trained once more, each with a further seed."""
     sampler: Sampler
+    selection: Selection
+    """Which examples teachers and students are chosen by: dev's, or a tenth of the training set, on which nothing
+    trains then (`ikd_ray.data.holdout`), so that dev is scored and never chosen on. A teacher that has a head
+    already was fine-tuned by its maker, maybe on that tenth too."""
     teacher: TeacherConfig
     data: DataConfig
     targets: TargetConfig
@@ -137,8 +145,21 @@ class Space:
         default = DEFAULTS[name]
         return (*values, default) if default not in values and keeps_default(self.params, name) else values
 
+    def least(self, name: str) -> Any:
+        """The least value that a field of numbers can take in some trial."""
+        domain = self.params[name].domain if name in self.params else None
+        return domain.low if isinstance(domain, FloatRange) else min(self.reachable(name))
+
+    def compared_by(self, task: Task) -> str:
+        """What models are chosen by where no objective says it: the task's main metric on the split that selects."""
+        return self._selecting(f"dev/{task.metric}")
+
+    def _selecting(self, metric: str) -> str:
+        return f"{self.selection}/{metric.removeprefix('dev/')}" if metric.startswith("dev/") else metric
+
     def objectives_for(self, task: Task) -> dict[str, Direction]:
-        """The objectives with `dev/metric` replaced by the task's main metric.
+        """The objectives with `dev/metric` replaced by the task's main metric, and `dev/...` by `holdout/...` where
+        the held-out examples select: files are written alike for both.
 
         Raises:
             UsageError: an objective is a metric that the task does not have, or one is named twice.
@@ -155,7 +176,7 @@ class Space:
                     f"objectives: {MAIN_METRIC} is {metric} for {task.name}; keep one of the two"
                 )
             resolved[metric] = direction
-        return resolved
+        return {self._selecting(metric): direction for metric, direction in resolved.items()}
 
 
 def load_space(path: Path) -> Space:
@@ -165,9 +186,7 @@ def load_space(path: Path) -> Space:
         UsageError: `path:line: key: what is wrong; what would be right`, a line for each mistake.
     """
     file = YamlFile(path, "search space", "`params: {}` for one trial of defaults")
-    entries = file.mapping(
-        file.root, "", ("objectives", "methods", "seeds", "best_seeds", "sampler", "params", *_SECTIONS)
-    )
+    entries = file.mapping(file.root, "", ("objectives", "methods", *_SINGLE, "params", *_SECTIONS))
     sections: dict[str, Any] = {
         name: _section(file, name, model, entries) for name, model in _SECTIONS.items()
     }
@@ -176,11 +195,10 @@ def load_space(path: Path) -> Space:
         objectives=_objectives(file, entries),
         params=read_params(file, entries["params"], methods) if _has(entries, "params") else {},
         methods=methods,
-        seeds=file.value(entries["seeds"], "seeds", _SEEDS, 1) if "seeds" in entries else 1,
-        best_seeds=file.value(entries["best_seeds"], "best_seeds", _BEST_SEEDS, 0)
-        if "best_seeds" in entries
-        else 0,
-        sampler=file.value(entries["sampler"], "sampler", _SAMPLER, "tpe") if "sampler" in entries else "tpe",
+        **{
+            name: file.value(entries[name], name, knob, knob.default) if name in entries else knob.default
+            for name, knob in _SINGLE.items()
+        },
         **sections,
         text=file.text,
     )

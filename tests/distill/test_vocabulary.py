@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tiny import make_encoder, make_targets, state
 
 from ikd_ray.config import Trial
+from ikd_ray.data.ragged import Ragged, offsets_of
 from ikd_ray.distill import loop, training
 from ikd_ray.distill.regimes import Stage
 from ikd_ray.distill.vocabulary import CompactVocabulary
@@ -20,10 +22,10 @@ STAGE = Stage("C", epochs=2, hard=1.0, trains=(1, 2), head=True, embeddings=True
 class Dense(CompactVocabulary):
     """The reference: every row of the vocabulary is in the embedding that trains."""
 
-    def __init__(self, embedding, split, pad_id):
-        everything = torch.arange(embedding.num_embeddings).numpy()
-        used = replace(split.ids, values=everything.astype(split.ids.values.dtype))
-        super().__init__(embedding, replace(split, ids=used), pad_id)
+    def __init__(self, embedding, split, pad_id, used):
+        everything = torch.arange(embedding.num_embeddings).numpy().astype(split.ids.values.dtype)
+        ids = Ragged(everything, offsets_of(np.array([len(everything)])))
+        super().__init__(embedding, replace(split, ids=ids), pad_id, np.array([0]))
 
 
 def train(data, family, monkeypatch, kind):

@@ -31,7 +31,9 @@ class Subject:
     sweep: SweepRecord
     task: Task
     trials: list[TrialRecord]  # all that have ended
-    finished: list[TrialRecord]  # those whose main metric is a finite number
+    finished: list[
+        TrialRecord
+    ]  # those whose main metric is a finite number, on dev and where they are chosen
 
     @property
     def metric(self) -> str:
@@ -39,9 +41,14 @@ class Subject:
         return f"dev/{self.task.metric}"
 
     @property
+    def chosen_by(self) -> str:
+        """The main metric on the split that students are chosen by: dev, or the training set's held-out part."""
+        return _on_selecting(self.sweep, self.task)
+
+    @property
     def sign(self) -> int:
         """1 where more of the main metric is better, else -1."""
-        return -1 if self.sweep.objectives.get(self.metric) == "min" else 1
+        return -1 if self.sweep.objectives.get(self.chosen_by) == "min" else 1
 
     @property
     def taught(self) -> float:
@@ -76,8 +83,8 @@ class Subject:
         return [*self.front, *(trial for trial in best if trial not in self.front)]
 
     def best_of(self, trials: Sequence[TrialRecord]) -> TrialRecord:
-        """Of equals the one that was suggested first."""
-        return max(trials, key=lambda trial: (self.sign * trial.metrics[self.metric], -trial.number))
+        """By the metric that students are chosen by; of equals the one that was suggested first."""
+        return max(trials, key=lambda trial: (self.sign * trial.metrics[self.chosen_by], -trial.number))
 
     @cached_property
     def varied(self) -> list[str]:
@@ -88,6 +95,10 @@ class Subject:
             for name in names
             if name not in NOT_SEARCHED and len({str(trial.params.get(name)) for trial in self.finished}) > 1
         ]
+
+
+def _on_selecting(sweep: SweepRecord, task: Task) -> str:
+    return f"{sweep.data.get('selection', 'dev')}/{task.metric}"
 
 
 def open_subject(folder: Path) -> Subject:
@@ -103,10 +114,12 @@ def open_subject(folder: Path) -> Subject:
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder}: a {TRIAL_FILE} in it cannot be read ({error})") from None
     metric = f"dev/{task.metric}"
+    needed = {metric, _on_selecting(sweep, task)}
     finished = [
         trial
         for trial in trials
-        if trial.status == "finished" and math.isfinite(trial.metrics.get(metric, math.nan))
+        if trial.status == "finished"
+        and all(math.isfinite(trial.metrics.get(name, math.nan)) for name in needed)
     ]
     if not finished:
         raise UsageError(f"{folder}: no trial of it has finished with a {metric} that is a number")

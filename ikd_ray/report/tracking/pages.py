@@ -48,7 +48,8 @@ def experiment_tags(sweep: SweepRecord) -> dict[str, str]:
 def _state(sweep: SweepRecord) -> dict[str, Any]:
     """All trials of all sweeps, the best first."""
     metric = main_metric(sweep.objectives)
-    metrics = [f"metrics.`{name}`" for name in dict.fromkeys((metric, *METRICS))]
+    dev = metric.replace("holdout/", "dev/")  # is told beside what students are chosen by
+    metrics = [f"metrics.`{name}`" for name in dict.fromkeys((metric, dev, *METRICS))]
     params = [f"params.`{name}`" for name in PARAMS]
     columns = [*metrics, *params, f"tags.`{FRONT}`", "tags.`ikd.sweep`", "attributes.`Models`"]
     return {
