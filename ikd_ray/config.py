@@ -26,7 +26,10 @@ class Trial(_Config):
     regime: Regime = "kd"
     student_layers: int = Field(3, ge=1, le=128, description="encoder layers of the student")
     assistant_layers: int = Field(
-        0, ge=0, le=128, description="layers of a teacher assistant, which teaches in the teacher's place; 0: none"
+        0,
+        ge=0,
+        le=128,
+        description="layers of a teacher assistant, which teaches in the teacher's place; 0: none",
     )
     student_init: Literal["mapped", "first"] = Field(
         "mapped", description="teacher layers the student copies"
@@ -56,6 +59,10 @@ class Trial(_Config):
     def params(self) -> dict[str, Any]:
         """The fields under their public names (`lambda`, not `lambda_`)."""
         return self.model_dump(by_alias=True)
+
+
+NO_ASSISTANTS = ("assistant_layers", "train_fraction")
+"""Fields of a `Trial` that say nothing of an assistant: it learns from the teacher, on all of the data."""
 
 
 class TeacherConfig(_Config):

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import BaseModel
 
-from ikd_ray.config import DataConfig, PrefixConfig, SharingConfig, TargetConfig, TeacherConfig
+from ikd_ray.config import (
+    NO_ASSISTANTS,
+    DataConfig,
+    PrefixConfig,
+    SharingConfig,
+    TargetConfig,
+    TeacherConfig,
+    Trial,
+)
 from ikd_ray.errors import UsageError
 from ikd_ray.report.records import Direction
 from ikd_ray.sweep.dimensions import DEFAULTS, Fixed, FloatRange, Param, keeps_default, read_params
@@ -40,7 +48,9 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "targets": TargetConfig,
     "prefix": PrefixConfig,
     "sharing": SharingConfig,
+    "assistant": Trial,
 }
+_LEFT_OUT = {"assistant": ("student_layers", *NO_ASSISTANTS)}  # fields that a section does not take
 _DIRECTION = Knob(Direction)
 _SAMPLER = Knob(Sampler)
 _DEFAULT_OBJECTIVES: dict[str, Direction] = {MAIN_METRIC: "max", "student/params": "min"}
@@ -64,6 +74,8 @@ class Space:
     targets: TargetConfig
     prefix: PrefixConfig
     sharing: SharingConfig
+    assistant: Trial
+    """How assistants are distilled, but for their depth."""
     text: str
     """The file as written."""
 
@@ -170,7 +182,7 @@ def _objectives(file: YamlFile, entries: Mapping[str, yaml.Node]) -> dict[str, D
 def _section(
     file: YamlFile, name: str, model: type[BaseModel], entries: Mapping[str, yaml.Node]
 ) -> BaseModel:
-    fields = knobs(model)
+    fields = {field: knob for field, knob in knobs(model).items() if field not in _LEFT_OUT.get(name, ())}
     given = file.mapping(entries[name], name, fields) if _has(entries, name) else {}
     return model(
         **{
