@@ -61,6 +61,10 @@ class Trial(_Config):
         return self.model_dump(by_alias=True)
 
 
+NO_ASSISTANTS = ("assistant_layers", "train_fraction")
+"""Fields of a `Trial` that say nothing of an assistant: it learns from the teacher, on all of the data."""
+
+
 class TeacherConfig(_Config):
     """Fine-tuning of a teacher that has no classification head yet."""
 

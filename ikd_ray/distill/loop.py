@@ -64,15 +64,20 @@ class Distillation:
         world: World | None = None,
         prefix: PrefixConfig | None = None,
         checkpoints: Checkpoints | None = None,
+        reference: Targets | None = None,
     ) -> None:
         """
         Args:
+            targets: of the model that teaches: the student starts from it, and training imitates it.
+            reference: of the teacher that the student is compared with, where an assistant teaches in its place;
+                none: who teaches.
             checkpoints: where epochs are saved and found; without, all are trained and none is kept.
 
         Raises:
             UsageError: batches are too small for the processes to split.
         """
         self.trial, self.data, self.targets = trial, data, targets
+        self.reference = reference or targets
         self.world = world or World(device=next(targets.teacher.parameters()).device)
         self._rows = nested_subset(data.train.labels, trial.train_fraction, trial.seed)
         together = min(trial.batch_size, len(self._rows))
@@ -81,7 +86,8 @@ class Distillation:
                 f"batch_size {together}: too few examples for {self.world.size} workers to split; "
                 "give at least two a worker"
             )
-        self.matched = layer_map(trial.student_layers, len(targets.teacher.layers))
+        self.matched = layer_map(trial.student_layers, len(self.reference.teacher.layers))
+        self._imitated = layer_map(trial.student_layers, len(targets.teacher.layers))
         self.stages = REGIMES[trial.regime](trial)
         self._prefix_config, self._checkpoints = prefix or PrefixConfig(), checkpoints
         self.warnings: list[str] = []  # all, whether they are reported yet or not
@@ -92,7 +98,7 @@ class Distillation:
         self.student = build_student(self.targets.teacher, trial.student_layers, trial.student_init)
         self.student.to(self.world.device)
         self._prefix = Prefix(self.student, self.data, self._prefix_config, self._rows)
-        self._compare = Comparison(self.student, self.data, self.targets, self.matched, self._prefix)
+        self._compare = Comparison(self.student, self.data, self.reference, self.matched, self._prefix)
         self._behind: list[tuple[StageTraining, Saved]] = []  # states taken whose weights are not loaded yet
 
     def __iter__(self) -> Iterator[Epoch | Busy]:
@@ -149,7 +155,7 @@ class Distillation:
     ) -> Iterator[tuple[dict[str, float], str, bool] | Busy]:
         """A stage's epochs until it ends: metrics, which other trial they are reused from, if any, and whether
         this one trained them before it was cut off."""
-        arguments = (self.trial, self.data, self.targets, self.matched, self.world, self._prefix)
+        arguments = (self.trial, self.data, self.targets, self._imitated, self.world, self._prefix)
         training = StageTraining(self.student, stage, *arguments, kept, self._rows)
         with self._trajectory(stage, key) as trajectory:
             for number in range(1, stage.epochs + 1):
@@ -167,7 +173,8 @@ class Distillation:
 
     def _start_key(self) -> str:
         environments = self.world.gather(environment(self.world))
-        return start_key(self.trial, self.data, self.targets, self.matched, environments)
+        compared = "" if self.reference is self.targets else self.reference.fingerprint(self.matched)
+        return start_key(self.trial, self.data, self.targets, self._imitated, environments, compared)
 
     @contextmanager
     def _in_use(self) -> Iterator[Checkpoints | None]:
@@ -294,6 +301,7 @@ def distill(
     report: Callable[[Epoch], None] = lambda epoch: None,
     world: World | None = None,
     checkpoints: Checkpoints | None = None,
+    reference: Targets | None = None,
 ) -> Result:
     """Distil one student in this process.
 
@@ -301,11 +309,12 @@ def distill(
         targets: the teacher and what it says about `data`.
         report: called after every epoch.
         checkpoints: where epochs are saved and found, which other processes may use at the same time.
+        reference: as of `Distillation`.
 
     Raises:
         DivergedError: a loss became NaN or infinite.
     """
-    course = Distillation(trial, data, targets, world, checkpoints=checkpoints)
+    course = Distillation(trial, data, targets, world, checkpoints=checkpoints, reference=reference)
     for event in course:
         if isinstance(event, Busy):
             time.sleep(WAIT_SECONDS)

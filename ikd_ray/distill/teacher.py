@@ -6,7 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +181,7 @@ class TeacherRecord:
     """A teacher as kept: its folder (Hugging Face layout), where it comes from, and its metrics.
 
     `settings` and `history` (an entry an epoch) tell of its fine-tuning, and are empty where it was used as it is.
+    `assistants` are those that a sweep has beside it, by their layers.
     """
 
     folder: Path
@@ -189,6 +190,7 @@ class TeacherRecord:
     metrics: dict[str, float]
     settings: dict[str, Any]
     history: list[dict[str, float]]
+    assistants: dict[int, TeacherRecord] = field(default_factory=dict)
 
 
 def load_teacher(folder: Path) -> Encoder:

@@ -37,7 +37,7 @@ VARIABLES = (  # of the environment, by which the libraries below PyTorch choose
 
 
 @cache
-def _code() -> str:
+def code_key() -> str:
     """The code that computes: whoever changes it gets new numbers, or must not be told that they are the same."""
     root = Path(ikd_ray.__file__).parent
     files = [
@@ -52,7 +52,7 @@ def environment(world: World) -> list[object]:
     """Whatever changes the last digits besides what is computed."""
     device = world.device
     return [
-        _code(),
+        code_key(),
         torch.__version__,
         numpy.__version__,  # the order of batches
         transformers.__version__,
@@ -75,15 +75,20 @@ def start_key(
     targets: Targets,
     matched: tuple[int, ...],
     environments: Sequence[list[object]],
+    reference: str = "",
 ) -> str:
     """The key of a student that has not been trained yet, and of how it will be.
 
     Args:
+        targets: of who teaches it.
+        matched: the teaching model's layer of each student layer, counted from 1.
         environments: of all processes that will train it, by rank.
+        reference: fingerprint of the targets that it is compared with, where these are others.
     """
     settings = [trial.student_layers, trial.student_init, trial.seed, trial.learning_rate, trial.batch_size]
     settings.append(trial.train_fraction)  # with the seed it says which examples are seen
-    return store.digest(list(environments), data.key, targets.fingerprint(matched), settings)
+    others = [reference] if reference else []
+    return store.digest(list(environments), data.key, targets.fingerprint(matched), settings, *others)
 
 
 def stage_key(parent: str, epochs: int, stage: Stage, prefix: bool) -> str:

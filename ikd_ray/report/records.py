@@ -54,7 +54,7 @@ class SweepRecord:
     data: dict[
         str, Any
     ]  # source, description, fingerprint, generated, max_length, task (its identity's digest)
-    teacher: dict[str, Any]  # name, key, layers, metrics
+    teacher: dict[str, Any]  # name, key, layers, metrics; assistants, by their layers
     objectives: dict[str, Direction]  # by metric
     settings: dict[str, Any] = field(default_factory=dict)  # what --resume needs to go on
 

@@ -25,7 +25,7 @@ from ikd_ray.report.passwords import has_password, without_password
 from ikd_ray.report.records import SPACE_FILE, SweepRecord, alone, digest_of, read_sweep, write_sweep
 from ikd_ray.report.version import code_version
 from ikd_ray.sweep.cluster import cluster_nodes
-from ikd_ray.sweep.prepare import Done, Event, Fact, Job, Shared, Step, preparation
+from ikd_ray.sweep.prepare import Assistant, Done, Event, Fact, Job, Shared, Step, preparation
 from ikd_ray.sweep.request import Request
 from ikd_ray.sweep.results import MOST_DEATHS
 
@@ -68,6 +68,10 @@ def prepare_shared(request: Request, console: Console) -> tuple[TeacherRecord, S
         request.space.teacher,
         request.space.targets,
         {int(depth): milliseconds for depth, milliseconds in known.items()},
+        request.assisted,
+        request.space.assistant,
+        request.space.prefix,
+        None if request.config.no_share else request.space.sharing,
     )
     events = _events(job)
     record = shared = None
@@ -75,13 +79,17 @@ def prepare_shared(request: Request, console: Console) -> tuple[TeacherRecord, S
     while event is not None:
         if isinstance(event, Step):
             with console.step(event.text):
-                event = _within(events, console, request)
+                event = _within(events, console, request, event.who)
             continue
         if isinstance(event, Fact):
             console.note(event.label, event.text)
         elif isinstance(event, TeacherRecord):
             record = event
-            console.note("teacher", ", ".join(f"{k} {v:.4f}" for k, v in record.metrics.items()))
+            console.note("teacher", _scores(request, record))
+        elif isinstance(event, Assistant):
+            assert record is not None
+            record.assistants[event.layers] = event.record
+            console.note("assistant", f"{event.layers} layers, {_scores(request, event.record)}")
         elif isinstance(event, Shared):
             shared = event
         event = next(events, None)
@@ -123,15 +131,27 @@ def _result(reference: ray.ObjectRef[Event]) -> Event:
         raise
 
 
-def _within(events: Iterator[Event], console: Console, request: Request) -> Event | None:
-    """Show what happens within a step; returns the event that ends it."""
+def _scores(request: Request, record: TeacherRecord) -> str:
+    """The task's metrics; an assistant has others too, against the teacher."""
+    measured = {
+        name: value for name, value in record.metrics.items() if name.split("/")[-1] in request.task.metrics
+    }
+    return ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
+
+
+def _within(events: Iterator[Event], console: Console, request: Request, who: str) -> Event | None:
+    """Show what happens within a step; returns the event that ends it.
+
+    Args:
+        who: trains in it.
+    """
     for event in events:
         if isinstance(event, Done):
             console.progress(event.done, event.total, "examples")
         elif isinstance(event, Epoch):
             metric = request.space.compared_by(request.task)
             shown = {key: event.metrics[key] for key in ("train/loss", metric)}
-            console.epoch("teacher", event.epoch, event.epoch + event.remaining, shown)
+            console.epoch(who, event.epoch, event.epoch + event.remaining, shown)
         else:
             return event
     return None
@@ -183,12 +203,22 @@ def open_sweep(
             "source_key": request.source.key,
             "layers": request.source.layers,
             "metrics": teacher.metrics,
+            **_assistants(teacher),
         },
         objectives=request.objectives,
         settings=settings,
     )
     _keep(request, sweep)
     return sweep
+
+
+def _assistants(teacher: TeacherRecord) -> dict[str, Any]:
+    """What a sweep's record has of them, where there are some."""
+    found = {
+        str(layers): {"name": record.name, "key": record.key, "metrics": record.metrics}
+        for layers, record in teacher.assistants.items()
+    }
+    return {"assistants": found} if found else {}
 
 
 def _keep(request: Request, sweep: SweepRecord) -> None:

@@ -36,6 +36,13 @@ def dry_run(request: Request) -> Iterator[Fact]:
     space = request.space
     yield Fact("data", request.dataset.description)
     yield Fact("teacher", _teacher(request))
+    for recipe in _assistants(request):
+        stages = sum(stage.epochs for stage in REGIMES[recipe.regime](recipe))
+        yield Fact(
+            "assistant",
+            f"{recipe.student_layers} layers, {recipe.regime}, for at most {stages} epochs, once; "
+            f"of students of {_or(request.assisted[recipe.student_layers])} layers",
+        )
     yield Fact("objectives", ", ".join(f"{name} ({way})" for name, way in request.objectives.items()))
     for name, param in space.params.items():
         yield Fact("searched" if not isinstance(param.domain, Fixed) else "fixed", _dimension(name, param))
@@ -50,7 +57,7 @@ def dry_run(request: Request) -> Iterator[Fact]:
         teacher = load_source(request.source, request.task, seed=0)
         yield Fact("targets", _targets(request, teacher, Path(room)))
         batch_size = min(space.reachable("batch_size"), key=lambda size: abs(size - 32))
-        depth = max(request.depths)
+        depth = max((*request.depths, *request.assisted))
         probe = Probe(request.source, teacher, request.max_length, depth, batch_size, Path(room))
         costs = probe.measure(request.dataset)
     yield from _time(request, trials, costs)
@@ -83,6 +90,12 @@ def _teacher(request: Request) -> str:
     return (
         f"{about}, fine-tuned on {request.task.name} for at most {request.space.teacher.epochs} epochs, once"
     )
+
+
+def _assistants(request: Request) -> list[Trial]:
+    """How each is distilled."""
+    recipe = request.space.assistant
+    return [recipe.model_copy(update={"student_layers": layers}) for layers in request.assisted]
 
 
 def _dimension(name: str, param: Param) -> str:
@@ -142,12 +155,24 @@ def _epochs(trial: Trial) -> int:
 
 def _targets(request: Request, teacher: Encoder, room: Path) -> str:
     data, share = _sized(request, room)
-    layers = sorted({layer for depth in request.depths for layer in layer_map(depth, request.source.layers)})
+    depths, source = {*request.depths, *request.assisted}, request.source.layers
+    layers = sorted({layer for depth in depths for layer in layer_map(depth, source)})
+    told = [_stored(request, data, teacher, layers, share, "teacher")]
+    for assistant, students in request.assisted.items():  # of the teacher's width, so as large a layer
+        layers = sorted({layer for depth in students for layer in layer_map(depth, assistant)})
+        told.append(_stored(request, data, teacher, layers, share, f"{assistant}-layer assistant"))
+    return "; ".join(told)
+
+
+def _stored(
+    request: Request, data: TaskData, teacher: Encoder, layers: list[int], share: float, who: str
+) -> str:
     size = size_gb(data, teacher, layers) / share
     if stores_attention(size, float("inf"), request.space.targets):
-        return f"{size:.2g} GB of teacher layers {', '.join(map(str, layers))}"
+        return f"{size:.2g} GB of {who} layers {', '.join(map(str, layers))}"
     size = size_gb(data, teacher, layers, attention=False) / share
-    return f"{size:.2g} GB without attention, which is computed for each batch"
+    whose = "" if who == "teacher" else f" of the {who}"
+    return f"{size:.2g} GB{whose} without attention, which is computed for each batch"
 
 
 def _sized(request: Request, room: Path) -> tuple[TaskData, float]:
@@ -165,14 +190,18 @@ def _time(request: Request, trials: list[Trial], costs: Costs) -> Iterator[Fact]
     if not request.source.has_head:
         teacher = request.space.teacher.epochs * costs.teacher_s(request.source.layers, train, dev)
     targets = (train + dev) * costs.target
+    # A pass of an assistant takes its share of the teacher's.
+    passes = sum(request.assisted) / request.source.layers * targets
+    assistants = sum(trial_s(recipe, costs, train, dev) for recipe in _assistants(request)) + passes
     mean = statistics.mean(trial_s(trial, costs, train, dev) for trial in trials)
     gpus = torch.cuda.device_count()
     where = f"{gpus} GPU{'s' * (gpus != 1)}" if gpus else f"{torch.get_num_threads()} CPU threads"
-    in_all = START_S + teacher + targets + mean * request.trials / max(gpus, 1)
+    in_all = START_S + teacher + targets + assistants + mean * request.trials / max(gpus, 1)
     yield Fact("probe", f"{costs.seconds:.0f} s of training on {costs.examples} examples, {where}")
     yield Fact(
         "time",
         f"at most about {duration(in_all)}: teacher {duration(teacher)}, its targets {duration(targets)}, "
+        f"{f'assistants and theirs {duration(assistants)}, ' if request.assisted else ''}"
         f"{request.trials} trials of {duration(mean)} on average",
     )
     yield Fact("less", "where a teacher is kept, thresholds end stages, or trials share epochs")

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from filelock import FileLock
 from transformers.utils import logging
 
-from ikd_ray.config import TargetConfig, TeacherConfig
+from ikd_ray.config import PrefixConfig, SharingConfig, TargetConfig, TeacherConfig, Trial
 from ikd_ray.data.remote import Output
 from ikd_ray.data.tokens import TaskData, open_data
+from ikd_ray.distill.assistant import assistant_key, make_assistant
+from ikd_ray.distill.checkpoint import Checkpoints
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.loop import Epoch
 from ikd_ray.distill.student import build_student, latency_ms, layer_map
@@ -36,6 +38,7 @@ from ikd_ray.distill.teacher import (
     open_teacher,
     teacher_key,
 )
+from ikd_ray.report.cache import STAGES
 from ikd_ray.report.records import write_json
 
 
@@ -50,10 +53,33 @@ class Job:
     teacher: TeacherConfig
     targets: TargetConfig
     latency_ms: dict[int, float]  # what is known already
+    assisted: Mapping[int, tuple[int, ...]]  # assistants' depths, each with its students'
+    assistant: Trial  # how assistants are distilled, but for their depth
+    prefix: PrefixConfig
+    sharing: SharingConfig | None  # none: an assistant's epochs are not saved
 
     @property
     def cache(self) -> Path:
         return self.output.folder / "cache"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A teacher, or an assistant, and its targets as they lie below the output's folder."""
+
+    teacher: Path
+    targets: Path
+    parts: tuple[str, ...]  # of the targets
+    attention_stored: bool
+
+    def open(self, output: Output, data: TaskData, device: torch.device) -> Targets:
+        """On any node: what it lacks it gets."""
+        home = output.folder
+        for path in (self.teacher, *(self.targets / part for part in self.parts)):
+            output.fetch(home / path)
+        return Targets(
+            home / self.targets, data, load_teacher(home / self.teacher), self.attention_stored, device
+        )
 
 
 @dataclass(frozen=True)
@@ -62,19 +88,35 @@ class Shared:
 
     output: Output
     data: Path
-    teacher: Path
-    targets: Path
-    parts: tuple[str, ...]  # of the targets
-    attention_stored: bool
+    teacher: Stored
     latency_ms: dict[int, float]  # by student depth
+    assistants: dict[int, Stored] = field(default_factory=dict)  # by their depth
 
-    def open(self, device: torch.device) -> tuple[TaskData, Targets]:
+    def open(self, device: torch.device) -> Opened:
         """On any node: what it lacks it gets."""
-        home = self.output.folder
-        for path in (self.data, self.teacher, *(self.targets / part for part in self.parts)):
-            self.output.fetch(home / path)
-        data, teacher = open_data(home / self.data), load_teacher(home / self.teacher)
-        return data, Targets(home / self.targets, data, teacher, self.attention_stored, device)
+        self.output.fetch(self.output.folder / self.data)
+        return Opened(self, open_data(self.output.folder / self.data), device)
+
+
+class Opened:
+    """Data and teacher as a trial's process has them, and each assistant once a trial has needed it."""
+
+    def __init__(self, shared: Shared, data: TaskData, device: torch.device) -> None:
+        self.data = data
+        self._shared, self._device = shared, device
+        self.teacher = shared.teacher.open(shared.output, data, device)
+        self._assistants: dict[int, Targets] = {}
+
+    def assistant(self, layers: int) -> Targets:
+        """What the assistant of that depth says.
+
+        Raises:
+            OSError: it is not here, and cannot be fetched.
+        """
+        if layers not in self._assistants:
+            stored = self._shared.assistants[layers]
+            self._assistants[layers] = stored.open(self._shared.output, self.data, self._device)
+        return self._assistants[layers]
 
 
 @dataclass(frozen=True)
@@ -82,6 +124,7 @@ class Step:
     """A stage of the preparation begins."""
 
     text: str
+    who: str = "teacher"  # trains in it
 
 
 @dataclass(frozen=True)
@@ -100,7 +143,16 @@ class Done:
     total: int
 
 
-Event = Step | Fact | Done | Epoch | TeacherRecord | Shared
+@dataclass(frozen=True)
+class Assistant:
+    """An assistant is there."""
+
+    layers: int
+    record: TeacherRecord
+
+
+Event = Step | Fact | Done | Epoch | TeacherRecord | Assistant | Shared
+Made = Generator[Event, None, TeacherRecord]
 
 
 def preparation(job: Job, threads: int) -> Iterator[Event]:
@@ -111,18 +163,50 @@ def preparation(job: Job, threads: int) -> Iterator[Event]:
     job.output.fetch(job.output.folder / job.data)
     data = open_data(job.output.folder / job.data)
     folder = job.cache / "teachers" / teacher_key(job.source, data, job.teacher)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f".{folder.name}.making.lock"):  # another sweep may need the same one
-        job.output.fetch(folder)
-        if open_teacher(folder) is None:
-            yield Step(f"{'scoring' if job.source.has_head else 'fine-tuning'} {job.source.name}")
-            yield from make_teacher(job.source, data, job.teacher, folder, device)
-        job.output.push(folder)
-        record = open_teacher(folder)
-    assert record is not None
+    step = Step(f"{'scoring' if job.source.has_head else 'fine-tuning'} {job.source.name}")
+    record = yield from _made(
+        job.output, folder, step, lambda: make_teacher(job.source, data, job.teacher, folder, device)
+    )
     yield record
     teacher = load_teacher(folder).to(device)
-    layers = sorted({layer for depth in job.depths for layer in layer_map(depth, len(teacher.layers))})
+    taught = _matched({*job.depths, *job.assisted}, teacher)
+    stored = yield from _store(job, data, record, teacher, taught)
+    targets = Targets(job.output.folder / stored.targets, data, teacher, stored.attention_stored, device)
+    assistants = {}
+    for layers, students in job.assisted.items():
+        assistants[layers] = yield from _assistant(job, data, record, targets, layers, students)
+    latency = _kept_latency(job.cache, record.key) | job.latency_ms
+    if missing := [depth for depth in job.depths if depth not in latency]:
+        yield Step("measuring students' latency")
+        latency |= measure_latency(teacher.cpu(), missing)
+        write_json(_latency_file(job.cache, record.key), latency)
+    tokens = data.folder.relative_to(job.output.folder)
+    yield Shared(job.output, tokens, stored, latency, assistants)
+
+
+def _matched(depths: Iterable[int], teacher: Encoder) -> list[int]:
+    """The teacher's layers that models of these depths are matched with."""
+    return sorted({layer for depth in depths for layer in layer_map(depth, len(teacher.layers))})
+
+
+def _made(output: Output, folder: Path, step: Step, make: Callable[[], Iterator[Event]]) -> Made:
+    """A teacher, or an assistant, as `folder` has it; made there if need be."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f".{folder.name}.making.lock"):  # another sweep may need the same one
+        output.fetch(folder)
+        if open_teacher(folder) is None:
+            yield step
+            yield from make()
+        output.push(folder)
+        record = open_teacher(folder)
+    assert record is not None
+    return record
+
+
+def _store(
+    job: Job, data: TaskData, record: TeacherRecord, teacher: Encoder, layers: list[int], who: str = "teacher"
+) -> Generator[Event, None, Stored]:
+    """The targets of a teacher's, or an assistant's, layers."""
     targets = job.cache / "targets" / key_of(data, record.key)
     size, free = size_gb(data, teacher, layers), shutil.disk_usage(job.cache).free / 1e9
     attention = stores_attention(size, free, job.targets, stored_gb(targets, layers))
@@ -131,8 +215,8 @@ def preparation(job: Job, threads: int) -> Iterator[Event]:
     else:
         size = size_gb(data, teacher, layers, attention=False)
         how = "stored without attention, which is computed for each batch (too large to store, or asked for)"
-    yield Fact("targets", f"{size:.2f} GB of teacher layers {', '.join(map(str, layers))}, {how}")
-    yield Step("storing the teacher's targets")
+    yield Fact("targets", f"{size:.2f} GB of {who} layers {', '.join(map(str, layers))}, {how}")
+    yield Step(f"storing the {who}'s targets")
     parts = parts_of(layers, attention)
     for part in parts:
         job.output.fetch(targets / part)
@@ -140,14 +224,38 @@ def preparation(job: Job, threads: int) -> Iterator[Event]:
         yield Done(*done)
     for part in parts:
         job.output.push(targets / part)
-    latency = _kept_latency(job.cache, record.key) | job.latency_ms
-    if missing := [depth for depth in job.depths if depth not in latency]:
-        yield Step("measuring students' latency")
-        latency |= measure_latency(teacher.cpu(), missing)
-        write_json(_latency_file(job.cache, record.key), latency)
-    paths = (data.folder, folder, targets)
-    tokens, taught, stored = (path.relative_to(job.output.folder) for path in paths)
-    yield Shared(job.output, tokens, taught, stored, tuple(parts), attention, latency)
+    home = job.output.folder
+    return Stored(record.folder.relative_to(home), targets.relative_to(home), tuple(parts), attention)
+
+
+def _assistant(
+    job: Job,
+    data: TaskData,
+    teacher: TeacherRecord,
+    targets: Targets,
+    layers: int,
+    students: Iterable[int],
+) -> Generator[Event, None, Stored]:
+    """The assistant of a depth, distilled from the teacher's targets, and its own ones for students of some depths."""
+    recipe = job.assistant.model_copy(update={"student_layers": layers})
+    key = assistant_key(teacher.key, data, recipe)
+    folder, who, checkpoints = job.cache / "teachers" / key, f"{layers}-layer assistant", None
+    if job.sharing:
+        owner = f"assistant-{key}"  # whoever makes it: so it goes on with its own epochs
+        checkpoints = Checkpoints(
+            job.cache / STAGES, job.sharing.disk_gb, f"{who} {key[:8]}", owner, job.output
+        )
+
+    step = Step(f"distilling a {who} ({recipe.regime})", who)
+    record = yield from _made(
+        job.output,
+        folder,
+        step,
+        lambda: make_assistant(teacher, data, targets, recipe, folder, job.prefix, checkpoints),
+    )
+    yield Assistant(layers, record)
+    model = load_teacher(folder).to(next(targets.teacher.parameters()).device)
+    return (yield from _store(job, data, record, model, _matched(students, model), who))
 
 
 def _latency_file(cache: Path, teacher: str) -> Path:

@@ -24,6 +24,7 @@ from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, is_task_fil
 from ikd_ray.errors import UsageError
 from ikd_ray.report.mirror import pull
 from ikd_ray.report.records import SPACE_FILE, SWEEP_FILE, Direction, SweepRecord, read_sweep, read_task
+from ikd_ray.sweep.assisted import assisted
 from ikd_ray.sweep.budget import TRIALS, Budget
 from ikd_ray.sweep.space import Space, load_space
 from ikd_ray.tasks import Task
@@ -47,6 +48,7 @@ class Request:
     dataset: Dataset
     source: TeacherSource
     depths: tuple[int, ...]
+    assisted: dict[int, tuple[int, ...]]  # the depths of assistants, each with its students'
     max_length: int
     budget: Budget
     folder: Path
@@ -96,6 +98,7 @@ def check(config: SweepConfig, resumes: bool = False) -> Request:
             f"{config.space}: student_layers: up to {depths[-1]}, but the teacher {source.name} has "
             f"{source.layers} layers; give at most that"
         )
+    assistants = assisted(str(config.space), map(space.of, space.methods), source.layers)
     smallest = min(space.reachable("batch_size"))
     if smallest < 2 * config.workers_per_trial and config.workers_per_trial > 1:
         raise UsageError(
@@ -114,7 +117,8 @@ def check(config: SweepConfig, resumes: bool = False) -> Request:
         _same_as_before(read_sweep(folder), dataset, source)
         _no_longer_than_before(read_sweep(folder), space, budget)
     length = min(space.data.max_length, source.max_tokens)
-    return Request(config, task, space, objectives, dataset, source, depths, length, budget, folder, resumes)
+    checked = (config, task, space, objectives, dataset, source, depths, assistants, length, budget, folder)
+    return Request(*checked, resumes)
 
 
 def _same_as_before(earlier: SweepRecord, dataset: Dataset, source: TeacherSource) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from ray import tune
 
 from ikd_ray.data import store
+from ikd_ray.distill.assistant import AssistantDivergedError
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.training import DivergedError
@@ -70,7 +71,10 @@ def run(request: Request, command: str, console: Console, method: type[Distillat
         console.note("interrupted", "what was finished is kept")
         status = INTERRUPTED
     except DivergedError as error:
-        console.warn(f"the teacher did not train: {error}; give a smaller teacher.learning_rate")
+        if isinstance(error, AssistantDivergedError):
+            console.warn(f"an assistant did not train: {error}; give a smaller assistant.learning_rate")
+        else:
+            console.warn(f"the teacher did not train: {error}; give a smaller teacher.learning_rate")
         return status
     except HaltedError as error:
         print_error(str(error))

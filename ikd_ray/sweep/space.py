@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import BaseModel, Field
 
-from ikd_ray.config import DataConfig, PrefixConfig, SharingConfig, TargetConfig, TeacherConfig
+from ikd_ray.config import (
+    NO_ASSISTANTS,
+    DataConfig,
+    PrefixConfig,
+    SharingConfig,
+    TargetConfig,
+    TeacherConfig,
+    Trial,
+)
 from ikd_ray.errors import UsageError
 from ikd_ray.report.records import Direction
 from ikd_ray.sweep.dimensions import (
@@ -50,7 +58,9 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "targets": TargetConfig,
     "prefix": PrefixConfig,
     "sharing": SharingConfig,
+    "assistant": Trial,
 }
+_LEFT_OUT = {"assistant": ("student_layers", *NO_ASSISTANTS)}  # fields that a section does not take
 MAX_SEEDS = 100
 _DIRECTION = Knob(Direction)
 _SINGLE = {  # top-level names of one value
@@ -91,6 +101,8 @@ class Space:
     targets: TargetConfig
     prefix: PrefixConfig
     sharing: SharingConfig
+    assistant: Trial
+    """How assistants are distilled, but for their depth."""
     text: str
     """The file as written."""
 
@@ -147,8 +159,11 @@ class Space:
 
     def least(self, name: str) -> Any:
         """The least value that a field of numbers can take in some trial."""
+        return min(self.of(method)._least(name) for method in self.methods)
+
+    def _least(self, name: str) -> Any:
         domain = self.params[name].domain if name in self.params else None
-        return domain.low if isinstance(domain, FloatRange) else min(self.reachable(name))
+        return domain.low if isinstance(domain, FloatRange) else min(self._reachable(name))
 
     def compared_by(self, task: Task) -> str:
         """What models are chosen by where no objective says it: the task's main metric on the split that selects."""
@@ -227,7 +242,7 @@ def _objectives(file: YamlFile, entries: Mapping[str, yaml.Node]) -> dict[str, D
 def _section(
     file: YamlFile, name: str, model: type[BaseModel], entries: Mapping[str, yaml.Node]
 ) -> BaseModel:
-    fields = knobs(model)
+    fields = {field: knob for field, knob in knobs(model).items() if field not in _LEFT_OUT.get(name, ())}
     given = file.mapping(entries[name], name, fields) if _has(entries, name) else {}
     return model(
         **{

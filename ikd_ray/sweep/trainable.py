@@ -16,18 +16,16 @@ from ray import tune
 
 from ikd_ray.config import PrefixConfig, SharingConfig, make_trial
 from ikd_ray.data import store
-from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.checkpoint import DISK_ERRORS, Busy, Checkpoints
 from ikd_ray.distill.loop import TIMES, Distillation, Epoch
 from ikd_ray.distill.student import size_metrics
-from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.training import DivergedError
 from ikd_ray.distill.world import World
 from ikd_ray.errors import in_one_line
 from ikd_ray.report.cache import STAGES
 from ikd_ray.report.records import TrialRecord, trial_folder, write_trial
 from ikd_ray.sweep.cluster import Shares
-from ikd_ray.sweep.prepare import Shared
+from ikd_ray.sweep.prepare import Opened, Shared
 from ikd_ray.sweep.results import FAILED, HALTS, REPORT, WAITS, Waits, trial_id
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -68,7 +66,7 @@ class Course:
 
 
 def results(
-    course: Course, config: dict[str, Any], opened: tuple[TaskData, Targets], world: World
+    course: Course, config: dict[str, Any], opened: Opened, world: World
 ) -> Generator[dict[str, Any], None, None]:
     """Run one trial; yields a result an epoch. Rank 0 leaves its folder with the last one.
 
@@ -83,7 +81,12 @@ def results(
     epochs: list[Epoch] = []
     trial, checkpoints = make_trial(config["params"]), course.checkpoints(config["number"])
     try:
-        run = course.method(trial, *opened, world, course.prefix, checkpoints)
+        targets, reference = opened.teacher, None
+        if (
+            trial.assistant_layers
+        ):  # it teaches; what is measured is measured against the teacher all the same
+            targets, reference = opened.assistant(trial.assistant_layers), targets
+        run = course.method(trial, opened.data, targets, world, course.prefix, checkpoints, reference)
         for event in run:
             if isinstance(event, Busy):
                 # Several workers take too long to start for the sake of one epoch.

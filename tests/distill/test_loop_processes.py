@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tiny import changed, make_encoder, state
-from workers import JOBS
+from workers import JOBS, taught
 
 from ikd_ray.config import Trial
 from ikd_ray.distill.loop import Distillation
@@ -23,7 +23,8 @@ def test_two_processes_are_one(two_processes, data, name):
     first, second = job.ranks
     assert not changed(first["state"], second["state"])
     targets = Targets(two_processes.folder, data, make_encoder(dropout=job.dropout))
-    course = Distillation(Trial(**job.trial), data, targets)
+    trial = Trial(**job.trial)
+    course = Distillation(trial, data, **taught(trial, targets, data))
     alone = [epoch.metrics for epoch in course]
     assert len(alone) == len(first["metrics"]) == len(second["metrics"])
     tolerance = 0.02 if job.dropout else 1e-4

@@ -28,6 +28,7 @@ BASE = {"student_layers": 2, "epochs": 2, "epochs_per_layer": 2}
 OTHER = {
     "regime": {"pid": "sid", "sid": "pid", "hard": "kd", "kd": "id", "id": "hard"},
     "student_layers": 3,
+    "assistant_layers": 3,
     "student_init": "first",
     "temperature": 3.0,
     "lambda_": 0.7,
@@ -50,6 +51,7 @@ COURSES = ["pid-top", "pid-always", "sid-top", "sid-always"]
 FIRST_CHANGED = {
     "regime": (1, 1, 1, 1),
     "student_layers": (0, 0, 0, 0),
+    "assistant_layers": (NEVER, NEVER, NEVER, NEVER),  # who teaches tells by its targets
     "student_init": (0, 0, 0, 0),
     "temperature": (2, 0, 2, 0),
     "lambda_": (2, 2, 2, 2),
@@ -205,6 +207,14 @@ def test_a_teacher_that_drops_out(data, targets):
     assert keys(Trial(**BASE), data, dropping) != keys(Trial(**BASE), data, targets)
 
 
+def test_who_the_student_is_compared_with(data, targets):
+    matched, trial = layer_map(2, 4), Trial(**BASE)
+    one = start_key(trial, data, targets, matched, [environment(World())])
+    two = start_key(trial, data, targets, matched, [environment(World())], targets.fingerprint((1, 3)))
+    three = start_key(trial, data, targets, matched, [environment(World())], targets.fingerprint((1, 2)))
+    assert len({one, two, three}) == 3
+
+
 def test_where_attention_comes_from(data, teacher, targets):
     online = Targets(targets.folder, data, teacher, attention_stored=False)
     assert keys(Trial(**BASE), data, online) != keys(Trial(**BASE), data, targets)
@@ -230,7 +240,7 @@ def test_the_code_that_computes(tmp_path, data, targets, monkeypatch):
     here = keys(Trial(**BASE), data, targets)
 
     def there() -> list[str]:
-        trajectory._code.cache_clear()
+        trajectory.code_key.cache_clear()
         return keys(Trial(**BASE), data, targets)
 
     monkeypatch.setattr(ikd_ray, "__file__", str(tmp_path / "ikd_ray" / "__init__.py"))
@@ -244,7 +254,7 @@ def test_the_code_that_computes(tmp_path, data, targets, monkeypatch):
         changed = there()
     finally:
         monkeypatch.undo()
-        trajectory._code.cache_clear()
+        trajectory.code_key.cache_clear()
     assert same == told == here
     assert not set(changed) & set(here)
 

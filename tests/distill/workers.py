@@ -10,10 +10,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from tiny import make_encoder, state
+from tiny import make_encoder, make_targets, state
 
 from ikd_ray.config import Trial
-from ikd_ray.data.tokens import open_data
+from ikd_ray.data.tokens import TaskData, open_data
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.targets import Targets, build_targets
 from ikd_ray.distill.world import World
@@ -28,7 +28,17 @@ JOBS = {
     "head": {"dropout": 0.0, "trial": _TRIAL | {"regime": "pid", "top_trains": "head"}},
     # Most of a layer gets no gradient from its attention maps.
     "kl": {"dropout": 0.0, "trial": _TRIAL | {"regime": "pid", "internal_losses": "kl"}},
+    "assisted": {"dropout": 0.0, "trial": _TRIAL | {"regime": "sid", "assistant_layers": 3}},
 }
+
+
+def taught(trial: Trial, targets: Targets, data: TaskData) -> dict[str, Targets]:
+    """Who teaches a trial, and whom its student is compared with, as `Distillation` takes them."""
+    if not trial.assistant_layers:
+        return {"targets": targets}
+    assistant = make_encoder(layers=trial.assistant_layers, seed=1)
+    folder = targets.folder.with_name("assistant-targets")
+    return {"targets": make_targets(folder, data, assistant), "reference": targets}
 
 
 def run(worker, *arguments: Any, processes: int = 2, seconds: float = 120) -> None:
@@ -72,7 +82,8 @@ def distil(rank: int, data_folder: Path, target_folder: Path, out: Path) -> None
         result: dict[str, Any] = {}
         try:
             targets = Targets(target_folder, data, make_encoder(dropout=job["dropout"]))
-            course = Distillation(Trial(**job["trial"]), data, targets, World(rank, 2))
+            trial = Trial(**job["trial"])
+            course = Distillation(trial, data, world=World(rank, 2), **taught(trial, targets, data))
             result["metrics"] = [epoch.metrics for epoch in course]
             result["state"] = state(course.student)
         except Exception as error:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 
+from ikd_ray.distill.teacher import TeacherRecord
 from ikd_ray.report.records import TrialRecord, write_trial
 from ikd_ray.report.tracking import delivery
 from ikd_ray.report.tracking.delivery import Delivery
@@ -32,8 +33,10 @@ class Store:
     def start(self, sweep: str) -> None:
         self._hear("start", sweep)
 
-    def teacher(self, name: str, key: str, settings: dict, history: list, metrics: dict) -> None:
-        self._hear("teacher", name)
+    def teacher(
+        self, name: str, key: str, settings: dict, history: list, metrics: dict, kind: str = "teacher"
+    ) -> None:
+        self._hear(kind, name, [*history, metrics])
 
     def trial_epoch(self, trial: str, epoch: int) -> None:
         self._hear("epoch", trial, epoch)
@@ -83,13 +86,20 @@ def test_calls_come_in_their_order(way, store, lines):
 
 def test_a_sweep_begins_in_a_store_that_is_away(way, store):
     store.away.set()
-    teacher = SimpleNamespace(name="MiniLM", key="k", settings={}, history=[], metrics={"dev/mcc": 0.5})
+    epochs = [{"train/loss": 0.7, "dev/mcc": 0.1}, {"train/loss": 0.6, "dev/mcc": 0.2}]
+    assistant = TeacherRecord(Path("a"), "4L of MiniLM", "a", {"dev/mcc": 0.2}, {}, epochs)
+    teacher = TeacherRecord(Path("k"), "MiniLM", "k", {"dev/mcc": 0.5}, {}, [], {4: assistant})
     way.start("the sweep", teacher)
     way.put("trial_epoch", "t0", 1)
     assert store.tried.wait(10)
     store.away.clear()
     way.close()
-    assert store.heard == [("start", "the sweep"), ("teacher", "MiniLM"), ("epoch", "t0", 1)]
+    assert store.heard == [
+        ("start", "the sweep"),
+        ("teacher", "MiniLM", [{"dev/mcc": 0.5}]),
+        ("assistant", "4L of MiniLM", epochs),
+        ("epoch", "t0", 1),
+    ]
 
 
 def test_what_a_store_missed_comes_when_it_is_back(way, store, lines, tmp_path):

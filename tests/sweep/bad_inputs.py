@@ -156,6 +156,30 @@ SPACES: dict[str, tuple[Maker | str, tuple[str, ...]]] = {
         space("params: {student_layers: {int: [1, 5]}}\n"),
         ("up to 5", "has 4 layers"),
     ),
+    "an assistant as deep as the teacher": (
+        space("params: {student_layers: 2, assistant_layers: {choice: [0, 4]}}\n"),
+        ("assistant_layers: 4 for a student of 2 layers", "which has 4 layers", "give 3, or 0"),
+    ),
+    "an assistant as deep as its student": (
+        space("params: {student_layers: {int: [1, 2]}, assistant_layers: {choice: [0, 2]}}\n"),
+        ("assistant_layers: 2 for a student of 2 layers", "give 3, or 0", "`when`"),
+    ),
+    "no room for an assistant": (
+        space("params: {student_layers: 3, assistant_layers: 2}\n"),
+        ("assistant_layers: 2 for a student of 3 layers", "none fits between; leave it 0"),
+    ),
+    "an assistant of half the data": (
+        space("params: {student_layers: 2}\nassistant: {train_fraction: 0.5}\n"),
+        ("other.yaml:2", "assistant.train_fraction", "unknown name"),
+    ),
+    "an assistant's depth in its recipe": (
+        space("params: {student_layers: 2}\nassistant: {student_layers: 3}\n"),
+        ("other.yaml:2", "assistant.student_layers", "unknown name"),
+    ),
+    "an assistant that never learns": (
+        space("params: {student_layers: 2}\nassistant: {epochs: 0}\n"),
+        ("other.yaml:2", "assistant.epochs", "greater than or equal to 1"),
+    ),
     "a grid of 10^15": (
         space(
             "sampler: grid\nparams: {student_layers: 1, seed: {int: [0, 99999]}, epochs: {int: [1, 1000]}, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ikd_ray.config import TargetConfig, TeacherConfig
+from ikd_ray.config import PrefixConfig, TargetConfig, TeacherConfig, Trial
 from ikd_ray.data.remote import Output
 from ikd_ray.data.sources import load
 from ikd_ray.data.tokens import prepare
@@ -21,7 +21,7 @@ def job(inputs, tmp_path):
     source = find_teacher(str(inputs / "teacher"), task)
     data = prepare(load(task, inputs / "glue"), load_tokenizer(source), source.key, 32, tmp_path / "tokens")
 
-    def job(known=(), depths=(1, 2)) -> Job:
+    def job(known=(), depths=(1, 2), assisted=None) -> Job:
         return Job(
             Output(str(tmp_path)),
             data.folder,
@@ -30,6 +30,10 @@ def job(inputs, tmp_path):
             TeacherConfig(epochs=1),
             TargetConfig(),
             dict(known),
+            assisted or {},
+            Trial(epochs=1),
+            PrefixConfig(),
+            sharing=None,
         )
 
     return job

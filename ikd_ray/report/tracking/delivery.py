@@ -51,10 +51,15 @@ class Delivery:
         self._put((trial, name, (trial, *arguments)))
 
     def start(self, sweep: SweepRecord, teacher: TeacherRecord) -> None:
-        """The sweep begins, or goes on, with that teacher."""
+        """The sweep begins, or goes on, with that teacher and its assistants."""
         self._put(("", "start", (sweep,)))
         told = teacher.name, teacher.key, teacher.settings, teacher.history, teacher.metrics
         self._put(("", "teacher", told))
+        for assistant in teacher.assistants.values():
+            # It is its last epoch, which a teacher, its best one, may not be.
+            *before, last = assistant.history
+            told = assistant.name, assistant.key, assistant.settings, before, last
+            self._put(("", "teacher", (*told, "assistant")))
 
     def _put(self, call: Call) -> None:
         with self._there:

@@ -248,13 +248,14 @@ class Tracker:
         params: Mapping[str, Any],
         history: list[dict[str, float]],
         metrics: Mapping[str, float],
+        kind: str = "teacher",
     ) -> None:
-        """Record the teacher's fine-tuning, unless this store has it already."""
+        """Record the teacher's fine-tuning, or an assistant's distillation, unless this store has it already."""
         run = next(iter(self.search(f"tags.`{TEACHER_KEY}` = '{key}'")), None)
         if run and run.info.status == "FINISHED":
             return
         if run is None:
-            run = self.client.get_run(self._create(f"teacher {name}", {KIND: "teacher", TEACHER_KEY: key}))
+            run = self.client.get_run(self._create(f"{kind} {name}", {KIND: kind, TEACHER_KEY: key}))
         # One time for all: who does this again, after a break, or at the same time, writes the same rows.
         identity, at = run.info.run_id, run.info.start_time / 1000
         self._params(identity, params)

@@ -1,0 +1,212 @@
+"""Teacher assistants: made once, kept as teachers are, and what a student has of one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import make_data, make_encoder, make_targets, state, write_tokenizer
+
+from ikd_ray.config import NO_ASSISTANTS, Trial
+from ikd_ray.data.store import is_intact
+from ikd_ray.distill import trajectory
+from ikd_ray.distill.assistant import AssistantDivergedError, assistant_key, make_assistant
+from ikd_ray.distill.checkpoint import Checkpoints
+from ikd_ray.distill.evaluate import Comparison
+from ikd_ray.distill.loop import Distillation, distill
+from ikd_ray.distill.student import layer_map
+from ikd_ray.distill.teacher import TeacherRecord, load_teacher, open_teacher
+
+RECIPE = Trial(regime="kd", student_layers=3, epochs=2, learning_rate=1e-3, batch_size=16)
+TRIAL = {
+    "student_layers": 2,
+    "assistant_layers": 3,
+    "epochs": 1,
+    "epochs_per_layer": 1,
+    "learning_rate": 1e-3,
+}
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher")
+    write_tokenizer(folder)
+    return TeacherRecord(folder, "BERT", "key", {"dev/mcc": 0.5}, {}, [])
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory, record, data, targets):
+    """The folder of an assistant."""
+    folder = tmp_path_factory.mktemp("teachers") / assistant_key(record.key, data, RECIPE)
+    assert [epoch.epoch for epoch in make_assistant(record, data, targets, RECIPE, folder)] == [1, 2]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lessons(tmp_path_factory, kept, data):
+    """What the assistant says about all of `data`."""
+    return make_targets(tmp_path_factory.mktemp("lessons"), data, load_teacher(kept))
+
+
+def test_it_is_kept_as_a_teacher_is(kept, record, data, targets):
+    alone = distill(RECIPE, data, targets)
+    found, model = open_teacher(kept), load_teacher(kept)
+    assert {name: tensor.tolist() for name, tensor in state(model.model).items()} == {
+        name: tensor.tolist() for name, tensor in state(alone.student.model).items()
+    }
+    assert len(model.layers) == 3
+    assert (found.name, found.key) == ("3L of BERT", kept.name)
+    assert found.metrics == {name: alone.metrics[name] for name in alone.metrics if name.startswith("dev/")}
+    assert found.settings["layer_map"] == list(layer_map(3, 4))
+    assert found.settings["student_layers"] == 3
+    assert not found.settings.keys() & set(NO_ASSISTANTS)
+    assert [epoch["trained_epochs"] for epoch in found.history] == [1, 2]
+    assert (kept / "tokenizer.json").read_bytes() == (record.folder / "tokenizer.json").read_bytes()
+
+
+def test_one_that_another_process_has_made_meanwhile_stays(kept, record, data, targets):
+    weights = (kept / "model.safetensors").stat()
+    list(make_assistant(record, data, targets, RECIPE.model_copy(update={"seed": 1}), kept))
+    assert (kept / "model.safetensors").stat() == weights
+
+
+OTHER = {
+    "regime": "id",
+    "student_layers": 2,
+    "student_init": "first",
+    "temperature": 3.0,
+    "lambda_": 0.7,
+    "soft_labels": "always",
+    "internal_losses": "kl",
+    "internal_weight": 0.5,
+    "epochs": 3,
+    "epochs_per_layer": 4,
+    "cosine_threshold": 0.3,
+    "train": "upto",
+    "top_trains": "head",
+    "embeddings": "train",
+    "learning_rate": 2e-4,
+    "batch_size": 8,
+    "seed": 1,
+    "assistant_layers": 1,
+    "train_fraction": 0.5,
+}
+
+
+@pytest.mark.parametrize("field", Trial.model_fields)
+def test_another_recipe_is_another_assistant(data, field):
+    other = RECIPE.model_copy(update={field: OTHER[field]})
+    assert getattr(other, field) != getattr(RECIPE, field)
+    same = assistant_key("key", data, other) == assistant_key("key", data, RECIPE)
+    assert same == (field in NO_ASSISTANTS)
+
+
+def test_another_teacher_or_data_is_another_assistant(data):
+    mine = assistant_key("key", data, RECIPE)
+    assert mine == assistant_key("key", data, RECIPE.model_copy())
+    keys = [assistant_key("other", data, RECIPE), assistant_key("key", replace(data, key="other"), RECIPE)]
+    assert len({mine, *keys}) == 3
+
+
+def test_no_machine_is_part_of_it(data, monkeypatch):
+    """A sweep goes on elsewhere with the assistants that it began with."""
+    mine = assistant_key("key", data, RECIPE)
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(trajectory, "processor", lambda: "another")
+    torch.set_num_threads(threads + 1)
+    try:
+        assert assistant_key("key", data, RECIPE) == mine
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_student_starts_from_its_assistant(data, targets, lessons):
+    run = Distillation(Trial(**TRIAL), data, lessons, reference=targets)
+    mine, theirs = lessons.teacher, targets.teacher
+    for layer, source in enumerate(layer_map(2, 3)):
+        for name, tensor in state(run.student.layers[layer]).items():
+            assert torch.equal(tensor, state(mine.layers[source - 1])[name])
+    assert not torch.equal(
+        run.student.layers[1].attention.self.query.weight, theirs.layers[3].attention.self.query.weight
+    )
+    for name, tensor in state(run.student.head).items():
+        assert torch.equal(tensor, state(mine.head)[name])
+    assert run.matched == layer_map(2, 4)
+
+
+@pytest.mark.parametrize("regime", ["hard", "kd", "id", "pid", "sid"])
+def test_the_assistant_teaches_and_the_teacher_is_what_it_is_compared_with(data, targets, lessons, regime):
+    """Training is that of a student whose only teacher is the assistant, number for number."""
+    trial = Trial(**TRIAL, regime=regime)
+    run, alone = Distillation(trial, data, lessons, reference=targets), Distillation(trial, data, lessons)
+    measured = {f"dev/{metric}" for metric in data.task.metrics}
+    for mine, other in zip(run, alone, strict=True):
+        same = [name for name in mine.metrics if name.startswith("train/") or name in measured]
+        assert "train/loss" in same
+        assert {name: mine.metrics[name] for name in same} == {name: other.metrics[name] for name in same}
+    after = state(run.student.model)
+    assert all(torch.equal(tensor, after[name]) for name, tensor in state(alone.student.model).items())
+    compared = Comparison(run.student, data, targets, layer_map(2, 4))()
+    assert {name: mine.metrics[name] for name in compared} == pytest.approx(compared, rel=1e-5, abs=1e-6)
+    assert mine.metrics["dev/layer_1/kl"] != other.metrics["dev/layer_1/kl"]
+
+
+def saved(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def test_trials_with_and_without_one_share_no_stage(tmp_path, data, targets, lessons):
+    trial, found = Trial(**TRIAL, regime="sid"), {}
+    for who, (taught, reference) in {
+        "teacher": (targets, None),
+        "assistant": (lessons, targets),
+        "assistant alone": (lessons, None),
+    }.items():
+        distill(trial, data, taught, checkpoints=Checkpoints(tmp_path / who, 1), reference=reference)
+        found[who] = saved(tmp_path / who)
+    assert [len(keys) for keys in found.values()] == [3, 3, 3]
+    assert len(set.union(*found.values())) == 9
+    again = []
+    distill(
+        trial,
+        data,
+        lessons,
+        again.append,
+        checkpoints=Checkpoints(tmp_path / "assistant", 1),
+        reference=targets,
+    )
+    assert [epoch.metrics["reused_epochs"] for epoch in again] == [1, 2, 3]
+
+
+def test_one_that_was_cut_off_goes_on(tmp_path, record, data, targets, kept):
+    def events():
+        checkpoints = Checkpoints(tmp_path / "stages", 1, "assistant", "owner")
+        return make_assistant(record, data, targets, RECIPE, tmp_path / "made", checkpoints=checkpoints)
+
+    cut = events()
+    next(cut)
+    cut.close()
+    assert open_teacher(tmp_path / "made") is None
+    assert [epoch.earlier for epoch in events()] == [True, False]
+    assert is_intact(tmp_path / "made")
+    name = "model.safetensors"
+    assert (tmp_path / "made" / name).read_bytes() == (kept / name).read_bytes()
+
+
+def test_one_that_diverges_leaves_nothing(tmp_path, record, data, targets):
+    recipe = RECIPE.model_copy(update={"temperature": 1e-38})
+    with pytest.raises(AssistantDivergedError, match=r"became nan in stage C, epoch 1 \(of 3 layers\)"):
+        list(make_assistant(record, data, targets, recipe, tmp_path / "made"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("task", ["stsb", "mnli"])
+def test_other_kinds_of_task(tmp_path, record, task):
+    data = make_data(tmp_path, task)
+    model = make_encoder(labels=len(data.task.labels) or 1)
+    made = tmp_path / "made"
+    list(make_assistant(record, data, make_targets(tmp_path / "targets", data, model), RECIPE, made))
+    measured = {f"{split}/{metric}" for split in data.evaluation() for metric in data.task.metrics}
+    assert measured <= open_teacher(made).metrics.keys()
