@@ -37,7 +37,7 @@ VARIABLES = (  # of the environment, by which the libraries below PyTorch choose
 
 
 @cache
-def code_key() -> str:
+def _code() -> str:
     """The code that computes: whoever changes it gets new numbers, or must not be told that they are the same."""
     root = Path(ikd_ray.__file__).parent
     files = [
@@ -52,7 +52,7 @@ def environment(world: World) -> list[object]:
     """Whatever changes the last digits besides what is computed."""
     device = world.device
     return [
-        code_key(),
+        _code(),
         torch.__version__,
         numpy.__version__,  # the order of batches
         transformers.__version__,

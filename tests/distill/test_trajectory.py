@@ -240,7 +240,7 @@ def test_the_code_that_computes(tmp_path, data, targets, monkeypatch):
     here = keys(Trial(**BASE), data, targets)
 
     def there() -> list[str]:
-        trajectory.code_key.cache_clear()
+        trajectory._code.cache_clear()
         return keys(Trial(**BASE), data, targets)
 
     monkeypatch.setattr(ikd_ray, "__file__", str(tmp_path / "ikd_ray" / "__init__.py"))
@@ -254,7 +254,7 @@ def test_the_code_that_computes(tmp_path, data, targets, monkeypatch):
         changed = there()
     finally:
         monkeypatch.undo()
-        trajectory.code_key.cache_clear()
+        trajectory._code.cache_clear()
     assert same == told == here
     assert not set(changed) & set(here)
 
