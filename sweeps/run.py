@@ -71,7 +71,11 @@ def main(
     ] = SPACES / "default.yaml",
     trials: Annotated[
         int | None,
-        typer.Option(help="Students to train. Default: 8, or the whole of a grid.", rich_help_panel=SEARCH),
+        typer.Option(
+            help="Configurations to try, of each method where the space compares several. Default: 8, or the whole of "
+            "a grid.",
+            rich_help_panel=SEARCH,
+        ),
     ] = None,
     seed: Annotated[
         int, typer.Option(help="Seed of the search and of every trial.", rich_help_panel=SEARCH)
