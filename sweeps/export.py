@@ -52,8 +52,8 @@ def export(
     pick: Annotated[
         str | None,
         typer.Option(
-            help="One student instead of the front: best (by the first dev objective), smallest-within X (the "
-            "smallest whose dev metric is within X of the best trial's), or a trial's id.",
+            help="One student instead of the front: best (by the first dev or holdout objective), smallest-within X "
+            "(the smallest whose metric is within X of the best trial's), or a trial's id.",
             metavar="[best|smallest-within X|TRIAL-ID]",
         ),
     ] = None,

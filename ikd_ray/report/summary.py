@@ -70,7 +70,7 @@ def front_table(front: list[TrialRecord], objectives: Objectives, teacher_metric
 def forms_table(students: list[tuple[str, Forms]]) -> Table:
     """What each file of each student's weights is worth: trial's id and forms."""
     names = list(dict.fromkeys(name for _, forms in students for name in forms.forms[-1].metrics))
-    table = Table(title="on the dev split, size, latency of one sequence", title_justify="left")
+    table = Table(title="metrics, size, latency of one sequence", title_justify="left")
     for heading in ("trial", "file"):
         table.add_column(heading, overflow="fold")
     for heading in (*names, "MB", "ms"):

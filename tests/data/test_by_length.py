@@ -81,6 +81,27 @@ def test_the_order_is_that_of_evaluation(case, size):
         assert count == (lengths == length).sum()
 
 
+@given(cases())
+def test_of_some_rows_it_is_that_of_a_set_of_these_rows(case):
+    lengths, rows = case
+    rows = np.unique(rows)
+    part, alone = LengthOrder(lengths, rows), LengthOrder(lengths[rows])
+    assert part.rows.tolist() == rows[alone.rows].tolist()
+    assert part.blocks == alone.blocks
+    assert part.positions[rows].tolist() == alone.positions.tolist()
+    shape = SHAPES["tokens"]
+    array = ByLength(None, part, shape)
+    entries = entries_of(lengths, shape)
+    array.values = np.zeros(array.size, np.float32)
+    array.write(rows, padded([entries[row] for row in rows], shape(int(lengths[rows].max(initial=0)))))
+    assert len(array.values) == 3 * lengths[rows].sum()
+    for row in rows:
+        np.testing.assert_array_equal(array.read(np.array([row]))[0], entries[row])
+    for row in np.setdiff1d(np.arange(len(lengths)), rows):
+        with pytest.raises((IndexError, KeyError)):
+            array.read(np.array([row]))
+
+
 def test_what_is_read_is_a_copy(tmp_path):
     """What is stored stays as it is, whatever becomes of a batch; and a batch is no memory map."""
     lengths = np.array([2, 3, 2])

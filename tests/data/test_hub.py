@@ -190,6 +190,9 @@ def test_offline_the_hubs_local_cache_is_read(hub_cache, capfd):
     pairs = sources.load(get_task("stsb"), None)
     assert pairs.splits["train"].second == ["sentence2 0", "sentence2 1", "sentence2 2"]
     assert pairs.splits["train"].labels.dtype == np.float32
+    some = pairs.splits["train"].take(np.array([2, 0]))
+    assert (some.first, some.second) == (["sentence1 2", "sentence1 0"], ["sentence2 2", "sentence2 0"])
+    assert some.labels.tolist() == [1.0, 1.0]
     assert capfd.readouterr() == ("", "")
 
 

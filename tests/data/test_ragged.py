@@ -45,6 +45,13 @@ def write(folder: Path, name: str, *chunks: list[list[int]], kind: type = np.int
             writer.append(rows)
 
 
+def test_flat_is_the_rows_values_in_the_array_s_order():
+    ragged = Ragged(np.arange(9), offsets_of(np.array([2, 0, 4, 3])))
+    assert ragged.flat(np.array([3, 0])).tolist() == [0, 1, 6, 7, 8]
+    assert ragged.flat(np.array([1])).tolist() == []
+    assert ragged.flat(np.arange(4)).tolist() == list(range(9))
+
+
 def test_padded_copies(tmp_path):
     """What is stored stays as it is, whatever becomes of a batch; and a batch is no memory map."""
     write(tmp_path, "x", [[1, 2, 3], [4]])

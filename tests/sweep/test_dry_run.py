@@ -20,6 +20,8 @@ params:
   epochs: 2
   temperature: {float: [1, 4], log: true}
   epochs_per_layer: {int: [1, 3], when: {regime: pid}}
+  train_fraction: {choice: [0.5, 1]}
+selection: holdout
 teacher: {epochs: 1}
 """
 COSTS = Costs(
@@ -47,6 +49,8 @@ def test_the_plan_is_told_and_nothing_is_left(command, inputs, tmp_path):
     assert "temperature: 1 to 4, evenly on a logarithmic scale" in done.stdout
     assert "stages: pid, 2 layers: 1, then 2, then C" in done.stdout
     assert "fixed: epochs: 2" in done.stdout
+    assert lines["data"].endswith("; 10 of train are held out to choose by")
+    assert lines["objectives"] == "holdout/mcc (max), student/params (min)"
     assert re.match(
         r"3, suggested by .* at most .* epochs each on average \(2 to 8\), about \d+ in all", lines["trials"]
     )
@@ -83,6 +87,8 @@ def test_of_a_grid_the_plan_has_the_trials_that_run(tmp_path):
         # 7 examples to train on, 3 to evaluate: epochs x (7 x (step + layers) + 3 x (0.1 + layers x 0.01)).
         ({"regime": "kd", "student_layers": 2, "epochs": 2}, 2 * (7 * (1 + 20) + 3 * 0.12)),
         ({"regime": "id", "student_layers": 2, "epochs": 1}, 7 * (1 + 20 + 200) + 3 * 0.12),
+        # Of 7 examples it sees 2.
+        ({"regime": "kd", "student_layers": 2, "epochs": 2, "train_fraction": 0.3}, 2 * (2 * 21 + 3 * 0.12)),
         (
             {"regime": "pid", "student_layers": 2, "epochs": 1, "epochs_per_layer": 1, "top_trains": "head"},
             # Layer 1; layer 2 on what layer 1 gives, for all 10 examples; the head on what both give.

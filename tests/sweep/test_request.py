@@ -7,6 +7,7 @@ from dataclasses import asdict
 import pytest
 
 from ikd_ray.config import SweepConfig
+from ikd_ray.data.holdout import hold_out
 from ikd_ray.data.remote import Output
 from ikd_ray.data.task_file import keep_task
 from ikd_ray.errors import UsageError
@@ -133,6 +134,48 @@ def test_other_columns_in_the_kept_task_are_other_data(own, tmp_path):
     (output / "own" / "task.yaml").write_text(text.replace("text: text", "text: x"))
     with pytest.raises(UsageError, match="--resume own: its data was"):
         check(resumed("own", {}, Output(str(output))), resumes=True)
+
+
+def test_a_held_out_part_is_held_out_again(begun):
+    """And where it was not, it is other data."""
+    output, record = begun
+    space = output / "begun" / "space.yaml"
+    whole = check(resumed("begun", {}, Output(str(output))), resumes=True).dataset
+    space.write_text(space.read_text() + "selection: holdout\n")
+    with pytest.raises(
+        UsageError, match=r"its data was .*, now it is .* 10 of train are held out to choose by"
+    ):
+        check(resumed("begun", {}, Output(str(output))), resumes=True)
+    data = {"fingerprint": hold_out(whole).fingerprint, "description": "", "selection": "holdout"}
+    write_sweep(output / "begun", SweepRecord(**(asdict(record) | {"data": data})))
+    request = check(resumed("begun", {}, Output(str(output))), resumes=True)
+    assert {name: len(split) for name, split in request.dataset.splits.items()} == {
+        "train": 86,
+        "dev": 40,
+        "holdout": 10,
+    }
+    assert request.objectives == {"holdout/mcc": "max", "student/params": "min"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("params: {train_fraction: {choice: [0.02, 1]}}", r"train_fraction: 0.02 leaves 2 .* for 2 workers"),
+        ("params: {train_fraction: {float: [0.03, 1]}}", r"train_fraction: 0.03 leaves 2 .* for 2 workers"),
+        ("params: {train_fraction: {float: [0.1, 1]}}", None),
+    ],
+)
+def test_a_share_that_workers_cannot_split(begun, tmp_path, text, words):
+    (tmp_path / "shares.yaml").write_text(text)
+    changes = {"space": tmp_path / "shares.yaml", "name": "shares", "workers_per_trial": 2}
+    asked = SweepConfig(**(begun[1].settings | changes))
+    if words is None:
+        check(asked)
+        return
+    with pytest.raises(UsageError, match=words):
+        check(asked)
+    one = asked.model_copy(update={"workers_per_trial": 1})
+    assert check(one).trials == 8
 
 
 def test_an_unknown_name_lists_the_known(begun):

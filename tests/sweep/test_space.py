@@ -82,6 +82,21 @@ def test_objectives_are_resolved_for_the_task(load):
         load("objectives: {dev/pearson: max}\n").objectives_for(COLA)
 
 
+def test_objectives_are_those_of_the_split_that_selects(load):
+    text = "objectives: {dev/metric: max, dev/attention_kl: min, student/params: min}\n"
+    assert load(text).selection == load(text + "selection: dev\n").selection == "dev"
+    held_out = load(text + "selection: holdout\n")
+    assert held_out.selection == "holdout"
+    assert list(held_out.objectives_for(MRPC).items()) == [
+        ("holdout/f1", "max"),
+        ("holdout/attention_kl", "min"),
+        ("student/params", "min"),
+    ]
+    assert (held_out.compared_by(MRPC), load(text).compared_by(MRPC)) == ("holdout/f1", "dev/f1")
+    with pytest.raises(UsageError, match=r"objectives: dev/metric is dev/mcc for cola; keep one"):
+        load("selection: holdout\nobjectives: {dev/mcc: max, dev/metric: min}\n").objectives_for(COLA)
+
+
 def test_tasks_have_what_objectives_need():
     assert {"name", "metric", "metrics"} <= set(Task.__dataclass_fields__)
 
@@ -193,6 +208,20 @@ def test_reachable_values(load):
     sometimes = "params:\n  regime: {choice: [kd, id]}\n  student_layers: {int: [1, 2], when: {regime: %s}}\n"
     assert load(sometimes % "id").reachable("student_layers") == (1, 2, 3)
     assert load(sometimes % "[kd, id]").reachable("student_layers") == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("domain", "least"),
+    [
+        ("0.3", 0.3),
+        ("{choice: [0.5, 0.2, 1]}", 0.2),
+        ("{float: [0.05, 1], log: true}", 0.05),
+        ("{choice: [0.5], when: {regime: kd}}", 0.5),
+    ],
+)
+def test_the_least_value(load, domain, least):
+    assert load(f"params:\n  train_fraction: {domain}\n").least("train_fraction") == least
+    assert load("params: {}\n").least("train_fraction") == 1.0
 
 
 @pytest.mark.parametrize("name", NAMES)

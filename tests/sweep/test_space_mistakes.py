@@ -90,6 +90,10 @@ MISTAKES = {
         "best_seeds: 2\nmethods: {a: {seed: 1}}\n",
         "1: best_seeds: the space names seed itself; keep one",
     ),
+    "no such selection": ("selection: test\n", "1: selection: input should be 'dev' or 'holdout'"),
+    "selection a list": ("selection: [dev]\n", "1: selection: got a list; write one value"),
+    "no share at all": (params("train_fraction: 0"), "2: params.train_fraction: input should be greater"),
+    "more than all": (params("train_fraction: 1.5"), "2: params.train_fraction: input should be less"),
     # dimensions
     "unknown kind": (params("temperature: {uniform: [1, 9]}"), "2: params.temperature.uniform: unknown name"),
     "no kind": (params("temperature: {log: true}"), "2: params.temperature: got none of the kinds"),

@@ -24,6 +24,7 @@ FIELDS = [
     {"regime": "pid", "top_trains": "head", "internal_losses": "cos", "student_layers": 3},
     {"regime": "sid", "soft_labels": "always", "embeddings": "train"},
     {"regime": "sid", "top_trains": "head", "student_init": "first", "internal_losses": "cos"},
+    {"regime": "pid", "top_trains": "head", "embeddings": "train", "train_fraction": 0.4},
 ]
 
 
@@ -52,6 +53,8 @@ CUT = [
     {"regime": "pid", "soft_labels": "always"},
     {"regime": "pid", "top_trains": "head", "embeddings": "train"},
     {"regime": "sid", "epochs_per_layer": 3, "cosine_threshold": 1.0},
+    {"regime": "pid", "top_trains": "head", "train_fraction": 0.4},
+    {"regime": "sid", "embeddings": "train", "train_fraction": 0.7},
 ]
 
 

@@ -1,0 +1,170 @@
+"""A student that sees a share of the training set: that share alone, in the batches of a set of just these examples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from tiny import HIDDEN, changed, make_dataset, make_encoder, make_targets, state, write_tokenizer
+
+from ikd_ray.config import PrefixConfig, Trial
+from ikd_ray.data.batches import training_plan
+from ikd_ray.data.subset import nested_subset
+from ikd_ray.data.tokens import prepare
+from ikd_ray.distill import prefix as prefixes
+from ikd_ray.distill.checkpoint import Checkpoints
+from ikd_ray.distill.feed import Feed
+from ikd_ray.distill.loop import Distillation
+from ikd_ray.distill.prefix import KEPT, Prefix
+from ikd_ray.distill.world import World
+from ikd_ray.errors import UsageError
+
+SMALL = {"student_layers": 2, "batch_size": 7, "learning_rate": 3e-3, "epochs": 2, "epochs_per_layer": 2}
+SEED = 3
+
+
+def trial_of(**fields) -> Trial:
+    return Trial(**(SMALL | {"seed": SEED} | fields))
+
+
+@pytest.fixture
+def plans(monkeypatch):
+    """The batches of every epoch that is trained."""
+    found, call = [], Feed.__call__
+
+    def spy(self, plan):
+        found.append(plan)
+        return call(self, plan)
+
+    monkeypatch.setattr(Feed, "__call__", spy)
+    return found
+
+
+def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
+    return len(one) == len(other) and all(map(np.array_equal, one, other))
+
+
+def test_of_the_whole_set_the_batches_are_what_they_are_without_a_fraction(data, targets, plans):
+    list(Distillation(trial_of(regime="hard", train_fraction=1.0), data, targets))
+    lengths = data.train.lengths
+    expected = [training_plan(lengths, SMALL["batch_size"], SEED, "C", epoch) for epoch in (1, 2)]
+    assert len(plans) == 2
+    assert all(map(same, plans, expected))
+
+
+@pytest.mark.parametrize("regime", ["hard", "pid"])
+def test_every_epoch_has_the_chosen_rows_each_once(data, targets, plans, regime):
+    list(Distillation(trial_of(regime=regime, train_fraction=0.3), data, targets))
+    chosen = nested_subset(data.train.labels, 0.3, SEED)
+    assert len(chosen) < 0.4 * len(data.train)
+    assert plans
+    for plan in plans:
+        assert np.sort(np.concatenate(plan)).tolist() == chosen.tolist()
+
+
+@pytest.fixture(scope="module")
+def cut(data, teacher, tmp_path_factory):
+    """Half of `data`'s training set as a data set of its own, and what the teacher says about it."""
+    root, whole = tmp_path_factory.mktemp("cut"), make_dataset()
+    train = whole.splits["train"]
+    rows = nested_subset(train.labels, 0.5, SEED)
+    fewer = replace(whole, splits=whole.splits | {"train": train.take(rows)}, fingerprint="cut")
+    tokens = prepare(fewer, write_tokenizer(root / "tokenizer"), "tiny", 32, root / "data")
+    return tokens, make_targets(root / "targets", tokens, teacher)
+
+
+FIELDS = [
+    {"regime": "hard", "embeddings": "train"},
+    {"regime": "id", "embeddings": "train"},
+    {"regime": "pid"},
+    {"regime": "pid", "top_trains": "head"},
+    {"regime": "sid", "soft_labels": "always"},
+]
+
+
+@pytest.mark.parametrize("fields", FIELDS, ids=lambda fields: "-".join(fields.values()))
+def test_a_share_is_as_good_as_a_set_of_just_these_examples(data, targets, cut, fields):
+    """Only the teacher's targets were computed in other batches, which shows in their last digits."""
+    ways = [(trial_of(train_fraction=0.5, **fields), data, targets), (trial_of(**fields), *cut)]
+    courses = [Distillation(*way) for way in ways]
+    found = [
+        [{k: v for k, v in epoch.metrics.items() if "time/" not in k} for epoch in course]
+        for course in courses
+    ]
+    exact = fields["regime"] == "hard"
+    for share, alone in zip(*found, strict=True):
+        assert share == pytest.approx(alone, rel=2e-3, abs=2e-4)
+        if exact:
+            assert [share["train/loss"], share["dev/mcc"]] == [alone["train/loss"], alone["dev/mcc"]]
+    states = [state(course.student) for course in courses]
+    if exact:
+        assert not changed(*states)
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(tensor, states[1][name], rtol=0, atol=2e-3, msg=name)
+
+
+@pytest.mark.parametrize("config", [PrefixConfig(), PrefixConfig(memory_gb=0)], ids=["memory", "disk"])
+@pytest.mark.parametrize("depths", [[1, 2, 3], [2], [3]], ids=str)
+def test_the_prefix_is_that_of_the_rows_in_use(data, config, depths):
+    rows = nested_subset(data.train.labels, 0.25, 0)
+    student = make_encoder(layers=3)
+    whole, part = Prefix(student, data, config), Prefix(student, data, config, rows)
+    for depth in depths:
+        whole.raise_to(depth)
+        part.raise_to(depth)
+    for split, wanted in (("train", np.random.default_rng(0).permutation(rows)), ("dev", np.arange(9))):
+        torch.testing.assert_close(part.read(split, wanted), whole.read(split, wanted), rtol=1e-5, atol=1e-5)
+    tokens = rows if depths[-1] == 3 else data.train.lengths[rows]
+    assert part._stored["train"].size == HIDDEN * (len(tokens) if depths[-1] == 3 else tokens.sum())
+    with pytest.raises((IndexError, KeyError)):
+        part.read("train", np.setdiff1d(np.arange(len(data.train)), rows)[:1])
+
+
+def test_no_layer_runs_for_an_example_that_is_not_in_use(data, targets, monkeypatch):
+    seen, collate = [], prefixes.collate
+
+    def spy(split, rows, pad_id):
+        if split is data.train:
+            seen.extend(rows.tolist())
+        return collate(split, rows, pad_id)
+
+    monkeypatch.setattr(prefixes, "collate", spy)
+    list(Distillation(trial_of(regime="pid", top_trains="head", train_fraction=0.2), data, targets))
+    chosen = nested_subset(data.train.labels, 0.2, SEED).tolist()
+    assert sorted(seen) == sorted(chosen * 2)  # below layer 2, and below the head
+
+
+def test_what_is_kept_of_the_whole_encoder_is_the_share_s(data, targets, tmp_path):
+    """And another share's is none of its own."""
+    for fraction in (0.25, 0.5, 1.0):
+        trial = trial_of(regime="pid", top_trains="head", train_fraction=fraction)
+        list(Distillation(trial, data, targets, checkpoints=Checkpoints(tmp_path, 20, "t", "t")))
+    sizes = [load_file(file)["train"].size for file in tmp_path.glob(f"[!.]*/*/{KEPT}")]
+    expected = [len(nested_subset(data.train.labels, fraction, SEED)) for fraction in (0.25, 0.5, 1.0)]
+    assert sorted(sizes) == [HIDDEN * count for count in expected]
+
+
+def test_shares_have_no_epochs_in_common_but_equal_ones_have(data, targets, tmp_path):
+    def run(fraction: float, name: str):
+        shared = Checkpoints(tmp_path, 20, name, name)
+        *_, last = Distillation(
+            trial_of(regime="kd", train_fraction=fraction), data, targets, checkpoints=shared
+        )
+        return last.metrics
+
+    first = run(0.5, "a")
+    assert run(1.0, "b")["reused_epochs"] == run(0.25, "c")["reused_epochs"] == 0
+    again = run(0.5, "d")
+    assert again["reused_epochs"] == 2
+    assert again["train/loss"] == first["train/loss"]
+
+
+def test_workers_need_a_share_that_they_can_split(data, targets):
+    trial = trial_of(regime="kd", train_fraction=0.01, epochs=1)
+    count = len(np.unique(data.train.labels))
+    with pytest.raises(UsageError, match=f"batch_size {count}: too few examples for 2 workers"):
+        Distillation(trial, data, targets, World(0, 2))
+    assert len(list(Distillation(trial, data, targets))) == 1

@@ -1,0 +1,123 @@
+"""What is told of a sweep whose students were chosen on a held-out part of the training set."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from dataclasses import replace
+
+import pytest
+from launch import write_glue
+from made_sweep import make_sweep
+from rich.console import Console as Terminal
+from tiny import write_tokenizer
+
+from ikd_ray.data.holdout import hold_out
+from ikd_ray.data.sources import load
+from ikd_ray.errors import UsageError
+from ikd_ray.report.dev_data import evaluation_data
+from ikd_ray.report.figures.subject import open_subject
+from ikd_ray.report.pareto import main_metric
+from ikd_ray.report.pick import choose, parse
+from ikd_ray.report.records import read_sweep, read_trials, trial_folder, write_sweep, write_trial
+from ikd_ray.report.summary import front_table
+from ikd_ray.report.tracking import pages
+from ikd_ray.report.words import main_metrics, short_name
+from ikd_ray.tasks import get_task
+
+OBJECTIVES = {"holdout/mcc": "max", "student/params": "min"}
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Six trials; the held-out part likes just those best that dev likes least."""
+    folder = make_sweep(tmp_path / "outputs", weights=False, objectives=OBJECTIVES)
+    record = read_sweep(folder)
+    taught = record.teacher | {"metrics": {"dev/mcc": 0.41, "holdout/mcc": 0.43}}
+    data = record.data | {"selection": "holdout"}
+    write_sweep(folder, replace(record, teacher=taught, data=data))
+    for trial in read_trials(folder):
+        shutil.rmtree(trial_folder(folder, trial.id))
+        chosen = {"holdout/mcc": 1 - trial.metrics["dev/mcc"]}
+        write_trial(folder, replace(trial, metrics=trial.metrics | chosen))
+    return folder
+
+
+def test_students_are_chosen_by_it_and_shown_on_dev(sweep):
+    subject = open_subject(sweep)
+    least = min(subject.trials, key=lambda trial: trial.metrics["dev/mcc"])
+    assert (subject.chosen_by, subject.metric) == ("holdout/mcc", "dev/mcc")
+    assert subject.best.id == subject.best_of(subject.trials).id == least.id
+    assert subject.taught == 0.41
+    assert [student.id for student in choose(subject.sweep, subject.trials, parse(["best"]))] == [least.id]
+
+
+def test_a_trial_without_a_number_to_choose_by_is_not_looked_at(sweep):
+    trial = read_trials(sweep)[0]
+    shutil.rmtree(trial_folder(sweep, trial.id))
+    write_trial(sweep, replace(trial, metrics=trial.metrics | {"holdout/mcc": float("nan")}))
+    assert trial.id not in [finished.id for finished in open_subject(sweep).finished]
+
+
+def test_an_objective_to_minimise_turns_the_choice_round(sweep):
+    record = read_sweep(sweep)
+    write_sweep(sweep, replace(record, objectives={"holdout/mcc": "min"}))
+    subject = open_subject(sweep)
+    assert subject.best_of(subject.trials).id == max(subject.trials, key=lambda t: t.metrics["dev/mcc"]).id
+
+
+def test_records_without_a_selection_were_chosen_on_dev(tmp_path):
+    subject = open_subject(make_sweep(tmp_path / "outputs", weights=False))
+    assert "selection" not in subject.sweep.data
+    assert subject.chosen_by == "dev/mcc"
+    assert subject.best_of(subject.trials).id == max(subject.trials, key=lambda t: t.metrics["dev/mcc"]).id
+
+
+def test_which_objective_students_are_compared_by():
+    assert main_metric({"student/params": "min", "holdout/mcc": "max"}) == "holdout/mcc"
+    assert main_metric({"student/params": "min", "dev/mcc": "max"}) == "dev/mcc"
+    assert main_metric({"student/params": "min"}) == "student/params"
+
+
+def test_names_say_where_it_is_not_dev():
+    assert [short_name(name) for name in ("dev/mcc", "holdout/mcc", "student/params")] == [
+        "mcc",
+        "holdout mcc",
+        "params",
+    ]
+    shown = main_metrics(
+        {"train/loss": 0.5, "holdout/mcc": 0.25, "holdout/layer_1/kl": 1.0, "dev/mcc": 0.125}
+    )
+    assert shown == "holdout mcc 0.250, mcc 0.125, training loss 0.500"
+
+
+def test_the_front_has_both(sweep):
+    subject, text = open_subject(sweep), io.StringIO()
+    table = front_table(subject.front, OBJECTIVES, subject.sweep.teacher["metrics"])
+    Terminal(file=text, width=160).print(table)
+    heads = [str(column.header) for column in table.columns]
+    assert heads[2:4] == ["holdout mcc ↑", "mcc"]
+    (teacher,) = [line for line in text.getvalue().splitlines() if line.startswith("teacher")]
+    assert teacher.split()[1:3] == ["0.430", "0.410"]
+
+
+def test_mlflow_s_table_sorts_by_it_and_has_dev_beside_it(sweep):
+    state = pages._state(read_sweep(sweep))
+    assert state["orderByKey"] == "metrics.`holdout/mcc`"
+    assert state["selectedColumns"][:2] == ["metrics.`holdout/mcc`", "metrics.`dev/mcc`"]
+
+
+def test_examples_that_are_read_again_are_held_out_again(sweep, tmp_path):
+    glue = write_glue(tmp_path / "glue")
+    dataset = hold_out(load(get_task("cola"), glue))
+    record = read_sweep(sweep)
+    data = record.data | {"fingerprint": dataset.fingerprint}
+    record = replace(record, data=data, settings={"data_dir": str(glue)})
+    teacher = tmp_path / "teacher"
+    write_tokenizer(teacher)
+    found = evaluation_data(sweep.parent, record, teacher, tmp_path / "room")
+    assert {name: len(split) for name, split in found.splits.items()} == {"dev": 40, "holdout": 10}
+    assert found.splits["holdout"].labels.tolist() == dataset.splits["holdout"].labels.tolist()
+    other = replace(record, data=data | {"selection": "dev"})
+    with pytest.raises(UsageError, match="its data has changed"):
+        evaluation_data(sweep.parent, other, teacher, tmp_path / "other")
