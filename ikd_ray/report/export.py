@@ -234,12 +234,19 @@ def _config(path: Path, task: Task) -> str:
     return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
 
+def _ready(assistant: dict[str, Any]) -> dict[str, Any]:
+    return assistant | {"metrics": pareto.json_ready(assistant.get("metrics", {}))}
+
+
 def _facts(sweep: SweepRecord, trial: TrialRecord) -> dict[str, Any]:
+    teacher = {name: value for name, value in sweep.teacher.items() if name != "assistants"}
+    assistant = sweep.assistant_of(trial.params)
     return {
         "task": sweep.task,
         "data": sweep.data,
         "generated": sweep.data["generated"],
-        "teacher": sweep.teacher | {"metrics": pareto.json_ready(sweep.teacher["metrics"])},
+        "teacher": teacher | {"metrics": pareto.json_ready(teacher["metrics"])},
+        **({"assistant": _ready(assistant)} if assistant else {}),
         "sweep": {"name": sweep.name, "seed": sweep.seed, "objectives": sweep.objectives},
         "trial": {"id": trial.id, "number": trial.number, "duration_s": trial.duration_s},
         "params": trial.params,

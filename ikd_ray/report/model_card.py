@@ -123,11 +123,14 @@ def _onnx(forms: Forms, task: Task) -> str:
 
 def _provenance(sweep: SweepRecord, trial: TrialRecord) -> list[tuple[str, Any]]:
     source = f"{sweep.data['source']}: {sweep.data['description']}"
+    assistant = sweep.assistant_of(trial.params)
+    helped = f"{trial.params.get('assistant_layers')} layers ({assistant.get('key')}), in the teacher's place"
     return [
         ("task", sweep.task),
         ("data", f"**{pareto.GENERATED}.** {source}" if sweep.data["generated"] else source),
         ("data fingerprint", sweep.data["fingerprint"]),
         ("teacher", f"{sweep.teacher['name']}, {sweep.teacher['layers']} layers ({sweep.teacher['key']})"),
+        *([("assistant", helped)] if assistant else []),
         ("regime", trial.params["regime"]),
         ("sweep", f"{sweep.name}, seed {sweep.seed}"),
         ("trial", f"{trial.id}, number {trial.number}, {trial.duration_s:.1f} s"),

@@ -58,6 +58,12 @@ class SweepRecord:
     objectives: dict[str, Direction]  # by metric
     settings: dict[str, Any] = field(default_factory=dict)  # what --resume needs to go on
 
+    def assistant_of(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Name, key and metrics of the assistant that taught a trial; empty where the teacher did."""
+        known = self.teacher.get("assistants")
+        found = known.get(str(params.get("assistant_layers", 0))) if isinstance(known, dict) else None
+        return found if isinstance(found, dict) else {}
+
 
 @dataclass(frozen=True)
 class TrialRecord:

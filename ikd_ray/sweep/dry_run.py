@@ -37,11 +37,10 @@ def dry_run(request: Request) -> Iterator[Fact]:
     yield Fact("data", request.dataset.description)
     yield Fact("teacher", _teacher(request))
     for recipe in _assistants(request):
-        stages = sum(stage.epochs for stage in REGIMES[recipe.regime](recipe))
         yield Fact(
             "assistant",
-            f"{recipe.student_layers} layers, {recipe.regime}, for at most {stages} epochs, once; "
-            f"of students of {_or(request.assisted[recipe.student_layers])} layers",
+            f"{recipe.student_layers} layers, {recipe.regime}, at most {_epochs(recipe)} epochs, once; "
+            f"for students of depth {_or(request.assisted[recipe.student_layers])}",
         )
     yield Fact("objectives", ", ".join(f"{name} ({way})" for name, way in request.objectives.items()))
     for name, param in space.params.items():

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -156,7 +158,27 @@ def test_folder_is_whole_and_says_how_it_was_made(output, tmp_path):
     assert "| 1 | 6 |" in card
     assert all(f"| {name} | {value} |" in card for name, value in small.trial.params.items())
     assert GENERATED not in card
+    assert "assistant" not in facts
+    assert "| assistant |" not in card
     assert not list((tmp_path / "exports").glob(".*"))
+
+
+def test_it_says_who_taught_in_the_teachers_place(tmp_path):
+    known = {"name": "2L of mini", "key": "f00", "metrics": {"dev/mcc": math.nan}}
+    teacher = {"name": "mini", "key": "key", "layers": 6, "metrics": {"dev/mcc": 0.41}}
+    sweep = make_sweep(tmp_path / "outputs", teacher=teacher | {"assistants": {"2": known}})
+    trial = records.read_trial(sweep, "aaaa1111")
+    store.discard(records.trial_folder(sweep, trial.id))
+    taught = replace(trial, params=trial.params | {"assistant_layers": 2})
+    records.write_trial(sweep, taught, student(1).save_pretrained)
+    small, large = export_students(sweep, tmp_path / "exports")
+    facts, others = (json.loads((made.folder / "ikd.json").read_text()) for made in (small, large))
+    assert facts["teacher"] == others["teacher"] == teacher
+    assert facts["assistant"] == known | {"metrics": {"dev/mcc": None}}
+    assert "assistant" not in others
+    row = "| assistant | 2 layers (f00), in the teacher's place |"
+    assert row in (small.folder / "README.md").read_text()
+    assert "| assistant |" not in (large.folder / "README.md").read_text()
 
 
 def test_generated_corpus_is_unmissable(tmp_path, app):

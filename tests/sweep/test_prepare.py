@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
-from ikd_ray.config import PrefixConfig, TargetConfig, TeacherConfig, Trial
+import pytest
+import torch
+
+from ikd_ray.config import PrefixConfig, SharingConfig, TargetConfig, TeacherConfig, Trial
 from ikd_ray.data.remote import Output
 from ikd_ray.data.sources import load
 from ikd_ray.data.tokens import prepare
-from ikd_ray.distill.teacher import find_teacher, load_tokenizer
+from ikd_ray.distill.loop import Epoch
+from ikd_ray.distill.teacher import find_teacher, load_teacher, load_tokenizer
 from ikd_ray.sweep import prepare as preparing
-from ikd_ray.sweep.prepare import Job, Shared, Step, preparation
+from ikd_ray.sweep.prepare import Assistant, Job, Shared, Step, preparation
 from ikd_ray.tasks import get_task
 
 
@@ -68,3 +72,70 @@ def test_only_new_depths_are_measured_and_a_sweep_keeps_its_own_figures(job, mon
     assert one.latency_ms == {1: 10.0}
     assert three.latency_ms == {1: 10.0, 2: 20.0, 3: 30.0}
     assert (resumed.latency_ms[1], resumed.latency_ms[2]) == (7.0, 20.0)
+
+
+def test_an_assistant_is_made_once_and_shared(job, tmp_path):
+    first = list(preparation(job(assisted={3: (1, 2)}), threads=1))
+    told = steps(first)
+    assert told[2:] == [
+        "distilling a 3-layer assistant (kd)",
+        "storing the 3-layer assistant's targets",
+        "measuring students' latency",
+    ]
+    [assistant] = [event for event in first if isinstance(event, Assistant)]
+    assert assistant.layers == 3
+    again = list(preparation(job(assisted={3: (1, 2)}), threads=1))
+    assert steps(again) == ["storing the teacher's targets", "storing the 3-layer assistant's targets"]
+    assert again[-1] == first[-1]
+    assert [event for event in again if isinstance(event, Assistant)] == [assistant]
+    shared = first[-1]
+    assert shared.assistants.keys() == {3}
+    # Students of 1 and 2 layers meet the assistant's 2 and 3; the assistant meets the teacher's 1, 3 and 4.
+    assert {part for part in shared.assistants[3].parts if part.startswith("cls")} == {"cls-2", "cls-3"}
+    assert {part for part in shared.teacher.parts if part.startswith("cls")} == {
+        f"cls-{n}" for n in (1, 2, 3, 4)
+    }
+
+
+def test_another_depth_and_another_recipe_are_others(job, tmp_path):
+    one = list(preparation(job(assisted={2: (1,), 3: (1, 2)}), threads=1))
+    other = replace(job(assisted={3: (1, 2)}), assistant=Trial(epochs=2))
+    two = list(preparation(other, threads=1))
+    keys = [event.record.key for event in (*one, *two) if isinstance(event, Assistant)]
+    assert len(set(keys)) == 3
+    assert {path.name for path in (tmp_path / "cache" / "teachers").glob("[!.]*")} > set(keys)
+
+
+def test_an_assistant_whose_making_was_cut_off_goes_on(job, tmp_path):
+    asked = replace(job(assisted={3: (1, 2)}), assistant=Trial(epochs=3), sharing=SharingConfig())
+    cut = preparation(asked, threads=1)
+    epochs = [
+        next(event for event in cut if isinstance(event, Epoch) and "dev/attention_kl" in event.metrics)
+    ]
+    cut.close()
+    rest = list(preparation(asked, threads=1))
+    epochs += [event for event in rest if isinstance(event, Epoch)]
+    assert [(epoch.epoch, epoch.earlier) for epoch in epochs] == [
+        (1, False),
+        (1, True),
+        (2, False),
+        (3, False),
+    ]
+    assert epochs[0].metrics == epochs[1].metrics
+
+
+def test_a_process_opens_an_assistant_when_a_trial_needs_it(job, monkeypatch):
+    *_, shared = preparation(job(assisted={3: (1, 2)}), threads=1)
+    loaded = []
+
+    def load(folder):
+        loaded.append(folder.name)
+        return load_teacher(folder)
+
+    monkeypatch.setattr(preparing, "load_teacher", load)
+    opened = shared.open(torch.device("cpu"))
+    assert loaded == [shared.teacher.teacher.name]
+    targets = opened.assistant(3)
+    assert opened.assistant(3) is targets
+    assert loaded == [shared.teacher.teacher.name, shared.assistants[3].teacher.name]
+    assert (len(targets.teacher.layers), len(opened.teacher.teacher.layers)) == (3, 4)
