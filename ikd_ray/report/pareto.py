@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ikd_ray.report.configurations import by_configuration, by_seed, counted
 from ikd_ray.report.records import Direction, SweepRecord, TrialRecord
 
 Objectives = Mapping[str, Direction]
@@ -17,11 +19,17 @@ GENERATED = "GENERATED corpus, not CoLA"
 
 
 def front(trials: Sequence[TrialRecord], objectives: Objectives) -> list[TrialRecord]:
-    """The finished trials that no other one dominates.
+    """The finished trials that no other one dominates; of a configuration that was run with several seeds one at most.
 
     One trial dominates another if it is at least as good in every objective and better in one. A trial that
     lacks an objective, or has one that is not finite, takes no part. Of trials equal in every objective the
     one with the lowest number stays.
+
+    Trials whose parameters differ in nothing but the seed are one configuration. Their mean objectives count, so that
+    no lucky seed is on the front, and the trial whose main metric is nearest to its mean stands for them, of equals
+    the one with the lowest number. Where a configuration was run `again` those trials alone count: the search's own
+    run was picked because it did well, so its value is biased. A configuration that had one seed is a trial as
+    any other, with what luck it had.
 
     Args:
         objectives: metric -> direction; at least one.
@@ -29,27 +37,53 @@ def front(trials: Sequence[TrialRecord], objectives: Objectives) -> list[TrialRe
     Returns:
         The smallest first, by the first "min" objective; without one, the best first by the first objective.
     """
-    candidates: dict[tuple[float, ...], TrialRecord] = {}
-    for trial in sorted(trials, key=lambda trial: trial.number):
-        costs = _costs(trial, objectives)
-        if trial.status == "finished" and all(map(math.isfinite, costs)):
-            candidates.setdefault(costs, trial)
+    return [trial for trial, _ in front_values(trials, objectives)]
+
+
+def front_values(
+    trials: Sequence[TrialRecord], objectives: Objectives
+) -> list[tuple[TrialRecord, dict[str, float]]]:
+    """The `front`, and for each member the objectives that put it there: its own, or its configuration's means."""
+    candidates: dict[tuple[float, ...], tuple[TrialRecord, dict[str, float]]] = {}
+    for trial, values in sorted(_candidates(trials, objectives), key=lambda candidate: candidate[0].number):
+        costs = tuple(values[name] * (1 if way == "min" else -1) for name, way in objectives.items())
+        candidates.setdefault(costs, (trial, values))
     best = [costs for costs in candidates if not any(_dominates(other, costs) for other in candidates)]
     directions = list(objectives.values())
     leading = directions.index("min") if "min" in directions else 0
-    best.sort(key=lambda costs: (costs[leading], candidates[costs].number))
+    best.sort(key=lambda costs: (costs[leading], candidates[costs][0].number))
     return [candidates[costs] for costs in best]
 
 
+def _candidates(
+    trials: Sequence[TrialRecord], objectives: Objectives
+) -> list[tuple[TrialRecord, dict[str, float]]]:
+    """Who takes part, with the objectives that count."""
+
+    def values(trial: TrialRecord) -> dict[str, float]:
+        return {name: trial.metrics.get(name, math.nan) for name in objectives}
+
+    able = [t for t in trials if t.status == "finished" and all(map(math.isfinite, values(t).values()))]
+    found = []
+    for group in by_configuration(able):
+        own = counted(group)
+        seeds = list(by_seed(own).values())
+        if len(seeds) == 1:
+            found += [(trial, values(trial)) for trial in own]
+        else:
+            means = {name: statistics.fmean(trial.metrics[name] for trial in seeds) for name in objectives}
+            found.append((_nearest(seeds, main_metric(objectives), means), means))
+    return found
+
+
+def _nearest(trials: Sequence[TrialRecord], metric: str, means: Mapping[str, float]) -> TrialRecord:
+    return min(trials, key=lambda trial: (abs(trial.metrics[metric] - means[metric]), trial.number))
+
+
 def main_metric(objectives: Mapping[str, str]) -> str:
-    """What students are compared by: the first objective on the dev split, else the first."""
-    return next((name for name in objectives if name.startswith("dev/")), next(iter(objectives)))
-
-
-def _costs(trial: TrialRecord, objectives: Objectives) -> tuple[float, ...]:
-    """The trial's objectives with signs that make less better; nan where it has none."""
-    values = ((trial.metrics.get(name, math.nan), direction) for name, direction in objectives.items())
-    return tuple(value if direction == "min" else -value for value, direction in values)
+    """What students are compared by: the first objective on the dev split or the held-out one, else the first."""
+    measured = (name for name in objectives if name.startswith(("dev/", "holdout/")))
+    return next(measured, next(iter(objectives)))
 
 
 def _dominates(costs: tuple[float, ...], others: tuple[float, ...]) -> bool:
