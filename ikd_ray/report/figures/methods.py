@@ -119,15 +119,13 @@ def inherited(
 
 def _words(compared: Compared) -> list[str]:
     subject, rows = compared.subject, compared.rows
-    chosen = f"the best configuration of a method by mean {clean(subject.selected_by)}"
-    if all(row.again for row in rows):
-        how = f"{chosen} in the search, trained again with seeds of its own; the search's own run of it does not count"
-    elif any(row.again for row in rows):
-        how = f"{chosen}; where it was trained again, with those seeds alone"
-    else:
-        how = f"{chosen}, over its seeds"
     kind = "method" if comparison.has_methods(subject) else "regime"
-    words = [f"A row is a {kind}; its numbers are means of {how}. {_differences(compared)}"]
+    how = f"A row is a {kind} in its best configuration, by mean {clean(subject.selected_by)}: means over its seeds."
+    if all(row.again for row in rows):
+        how += " It was trained again, with new seeds; what the search saw of it does not count."
+    elif any(row.again for row in rows):
+        how += " Where it was trained again, with new seeds, these alone count."
+    words = [f"{how} {_differences(compared)}"]
     if len({depth(row.first) for row in rows}) > 1:
         words.append("The rows are not of equal depth: part of what they differ in is the number of layers.")
     for metric in compared.metrics if len(rows) > 1 else ():
@@ -183,9 +181,9 @@ def _table(compared: Compared, shares: Mapping[str, float]) -> Table:
         *([f"difference to {base.shown}"] if base else []),
         "attention KL (nats)",
         "agrees with teacher",
-        "teacher's errors made too",
+        "teacher's errors made too (%)",
         "seeds",
-        "trials searched",
+        "trials tuned",
     ]
     taught = [number(subject.sweep.teacher["metrics"].get(metric)) for metric in compared.metrics]
     teacher = ["teacher", str(subject.sweep.teacher["layers"]), *taught]
@@ -206,8 +204,7 @@ def _row(compared: Compared, row: Row, shares: Mapping[str, float]) -> list[str]
     cells += [interval(estimate(row.runs, metric)) for metric in (KL, AGREES)]
     made = [100 * shares.get(trial.id, math.nan) for trial in row.runs.values()]
     # Of all or none: a mean over some of the seeds would be another row's.
-    errors = interval(mean_interval(made), ".0f") if all(map(math.isfinite, made)) else "-"
-    cells.append(errors if errors == "-" else f"{errors} %")
+    cells.append(interval(mean_interval(made), ".0f") if all(map(math.isfinite, made)) else "-")
     return [*cells, str(len(row.runs)), str(len(row.searched))]
 
 
