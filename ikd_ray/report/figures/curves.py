@@ -118,8 +118,8 @@ def _picture(subject: Subject, axis: Axis, cells: Cells, about: str) -> Picture:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     caption = (
-        f"Lines: means over the seeds of each method's best configuration at each {axis.name.replace('-', ' ')}; bands: the 95% "
-        f"interval of the mean, where there are two seeds or more.{about}"
+        f"Lines: means over the seeds of each method's best configuration at each {axis.name.replace('-', ' ')}; "
+        f"bands: the 95% interval of the mean, where there are two seeds or more.{about}"
     )
     names = ", ".join(clean(name, NAME) for name in cells)
     measure = axis_label(subject.metric)[0]
