@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ikd_ray.report.configurations import by_configuration, by_seed, counted
 from ikd_ray.report.records import Direction, SweepRecord, TrialRecord
 
 Objectives = Mapping[str, Direction]
@@ -20,11 +22,16 @@ GENERATED = "GENERATED corpus, not CoLA"
 
 
 def front(trials: Sequence[TrialRecord], objectives: Objectives) -> list[TrialRecord]:
-    """The finished trials that no other one dominates.
+    """The finished trials that no other one dominates; of a configuration that was run with several seeds one at most.
 
     One trial dominates another if it is at least as good in every objective and better in one. A trial that
     lacks an objective, or has one that is not finite, takes no part. Of trials equal in every objective the
     one with the lowest number stays.
+
+    Trials whose parameters differ in nothing but the seed are one configuration. Their mean objectives count, so that
+    no lucky seed is on the front, and the trial whose main metric is nearest to its mean stands for them, of equals
+    the one with the lowest number. Where some were run `again` the trials of that alone take part: what the search saw of
+    the others is what they were picked, or not, by.
 
     Args:
         objectives: metric -> direction; at least one.
@@ -32,27 +39,51 @@ def front(trials: Sequence[TrialRecord], objectives: Objectives) -> list[TrialRe
     Returns:
         The smallest first, by the first "min" objective; without one, the best first by the first objective.
     """
-    candidates: dict[tuple[float, ...], TrialRecord] = {}
-    for trial in sorted(trials, key=lambda trial: trial.number):
-        costs = _costs(trial, objectives)
-        if trial.status == "finished" and all(map(math.isfinite, costs)):
-            candidates.setdefault(costs, trial)
+    return [trial for trial, _ in front_values(trials, objectives)]
+
+
+def front_values(
+    trials: Sequence[TrialRecord], objectives: Objectives
+) -> list[tuple[TrialRecord, dict[str, float]]]:
+    """The `front`, and for each member the objectives that put it there: its own, or its configuration's means."""
+    candidates: dict[tuple[float, ...], tuple[TrialRecord, dict[str, float]]] = {}
+    for trial, values in sorted(candidates_of(trials, objectives), key=lambda candidate: candidate[0].number):
+        costs = tuple(values[name] * (1 if way == "min" else -1) for name, way in objectives.items())
+        candidates.setdefault(costs, (trial, values))
     best = [costs for costs in candidates if not any(_dominates(other, costs) for other in candidates)]
     directions = list(objectives.values())
     leading = directions.index("min") if "min" in directions else 0
-    best.sort(key=lambda costs: (costs[leading], candidates[costs].number))
+    best.sort(key=lambda costs: (costs[leading], candidates[costs][0].number))
     return [candidates[costs] for costs in best]
+
+
+def candidates_of(
+    trials: Sequence[TrialRecord], objectives: Objectives
+) -> list[tuple[TrialRecord, dict[str, float]]]:
+    """Who takes part in a choice, see `front`, with the objectives that count: a trial's own, or means over seeds."""
+
+    def values(trial: TrialRecord) -> dict[str, float]:
+        return {name: trial.metrics.get(name, math.nan) for name in objectives}
+
+    able = [t for t in trials if t.status == "finished" and all(map(math.isfinite, values(t).values()))]
+    found = []
+    for own in by_configuration(counted(able)):
+        seeds = list(by_seed(own).values())
+        if len(seeds) == 1:
+            found += [(trial, values(trial)) for trial in own]
+        else:
+            means = {name: statistics.fmean(trial.metrics[name] for trial in seeds) for name in objectives}
+            found.append((_nearest(seeds, main_metric(objectives), means), means))
+    return found
+
+
+def _nearest(trials: Sequence[TrialRecord], metric: str, means: Mapping[str, float]) -> TrialRecord:
+    return min(trials, key=lambda trial: (abs(trial.metrics[metric] - means[metric]), trial.number))
 
 
 def main_metric(objectives: Mapping[str, str]) -> str:
     """What students are compared by: the first objective on the split that selects, else the first."""
     return next((name for name in objectives if name.startswith(SELECTING)), next(iter(objectives)))
-
-
-def _costs(trial: TrialRecord, objectives: Objectives) -> tuple[float, ...]:
-    """The trial's objectives with signs that make less better; nan where it has none."""
-    values = ((trial.metrics.get(name, math.nan), direction) for name, direction in objectives.items())
-    return tuple(value if direction == "min" else -value for value, direction in values)
 
 
 def _dominates(costs: tuple[float, ...], others: tuple[float, ...]) -> bool:
@@ -79,19 +110,23 @@ def pareto_content(sweep: SweepRecord, members: Sequence[TrialRecord]) -> dict[s
 
 def _member(trial: TrialRecord) -> dict[str, Any]:
     metrics = json_ready(trial.metrics)
-    return {"id": trial.id, "number": trial.number, "params": trial.params, "metrics": metrics}
+    own = {"id": trial.id, "number": trial.number, "params": trial.params, "metrics": metrics}
+    return own | ({"method": trial.method, "again": trial.again} if trial.method else {})
 
 
 def trials_table(trials: Sequence[TrialRecord], members: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     """One row a trial, all with the same columns; None where a trial lacks a parameter or metric.
 
-    Columns: id, number, status, on_front, every parameter, every final metric, duration_s, reason.
+    Columns: id, number, status, on_front, where methods are compared method and again, every parameter, every final
+    metric, duration_s, reason.
     """
+    compared = any(trial.method for trial in trials)
     params = dict.fromkeys(name for trial in trials for name in trial.params)
     metrics = sorted({name for trial in trials for name in trial.metrics})
     on_front = {trial.id for trial in members}
     return [
         {"id": trial.id, "number": trial.number, "status": trial.status, "on_front": trial.id in on_front}
+        | ({"method": trial.method, "again": trial.again} if compared else {})
         | {name: trial.params.get(name) for name in params}
         | {name: trial.metrics.get(name) for name in metrics}
         | {"duration_s": trial.duration_s, "reason": trial.reason}

@@ -56,7 +56,8 @@ def choose(sweep: SweepRecord, trials: Sequence[TrialRecord], pick: Pick | None)
     """The front, or the one student picked, which may be any finished trial's.
 
     `best` and `smallest-within` look at all finished trials and go by the first objective on the split that
-    selects (dev, or the training set's held-out part). Of students of equal size the better one is taken, of those
+    selects (dev, or the training set's held-out part); of a configuration with several seeds by their mean, and at the
+    student that is nearest to it, as `pareto.front` does. Of students of equal size the better one is taken, of those
     equal in both the one suggested first.
 
     Raises:
@@ -89,11 +90,8 @@ def _smallest(sweep: SweepRecord, trials: Sequence[TrialRecord], within: float) 
             f"({', '.join(sweep.objectives)}); give a trial's id"
         )
     sign = 1 if sweep.objectives[metric] == "min" else -1
-    costs = {
-        trial.id: sign * trial.metrics[metric]
-        for trial in trials
-        if trial.status == "finished" and math.isfinite(trial.metrics.get(metric, math.nan))
-    }
+    found = pareto.candidates_of(trials, {metric: sweep.objectives[metric]})
+    costs = {trial.id: sign * values[metric] for trial, values in found}
     if not costs:
         raise UsageError(f"{sweep.name}: no finished trial with a finite {metric} to pick from")
     limit = min(costs.values()) + within + ROUNDING

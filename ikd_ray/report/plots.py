@@ -123,10 +123,10 @@ def _draw_trials(axes: Axes, trials: Sequence[TrialRecord], on_front: set[str], 
 
 def _draw_steps(axes: Axes, trials: Sequence[TrialRecord], x: _Axis, y: _Axis) -> None:
     """The best value to be had at each size. Of three objectives the two drawn have a front of their own."""
-    best = pareto.front(trials, {x.metric: x.direction, y.metric: y.direction})
+    best = pareto.front_values(trials, {x.metric: x.direction, y.metric: y.direction})
     if not best:
         return
-    points = sorted((x.of(trial.metrics), y.of(trial.metrics)) for trial in best)
+    points = sorted((x.of(values), y.of(values)) for _, values in best)
     low, high = axes.get_xlim()
     # A smaller student also serves where a larger one would: the line goes on to the edge on that side.
     points = [*points, (high, points[-1][1])] if x.direction == "min" else [(low, points[0][1]), *points]

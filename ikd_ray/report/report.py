@@ -13,10 +13,12 @@ from filelock import FileLock
 from ikd_ray.data import store
 from ikd_ray.data.remote import Output
 from ikd_ray.errors import UsageError
-from ikd_ray.report.figures import attention, costs, errors, front, layers, regimes, search
-from ikd_ray.report.figures.parts import AbsentError, Picture, Section
+from ikd_ray.report.figures import attention, costs, errors, front, layers, methods, regimes, search
+from ikd_ray.report.figures.parts import AbsentError, Picture, Section, Table
 from ikd_ray.report.figures.subject import Subject, open_subject
+from ikd_ray.report.markdown import table_text
 from ikd_ray.report.page import render
+from ikd_ray.report.pareto import GENERATED
 from ikd_ray.report.weights import Weights
 
 FOLDER, PAGE = "report", "report.html"
@@ -44,8 +46,7 @@ def make_report(
     subject = open_subject(folder)
     attention.check_texts(subject.task, texts)
     sections = _sections(subject, Weights(output, folder, subject.sweep, tell), texts)
-    pictures = [part for section in sections for part in section.parts if isinstance(part, Picture)]
-    files = {PAGE: render(subject, sections).encode()} | {f"{part.name}.png": part.png for part in pictures}
+    files = {PAGE: render(subject, sections).encode()} | _files(subject, sections)
     try:
         _write(folder / FOLDER, files)
     except OSError as error:
@@ -53,9 +54,20 @@ def make_report(
     return [folder / FOLDER / name for name in files]
 
 
+def _files(subject: Subject, sections: Sequence[Section]) -> dict[str, bytes]:
+    """What else than the page there is: pictures, and tables for a README."""
+    parts = [part for section in sections for part in section.parts]
+    warning = GENERATED if subject.sweep.data["generated"] else ""
+    pictures = {f"{part.name}.png": part.png for part in parts if isinstance(part, Picture)}
+    tables = [part for part in parts if isinstance(part, Table) and part.name]
+    return pictures | {f"{part.name}.md": table_text(part, warning).encode() for part in tables}
+
+
 def _sections(subject: Subject, weights: Weights, texts: Sequence[str]) -> list[Section]:
+    compared = methods.section(subject, weights)
     made = [
         front.section(subject, weights.teacher_size()),
+        *([compared] if compared else []),
         regimes.section(subject),
         layers.section(subject),
     ]

@@ -3,13 +3,14 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ikd_ray.report.derived import DERIVED, FRONT, TABLE, stale, write_derived
-from ikd_ray.report.pareto import front, pareto_content, trials_csv, trials_table
+from ikd_ray.report.pareto import front, front_values, main_metric, pareto_content, trials_csv, trials_table
 from ikd_ray.report.records import SweepRecord, TrialRecord
 
 OBJECTIVES = {"dev/mcc": "max", "student/params": "min"}
@@ -70,6 +71,52 @@ def test_front_is_its_definition(drawn, objectives, random):
 
 def test_no_trial_no_front():
     assert front([], OBJECTIVES) == []
+
+
+def seeded(number: int, seed: int, value: float, again: bool = False, **params) -> TrialRecord:
+    one = trial(number, {"dev/mcc": value, "student/params": 10}, seed=seed, **params)
+    return replace(one, again=again)
+
+
+def test_of_a_configuration_with_several_seeds_the_mean_counts():
+    """It has the luckiest trial of all, and the worse mean."""
+    lucky = [seeded(n, n, value, temperature=2.0) for n, value in enumerate((0.9, 0.1, 0.2))]
+    steady = [seeded(n, n, value, temperature=3.0) for n, value in ((3, 0.38), (4, 0.55), (5, 0.45))]
+    assert [t.id for t in front([*lucky, *steady], OBJECTIVES)] == ["t5"]  # the nearest to 0.46
+    ((member, values),) = front_values([*lucky, *steady], OBJECTIVES)
+    assert member.metrics["dev/mcc"] == 0.45
+    assert values == {"dev/mcc": pytest.approx(0.46), "student/params": 10}
+    assert [t.id for t in front(lucky, OBJECTIVES)] == ["t2"]  # and not the best one of its own
+
+
+def test_of_trials_equally_near_the_mean_the_first_stands_for_them():
+    assert [t.id for t in front([seeded(1, 1, 0.5), seeded(0, 0, 0.25)], OBJECTIVES)] == ["t0"]
+
+
+def test_where_a_configuration_was_run_again_these_trials_alone_count():
+    picked = seeded(0, 0, 0.9, temperature=2.0)  # because it was lucky
+    anew = [
+        seeded(n, 100 + n, value, again=True, temperature=2.0) for n, value in ((2, 0.3), (3, 0.4), (4, 0.35))
+    ]
+    rival = seeded(1, 0, 0.5, temperature=3.0)
+    assert front([picked, rival], OBJECTIVES) == [picked]
+    assert front([picked, rival, *anew], OBJECTIVES) == [rival]
+    assert [t.id for t in front([picked, *anew], OBJECTIVES)] == ["t4"]
+    assert [t.id for t in front([picked, anew[0]], OBJECTIVES)] == ["t2"]
+    broken = [replace(one, status="failed") for one in anew]
+    assert front([picked, *broken], OBJECTIVES) == [picked]
+
+
+def test_a_seed_that_diverged_or_failed_counts_for_nothing():
+    trials = [seeded(0, 0, math.nan), seeded(1, 1, 0.5), replace(seeded(2, 2, 0.1), status="failed")]
+    ((member, values),) = front_values(trials, OBJECTIVES)
+    assert (member.id, values["dev/mcc"]) == ("t1", 0.5)
+
+
+def test_students_are_compared_by_what_was_held_out():
+    assert main_metric({"student/params": "min", "holdout/mcc": "max"}) == "holdout/mcc"
+    assert main_metric({"student/params": "min", "dev/mcc": "max"}) == "dev/mcc"
+    assert main_metric({"student/params": "min"}) == "student/params"
 
 
 def test_pareto_json_is_standard_json(tmp_path):

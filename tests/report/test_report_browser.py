@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from browser import pictures, run_browser
+from made_comparison import METHODS, make_comparison
 from made_sweep import make_sweep
 
 from ikd_ray.data.remote import Output
@@ -82,3 +83,24 @@ def test_on_paper_the_plots_are_pictures(page):
     assert page.locator("#figure-pareto img.paper").is_visible()
     page.emulate_media(media="screen")
     assert page.locator("#plot-pareto").is_visible()
+
+
+@pytest.mark.parametrize("width", [1280, 400], ids=["desk", "phone"])
+def test_a_comparison_of_methods_fits_the_page(browser, tmp_path, width):
+    output = tmp_path / "outputs"
+    varied = [{"student_layers": layers} for layers in (1, 2, 3)]
+    report = make_report(Output(str(output)), make_comparison(output, varied=varied, task="mrpc"))[0]
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(report.as_uri())
+    page.wait_for_selector("#plot-pareto .main-svg .points path")
+    assert page.locator("#methods tbody tr").count() == 1 + len(METHODS)
+    assert page.locator("#methods td").first.text_content() == "teacher"
+    assert page.locator("#figure-depth img").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    for name in ("methods", "search"):
+        page.locator(f"#{name}").screenshot(path=pictures(tmp_path) / f"compared-{name}-{width}.png")
+    page.close()
+    assert problems == []

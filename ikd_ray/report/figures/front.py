@@ -10,6 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ikd_ray.report import pareto
+from ikd_ray.report.configurations import have_seeds
 from ikd_ray.report.figures.parts import Picture, Section, Table
 from ikd_ray.report.figures.style import GRID, INK, MUTED, SYMBOLS, axis_label, in_order, style_of
 from ikd_ray.report.figures.subject import IDLE, Subject, depth, number, title
@@ -37,6 +38,11 @@ def section(subject: Subject, teacher_size: Mapping[str, float]) -> Section:
         "to be had at each cost. Of the two axes the sweep's objectives decide who is on the front: "
         f"{', '.join(f'{clean(name)} {way}' for name, way in subject.sweep.objectives.items())}."
     )
+    if have_seeds(subject.finished):
+        caption += (
+            " Of a configuration with several seeds the mean counts, and the trial nearest to it is the member; where "
+            "it was run again, with new seeds, these alone count."
+        )
     members = ", ".join(_point(subject, trial) for trial in subject.front)
     picture = Picture(
         "pareto",
@@ -201,7 +207,8 @@ def _steps(subject: Subject, cost: str, known: list[TrialRecord]) -> go.Scatter:
     """The best value to be had at each cost."""
     ways: dict[str, Direction] = {cost: "min", subject.metric: "max" if subject.sign > 0 else "min"}
     unit = axis_label(cost)[1]
-    points = sorted((t.metrics[cost] / unit, t.metrics[subject.metric]) for t in pareto.front(known, ways))
+    best = pareto.front_values(known, ways)
+    points = sorted((values[cost] / unit, values[subject.metric]) for _, values in best)
     across, up = zip(*points, strict=True)
     line = {"shape": "hv", "color": INK, "width": 1.6}
     return go.Scatter(x=across, y=up, mode="lines", line=line, name="front of these two", hoverinfo="skip")

@@ -27,13 +27,20 @@ class Picture:
     wide: bool = False  # the plot needs more room than a phone has
 
 
+class Bold(str):
+    """The text of a cell that stands out."""
+
+    bold = True
+
+
 @dataclass(frozen=True)
 class Table:
-    """Rows of text, in groups that have a heading each, or none."""
+    """Rows of text, in groups that have a heading each, or none. One with a name is a file in Markdown, too."""
 
     caption: str
     header: Sequence[str]
     groups: Sequence[tuple[str, Sequence[Sequence[str]]]]
+    name: str = ""  # of that file, without its ending
 
 
 @dataclass(frozen=True)

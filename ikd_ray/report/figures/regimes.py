@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from ikd_ray.report.configurations import by_configuration, by_seed, counted
 from ikd_ray.report.figures.parts import Picture, Section, Table
 from ikd_ray.report.figures.style import (
     axis_label,
@@ -22,6 +22,7 @@ from ikd_ray.report.figures.style import (
     teacher_line,
 )
 from ikd_ray.report.figures.subject import Subject, depth, number
+from ikd_ray.report.intervals import mean_interval
 from ikd_ray.report.records import TrialRecord
 from ikd_ray.report.words import clean
 
@@ -34,8 +35,13 @@ class Cell:
 
     trials: Sequence[TrialRecord]
 
+    @property
+    def shown(self) -> Sequence[TrialRecord]:
+        """Those that count: of a configuration that was run again the new ones alone."""
+        return list(by_seed(counted(self.trials)).values()) if self.seeds_alone else self.trials
+
     def values(self, metric: str) -> list[float]:
-        found = (trial.metrics.get(metric, math.nan) for trial in self.trials)
+        found = (trial.metrics.get(metric, math.nan) for trial in self.shown)
         return [value for value in found if math.isfinite(value)]
 
     def mean(self, metric: str) -> float:
@@ -43,23 +49,22 @@ class Cell:
         return statistics.fmean(values) if values else math.nan
 
     def spread(self, metric: str) -> float:
-        """The sample's standard deviation; nan of less than two."""
+        """Half the width of the mean's 95% interval over seeds, else the standard deviation; nan of less than two."""
         values = self.values(metric)
+        if self.seeds_alone:
+            return mean_interval(values).half
         return statistics.stdev(values) if len(values) > 1 else math.nan
 
     @property
     def seeds_alone(self) -> bool:
         """Whether the trials differ in nothing but their seeds."""
-        return (
-            len({json.dumps(t.params | {"seed": None}, sort_keys=True, default=str) for t in self.trials})
-            == 1
-        )
+        return len(by_configuration(self.trials)) == 1
 
     @property
     def count(self) -> str:
-        if len(self.trials) == 1:
+        if len(self.shown) == 1:
             return "1"
-        return f"{len(self.trials)} {'seeds' if self.seeds_alone else 'trials'}"
+        return f"{len(self.shown)} {'seeds' if self.seeds_alone else 'trials'}"
 
 
 def cells(subject: Subject) -> dict[tuple[int, str], Cell]:
@@ -73,11 +78,8 @@ def cells(subject: Subject) -> dict[tuple[int, str], Cell]:
 def section(subject: Subject) -> Section:
     found = cells(subject)
     several = [cell for cell in found.values() if len(cell.trials) > 1]
-    words = (
-        "Mean and, after the sign ±, the standard deviation of the sample, for each regime and depth. "
-        "Where n counts seeds, the trials differ in their seeds alone and the spread is the noise of training; "
-        "where it counts trials, they differ in what was searched too, and the spread is mostly the search's."
-    )
+    seeds = any(cell.seeds_alone for cell in several)
+    words = _seeds_told() if seeds else _trials_told()
     if not several:
         words += (
             " Here no regime has more than one trial at a depth, so there is no spread, and no result either."
@@ -99,6 +101,23 @@ def section(subject: Subject) -> Section:
     return Section("regimes", "Regimes at equal depth", [words], [table, _picture(subject, found, metrics)])
 
 
+def _trials_told() -> str:
+    return (
+        "Mean and, after the sign ±, the standard deviation of the sample, for each regime and depth. "
+        "Where n counts seeds, the trials differ in their seeds alone and the spread is the noise of training; "
+        "where it counts trials, they differ in what was searched too, and the spread is mostly the search's."
+    )
+
+
+def _seeds_told() -> str:
+    return (
+        "Mean and, after the sign ±, how sure it is or how far the trials spread, for each regime and depth. Where n "
+        "counts seeds, the trials differ in their seeds alone: ± is half the width of the mean's 95% interval "
+        "(Student's t), the noise of training. Where it counts trials, they differ in what was searched too: ± is the "
+        "standard deviation of the sample, mostly the search's."
+    )
+
+
 def _row(regime: str, cell: Cell, metrics: Sequence[str]) -> tuple[str, ...]:
     def shown(metric: str) -> str:
         spread = cell.spread(metric)
@@ -108,6 +127,9 @@ def _row(regime: str, cell: Cell, metrics: Sequence[str]) -> tuple[str, ...]:
 
 
 def _picture(subject: Subject, found: dict[tuple[int, str], Cell], metrics: Sequence[str]) -> Picture:
+    bars = "one standard deviation to each side,"
+    if any(cell.seeds_alone and len(cell.trials) > 1 for cell in found.values()):
+        bars = "the 95% interval of the mean over seeds, or, of trials that differ in more, one standard deviation,"
     figure = new_figure(8.8, 3.6)
     panels = figure.subplots(1, 3)
     regimes = in_order([regime for _, regime in found])
@@ -123,7 +145,7 @@ def _picture(subject: Subject, found: dict[tuple[int, str], Cell], metrics: Sequ
     return Picture(
         "regimes",
         "Means and spread of the regimes",
-        f"Large markers: means over the trials of a regime at a depth; bars: one standard deviation to each side, "
+        f"Large markers: means over the trials of a regime at a depth; bars: {bars} "
         f"where there are two trials or more; small markers: the trials themselves ({len(subject.finished)}).",
         f"Three panels over student layers: {', '.join(axis_label(metric)[0] for metric in metrics)}, "
         f"for the regimes {', '.join(regimes)}. The table has the numbers.",

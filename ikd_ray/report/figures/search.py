@@ -15,7 +15,8 @@ from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
 from ikd_ray.errors import in_one_line
-from ikd_ray.report.figures.parts import AbsentError, Picture, Section
+from ikd_ray.report.figures import comparison, curves
+from ikd_ray.report.figures.parts import AbsentError, Picture, Section, Table
 from ikd_ray.report.figures.style import (
     BLUE,
     GRID,
@@ -40,7 +41,8 @@ WIDEST = 12  # dimensions beside one another
 
 def section(subject: Subject) -> Section:
     """The depth curve, agreement, and what Optuna draws of its study."""
-    words, parts = [], [depth_curve(subject), agreement(subject)]
+    words: list[str] = []
+    parts = [*_curves(subject), agreement(subject)]
     try:
         study = open_study(subject)
     except AbsentError as error:
@@ -58,6 +60,11 @@ def section(subject: Subject) -> Section:
         except AbsentError as error:
             words.append(str(error))
     return Section("search", "The search", words, parts)
+
+
+def _curves(subject: Subject) -> list[Picture | Table]:
+    by_depth = curves.curve(subject, curves.DEPTH) if comparison.is_made(subject) else [depth_curve(subject)]
+    return by_depth + curves.curve(subject, curves.DATA_SIZE)
 
 
 def open_study(subject: Subject) -> optuna.Study:

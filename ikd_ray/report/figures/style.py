@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
@@ -34,6 +35,16 @@ LINES = {
     "pid": (0, (5, 1.5, 1, 1.5)),
     "sid": (0, (2, 1.5)),
 }
+# Of further methods of a regime: shades of its colour; markers that no regime has, and lines.
+SHADES = (0.6, 0.35, 0.8)
+FURTHER = (
+    ("v", (0, (4, 1, 1, 1, 1, 1))),
+    ("p", (0, (1, 2.5))),
+    ("<", (0, (8, 3))),
+    ("h", (0, (3, 1, 3, 3))),
+    (">", (0, (8, 2, 1, 2))),
+    ("*", (0, (2, 4))),
+)
 # matplotlib's markers -> plotly's.
 SYMBOLS = {"X": "x", "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "P": "cross"}
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -65,6 +76,43 @@ def axis_label(metric: str) -> tuple[str, float]:
 def style_of(regime: str) -> tuple[str, str]:
     """A regime's colour and marker."""
     return STYLES.get(regime, OTHER)
+
+
+class Look(NamedTuple):
+    """How a method is drawn."""
+
+    colour: str
+    marker: str
+    line: Any
+    filled: bool
+
+    @property
+    def marked(self) -> dict[str, Any]:
+        """matplotlib's arguments of a marker."""
+        return {
+            "color": self.colour,
+            "marker": self.marker,
+            "markerfacecolor": self.colour if self.filled else "white",
+            "markeredgewidth": 1.4,
+        }
+
+
+def looks(regimes: Mapping[str, str]) -> dict[str, Look]:
+    """How each method is drawn, by its regime: the first of a regime as this, the others in a way of their own."""
+    found: dict[str, Look] = {}
+    further = 0
+    for name, regime in regimes.items():
+        colour, marker = style_of(regime)
+        before = sum(regimes[other] == regime for other in found)
+        if before == 0:
+            found[name] = Look(colour, marker, LINES.get(regime, "-"), True)
+        else:
+            shade, (marker, line) = SHADES[(before - 1) % len(SHADES)], FURTHER[further % len(FURTHER)]
+            further += 1
+            red, green, blue = to_rgb(colour)
+            darker = to_hex((shade * red, shade * green, shade * blue))
+            found[name] = Look(darker, marker, line, False)
+    return found
 
 
 def in_order(regimes: Sequence[str]) -> list[str]:

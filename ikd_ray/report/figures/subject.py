@@ -11,6 +11,7 @@ from pathlib import Path
 from ikd_ray.config import make_trial
 from ikd_ray.errors import UsageError
 from ikd_ray.report import pareto, records
+from ikd_ray.report.intervals import Estimate
 from ikd_ray.report.records import TRIAL_FILE, SweepRecord, TrialRecord
 from ikd_ray.report.words import clean
 from ikd_ray.tasks import Task
@@ -145,3 +146,9 @@ def title(trial: TrialRecord) -> str:
 def number(value: float | None, form: str = ".3f") -> str:
     """A value, or a dash where there is none."""
     return "-" if value is None or not math.isfinite(value) else format(value, form)
+
+
+def interval(estimate: Estimate, form: str = ".3f") -> str:
+    """`0.412 ± 0.013`; the mean alone where there is no interval."""
+    half = f" ± {format(estimate.half, form.lstrip('+'))}" if math.isfinite(estimate.half) else ""
+    return number(estimate.mean, form) + half

@@ -1,0 +1,74 @@
+"""A sweep that compares methods over several seeds, as one leaves it on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from made_sweep import LAYERS, make_sweep
+from tiny import make_hf
+
+from ikd_ray.config import make_trial
+from ikd_ray.data.task_file import find_task
+from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.student import build_student, layer_map, size_metrics
+from ikd_ray.report import records
+from ikd_ray.report.records import TrialRecord
+
+METHODS: dict[str, dict[str, Any]] = {
+    "Hard labels": {"regime": "hard"},
+    "KD": {"regime": "kd"},
+    "KD + attention KL": {"regime": "id", "internal_losses": "kl"},
+    "KD + CLS cosine": {"regime": "id", "internal_losses": "cos"},
+    "ID": {"regime": "id"},
+    "PID": {"regime": "pid"},
+    "SID": {"regime": "sid"},
+    "SID, soft labels always": {"regime": "sid", "soft_labels": "always"},
+    "KD by an assistant": {"regime": "kd", "assistant_layers": 3},
+}
+
+
+def make_comparison(
+    output: Path,
+    methods: Mapping[str, Mapping[str, Any]] = METHODS,
+    seeds: int = 5,
+    varied: Sequence[Mapping[str, Any]] = ({"student_layers": 2},),
+    again: int = 0,
+    task: str = "cola",
+    weights: bool = False,
+    **changes: Any,
+) -> Path:
+    """Every method with each of `varied` and each seed, then `again` new seeds of each method's last one.
+
+    Args:
+        changes: further fields of the sweep's record.
+    """
+    sweep = make_sweep(output, 0, task, weights=weights, **changes)
+    encoder = Encoder(make_hf("bert", LAYERS, find_task(task).num_labels))
+    rng = np.random.default_rng(3)
+    asked = [(name, change, seed, False) for seed in range(seeds) for change in varied for name in methods]
+    asked += [(name, varied[-1], 100 + seed, True) for seed in range(again) for name in methods]
+    noise = {seed: 0.01 * float(rng.standard_normal()) for *_, seed, _ in asked}
+    for number, (name, change, seed, once_more) in enumerate(asked):
+        params = make_trial({**methods[name], **change, "seed": seed}).params()
+        layers = params["student_layers"]
+        student = build_student(encoder, layers, "first")
+        rank = list(methods).index(name)
+        value = 0.1 * layers + 0.006 * rank + noise[seed] + 0.004 * float(rng.standard_normal())
+        value += 0.03 * float(np.log(params["train_fraction"]))
+        metrics = {f"dev/{metric}": value + 0.1 * i for i, metric in enumerate(find_task(task).metrics)}
+        metrics |= {
+            "dev/attention_kl": (2.2 - 0.25 * rank) * (1 + 0.02 * float(rng.standard_normal())) / layers**0.3,
+            "dev/teacher_agreement": 0.8 + 0.01 * rank + 0.003 * float(rng.standard_normal()),
+            "student/latency_ms": 5.0 * layers,
+            **size_metrics(student),
+        }
+        record = TrialRecord(
+            f"t{number:03}", number, params, list(layer_map(layers, LAYERS)), "finished", metrics,
+            [{"stage": 1.0, "time/epoch_s": 9.0, "dev/layer_1/kl": 1.0}], duration_s=60.0, method=name,
+            again=once_more,
+        )  # fmt: skip
+        records.write_trial(sweep, record, student.model.save_pretrained if weights else None)
+    return sweep

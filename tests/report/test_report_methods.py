@@ -1,0 +1,374 @@
+"""The report's comparison of methods over seeds: its table, its curves, and what it says of how sure they are."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_comparison import METHODS, make_comparison
+from made_sweep import make_sweep
+from matplotlib.collections import PolyCollection
+from scipy import stats
+
+from ikd_ray.data.remote import Output
+from ikd_ray.report.figures import comparison, curves, errors, front, methods, regimes, search, style
+from ikd_ray.report.figures.parts import Bold, Picture, Table
+from ikd_ray.report.figures.subject import Subject, open_subject
+from ikd_ray.report.markdown import table_text
+from ikd_ray.report.page import render
+from ikd_ray.report.report import make_report
+from ikd_ray.report.weights import Weights
+
+HOSTILE = '<a href="http://evil.example">|\x1b[31m**SID**</a>\n$\\frac{x}'
+
+
+def open_weights(sweep: Path, subject: Subject) -> Weights:
+    return Weights(Output(str(sweep.parent)), sweep, subject.sweep)
+
+
+def compared(sweep: Path):
+    subject = open_subject(sweep)
+    section = methods.section(subject, open_weights(sweep, subject))
+    assert section is not None
+    table, picture = section.parts
+    return subject, section, table, picture
+
+
+def rows_of(table: Table) -> dict[str, dict[str, str]]:
+    ((_, rows),) = table.groups
+    return {row[0]: dict(zip(table.header, row, strict=True)) for row in rows}
+
+
+def change_trials(sweep: Path, change) -> None:
+    """Rewrite every trial's record."""
+    for file in (sweep / "trials").glob("*/trial.json"):
+        record = json.loads(file.read_text())
+        change(record)
+        file.write_text(json.dumps(record))
+
+
+def by_seed(subject: Subject, method: str, metric: str, again: bool) -> dict[int, float]:
+    found = [t for t in subject.finished if t.method == method and t.again == again]
+    return {t.params["seed"]: t.metrics[metric] for t in found}
+
+
+def told(values, form: str = ".3f") -> str:
+    """The mean and half the 95% interval, by scipy's t-test."""
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    return f"{np.mean(values):{form}} ± {(high - low) / 2:.3f}"
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """Nine methods with five seeds, each run again with four new ones; nobody changes it."""
+    output = tmp_path_factory.mktemp("compared") / "outputs"
+    return make_comparison(output, again=4, weights=True)
+
+
+# The table
+
+
+def test_the_table_has_the_t_tests_intervals_of_what_was_run_again(sweep):
+    subject, _, table, _ = compared(sweep)
+    rows = rows_of(table)
+    assert list(rows) == ["teacher", *METHODS]
+    assert rows["teacher"]["dev/mcc"] == "0.410"
+    base = by_seed(subject, "KD", "dev/mcc", again=True)
+    assert set(base) == {100, 101, 102, 103}
+    for method in METHODS:
+        values = by_seed(subject, method, "dev/mcc", again=True)
+        assert rows[method]["dev/mcc"] == told(list(values.values()))
+        assert rows[method]["seeds"] == "4"
+        assert rows[method]["trials tuned"] == "5"
+        kl = by_seed(subject, method, "dev/attention_kl", again=True)
+        assert rows[method]["attention KL (nats)"] == told(list(kl.values()))
+        if method != "KD":
+            low, high = stats.ttest_rel(
+                [values[seed] for seed in base], list(base.values())
+            ).confidence_interval(0.95)
+            expected = f"{(low + high) / 2:+.3f} ± {(high - low) / 2:.3f}"
+            assert rows[method]["difference to KD"] == expected
+    assert rows["KD"]["difference to KD"] == "-"
+
+
+def test_errors_shared_with_the_teacher_are_the_mean_over_seeds(sweep):
+    subject, section, table, _ = compared(sweep)
+    weights = open_weights(sweep, subject)
+    labels = weights.dev.labels
+    teacher = weights.logits(weights.teacher).argmax(1) != labels
+    trials = [t for t in subject.finished if t.method == "PID" and t.again]
+    shares = [
+        100 * errors.overlap(weights.logits(weights.student(t)).argmax(1) != labels, teacher).inherited
+        for t in trials
+    ]
+    cell = rows_of(table)["PID"]["teacher's errors made too (%)"]
+    assert cell.startswith(f"{np.mean(shares):.0f} ± ")
+    assert not any("not known" in words for words in section.words)
+
+
+def test_weights_that_are_gone_are_a_dash_and_a_sentence(tmp_path):
+    _, section, table, _ = compared(make_comparison(tmp_path / "outputs", seeds=2))
+    assert {row["teacher's errors made too (%)"] for row in rows_of(table).values()} == {"-"}
+    assert any("not known of all students: The tokenized dev set" in words for words in section.words)
+
+
+def test_without_trials_run_again_the_best_configuration_s_seeds_count(tmp_path):
+    few = {name: METHODS[name] for name in ("KD", "SID")}
+    varied = [{"student_layers": n} for n in (1, 3, 2)]
+    sweep = make_comparison(tmp_path / "outputs", few, seeds=3, varied=varied)
+    subject, section, table, _ = compared(sweep)
+    for name, row in rows_of(table).items():
+        if name != "teacher":
+            best = [
+                t.metrics["dev/mcc"] for t in subject.finished if t.method == name and len(t.layer_map) == 3
+            ]
+            assert (row["layers"], row["dev/mcc"]) == ("3", told(best))
+            assert (row["seeds"], row["trials tuned"]) == ("3", "9")
+    assert "Where it was trained again" not in section.words[0]
+    assert "chosen on the dev set that is shown, which flatters" in table.caption
+
+
+def test_configurations_are_chosen_by_what_was_held_out_and_the_text_says_so(tmp_path):
+    objectives = {"holdout/mcc": "max", "student/params": "min"}
+    varied = [{"student_layers": n} for n in (1, 3)]
+    sweep = make_comparison(tmp_path / "outputs", {"KD": {}}, 2, varied, objectives=objectives)
+
+    def hold_out(record):
+        record["metrics"]["holdout/mcc"] = 1.0 / record["params"]["student_layers"]
+
+    change_trials(sweep, hold_out)
+    file = sweep / "sweep.json"
+    record = json.loads(file.read_text())
+    record["data"]["selection"] = "holdout"
+    file.write_text(json.dumps(record))
+    _, section, table, _ = compared(sweep)
+    assert rows_of(table)["KD"]["layers"] == "1"  # worse on the dev set
+    assert "by mean holdout/mcc" in section.words[0]
+    assert "chosen on a held-out part of the training set; the dev set was only scored" in table.caption
+
+
+def test_of_a_task_with_two_metrics_both_are_shown(tmp_path):
+    _, section, table, picture = compared(make_comparison(tmp_path / "outputs", seeds=3, task="mrpc"))
+    assert list(table.header[2:4]) == ["dev/f1", "dev/accuracy"]
+    assert sum("bold for" in words for words in section.words) == 2
+    assert struct.unpack(">I", picture.png[16:20])[0] > 1300
+
+
+def test_the_baseline_is_taught_by_the_teacher_itself(tmp_path):
+    assisted = {"KD by an assistant": METHODS["KD by an assistant"], "PID": METHODS["PID"]}
+    _, section, table, _ = compared(make_comparison(tmp_path / "outputs", assisted, seeds=2))
+    assert not any("difference" in name for name in table.header)
+    assert "there is no baseline" in section.words[0]
+
+
+@pytest.mark.parametrize("clear", [True, False])
+def test_bold_is_what_the_intervals_say_is_best(tmp_path, clear):
+    few = {name: METHODS[name] for name in ("KD", "ID", "SID")}
+    sweep = make_comparison(tmp_path / "outputs", few, seeds=4)
+
+    def rate(record):
+        """Seeds differ by more than methods do; SID is better than ID by as much for each seed, or only in the mean."""
+        seed = record["params"]["seed"]
+        better = {"KD": 0.0, "ID": 0.01, "SID": 0.02 + 0.001 * seed}[record["method"]]
+        if not clear and record["method"] == "SID":
+            better += 0.1 * (-1) ** seed
+        record["metrics"]["dev/mcc"] = 0.1 * seed + better
+
+    change_trials(sweep, rate)
+    _, section, table, _ = compared(sweep)
+    bold = [name for name, row in rows_of(table).items() if isinstance(row["dev/mcc"], Bold)]
+    assert bold == (["SID"] if clear else [])
+    said = "In bold for dev/mcc: SID," if clear else "No method is in bold for dev/mcc"
+    assert any(words.startswith(said) for words in section.words)
+    others = [cell for row in rows_of(table).values() for name, cell in row.items() if name != "dev/mcc"]
+    assert not any(isinstance(cell, Bold) for cell in others)
+
+
+def test_a_winner_needs_rivals_seeds_and_all_of_the_differences():
+    near = {0: 0.50, 1: 0.60, 2: 0.70}
+    best = {seed: value + 0.01 for seed, value in near.items()}
+    best[2] += 0.001
+    assert comparison.winner({"best": best, "near": near, "far": dict.fromkeys(range(3), 0.1)}) == "best"
+    assert comparison.winner({"best": best, "near": near}, sign=-1) == "near"
+    assert comparison.winner({"best": best}) is None
+    assert comparison.winner({"best": best, "near": {7: 0.1, 8: 0.1}}) is None  # no seed in common
+    assert comparison.winner({"best": {0: 0.9}, "near": near}) is None
+    assert comparison.winner({"best": best, "near": near, "unknown": {0: float("nan")}}) == "best"
+
+
+def test_seeds_without_methods_compare_regimes(tmp_path):
+    few = {name: METHODS[name] for name in ("KD", "SID")}
+    sweep = make_comparison(tmp_path / "outputs", few, seeds=3)
+    change_trials(sweep, lambda record: record.update(method=""))
+    subject, section, table, _ = compared(sweep)
+    assert list(rows_of(table)) == ["teacher", "kd", "sid"]
+    assert section.words[0].startswith("A row is a regime")
+    assert comparison.looks_of(subject)["sid"][:2] == style.style_of("sid")
+
+
+def test_a_plain_search_has_no_comparison_and_its_report_none_of_its_files(tmp_path):
+    sweep = make_sweep(tmp_path / "outputs", trials=6, weights=False)
+    subject = open_subject(sweep)
+    assert methods.section(subject, open_weights(sweep, subject)) is None
+    section = search.section(subject)
+    assert [part.name for part in section.parts] == ["depth", "agreement"]
+    assert section.parts[0].caption.startswith("The best of each regime at each depth")
+    assert "nearest" not in front.section(subject, {}).parts[0].caption
+    files = make_report(Output(str(sweep.parent)), sweep)
+    assert {file.suffix for file in files} == {".html", ".png"}
+
+
+# The curves
+
+
+def curve(subject: Subject, axis: curves.Axis) -> tuple[Picture, Table]:
+    picture, table = curves.curve(subject, axis)
+    return picture, table
+
+
+def test_the_depth_curve_has_means_and_bands_for_each_method(tmp_path, monkeypatch):
+    varied = [{"student_layers": n} for n in (1, 2, 3)]
+    subject = open_subject(make_comparison(tmp_path / "outputs", seeds=3, varied=varied))
+    drawn = []
+    monkeypatch.setattr(curves, "png", lambda figure: drawn.append(figure) or b"png")
+    _, table = curve(subject, curves.DEPTH)
+    assert list(table.header) == ["method", "1 layer", "2 layers", "3 layers"]
+    groups = dict(table.groups)
+    assert list(groups) == ["dev/mcc", "attention KL (nats)"]
+    found = {(row[0], layers): row[layers] for row in groups["dev/mcc"] for layers in (1, 2, 3)}
+    for (method, layers), cell in found.items():
+        trials = [t for t in subject.finished if t.method == method and len(t.layer_map) == layers]
+        assert cell == told([t.metrics["dev/mcc"] for t in trials])
+    for axes, metric in zip(drawn[0].axes, ("dev/mcc", "dev/attention_kl"), strict=True):
+        bands = [band for band in axes.collections if isinstance(band, PolyCollection)]
+        lines = {line.get_label(): line for line in axes.lines}
+        assert len(bands) == len(METHODS)
+        for band, method in zip(bands, METHODS, strict=True):
+            values = [
+                t.metrics[metric] for t in subject.finished if t.method == method and len(t.layer_map) == 2
+            ]
+            low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+            heights = [y for x, y in band.get_paths()[0].vertices if x == 2]
+            assert (min(heights), max(heights)) == pytest.approx((low, high))
+            assert lines[method].get_ydata()[1] == pytest.approx(np.mean(values))
+
+
+def test_the_data_size_curve_is_logarithmic_in_percent(tmp_path, monkeypatch):
+    varied = [{"student_layers": 2, "train_fraction": part} for part in (0.01, 0.1, 1.0)]
+    varied += [{"student_layers": 1, "train_fraction": 1.0}]
+    few = {name: METHODS[name] for name in ("KD", "PID")}
+    subject = open_subject(make_comparison(tmp_path / "outputs", few, seeds=3, varied=varied))
+    drawn = []
+    monkeypatch.setattr(curves, "png", lambda figure: drawn.append(figure) or b"png")
+    picture, table = curve(subject, curves.DATA_SIZE)
+    assert list(table.header) == ["method", "1 %", "10 %", "100 %"]
+    assert table.caption.endswith("All with 2 layers.")
+    assert picture.name == table.name == "data-size"
+    figure = drawn[0]
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    assert axes.get_xscale() == "log"
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "10", "100"]
+    _, by_depth = curve(subject, curves.DEPTH)
+    assert by_depth.caption.endswith("All with 100 % of the training set.")
+    full = [t for t in subject.finished if t.method == "PID" and t.params["train_fraction"] == 1.0]
+    two = [t.metrics["dev/mcc"] for t in full if len(t.layer_map) == 2]
+    assert dict(by_depth.groups)["dev/mcc"][1][2] == told(two)
+
+
+def test_what_does_not_vary_has_no_curve(sweep):
+    subject = open_subject(sweep)
+    assert curves.curve(subject, curves.DEPTH) == []
+    assert curves.curve(subject, curves.DATA_SIZE) == []
+    assert [part.name for part in search.section(subject).parts] == ["agreement"]
+
+
+def test_methods_of_one_regime_are_told_apart(sweep):
+    found = comparison.looks_of(open_subject(sweep))
+    assert len({look.marker for look in found.values()}) == len(METHODS)
+    assert len({look.colour for look in found.values()}) == len(METHODS)
+    assert len({str(look.line) for look in found.values()}) == len(METHODS)
+    assert found["KD"][:2] == style.style_of("kd")
+
+
+# Other sections
+
+
+def test_regimes_have_the_interval_where_trials_are_seeds(tmp_path):
+    few = {name: METHODS[name] for name in ("KD", "SID", "SID, soft labels always")}
+    subject = open_subject(make_comparison(tmp_path / "outputs", few, seeds=4, again=3))
+    section = regimes.section(subject)
+    rows = {row[0]: row for row in dict(section.parts[0].groups)["2 layers"]}
+    again = list(by_seed(subject, "KD", "dev/mcc", again=True).values())
+    assert (rows["kd"][1], rows["kd"][-1]) == (told(again), "3 seeds")
+    both = [t.metrics["dev/mcc"] for t in subject.finished if t.params["regime"] == "sid"]
+    assert rows["sid"][1] == f"{np.mean(both):.3f} ± {np.std(both, ddof=1):.3f}"
+    assert rows["sid"][-1] == "14 trials"
+    assert "95% interval" in section.words[0]
+
+
+def test_the_front_s_steps_go_through_the_means(sweep):
+    subject = open_subject(sweep)
+    traces = front.plot(subject, {}).data
+    steps = next(trace for trace in traces if trace.name == "front of these two" and trace.visible)
+    best = by_seed(subject, "KD by an assistant", "dev/mcc", again=True)
+    assert list(steps.y) == [pytest.approx(np.mean(list(best.values())))]
+    assert [trial.again for trial in subject.front] == [True]
+    assert "the trial nearest to it is the member" in front.section(subject, {}).parts[0].caption
+
+
+# Files
+
+
+def test_tables_are_files_that_a_readme_can_include(tmp_path):
+    varied = [{"student_layers": n, "train_fraction": part} for n in (1, 2) for part in (0.1, 1.0)]
+    sweep = make_comparison(tmp_path / "outputs", seeds=2, varied=varied, generated=True)
+    files = {file.name: file for file in make_report(Output(str(sweep.parent)), sweep)}
+    assert {"methods.md", "depth.md", "data-size.md"} < files.keys()
+    assert {"methods.png", "depth.png", "data-size.png"} < files.keys()
+    warning, table, caption = files["methods.md"].read_text().strip().split("\n\n")
+    assert warning == "**GENERATED corpus, not CoLA**"
+    header, rule, *rows = table.splitlines()
+    assert header.startswith("| method | layers | dev/mcc | difference to KD |")
+    assert rule == "|:--|" + "--:|" * (header.count(" | "))
+    assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in ("teacher", *METHODS)]
+    assert caption.startswith("± is half the width of the 95% interval")
+    assert "**attention KL (nats)**" in files["depth.md"].read_text()
+
+
+def test_bold_and_strange_cells_in_markdown():
+    table = Table(
+        "a *caption*", ["a|b", "c"], [("", [["x_y", Bold("0.5 ± 0.1")]]), ("group", [["<b>", "$1"]])]
+    )
+    assert table_text(table).splitlines() == [
+        r"| a\|b | c |",
+        "|:--|--:|",
+        r"| x\_y | **0.5 ± 0.1** |",
+        "| **group** |  |",
+        r"| \<b\> | \$1 |",
+        "",
+        r"a \*caption\*",
+    ]
+
+
+def test_a_method_s_name_is_text_wherever_it_shows(tmp_path):
+    few = {HOSTILE: METHODS["SID"], "KD": METHODS["KD"]}
+    varied = [{"student_layers": n} for n in (1, 2)]
+    sweep = make_comparison(tmp_path / "outputs", few, seeds=2, varied=varied)
+    subject = open_subject(sweep)
+    section = methods.section(subject, open_weights(sweep, subject))
+    page = render(
+        subject, [section, replace(section, key="curve", parts=curves.curve(subject, curves.DEPTH))]
+    )
+    assert '<a href="http' not in page
+    assert "\x1b" not in page
+    assert "&lt;a href=" in page
+    files = make_report(Output(str(sweep.parent)), sweep)
+    (text,) = [file.read_text() for file in files if file.name == "methods.md"]
+    assert "\x1b" not in text
+    assert "<" not in text.replace(r"\<", "")
+    assert len(text.split("\n\n")[0].splitlines()) == 2 + 3
