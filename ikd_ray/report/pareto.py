@@ -30,8 +30,8 @@ def front(trials: Sequence[TrialRecord], objectives: Objectives) -> list[TrialRe
 
     Trials whose parameters differ in nothing but the seed are one configuration. Their mean objectives count, so that
     no lucky seed is on the front, and the trial whose main metric is nearest to its mean stands for them, of equals
-    the one with the lowest number. Where some were run `again` the trials of that alone take part: what the search saw of
-    the others is what they were picked, or not, by.
+    the one with the lowest number. Where some trials were run `again` these alone take part: by what the search saw
+    configurations were picked, so part of it is luck.
 
     Args:
         objectives: metric -> direction; at least one.

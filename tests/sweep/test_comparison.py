@@ -93,7 +93,9 @@ def test_records_study_and_mlflow_tell_one_story(story):
 
 def test_another_number_of_trials_would_have_another_best(story):
     assert story.longer.returncode == 2
-    assert story.longer.stderr.startswith("error: --resume cut: --trials cannot change, as best_seeds of its space")
+    assert story.longer.stderr.startswith(
+        "error: --resume cut: --trials cannot change, as best_seeds of its space"
+    )
 
 
 def test_the_table_of_trials_names_methods(story):
