@@ -175,6 +175,7 @@ def open_sweep(
         "store": without_password(store),
         "latency_ms": shared.latency_ms,
         "foreseen": foreseen,
+        "methods": [name for name in request.space.methods if name],
         "id": uuid.uuid4().hex,
     }
     if request.resumes:

@@ -50,7 +50,8 @@ def _state(sweep: SweepRecord) -> dict[str, Any]:
     metric = main_metric(sweep.objectives)
     dev = metric.replace("holdout/", "dev/")  # is told beside what students are chosen by
     metrics = [f"metrics.`{name}`" for name in dict.fromkeys((metric, dev, *METRICS))]
-    params = [f"params.`{name}`" for name in PARAMS]
+    compared = ("method", "again") if sweep.settings.get("methods") else ()
+    params = [f"params.`{name}`" for name in (*compared, *PARAMS)]
     columns = [*metrics, *params, f"tags.`{FRONT}`", "tags.`ikd.sweep`", "attributes.`Models`"]
     return {
         "searchFilter": "tags.`ikd.kind` = 'trial'",
