@@ -103,8 +103,9 @@ def _separated(path: Path, wanted: Sequence[str], delimiter: str) -> Iterator[Ro
         try:
             row = next(rows, None)
         except csv.Error as error:
+            told = str(error).replace("\t", "\\t")  # it names the delimiter as it is
             raise UsageError(
-                f"{path} line {begins}: {error}; put a cell that holds quotes or line ends in double quotes, and "
+                f"{path} line {begins}: {told}; put a cell that holds quotes or line ends in double quotes, and "
                 'write each quote in it as ""'
             ) from None
         if row is None:

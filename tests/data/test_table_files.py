@@ -149,6 +149,12 @@ def test_a_wrong_csv_is_refused(case):
     assert message.isprintable()
 
 
+def test_the_delimiter_is_named_in_print():
+    message = refusal('"",\n', ".tsv")
+    assert r"line 1: '\t' expected after" in message
+    assert message.isprintable()
+
+
 JSON_MISTAKES = {
     "empty": ("", "no rows"),
     "no JSON": ('{"text": "a", "label": 1}\n{text: b}\n', "line 2: not JSON ("),

@@ -52,7 +52,7 @@ from ikd_ray.sweep.assisted import assisted
 )
 def test_what_the_space_can_reach(load, params, found):
     space = load(f"params: {{{params}}}")
-    assert assisted("space.yaml", space.params, 6) == found
+    assert assisted("space.yaml", [space], 6) == found
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_what_the_space_can_reach(load, params, found):
 def test_one_that_cannot_be_is_named(load, params, told):
     space = load(f"params: {{{params}}}")
     with pytest.raises(UsageError, match=r"space.yaml: assistant_layers: ") as error:
-        assisted("space.yaml", space.params, 6)
+        assisted("space.yaml", [space], 6)
     assert re.search(told, str(error.value))
     assert "\n" not in str(error.value)
 

@@ -13,7 +13,7 @@ from ikd_ray.sweep.space import MAX_GRID, OBJECTIVES, Space, load_space
 from ikd_ray.tasks import Task
 
 SHIPPED = Path(__file__).parents[2] / "search_spaces"
-NAMES = ("default", "paper", "depth")
+NAMES = ("default", "paper", "depth", "data_size")
 COLA = SimpleNamespace(name="cola", metric="mcc", metrics=("mcc",))
 MRPC = SimpleNamespace(name="mrpc", metric="f1", metrics=("accuracy", "f1"))
 
@@ -227,10 +227,10 @@ def test_the_least_value(load, domain, least):
 @pytest.mark.parametrize("name", NAMES)
 def test_shipped_spaces_make_valid_trials(name):
     space = load_space(SHIPPED / f"{name}.yaml")
-    rows = space.grid() if space.sampler == "grid" else suggestions(space, seed=0, count=50)
-    for row in rows:
-        trial = make_trial(row)
-        assert trial.params().items() >= row.items()
+    for method in space.methods:
+        own = space.of(method)
+        for row in own.grid() if own.sampler == "grid" else suggestions(own, seed=0, count=50):
+            assert make_trial(row).params().items() >= row.items()
     assert space.text.startswith("# ")
 
 
@@ -238,20 +238,40 @@ def test_shipped_spaces_are_all_tested():
     assert {path.stem for path in SHIPPED.glob("*.yaml")} >= set(NAMES)
 
 
-def test_shipped_grids():
-    paper, depth = (load_space(SHIPPED / f"{name}.yaml").grid() for name in ("paper", "depth"))
-    assert [(row["regime"], row.get("soft_labels")) for row in paper] == [
-        ("hard", None),
-        ("kd", None),
-        ("id", None),
-        ("pid", None),
-        ("sid", "top"),
-        ("sid", "always"),
+def test_the_papers_rows():
+    space = load_space(SHIPPED / "paper.yaml")
+    rows = {name: make_trial(suggestions(space.of(name), seed=0, count=1)[0]) for name in space.methods}
+    found = [
+        (row.regime, row.internal_losses, row.soft_labels, row.assistant_layers) for row in rows.values()
     ]
-    assert {row["student_layers"] for row in paper} == {3}
-    assert [(row["regime"], row["student_layers"]) for row in depth] == [
-        (regime, layers) for regime in ("kd", "sid") for layers in range(1, 6)
+    assert found == [
+        ("hard", "both", "top", 0),
+        ("kd", "both", "top", 0),
+        ("id", "kl", "top", 0),
+        ("id", "cos", "top", 0),
+        ("id", "both", "top", 0),
+        ("pid", "both", "top", 0),
+        ("sid", "both", "top", 0),
+        ("sid", "both", "always", 0),
+        ("kd", "both", "top", 4),
     ]
+    assert {row.student_layers for row in rows.values()} == {3}
+    assert (space.selection, space.best_seeds) == ("holdout", 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "varied", "values"),
+    [
+        ("depth", "student_layers", [1, 2, 3, 4, 5]),
+        ("data_size", "train_fraction", [0.05, 0.1, 0.25, 0.5, 1.0]),
+    ],
+)
+def test_shipped_curves(name, varied, values):
+    space = load_space(SHIPPED / f"{name}.yaml")
+    assert space.seeds == 3
+    assert [fixed["regime"] for fixed in space.methods.values()] == ["hard", "kd", "id", "pid", "sid"]
+    for method in space.methods:
+        assert [row[varied] for row in space.of(method).grid()] == values
 
 
 def test_the_default_space_searches_each_regimes_own_parameters():
