@@ -56,6 +56,7 @@ def report(
 
 
 def _check(place: Output, name: str, uri: str | None, output: str) -> int:
+    from ikd_ray.report.records import missing
     from ikd_ray.sweep.check import check as check_sweep  # imported late: it takes seconds
     from ikd_ray.sweep.request import find_sweep
 
@@ -71,7 +72,7 @@ def _check(place: Output, name: str, uri: str | None, output: str) -> int:
         f"{len(found)} differences"
     )
     left = [finding for finding in found if not finding.mended]
-    if left or len(trials) < sweep.trials:
+    if left or missing(sweep.trials, trials):
         typer.echo(f"go on: {script('run', f'--resume {sweep.name}', output)}")
     return 1 if left else 0
 

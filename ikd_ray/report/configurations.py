@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ikd_ray.config import Trial
 from ikd_ray.report.records import TrialRecord
 
 SEED = "seed"
+DEFAULTS = Trial().params()  # of fields that records of earlier versions lack
 
 
 def configuration(params: Mapping[str, Any]) -> str:
     """The same text for parameters that agree in everything but the seed."""
-    return json.dumps(
-        {name: value for name, value in params.items() if name != SEED}, sort_keys=True, default=str
-    )
+    named = {name: value for name, value in (DEFAULTS | dict(params)).items() if name != SEED}
+    return json.dumps(named, sort_keys=True, default=str)
 
 
 def by_configuration(trials: Iterable[TrialRecord]) -> list[list[TrialRecord]]:
@@ -26,13 +27,27 @@ def by_configuration(trials: Iterable[TrialRecord]) -> list[list[TrialRecord]]:
     return list(groups.values())
 
 
-def counted(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The trials of a method, or of all, that say what configurations are worth.
+def contenders(trials: Iterable[TrialRecord], able: Callable[[TrialRecord], bool]) -> list[list[TrialRecord]]:
+    """The configurations that may be chosen, each with the trials that say what it is worth; of these one at least.
 
-    Where some were run again, with seeds of their own, these alone: the search's own runs were picked because they
-    did well, so part of what they show is luck.
+    Of a method of which some were run again, with seeds of their own, these alone: the search's own runs were picked
+    because they did well, so part of what they show is luck. Of a method's configurations those alone of which no
+    seed was lost, if there are any: the seeds that are left of the others are the lucky ones.
+
+    Args:
+        trials: all that have ended.
+        able: whether a trial finished, with all that is asked of it.
     """
-    return [trial for trial in trials if trial.again] or list(trials)
+    methods: dict[str, list[TrialRecord]] = {}
+    for trial in trials:
+        methods.setdefault(trial.method, []).append(trial)
+    found = []
+    for own in methods.values():
+        again = any(trial.again and able(trial) for trial in own)
+        groups = by_configuration(trial for trial in own if trial.again == again)
+        whole = [group for group in groups if all(map(able, group))]
+        found += whole or [left for group in groups if (left := list(filter(able, group)))]
+    return found
 
 
 def by_seed(trials: Iterable[TrialRecord]) -> dict[Any, TrialRecord]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ikd_ray.data import store
-from ikd_ray.report.pareto import front, pareto_content, trials_csv
+from ikd_ray.report.pareto import front, front_values, pareto_content, trials_csv
 from ikd_ray.report.records import SweepRecord, TrialRecord
 
 PLOT, FRONT, TABLE = DERIVED = ("pareto.png", "pareto.json", "trials.csv")
@@ -37,7 +37,9 @@ def stale(folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> li
 def _texts(sweep: SweepRecord, trials: Sequence[TrialRecord], best: list[TrialRecord]) -> dict[str, str]:
     texts = {TABLE: trials_csv(trials, best)}
     if best:
-        texts[FRONT] = json.dumps(pareto_content(sweep, best), indent=1) + "\n"
+        texts[FRONT] = (
+            json.dumps(pareto_content(sweep, front_values(trials, sweep.objectives)), indent=1) + "\n"
+        )
     return texts
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
+ROUNDING = 1e-9  # what equal differences spread in their last digits
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class Estimate:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether there is an interval, and zero is not in it."""
-        return abs(self.mean) > self.half  # nan: never
+        """Whether there is an interval, of three values at least that are not all equal, and zero is not in it."""
+        return self.count > 2 and self.half > ROUNDING and abs(self.mean) > self.half  # nan: never
 
 
 def mean_interval(values: Iterable[float]) -> Estimate:

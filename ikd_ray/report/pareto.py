@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ikd_ray.report.configurations import by_configuration, by_seed, counted
+from ikd_ray.report.configurations import by_seed, contenders
 from ikd_ray.report.records import Direction, SweepRecord, TrialRecord
 
 Objectives = Mapping[str, Direction]
@@ -30,8 +30,7 @@ def front(trials: Sequence[TrialRecord], objectives: Objectives) -> list[TrialRe
 
     Trials whose parameters differ in nothing but the seed are one configuration. Their mean objectives count, so that
     no lucky seed is on the front, and the trial whose main metric is nearest to its mean stands for them, of equals
-    the one with the lowest number. Where some trials were run `again` these alone take part: by what the search saw
-    configurations were picked, so part of it is luck.
+    the one with the lowest number. Who takes part: `contenders`.
 
     Args:
         objectives: metric -> direction; at least one.
@@ -65,16 +64,23 @@ def candidates_of(
     def values(trial: TrialRecord) -> dict[str, float]:
         return {name: trial.metrics.get(name, math.nan) for name in objectives}
 
-    able = [t for t in trials if t.status == "finished" and all(map(math.isfinite, values(t).values()))]
+    def able(trial: TrialRecord) -> bool:
+        return trial.status == "finished" and all(map(math.isfinite, values(trial).values()))
+
     found = []
-    for own in by_configuration(counted(able)):
+    for own in contenders(trials, able):
         seeds = list(by_seed(own).values())
         if len(seeds) == 1:
             found += [(trial, values(trial)) for trial in own]
         else:
-            means = {name: statistics.fmean(trial.metrics[name] for trial in seeds) for name in objectives}
+            means = {name: _mean([trial.metrics[name] for trial in seeds]) for name in objectives}
             found.append((_nearest(seeds, main_metric(objectives), means), means))
     return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Of equal values, such as sizes, the value itself, to the last digit."""
+    return values[0] if len(set(values)) == 1 else statistics.fmean(values)
 
 
 def _nearest(trials: Sequence[TrialRecord], metric: str, means: Mapping[str, float]) -> TrialRecord:
@@ -95,8 +101,10 @@ def json_ready(metrics: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
-def pareto_content(sweep: SweepRecord, members: Sequence[TrialRecord]) -> dict[str, Any]:
-    """What `pareto.json` holds; `members` is the sweep's front, in its order."""
+def pareto_content(
+    sweep: SweepRecord, members: Sequence[tuple[TrialRecord, Mapping[str, float]]]
+) -> dict[str, Any]:
+    """What `pareto.json` holds; `members` is the sweep's front, in its order, with `front_values`' objectives."""
     return {
         "sweep": sweep.name,
         "task": sweep.task,
@@ -104,13 +112,13 @@ def pareto_content(sweep: SweepRecord, members: Sequence[TrialRecord]) -> dict[s
         "generated": sweep.data["generated"],
         "teacher": {"name": sweep.teacher["name"], "metrics": json_ready(sweep.teacher["metrics"])},
         "objectives": dict(sweep.objectives),
-        "front": [_member(trial) for trial in members],
+        "front": [_member(trial, values) for trial, values in members],
     }
 
 
-def _member(trial: TrialRecord) -> dict[str, Any]:
-    metrics = json_ready(trial.metrics)
-    own = {"id": trial.id, "number": trial.number, "params": trial.params, "metrics": metrics}
+def _member(trial: TrialRecord, values: Mapping[str, float]) -> dict[str, Any]:
+    own = {"id": trial.id, "number": trial.number, "params": trial.params}
+    own |= {"objectives": dict(values), "metrics": json_ready(trial.metrics)}
     return own | ({"method": trial.method, "again": trial.again} if trial.method else {})
 
 

@@ -46,7 +46,7 @@ class _Axis(NamedTuple):
 def pareto_png(sweep: SweepRecord, trials: Sequence[TrialRecord], front: Sequence[TrialRecord]) -> bytes:
     """Draw accuracy against size: trials by regime, the front as labelled steps, the teacher as a line.
 
-    The vertical axis is the first `dev/` objective (else the first one); the horizontal one is
+    The vertical axis is the first objective on dev or the held-out split (else the first one); the horizontal one is
     `student/params` if that is an objective or there is no other, else the first other objective.
     """
     x, y = _axes(sweep)

@@ -17,7 +17,7 @@ import errno
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -53,7 +53,7 @@ class SweepRecord:
     code_version: str
     data: dict[
         str, Any
-    ]  # source, description, fingerprint, generated, max_length, task (its identity's digest)
+    ]  # source, description, fingerprint, generated, selection, max_length, task (its identity's digest)
     teacher: dict[str, Any]  # name, key, layers, metrics; assistants, by their layers
     objectives: dict[str, Direction]  # by metric
     settings: dict[str, Any] = field(default_factory=dict)  # what --resume needs to go on
@@ -95,6 +95,11 @@ class TrialRecord:
     def name(self) -> str:
         """For people: names sort by regime and depth."""
         return trial_name(self.id, self.params)
+
+
+def missing(trials: int, ended: Iterable[TrialRecord]) -> int:
+    """How many of a sweep's trials have not ended; those that it had before it was shortened are none of them."""
+    return len(set(range(trials)) - {trial.number for trial in ended})
 
 
 def trial_name(trial_id: str, params: Mapping[str, Any]) -> str:

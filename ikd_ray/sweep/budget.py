@@ -73,6 +73,10 @@ class Budget:
         place = self.place(number)
         return place.configuration * self._seeds + place.seed
 
+    def again(self, method: str) -> range:
+        """The numbers of a method's best configuration's further seeds."""
+        return range(self.searched + self.methods.index(method), self.total, len(self.methods))
+
     def searching(self, method: str) -> Iterator[range]:
         """The numbers of each of a method's configurations, a number a seed."""
         for first in range(0, self.searched, self._seeds):

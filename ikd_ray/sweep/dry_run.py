@@ -48,8 +48,10 @@ def dry_run(request: Request) -> Iterator[Fact]:
     for method, fixed in space.methods.items():
         if method:
             yield Fact("compared", f"{method}: {_all(fixed)}")
-    for regime in space.reachable("regime"):
-        yield Fact("stages", _stages(regime, request))
+    for method in space.methods:
+        own = space.of(method)
+        for regime in own.reachable("regime"):
+            yield Fact("stages", (f"{method}: " if method else "") + _stages(regime, own))
     trials = draws(space, request.budget)
     yield Fact("trials", _trials(request, trials))
     with tempfile.TemporaryDirectory(prefix="ikd-dry-run-") as room:
@@ -118,14 +120,12 @@ def _or(values: tuple[Any, ...]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def _stages(regime: str, request: Request) -> str:
+def _stages(regime: str, space: Space) -> str:
     """Of the deepest student. What the space does not fix stands at its default."""
     fixed: Mapping[str, Any] = {
-        name: param.domain.value
-        for name, param in request.space.params.items()
-        if isinstance(param.domain, Fixed)
+        name: param.domain.value for name, param in space.params.items() if isinstance(param.domain, Fixed)
     }
-    depth = max(request.depths)
+    depth = max(space.reachable("student_layers"))
     trial = make_trial({**fixed, "regime": regime, "student_layers": depth})
     return f"{regime}, {depth} layers: {', then '.join(stage.name for stage in REGIMES[regime](trial))}"
 
@@ -137,7 +137,9 @@ def _trials(request: Request, trials: list[Trial]) -> str:
     if space.sampler != "grid":
         how = "suggested by Optuna's TPE sampler"
     if len(space.methods) > 1:
-        how += f", for each of {len(space.methods)} methods as many"
+        each = [sum(1 for _ in request.budget.searching(method)) for method in space.methods]
+        much = f"{each[0]} each" if len(set(each)) == 1 else ", ".join(map(str, each))
+        how += f"; configurations of the {len(each)} methods: {much}"
     if space.seeds > 1:
         how += f", each configuration with {space.seeds} seeds"
     if again := request.trials - request.budget.searched:

@@ -27,6 +27,7 @@ from ikd_ray.report.records import (
     SWEEP_FILE,
     SweepRecord,
     TrialRecord,
+    missing,
     read_trials,
     whole_trials,
 )
@@ -155,7 +156,7 @@ def _sweep(
             with suppress(Exception):  # the first error is the one to show
                 tracker.finish("KILLED")
         raise
-    complete = len(trials) >= sweep.trials
+    complete = not missing(sweep.trials, trials)
     delivery.close(PATIENCE_S if complete else HURRY_S)
     found = _conclude(request, sweep, trials, tracker, console)
     try:
@@ -197,7 +198,7 @@ def _trials(
     for died in [trial for trial in trials if trial.died]:  # on another day, or another machine, it may not
         mirror.forget(died.id)
         trials.remove(died)
-    missing, halt = request.trials - len(trials), Halt()
+    left, halt = missing(request.trials, trials), Halt()
     search = OrderedSearch(
         request.space,
         request.budget,
@@ -206,14 +207,14 @@ def _trials(
         course.shares.foreseen,
         open_study(request.folder),
         {trial.number: trial for trial in trials},
-        missing,
+        left,
         halt,
     )
-    if missing > 0:
+    if left:
         matched = {depth: layer_map(depth, request.source.layers) for depth in request.depths}
         callback = SweepCallback(request.folder, matched, delivery, console, mirror, search, halt)
         metric = request.space.compared_by(request.task)
-        with console.sweep(missing, course.shares.concurrent, metric):
+        with console.sweep(left, course.shares.concurrent, metric):
             try:
                 _tuner(course, search, callback).fit()
             except (KeyboardInterrupt, SystemError) as error:
@@ -256,7 +257,7 @@ def _conclude(
     if best:
         lines.append(("plot", str(request.folder / PLOT)))
     lines.append(("MLflow", f"{without_password(tracker.uri)}, experiment {tracker.experiment}: mlflow ui"))
-    if len(trials) < sweep.trials:
+    if missing(sweep.trials, trials):
         lines.append(("go on", _resume(request)))
     if best:
         lines.append(("export", _script("export", f"--task {sweep.task} --name {sweep.name}", request)))

@@ -173,7 +173,7 @@ class OrderedSearch(Searcher):
             self._next = number + 1
             if record:
                 self._end(number, record.metrics)
-            else:
+            elif number < self._budget.total:
                 self._interrupted.append(number)
 
     # Ray's own annotation forgets `Searcher.FINISHED`.
@@ -262,12 +262,14 @@ class OrderedSearch(Searcher):
         return study.ask()
 
     def _best(self, method: str) -> int:
-        """The first trial of the configuration whose seeds have the best mean; of equals the one suggested first."""
+        """A trial of the configuration whose seeds have the best mean; of equals that of the one suggested first."""
 
         def worth(numbers: range) -> float:
             return statistics.fmean(self._worth.get(number, -math.inf) for number in numbers)
 
-        return max(self._budget.searching(method), key=worth)[0]
+        # What has begun to be trained again stays the one, also if a trial that was lost then did better since.
+        begun = (number for number in self._budget.again(method) if number in self._given)
+        return next(begun, None) or max(self._budget.searching(method), key=worth)[0]
 
     def _tell_before(self, horizon: int, method: str) -> bool:
         """Tell the method's results of trials below `horizon`; false if one that matters is still missing."""

@@ -268,7 +268,7 @@ def _check_grid(file: YamlFile, space: Space, entries: Mapping[str, yaml.Node]) 
 def _check_seeds(file: YamlFile, space: Space, entries: Mapping[str, yaml.Node]) -> None:
     named = "seed" in space.params or any("seed" in fixed for fixed in space.methods.values())
     for name in ("seeds", "best_seeds"):
-        if named and name in entries:
+        if named and getattr(space, name) != _SINGLE[name].default:
             file.mistake(entries[name], name, "the space names seed itself; keep one of the two")
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from ikd_ray.report.configurations import by_configuration, by_seed, counted, have_seeds
+from dataclasses import replace
+
+from ikd_ray.report.configurations import by_configuration, by_seed, contenders, have_seeds
 from ikd_ray.report.records import TrialRecord
 
 
@@ -12,14 +14,34 @@ def trial(number: int, seed: int, again: bool = False, method: str = "", **param
 def test_trials_of_a_configuration_differ_in_their_seeds_alone():
     one, two = trial(0, 7, method="a"), trial(1, 8, again=True, method="b")
     reordered = TrialRecord("t3", 3, {"seed": 9, "regime": "kd"}, [2], "finished")
-    other = trial(2, 7, temperature=2.0)
+    other = trial(2, 7, temperature=3.0)
     assert by_configuration([one, two, other, reordered]) == [[one, two, reordered], [other]]
 
 
-def test_trials_that_were_run_again_count_alone():
-    own, again = trial(0, 7), trial(1, 8, again=True)
-    assert counted([own, again]) == [again]
-    assert counted([own]) == [own]
+def finished(trial):
+    return trial.status == "finished"
+
+
+def test_fields_that_earlier_records_lack_have_their_defaults():
+    old, new = trial(0, 7), trial(1, 8, train_fraction=1.0, assistant_layers=0)
+    assert by_configuration([old, new]) == [[old, new]]
+
+
+def test_of_a_method_what_was_run_again_counts_alone():
+    own, again = trial(0, 7, method="a"), trial(1, 8, again=True, method="a")
+    other = trial(2, 7, method="b", temperature=3.0)
+    assert contenders([own, other], finished) == [[own], [other]]
+    assert contenders([own, other, again], finished) == [[again], [other]], "b's is still to come"
+    lost = replace(again, status="failed")
+    assert contenders([own, other, lost], finished) == [[own], [other]]
+
+
+def test_a_configuration_that_lost_a_seed_is_none_unless_all_did():
+    whole = [trial(0, 7), trial(1, 8)]
+    kept, lost = trial(2, 7, temperature=3.0), replace(trial(3, 8, temperature=3.0), status="failed")
+    assert contenders([*whole, kept, lost], finished) == [whole]
+    assert contenders([kept, lost], finished) == [[kept]]
+    assert contenders([lost], finished) == []
 
 
 def test_one_training_counts_once():

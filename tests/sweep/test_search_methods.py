@@ -117,3 +117,38 @@ def test_of_a_method_that_always_fails_the_first_configuration_comes_again(compa
     assert search.suggest("tune-93") == Searcher.FINISHED
     assert given[85]["method"] == "KD"
     assert given[85]["params"] == given[2]["params"] | {"seed": 2}
+
+
+def test_what_began_again_stays_the_best_though_a_lost_trial_did_better_since(compared, tmp_path):
+    """Its process died, and so it could not be chosen; the next run's first deed is to train it."""
+    search, given = compare(compared, tmp_path / "a", trials=93), {}
+    for count in range(85):
+        one = given[count] = search.suggest(f"tune-{count}")
+        if one["number"] == 2:  # of KD
+            search.on_trial_complete(f"tune-{count}", None, error=True)
+            search.fail(2, final=False)
+        else:
+            search.on_trial_complete(f"tune-{count}", result(one))
+    begun = search.suggest("begun")
+    assert (begun["method"], begun["again"]) == ("KD", True)
+    ended = records(one for number, one in given.items() if number != 2)
+    again = compare(compared, tmp_path / "a", ended=ended, trials=93 - len(ended))
+    rest = {}
+    while (one := again.suggest(f"again-{len(rest)}")) != Searcher.FINISHED:
+        rest[one["number"]] = one
+        told = {"dev/mcc": 99.0, "student/params": 1} if one["number"] == 2 else result(one)[REPORT].metrics
+        again.on_trial_complete(f"again-{len(rest) - 1}", reported(told))
+    of_kd = [one["params"] | {"seed": 0} for one in rest.values() if one["method"] == "KD" and one["again"]]
+    assert of_kd == [begun["params"] | {"seed": 0}] * 3
+
+
+def test_a_shortened_comparison_has_as_many_of_each(compared, tmp_path):
+    """What was begun beyond its new end is not gone on with in place of what lies before it."""
+    text = COMPARED.replace("best_seeds: 3\n", "")
+    (tmp_path / "plain.yaml").write_text(text)
+    space = load_space(tmp_path / "plain.yaml")
+    search = compare(space, tmp_path / "a", most=4)
+    given = [search.suggest(f"tune-{number}") for number in range(20)]
+    ended = records(given[number] for number in (*range(10), 19))
+    shorter = compare(space, tmp_path / "a", ended=ended, trials=2, most=2)
+    assert [shorter.suggest(f"again-{number}")["number"] for number in range(2)] == [10, 11]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ikd_ray.report.configurations import by_configuration, by_seed, counted, have_seeds
+from ikd_ray.report.configurations import by_seed, contenders, have_seeds
 from ikd_ray.report.figures.style import Look, in_order, looks
 from ikd_ray.report.figures.subject import Subject
 from ikd_ray.report.intervals import Estimate, mean_interval, paired_difference
@@ -40,9 +40,8 @@ def looks_of(subject: Subject) -> dict[str, Look]:
 
 
 def best_configuration(subject: Subject, trials: Sequence[TrialRecord]) -> Runs:
-    """Of a method's trials those of its best configuration: by the mean of what students were chosen by, over seeds.
-
-    Where trials were run again these alone count, see `counted`. Of equals the one that was suggested first.
+    """Of a method's ended trials those of its best configuration: by the mean of what students were chosen by, over
+    seeds, of those that take part (`contenders`); none where none finished. Of equals the one that was suggested first.
     """
     metric = subject.chosen_by
     sign = -1 if subject.sweep.objectives.get(metric) == "min" else 1
@@ -51,7 +50,9 @@ def best_configuration(subject: Subject, trials: Sequence[TrialRecord]) -> Runs:
         mean = estimate(runs, metric).mean
         return sign * mean if math.isfinite(mean) else -math.inf
 
-    return max((by_seed(group) for group in by_configuration(counted(trials))), key=worth)
+    finished = {trial.id for trial in subject.finished}
+    groups = contenders(trials, lambda trial: trial.id in finished)
+    return max(map(by_seed, groups), key=worth, default={})
 
 
 def values(runs: Runs, metric: str) -> dict[Any, float]:

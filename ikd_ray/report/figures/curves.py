@@ -63,6 +63,8 @@ Cells = Mapping[str, Mapping[float, Runs]]  # method -> place on the axis -> the
 def curve(subject: Subject, axis: Axis) -> list[Picture | Table]:
     """The figure and its numbers; nothing where all trials have the same of it, or too much is different."""
     held, trials = _comparable(subject, axis)
+    # What was run again was so at one place alone.
+    trials = [trial for trial in trials if not trial.again] or trials
     places = sorted({axis.of(trial) for trial in trials})
     if not 1 < len(places) <= MOST:
         return []

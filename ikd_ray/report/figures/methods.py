@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ikd_ray.report.configurations import by_configuration
 from ikd_ray.report.figures import comparison
 from ikd_ray.report.figures.comparison import Runs, best_configuration, estimate, of_methods, values, winner
 from ikd_ray.report.figures.errors import overlap
@@ -50,6 +51,10 @@ class Row:
         return self.first.again
 
     @property
+    def fraction(self) -> float:
+        return float(self.first.params.get("train_fraction", 1.0))
+
+    @property
     def is_baseline(self) -> bool:
         """Whether it is standard distillation by the teacher itself."""
         params = self.first.params
@@ -71,6 +76,11 @@ class Compared:
         return list(dict.fromkeys(names))
 
     @cached_property
+    def fractions(self) -> bool:
+        """Whether the rows have seen different shares of the training set."""
+        return len({row.fraction for row in self.rows}) > 1
+
+    @cached_property
     def baseline(self) -> Row | None:
         return next((row for row in self.rows if row.is_baseline), None)
 
@@ -89,14 +99,16 @@ def section(subject: Subject, weights: Weights) -> Section | None:
     if not comparison.is_made(subject):
         return None
     ended = of_methods(subject, subject.trials)
-    rows = [
-        Row(name, best_configuration(subject, trials), [t for t in ended[name] if not t.again])
-        for name, trials in of_methods(subject, subject.finished).items()
+    every = [
+        Row(name, best_configuration(subject, trials), [t for t in trials if not t.again])
+        for name, trials in ended.items()
     ]
+    rows = [row for row in every if row.runs]
     compared = Compared(subject, rows)
-    shares, absent = inherited(subject, weights, [trial for row in rows for trial in row.runs.values()])
+    absent = [f"{row.shown} has no row: none of its trials finished." for row in every if not row.runs]
+    shares, unknown = inherited(subject, weights, [trial for row in rows for trial in row.runs.values()])
     parts: list[Picture | Table] = [_table(compared, shares), _picture(compared)]
-    return Section("methods", "Methods compared", [*_words(compared), *absent], parts)
+    return Section("methods", "Methods compared", [*_words(compared), *absent, *unknown], parts)
 
 
 def inherited(
@@ -128,6 +140,14 @@ def _words(compared: Compared) -> list[str]:
     words = [f"{how} {_differences(compared)}"]
     if len({depth(row.first) for row in rows}) > 1:
         words.append("The rows are not of equal depth: part of what they differ in is the number of layers.")
+    if compared.fractions:
+        words.append(
+            "The rows have not seen equal shares of the training set: part of what they differ in is that."
+        )
+    if any(row.first.params.get("assistant_layers") for row in rows):
+        words.append(
+            "All seeds of a row have the same assistant: how another one would teach, no interval says."
+        )
     for metric in compared.metrics if len(rows) > 1 else ():
         best, name = compared.bold[metric], clean(metric)
         if best is None:
@@ -161,7 +181,7 @@ def chosen_by(compared: Compared) -> str:
             "Configurations and epochs were chosen on a held-out part of the training set; the dev set was only "
             "scored."
         )
-    if all(len(comparison.by_configuration(row.searched)) <= 1 for row in rows):
+    if all(len(by_configuration(row.searched)) <= 1 for row in rows):
         return "Each had one configuration, so none was chosen on the dev set."
     luck = (
         "New seeds take the luck of a seed out of that, not that of a choice that suits these examples."
@@ -177,6 +197,7 @@ def _table(compared: Compared, shares: Mapping[str, float]) -> Table:
     header = [
         "method",
         "layers",
+        *(["training data (%)"] if compared.fractions else []),
         *map(clean, compared.metrics),
         *([f"difference to {base.shown}"] if base else []),
         "attention KL (nats)",
@@ -186,14 +207,14 @@ def _table(compared: Compared, shares: Mapping[str, float]) -> Table:
         "trials tuned",
     ]
     taught = [number(subject.sweep.teacher["metrics"].get(metric)) for metric in compared.metrics]
-    teacher = ["teacher", str(subject.sweep.teacher["layers"]), *taught]
+    teacher = ["teacher", str(subject.sweep.teacher["layers"])] + ["100"] * compared.fractions + taught
     teacher += ["-"] * (len(header) - len(teacher))
     rows = [teacher, *(_row(compared, row, shares) for row in compared.rows)]
     return Table(f"{COVERS} {chosen_by(compared)}", header, [("", rows)], "methods")
 
 
 def _row(compared: Compared, row: Row, shares: Mapping[str, float]) -> list[str]:
-    cells = [row.shown, str(depth(row.first))]
+    cells = [row.shown, str(depth(row.first))] + [f"{100 * row.fraction:.3g}"] * compared.fractions
     for metric in compared.metrics:
         cell = interval(estimate(row.runs, metric))
         cells.append(Bold(cell) if compared.bold[metric] == row.name else cell)

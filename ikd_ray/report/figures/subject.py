@@ -12,7 +12,7 @@ from ikd_ray.config import make_trial
 from ikd_ray.errors import UsageError
 from ikd_ray.report import pareto, records
 from ikd_ray.report.intervals import Estimate
-from ikd_ray.report.records import TRIAL_FILE, SweepRecord, TrialRecord
+from ikd_ray.report.records import TRIAL_FILE, Direction, SweepRecord, TrialRecord
 from ikd_ray.report.words import clean
 from ikd_ray.tasks import Task
 
@@ -69,9 +69,14 @@ class Subject:
 
     @cached_property
     def baseline(self) -> TrialRecord | None:
-        """The best student of standard distillation."""
-        group = [trial for trial in self.finished if trial.params["regime"] == "kd"]
-        return self.best_of(group) if group else None
+        """The best student of standard distillation by the teacher itself, as on the front: by means over seeds."""
+        own = [
+            trial
+            for trial in self.trials
+            if trial.params["regime"] == "kd" and not trial.params.get("assistant_layers")
+        ]
+        ways: dict[str, Direction] = {self.chosen_by: "max" if self.sign > 0 else "min"}
+        return next((trial for trial in pareto.front(own, ways) if trial in self.finished), None)
 
     @cached_property
     def closely(self) -> list[TrialRecord]:
@@ -99,7 +104,9 @@ class Subject:
 
 
 def _on_selecting(sweep: SweepRecord, task: Task) -> str:
-    return f"{sweep.data.get('selection', 'dev')}/{task.metric}"
+    main = pareto.main_metric(sweep.objectives)
+    asked = main if main.startswith(pareto.SELECTING) else task.metric
+    return f"{sweep.data.get('selection', 'dev')}/{asked.rpartition('/')[2]}"
 
 
 def open_subject(folder: Path) -> Subject:

@@ -60,9 +60,11 @@ def log_student(client: MlflowClient, run: Run, folder: Path, sweep: SweepRecord
             client.delete_logged_model(model.model_id)
             raise
         client.finalize_logged_model(model.model_id, "READY")
-    _log_metrics(
-        client, run, model.model_id, [*sweep.objectives, "student/params", "student/latency_ms"], trial
-    )
+    scored = (
+        name.replace("holdout/", "dev/") for name in sweep.objectives
+    )  # told beside what students are chosen by
+    told = [*dict.fromkeys((*sweep.objectives, *scored)), "student/params", "student/latency_ms"]
+    _log_metrics(client, run, model.model_id, told, trial)
     # Last: it is what says that the run has its model.
     client.log_outputs(run.info.run_id, models=[LoggedModelOutput(model.model_id, len(trial.history))])
     return str(model.model_id)

@@ -16,7 +16,7 @@ from ikd_ray.errors import UsageError, in_one_line
 from ikd_ray.report.derived import DERIVED
 from ikd_ray.report.pareto import front
 from ikd_ray.report.passwords import without_password, without_secrets
-from ikd_ray.report.records import SPACE_FILE, SweepRecord, TrialRecord, trial_name
+from ikd_ray.report.records import SPACE_FILE, SweepRecord, TrialRecord, missing, trial_name
 from ikd_ray.report.savings import savings
 from ikd_ray.report.tracking.models import model_of
 from ikd_ray.report.tracking.pages import experiment_tags
@@ -323,7 +323,7 @@ class Tracker:
     @staticmethod
     def outcome(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> str:
         """The status that the parent's run ends with."""
-        if len(trials) < sweep.trials:
+        if missing(sweep.trials, trials):
             return "KILLED"
         return "FINISHED" if front(trials, sweep.objectives) else "FAILED"
 
