@@ -28,6 +28,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     faults.addoption("--kill-seed", type=int, default=0, help="which moments are chosen")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules with slow tests come first, so that of several processes none is left to end alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def glue_dir() -> Path:
     """A GLUE folder with CoLA, RTE and MRPC: IKD_GLUE_DIR, else `shared/data/glue` beside the repository."""
