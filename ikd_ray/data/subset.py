@@ -19,6 +19,8 @@ def nested_subset(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     Returns:
         The rows in ascending order, int64.
     """
+    if fraction == 1:
+        return np.arange(len(labels))
     order = np.random.default_rng(seed).permutation(len(labels))
     if np.issubdtype(labels.dtype, np.floating):
         groups = [order]

@@ -44,7 +44,7 @@ class Prefix:
         self._student, self._data, self._config = student, data, config
         self._stored: dict[str, ByLength] = {}
         self._orders = {name: split.order for name, split in data.splits.items()}
-        if rows is not None:
+        if rows is not None and len(rows) < len(data.train):
             self._orders["train"] = LengthOrder(data.train.lengths, rows)
         self._type = torch.empty(0, dtype=next(student.parameters()).dtype).numpy().dtype
 
