@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -34,6 +34,11 @@ def layer_map(student_layers: int, teacher_layers: int) -> tuple[int, ...]:
         (2 * i * teacher_layers + student_layers) // (2 * student_layers)
         for i in range(1, student_layers + 1)
     )
+
+
+def matched_layers(depths: Iterable[int], teacher_layers: int) -> list[int]:
+    """The teacher's layers, ascending, that students of these depths are matched with (`layer_map`)."""
+    return sorted({layer for depth in depths for layer in layer_map(depth, teacher_layers)})
 
 
 def build_student(teacher: Encoder, student_layers: int, init: str) -> Encoder:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ikd_ray.data import store
-from ikd_ray.report.pareto import front, front_values, pareto_content, trials_csv
+from ikd_ray.report.pareto import Members, front_values, pareto_content, trials_csv
 from ikd_ray.report.records import SweepRecord, TrialRecord
 
 PLOT, FRONT, TABLE = DERIVED = ("pareto.png", "pareto.json", "trials.csv")
@@ -15,9 +15,10 @@ PLOT, FRONT, TABLE = DERIVED = ("pareto.png", "pareto.json", "trials.csv")
 
 def write_derived(folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Write them, each replaced at once; returns the front."""
-    best = front(trials, sweep.objectives)
-    for name, text in _texts(sweep, trials, best).items():
+    members = front_values(trials, sweep.objectives)
+    for name, text in _texts(sweep, trials, members).items():
         store.replace(folder / name, text)
+    best = [trial for trial, _ in members]
     if best:
         from ikd_ray.report.plots import pareto_png  # imported late: until here nobody waits for matplotlib
 
@@ -29,17 +30,15 @@ def stale(folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> li
     """Which of them are not there, or not what the records say."""
     if not trials:
         return []
-    best = front(trials, sweep.objectives)
-    found = [name for name, text in _texts(sweep, trials, best).items() if _read(folder / name) != text]
-    return found + [PLOT] * bool(best and not (folder / PLOT).is_file())
+    members = front_values(trials, sweep.objectives)
+    found = [name for name, text in _texts(sweep, trials, members).items() if _read(folder / name) != text]
+    return found + [PLOT] * bool(members and not (folder / PLOT).is_file())
 
 
-def _texts(sweep: SweepRecord, trials: Sequence[TrialRecord], best: list[TrialRecord]) -> dict[str, str]:
-    texts = {TABLE: trials_csv(trials, best)}
-    if best:
-        texts[FRONT] = (
-            json.dumps(pareto_content(sweep, front_values(trials, sweep.objectives)), indent=1) + "\n"
-        )
+def _texts(sweep: SweepRecord, trials: Sequence[TrialRecord], members: Members) -> dict[str, str]:
+    texts = {TABLE: trials_csv(trials, [trial for trial, _ in members])}
+    if members:
+        texts[FRONT] = json.dumps(pareto_content(sweep, members), indent=1) + "\n"
     return texts
 
 

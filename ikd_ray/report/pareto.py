@@ -13,6 +13,7 @@ from ikd_ray.report.configurations import by_seed, contenders
 from ikd_ray.report.records import Direction, SweepRecord, TrialRecord
 
 Objectives = Mapping[str, Direction]
+Members = list[tuple[TrialRecord, dict[str, float]]]  # with the objectives that count
 
 SELECTING = ("dev/", "holdout/")
 """How the names of metrics begin that students may be compared by: a sweep has objectives on one of the splits."""
@@ -41,9 +42,7 @@ def front(trials: Sequence[TrialRecord], objectives: Objectives) -> list[TrialRe
     return [trial for trial, _ in front_values(trials, objectives)]
 
 
-def front_values(
-    trials: Sequence[TrialRecord], objectives: Objectives
-) -> list[tuple[TrialRecord, dict[str, float]]]:
+def front_values(trials: Sequence[TrialRecord], objectives: Objectives) -> Members:
     """The `front`, and for each member the objectives that put it there: its own, or its configuration's means."""
     candidates: dict[tuple[float, ...], tuple[TrialRecord, dict[str, float]]] = {}
     for trial, values in sorted(candidates_of(trials, objectives), key=lambda candidate: candidate[0].number):
@@ -56,9 +55,7 @@ def front_values(
     return [candidates[costs] for costs in best]
 
 
-def candidates_of(
-    trials: Sequence[TrialRecord], objectives: Objectives
-) -> list[tuple[TrialRecord, dict[str, float]]]:
+def candidates_of(trials: Sequence[TrialRecord], objectives: Objectives) -> Members:
     """Who takes part in a choice, see `front`, with the objectives that count: a trial's own, or means over seeds."""
 
     def values(trial: TrialRecord) -> dict[str, float]:
@@ -67,7 +64,7 @@ def candidates_of(
     def able(trial: TrialRecord) -> bool:
         return trial.status == "finished" and all(map(math.isfinite, values(trial).values()))
 
-    found = []
+    found: Members = []
     for own in contenders(trials, able):
         seeds = list(by_seed(own).values())
         if len(seeds) == 1:
@@ -92,6 +89,11 @@ def main_metric(objectives: Mapping[str, str]) -> str:
     return next((name for name in objectives if name.startswith(SELECTING)), next(iter(objectives)))
 
 
+def on_dev(metric: str) -> str:
+    """The name on the dev split of what students are chosen by: dev is told beside a held-out split."""
+    return metric.replace("holdout/", "dev/")
+
+
 def _dominates(costs: tuple[float, ...], others: tuple[float, ...]) -> bool:
     return costs != others and all(cost <= other for cost, other in zip(costs, others, strict=True))
 
@@ -101,9 +103,7 @@ def json_ready(metrics: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
-def pareto_content(
-    sweep: SweepRecord, members: Sequence[tuple[TrialRecord, Mapping[str, float]]]
-) -> dict[str, Any]:
+def pareto_content(sweep: SweepRecord, members: Members) -> dict[str, Any]:
     """What `pareto.json` holds; `members` is the sweep's front, in its order, with `front_values`' objectives."""
     return {
         "sweep": sweep.name,

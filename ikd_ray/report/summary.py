@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ikd_ray.report.forms import Forms
-from ikd_ray.report.pareto import Objectives
+from ikd_ray.report.pareto import Objectives, on_dev
 from ikd_ray.report.records import TrialRecord
 from ikd_ray.report.words import NONE, clean, decimal, short_name
 
@@ -43,10 +43,10 @@ def main_metric(objectives: Objectives, teacher_metrics: dict[str, float]) -> st
 def front_table(front: list[TrialRecord], objectives: Objectives, teacher_metrics: dict[str, float]) -> Table:
     """Students of the front, the best first, below the teacher. An arrow marks what was optimised."""
     main = main_metric(objectives, teacher_metrics)
-    columns: dict[str, tuple[str, Format]] = {main: (short_name(main), decimal)} if main else {}
-    if main and main.startswith("holdout/"):  # dev's is told beside what students are chosen by
-        dev = main.replace("holdout/", "dev/")
-        columns[dev] = (short_name(dev), decimal)
+    columns: dict[str, tuple[str, Format]] = {}
+    if main:
+        columns[main] = (short_name(main), decimal)
+        columns[on_dev(main)] = (short_name(on_dev(main)), decimal)
     columns |= _MEASURES
     columns |= {name: (short_name(name), "{:.4g}".format) for name in objectives if name not in columns}
 

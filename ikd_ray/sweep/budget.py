@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from ikd_ray.errors import UsageError
 from ikd_ray.sweep.space import Space
@@ -37,11 +38,16 @@ class Budget:
         Raises:
             UsageError: no method's grid has so many.
         """
-        self.methods = list(space.methods)
-        self._seeds, self._best_seeds = space.seeds, space.best_seeds
+        self.spaces = {name: space.of(name) for name in space.methods}
+        """Of each method."""
+        self.methods = list(self.spaces)
+        self.seeds, self._best_seeds = space.seeds, space.best_seeds
+        self.grids: dict[str, list[dict[str, Any]]] = {}
+        """Of each method its configurations, where the space is a grid."""
         self._grid: list[tuple[str, int]] = []  # a method and one of its configurations, in turn
         if space.sampler == "grid":
-            sizes = {name: len(space.of(name).grid()) for name in self.methods}
+            self.grids = {name: own.grid() for name, own in self.spaces.items()}
+            sizes = {name: len(rows) for name, rows in self.grids.items()}
             most = max(sizes.values())
             if trials and trials > most:
                 raise UsageError(f"--trials {trials}: the grid has {most}; give at most that")
@@ -49,7 +55,7 @@ class Budget:
             configurations = sum(i < (trials or most) for _, i in self._grid)
         else:
             configurations = (trials or TRIALS) * len(self.methods)
-        self.searched = configurations * self._seeds
+        self.searched = configurations * self.seeds
         """Trials that search; the best configurations' others follow."""
         self.total = self.searched + len(self.methods) * self._best_seeds
 
@@ -57,8 +63,8 @@ class Budget:
         """Of a trial by its number, from 0."""
         if self._best_seeds and number >= self.searched:
             turn, which = divmod(number - self.searched, len(self.methods))
-            return Place(self.methods[which], 0, self._seeds + turn, again=True)
-        turn, seed = divmod(number, self._seeds)
+            return Place(self.methods[which], 0, self.seeds + turn, again=True)
+        turn, seed = divmod(number, self.seeds)
         if self._grid:
             return Place(*self._grid[turn], seed)
         configuration, which = divmod(turn, len(self.methods))
@@ -66,12 +72,12 @@ class Budget:
 
     def first(self, number: int) -> int:
         """The trial that has the configuration's first seed."""
-        return number - number % self._seeds
+        return number - number % self.seeds
 
     def turn(self, number: int) -> int:
         """Which of its method's trials one is that searches, from 0."""
         place = self.place(number)
-        return place.configuration * self._seeds + place.seed
+        return place.configuration * self.seeds + place.seed
 
     def again(self, method: str) -> range:
         """The numbers of a method's best configuration's further seeds."""
@@ -79,6 +85,6 @@ class Budget:
 
     def searching(self, method: str) -> Iterator[range]:
         """The numbers of each of a method's configurations, a number a seed."""
-        for first in range(0, self.searched, self._seeds):
+        for first in range(0, self.searched, self.seeds):
             if self.place(first).method == method:
-                yield range(first, first + self._seeds)
+                yield range(first, first + self.seeds)

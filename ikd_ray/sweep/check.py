@@ -107,10 +107,9 @@ def _tell_study(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialRecor
     def refuse(reason: str) -> None:
         raise UsageError(f"{folder}: {reason}")
 
-    space, storage = load_space(folder / SPACE_FILE), open_study(folder)
-    foreseen = sweep.settings.get("foreseen", 1)
-    budget = Budget(space, sweep.settings.get("trials"))
-    OrderedSearch(space, budget, sweep.objectives, sweep.seed, foreseen, storage, ended, 0, refuse)
+    budget = Budget(load_space(folder / SPACE_FILE), sweep.settings.get("trials"))
+    storage, foreseen = open_study(folder), sweep.settings.get("foreseen", 1)
+    OrderedSearch(budget, sweep.objectives, sweep.seed, foreseen, storage, ended, 0, refuse)
 
 
 def _mlflow(

@@ -15,7 +15,7 @@ from ikd_ray.config import Trial, make_trial
 from ikd_ray.data.tokens import TaskData, prepare
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.regimes import REGIMES
-from ikd_ray.distill.student import layer_map
+from ikd_ray.distill.student import matched_layers
 from ikd_ray.distill.targets import size_gb, stores_attention
 from ikd_ray.distill.teacher import load_source, load_tokenizer
 from ikd_ray.report.words import duration
@@ -48,11 +48,10 @@ def dry_run(request: Request) -> Iterator[Fact]:
     for method, fixed in space.methods.items():
         if method:
             yield Fact("compared", f"{method}: {_all(fixed)}")
-    for method in space.methods:
-        own = space.of(method)
+    for method, own in request.budget.spaces.items():
         for regime in own.reachable("regime"):
             yield Fact("stages", (f"{method}: " if method else "") + _stages(regime, own))
-    trials = draws(space, request.budget)
+    trials = draws(request.budget)
     yield Fact("trials", _trials(request, trials))
     with tempfile.TemporaryDirectory(prefix="ikd-dry-run-") as room:
         teacher = load_source(request.source, request.task, seed=0)
@@ -64,13 +63,12 @@ def dry_run(request: Request) -> Iterator[Fact]:
     yield from _time(request, trials, costs)
 
 
-def draws(space: Space, budget: Budget) -> list[Trial]:
-    """Trials as the space may suggest them, of every method alike: of a grid its own, else random ones."""
-    if space.sampler == "grid":
-        grids = {method: space.of(method).grid() for method in space.methods}
-        places = (budget.place(number) for number in range(0, budget.searched, space.seeds))
-        return [make_trial(grids[place.method][place.configuration]) for place in places]
-    return [trial for method in space.methods for trial in _draws(space.of(method), DRAWS)]
+def draws(budget: Budget) -> list[Trial]:
+    """Trials as they may be suggested, of every method alike: of a grid its own, else random ones."""
+    if budget.grids:
+        places = map(budget.place, range(0, budget.searched, budget.seeds))
+        return [make_trial(budget.grids[place.method][place.configuration]) for place in places]
+    return [trial for space in budget.spaces.values() for trial in _draws(space, DRAWS)]
 
 
 def _draws(space: Space, count: int) -> list[Trial]:
@@ -137,7 +135,7 @@ def _trials(request: Request, trials: list[Trial]) -> str:
     if space.sampler != "grid":
         how = "suggested by Optuna's TPE sampler"
     if len(space.methods) > 1:
-        each = [sum(1 for _ in request.budget.searching(method)) for method in space.methods]
+        each = [len(list(request.budget.searching(method))) for method in space.methods]
         much = f"{each[0]} each" if len(set(each)) == 1 else ", ".join(map(str, each))
         how += f"; configurations of the {len(each)} methods: {much}"
     if space.seeds > 1:
@@ -157,10 +155,10 @@ def _epochs(trial: Trial) -> int:
 def _targets(request: Request, teacher: Encoder, room: Path) -> str:
     data, share = _sized(request, room)
     depths, source = {*request.depths, *request.assisted}, request.source.layers
-    layers = sorted({layer for depth in depths for layer in layer_map(depth, source)})
+    layers = matched_layers(depths, source)
     told = [_stored(request, data, teacher, layers, share, "teacher")]
     for assistant, students in request.assisted.items():  # of the teacher's width, so as large a layer
-        layers = sorted({layer for depth in students for layer in layer_map(depth, assistant)})
+        layers = matched_layers(students, assistant)
         told.append(_stored(request, data, teacher, layers, share, f"{assistant}-layer assistant"))
     return "; ".join(told)
 

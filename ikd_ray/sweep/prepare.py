@@ -20,7 +20,7 @@ from ikd_ray.distill.assistant import assistant_key, make_assistant
 from ikd_ray.distill.checkpoint import Checkpoints
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.loop import Epoch
-from ikd_ray.distill.student import build_student, latency_ms, layer_map
+from ikd_ray.distill.student import build_student, latency_ms, matched_layers
 from ikd_ray.distill.targets import (
     Targets,
     build_targets,
@@ -169,7 +169,7 @@ def preparation(job: Job, threads: int) -> Iterator[Event]:
     )
     yield record
     teacher = load_teacher(folder).to(device)
-    taught = _matched({*job.depths, *job.assisted}, teacher)
+    taught = matched_layers({*job.depths, *job.assisted}, len(teacher.layers))
     stored = yield from _store(job, data, record, teacher, taught)
     targets = Targets(job.output.folder / stored.targets, data, teacher, stored.attention_stored, device)
     assistants = {}
@@ -182,11 +182,6 @@ def preparation(job: Job, threads: int) -> Iterator[Event]:
         write_json(_latency_file(job.cache, record.key), latency)
     tokens = data.folder.relative_to(job.output.folder)
     yield Shared(job.output, tokens, stored, latency, assistants)
-
-
-def _matched(depths: Iterable[int], teacher: Encoder) -> list[int]:
-    """The teacher's layers that models of these depths are matched with."""
-    return sorted({layer for depth in depths for layer in layer_map(depth, len(teacher.layers))})
 
 
 def _made(output: Output, folder: Path, step: Step, make: Callable[[], Iterator[Event]]) -> Made:
@@ -245,7 +240,6 @@ def _assistant(
         checkpoints = Checkpoints(
             job.cache / STAGES, job.sharing.disk_gb, f"{who} {key[:8]}", owner, job.output
         )
-
     step = Step(f"distilling a {who} ({recipe.regime})", who)
     record = yield from _made(
         job.output,
@@ -255,7 +249,7 @@ def _assistant(
     )
     yield Assistant(layers, record)
     model = load_teacher(folder).to(next(targets.teacher.parameters()).device)
-    return (yield from _store(job, data, record, model, _matched(students, model), who))
+    return (yield from _store(job, data, record, model, matched_layers(students, layers), who))
 
 
 def _latency_file(cache: Path, teacher: str) -> Path:

@@ -15,7 +15,7 @@ from ikd_ray.data.tokens import TaskData, prepare
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.loop import Distillation, Epoch
 from ikd_ray.distill.regimes import Stage
-from ikd_ray.distill.student import layer_map
+from ikd_ray.distill.student import matched_layers
 from ikd_ray.distill.targets import Targets, build_targets
 from ikd_ray.distill.teacher import TeacherSource, load_tokenizer
 
@@ -100,9 +100,7 @@ class Probe:
         data = prepare(sample, tokenizer, self._source.key, self._max_length, self._room / "tokens")
         train, dev = len(data.train), sum(map(len, data.evaluation().values()))
         shallow = 1 if self._depth > 1 else 0
-        layers = sorted(
-            {layer for d in (self._depth, 1) for layer in layer_map(d, len(self._teacher.layers))}
-        )
+        layers = matched_layers((self._depth, 1), len(self._teacher.layers))
         started = time.perf_counter()
         folder = self._room / f"targets-{len(data.train)}"
         for _ in build_targets(folder, data, self._teacher, layers, attention=True):

@@ -98,27 +98,32 @@ def check(config: SweepConfig, resumes: bool = False) -> Request:
             f"{config.space}: student_layers: up to {depths[-1]}, but the teacher {source.name} has "
             f"{source.layers} layers; give at most that"
         )
-    assistants = assisted(str(config.space), map(space.of, space.methods), source.layers)
-    smallest = min(space.reachable("batch_size"))
-    if smallest < 2 * config.workers_per_trial and config.workers_per_trial > 1:
-        raise UsageError(
-            f"{config.space}: batch_size: {smallest} examples are too few for {config.workers_per_trial} workers "
-            "to split; give at least two a worker"
-        )
-    least = space.least("train_fraction")
-    # As many with every seed.
-    fewest = len(nested_subset(dataset.splits["train"].labels, least, seed=0))
-    if fewest < 2 * config.workers_per_trial and config.workers_per_trial > 1:
-        raise UsageError(
-            f"{config.space}: train_fraction: {least:g} leaves {fewest} training examples, too few for "
-            f"{config.workers_per_trial} workers to split; give at least two a worker"
-        )
+    assistants = assisted(str(config.space), budget.spaces.values(), source.layers)
+    if config.workers_per_trial > 1:
+        _check_workers(config, space, dataset)
     if resumes:
         _same_as_before(read_sweep(folder), dataset, source)
         _no_longer_than_before(read_sweep(folder), space, budget)
     length = min(space.data.max_length, source.max_tokens)
     checked = (config, task, space, objectives, dataset, source, depths, assistants, length, budget, folder)
     return Request(*checked, resumes)
+
+
+def _check_workers(config: SweepConfig, space: Space, dataset: Dataset) -> None:
+    """Whether every batch is large enough for a trial's workers to split."""
+    workers, smallest = config.workers_per_trial, min(space.reachable("batch_size"))
+    if smallest < 2 * workers:
+        raise UsageError(
+            f"{config.space}: batch_size: {smallest} examples are too few for {workers} workers "
+            "to split; give at least two a worker"
+        )
+    least = space.least("train_fraction")
+    fewest = len(nested_subset(dataset.splits["train"].labels, least, seed=0))  # as many with every seed
+    if fewest < 2 * workers:
+        raise UsageError(
+            f"{config.space}: train_fraction: {least:g} leaves {fewest} training examples, too few for "
+            f"{workers} workers to split; give at least two a worker"
+        )
 
 
 def _same_as_before(earlier: SweepRecord, dataset: Dataset, source: TeacherSource) -> None:

@@ -200,7 +200,6 @@ def _trials(
         trials.remove(died)
     left, halt = missing(request.trials, trials), Halt()
     search = OrderedSearch(
-        request.space,
         request.budget,
         request.objectives,
         request.config.seed,

@@ -23,7 +23,6 @@ from ikd_ray.report.records import STUDY, STUDY_FILE, TrialRecord, set_aside
 from ikd_ray.sweep.budget import SEEDS, Budget, Place
 from ikd_ray.sweep.recent import RecentStorage
 from ikd_ray.sweep.results import FAILED, REPORT, WAITS
-from ikd_ray.sweep.space import Space
 
 STARTUP = 10  # random trials before TPE models what it has seen
 
@@ -71,7 +70,7 @@ def _add(study: optuna.Study, params: dict[str, Any], distributions: dict[str, A
     )
 
 
-def without_method(trial: FrozenTrial) -> Given:
+def _without_method(trial: FrozenTrial) -> Given:
     """What was searched of a trial in the study on disk."""
     params, distributions = dict(trial.params), dict(trial.distributions)
     params.pop(METHOD, None)
@@ -100,7 +99,6 @@ class OrderedSearch(Searcher):
 
     def __init__(
         self,
-        space: Space,
         budget: Budget,
         objectives: Mapping[str, str],
         seed: int,
@@ -113,7 +111,7 @@ class OrderedSearch(Searcher):
         """Opens the study in `storage`, or goes on with the one that is there.
 
         Args:
-            budget: what each trial's number stands for.
+            budget: what is searched, and what each trial's number stands for.
             concurrent: trials that run at once.
             ended: the records of trials that need not run again, by number.
             trials: how many are to run.
@@ -121,10 +119,7 @@ class OrderedSearch(Searcher):
         """
         super().__init__()
         self._budget, self._seed, self._objectives = budget, seed, list(objectives)
-        self._spaces = {method: space.of(method) for method in budget.methods}
-        grids = self._spaces.items() if space.sampler == "grid" else ()
-        self._grids = {method: its.grid() for method, its in grids}
-        self._startup = STARTUP * space.seeds
+        self._startup = STARTUP * budget.seeds
         # Room for a trial that takes as long as five beside it, which may have found their epochs trained, before
         # anyone waits for it.
         self._lag = 5 * (concurrent - 1)
@@ -160,10 +155,10 @@ class OrderedSearch(Searcher):
         for number in range(max([len(known), *(number + 1 for number in ended)])):
             record, place = ended.get(number), self._budget.place(number)
             if number < len(known):
-                self._take(number, place, without_method(known[number]))
+                self._take(number, place, _without_method(known[number]))
             elif record:
                 trial = optuna.trial.FixedTrial(record.params)
-                self._spaces[place.method].suggest(trial)
+                self._budget.spaces[place.method].suggest(trial)
                 self._take(number, place, (trial.params, trial.distributions))
                 self._keep(number, place)
             else:
@@ -216,7 +211,7 @@ class OrderedSearch(Searcher):
             self._next += 1
         self._left -= 1
         params, _ = self._given[number]
-        constants = self._spaces[place.method].suggest(optuna.trial.FixedTrial(params))
+        constants = self._budget.spaces[place.method].suggest(optuna.trial.FixedTrial(params))
         seed = (self._seed + place.seed) % SEEDS
         about = {"number": number, "method": place.method, "again": place.again}
         return about | {"params": {"seed": seed, **params, **constants}}
@@ -232,7 +227,7 @@ class OrderedSearch(Searcher):
         first = self._best(place.method) if place.again else self._budget.first(number)
         if first == number:
             trial = self._ask(number, place)
-            self._spaces[place.method].suggest(trial)
+            self._budget.spaces[place.method].suggest(trial)
             self._given[number] = trial.params, trial.distributions
             self._untold[place.method].append(number)
         else:
@@ -248,15 +243,15 @@ class OrderedSearch(Searcher):
 
     def _keep(self, number: int, place: Place) -> None:
         params, distributions = self._given[number]
-        if len(self._spaces) > 1:
+        if len(self._budget.spaces) > 1:
             params = {METHOD: place.method, **params}
-            distributions = {METHOD: CategoricalDistribution(list(self._spaces)), **distributions}
+            distributions = {METHOD: CategoricalDistribution(list(self._budget.spaces)), **distributions}
         _add(self._kept, params, distributions)
 
     def _ask(self, number: int, place: Place) -> optuna.Trial:
         study = self._seen[place.method]
-        if self._grids:
-            study.enqueue_trial(self._grids[place.method][place.configuration])
+        if self._budget.grids:
+            study.enqueue_trial(self._budget.grids[place.method][place.configuration])
         seed = int(digest(self._seed, number)[:8], 16)
         study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._startup)
         return study.ask()

@@ -82,9 +82,7 @@ def results(
     trial, checkpoints = make_trial(config["params"]), course.checkpoints(config["number"])
     try:
         targets, reference = opened.teacher, None
-        if (
-            trial.assistant_layers
-        ):  # it teaches; what is measured is measured against the teacher all the same
+        if trial.assistant_layers:  # it teaches; what is measured is against the teacher all the same
             targets, reference = opened.assistant(trial.assistant_layers), targets
         run = course.method(trial, opened.data, targets, world, course.prefix, checkpoints, reference)
         for event in run:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import make_data, make_encoder, make_targets, state, write_tokenizer
+from tiny import ANOTHER, make_data, make_encoder, make_targets, state, write_tokenizer
 
 from ikd_ray.config import NO_ASSISTANTS, Trial
 from ikd_ray.data.store import is_intact
@@ -72,32 +72,9 @@ def test_one_that_another_process_has_made_meanwhile_stays(kept, record, data, t
     assert (kept / "model.safetensors").stat() == weights
 
 
-OTHER = {
-    "regime": "id",
-    "student_layers": 2,
-    "student_init": "first",
-    "temperature": 3.0,
-    "lambda_": 0.7,
-    "soft_labels": "always",
-    "internal_losses": "kl",
-    "internal_weight": 0.5,
-    "epochs": 3,
-    "epochs_per_layer": 4,
-    "cosine_threshold": 0.3,
-    "train": "upto",
-    "top_trains": "head",
-    "embeddings": "train",
-    "learning_rate": 2e-4,
-    "batch_size": 8,
-    "seed": 1,
-    "assistant_layers": 1,
-    "train_fraction": 0.5,
-}
-
-
 @pytest.mark.parametrize("field", Trial.model_fields)
 def test_another_recipe_is_another_assistant(data, field):
-    other = RECIPE.model_copy(update={field: OTHER[field]})
+    other = RECIPE.model_copy(update={field: ANOTHER[field]})
     assert getattr(other, field) != getattr(RECIPE, field)
     same = assistant_key("key", data, other) == assistant_key("key", data, RECIPE)
     assert same == (field in NO_ASSISTANTS)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import make_data, make_encoder, make_targets
+from tiny import ANOTHER, make_data, make_encoder, make_targets
 
 import ikd_ray
 from ikd_ray.config import Trial
@@ -25,26 +25,13 @@ from ikd_ray.distill.trajectory import environment, stage_key, start_key
 from ikd_ray.distill.world import World
 
 BASE = {"student_layers": 2, "epochs": 2, "epochs_per_layer": 2}
-OTHER = {
+OTHER = ANOTHER | {
     "regime": {"pid": "sid", "sid": "pid", "hard": "kd", "kd": "id", "id": "hard"},
     "student_layers": 3,
     "assistant_layers": 3,
-    "student_init": "first",
-    "temperature": 3.0,
-    "lambda_": 0.7,
     "soft_labels": {"top": "always", "always": "top"},
     "internal_losses": "cos",
-    "internal_weight": 0.5,
-    "epochs": 3,
-    "epochs_per_layer": 4,
-    "cosine_threshold": 0.3,
-    "train": "upto",
-    "top_trains": "head",
-    "embeddings": "train",
-    "learning_rate": 2e-4,
     "batch_size": 16,
-    "train_fraction": 0.5,
-    "seed": 1,
 }
 NEVER = 3
 # Of the stages 1, 2 and C the first whose key the field changes; all after it stand on it.

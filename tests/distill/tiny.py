@@ -126,3 +126,27 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
     """Names of the tensors that are not bit for bit what they were."""
     assert before.keys() == after.keys()
     return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+# Of each of a trial's fields another value than its default.
+ANOTHER = {
+    "regime": "id",
+    "student_layers": 2,
+    "student_init": "first",
+    "temperature": 3.0,
+    "lambda_": 0.7,
+    "soft_labels": "always",
+    "internal_losses": "kl",
+    "internal_weight": 0.5,
+    "epochs": 3,
+    "epochs_per_layer": 4,
+    "cosine_threshold": 0.3,
+    "train": "upto",
+    "top_trains": "head",
+    "embeddings": "train",
+    "learning_rate": 2e-4,
+    "batch_size": 8,
+    "seed": 1,
+    "assistant_layers": 1,
+    "train_fraction": 0.5,
+}

@@ -21,9 +21,7 @@ def refuse(reason):
 def make(space, folder, concurrent=2, seed=0, ended=(), trials=100, halt=refuse):
     folder.mkdir(exist_ok=True)
     budget = Budget(space, 100 if space.sampler == "tpe" else None)
-    return OrderedSearch(
-        space, budget, OBJECTIVES, seed, concurrent, open_study(folder), dict(ended), trials, halt
-    )
+    return OrderedSearch(budget, OBJECTIVES, seed, concurrent, open_study(folder), dict(ended), trials, halt)
 
 
 def record(suggestion, metrics=None):

@@ -67,7 +67,7 @@ def whole(tmp_path_factory):
     write_sweep(folder, sweep)
     space = load_space(folder / "space.yaml")
     budget = Budget(space, TRIALS)
-    search = OrderedSearch(space, budget, OBJECTIVES, 0, 1, open_study(folder), {}, TRIALS, print)
+    search = OrderedSearch(budget, OBJECTIVES, 0, 1, open_study(folder), {}, TRIALS, print)
     for number in range(TRIALS):
         params = make_trial(search.suggest(f"tune-{number}")["params"]).params()
         status = "failed" if number == 2 else "finished"
@@ -235,7 +235,6 @@ def test_a_damaged_trial_is_put_aside_for_resume(sweep, harm):
     assert [finding.where for finding in found if not finding.mended] == ["trials", "study", "MLflow"]
     space = load_space(sweep / "space.yaml")
     search = OrderedSearch(
-        space,
         Budget(space, TRIALS),
         OBJECTIVES,
         0,

@@ -66,7 +66,7 @@ def test_a_plan_is_for_a_new_sweep(command, tmp_path):
 
 def test_trials_are_drawn_from_the_space(tmp_path):
     (tmp_path / "space.yaml").write_text(SPACE)
-    found = draws(space := load_space(tmp_path / "space.yaml"), Budget(space, 3))
+    found = draws(Budget(load_space(tmp_path / "space.yaml"), 3))
     assert {trial.regime for trial in found} == {"kd", "pid"}
     assert {trial.epochs_per_layer for trial in found if trial.regime == "kd"} == {2}, "its default"
     assert {trial.epochs_per_layer for trial in found if trial.regime == "pid"} == {1, 2, 3}
@@ -77,7 +77,7 @@ def test_of_a_grid_the_plan_has_the_trials_that_run(tmp_path):
     (tmp_path / "grid.yaml").write_text(
         "sampler: grid\nparams: {regime: {choice: [hard, kd, id]}, epochs: 1}"
     )
-    found = draws(space := load_space(tmp_path / "grid.yaml"), Budget(space, 2))
+    found = draws(Budget(load_space(tmp_path / "grid.yaml"), 2))
     assert [trial.regime for trial in found] == ["hard", "kd"]
 
 

@@ -34,9 +34,7 @@ def compared(tmp_path):
 def compare(space, folder, ended=(), trials=100, concurrent=2, most=14):
     folder.mkdir(exist_ok=True)
     budget = Budget(space, most)
-    return OrderedSearch(
-        space, budget, OBJECTIVES, 0, concurrent, open_study(folder), dict(ended), trials, refuse
-    )
+    return OrderedSearch(budget, OBJECTIVES, 0, concurrent, open_study(folder), dict(ended), trials, refuse)
 
 
 def test_methods_take_turns_and_each_has_as_many_trials(compared, tmp_path):

@@ -44,11 +44,10 @@ def best_configuration(subject: Subject, trials: Sequence[TrialRecord]) -> Runs:
     seeds, of those that take part (`contenders`); none where none finished. Of equals the one that was suggested first.
     """
     metric = subject.chosen_by
-    sign = -1 if subject.sweep.objectives.get(metric) == "min" else 1
 
     def worth(runs: Runs) -> float:
         mean = estimate(runs, metric).mean
-        return sign * mean if math.isfinite(mean) else -math.inf
+        return subject.sign * mean if math.isfinite(mean) else -math.inf
 
     finished = {trial.id for trial in subject.finished}
     groups = contenders(trials, lambda trial: trial.id in finished)

@@ -32,9 +32,7 @@ class Subject:
     sweep: SweepRecord
     task: Task
     trials: list[TrialRecord]  # all that have ended
-    finished: list[
-        TrialRecord
-    ]  # those whose main metric is a finite number, on dev and where they are chosen
+    finished: list[TrialRecord]  # those whose main metric is finite, on dev and where they are chosen
 
     @property
     def metric(self) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ikd_ray.report.export import export_student
+from ikd_ray.report.pareto import on_dev
 from ikd_ray.report.records import SweepRecord, TrialRecord
 
 if TYPE_CHECKING:
@@ -60,10 +61,8 @@ def log_student(client: MlflowClient, run: Run, folder: Path, sweep: SweepRecord
             client.delete_logged_model(model.model_id)
             raise
         client.finalize_logged_model(model.model_id, "READY")
-    scored = (
-        name.replace("holdout/", "dev/") for name in sweep.objectives
-    )  # told beside what students are chosen by
-    told = [*dict.fromkeys((*sweep.objectives, *scored)), "student/params", "student/latency_ms"]
+    measured = dict.fromkeys((*sweep.objectives, *map(on_dev, sweep.objectives)))
+    told = [*measured, "student/params", "student/latency_ms"]
     _log_metrics(client, run, model.model_id, told, trial)
     # Last: it is what says that the run has its model.
     client.log_outputs(run.info.run_id, models=[LoggedModelOutput(model.model_id, len(trial.history))])

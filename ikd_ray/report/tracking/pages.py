@@ -48,8 +48,7 @@ def experiment_tags(sweep: SweepRecord) -> dict[str, str]:
 def _state(sweep: SweepRecord) -> dict[str, Any]:
     """All trials of all sweeps, the best first."""
     metric = main_metric(sweep.objectives)
-    dev = metric.replace("holdout/", "dev/")  # is told beside what students are chosen by
-    metrics = [f"metrics.`{name}`" for name in dict.fromkeys((metric, dev, *METRICS))]
+    metrics = [f"metrics.`{name}`" for name in dict.fromkeys((metric, pareto.on_dev(metric), *METRICS))]
     compared = ("method", "again") if sweep.settings.get("methods") else ()
     params = [f"params.`{name}`" for name in (*compared, *PARAMS)]
     columns = [*metrics, *params, f"tags.`{FRONT}`", "tags.`ikd.sweep`", "attributes.`Models`"]
