@@ -103,8 +103,8 @@ class Watched:
             self._unread.put(line)
         self._unread.put(None)
 
-    def wait_for(self, words: str, count: int = 1, timeout: float = 200) -> str:
-        """The `count`-th line from here on that has these words."""
+    def wait_for(self, *words: str, count: int = 1, timeout: float = 200) -> str:
+        """The `count`-th line from here on that has one of these words."""
         until = time.monotonic() + timeout
         while count:
             try:
@@ -113,7 +113,7 @@ class Watched:
                 raise AssertionError(f"no {words!r} in {timeout:g} s:\n{self._told()}") from None
             if line is None:
                 raise AssertionError(f"ended without {words!r}:\n{self._told()}")
-            count -= words in line
+            count -= any(some in line for some in words)
         return line
 
     def wait_until(self, condition: Callable[[], bool], timeout: float = 200) -> None:

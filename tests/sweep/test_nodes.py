@@ -128,7 +128,7 @@ def test_a_node_that_dies_takes_no_trial_with_it(large, environment, command, tm
         with watched(nodes.driver, tmp_path, arguments(large, tmp_path, "cut")) as sweep:
             sweep.wait_for("storing the teacher's targets: done")
             built = targets(outputs)
-            sweep.wait_for("started: ", 2)
+            sweep.wait_for("started: ", count=2)
             # Two trials are at it, on nodes with room for one: so one of them is on the node that dies.
             sweep.wait_until(lambda: len({epoch.parent for epoch in saved_epochs(outputs)}) >= 2)
             before = saved_epochs(outputs)
