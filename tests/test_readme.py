@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 from launch import write_glue
 from servers import answers, free_port, wait_until
 
 from ikd_ray.config import Trial
 from ikd_ray.distill import regimes
+from ikd_ray.sweep.budget import Budget
+from ikd_ray.sweep.space import load_space
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -36,7 +40,9 @@ def commands(text: str) -> list[str]:
 
 
 CLUSTER = commands(section("A cluster"))  # test_cluster_docs.py holds these
-HERE = [line for line in commands(README) if line not in CLUSTER and not line.startswith(tuple(ELSEWHERE))]
+CLAIMS = commands(section("The paper's claims, measured again"))  # hours; a test reads what they ask for
+OTHERS = {*CLUSTER, *CLAIMS}
+HERE = [line for line in commands(README) if line not in OTHERS and not line.startswith(tuple(ELSEWHERE))]
 
 
 def test_every_command_is_run_by_some_test():
@@ -73,6 +79,20 @@ def here(tmp_path_factory):
 
 
 WORDS = {"bad": 1, "passable": 3, "good": 5}
+
+
+def test_what_it_measured_is_asked_for_as_it_says():
+    table = section("The paper's claims, measured again")
+    for line in CLAIMS:
+        _, program, *words = shlex.split(line)
+        context = typer.main.get_command(runpy.run_path(str(ROOT / program))["app"]).make_context(
+            program, words
+        )
+        asked = context.params
+        (trials,) = re.findall(rf"\| `{asked['name']}` \| (\d+) \|", table)
+        if "space" in asked:
+            space = load_space(ROOT / asked["space"])
+            assert Budget(space, asked["trials"]).total == int(trials), line
 
 
 @pytest.mark.slow

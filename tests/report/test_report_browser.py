@@ -96,7 +96,11 @@ def test_a_comparison_of_methods_fits_the_page(browser, tmp_path, width):
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto(report.as_uri())
     page.wait_for_selector("#plot-pareto .main-svg .points path")
-    assert page.locator("#methods tbody tr").count() == 1 + len(METHODS)
+    compared, paired = page.locator("#methods table").all()
+    assert compared.locator("tbody tr").count() == 1 + len(METHODS)
+    for metric in ("dev/f1", "dev/accuracy"):
+        assert paired.get_by_text(metric, exact=True).is_visible()
+    assert paired.locator("tbody tr").count() == 2 * (1 + len(METHODS))
     assert page.locator("#methods td").first.text_content() == "teacher"
     assert page.locator("#figure-depth img").is_visible()
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

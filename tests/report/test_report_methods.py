@@ -34,7 +34,7 @@ def compared(sweep: Path):
     subject = open_subject(sweep)
     section = methods.section(subject, open_weights(sweep, subject))
     assert section is not None
-    table, picture = section.parts
+    table, picture, *_ = section.parts
     return subject, section, table, picture
 
 
@@ -62,6 +62,16 @@ def told(values, form: str = ".3f") -> str:
     return f"{np.mean(values):{form}} ± {(high - low) / 2:.3f}"
 
 
+def paired_told(subject: Subject, one: str, other: str, counts) -> str:
+    """The mean difference and half its 95% interval, by scipy's paired t-test."""
+    found = []
+    for name in (one, other):
+        trials = [t for t in subject.finished if t.method == name and counts(t)]
+        found.append([t.metrics["dev/mcc"] for t in sorted(trials, key=lambda t: t.params["seed"])])
+    low, high = stats.ttest_rel(*found).confidence_interval(0.95)
+    return f"{(low + high) / 2:+.3f} ± {(high - low) / 2:.3f}"
+
+
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     """Nine methods with five seeds, each run again with four new ones; nobody changes it."""
@@ -87,12 +97,32 @@ def test_the_table_has_the_t_tests_intervals_of_what_was_run_again(sweep):
         kl = by_seed(subject, method, "dev/attention_kl", again=True)
         assert rows[method]["attention KL (nats)"] == told(list(kl.values()))
         if method != "KD":
-            low, high = stats.ttest_rel(
-                [values[seed] for seed in base], list(base.values())
-            ).confidence_interval(0.95)
-            expected = f"{(low + high) / 2:+.3f} ± {(high - low) / 2:.3f}"
-            assert rows[method]["difference to KD"] == expected
+            assert rows[method]["difference to KD"] == paired_told(subject, method, "KD", lambda t: t.again)
     assert rows["KD"]["difference to KD"] == "-"
+
+
+def test_every_method_less_every_other_one(sweep):
+    subject, section, *_ = compared(sweep)
+    table = section.parts[2]
+    assert table.name == "differences"
+    ((heading, rows),) = table.groups
+    assert heading == "dev/mcc"
+    assert table.header == ["less", *METHODS]
+    assert [row[0] for row in rows] == list(METHODS)
+    for one, *cells in rows:
+        for other, cell in zip(METHODS, cells, strict=True):
+            expected = "-" if one == other else paired_told(subject, one, other, lambda t: t.again)
+            assert cell == expected
+            mean, _, half = expected.partition(" ± ")
+            assert isinstance(cell, Bold) == (one != other and abs(float(mean)) > float(half))
+    assert any(isinstance(cell, Bold) for row in rows for cell in row)
+    assert f"of {9 * 8 // 2} one in twenty" in table.caption
+
+
+def test_one_method_alone_is_less_nothing(tmp_path):
+    few = {"KD": METHODS["KD"]}
+    _, section, *_ = compared(make_comparison(tmp_path / "outputs", few, seeds=2))
+    assert len(section.parts) == 2
 
 
 def test_errors_shared_with_the_teacher_are_the_mean_over_seeds(sweep):
@@ -238,7 +268,12 @@ def test_the_depth_curve_has_means_and_bands_for_each_method(tmp_path, monkeypat
     _, table = curve(subject, curves.DEPTH)
     assert list(table.header) == ["method", "1 layer", "2 layers", "3 layers"]
     groups = dict(table.groups)
-    assert list(groups) == ["dev/mcc", "attention KL (nats)"]
+    paired = "dev/mcc, difference to KD, paired by seed"
+    assert list(groups) == ["dev/mcc", paired, "attention KL (nats)"]
+    assert [row[0] for row in groups[paired]] == [name for name in METHODS if name != "KD"]
+    for method, *cells in groups[paired]:
+        for layers, cell in enumerate(cells, 1):
+            assert cell == paired_told(subject, method, "KD", lambda t, n=layers: len(t.layer_map) == n)
     found = {(row[0], layers): row[layers] for row in groups["dev/mcc"] for layers in (1, 2, 3)}
     for (method, layers), cell in found.items():
         trials = [t for t in subject.finished if t.method == method and len(t.layer_map) == layers]
@@ -328,7 +363,7 @@ def test_tables_are_files_that_a_readme_can_include(tmp_path):
     varied = [{"student_layers": n, "train_fraction": part} for n in (1, 2) for part in (0.1, 1.0)]
     sweep = make_comparison(tmp_path / "outputs", seeds=2, varied=varied, generated=True)
     files = {file.name: file for file in make_report(Output(str(sweep.parent)), sweep)}
-    assert {"methods.md", "depth.md", "data-size.md"} < files.keys()
+    assert {"methods.md", "differences.md", "depth.md", "data-size.md"} < files.keys()
     assert {"methods.png", "depth.png", "data-size.png"} < files.keys()
     warning, table, caption = files["methods.md"].read_text().strip().split("\n\n")
     assert warning == "**GENERATED corpus, not CoLA**"

@@ -54,6 +54,12 @@ def best_configuration(subject: Subject, trials: Sequence[TrialRecord]) -> Runs:
     return max(map(by_seed, groups), key=worth, default={})
 
 
+def is_baseline(runs: Runs) -> bool:
+    """Whether it is standard distillation by the teacher itself."""
+    params = [trial.params for trial in runs.values()]
+    return any(it["regime"] == "kd" and not it.get("assistant_layers") for it in params)
+
+
 def values(runs: Runs, metric: str) -> dict[Any, float]:
     """A metric by seed; nan where it is not known."""
     return {seed: trial.metrics.get(metric, math.nan) for seed, trial in runs.items()}
@@ -61,6 +67,11 @@ def values(runs: Runs, metric: str) -> dict[Any, float]:
 
 def estimate(runs: Runs, metric: str) -> Estimate:
     return mean_interval(values(runs, metric).values())
+
+
+def difference(ones: Runs, others: Runs, metric: str) -> Estimate:
+    """Of the first less the second, paired by seed."""
+    return paired_difference(values(ones, metric), values(others, metric))
 
 
 def winner(rows: Mapping[str, Mapping[Any, float]], sign: int = 1) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from ikd_ray.report.figures import comparison
-from ikd_ray.report.figures.comparison import Runs, best_configuration, estimate, of_methods
+from ikd_ray.report.figures.comparison import (
+    Runs,
+    best_configuration,
+    difference,
+    estimate,
+    is_baseline,
+    of_methods,
+)
 from ikd_ray.report.figures.methods import COVERS, KL, NAME
 from ikd_ray.report.figures.parts import Picture, Table
 from ikd_ray.report.figures.style import Look, axis_label, decorate, new_figure, png, teacher_line
@@ -91,17 +98,30 @@ def _comparable(subject: Subject, axis: Axis) -> tuple[float, list[TrialRecord]]
 
 
 def _table(subject: Subject, axis: Axis, cells: Cells, places: Sequence[float], about: str) -> Table:
-    def rows(metric: str) -> list[list[str]]:
+    def rows(found: Callable[[Runs, float], str], names: Iterable[str]) -> list[list[str]]:
         return [
             [clean(name, NAME)]
-            + [interval(estimate(of[place], metric)) if place in of else "-" for place in places]
-            for name, of in cells.items()
+            + [found(runs, place) if (runs := cells[name].get(place)) else "-" for place in places]
+            for name in names
         ]
 
+    metric = subject.metric
+    groups = [
+        (clean(metric), rows(lambda runs, _: interval(estimate(runs, metric)), cells)),
+        ("attention KL (nats)", rows(lambda runs, _: interval(estimate(runs, KL)), cells)),
+    ]
+    base = next((name for name, of in cells.items() if all(map(is_baseline, of.values()))), None)
+    others = [name for name in cells if name != base]
+    if base and others:
+
+        def less_base(runs: Runs, place: float) -> str:
+            return interval(difference(runs, cells[base].get(place, {}), metric), "+.3f")
+
+        heading = f"{clean(metric)}, difference to {clean(base, NAME)}, paired by seed"
+        groups.insert(1, (heading, rows(less_base, others)))
     counts = sorted({len(runs) for of in cells.values() for runs in of.values()})
     seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     caption = f"Means over the seeds of each method's best configuration ({seeds} of each). {COVERS}{about}"
-    groups = [(clean(subject.metric), rows(subject.metric)), ("attention KL (nats)", rows(KL))]
     return Table(caption, ["method", *map(axis.told, places)], groups, axis.name)
 
 

@@ -12,12 +12,21 @@ import numpy as np
 
 from ikd_ray.report.configurations import by_configuration
 from ikd_ray.report.figures import comparison
-from ikd_ray.report.figures.comparison import Runs, best_configuration, estimate, of_methods, values, winner
+from ikd_ray.report.figures.comparison import (
+    Runs,
+    best_configuration,
+    difference,
+    estimate,
+    is_baseline,
+    of_methods,
+    values,
+    winner,
+)
 from ikd_ray.report.figures.errors import overlap
 from ikd_ray.report.figures.parts import AbsentError, Bold, Picture, Section, Table
 from ikd_ray.report.figures.style import MUTED, Look, axis_label, decorate, new_figure, png
 from ikd_ray.report.figures.subject import Subject, depth, interval, number
-from ikd_ray.report.intervals import mean_interval, paired_difference
+from ikd_ray.report.intervals import mean_interval
 from ikd_ray.report.records import TrialRecord
 from ikd_ray.report.weights import Weights
 from ikd_ray.report.words import clean
@@ -54,12 +63,6 @@ class Row:
     def fraction(self) -> float:
         return float(self.first.params.get("train_fraction", 1.0))
 
-    @property
-    def is_baseline(self) -> bool:
-        """Whether it is standard distillation by the teacher itself."""
-        params = self.first.params
-        return params["regime"] == "kd" and not params.get("assistant_layers")
-
 
 @dataclass(frozen=True)
 class Compared:
@@ -82,7 +85,7 @@ class Compared:
 
     @cached_property
     def baseline(self) -> Row | None:
-        return next((row for row in self.rows if row.is_baseline), None)
+        return next((row for row in self.rows if is_baseline(row.runs)), None)
 
     @cached_property
     def bold(self) -> dict[str, str | None]:
@@ -108,6 +111,8 @@ def section(subject: Subject, weights: Weights) -> Section | None:
     absent = [f"{row.shown} has no row: none of its trials finished." for row in every if not row.runs]
     shares, unknown = inherited(subject, weights, [trial for row in rows for trial in row.runs.values()])
     parts: list[Picture | Table] = [_table(compared, shares), _picture(compared)]
+    if len(rows) > 1:
+        parts.append(_differences_table(compared))
     return Section("methods", "Methods compared", [*_words(compared), *absent, *unknown], parts)
 
 
@@ -219,14 +224,34 @@ def _row(compared: Compared, row: Row, shares: Mapping[str, float]) -> list[str]
         cell = interval(estimate(row.runs, metric))
         cells.append(Bold(cell) if compared.bold[metric] == row.name else cell)
     if base := compared.baseline:
-        metric = compared.subject.metric
-        difference = paired_difference(values(row.runs, metric), values(base.runs, metric))
-        cells.append("-" if row is base else interval(difference, "+.3f"))
+        found = difference(row.runs, base.runs, compared.subject.metric)
+        cells.append("-" if row is base else interval(found, "+.3f"))
     cells += [interval(estimate(row.runs, metric)) for metric in (KL, AGREES)]
     made = [100 * shares.get(trial.id, math.nan) for trial in row.runs.values()]
     # Of all or none: a mean over some of the seeds would be another row's.
     cells.append(interval(mean_interval(made), ".0f") if all(map(math.isfinite, made)) else "-")
     return [*cells, str(len(row.runs)), str(len(row.searched))]
+
+
+def _differences_table(compared: Compared) -> Table:
+    """Every row less every other one."""
+    rows = compared.rows
+
+    def cell(row: Row, other: Row, metric: str) -> str:
+        found = difference(row.runs, other.runs, metric)
+        shown = "-" if row is other else interval(found, "+.3f")
+        return Bold(shown) if found.excludes_zero else shown
+
+    groups = [
+        (clean(metric), [[row.shown, *(cell(row, other, metric) for other in rows)] for row in rows])
+        for metric in compared.metrics
+    ]
+    pairs = len(rows) * (len(rows) - 1) // 2
+    caption = (
+        "The row's mean less the column's, paired by seed, ± half the width of its 95% interval; in bold where that "
+        f"excludes 0. Each is an interval of one comparison: of {pairs} one in twenty would exclude 0 by chance."
+    )
+    return Table(caption, ["less", *(row.shown for row in rows)], groups, "differences")
 
 
 def _picture(compared: Compared) -> Picture:
