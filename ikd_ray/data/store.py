@@ -16,6 +16,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from ikd_ray.errors import causes
+
 MANIFEST = "manifest.json"
 VERIFIED = ".verified"  # which files had their checksums, and the files' stamps then
 TICK_NS = 2_000_000_000  # the coarsest clock of a file system
@@ -38,7 +40,11 @@ def file_digest(path: Path) -> str:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a disk, or somebody's share of one, had no room left."""
+    """Whether a disk, or somebody's share of one, had no room left: for the error itself or what it came from."""
+    return any(_says_full(cause) for cause in causes(error))  # Optuna hides what SQLite said
+
+
+def _says_full(error: BaseException) -> bool:
     full = (errno.ENOSPC, errno.EDQUOT)
     # What comes from safetensors or SQLite has no number, but says what the system said.
     text = str(error)

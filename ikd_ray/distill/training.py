@@ -18,6 +18,7 @@ from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.encoder import Encoder, Output
 from ikd_ray.distill.feed import Feed
 from ikd_ray.distill.losses import attention_kl, cls_cosine, hard_label_loss, soft_label_loss
+from ikd_ray.distill.memory import give_back
 from ikd_ray.distill.prefix import Prefix
 from ikd_ray.distill.regimes import Stage
 from ikd_ray.distill.targets import TargetBatch, Targets
@@ -205,6 +206,7 @@ class StageTraining:
                 )
                 names, losses = self._step(loss_of, optimizer, *fed, len(rows))
                 sums = sums + losses * len(fed[0])
+        give_back()
         means = (world.total(sums) / len(lengths)).tolist()
         metrics = {f"train/{name}": value for name, value in zip(names, means, strict=True)}
         for name, value in metrics.items():

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from ray import tune
+from ray.exceptions import OutOfMemoryError
 
 from ikd_ray.data import store
 from ikd_ray.distill.assistant import AssistantDivergedError
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.training import DivergedError
-from ikd_ray.errors import UsageError, in_one_line
+from ikd_ray.errors import UsageError, causes, in_one_line
 from ikd_ray.report import interrupt
 from ikd_ray.report.cli import print_error, script
 from ikd_ray.report.console import Console
@@ -84,15 +85,27 @@ def run(request: Request, command: str, console: Console, method: type[Distillat
     except UsageError:
         raise
     except Exception as error:
-        if not store.is_full(error):
+        line = _machine_lacks(error, request)
+        if line is None:
             print_error("the sweep ended by an error that it did not expect")
             _tell_how_to_go_on(request, console)
             raise
-        print_error(
-            f"{request.config.output}: no space left on device ({in_one_line(error)}); make room there"
-        )
+        print_error(line)
     _tell_how_to_go_on(request, console)
     return status
+
+
+def _machine_lacks(error: Exception, request: Request) -> str | None:
+    """What the machine has no more of, in a line; none where the error has another reason."""
+    if store.is_full(error):
+        return f"{request.config.output}: no space left on device ({in_one_line(error)}); make room there"
+    # Ray ends a process before the system would; to Tune that is no death of a trial's like another.
+    if any(isinstance(cause, OutOfMemoryError) for cause in causes(error)):
+        return (
+            "a trial's process was ended, since the machine had next to no memory left; "
+            "end what else runs there, or give a smaller --concurrent or batch_size"
+        )
+    return None
 
 
 def _tell_how_to_go_on(request: Request, console: Console) -> None:
