@@ -28,6 +28,8 @@ from ikd_ray.distill.world import World
 CLIP_NORM = 1.0
 WARMUP = 0.1  # of the stage's steps where the rate decays, of its first epoch's where it does not
 
+GIVE_BACK_EVERY = 32  # steps: often enough that memory stays within bounds, seldom enough to cost nothing
+
 
 class DivergedError(RuntimeError):
     """The loss is no finite number any more."""
@@ -206,7 +208,8 @@ class StageTraining:
                 )
                 names, losses = self._step(loss_of, optimizer, *fed, len(rows))
                 sums = sums + losses * len(fed[0])
-        give_back()
+                if index % GIVE_BACK_EVERY == 0:
+                    give_back()
         means = (world.total(sums) / len(lengths)).tolist()
         metrics = {f"train/{name}": value for name, value in zip(names, means, strict=True)}
         for name, value in metrics.items():

@@ -40,6 +40,7 @@ from ikd_ray.sweep.begin import open_sweep, owned, prepare_shared
 from ikd_ray.sweep.cluster import ClusterLostError, cluster_nodes, divide, ray_cluster
 from ikd_ray.sweep.driver import Halt, HaltedError, SweepCallback
 from ikd_ray.sweep.request import Request
+from ikd_ray.sweep.results import MOST_DEATHS
 from ikd_ray.sweep.search import OrderedSearch, open_study
 from ikd_ray.sweep.trainable import SCRATCH, Course, trainable_for
 
@@ -99,13 +100,17 @@ def _machine_lacks(error: Exception, request: Request) -> str | None:
     """What the machine has no more of, in a line; none where the error has another reason."""
     if store.is_full(error):
         return f"{request.config.output}: no space left on device ({in_one_line(error)}); make room there"
-    # Ray ends a process before the system would; to Tune that is no death of a trial's like another.
-    if any(isinstance(cause, OutOfMemoryError) for cause in causes(error)):
+    if _out_of_memory(error):
         return (
-            "a trial's process was ended, since the machine had next to no memory left; "
+            f"the machine ran out of memory {MOST_DEATHS} times with no trial ended in between; "
             "end what else runs there, or give a smaller --concurrent or batch_size"
         )
     return None
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether Ray ended processes before the system would have: it tells Tune so by an error unknown to it."""
+    return any(isinstance(cause, OutOfMemoryError) for cause in causes(error))
 
 
 def _tell_how_to_go_on(request: Request, console: Console) -> None:
@@ -205,6 +210,22 @@ def _trials(
     Raises:
         HaltedError: the machine does not let them go on.
     """
+    deaths, ended = 0, len(read_trials(request.folder))
+    while True:
+        try:
+            return _round(request, course, delivery, mirror, console)
+        except RuntimeError as error:
+            known, ended = ended, len(read_trials(request.folder))
+            deaths = 1 if ended > known else deaths + 1
+            if deaths == MOST_DEATHS or not _out_of_memory(error):
+                raise
+            console.warn("the machine ran out of memory; trials that ran go on from their last saved epoch")
+
+
+def _round(
+    request: Request, course: Course, delivery: Delivery, mirror: Mirror, console: Console
+) -> list[TrialRecord]:
+    """What `_trials` does, until Ray ends it."""
     trials, damaged = whole_trials(request.folder)
     for path in damaged:
         console.warn(f"{request.folder / 'trials' / path.name}: damaged; made again, and kept in {path}")

@@ -8,7 +8,9 @@ import shutil
 import time
 from pathlib import Path
 
+import optuna
 import pytest
+import sqlalchemy
 
 from ikd_ray.data import store
 from ikd_ray.data.store import MANIFEST, VERIFIED, aside, digest, ensure, file_digest, is_intact
@@ -48,6 +50,22 @@ def test_file_digest_is_sha256(tmp_path):
     (tmp_path / "f").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert file_digest(tmp_path / "f") == expected
+
+
+def test_a_full_disk_is_known_behind_what_was_raised_for_it(tmp_path):
+    """SQLite with no page left to take says what it says on a full disk; Optuna says that a commit failed."""
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'study.db'}")
+
+    @sqlalchemy.event.listens_for(storage.engine, "checkout")
+    def no_more_pages(connection, *_):
+        connection.execute("PRAGMA max_page_count = 1")  # those that are there stay
+
+    study = optuna.create_study(storage=storage)
+    with pytest.raises(optuna.exceptions.StorageInternalError) as raised:
+        study.set_user_attr("long", "x" * 100_000)
+    assert "full" not in str(raised.value)
+    assert store.is_full(raised.value)
+    assert not store.is_full(optuna.exceptions.StorageInternalError(str(raised.value)))
 
 
 def test_aside_shows_its_folder_only_when_done(tmp_path):
