@@ -28,7 +28,7 @@ from ikd_ray.distill.world import World
 CLIP_NORM = 1.0
 WARMUP = 0.1  # of the stage's steps where the rate decays, of its first epoch's where it does not
 
-GIVE_BACK_EVERY = 32  # steps: often enough that memory stays within bounds, seldom enough to cost nothing
+GIVE_BACK_EVERY = 16  # steps: often enough that memory stays within bounds, seldom enough to cost nothing
 
 
 class DivergedError(RuntimeError):

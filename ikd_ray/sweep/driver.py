@@ -23,12 +23,16 @@ from ikd_ray.report.words import REASON, clean
 from ikd_ray.sweep.results import FAILED, HALTS, MOST_DEATHS, REPORT, WAITS, trial_id
 from ikd_ray.sweep.search import OrderedSearch
 
+OUT_OF_MEMORY = "the machine ran out of memory"
+
 
 def _last_line(file: str | None) -> str:
     """Of what Tune wrote there of an error."""
     if file is not None:
         with suppress(OSError, IndexError):
-            return clean(Path(file).read_text().strip().splitlines()[-1], REASON)
+            text = Path(file).read_text().strip()
+            # Ray's own last line is advice on how to set Ray up.
+            return OUT_OF_MEMORY if "low on memory" in text else clean(text.splitlines()[-1], REASON)
     return "nobody knows why"
 
 

@@ -78,7 +78,7 @@ def test_memory_that_stays_away_is_told_in_a_line(large, with_room, command, tmp
             ended = sweep.end(timeout=300)
     assert ended.status == 1, ended.output + ended.errors
     assert "Traceback" not in ended.output + ended.errors
-    assert "out of memory" in ended.output + ended.errors
+    assert "the machine ran out of memory" in ended.output + ended.errors
     assert "--resume cut" in ended.output
     done = command("run", "--resume", "cut", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
