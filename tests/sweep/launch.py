@@ -116,6 +116,10 @@ class Watched:
             count -= any(some in line for some in words)
         return line
 
+    def has_said(self, words: str) -> bool:
+        """Whether any of its lines so far has them."""
+        return any(words in line for line in self._lines)
+
     def wait_until(self, condition: Callable[[], bool], timeout: float = 200) -> None:
         """For what no line tells of."""
         until = time.monotonic() + timeout
