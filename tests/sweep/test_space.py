@@ -13,7 +13,7 @@ from ikd_ray.sweep.space import MAX_GRID, OBJECTIVES, Space, load_space
 from ikd_ray.tasks import Task
 
 SHIPPED = Path(__file__).parents[2] / "search_spaces"
-NAMES = ("default", "paper", "depth", "data_size")
+NAMES = ("default", "paper", "regimes", "depth", "data_size")
 COLA = SimpleNamespace(name="cola", metric="mcc", metrics=("mcc",))
 MRPC = SimpleNamespace(name="mrpc", metric="f1", metrics=("accuracy", "f1"))
 
