@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from made_sweep import LAYERS, make_sweep
+from scipy import stats
 from tiny import make_hf
 
 from ikd_ray.config import make_trial
@@ -15,6 +16,7 @@ from ikd_ray.data.task_file import find_task
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.student import build_student, layer_map, size_metrics
 from ikd_ray.report import records
+from ikd_ray.report.figures.subject import Subject
 from ikd_ray.report.records import TrialRecord
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -72,3 +74,24 @@ def make_comparison(
         )  # fmt: skip
         records.write_trial(sweep, record, student.model.save_pretrained if weights else None)
     return sweep
+
+
+def by_seed(subject: Subject, method: str, metric: str, again: bool) -> dict[int, float]:
+    found = [t for t in subject.finished if t.method == method and t.again == again]
+    return {t.params["seed"]: t.metrics[metric] for t in found}
+
+
+def told(values, form: str = ".3f") -> str:
+    """The mean and half the 95% interval, by scipy's t-test."""
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    return f"{np.mean(values):{form}} ± {(high - low) / 2:.3f}"
+
+
+def paired_told(subject: Subject, one: str, other: str, counts) -> str:
+    """The mean difference and half its 95% interval, by scipy's paired t-test."""
+    found = []
+    for name in (one, other):
+        trials = [t for t in subject.finished if t.method == name and counts(t)]
+        found.append([t.metrics["dev/mcc"] for t in sorted(trials, key=lambda t: t.params["seed"])])
+    low, high = stats.ttest_rel(*found).confidence_interval(0.95)
+    return f"{(low + high) / 2:+.3f} ± {(high - low) / 2:.3f}"

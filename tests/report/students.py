@@ -1,4 +1,4 @@
-"""Tiny students of a sweep, as trials leave them."""
+"""Tiny students, and sweeps of them as trials leave them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from pathlib import Path
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
+from ikd_ray.config import Trial
 from ikd_ray.data import store
 from ikd_ray.distill.encoder import Encoder
+from ikd_ray.report import records
+from ikd_ray.report.records import SweepRecord, TrialRecord
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "a", "mat", "##s", "."]
 
@@ -36,3 +39,49 @@ def write_tokenizer(teacher: Path) -> None:
         BertTokenizer(str(vocabulary)).save_pretrained(folder)
         (folder / "model.safetensors").write_bytes(b"not for students")
         (folder / "teacher.json").write_text("{}")
+
+
+def sweep_of_students(
+    output: Path, name: str = "first", task: str = "cola", generated: bool = False, **changes
+) -> Path:
+    """A sweep of four trials, two of them on the front, and its teacher."""
+    teacher = output / "cache" / "teachers" / "key"
+    if not teacher.exists():
+        write_tokenizer(teacher)
+    fields = {
+        "name": name,
+        "task": task,
+        "seed": 7,
+        "trials": 4,
+        "command": f"python sweeps/run.py --task {task} --name {name}",
+        "code_version": "0.1.0+gabc1234",
+        "data": {
+            "source": "embedded" if generated else "folder",
+            "description": "8551 train | 1043 dev",
+            "fingerprint": "f00d",
+            "generated": generated,
+            "max_length": 48,
+        },
+        "teacher": {"name": "mini", "key": "key", "layers": 6, "metrics": {"dev/mcc": 0.41}},
+        "objectives": {"dev/mcc": "max", "student/params": "min"},
+    }
+    sweep = output / name
+    sweep.mkdir(parents=True)
+    records.write_sweep(sweep, SweepRecord(**(fields | changes)))
+    labels = 1 if task == "stsb" else 2
+    for number, (trial_id, regime, layers, mcc) in enumerate(
+        [("aaaa1111", "kd", 1, 0.1 + 0.2), ("bbbb2222", "pid", 2, 0.35), ("cccc3333", "sid", 2, 0.2)]
+    ):
+        model = student(layers, labels)
+        params = Trial.model_validate({"regime": regime, "student_layers": layers, "lambda": 0.3}).params()
+        metrics = {"dev/mcc": mcc, "student/params": model.num_parameters(), "student/size_mb": 0.1}
+        trial = TrialRecord(trial_id, number, params, [3, 6][-layers:], "finished", metrics, duration_s=2.5)
+        records.write_trial(sweep, trial, model.save_pretrained)
+    failed = TrialRecord("dddd4444", 3, {"regime": "id"}, [6], "failed", reason="out of memory")
+    records.write_trial(sweep, failed)
+    return sweep
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    """Every file's content, by its path in the folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}

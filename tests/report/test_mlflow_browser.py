@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from browser import close_assistant, keep_picture, open_browser
 from servers import mlflow_server
 from students import student, write_tokenizer
+from told import sweep
 
 from ikd_ray.config import Trial
 from ikd_ray.data.remote import Output
 from ikd_ray.report import records
-from ikd_ray.report.records import SweepRecord, TrialRecord
+from ikd_ray.report.records import TrialRecord
 from ikd_ray.report.report import make_report
 from ikd_ray.report.tracking.gallery import log_report, show_front
 from ikd_ray.report.tracking.pages import VIEW
@@ -20,23 +22,12 @@ from ikd_ray.report.tracking.tracker import Tracker
 
 pytestmark = pytest.mark.slow
 
-SWEEP = SweepRecord(
+SWEEP = replace(
+    sweep("f1257"),
     name="first",
-    task="cola",
-    seed=0,
     trials=4,
     command="python sweeps/run.py --task cola",
-    code_version="0.1.0",
-    data={
-        "source": "folder",
-        "description": "8551 train / 1043 dev",
-        "fingerprint": "f00d",
-        "generated": False,
-        "max_length": 48,
-    },
-    teacher={"name": "MiniLM", "key": "key", "layers": 6, "metrics": {"dev/mcc": 0.41}},
     objectives={"dev/mcc": "max", "student/params": "min"},
-    settings={"id": "f1257", "space": "spaces/space.yaml"},
 )
 
 

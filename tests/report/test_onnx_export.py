@@ -15,7 +15,7 @@ import torch
 from launch import write_glue
 from safetensors.torch import load_file, save_file
 from screen import run
-from test_export import everything
+from students import everything
 from tiny import make_data, make_hf, random_batch, write_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 

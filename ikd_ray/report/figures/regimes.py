@@ -6,11 +6,12 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ikd_ray.report.configurations import by_configuration, by_seed
+from ikd_ray.report.configurations import by_configuration, by_seed, contenders
 from ikd_ray.report.figures.parts import Picture, Section, Table
 from ikd_ray.report.figures.style import (
     axis_label,
@@ -38,7 +39,9 @@ class Cell:
     @property
     def shown(self) -> Sequence[TrialRecord]:
         """Those that count: of a configuration that was run again the new ones alone."""
-        return list(by_seed(_speaking(self.trials)).values()) if self.seeds_alone else self.trials
+        if not self.seeds_alone:
+            return self.trials
+        return list(by_seed(chain(*contenders(self.trials, lambda finished: True))).values())
 
     def values(self, metric: str) -> list[float]:
         found = (trial.metrics.get(metric, math.nan) for trial in self.shown)
@@ -65,11 +68,6 @@ class Cell:
         if len(self.shown) == 1:
             return "1"
         return f"{len(self.shown)} {'seeds' if self.seeds_alone else 'trials'}"
-
-
-def _speaking(trials: Sequence[TrialRecord]) -> Sequence[TrialRecord]:
-    """Those of a configuration that were run again, if any: the search's own was picked for its luck."""
-    return [trial for trial in trials if trial.again] or trials
 
 
 def cells(subject: Subject) -> dict[tuple[int, str], Cell]:

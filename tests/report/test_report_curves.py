@@ -1,0 +1,80 @@
+"""The report's curves over depth and data size: means over seeds, their bands, and the tables beside them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from made_comparison import METHODS, make_comparison, paired_told, told
+from matplotlib.collections import PolyCollection
+from scipy import stats
+
+from ikd_ray.report.figures import curves, search
+from ikd_ray.report.figures.parts import Picture, Table
+from ikd_ray.report.figures.subject import Subject, open_subject
+
+
+def curve(subject: Subject, axis: curves.Axis) -> tuple[Picture, Table]:
+    picture, table = curves.curve(subject, axis)
+    return picture, table
+
+
+def test_the_depth_curve_has_means_and_bands_for_each_method(tmp_path, monkeypatch):
+    varied = [{"student_layers": n} for n in (1, 2, 3)]
+    subject = open_subject(make_comparison(tmp_path / "outputs", seeds=3, varied=varied))
+    drawn = []
+    monkeypatch.setattr(curves, "png", lambda figure: drawn.append(figure) or b"png")
+    _, table = curve(subject, curves.DEPTH)
+    assert list(table.header) == ["method", "1 layer", "2 layers", "3 layers"]
+    groups = dict(table.groups)
+    paired = "dev/mcc, difference to KD, paired by seed"
+    assert list(groups) == ["dev/mcc", paired, "attention KL (nats)"]
+    assert [row[0] for row in groups[paired]] == [name for name in METHODS if name != "KD"]
+    for method, *cells in groups[paired]:
+        for layers, cell in enumerate(cells, 1):
+            assert cell == paired_told(subject, method, "KD", lambda t, n=layers: len(t.layer_map) == n)
+    found = {(row[0], layers): row[layers] for row in groups["dev/mcc"] for layers in (1, 2, 3)}
+    for (method, layers), cell in found.items():
+        trials = [t for t in subject.finished if t.method == method and len(t.layer_map) == layers]
+        assert cell == told([t.metrics["dev/mcc"] for t in trials])
+    for axes, metric in zip(drawn[0].axes, ("dev/mcc", "dev/attention_kl"), strict=True):
+        bands = [band for band in axes.collections if isinstance(band, PolyCollection)]
+        lines = {line.get_label(): line for line in axes.lines}
+        assert len(bands) == len(METHODS)
+        for band, method in zip(bands, METHODS, strict=True):
+            values = [
+                t.metrics[metric] for t in subject.finished if t.method == method and len(t.layer_map) == 2
+            ]
+            low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+            heights = [y for x, y in band.get_paths()[0].vertices if x == 2]
+            assert (min(heights), max(heights)) == pytest.approx((low, high))
+            assert lines[method].get_ydata()[1] == pytest.approx(np.mean(values))
+
+
+def test_the_data_size_curve_is_logarithmic_in_percent(tmp_path, monkeypatch):
+    varied = [{"student_layers": 2, "train_fraction": part} for part in (0.01, 0.1, 1.0)]
+    varied += [{"student_layers": 1, "train_fraction": 1.0}]
+    few = {name: METHODS[name] for name in ("KD", "PID")}
+    subject = open_subject(make_comparison(tmp_path / "outputs", few, seeds=3, varied=varied))
+    drawn = []
+    monkeypatch.setattr(curves, "png", lambda figure: drawn.append(figure) or b"png")
+    picture, table = curve(subject, curves.DATA_SIZE)
+    assert list(table.header) == ["method", "1 %", "10 %", "100 %"]
+    assert table.caption.endswith("All with 2 layers.")
+    assert picture.name == table.name == "data-size"
+    figure = drawn[0]
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    assert axes.get_xscale() == "log"
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "10", "100"]
+    _, by_depth = curve(subject, curves.DEPTH)
+    assert by_depth.caption.endswith("All with 100 % of the training set.")
+    full = [t for t in subject.finished if t.method == "PID" and t.params["train_fraction"] == 1.0]
+    two = [t.metrics["dev/mcc"] for t in full if len(t.layer_map) == 2]
+    assert dict(by_depth.groups)["dev/mcc"][1][2] == told(two)
+
+
+def test_what_does_not_vary_has_no_curve(sweep):
+    subject = open_subject(sweep)
+    assert curves.curve(subject, curves.DEPTH) == []
+    assert curves.curve(subject, curves.DATA_SIZE) == []
+    assert [part.name for part in search.section(subject).parts] == ["agreement"]
