@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 import optuna
 import torch
+from ray._private.utils import get_num_cpus
 
 from ikd_ray.config import Trial, make_trial
 from ikd_ray.data.tokens import TaskData, prepare
@@ -20,6 +22,7 @@ from ikd_ray.distill.targets import size_gb, stores_attention
 from ikd_ray.distill.teacher import load_source, load_tokenizer
 from ikd_ray.report.words import duration
 from ikd_ray.sweep.budget import Budget
+from ikd_ray.sweep.cluster import Node, Shares, divide
 from ikd_ray.sweep.dimensions import Fixed, FloatRange, IntRange, Param
 from ikd_ray.sweep.prepare import Fact
 from ikd_ray.sweep.probe import Costs, Probe, sampled
@@ -32,8 +35,12 @@ START_S = 15  # of Ray, MLflow and the first trial
 
 
 def dry_run(request: Request) -> Iterator[Fact]:
-    """The plan, fact by fact; the last ones after a probe of about ten seconds. All it writes is temporary."""
-    space = request.space
+    """The plan, fact by fact; the last ones after a probe of about ten seconds. All it writes is temporary.
+
+    Raises:
+        UsageError: more workers or GPUs are asked for than the machine has.
+    """
+    space, shares = request.space, _shares(request)
     yield Fact("data", request.dataset.description)
     yield Fact("teacher", _teacher(request))
     for recipe in _assistants(request):
@@ -55,12 +62,29 @@ def dry_run(request: Request) -> Iterator[Fact]:
     yield Fact("trials", _trials(request, trials))
     with tempfile.TemporaryDirectory(prefix="ikd-dry-run-") as room:
         teacher = load_source(request.source, request.task, seed=0)
-        yield Fact("targets", _targets(request, teacher, Path(room)))
+        sample = sampled(request.dataset, SIZED)
+        tokenizer, key = load_tokenizer(request.source), request.source.key
+        data = prepare(sample, tokenizer, key, request.max_length, Path(room) / "tokens")
+        yield Fact("targets", _targets(request, teacher, data))
         batch_size = min(space.reachable("batch_size"), key=lambda size: abs(size - 32))
-        depth = max((*request.depths, *request.assisted))
-        probe = Probe(request.source, teacher, request.max_length, depth, batch_size, Path(room))
-        costs = probe.measure(request.dataset)
-    yield from _time(request, trials, costs)
+        depth, threads = max((*request.depths, *request.assisted)), shares.cpus * shares.workers
+        probe = Probe(request.source, teacher, request.max_length, depth, batch_size, threads, Path(room))
+        costs = probe.measure(sample, {name: split.lengths for name, split in data.splits.items()})
+    yield from _time(request, trials, costs, shares)
+
+
+def _shares(request: Request) -> Shares:
+    """What a trial gets of this machine; of a cluster that may be elsewhere as if it were this machine alone."""
+    config, node = request.config, Node(int(get_num_cpus()), torch.cuda.device_count())
+    if "RAY_ADDRESS" in os.environ:
+        return divide([node], trials=request.trials, concurrent=None, workers=1, gpus_per_worker=None)
+    return divide(
+        [node],
+        trials=request.trials,
+        concurrent=config.concurrent,
+        workers=config.workers_per_trial,
+        gpus_per_worker=config.gpus_per_worker,
+    )
 
 
 def draws(budget: Budget) -> list[Trial]:
@@ -152,8 +176,9 @@ def _epochs(trial: Trial) -> int:
     return sum(stage.epochs for stage in REGIMES[trial.regime](trial))
 
 
-def _targets(request: Request, teacher: Encoder, room: Path) -> str:
-    data, share = _sized(request, room)
+def _targets(request: Request, teacher: Encoder, data: TaskData) -> str:
+    """Their size, by the tokens of a sample."""
+    share = sum(map(len, data.splits.values())) / sum(map(len, request.dataset.splits.values()))
     depths, source = {*request.depths, *request.assisted}, request.source.layers
     layers = matched_layers(depths, source)
     told = [_stored(request, data, teacher, layers, share, "teacher")]
@@ -174,15 +199,7 @@ def _stored(
     return f"{size:.2g} GB{whose} without attention, which is computed for each batch"
 
 
-def _sized(request: Request, room: Path) -> tuple[TaskData, float]:
-    """A sample's tokens, and its share of all examples."""
-    sample = sampled(request.dataset, SIZED)
-    tokenizer, key = load_tokenizer(request.source), request.source.key
-    counts = [sum(map(len, dataset.splits.values())) for dataset in (sample, request.dataset)]
-    return prepare(sample, tokenizer, key, request.max_length, room / "tokens"), counts[0] / counts[1]
-
-
-def _time(request: Request, trials: list[Trial], costs: Costs) -> Iterator[Fact]:
+def _time(request: Request, trials: list[Trial], costs: Costs, shares: Shares) -> Iterator[Fact]:
     train = len(request.dataset.splits["train"])
     dev = sum(len(split) for name, split in request.dataset.splits.items() if name != "train")
     teacher = 0.0
@@ -191,17 +208,19 @@ def _time(request: Request, trials: list[Trial], costs: Costs) -> Iterator[Fact]
     targets = (train + dev) * costs.target
     # A pass of an assistant takes its share of the teacher's.
     passes = sum(request.assisted) / request.source.layers * targets
-    assistants = sum(trial_s(recipe, costs, train, dev) for recipe in _assistants(request)) + passes
+    recipes = [trial_s(recipe, costs, train, dev) for recipe in _assistants(request)]
+    assistants = costs.together * sum(recipes) + passes
     mean = statistics.mean(trial_s(trial, costs, train, dev) for trial in trials)
-    gpus = torch.cuda.device_count()
-    where = f"{gpus} GPU{'s' * (gpus != 1)}" if gpus else f"{torch.get_num_threads()} CPU threads"
-    in_all = START_S + teacher + targets + assistants + mean * request.trials / max(gpus, 1)
-    yield Fact("probe", f"{costs.seconds:.0f} s of training on {costs.examples} examples, {where}")
+    in_turn = -(-request.trials // shares.concurrent)
+    in_all = START_S + teacher + targets + assistants + mean * in_turn
+    many = (shares.gpus or shares.cpus) * shares.workers
+    where = f"{many:g} {'GPU' if shares.gpus else 'CPU thread'}{'s' * (many > 1)} each"
+    yield Fact("probe", f"{costs.seconds:.0f} s of training on {costs.examples} examples")
     yield Fact(
         "time",
         f"at most about {duration(in_all)}: teacher {duration(teacher)}, its targets {duration(targets)}, "
         f"{f'assistants and theirs {duration(assistants)}, ' if request.assisted else ''}"
-        f"{request.trials} trials of {duration(mean)} on average",
+        f"{request.trials} trials of {duration(mean)} on average, {shares.concurrent} at a time with {where}",
     )
     yield Fact("less", "where a teacher is kept, thresholds end stages, or trials share epochs")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,18 +26,20 @@ FIRST, MOST = 64, 8192  # examples of each split in the sample: to begin with, a
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds an example, on this machine with all its threads (or its GPU).
+    """Seconds an example, on this machine, with the threads (or the GPU) that a trial gets.
 
-    An epoch over n examples takes `n * (step + layer * passed + matched * internal)`, where `passed` counts the layers
-    that a step goes through forward and backward, and `internal` those whose internal losses are on.
+    Of the highest layer that a step goes through only [CLS] counts, which makes it cheaper than those below it: an
+    epoch over n examples takes `n * (top + layer * (passed - 1) + matched * internal)`, where `passed` counts the
+    layers that a step goes through forward and backward, and `internal` those whose internal losses are on.
     """
 
-    step: float
+    top: float
     layer: float
     matched: float
-    evaluation: float
-    evaluation_layer: float
-    target: float  # the teacher's pass
+    evaluation: float  # through one layer
+    evaluation_layer: float  # through each other one
+    target: float  # the teacher's pass, with all threads
+    together: float  # what an epoch takes with all threads, as a share of what it takes with a trial's
     examples: int  # that they were measured on
     seconds: float  # that measuring took
 
@@ -44,24 +47,51 @@ class Costs:
         """Seconds that a stage takes once, for what its frozen layers give, and for each epoch."""
         depth = stage.depth(student_layers)
         frozen = min(stage.frozen(student_layers), depth)
-        passed = depth - frozen
-        once = (
-            (train + dev) * self.evaluation_layer * min(frozen, 1)
-        )  # the layer that the stage before trained
-        epoch = train * (self.step + self.layer * passed + self.matched * len(stage.layers))
-        return once, epoch + dev * (self.evaluation + self.evaluation_layer * (student_layers - frozen))
+        # The layer that the stage before trained.
+        once = (train + dev) * self.evaluation_layer * min(frozen, 1)
+        step = self._step_s(depth - frozen) + self.matched * len(stage.layers)
+        return once, train * step + dev * self._evaluation_s(student_layers - frozen)
+
+    def _step_s(self, layers: int) -> float:
+        return self.top + self.layer * max(layers - 1, 0)
+
+    def _evaluation_s(self, layers: int) -> float:
+        return self.evaluation + self.evaluation_layer * max(layers - 1, 0)
 
     def teacher_s(self, layers: int, train: int, dev: int) -> float:
-        """Seconds of an epoch of fine-tuning a teacher."""
-        return train * (self.step + self.layer * layers) + dev * self.evaluation_layer * layers
+        """Seconds of an epoch of fine-tuning a teacher, with all threads."""
+        with_a_trials = train * self._step_s(layers) + dev * self._evaluation_s(layers)
+        return self.together * with_a_trials
 
 
 def sampled(dataset: Dataset, limit: int) -> Dataset:
     """At most `limit` random examples of every split, the same ones each time."""
-    splits = {}
-    for name, split in dataset.splits.items():
-        rows = np.random.default_rng(0).permutation(len(split))[:limit]
-        splits[name] = split.take(rows)
+    rows = {
+        name: np.random.default_rng(0).permutation(len(split))[:limit]
+        for name, split in dataset.splits.items()
+    }
+    return _taken(dataset, rows)
+
+
+def typical(dataset: Dataset, lengths: Mapping[str, np.ndarray], limit: int) -> Dataset:
+    """At most `limit` examples of every split that cost what one costs on average in batches of equal lengths.
+
+    Random ones would be padded far more: so few make no batches of equal lengths. The length that stands for all is
+    the root of the mean square: beyond the mean by about what padding and attention, which grows with the square,
+    take.
+
+    Args:
+        lengths: tokens of each split's examples.
+    """
+    rows = {}
+    for name, tokens in lengths.items():
+        size = np.sqrt(np.square(tokens, dtype=float).mean())
+        rows[name] = np.argsort(np.abs(tokens - size), kind="stable")[:limit]
+    return _taken(dataset, rows)
+
+
+def _taken(dataset: Dataset, rows: Mapping[str, np.ndarray]) -> Dataset:
+    splits = {name: split.take(rows[name]) for name, split in dataset.splits.items()}
     return replace(dataset, splits=splits, fingerprint=fingerprint(dataset.task, splits))
 
 
@@ -75,31 +105,40 @@ class Probe:
         max_length: int,
         depth: int,
         batch_size: int,
+        threads: int,
         room: Path,
     ) -> None:
         """
         Args:
             teacher: of that source; one with a random head does, as times do not depend on it.
             depth: of the deepest student.
+            threads: that a trial gets.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._source, self._teacher, self._max_length = source, teacher.to(device), max_length
-        self._depth, self._batch_size, self._room = depth, batch_size, room
+        # One of a single layer says nothing of what a second one costs.
+        self._depth = min(max(depth, 2), len(teacher.layers))
+        self._batch_size, self._room = batch_size, room
+        self._threads, self._all_threads = threads, torch.get_num_threads()
 
-    def measure(self, dataset: Dataset) -> Costs:
-        """From a few examples first, and from as many as there is time for within `SECONDS`."""
+    def measure(self, dataset: Dataset, lengths: Mapping[str, np.ndarray]) -> Costs:
+        """From a few examples first, and from as many as there is time for within `SECONDS`.
+
+        Args:
+            lengths: tokens of each split's examples.
+        """
         started = time.perf_counter()
-        costs = self._costs(sampled(dataset, FIRST))
+        costs = self._costs(typical(dataset, lengths, FIRST))
         left = SECONDS - (time.perf_counter() - started)
         if left > costs.seconds and costs.examples < len(dataset.splits["train"]):
-            costs = self._costs(sampled(dataset, min(MOST, int(FIRST * left / costs.seconds))))
+            limit = min(MOST, int(FIRST * left / costs.seconds))
+            costs = self._costs(typical(dataset, lengths, limit))
         return replace(costs, seconds=time.perf_counter() - started)
 
     def _costs(self, sample: Dataset) -> Costs:
         tokenizer = load_tokenizer(self._source)
         data = prepare(sample, tokenizer, self._source.key, self._max_length, self._room / "tokens")
         train, dev = len(data.train), sum(map(len, data.evaluation().values()))
-        shallow = 1 if self._depth > 1 else 0
         layers = matched_layers((self._depth, 1), len(self._teacher.layers))
         started = time.perf_counter()
         folder = self._room / f"targets-{len(data.train)}"
@@ -107,19 +146,23 @@ class Probe:
             pass
         taught = time.perf_counter() - started
         targets = Targets(folder, data, self._teacher, device=next(self._teacher.parameters()).device)
-        deep, deep_dev = self._epoch(data, targets, "kd", self._depth)
-        inside, _ = self._epoch(data, targets, "id", self._depth)
-        # Of a student of no layers nothing is measured: its epochs would be nothing but steps.
-        low, low_dev = self._epoch(data, targets, "kd", 1) if shallow else (0.0, 0.0)
-        between = self._depth - shallow
-        layer, layer_dev = max(deep - low, 0.0) / between, max(deep_dev - low_dev, 0.0) / between
+        together, _ = self._epoch(data, targets, "kd", self._depth)
+        torch.set_num_threads(self._threads)
+        try:
+            deep, deep_dev = self._epoch(data, targets, "kd", self._depth)
+            inside, _ = self._epoch(data, targets, "id", self._depth)
+            low, low_dev = self._epoch(data, targets, "kd", 1)
+        finally:
+            torch.set_num_threads(self._all_threads)
+        between = max(self._depth - 1, 1)
         return Costs(
-            step=max(low - layer, 0.0) / train,
-            layer=layer / train,
+            top=low / train,
+            layer=max(deep - low, 0.0) / between / train,
             matched=max(inside - deep, 0.0) / self._depth / train,
-            evaluation=max(low_dev - layer_dev, 0.0) / dev,
-            evaluation_layer=layer_dev / dev,
+            evaluation=low_dev / dev,
+            evaluation_layer=max(deep_dev - low_dev, 0.0) / between / dev,
             target=taught / (train + dev),
+            together=min(together / deep, 1.0),
             examples=train,
             seconds=time.perf_counter() - started,
         )

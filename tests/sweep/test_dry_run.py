@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 from launch import flags
+from tiny import make_dataset
 
 from ikd_ray.config import make_trial
 from ikd_ray.sweep.budget import Budget
 from ikd_ray.sweep.dry_run import draws, trial_s
-from ikd_ray.sweep.probe import Costs
+from ikd_ray.sweep.probe import Costs, typical
 from ikd_ray.sweep.space import load_space
 
 SPACE = """
@@ -25,12 +27,13 @@ selection: holdout
 teacher: {epochs: 1}
 """
 COSTS = Costs(
-    step=1.0,
+    top=1.0,
     layer=10.0,
     matched=100.0,
     evaluation=0.1,
     evaluation_layer=0.01,
     target=5.0,
+    together=0.5,
     examples=1,
     seconds=1.0,
 )
@@ -54,7 +57,10 @@ def test_the_plan_is_told_and_nothing_is_left(command, inputs, tmp_path):
     assert re.match(
         r"3, suggested by .* at most .* epochs each on average \(2 to 8\), about \d+ in all", lines["trials"]
     )
-    assert re.match(r"at most about .*: teacher .*, its targets .*, 3 trials of .* on average", lines["time"])
+    assert re.match(
+        r"at most about .*: teacher .*, its targets .*, 3 trials of .* on average, \d at a time with .* each",
+        lines["time"],
+    )
     assert done.stderr == ""
 
 
@@ -84,24 +90,38 @@ def test_of_a_grid_the_plan_has_the_trials_that_run(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "seconds"),
     [
-        # 7 examples to train on, 3 to evaluate: epochs x (7 x (step + layers) + 3 x (0.1 + layers x 0.01)).
-        ({"regime": "kd", "student_layers": 2, "epochs": 2}, 2 * (7 * (1 + 20) + 3 * 0.12)),
-        ({"regime": "id", "student_layers": 2, "epochs": 1}, 7 * (1 + 20 + 200) + 3 * 0.12),
+        # 7 examples to train on, 3 to evaluate: epochs x (7 x (1 + 10) + 3 x (0.1 + 0.01)), for a layer below the top.
+        ({"regime": "kd", "student_layers": 2, "epochs": 2}, 2 * (7 * (1 + 10) + 3 * 0.11)),
+        ({"regime": "kd", "student_layers": 1, "epochs": 2}, 2 * (7 * 1 + 3 * 0.1)),
+        ({"regime": "id", "student_layers": 2, "epochs": 1}, 7 * (1 + 10 + 200) + 3 * 0.11),
         # Of 7 examples it sees 2.
-        ({"regime": "kd", "student_layers": 2, "epochs": 2, "train_fraction": 0.3}, 2 * (2 * 21 + 3 * 0.12)),
+        ({"regime": "kd", "student_layers": 2, "epochs": 2, "train_fraction": 0.3}, 2 * (2 * 11 + 3 * 0.11)),
         (
             {"regime": "pid", "student_layers": 2, "epochs": 1, "epochs_per_layer": 1, "top_trains": "head"},
             # Layer 1; layer 2 on what layer 1 gives, for all 10 examples; the head on what both give.
-            7 * (1 + 10 + 100)
-            + 3 * 0.12
-            + 10 * 0.01
-            + 7 * (1 + 10 + 100)
-            + 3 * 0.11
-            + 10 * 0.01
-            + 7
-            + 3 * 0.1,
+            7 * (1 + 100) + 3 * 0.11 + 10 * 0.01 + 7 * (1 + 100) + 3 * 0.1 + 10 * 0.01 + 7 + 3 * 0.1,
         ),
     ],
 )
 def test_a_trial_costs_what_its_stages_cost(asked, seconds):
     assert trial_s(make_trial(asked), COSTS, train=7, dev=3) == pytest.approx(seconds)
+
+
+def test_a_teacher_is_fine_tuned_with_all_threads():
+    assert COSTS.teacher_s(layers=6, train=7, dev=3) == pytest.approx(0.5 * (7 * (1 + 50) + 3 * 0.15))
+
+
+def test_the_probe_s_examples_are_about_as_long_as_one_that_stands_for_all():
+    dataset = make_dataset("cola", train=400, dev=50)
+    lengths = {name: _words(split) for name, split in dataset.splits.items()}
+    sample = typical(dataset, lengths, 40)
+    assert {name: len(split) for name, split in sample.splits.items()} == {"train": 40, "dev": 40}
+    taken = _words(sample.splits["train"])
+    assert np.ptp(lengths["train"]) == 15
+    assert np.ptp(taken) <= 2
+    assert np.mean(taken) == pytest.approx(np.sqrt(np.mean(lengths["train"] ** 2)), abs=1)
+    assert len(typical(dataset, lengths, 10_000).splits["dev"]) == 50
+
+
+def _words(split) -> np.ndarray:
+    return np.array([len(text.split()) for text in split.first])
