@@ -32,7 +32,7 @@ def contenders(trials: Iterable[TrialRecord], able: Callable[[TrialRecord], bool
 
     Of a method of which some were run again, with seeds of their own, these alone: the search's own runs were picked
     because they did well, so part of what they show is luck. Of a method's configurations those alone of which no
-    seed was lost, if there are any: the seeds that are left of the others are the lucky ones.
+    seed was lost or is still to come, if there are any: the seeds that are left of the others are the lucky ones.
 
     Args:
         trials: all that have ended.
@@ -45,7 +45,7 @@ def contenders(trials: Iterable[TrialRecord], able: Callable[[TrialRecord], bool
     for own in methods.values():
         again = any(trial.again and able(trial) for trial in own)
         groups = by_configuration(trial for trial in own if trial.again == again)
-        whole = [group for group in groups if all(map(able, group))]
+        whole = [group for group in groups if all(map(able, group)) and len(by_seed(group)) >= group[0].seeds]
         found += whole or [left for group in groups if (left := list(filter(able, group)))]
     return found
 

@@ -84,6 +84,7 @@ class TrialRecord:
     warnings: list[str] = field(default_factory=list)  # what happened to saved epochs that should not
     method: str = ""  # of a space that compares methods: which one's it is
     again: bool = False  # its method's best configuration once more, with a seed of its own
+    seeds: int = 1  # that its configuration is trained with in all, in the search or again
 
     @property
     def told(self) -> dict[str, Any]:

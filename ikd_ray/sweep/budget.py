@@ -70,6 +70,10 @@ class Budget:
         configuration, which = divmod(turn, len(self.methods))
         return Place(self.methods[which], configuration, seed)
 
+    def seeds_of(self, place: Place) -> int:
+        """That its configuration is trained with, in the search or again."""
+        return self._best_seeds if place.again else self.seeds
+
     def first(self, number: int) -> int:
         """The trial that has the configuration's first seed."""
         return number - number % self.seeds

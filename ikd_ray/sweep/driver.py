@@ -87,7 +87,7 @@ class SweepCallback(tune.Callback):
         config = trial.config
         number, params = config["number"], make_trial(config["params"]).params()
         layers = list(self._layer_maps[params["student_layers"]])
-        told = {"method": config["method"], "again": config["again"]} | more
+        told = {name: config[name] for name in ("method", "again", "seeds")} | more
         return TrialRecord(trial_id(number), number, params, layers, status, **told)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -147,6 +147,7 @@ def _save(
         warnings=warnings,
         method=config["method"],
         again=config["again"],
+        seeds=config["seeds"],
     )
     write_trial(course.sweep, record, lambda folder: run.student.model.save_pretrained(folder))
     output.push(folder)

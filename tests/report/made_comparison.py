@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,3 +96,11 @@ def paired_told(subject: Subject, one: str, other: str, counts) -> str:
         found.append([t.metrics["dev/mcc"] for t in sorted(trials, key=lambda t: t.params["seed"])])
     low, high = stats.ttest_rel(*found).confidence_interval(0.95)
     return f"{(low + high) / 2:+.3f} ± {(high - low) / 2:.3f}"
+
+
+def change_trials(sweep: Path, change) -> None:
+    """Rewrite every trial's record."""
+    for file in (sweep / "trials").glob("*/trial.json"):
+        record = json.loads(file.read_text())
+        change(record)
+        file.write_text(json.dumps(record))

@@ -44,6 +44,15 @@ def test_a_configuration_that_lost_a_seed_is_none_unless_all_did():
     assert contenders([lost], finished) == []
 
 
+def test_a_configuration_whose_seeds_are_still_to_come_is_none_unless_all_s_are():
+    whole = [replace(trial(number, seed), seeds=2) for number, seed in enumerate((7, 8))]
+    begun = replace(trial(2, 7, temperature=3.0), seeds=2)
+    assert contenders([*whole, begun], finished) == [whole]
+    assert contenders([begun, whole[0]], finished) == [[begun], [whole[0]]]
+    again = [replace(trial(9 + seed, seed, again=True), seeds=5) for seed in (10, 11)]
+    assert contenders([*whole, *again], finished) == [again]
+
+
 def test_one_training_counts_once():
     first, same, other = trial(0, 7), trial(3, 7), trial(1, 8)
     assert by_seed([same, other, first]) == {7: first, 8: other}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from made_comparison import METHODS, make_comparison, paired_told, told
+from made_comparison import METHODS, change_trials, make_comparison, paired_told, told
 from matplotlib.collections import PolyCollection
 from scipy import stats
 
@@ -73,8 +73,29 @@ def test_the_data_size_curve_is_logarithmic_in_percent(tmp_path, monkeypatch):
     assert dict(by_depth.groups)["dev/mcc"][1][2] == told(two)
 
 
-def test_what_does_not_vary_has_no_curve(sweep):
+def test_of_a_configuration_that_lost_seeds_a_curve_shows_none(tmp_path):
+    few = {"KD": METHODS["KD"]}
+    varied = [{"student_layers": n, "learning_rate": rate} for n in (1, 2) for rate in (1e-4, 4e-4)]
+    sweep = make_comparison(tmp_path / "outputs", few, seeds=3, varied=varied)
+
+    def change(record):
+        if record["params"]["learning_rate"] == 4e-4:
+            record["metrics"]["dev/mcc"] = 0.9
+            if record["params"]["seed"]:
+                record.update(status="failed", metrics={}, reason="loss became nan")
+
+    change_trials(sweep, change)
     subject = open_subject(sweep)
+    _, table = curve(subject, curves.DEPTH)
+    for layers in (1, 2):
+        kept = [
+            t for t in subject.finished if len(t.layer_map) == layers and t.params["learning_rate"] == 1e-4
+        ]
+        assert dict(table.groups)["dev/mcc"][0][layers] == told([t.metrics["dev/mcc"] for t in kept])
+
+
+def test_what_does_not_vary_has_no_curve(tmp_path):
+    subject = open_subject(make_comparison(tmp_path / "outputs", seeds=2))
     assert curves.curve(subject, curves.DEPTH) == []
     assert curves.curve(subject, curves.DATA_SIZE) == []
     assert [part.name for part in search.section(subject).parts] == ["agreement"]

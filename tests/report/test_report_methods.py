@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_comparison import METHODS, by_seed, make_comparison, paired_told, told
+from made_comparison import METHODS, by_seed, change_trials, make_comparison, paired_told, told
 from made_sweep import make_sweep
 
 from ikd_ray.data.remote import Output
@@ -41,14 +41,6 @@ def rows_of(table: Table) -> dict[str, dict[str, str]]:
     return {row[0]: dict(zip(table.header, row, strict=True)) for row in rows}
 
 
-def change_trials(sweep: Path, change) -> None:
-    """Rewrite every trial's record."""
-    for file in (sweep / "trials").glob("*/trial.json"):
-        record = json.loads(file.read_text())
-        change(record)
-        file.write_text(json.dumps(record))
-
-
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     """Nine methods with five seeds, each run again with four new ones; nobody changes it."""
@@ -70,6 +62,7 @@ def test_the_table_has_the_t_tests_intervals_of_what_was_run_again(sweep):
         values = by_seed(subject, method, "dev/mcc", again=True)
         assert rows[method]["dev/mcc"] == told(list(values.values()))
         assert rows[method]["seeds"] == "4"
+        assert rows[method]["epochs"] == "1"
         assert rows[method]["trials tuned"] == "5"
         kl = by_seed(subject, method, "dev/attention_kl", again=True)
         assert rows[method]["attention KL (nats)"] == told(list(kl.values()))
@@ -193,6 +186,40 @@ def test_bold_is_what_the_intervals_say_is_best(tmp_path, clear):
     assert any(words.startswith(said) for words in section.words)
     others = [cell for row in rows_of(table).values() for name, cell in row.items() if name != "dev/mcc"]
     assert not any(isinstance(cell, Bold) for cell in others)
+
+
+def test_bold_is_by_the_metric_s_own_direction_whatever_students_are_chosen_by(tmp_path):
+    few = {name: METHODS[name] for name in ("KD", "SID")}
+    ways = {"dev/attention_kl": "min", "dev/mcc": "max"}
+    sweep = make_comparison(tmp_path / "outputs", few, again=4, objectives=ways)
+    worse = {"KD": 0.0, "SID": 0.3}
+
+    def change(record):
+        record["metrics"]["dev/mcc"] = 0.5 - worse[record["method"]] + 0.001 * (record["number"] % 5)
+
+    change_trials(sweep, change)
+    subject, _, table, _ = compared(sweep)
+    assert (subject.sign, subject.sign_of("dev/mcc"), subject.sign_of("dev/attention_kl")) == (-1, 1, -1)
+    bold = [name for name, row in rows_of(table).items() if isinstance(row["dev/mcc"], Bold)]
+    assert bold == ["KD"]
+
+
+def test_seeds_that_were_lost_are_told(tmp_path):
+    few = {name: METHODS[name] for name in ("KD", "SID")}
+    sweep = make_comparison(tmp_path / "outputs", few, again=4)
+
+    def change(record):
+        record["seeds"] = 4 if record["again"] else 5
+        if record["method"] == "SID" and record["params"]["seed"] in (101, 103):
+            record.update(status="failed", metrics={}, reason="loss became nan")
+
+    change_trials(sweep, change)
+    _, section, table, _ = compared(sweep)
+    assert [row["seeds"] for row in rows_of(table).values()][1:] == ["4", "2"]
+    told_of = [words for words in section.words if "failed" in words]
+    assert told_of == [
+        "SID: 2 of 4 seeds failed, or have not ended; its means are of the others alone, which may be the lucky ones."
+    ]
 
 
 def test_a_winner_needs_rivals_seeds_and_all_of_the_differences():

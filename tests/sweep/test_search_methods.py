@@ -64,6 +64,8 @@ def test_the_best_of_each_method_comes_again_with_further_seeds(compared, tmp_pa
         again = [s for n, s in sorted(given.items()) if n >= 84 and s["method"] == method]
         assert [s["params"] for s in again] == [best | {"seed": seed} for seed in (2, 3, 4)]
         assert all(s["again"] for s in again)
+        assert {s["seeds"] for s in own} == {2}
+        assert {s["seeds"] for s in again} == {3}
 
 
 def test_a_method_learns_of_its_own_trials_alone(compared, tmp_path):

@@ -69,32 +69,31 @@ Cells = Mapping[str, Mapping[float, Runs]]  # method -> place on the axis -> the
 
 def curve(subject: Subject, axis: Axis) -> list[Picture | Table]:
     """The figure and its numbers; nothing where all trials have the same of it, or too much is different."""
-    held, trials = _comparable(subject, axis)
+    held = _held(subject, axis)
+    # Those that failed, too: a configuration that lost a seed is none of the best.
+    trials = [trial for trial in subject.trials if axis.held(trial) == held]
     # What was run again was so at one place alone.
     trials = [trial for trial in trials if not trial.again] or trials
-    places = sorted({axis.of(trial) for trial in trials})
+    places = sorted({axis.of(trial) for trial in trials if trial in subject.finished})
     if not 1 < len(places) <= MOST:
         return []
-    cells = {
-        name: {
-            place: best_configuration(subject, group)
-            for place in places
-            if (group := [trial for trial in of_method if axis.of(trial) == place])
-        }
-        for name, of_method in of_methods(subject, trials).items()
-    }
+    cells: dict[str, dict[float, Runs]] = {}
+    for name, of_method in of_methods(subject, trials).items():
+        for place in places:
+            runs = best_configuration(subject, [trial for trial in of_method if axis.of(trial) == place])
+            if runs:
+                cells.setdefault(name, {})[place] = runs
     alone = len({axis.held(trial) for trial in subject.finished}) == 1
     about = "" if alone else f" All with {axis.held_told(held)}."
     return [_picture(subject, axis, cells, about), _table(subject, axis, cells, places, about)]
 
 
-def _comparable(subject: Subject, axis: Axis) -> tuple[float, list[TrialRecord]]:
-    """The trials with that value of what is held which most places of the axis have; of equals the greatest."""
+def _held(subject: Subject, axis: Axis) -> float:
+    """The value of what is held which most places of the axis have; of equals the greatest."""
     groups: dict[float, list[TrialRecord]] = {}
     for trial in subject.finished:
         groups.setdefault(axis.held(trial), []).append(trial)
-    held = max(groups, key=lambda value: (len({axis.of(trial) for trial in groups[value]}), value))
-    return held, groups[held]
+    return max(groups, key=lambda value: (len({axis.of(trial) for trial in groups[value]}), value))
 
 
 def _table(subject: Subject, axis: Axis, cells: Cells, places: Sequence[float], about: str) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ikd_ray.report.configurations import by_configuration
+from ikd_ray.report.configurations import by_configuration, by_seed, configuration
 from ikd_ray.report.figures import comparison
 from ikd_ray.report.figures.comparison import (
     Runs,
@@ -45,7 +46,7 @@ class Row:
 
     name: str
     runs: Runs
-    searched: Sequence[TrialRecord]  # all that ended, those that were run again aside
+    ended: Sequence[TrialRecord]
 
     @property
     def shown(self) -> str:
@@ -58,6 +59,24 @@ class Row:
     @property
     def again(self) -> bool:
         return self.first.again
+
+    @property
+    def searched(self) -> list[TrialRecord]:
+        """All that ended, those that were run again aside."""
+        return [trial for trial in self.ended if not trial.again]
+
+    @property
+    def missing(self) -> int:
+        """Seeds of its configuration that were lost, or are still to come."""
+        alike = [trial for trial in self.ended if trial.again == self.again]
+        groups = {configuration(group[0].params): group for group in by_configuration(alike)}
+        tried = by_seed(groups[configuration(self.first.params)])
+        return max(self.first.seeds, len(tried)) - len(self.runs)
+
+    @property
+    def epochs(self) -> float:
+        """Of all stages, on average over the seeds."""
+        return statistics.fmean(len(trial.history) for trial in self.runs.values())
 
     @property
     def fraction(self) -> float:
@@ -90,11 +109,12 @@ class Compared:
     @cached_property
     def bold(self) -> dict[str, str | None]:
         """Metric -> the method that is better than every other one, if there is one."""
-        found = {}
-        for metric in self.metrics:
-            sign = self.subject.sign if metric == self.subject.metric else 1
-            found[metric] = winner({row.name: values(row.runs, metric) for row in self.rows}, sign)
-        return found
+        return {
+            metric: winner(
+                {row.name: values(row.runs, metric) for row in self.rows}, self.subject.sign_of(metric)
+            )
+            for metric in self.metrics
+        }
 
 
 def section(subject: Subject, weights: Weights) -> Section | None:
@@ -102,10 +122,7 @@ def section(subject: Subject, weights: Weights) -> Section | None:
     if not comparison.is_made(subject):
         return None
     ended = of_methods(subject, subject.trials)
-    every = [
-        Row(name, best_configuration(subject, trials), [t for t in trials if not t.again])
-        for name, trials in ended.items()
-    ]
+    every = [Row(name, best_configuration(subject, trials), trials) for name, trials in ended.items()]
     rows = [row for row in every if row.runs]
     compared = Compared(subject, rows)
     absent = [f"{row.shown} has no row: none of its trials finished." for row in every if not row.runs]
@@ -143,6 +160,12 @@ def _words(compared: Compared) -> list[str]:
     elif any(row.again for row in rows):
         how += " Where it was trained again, with new seeds, these alone count."
     words = [f"{how} {_differences(compared)}"]
+    words += [
+        f"{row.shown}: {row.missing} of {len(row.runs) + row.missing} seeds failed, or have not ended; its means "
+        "are of the others alone, which may be the lucky ones."
+        for row in rows
+        if row.missing
+    ]
     if len({depth(row.first) for row in rows}) > 1:
         words.append("The rows are not of equal depth: part of what they differ in is the number of layers.")
     if compared.fractions:
@@ -151,7 +174,9 @@ def _words(compared: Compared) -> list[str]:
         )
     if any(row.first.params.get("assistant_layers") for row in rows):
         words.append(
-            "All seeds of a row have the same assistant: how another one would teach, no interval says."
+            "All seeds of a row have the same assistant: how another one would teach, no interval says. Its students "
+            "are cut from it, and their attention is compared with the teacher's at the layers that any student of "
+            "their depth is matched with, which need not be those that the assistant's come from."
         )
     for metric in compared.metrics if len(rows) > 1 else ():
         best, name = compared.bold[metric], clean(metric)
@@ -208,6 +233,7 @@ def _table(compared: Compared, shares: Mapping[str, float]) -> Table:
         "attention KL (nats)",
         "agrees with teacher",
         "teacher's errors made too (%)",
+        "epochs",
         "seeds",
         "trials tuned",
     ]
@@ -215,7 +241,10 @@ def _table(compared: Compared, shares: Mapping[str, float]) -> Table:
     teacher = ["teacher", str(subject.sweep.teacher["layers"])] + ["100"] * compared.fractions + taught
     teacher += ["-"] * (len(header) - len(teacher))
     rows = [teacher, *(_row(compared, row, shares) for row in compared.rows)]
-    return Table(f"{COVERS} {chosen_by(compared)}", header, [("", rows)], "methods")
+    caption = (
+        f"{COVERS} {chosen_by(compared)} Epochs are those of all stages: equal trials are not equal training."
+    )
+    return Table(caption, header, [("", rows)], "methods")
 
 
 def _row(compared: Compared, row: Row, shares: Mapping[str, float]) -> list[str]:
@@ -230,7 +259,7 @@ def _row(compared: Compared, row: Row, shares: Mapping[str, float]) -> list[str]
     made = [100 * shares.get(trial.id, math.nan) for trial in row.runs.values()]
     # Of all or none: a mean over some of the seeds would be another row's.
     cells.append(interval(mean_interval(made), ".0f") if all(map(math.isfinite, made)) else "-")
-    return [*cells, str(len(row.runs)), str(len(row.searched))]
+    return [*cells, f"{row.epochs:.3g}", str(len(row.runs)), str(len(row.searched))]
 
 
 def _differences_table(compared: Compared) -> Table:

@@ -46,8 +46,13 @@ class Subject:
 
     @property
     def sign(self) -> int:
-        """1 where more of the main metric is better, else -1."""
-        return -1 if self.sweep.objectives.get(self.chosen_by) == "min" else 1
+        """1 where more of what students are chosen by is better, else -1."""
+        return self.sign_of(self.chosen_by)
+
+    def sign_of(self, metric: str) -> int:
+        """1 where more of a metric is better, else -1: by the objectives, which name it on the split that selects."""
+        named = (metric, metric.replace("dev/", "holdout/"))
+        return -1 if any(self.sweep.objectives.get(name) == "min" for name in named) else 1
 
     @property
     def taught(self) -> float:
