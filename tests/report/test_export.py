@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from students import everything, student, sweep_of_students
+from students import LARGE, SENTENCE, SMALL, everything, student, sweep_of_students
 from transformers import AutoTokenizer, pipeline
 
 from ikd_ray.data import store
@@ -24,9 +24,6 @@ from ikd_ray.report import export, records
 from ikd_ray.report.export import choose_sweep, export_students
 from ikd_ray.report.pareto import GENERATED
 from ikd_ray.tasks import get_task
-
-SENTENCE = "The cats sat on a mat."
-SMALL, LARGE = "cola-kd-1L-aaaa1111", "cola-pid-2L-bbbb2222"
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from screen import run
-from students import everything, sweep_of_students
+from students import LARGE, SENTENCE, SMALL, everything, sweep_of_students
 
 from ikd_ray.data import store
 from ikd_ray.report import records
@@ -19,8 +19,6 @@ from ikd_ray.report.pareto import GENERATED
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "sweeps" / "export.py"
-SENTENCE = "The cats sat on a mat."
-SMALL, LARGE = "cola-kd-1L-aaaa1111", "cola-pid-2L-bbbb2222"
 
 
 @pytest.fixture
