@@ -215,6 +215,8 @@ def _time(request: Request, trials: list[Trial], costs: Costs, shares: Shares) -
     in_all = START_S + teacher + targets + assistants + mean * in_turn
     many = (shares.gpus or shares.cpus) * shares.workers
     where = f"{many:g} {'GPU' if shares.gpus else 'CPU thread'}{'s' * (many > 1)} each"
+    if "RAY_ADDRESS" in os.environ:
+        where += ", as if there were this machine alone"
     yield Fact("probe", f"{costs.seconds:.0f} s of training on {costs.examples} examples")
     yield Fact(
         "time",

@@ -64,6 +64,17 @@ def test_the_plan_is_told_and_nothing_is_left(command, inputs, tmp_path):
     assert done.stderr == ""
 
 
+@pytest.mark.slow
+def test_a_plan_that_the_machine_has_no_room_for_is_none(command, inputs, tmp_path):
+    (tmp_path / "space.yaml").write_text(SPACE)
+    asked = ["run", *flags(inputs, tmp_path / "space.yaml", "planned"), "--concurrent", 999, "--dry-run"]
+    done = command(*asked, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --concurrent 999: the cluster has room for ")
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]
+
+
 def test_a_plan_is_for_a_new_sweep(command, tmp_path):
     done = command("run", "--resume", "sweep", "--dry-run", cwd=tmp_path)
     assert done.returncode == 2
