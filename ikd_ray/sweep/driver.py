@@ -20,7 +20,7 @@ from ikd_ray.report.mirror import Mirror
 from ikd_ray.report.records import TrialRecord, read_trial, trial_folder, write_trial
 from ikd_ray.report.tracking.delivery import Delivery
 from ikd_ray.report.words import REASON, clean
-from ikd_ray.sweep.results import FAILED, HALTS, MOST_DEATHS, REPORT, WAITS, trial_id
+from ikd_ray.sweep.results import FAILED, HALTS, MOST_DEATHS, PLACE, REPORT, WAITS, trial_id
 from ikd_ray.sweep.search import OrderedSearch
 
 OUT_OF_MEMORY = "the machine ran out of memory"
@@ -87,7 +87,7 @@ class SweepCallback(tune.Callback):
         config = trial.config
         number, params = config["number"], make_trial(config["params"]).params()
         layers = list(self._layer_maps[params["student_layers"]])
-        told = {name: config[name] for name in ("method", "again", "seeds")} | more
+        told = {name: config[name] for name in PLACE} | more
         return TrialRecord(trial_id(number), number, params, layers, status, **told)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

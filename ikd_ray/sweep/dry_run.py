@@ -75,11 +75,12 @@ def dry_run(request: Request) -> Iterator[Fact]:
 
 def _shares(request: Request) -> Shares:
     """What a trial gets of this machine; of a cluster that may be elsewhere as if it were this machine alone."""
-    config, node = request.config, Node(int(get_num_cpus()), torch.cuda.device_count())
+    config = request.config
     if "RAY_ADDRESS" in os.environ:
-        return divide([node], trials=request.trials, concurrent=None, workers=1, gpus_per_worker=None)
+        asked = {"concurrent": None, "workers_per_trial": 1, "gpus_per_worker": None}
+        config = config.model_copy(update=asked)
     return divide(
-        [node],
+        [Node(int(get_num_cpus()), torch.cuda.device_count())],
         trials=request.trials,
         concurrent=config.concurrent,
         workers=config.workers_per_trial,

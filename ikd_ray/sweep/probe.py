@@ -21,7 +21,7 @@ from ikd_ray.distill.targets import Targets, build_targets
 from ikd_ray.distill.teacher import TeacherSource, load_tokenizer
 
 SECONDS = 10.0
-FIRST, MOST = 64, 8192  # examples of each split in the sample: to begin with, and at most
+FIRST = 64  # examples of each split, to begin with
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,7 @@ class Probe:
         costs = self._costs(typical(dataset, lengths, FIRST))
         left = SECONDS - (time.perf_counter() - started)
         if left > costs.seconds and costs.examples < len(dataset.splits["train"]):
-            limit = min(MOST, int(FIRST * left / costs.seconds))
-            costs = self._costs(typical(dataset, lengths, limit))
+            costs = self._costs(typical(dataset, lengths, int(FIRST * left / costs.seconds)))
         return replace(costs, seconds=time.perf_counter() - started)
 
     def _costs(self, sample: Dataset) -> Costs:
@@ -146,7 +145,6 @@ class Probe:
             pass
         taught = time.perf_counter() - started
         targets = Targets(folder, data, self._teacher, device=next(self._teacher.parameters()).device)
-        together, _ = self._epoch(data, targets, "kd", self._depth)
         torch.set_num_threads(self._threads)
         try:
             deep, deep_dev = self._epoch(data, targets, "kd", self._depth)
@@ -154,6 +152,9 @@ class Probe:
             low, low_dev = self._epoch(data, targets, "kd", 1)
         finally:
             torch.set_num_threads(self._all_threads)
+        together = deep
+        if self._threads != self._all_threads:
+            together, _ = self._epoch(data, targets, "kd", self._depth)
         between = max(self._depth - 1, 1)
         return Costs(
             top=low / train,

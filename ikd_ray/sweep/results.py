@@ -11,6 +11,8 @@ FAILED = "failed"  # key of a result that ends a trial without metrics: the reas
 WAITS = "waits"  # key of a result that ends a trial for Tune alone: a `Waits`
 HALTS = "halts"  # key of a result that ends a trial for now, and the sweep with it: what the machine lacks
 
+PLACE = ("method", "again", "seeds")  # what a trial is told of its place in the sweep; its record has it, too
+
 MOST_DEATHS = 3  # of a trial's process in a row, with no new epoch in between
 
 

@@ -213,9 +213,13 @@ class OrderedSearch(Searcher):
         params, _ = self._given[number]
         constants = self._budget.spaces[place.method].suggest(optuna.trial.FixedTrial(params))
         seed = (self._seed + place.seed) % SEEDS
-        about = {"number": number, "method": place.method, "again": place.again}
-        about["seeds"] = self._budget.seeds_of(place)
-        return about | {"params": {"seed": seed, **params, **constants}}
+        return {
+            "number": number,
+            "method": place.method,
+            "again": place.again,
+            "seeds": self._budget.seeds_of(place),
+            "params": {"seed": seed, **params, **constants},
+        }
 
     def _is_time(self, number: int, place: Place) -> bool:
         """Whether all has ended that the suggestion depends on."""

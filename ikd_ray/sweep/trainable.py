@@ -26,7 +26,7 @@ from ikd_ray.report.cache import STAGES
 from ikd_ray.report.records import TrialRecord, trial_folder, write_trial
 from ikd_ray.sweep.cluster import Shares
 from ikd_ray.sweep.prepare import Opened, Shared
-from ikd_ray.sweep.results import FAILED, HALTS, REPORT, WAITS, Waits, trial_id
+from ikd_ray.sweep.results import FAILED, HALTS, PLACE, REPORT, WAITS, Waits, trial_id
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -145,9 +145,7 @@ def _save(
         duration_s=epochs[-1].metrics["time/spent_s"],
         reused_from=sorted({epoch.reused_from for epoch in epochs} - {""}),
         warnings=warnings,
-        method=config["method"],
-        again=config["again"],
-        seeds=config["seeds"],
+        **{name: config[name] for name in PLACE},
     )
     write_trial(course.sweep, record, lambda folder: run.student.model.save_pretrained(folder))
     output.push(folder)

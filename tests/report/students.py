@@ -14,8 +14,6 @@ from ikd_ray.report import records
 from ikd_ray.report.records import SweepRecord, TrialRecord
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "a", "mat", "##s", "."]
-
-
 SENTENCE = "The cats sat on a mat."
 SMALL, LARGE = "cola-kd-1L-aaaa1111", "cola-pid-2L-bbbb2222"  # exports of the front of `sweep_of_students`
 

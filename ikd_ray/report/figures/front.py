@@ -205,10 +205,7 @@ def _traces(subject: Subject, cost: str, teacher: float) -> list[go.Scatter]:
 
 def _steps(subject: Subject, cost: str, known: list[TrialRecord]) -> go.Scatter:
     """The best value to be had at each cost."""
-    ways: dict[str, Direction] = {
-        cost: "min",
-        subject.metric: "max" if subject.sign_of(subject.metric) > 0 else "min",
-    }
+    ways: dict[str, Direction] = {cost: "min", subject.metric: subject.way(subject.metric)}
     unit = axis_label(cost)[1]
     best = pareto.front_values(known, ways)
     points = sorted((values[cost] / unit, values[subject.metric]) for _, values in best)

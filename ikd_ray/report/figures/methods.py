@@ -68,9 +68,9 @@ class Row:
     @property
     def missing(self) -> int:
         """Seeds of its configuration that were lost, or are still to come."""
-        alike = [trial for trial in self.ended if trial.again == self.again]
-        groups = {configuration(group[0].params): group for group in by_configuration(alike)}
-        tried = by_seed(groups[configuration(self.first.params)])
+        own = configuration(self.first.params)
+        alike = (trial for trial in self.ended if trial.again == self.again)
+        tried = by_seed(trial for trial in alike if configuration(trial.params) == own)
         return max(self.first.seeds, len(tried)) - len(self.runs)
 
     @property

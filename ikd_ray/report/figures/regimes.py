@@ -41,7 +41,7 @@ class Cell:
         """Those that count: of a configuration that was run again the new ones alone."""
         if not self.seeds_alone:
             return self.trials
-        return list(by_seed(chain(*contenders(self.trials, lambda finished: True))).values())
+        return list(by_seed(chain.from_iterable(contenders(self.trials, lambda finished: True))).values())
 
     def values(self, metric: str) -> list[float]:
         found = (trial.metrics.get(metric, math.nan) for trial in self.shown)

@@ -50,9 +50,13 @@ class Subject:
         return self.sign_of(self.chosen_by)
 
     def sign_of(self, metric: str) -> int:
-        """1 where more of a metric is better, else -1: by the objectives, which name it on the split that selects."""
-        named = (metric, metric.replace("dev/", "holdout/"))
-        return -1 if any(self.sweep.objectives.get(name) == "min" for name in named) else 1
+        """1 where more of a metric is better, else -1."""
+        return 1 if self.way(metric) == "max" else -1
+
+    def way(self, metric: str) -> Direction:
+        """Whether more or less of a metric is better, on whichever split: as the objectives say, where they do."""
+        ways = {pareto.on_dev(name): way for name, way in self.sweep.objectives.items()}
+        return ways.get(pareto.on_dev(metric), "max")
 
     @property
     def taught(self) -> float:
@@ -78,7 +82,7 @@ class Subject:
             for trial in self.trials
             if trial.params["regime"] == "kd" and not trial.params.get("assistant_layers")
         ]
-        ways: dict[str, Direction] = {self.chosen_by: "max" if self.sign > 0 else "min"}
+        ways = {self.chosen_by: self.way(self.chosen_by)}
         return next((trial for trial in pareto.front(own, ways) if trial in self.finished), None)
 
     @cached_property
