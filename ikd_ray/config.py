@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ikd_ray.errors import UsageError
 
 Regime = Literal["hard", "kd", "id", "pid", "sid"]
+
+
+def in_order(regimes: Sequence[str]) -> list[str]:
+    """Return the distinct regimes in the order of `Regime`, unknown ones last."""
+    return [regime for regime in dict.fromkeys([*get_args(Regime), *regimes]) if regime in set(regimes)]
 
 
 class _Config(BaseModel):

@@ -10,7 +10,7 @@ class UsageError(ValueError):
     """
 
 
-def in_one_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type's name where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
@@ -21,3 +21,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
     while cause is not None:
         yield cause
         cause = cause.__cause__
+
+
+class UnavailableError(Exception):
+    """What a figure needs and is not there any more; the message is a sentence for the reader."""

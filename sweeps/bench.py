@@ -13,8 +13,8 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import typer
 
-from ikd_ray.report.cli import run, usage_errors
 from ikd_ray.tasks import TASKS
+from ikd_ray.terminal.command_line import run, usage_errors
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -11,29 +11,28 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ikd_ray.data.remote import open_output
+from ikd_ray.analysis.evaluation_data import evaluation_data
+from ikd_ray.analysis.pareto import GENERATED
+from ikd_ray.analysis.pick import Pick, choose, parse
 from ikd_ray.errors import UsageError
-from ikd_ray.report.cli import print_error, run, usage_errors
-from ikd_ray.report.dev_data import evaluation_data
-from ikd_ray.report.export import (
+from ikd_ray.export.students import (
     Convert,
     Exported,
     choose_sweep,
     export_students,
     read_trials,
-    teacher_folder,
 )
-from ikd_ray.report.extras import require
-from ikd_ray.report.mirror import pull_all, pull_students
-from ikd_ray.report.pareto import GENERATED
-from ikd_ray.report.passwords import given_in_full, hide_command_line
-from ikd_ray.report.pick import Pick, choose, parse
-from ikd_ray.report.records import SweepRecord, TrialRecord, asked_task, read_sweep
-from ikd_ray.report.summary import forms_table, front_table
-from ikd_ray.report.tracking import gallery
-from ikd_ray.report.tracking.tracker import Tracker
-from ikd_ray.report.words import NONE, clean
+from ikd_ray.extras import require
+from ikd_ray.formatting import NONE, clean
+from ikd_ray.records import SweepRecord, TrialRecord, asked_task, read_sweep, teacher_folder
+from ikd_ray.redaction import given_in_full, hide_command_line
+from ikd_ray.storage.remote import open_output
+from ikd_ray.sweep.sync import pull_all, pull_students
 from ikd_ray.tasks import TASKS
+from ikd_ray.terminal.command_line import print_error, run, usage_errors
+from ikd_ray.terminal.summary_tables import forms_table, front_table
+from ikd_ray.tracking import publish
+from ikd_ray.tracking.tracker import Tracker
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -99,7 +98,7 @@ def export(
         whole = [student for student in made if student.folder is not None]
         _show(sweep, whole, picked)
         if store is not None and register is not None:
-            versions = gallery.register(store, folder, sweep, [student.trial for student in whole], register)
+            versions = publish.register(store, folder, sweep, [student.trial for student in whole], register)
             for trial, version in versions.items():
                 typer.echo(f"{trial}: version {version} of {register}")
     skipped = [student.problem for student in made if student.folder is None]
@@ -130,7 +129,7 @@ def _store(sweep: SweepRecord, tracking_uri: str | None, name: str) -> Tracker:
 
 
 def _converter(folder: Path, sweep: SweepRecord, int8: bool, room: Path) -> Convert:
-    from ikd_ray.report.onnx_export import OnnxExport  # imported late: it takes seconds
+    from ikd_ray.export.onnx_export import OnnxExport  # imported late: it takes seconds
 
     return OnnxExport(evaluation_data(folder.parent, sweep, teacher_folder(folder, sweep), room), int8)
 

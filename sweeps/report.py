@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from ikd_ray.data.remote import Output, open_output
 from ikd_ray.errors import UsageError
-from ikd_ray.report.cli import print_error, print_warning, run, script, usage_errors
-from ikd_ray.report.mirror import Mirror, pull_all
-from ikd_ray.report.passwords import given_in_full, hide_command_line
+from ikd_ray.redaction import given_in_full, hide_command_line
+from ikd_ray.storage.remote import Output, open_output
+from ikd_ray.sweep.sync import SweepSync, pull_all
 from ikd_ray.tasks import TASKS
+from ikd_ray.terminal.command_line import print_error, print_warning, run, script, usage_errors
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -56,13 +56,13 @@ def report(
 
 
 def _check(place: Output, name: str, uri: str | None, output: str) -> int:
-    from ikd_ray.report.records import missing
-    from ikd_ray.sweep.check import check as check_sweep  # imported late: it takes seconds
+    from ikd_ray.records import missing
     from ikd_ray.sweep.request import find_sweep
+    from ikd_ray.sweep.verify import check as check_sweep  # imported late: it takes seconds
 
     folder = find_sweep(name, "--check", place)
     sweep, trials, found = check_sweep(place, folder, uri)
-    Mirror(place, folder, print_error).push()
+    SweepSync(place, folder, print_error).push()
     for finding in found:
         state = "mended" if finding.mended else "NOT mended"
         typer.echo(f"{finding.where}: {finding.what}: {state}")
@@ -78,10 +78,10 @@ def _check(place: Output, name: str, uri: str | None, output: str) -> int:
 
 
 def _draw(place: Output, task: str, name: str | None, texts: list[str], uri: str | None) -> int:
-    from ikd_ray.report.export import choose_sweep  # imported late: it takes seconds
-    from ikd_ray.report.records import asked_task, read_sweep
-    from ikd_ray.report.tracking.gallery import log_report
+    from ikd_ray.export.students import choose_sweep  # imported late: it takes seconds
+    from ikd_ray.records import asked_task, read_sweep
     from ikd_ray.sweep.request import store_of
+    from ikd_ray.tracking.publish import log_report
 
     with place.reachable():
         pull_all(place)

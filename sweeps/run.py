@@ -12,17 +12,17 @@ from typing import Annotated
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-from ikd_ray.report import interrupt
+from ikd_ray.terminal import interrupts
 
-interrupt.end_at_once()
+interrupts.end_at_once()
 
 import typer
 
-from ikd_ray.data.remote import open_output
 from ikd_ray.errors import UsageError
-from ikd_ray.report.cli import run, usage_errors
-from ikd_ray.report.console import Console
-from ikd_ray.report.passwords import given_in_full, hide_command_line, printable_command
+from ikd_ray.redaction import given_in_full, hide_command_line, printable_command
+from ikd_ray.storage.remote import open_output
+from ikd_ray.terminal.command_line import run, usage_errors
+from ikd_ray.terminal.console import Console
 
 SPACES = Path(__file__).resolve().parent.parent / "search_spaces"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -161,7 +161,7 @@ def main(
                 from ikd_ray.sweep.dry_run import dry_run as plan
             else:
                 from ikd_ray.sweep import runner
-        interrupt.raise_it()
+        interrupts.raise_it()
         if not dry_run:
             raise typer.Exit(runner.run(request, command, console))
         for fact in plan(request):

@@ -21,6 +21,8 @@ import typer
 
 ROOT = Path(__file__).resolve().parents[1]
 
+pytest_plugins = ["tests.helpers.fixtures"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     faults = parser.getgroup("faults", "tests/faults/test_kills.py")

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import typer
-from launch import write_glue
-from servers import answers, free_port, wait_until
 
 from ikd_ray.config import Trial
 from ikd_ray.distill import regimes
-from ikd_ray.sweep.budget import Budget
-from ikd_ray.sweep.space import load_space
+from ikd_ray.search.budget import Budget
+from ikd_ray.search.space import load_space
+from tests.helpers.launch import write_glue
+from tests.helpers.servers import answers, free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -17,7 +17,7 @@ CALLS = {
     *(f"yaml.{name}" for name in ("load", "load_all", "unsafe_load", "full_load", "Loader", "UnsafeLoader")),
     *("datasets.load_from_disk", "huggingface_hub.hf_hub_download", "huggingface_hub.snapshot_download"),
 }
-NO_CODE = "NO_CODE"  # ikd_ray.distill.teacher_files: trust_remote_code=False
+NO_REMOTE_CODE = "NO_CODE"  # ikd_ray.distill.teacher_files: trust_remote_code=False
 
 
 def dangers(source: str) -> Iterator[str]:
@@ -59,8 +59,8 @@ def problems(call: ast.Call, full: dict[str, str]) -> Iterator[str]:
     if given.get("trust_remote_code", "False") != "False":
         yield f"{name} with code from outside"
     if name.endswith(".from_pretrained"):
-        if NO_CODE not in unpacked:
-            yield f"{name} without {NO_CODE}"
+        if NO_REMOTE_CODE not in unpacked:
+            yield f"{name} without {NO_REMOTE_CODE}"
         if "Model" in name and given.get("use_safetensors") != "True":
             yield f"{name} without use_safetensors=True"
 
@@ -84,8 +84,8 @@ def test_nothing_from_outside_is_run(path):
         "import yaml\nyaml.load(text, Loader=yaml.SafeLoader)",
         "import subprocess\nsubprocess.run(text, shell=True)",
         "AutoConfig.from_pretrained(path)",
-        "AutoConfig.from_pretrained(path, trust_remote_code=True, **NO_CODE)",
-        "AutoModel.from_pretrained(path, **NO_CODE)",
+        "AutoConfig.from_pretrained(path, trust_remote_code=True, **NO_REMOTE_CODE)",
+        "AutoModel.from_pretrained(path, **NO_REMOTE_CODE)",
     ],
 )
 def test_the_test_sees_it(line):
@@ -97,7 +97,7 @@ def test_the_test_sees_it(line):
     [
         "model.eval()",
         "import numpy as np\nnp.load(path, allow_pickle=False)",
-        "AutoModel.from_pretrained(path, use_safetensors=True, **NO_CODE)",
+        "AutoModel.from_pretrained(path, use_safetensors=True, **NO_REMOTE_CODE)",
     ],
 )
 def test_the_test_lets_the_rest_be(line):
@@ -105,6 +105,6 @@ def test_the_test_lets_the_rest_be(line):
 
 
 def test_the_one_switch_is_off():
-    from ikd_ray.distill.teacher_files import NO_CODE
+    from ikd_ray.distill.teacher_files import NO_REMOTE_CODE
 
-    assert NO_CODE == {"trust_remote_code": False}
+    assert NO_REMOTE_CODE == {"trust_remote_code": False}

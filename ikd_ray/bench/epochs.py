@@ -15,12 +15,12 @@ from ikd_ray.bench.processes import meet
 from ikd_ray.bench.reference import LAMBDA, LEARNING_RATE, TEMPERATURE
 from ikd_ray.config import TeacherConfig, Trial
 from ikd_ray.data.tokens import open_data
+from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.loop import Distillation, Epoch
 from ikd_ray.distill.regimes import Stage
 from ikd_ray.distill.targets import build_targets
 from ikd_ray.distill.teacher import fine_tuning, load_teacher
 from ikd_ray.distill.training import StageTraining, train_stage
-from ikd_ray.distill.world import World
 
 REGIMES = ("kd", "id", "pid", "sid")
 EPOCHS = 2  # of every stage: what a stage computes once, for all its epochs, is shared by this many
@@ -114,7 +114,7 @@ def teacher_times(inputs: Inputs) -> Timing:
     config = TeacherConfig(epochs=1, learning_rate=1e-4, batch_size=inputs.batch_size)
     stage = fine_tuning(teacher, config.epochs)
     start = time.perf_counter()
-    for _ in train_stage(StageTraining(teacher, stage, config, data, None, (), World())):
+    for _ in train_stage(StageTraining(teacher, stage, config, data, None, (), DistributedContext())):
         pass
     return Timing("teacher", time.perf_counter() - start, passed_layers(stage, len(teacher.layers)))
 

@@ -18,7 +18,7 @@ from ikd_ray.bench.processes import RESULT, sweep_alone
 from ikd_ray.config import SweepConfig
 from ikd_ray.data.corpus import generate
 from ikd_ray.distill.loop import Distillation, Epoch
-from ikd_ray.report.console import Console
+from ikd_ray.terminal.console import Console
 
 SENTENCES = 64  # of each split
 EPOCHS = 3  # reports of each trial, the default space's `epochs`

@@ -16,7 +16,7 @@ from ikd_ray.bench import machine
 from ikd_ray.bench.inputs import Inputs
 from ikd_ray.bench.reference import LAMBDA, LEARNING_RATE, TEMPERATURE, examples, load_models, random_batches
 from ikd_ray.data.tokens import open_data
-from ikd_ray.distill.teacher_files import NO_CODE
+from ikd_ray.distill.teacher_files import NO_REMOTE_CODE
 from ikd_ray.errors import UsageError
 
 
@@ -39,7 +39,7 @@ def textbrewer_epoch(inputs: Inputs) -> float:
     machine.prepare(inputs.threads)
     torch.manual_seed(0)
     teacher, student = load_models(inputs.teacher, inputs.student_layers)
-    tokenizer = AutoTokenizer.from_pretrained(inputs.teacher, **NO_CODE)
+    tokenizer = AutoTokenizer.from_pretrained(inputs.teacher, **NO_REMOTE_CODE)
     batches = random_batches(open_data(inputs.data).train, tokenizer, inputs.batch_size)
     matches = []
     for layer, source in enumerate(inputs.matched(), start=1):
@@ -79,7 +79,7 @@ def trainer_epoch(inputs: Inputs) -> float:
     )  # imported late: it leaves a folder in the temporary one
 
     machine.prepare(inputs.threads)
-    tokenizer = AutoTokenizer.from_pretrained(inputs.teacher, **NO_CODE)
+    tokenizer = AutoTokenizer.from_pretrained(inputs.teacher, **NO_REMOTE_CODE)
     arguments = TrainingArguments(
         output_dir=str(inputs.scratch / "trainer"),
         per_device_train_batch_size=inputs.batch_size,
@@ -91,7 +91,7 @@ def trainer_epoch(inputs: Inputs) -> float:
     )
     trainer = Trainer(
         AutoModelForSequenceClassification.from_pretrained(
-            inputs.teacher, use_safetensors=True, dtype=torch.float32, **NO_CODE
+            inputs.teacher, use_safetensors=True, dtype=torch.float32, **NO_REMOTE_CODE
         ),
         arguments,
         train_dataset=examples(open_data(inputs.data).train, tokenizer),

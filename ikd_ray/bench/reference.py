@@ -25,13 +25,13 @@ from transformers import (
 
 from ikd_ray.bench import machine
 from ikd_ray.bench.inputs import Inputs
-from ikd_ray.data.ragged import Ragged
 from ikd_ray.data.tokens import TokenSplit, open_data
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.linear import use_onednn
 from ikd_ray.distill.losses import attention_kl, cls_cosine, hard_label_loss, soft_label_loss
 from ikd_ray.distill.student import build_student
-from ikd_ray.distill.teacher_files import NO_CODE
+from ikd_ray.distill.teacher_files import NO_REMOTE_CODE
+from ikd_ray.storage.ragged import Ragged
 
 LEARNING_RATE, TEMPERATURE, LAMBDA = 5e-5, 2.0, 0.2
 
@@ -62,12 +62,12 @@ def load_models(folder: Path, student_layers: int) -> tuple[PreTrainedModel, Pre
     Both return attention weights, which takes the eager implementation. It returns them after dropout, so
     attention drops nothing out.
     """
-    config = AutoConfig.from_pretrained(folder, **NO_CODE)
+    config = AutoConfig.from_pretrained(folder, **NO_REMOTE_CODE)
     for name in ("attention_probs_dropout_prob", "attention_dropout"):  # the latter is DistilBERT's
         if hasattr(config, name):
             setattr(config, name, 0.0)
     teacher = AutoModelForSequenceClassification.from_pretrained(
-        folder, config=config, use_safetensors=True, dtype=torch.float32, **NO_CODE
+        folder, config=config, use_safetensors=True, dtype=torch.float32, **NO_REMOTE_CODE
     )
     student = build_student(Encoder(teacher), student_layers, "mapped").model
     for model in (teacher, student):
@@ -125,7 +125,7 @@ def reference_epoch(inputs: Inputs) -> float:
     machine.prepare(inputs.threads)
     torch.manual_seed(0)
     teacher, student = load_models(inputs.teacher, inputs.student_layers)
-    tokenizer = AutoTokenizer.from_pretrained(inputs.teacher, **NO_CODE)
+    tokenizer = AutoTokenizer.from_pretrained(inputs.teacher, **NO_REMOTE_CODE)
     batches = random_batches(open_data(inputs.data).train, tokenizer, inputs.batch_size)
     optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE)
     start = time.perf_counter()

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ikd_ray.analysis.savings import savings, was_reused
 from ikd_ray.bench.inputs import DEFAULT_SPACE, Request
 from ikd_ray.bench.processes import RESULT, sweep_alone
 from ikd_ray.config import SweepConfig
-from ikd_ray.report.cache import STAGES
-from ikd_ray.report.console import Console
-from ikd_ray.report.records import TrialRecord, read_trials
-from ikd_ray.report.savings import savings, was_reused
+from ikd_ray.records import TrialRecord, read_trials
+from ikd_ray.terminal.cache_tables import STAGES
+from ikd_ray.terminal.console import Console
 
 NAMES = {True: "shared", False: "alone"}
 # PID and SID at one depth, with three learning rates; all that does not shape a prefix is free.

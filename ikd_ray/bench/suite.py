@@ -25,7 +25,7 @@ from ikd_ray.data.dataset import Dataset
 from ikd_ray.data.tokens import TokenSplit, open_data
 from ikd_ray.distill.teacher import TeacherSource, load_teacher
 from ikd_ray.errors import UsageError
-from ikd_ray.report.console import Console
+from ikd_ray.terminal.console import Console
 
 TRIALS_AT_ONCE = 2
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ikd_ray.bench.results import Report
-from ikd_ray.report.words import NONE
+from ikd_ray.formatting import NONE
 
 WIDTH = 120  # of tables in a file
 NOTES = (

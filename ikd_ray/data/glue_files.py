@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ikd_ray.data.dataset import Split
-from ikd_ray.data.rows import Rows, read_lines, refuse_what_is_no_file, shown
+from ikd_ray.data.table_rows import Rows, read_lines, refuse_what_is_no_file, shown
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import TASKS, GlueTask
 

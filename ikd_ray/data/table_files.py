@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ikd_ray.data.dataset import Split
-from ikd_ray.data.rows import MAX_LINE, Rows, read_lines, refuse_what_is_no_file, shown
+from ikd_ray.data.table_rows import MAX_LINE, Rows, read_lines, refuse_what_is_no_file, shown
 from ikd_ray.data.task_file import CustomTask
 from ikd_ray.errors import UsageError
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ikd_ray.data import store
-from ikd_ray.data.by_length import LengthOrder
 from ikd_ray.data.dataset import Dataset, Split
 from ikd_ray.data.holdout import HOLDOUT
-from ikd_ray.data.ragged import Ragged, RaggedWriter
 from ikd_ray.data.task_file import keep_task, kept_task
+from ikd_ray.storage import store
+from ikd_ray.storage.by_length import LengthOrder
+from ikd_ray.storage.ragged import Ragged, RaggedWriter
 from ikd_ray.tasks import Task
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def prepare(
         (folder / "about.json").write_text(json.dumps(about))
         keep_task(folder, dataset.task)
 
-    store.ensure(root / key, write)
+    store.get_or_build(root / key, write)
     return open_data(root / key)
 
 

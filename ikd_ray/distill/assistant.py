@@ -15,14 +15,14 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from ikd_ray.config import NO_ASSISTANTS, PrefixConfig, Trial
-from ikd_ray.data import store
 from ikd_ray.data.tokens import TaskData
-from ikd_ray.distill.checkpoint import Busy, Checkpoints
+from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
 from ikd_ray.distill.loop import WAIT_SECONDS, Distillation, Epoch
 from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.teacher import CARD, TeacherRecord
-from ikd_ray.distill.teacher_files import NO_CODE
+from ikd_ray.distill.teacher_files import NO_REMOTE_CODE
 from ikd_ray.distill.training import DivergedError
+from ikd_ray.storage import store
 
 FORMAT = 1
 
@@ -52,7 +52,7 @@ def make_assistant(
     recipe: Trial,
     folder: Path,
     prefix: PrefixConfig | None = None,
-    checkpoints: Checkpoints | None = None,
+    checkpoints: EpochCache | None = None,
 ) -> Iterator[Epoch]:
     """Distil an assistant of `recipe.student_layers` layers and keep it as teachers are kept; yields its epochs.
 
@@ -70,7 +70,7 @@ def make_assistant(
     history: list[dict[str, float]] = []
     try:
         for event in run:
-            if isinstance(event, Busy):
+            if isinstance(event, PendingEpoch):
                 time.sleep(WAIT_SECONDS)
             else:
                 history.append(event.metrics)
@@ -87,7 +87,7 @@ def make_assistant(
 
     def write(aside: Path) -> None:
         run.student.model.save_pretrained(aside)
-        AutoTokenizer.from_pretrained(teacher.folder, **NO_CODE).save_pretrained(aside)
+        AutoTokenizer.from_pretrained(teacher.folder, **NO_REMOTE_CODE).save_pretrained(aside)
         (aside / CARD).write_text(json.dumps(card, indent=1))
 
-    store.ensure(folder, write)
+    store.get_or_build(folder, write)

@@ -14,8 +14,8 @@ from torch import Tensor
 from ikd_ray.data.batches import Batch, collate, evaluation_plan
 from ikd_ray.data.tokens import TaskData, TokenSplit
 from ikd_ray.distill.encoder import Encoder, Output
+from ikd_ray.distill.frozen_activations import FrozenActivations
 from ikd_ray.distill.losses import attention_kl, cls_cosine
-from ikd_ray.distill.prefix import Prefix
 from ikd_ray.distill.targets import Targets
 
 BATCH = 64
@@ -55,7 +55,7 @@ class Comparison:
         data: TaskData,
         targets: Targets,
         matched: tuple[int, ...],
-        prefix: Prefix | None = None,
+        prefix: FrozenActivations | None = None,
     ) -> None:
         """
         Args:

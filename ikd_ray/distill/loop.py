@@ -11,25 +11,25 @@ from pathlib import Path
 from ikd_ray.config import PrefixConfig, Trial
 from ikd_ray.data.subset import nested_subset
 from ikd_ray.data.tokens import TaskData
-from ikd_ray.distill.checkpoint import (
-    DISK_ERRORS,
-    Busy,
-    Checkpoints,
-    LostStateError,
-    Saved,
-    Trajectory,
-)
+from ikd_ray.distill.cache_keys import environment, stage_key, start_key
+from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.epoch_cache import (
+    DISK_ERRORS,
+    CachedEpoch,
+    EpochCache,
+    LostCheckpointError,
+    PendingEpoch,
+    StageCache,
+)
 from ikd_ray.distill.evaluate import Comparison
+from ikd_ray.distill.frozen_activations import FrozenActivations
 from ikd_ray.distill.linear import use_onednn
-from ikd_ray.distill.prefix import Prefix
 from ikd_ray.distill.regimes import REGIMES, Stage
 from ikd_ray.distill.student import build_student, layer_map, size_metrics
 from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.training import StageTraining
-from ikd_ray.distill.trajectory import environment, stage_key, start_key
-from ikd_ray.distill.world import World
-from ikd_ray.errors import UsageError, in_one_line
+from ikd_ray.errors import UsageError, first_line
 
 WAIT_SECONDS = 0.2
 TIMES = ("time/epoch_s", "time/evaluation_s")  # training and evaluation
@@ -61,9 +61,9 @@ class Distillation:
         trial: Trial,
         data: TaskData,
         targets: Targets,
-        world: World | None = None,
+        world: DistributedContext | None = None,
         prefix: PrefixConfig | None = None,
-        checkpoints: Checkpoints | None = None,
+        checkpoints: EpochCache | None = None,
         reference: Targets | None = None,
     ) -> None:
         """
@@ -78,7 +78,7 @@ class Distillation:
         """
         self.trial, self.data, self.targets = trial, data, targets
         self.reference = reference or targets
-        self.world = world or World(device=next(targets.teacher.parameters()).device)
+        self.world = world or DistributedContext(device=next(targets.teacher.parameters()).device)
         self._rows = nested_subset(data.train.labels, trial.train_fraction, trial.seed)
         together = min(trial.batch_size, len(self._rows))
         if together < 2 * self.world.size and self.world.size > 1:
@@ -97,12 +97,14 @@ class Distillation:
         trial = self.trial
         self.student = build_student(self.targets.teacher, trial.student_layers, trial.student_init)
         self.student.to(self.world.device)
-        self._prefix = Prefix(self.student, self.data, self._prefix_config, self._rows)
+        self._prefix = FrozenActivations(self.student, self.data, self._prefix_config, self._rows)
         self._compare = Comparison(self.student, self.data, self.reference, self.matched, self._prefix)
-        self._behind: list[tuple[StageTraining, Saved]] = []  # states taken whose weights are not loaded yet
+        self._behind: list[
+            tuple[StageTraining, CachedEpoch]
+        ] = []  # states taken whose weights are not loaded yet
 
-    def __iter__(self) -> Iterator[Epoch | Busy]:
-        """An `Epoch` for each; a `Busy` while another process trains the next one: go on, or come back, later.
+    def __iter__(self) -> Iterator[Epoch | PendingEpoch]:
+        """An `Epoch` for each; a `PendingEpoch` while another process trains the next one: go on, or come back, later.
 
         Raises:
             DivergedError: a loss became NaN or infinite.
@@ -111,18 +113,18 @@ class Distillation:
         while not complete:
             try:
                 for event in self._walk():
-                    if isinstance(event, Busy):
+                    if isinstance(event, PendingEpoch):
                         yield event
                     elif event.epoch > given:
                         given = event.epoch
                         told, warnings = len(self.warnings), tuple(self.warnings[told:])
                         yield replace(event, warnings=warnings)
                 complete = True
-            except LostStateError as error:  # from the start, where what is still there is taken again
-                self.warnings.append(f"{in_one_line(error)}; trained anew")
+            except LostCheckpointError as error:  # from the start, where what is still there is taken again
+                self.warnings.append(f"{first_line(error)}; trained anew")
                 self._build()
 
-    def _walk(self) -> Iterator[Epoch | Busy]:
+    def _walk(self) -> Iterator[Epoch | PendingEpoch]:
         done = epochs = reused = 0
         with self._in_use() as shared:
             layers = len(self.student.layers)
@@ -136,7 +138,7 @@ class Distillation:
                     kept = shared.beside(key, f"cls-{epochs}") if frozen == layers else None
                     key = stage_key(key, epochs, stage, self._prefix.fits(frozen))
                 for event in self._epochs(stage, key, kept):
-                    if isinstance(event, Busy):
+                    if isinstance(event, PendingEpoch):
                         yield event
                         continue
                     metrics, origin, earlier = event
@@ -152,14 +154,14 @@ class Distillation:
 
     def _epochs(
         self, stage: Stage, key: str, kept: Path | None
-    ) -> Iterator[tuple[dict[str, float], str, bool] | Busy]:
+    ) -> Iterator[tuple[dict[str, float], str, bool] | PendingEpoch]:
         """A stage's epochs until it ends: metrics, which other trial they are reused from, if any, and whether
         this one trained them before it was cut off."""
         arguments = (self.trial, self.data, self.targets, self._imitated, self.world, self._prefix)
         training = StageTraining(self.student, stage, *arguments, kept, self._rows)
         with self._trajectory(stage, key) as trajectory:
             for number in range(1, stage.epochs + 1):
-                while isinstance(saved := self._look(trajectory, number), Busy):
+                while isinstance(saved := self._look(trajectory, number), PendingEpoch):
                     yield saved
                 if saved:
                     metrics, origin = self._take(training, saved)
@@ -177,7 +179,7 @@ class Distillation:
         return start_key(self.trial, self.data, self.targets, self._imitated, environments, compared)
 
     @contextmanager
-    def _in_use(self) -> Iterator[Checkpoints | None]:
+    def _in_use(self) -> Iterator[EpochCache | None]:
         """Saved epochs, of which nothing goes that this trial stands on; none where that cannot be made sure of."""
         with ExitStack() as held:
             if self._checkpoints:
@@ -186,7 +188,7 @@ class Distillation:
                     with self._disk_may_refuse():
                         held.enter_context(self._checkpoints.in_use())
                         there = True
-                self._checkpoints = self._checkpoints if self.world.agree(there) else None
+                self._checkpoints = self._checkpoints if self.world.broadcast(there) else None
             yield self._checkpoints
 
     @contextmanager
@@ -195,13 +197,13 @@ class Distillation:
         try:
             yield
         except DISK_ERRORS as error:
-            self.warnings.append(f"epochs cannot be shared ({in_one_line(error)})")
+            self.warnings.append(f"epochs cannot be shared ({first_line(error)})")
 
     def _is_exact(self) -> bool:
         """Whether numbers are what the key says: the prefix found room, if it was to have some, on every worker."""
         return not self.world.any(self._prefix.failed)
 
-    def _trajectory(self, stage: Stage, key: str) -> AbstractContextManager[Trajectory | None]:
+    def _trajectory(self, stage: Stage, key: str) -> AbstractContextManager[StageCache | None]:
         if self._checkpoints is None or not self._is_exact() or self.world.rank:
             return nullcontext()
         trial = self.trial.params()
@@ -211,14 +213,14 @@ class Distillation:
             return self._checkpoints.trajectory(key, about)
         return nullcontext()
 
-    def _look(self, trajectory: Trajectory | None, number: int) -> Saved | Busy | None:
+    def _look(self, trajectory: StageCache | None, number: int) -> CachedEpoch | PendingEpoch | None:
         """What rank 0 finds of an epoch."""
         if self._checkpoints is None:
             return None
         found = self._search(trajectory, number) if trajectory else None
-        return self._checkpoints.here(self.world.agree(found))
+        return self._checkpoints.here(self.world.broadcast(found))
 
-    def _search(self, trajectory: Trajectory, number: int) -> Saved | Busy | None:
+    def _search(self, trajectory: StageCache, number: int) -> CachedEpoch | PendingEpoch | None:
         found, answered = None, False
         with self._disk_may_refuse():
             found, answered = trajectory.look(number), True
@@ -228,7 +230,7 @@ class Distillation:
         trajectory.damaged.clear()
         return found
 
-    def _take(self, training: StageTraining, saved: Saved) -> tuple[dict[str, float], str]:
+    def _take(self, training: StageTraining, saved: CachedEpoch) -> tuple[dict[str, float], str]:
         """An epoch as it is. Its weights are loaded when they are needed."""
         if self._behind and self._behind[-1][0] is training:
             self._behind.pop()
@@ -244,7 +246,7 @@ class Distillation:
         """Load the weights of the states taken; of `training`, which goes on, the optimizer too.
 
         Raises:
-            LostStateError: in one of the processes they are gone.
+            LostCheckpointError: in one of the processes they are gone.
         """
         behind, self._behind = self._behind, []
         lost = None
@@ -253,17 +255,17 @@ class Distillation:
                 self._prefix.raise_to(0)  # of what is below it something changes
             try:
                 stage.load(saved.weights(), saved.optimizer() if stage is training else None)
-            except LostStateError as error:
+            except LostCheckpointError as error:
                 assert self._checkpoints is not None
                 self._checkpoints.forget(saved)
                 lost = error
         if behind and self.world.any(lost is not None):
             if self.world.size > 1:  # who sees what others do not will go on so
                 self._checkpoints = None
-            raise lost or LostStateError("a worker cannot read what another one can")
+            raise lost or LostCheckpointError("a worker cannot read what another one can")
 
     def _save(
-        self, trajectory: Trajectory | None, training: StageTraining, number: int, metrics: dict[str, float]
+        self, trajectory: StageCache | None, training: StageTraining, number: int, metrics: dict[str, float]
     ) -> None:
         exact = self._checkpoints is not None and self._is_exact()
         if trajectory is None or not trajectory.claimed:
@@ -299,8 +301,8 @@ def distill(
     data: TaskData,
     targets: Targets,
     report: Callable[[Epoch], None] = lambda epoch: None,
-    world: World | None = None,
-    checkpoints: Checkpoints | None = None,
+    world: DistributedContext | None = None,
+    checkpoints: EpochCache | None = None,
     reference: Targets | None = None,
 ) -> Result:
     """Distil one student in this process.
@@ -316,7 +318,7 @@ def distill(
     """
     course = Distillation(trial, data, targets, world, checkpoints=checkpoints, reference=reference)
     for event in course:
-        if isinstance(event, Busy):
+        if isinstance(event, PendingEpoch):
             time.sleep(WAIT_SECONDS)
         else:
             epoch = event

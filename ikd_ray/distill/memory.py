@@ -14,7 +14,7 @@ def _malloc_trim() -> Any:
     return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Return the heap's free pages, between its blocks too, to the system.
 
     Batches of ever other lengths leave holes that later ones do not fit in: without this a process that trains for

@@ -20,13 +20,13 @@ from filelock import FileLock
 from torch import Tensor
 
 from ikd_ray.config import TargetConfig
-from ikd_ray.data import store
-from ikd_ray.data.array_files import GrowingArrays
 from ikd_ray.data.batches import Batch, collate
-from ikd_ray.data.by_length import ByLength, LengthOrder
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.errors import UsageError
+from ikd_ray.storage import store
+from ikd_ray.storage.array_files import GrowingArrays
+from ikd_ray.storage.by_length import ByLength, LengthOrder
 
 FORMAT = 2
 BATCH = 64

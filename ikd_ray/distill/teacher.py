@@ -20,17 +20,17 @@ from transformers import (
 )
 
 from ikd_ray.config import TeacherConfig
-from ikd_ray.data import store
 from ikd_ray.data.hub import hub_reachable, offline_unless_reachable
 from ikd_ray.data.tokens import TaskData
+from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.encoder import FAMILIES, Encoder
 from ikd_ray.distill.evaluate import score
 from ikd_ray.distill.loop import Epoch
 from ikd_ray.distill.regimes import Stage
-from ikd_ray.distill.teacher_files import NO_CODE, check_config, load_whole, not_supported, weights_key
+from ikd_ray.distill.teacher_files import NO_REMOTE_CODE, check_config, load_whole, not_supported, weights_key
 from ikd_ray.distill.training import DivergedError, StageTraining, train_stage
-from ikd_ray.distill.world import World
-from ikd_ray.errors import UsageError, in_one_line
+from ikd_ray.errors import UsageError, first_line
+from ikd_ray.storage import store
 from ikd_ray.tasks import Task
 
 FORMAT = 2
@@ -110,10 +110,10 @@ def _hub_has_safetensors(name: str) -> bool:
 
 def _describe(name: str, path: str, key: str | None, task: Task) -> TeacherSource:
     try:
-        config = AutoConfig.from_pretrained(path, **NO_CODE)
-        tokenizer = AutoTokenizer.from_pretrained(path, **NO_CODE)
+        config = AutoConfig.from_pretrained(path, **NO_REMOTE_CODE)
+        tokenizer = AutoTokenizer.from_pretrained(path, **NO_REMOTE_CODE)
     except Exception as error:  # each file format raises its own
-        reason = in_one_line(error)
+        reason = first_line(error)
         missing = "" if key else "no folder of that name, and "
         raise UsageError(
             f"--teacher {name}: {missing}its config or tokenizer cannot be read ({reason})"
@@ -152,7 +152,7 @@ def _check_head(name: str, config: Any, task: Task) -> None:
 
 def load_tokenizer(source: TeacherSource) -> PreTrainedTokenizerBase:
     """The teacher's tokenizer, which its students share."""
-    return AutoTokenizer.from_pretrained(source.path, **NO_CODE)
+    return AutoTokenizer.from_pretrained(source.path, **NO_REMOTE_CODE)
 
 
 def tuning(source: TeacherSource, config: TeacherConfig) -> TeacherConfig:
@@ -196,7 +196,7 @@ class TeacherRecord:
 def load_teacher(folder: Path) -> Encoder:
     """The model that `make_teacher` kept there, with dropout off."""
     model = AutoModelForSequenceClassification.from_pretrained(
-        folder, use_safetensors=True, dtype=torch.float32, **NO_CODE
+        folder, use_safetensors=True, dtype=torch.float32, **NO_REMOTE_CODE
     )
     return Encoder(model.eval())
 
@@ -223,7 +223,7 @@ def make_teacher(
     history: list[dict[str, float]] = []
     settings = {} if source.has_head else tuning(source, config).model_dump()
     if settings:
-        for epoch in _fine_tune(teacher, data, tuning(source, config), World(device=device)):
+        for epoch in _fine_tune(teacher, data, tuning(source, config), DistributedContext(device=device)):
             history.append(epoch.metrics)
             yield epoch
     metrics = score(teacher, data)
@@ -234,7 +234,7 @@ def make_teacher(
         load_tokenizer(source).save_pretrained(aside)
         (aside / CARD).write_text(json.dumps(card, indent=1))
 
-    store.ensure(folder, write)
+    store.get_or_build(folder, write)
 
 
 def fine_tuning(teacher: Encoder, epochs: int) -> Stage:
@@ -249,7 +249,9 @@ def fine_tuning(teacher: Encoder, epochs: int) -> Stage:
     )
 
 
-def _fine_tune(teacher: Encoder, data: TaskData, config: TeacherConfig, world: World) -> Iterator[Epoch]:
+def _fine_tune(
+    teacher: Encoder, data: TaskData, config: TeacherConfig, world: DistributedContext
+) -> Iterator[Epoch]:
     stage = fine_tuning(teacher, config.epochs)
     best, best_epoch, best_state = float("-inf"), 0, None
     metric = f"{data.selection}/{data.task.metric}"

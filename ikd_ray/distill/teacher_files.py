@@ -13,16 +13,16 @@ from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging
 
-from ikd_ray.data import store
 from ikd_ray.distill.encoder import FAMILIES
-from ikd_ray.errors import UsageError, in_one_line
+from ikd_ray.errors import UsageError, first_line
+from ikd_ray.storage import store
 from ikd_ray.tasks import Task
 
 MOST_BYTES = 2**20  # of config.json; they have a few thousand
 MOST = 2**20  # the largest number that a configuration may hold: a vocabulary's is the largest, with 250,002
 MOST_LAYERS = 128
 # Never a question whether to run a model's own code, which transformers asks at a terminal by default.
-NO_CODE = {"trust_remote_code": False}
+NO_REMOTE_CODE = {"trust_remote_code": False}
 
 _LAYERS = ("num_hidden_layers", "n_layers")
 _ADAPTER = "adapter_config.json"
@@ -93,7 +93,7 @@ def _read(path: Path) -> dict[str, Any]:
             data = file.read(MOST_BYTES + 1)
         config = None if len(data) > MOST_BYTES else json.loads(data)
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"--teacher {path}: not JSON ({in_one_line(error)}); get it again") from None
+        raise UsageError(f"--teacher {path}: not JSON ({first_line(error)}); get it again") from None
     if not isinstance(config, dict):
         what = "over 1 MiB" if len(data) > MOST_BYTES else f"a {type(config).__name__}"
         raise UsageError(f"--teacher {path}: {what} where a mapping of a few lines is needed; get it again")
@@ -131,11 +131,11 @@ def load_whole(
             dtype=dtype or "auto",
             ignore_mismatched_sizes=True,  # and told below
             output_loading_info=True,
-            **NO_CODE,
+            **NO_REMOTE_CODE,
         )
     except Exception as error:  # transformers raises what its parts raise
         raise UsageError(
-            f"--teacher {name}: no model can be made of it ({in_one_line(error)[:200]}); get it again"
+            f"--teacher {name}: no model can be made of it ({first_line(error)[:200]}); get it again"
         ) from None
 
     def first(tensors: Iterable[str]) -> str | None:

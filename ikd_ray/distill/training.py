@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from ikd_ray.data.batches import Batch, training_plan
-from ikd_ray.data.store import digest
 from ikd_ray.data.tokens import TaskData
+from ikd_ray.distill.data_loader import StageDataLoader
+from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.encoder import Encoder, Output
-from ikd_ray.distill.feed import Feed
+from ikd_ray.distill.frozen_activations import FrozenActivations
 from ikd_ray.distill.losses import attention_kl, cls_cosine, hard_label_loss, soft_label_loss
-from ikd_ray.distill.memory import give_back
-from ikd_ray.distill.prefix import Prefix
+from ikd_ray.distill.memory import trim_heap
 from ikd_ray.distill.regimes import Stage
 from ikd_ray.distill.targets import TargetBatch, Targets
 from ikd_ray.distill.vocabulary import CompactVocabulary
-from ikd_ray.distill.world import World
+from ikd_ray.storage.store import digest
 
 CLIP_NORM = 1.0
 WARMUP = 0.1  # of the stage's steps where the rate decays, of its first epoch's where it does not
@@ -163,8 +163,8 @@ class StageTraining:
         data: TaskData,
         targets: Targets | None,
         matched: tuple[int, ...],
-        world: World,
-        prefix: Prefix | None = None,
+        world: DistributedContext,
+        prefix: FrozenActivations | None = None,
         kept: Path | None = None,
         rows: np.ndarray | None = None,
     ) -> None:
@@ -181,7 +181,7 @@ class StageTraining:
         self._rate = settings.learning_rate
         self._matched, self._world, self._prefix, self._kept = matched, world, prefix, kept
         self._rows = np.arange(len(data.train)) if rows is None else rows
-        self._feed = Feed(stage, data, targets, matched, world, prefix)
+        self._feed = StageDataLoader(stage, data, targets, matched, world, prefix)
         self._vocabulary: CompactVocabulary | None = None
         self._optimizer: torch.optim.Optimizer | None = None
 
@@ -209,8 +209,8 @@ class StageTraining:
                 names, losses = self._step(loss_of, optimizer, *fed, len(rows))
                 sums = sums + losses * len(fed[0])
                 if index % GIVE_BACK_EVERY == 0:
-                    give_back()
-        means = (world.total(sums) / len(lengths)).tolist()
+                    trim_heap()
+        means = (world.all_reduce_sum(sums) / len(lengths)).tolist()
         metrics = {f"train/{name}": value for name, value in zip(names, means, strict=True)}
         for name, value in metrics.items():
             if not math.isfinite(value):

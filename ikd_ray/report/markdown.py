@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ikd_ray.report.figures.parts import Table
+from ikd_ray.report.components import Table
 
 
 def table_text(table: Table, warning: str = "") -> str:

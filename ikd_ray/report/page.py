@@ -11,11 +11,11 @@ from jinja2 import Environment, StrictUndefined
 from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
-from ikd_ray.report.figures.parts import Picture, Section
-from ikd_ray.report.figures.subject import Subject
-from ikd_ray.report.pareto import GENERATED
-from ikd_ray.report.version import code_version
-from ikd_ray.report.words import clean
+from ikd_ray.analysis.pareto import GENERATED
+from ikd_ray.analysis.sweep_analysis import SweepAnalysis
+from ikd_ray.formatting import clean
+from ikd_ray.report.components import Picture, Section
+from ikd_ray.version import code_version
 
 TEMPLATE = Path(__file__).with_name("page.html")
 # On a phone more buttons than these two would cover the figure's own.
@@ -42,7 +42,7 @@ TERMS = {
 }
 
 
-def render(subject: Subject, sections: Sequence[Section]) -> str:
+def render(subject: SweepAnalysis, sections: Sequence[Section]) -> str:
     """The page's HTML, images and scripts in it."""
     pictures = [part for section in sections for part in section.parts if isinstance(part, Picture)]
     sweep = subject.sweep
@@ -65,7 +65,7 @@ def render(subject: Subject, sections: Sequence[Section]) -> str:
     )
 
 
-def _about(subject: Subject) -> list[tuple[str, str]]:
+def _about(subject: SweepAnalysis) -> list[tuple[str, str]]:
     sweep, teacher = subject.sweep, subject.sweep.teacher
     taught = ", ".join(f"{clean(name)} {value:.4g}" for name, value in teacher["metrics"].items())
     failed = sum(trial.status != "finished" for trial in subject.trials)

@@ -10,16 +10,16 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ikd_ray.data import store
-from ikd_ray.data.remote import Output
-from ikd_ray.errors import UsageError
+from ikd_ray.analysis.model_loader import ModelLoader
+from ikd_ray.analysis.pareto import GENERATED
+from ikd_ray.analysis.sweep_analysis import SweepAnalysis, open_analysis
+from ikd_ray.errors import UnavailableError, UsageError
+from ikd_ray.report.components import Picture, Section, Table
 from ikd_ray.report.figures import attention, costs, errors, front, layers, methods, regimes, search
-from ikd_ray.report.figures.parts import AbsentError, Picture, Section, Table
-from ikd_ray.report.figures.subject import Subject, open_subject
 from ikd_ray.report.markdown import table_text
 from ikd_ray.report.page import render
-from ikd_ray.report.pareto import GENERATED
-from ikd_ray.report.weights import Weights
+from ikd_ray.storage import store
+from ikd_ray.storage.remote import Output
 
 FOLDER, PAGE = "report", "report.html"
 
@@ -43,9 +43,9 @@ def make_report(
         UsageError: no sweep there, no finished trial, texts that are no example of the task, or the folder
             cannot be written.
     """
-    subject = open_subject(folder)
+    subject = open_analysis(folder)
     attention.check_texts(subject.task, texts)
-    sections = _sections(subject, Weights(output, folder, subject.sweep, tell), texts)
+    sections = _sections(subject, ModelLoader(output, folder, subject.sweep, tell), texts)
     files = {PAGE: render(subject, sections).encode()} | _files(subject, sections)
     try:
         _write(folder / FOLDER, files)
@@ -54,7 +54,7 @@ def make_report(
     return [folder / FOLDER / name for name in files]
 
 
-def _files(subject: Subject, sections: Sequence[Section]) -> dict[str, bytes]:
+def _files(subject: SweepAnalysis, sections: Sequence[Section]) -> dict[str, bytes]:
     """What else than the page there is: pictures, and tables for a README."""
     parts = [part for section in sections for part in section.parts]
     warning = GENERATED if subject.sweep.data["generated"] else ""
@@ -63,7 +63,7 @@ def _files(subject: Subject, sections: Sequence[Section]) -> dict[str, bytes]:
     return pictures | {f"{part.name}.md": table_text(part, warning).encode() for part in tables}
 
 
-def _sections(subject: Subject, weights: Weights, texts: Sequence[str]) -> list[Section]:
+def _sections(subject: SweepAnalysis, weights: ModelLoader, texts: Sequence[str]) -> list[Section]:
     compared = methods.section(subject, weights)
     made = [
         front.section(subject, weights.teacher_size()),
@@ -83,7 +83,7 @@ def _sections(subject: Subject, weights: Weights, texts: Sequence[str]) -> list[
     ):
         try:
             made.append(draw())
-        except AbsentError as error:
+        except UnavailableError as error:
             made.append(Section(key, title, [str(error)]))
     return made
 
@@ -95,13 +95,13 @@ def _write(target: Path, files: dict[str, bytes]) -> None:
         tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as room,
     ):
         new = Path(room) / "new"
-        with store.aside(new) as aside:
+        with store.staging_dir(new) as aside:
             for name, content in files.items():
                 (aside / name).write_bytes(content)
         for path in _others(target, files):
             keep = shutil.copytree if path.is_dir() else shutil.copy2
             keep(path, new / path.name)
-        store.put_in_place(new, target)
+        store.swap_dir(new, target)
 
 
 def _others(target: Path, files: dict[str, bytes]) -> list[Path]:

@@ -22,7 +22,7 @@ from ray._private import ray_constants
 from ray._private import worker as _worker
 from ray.tune.execution import class_cache
 
-from ikd_ray.errors import UsageError, in_one_line
+from ikd_ray.errors import UsageError, first_line
 
 MOST_CONCURRENT = 8  # by default; each trial on a CPU is a process with its own copy of a model
 FORESEEN = 4  # trials at once on a cluster that may grow
@@ -34,8 +34,8 @@ PRELOADED, PRELOAD_CPUS = ["ikd_ray.sweep.trainable"], MOST_CONCURRENT
 
 
 @dataclass(frozen=True)
-class Shares:
-    """How a cluster is divided: trials at once, workers of each, and what every worker gets."""
+class TrialResources:
+    """Division of a cluster: trials at once, workers of each, and the resources of every worker."""
 
     concurrent: int
     workers: int
@@ -44,7 +44,7 @@ class Shares:
     grows: bool = False  # nodes that join later get trials, too
 
     @property
-    def foreseen(self) -> int:
+    def planned_concurrency(self) -> int:
         """Trials at once that the search must have room for."""
         return max(self.concurrent, FORESEEN) if self.grows else self.concurrent
 
@@ -223,7 +223,7 @@ def _join(address: str, options: dict[str, Any]) -> None:
         ray.init(address=address, runtime_env={"env_vars": offline} if offline else None, **options)
     except Exception as error:  # Ray raises what its transports raise
         raise UsageError(
-            f"RAY_ADDRESS {address}: no cluster there, or not with this token ({in_one_line(error)}); start one, set "
+            f"RAY_ADDRESS {address}: no cluster there, or not with this token ({first_line(error)}); start one, set "
             "RAY_AUTH_MODE=token where it has a token, or unset RAY_ADDRESS for a local one"
         ) from None
 
@@ -236,7 +236,7 @@ class Node:
     gpus: int = 0
 
 
-def divide(
+def allocate(
     nodes: Sequence[Node],
     *,
     trials: int,
@@ -244,7 +244,7 @@ def divide(
     workers: int,
     gpus_per_worker: float | None,
     grows: bool = False,
-) -> Shares:
+) -> TrialResources:
     """Divide a cluster among trials; what is not given is chosen to use the whole of it.
 
     Without GPUs, as many trials run at once as there are CPUs for (at most `MOST_CONCURRENT`), and each worker
@@ -278,7 +278,7 @@ def divide(
             "give at most that"
         )
     cpus = max(n for n in range(1, total_cpus + 1) if _places(nodes, n, gpus) >= concurrent * workers)
-    return Shares(concurrent, workers, cpus, gpus, grows)
+    return TrialResources(concurrent, workers, cpus, gpus, grows)
 
 
 def _places(nodes: Sequence[Node], cpus: int, gpus: float) -> int:

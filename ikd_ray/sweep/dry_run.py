@@ -20,14 +20,14 @@ from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.student import matched_layers
 from ikd_ray.distill.targets import size_gb, stores_attention
 from ikd_ray.distill.teacher import load_source, load_tokenizer
-from ikd_ray.report.words import duration
-from ikd_ray.sweep.budget import Budget
-from ikd_ray.sweep.cluster import Node, Shares, divide
-from ikd_ray.sweep.dimensions import Fixed, FloatRange, IntRange, Param
+from ikd_ray.formatting import duration
+from ikd_ray.search.budget import Budget
+from ikd_ray.search.parameters import Fixed, FloatRange, IntRange, Param
+from ikd_ray.search.space import Space
+from ikd_ray.sweep.cluster import Node, TrialResources, allocate
 from ikd_ray.sweep.prepare import Fact
 from ikd_ray.sweep.probe import Costs, Probe, sampled
 from ikd_ray.sweep.request import Request
-from ikd_ray.sweep.space import Space
 
 DRAWS = 500  # trials that stand for what a sampler may suggest
 SIZED = 4096  # examples of each split whose lengths stand for all
@@ -73,13 +73,13 @@ def dry_run(request: Request) -> Iterator[Fact]:
     yield from _time(request, trials, costs, shares)
 
 
-def _shares(request: Request) -> Shares:
+def _shares(request: Request) -> TrialResources:
     """What a trial gets of this machine; of a cluster that may be elsewhere as if it were this machine alone."""
     config = request.config
     if "RAY_ADDRESS" in os.environ:
         asked = {"concurrent": None, "workers_per_trial": 1, "gpus_per_worker": None}
         config = config.model_copy(update=asked)
-    return divide(
+    return allocate(
         [Node(int(get_num_cpus()), torch.cuda.device_count())],
         trials=request.trials,
         concurrent=config.concurrent,
@@ -200,7 +200,7 @@ def _stored(
     return f"{size:.2g} GB{whose} without attention, which is computed for each batch"
 
 
-def _time(request: Request, trials: list[Trial], costs: Costs, shares: Shares) -> Iterator[Fact]:
+def _time(request: Request, trials: list[Trial], costs: Costs, shares: TrialResources) -> Iterator[Fact]:
     train = len(request.dataset.splits["train"])
     dev = sum(len(split) for name, split in request.dataset.splits.items() if name != "train")
     teacher = 0.0

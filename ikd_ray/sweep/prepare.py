@@ -14,11 +14,10 @@ from filelock import FileLock
 from transformers.utils import logging
 
 from ikd_ray.config import PrefixConfig, SharingConfig, TargetConfig, TeacherConfig, Trial
-from ikd_ray.data.remote import Output
 from ikd_ray.data.tokens import TaskData, open_data
 from ikd_ray.distill.assistant import assistant_key, make_assistant
-from ikd_ray.distill.checkpoint import Checkpoints
 from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.epoch_cache import EpochCache
 from ikd_ray.distill.loop import Epoch
 from ikd_ray.distill.student import build_student, latency_ms, matched_layers
 from ikd_ray.distill.targets import (
@@ -38,12 +37,13 @@ from ikd_ray.distill.teacher import (
     open_teacher,
     teacher_key,
 )
-from ikd_ray.report.cache import STAGES
-from ikd_ray.report.records import write_json
+from ikd_ray.records import write_json
+from ikd_ray.storage.remote import Output
+from ikd_ray.terminal.cache_tables import STAGES
 
 
 @dataclass(frozen=True)
-class Job:
+class PrepareJob:
     """What to prepare. The node that does it may be another one than the driver's."""
 
     output: Output
@@ -64,7 +64,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Stored:
+class TeacherArtifacts:
     """A teacher, or an assistant, and its targets as they lie below the output's folder."""
 
     teacher: Path
@@ -83,25 +83,25 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedArtifacts:
     """Where everything that a trial needs lies, below the output's folder; small enough to travel with every trial."""
 
     output: Output
     data: Path
-    teacher: Stored
+    teacher: TeacherArtifacts
     latency_ms: dict[int, float]  # by student depth
-    assistants: dict[int, Stored] = field(default_factory=dict)  # by their depth
+    assistants: dict[int, TeacherArtifacts] = field(default_factory=dict)  # by their depth
 
-    def open(self, device: torch.device) -> Opened:
+    def open(self, device: torch.device) -> LoadedArtifacts:
         """On any node: what it lacks it gets."""
         self.output.fetch(self.output.folder / self.data)
-        return Opened(self, open_data(self.output.folder / self.data), device)
+        return LoadedArtifacts(self, open_data(self.output.folder / self.data), device)
 
 
-class Opened:
+class LoadedArtifacts:
     """Data and teacher as a trial's process has them, and each assistant once a trial has needed it."""
 
-    def __init__(self, shared: Shared, data: TaskData, device: torch.device) -> None:
+    def __init__(self, shared: SharedArtifacts, data: TaskData, device: torch.device) -> None:
         self.data = data
         self._shared, self._device = shared, device
         self.teacher = shared.teacher.open(shared.output, data, device)
@@ -151,12 +151,12 @@ class Assistant:
     record: TeacherRecord
 
 
-Event = Step | Fact | Done | Epoch | TeacherRecord | Assistant | Shared
+Event = Step | Fact | Done | Epoch | TeacherRecord | Assistant | SharedArtifacts
 Made = Generator[Event, None, TeacherRecord]
 
 
-def preparation(job: Job, threads: int) -> Iterator[Event]:
-    """Do the job, telling what happens; the last event is the `Shared` result. Finished parts are reused."""
+def preparation(job: PrepareJob, threads: int) -> Iterator[Event]:
+    """Do the job, telling what happens; the last event is the `SharedArtifacts` result. Finished parts are reused."""
     torch.set_num_threads(threads)
     logging.disable_progress_bar()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -181,7 +181,7 @@ def preparation(job: Job, threads: int) -> Iterator[Event]:
         latency |= measure_latency(teacher.cpu(), missing)
         write_json(_latency_file(job.cache, record.key), latency)
     tokens = data.folder.relative_to(job.output.folder)
-    yield Shared(job.output, tokens, stored, latency, assistants)
+    yield SharedArtifacts(job.output, tokens, stored, latency, assistants)
 
 
 def _made(output: Output, folder: Path, step: Step, make: Callable[[], Iterator[Event]]) -> Made:
@@ -199,8 +199,13 @@ def _made(output: Output, folder: Path, step: Step, make: Callable[[], Iterator[
 
 
 def _store(
-    job: Job, data: TaskData, record: TeacherRecord, teacher: Encoder, layers: list[int], who: str = "teacher"
-) -> Generator[Event, None, Stored]:
+    job: PrepareJob,
+    data: TaskData,
+    record: TeacherRecord,
+    teacher: Encoder,
+    layers: list[int],
+    who: str = "teacher",
+) -> Generator[Event, None, TeacherArtifacts]:
     """The targets of a teacher's, or an assistant's, layers."""
     targets = job.cache / "targets" / key_of(data, record.key)
     size, free = size_gb(data, teacher, layers), shutil.disk_usage(job.cache).free / 1e9
@@ -220,24 +225,26 @@ def _store(
     for part in parts:
         job.output.push(targets / part)
     home = job.output.folder
-    return Stored(record.folder.relative_to(home), targets.relative_to(home), tuple(parts), attention)
+    return TeacherArtifacts(
+        record.folder.relative_to(home), targets.relative_to(home), tuple(parts), attention
+    )
 
 
 def _assistant(
-    job: Job,
+    job: PrepareJob,
     data: TaskData,
     teacher: TeacherRecord,
     targets: Targets,
     layers: int,
     students: Iterable[int],
-) -> Generator[Event, None, Stored]:
+) -> Generator[Event, None, TeacherArtifacts]:
     """The assistant of a depth, distilled from the teacher's targets, and its own ones for students of some depths."""
     recipe = job.assistant.model_copy(update={"student_layers": layers})
     key = assistant_key(teacher.key, data, recipe)
     folder, who, checkpoints = job.cache / "teachers" / key, f"{layers}-layer assistant", None
     if job.sharing:
         owner = f"assistant-{key}"  # whoever makes it: so it goes on with its own epochs
-        checkpoints = Checkpoints(
+        checkpoints = EpochCache(
             job.cache / STAGES, job.sharing.disk_gb, f"{who} {key[:8]}", owner, job.output
         )
     step = Step(f"distilling a {who} ({recipe.regime})", who)

@@ -17,16 +17,16 @@ from pydantic import BaseModel, Field, ValidationError
 from ikd_ray.config import SweepConfig, first_problem
 from ikd_ray.data.dataset import Dataset
 from ikd_ray.data.holdout import HOLDOUT, hold_out
-from ikd_ray.data.remote import Output, RemoteOutput
 from ikd_ray.data.sources import load
 from ikd_ray.data.subset import nested_subset
 from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, is_task_file
 from ikd_ray.errors import UsageError
-from ikd_ray.report.mirror import pull
-from ikd_ray.report.records import SPACE_FILE, SWEEP_FILE, Direction, SweepRecord, read_sweep, read_task
-from ikd_ray.sweep.assisted import assisted
-from ikd_ray.sweep.budget import TRIALS, Budget
-from ikd_ray.sweep.space import Space, load_space
+from ikd_ray.records import SPACE_FILE, SWEEP_FILE, Direction, SweepRecord, read_sweep, read_task
+from ikd_ray.search.assistant_depths import assisted
+from ikd_ray.search.budget import TRIALS, Budget
+from ikd_ray.search.space import Space, load_space
+from ikd_ray.storage.remote import Output, RemoteOutput
+from ikd_ray.sweep.sync import pull
 from ikd_ray.tasks import Task
 
 MOST_TRIALS = 100_000

@@ -11,38 +11,32 @@ from contextlib import contextmanager, suppress
 from ray import tune
 from ray.exceptions import OutOfMemoryError
 
-from ikd_ray.data import store
+from ikd_ray.analysis.pareto import front
+from ikd_ray.analysis.savings import savings
 from ikd_ray.distill.assistant import AssistantDivergedError
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.training import DivergedError
-from ikd_ray.errors import UsageError, causes, in_one_line
-from ikd_ray.report import interrupt
-from ikd_ray.report.cli import print_error, script
-from ikd_ray.report.console import Console
-from ikd_ray.report.derived import PLOT, write_derived
-from ikd_ray.report.mirror import Mirror, pull_students
-from ikd_ray.report.pareto import front
-from ikd_ray.report.passwords import without_password
-from ikd_ray.report.records import (
-    SWEEP_FILE,
-    SweepRecord,
-    TrialRecord,
-    missing,
-    read_trials,
-    whole_trials,
-)
-from ikd_ray.report.savings import savings
-from ikd_ray.report.tracking.delivery import PATIENCE_S, Delivery
-from ikd_ray.report.tracking.gallery import show_front
-from ikd_ray.report.tracking.tracker import Tracker
-from ikd_ray.sweep.begin import open_sweep, owned, prepare_shared
-from ikd_ray.sweep.cluster import ClusterLostError, cluster_nodes, divide, ray_cluster
-from ikd_ray.sweep.driver import Halt, HaltedError, SweepCallback
+from ikd_ray.errors import UsageError, causes, first_line
+from ikd_ray.records import SWEEP_FILE, SweepRecord, TrialRecord, missing, read_trials, whole_trials
+from ikd_ray.redaction import without_password
+from ikd_ray.report.summary_files import PLOT, write_summary_files
+from ikd_ray.search.results import MOST_DEATHS
+from ikd_ray.storage import store
+from ikd_ray.sweep.callback import Halt, HaltedError, SweepCallback
+from ikd_ray.sweep.cluster import ClusterLostError, allocate, cluster_nodes, ray_cluster
 from ikd_ray.sweep.request import Request
-from ikd_ray.sweep.results import MOST_DEATHS
-from ikd_ray.sweep.search import OrderedSearch, open_study
-from ikd_ray.sweep.trainable import SCRATCH, Course, trainable_for
+from ikd_ray.sweep.searcher import OrderedSearch, open_study
+from ikd_ray.sweep.setup import open_sweep, owned, prepare_shared
+from ikd_ray.sweep.sync import SweepSync, pull_students
+from ikd_ray.sweep.trainable import trainable_for
+from ikd_ray.sweep.trial import SCRATCH, TrialContext
+from ikd_ray.terminal import interrupts
+from ikd_ray.terminal.command_line import print_error, script
+from ikd_ray.terminal.console import Console
+from ikd_ray.tracking.async_tracker import PATIENCE_S, AsyncTracker
+from ikd_ray.tracking.publish import show_front
+from ikd_ray.tracking.tracker import Tracker
 
 INTERRUPTED = 130  # the shell's status for Ctrl-C
 HURRY_S = 2.0  # for MLflow, where the user waits for the end
@@ -99,7 +93,7 @@ def run(request: Request, command: str, console: Console, method: type[Distillat
 def _machine_lacks(error: Exception, request: Request) -> str | None:
     """What the machine has no more of, in a line; none where the error has another reason."""
     if store.is_full(error):
-        return f"{request.config.output}: no space left on device ({in_one_line(error)}); make room there"
+        return f"{request.config.output}: no space left on device ({first_line(error)}); make room there"
     if _out_of_memory(error):
         return (
             f"the machine ran out of memory {MOST_DEATHS} times with no trial ended in between; "
@@ -127,7 +121,7 @@ def _run(request: Request, command: str, console: Console, method: type[Distilla
     console.note("data", request.dataset.description)
     console.note("teacher", f"{request.source.name}, {request.source.layers} layers")
     with ray_cluster(nested=config.workers_per_trial > 1):
-        shares = divide(
+        shares = allocate(
             cluster_nodes(),
             trials=request.trials,
             concurrent=config.concurrent,
@@ -140,15 +134,15 @@ def _run(request: Request, command: str, console: Console, method: type[Distilla
         with owned(request):
             with request.output.reachable():
                 teacher, shared = prepare_shared(request, console)
-            sweep = open_sweep(request, command, tracker.uri, teacher, shared, shares.foreseen)
+            sweep = open_sweep(request, command, tracker.uri, teacher, shared, shares.planned_concurrency)
             console.note("sweep", f"{sweep.name}; if it is cut off: {_resume(request)}")
             sharing = None if config.no_share else request.space.sharing
-            course = Course(
+            course = TrialContext(
                 shared, shares, sweep.name, sweep.settings["id"], request.space.prefix, sharing, method
             )
-            mirror = Mirror(request.output, course.sweep, console.warn)
+            mirror = SweepSync(request.output, course.sweep, console.warn)
             mirror.push()
-            delivery = Delivery(tracker, request.folder, console.warn)
+            delivery = AsyncTracker(tracker, request.folder, console.warn)
             delivery.start(sweep, teacher)
             try:
                 return _sweep(request, sweep, course, tracker, delivery, mirror, console)
@@ -159,10 +153,10 @@ def _run(request: Request, command: str, console: Console, method: type[Distilla
 def _sweep(
     request: Request,
     sweep: SweepRecord,
-    course: Course,
+    course: TrialContext,
     tracker: Tracker,
-    delivery: Delivery,
-    mirror: Mirror,
+    delivery: AsyncTracker,
+    mirror: SweepSync,
     console: Console,
 ) -> int:
     """The trials and what comes of them; returns the exit status."""
@@ -203,7 +197,7 @@ def _sigterm_as_sigint() -> Iterator[None]:
 
 
 def _trials(
-    request: Request, course: Course, delivery: Delivery, mirror: Mirror, console: Console
+    request: Request, course: TrialContext, delivery: AsyncTracker, mirror: SweepSync, console: Console
 ) -> list[TrialRecord]:
     """Run the trials that are still to run; returns all that have ended, fewer than asked for if interrupted.
 
@@ -223,7 +217,7 @@ def _trials(
 
 
 def _round(
-    request: Request, course: Course, delivery: Delivery, mirror: Mirror, console: Console
+    request: Request, course: TrialContext, delivery: AsyncTracker, mirror: SweepSync, console: Console
 ) -> list[TrialRecord]:
     """What `_trials` does, until Ray ends it."""
     trials, damaged = whole_trials(request.folder)
@@ -237,7 +231,7 @@ def _round(
         request.budget,
         request.objectives,
         request.config.seed,
-        course.shares.foreseen,
+        course.shares.planned_concurrency,
         open_study(request.folder),
         {trial.number: trial for trial in trials},
         left,
@@ -252,7 +246,7 @@ def _round(
                 _tuner(course, search, callback).fit()
             except (KeyboardInterrupt, SystemError) as error:
                 # Ctrl-C, or a halt; in its own calls Ray may make a SystemError of it.
-                if not (isinstance(error, KeyboardInterrupt) or interrupt.heard()):
+                if not (isinstance(error, KeyboardInterrupt) or interrupts.heard()):
                     raise
         if halt.reason:
             raise HaltedError(halt.reason)
@@ -261,7 +255,7 @@ def _round(
     return read_trials(request.folder)
 
 
-def _tuner(course: Course, search: OrderedSearch, callback: SweepCallback) -> tune.Tuner:
+def _tuner(course: TrialContext, search: OrderedSearch, callback: SweepCallback) -> tune.Tuner:
     return tune.Tuner(
         trainable_for(course),
         tune_config=tune.TuneConfig(
@@ -286,7 +280,7 @@ def _conclude(
     request: Request, sweep: SweepRecord, trials: list[TrialRecord], tracker: Tracker, console: Console
 ) -> bool:
     """The front: its files and the summary; whether there is one."""
-    best, lines = write_derived(request.folder, sweep, trials), []
+    best, lines = write_summary_files(request.folder, sweep, trials), []
     if best:
         lines.append(("plot", str(request.folder / PLOT)))
     lines.append(("MLflow", f"{without_password(tracker.uri)}, experiment {tracker.experiment}: mlflow ui"))

@@ -11,12 +11,12 @@ from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from ikd_ray.distill.world import World
-from ikd_ray.sweep.results import FAILED, MOST_DEATHS, trial_id
-from ikd_ray.sweep.trainable import SCRATCH, Course, results, told
+from ikd_ray.distill.distributed import DistributedContext
+from ikd_ray.search.results import FAILED, MOST_DEATHS, trial_id
+from ikd_ray.sweep.trial import SCRATCH, TrialContext, format_error, run_trial
 
 
-def train_with_workers(config: dict[str, Any], course: Course) -> None:
+def train_with_workers(config: dict[str, Any], course: TrialContext) -> None:
     """Several workers a trial: a Tune function that runs Ray Train, whose reports become Tune's."""
     shares = course.shares
     trainer = TorchTrainer(
@@ -40,13 +40,13 @@ def train_with_workers(config: dict[str, Any], course: Course) -> None:
     except train.WorkerGroupError as error:
         if any(isinstance(failure, RayError) for failure in error.worker_failures.values()):
             raise  # a process died, too often
-        tune.report({FAILED: told(next(iter(error.worker_failures.values())))})
+        tune.report({FAILED: format_error(next(iter(error.worker_failures.values())))})
 
 
 def _worker(arguments: dict[str, Any]) -> None:
     course = arguments["course"]
     torch.set_num_threads(course.shares.cpus)
     context = train.get_context()
-    world = World(context.get_world_rank(), context.get_world_size(), get_device())
-    for result in results(course, arguments["config"], course.shared.open(world.device), world):
+    world = DistributedContext(context.get_world_rank(), context.get_world_size(), get_device())
+    for result in run_trial(course, arguments["config"], course.shared.open(world.device), world):
         train.report(result)

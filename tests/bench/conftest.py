@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tiny import make_dataset, write_teacher
 
 from ikd_ray.bench.inputs import Request, lay_out
 from ikd_ray.distill.teacher import find_teacher
 from ikd_ray.tasks import get_task
+from tests.helpers.tiny import make_dataset, write_teacher
 
 
 @pytest.fixture(scope="session")

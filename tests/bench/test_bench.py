@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from ikd_ray.report.cli import run
+from ikd_ray.terminal.command_line import run
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = "w1 w2 w3 w4 w5 w6 w7 w8 w9"

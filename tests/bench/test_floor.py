@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tiny import make_encoder
 
 from ikd_ray.bench.epochs import Timing, passed_layers
 from ikd_ray.bench.floor import Work, layer_weights
 from ikd_ray.bench.inputs import padding_share
 from ikd_ray.bench.results import mean_of_stages, rows
 from ikd_ray.distill.regimes import plan
+from tests.helpers.tiny import make_encoder
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert"])

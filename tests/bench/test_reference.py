@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import make_data, make_encoder, make_targets, write_tokenizer
 
 from ikd_ray.bench.reference import load_models, losses_of, random_batches, train_epoch
 from ikd_ray.config import Trial
@@ -12,6 +11,7 @@ from ikd_ray.data.batches import collate
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.student import build_student
 from ikd_ray.distill.training import stage_losses
+from tests.helpers.tiny import make_data, make_encoder, make_targets, write_tokenizer
 
 MATCHED = (2, 4)
 

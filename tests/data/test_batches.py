@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ikd_ray.data.batches import AHEAD, POOL, collate, evaluation_plan, prefetch, training_plan
-from ikd_ray.data.ragged import Ragged, offsets_of
 from ikd_ray.data.tokens import TokenSplit
+from ikd_ray.storage.ragged import Ragged, offsets_of
 
 quick = settings(max_examples=60, deadline=None)
 counts, sizes = st.integers(1, 700), st.integers(1, 70)

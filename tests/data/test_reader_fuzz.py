@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ikd_ray.data.dataset import Split, fingerprint
 from ikd_ray.data.glue_files import read_split
-from ikd_ray.data.rows import MAX_LINE
+from ikd_ray.data.table_rows import MAX_LINE
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import TASKS, Task
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from ikd_ray.data import sources
 from ikd_ray.data.dataset import Split
-from ikd_ray.data.rows import MAX_LINE
 from ikd_ray.data.table_files import read_table
+from ikd_ray.data.table_rows import MAX_LINE
 from ikd_ray.data.task_file import ENDINGS, CustomTask
 from ikd_ray.errors import UsageError
 

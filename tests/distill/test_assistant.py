@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import ANOTHER, make_data, make_encoder, make_targets, state, write_tokenizer
 
 from ikd_ray.config import NO_ASSISTANTS, Trial
-from ikd_ray.data.store import is_intact
-from ikd_ray.distill import trajectory
+from ikd_ray.distill import cache_keys
 from ikd_ray.distill.assistant import AssistantDivergedError, assistant_key, make_assistant
-from ikd_ray.distill.checkpoint import Checkpoints
+from ikd_ray.distill.epoch_cache import EpochCache
 from ikd_ray.distill.evaluate import Comparison
 from ikd_ray.distill.loop import Distillation, distill
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.teacher import TeacherRecord, load_teacher, open_teacher
+from ikd_ray.storage.store import is_intact
+from tests.helpers.tiny import ANOTHER, make_data, make_encoder, make_targets, state, write_tokenizer
 
 RECIPE = Trial(regime="kd", student_layers=3, epochs=2, learning_rate=1e-3, batch_size=16)
 TRIAL = {
@@ -91,7 +91,7 @@ def test_no_machine_is_part_of_it(data, monkeypatch):
     """A sweep goes on elsewhere with the assistants that it began with."""
     mine = assistant_key("key", data, RECIPE)
     threads = torch.get_num_threads()
-    monkeypatch.setattr(trajectory, "processor", lambda: "another")
+    monkeypatch.setattr(cache_keys, "processor", lambda: "another")
     torch.set_num_threads(threads + 1)
     try:
         assert assistant_key("key", data, RECIPE) == mine
@@ -141,7 +141,7 @@ def test_trials_with_and_without_one_share_no_stage(tmp_path, data, targets, les
         "assistant": (lessons, targets),
         "assistant alone": (lessons, None),
     }.items():
-        distill(trial, data, taught, checkpoints=Checkpoints(tmp_path / who, 1), reference=reference)
+        distill(trial, data, taught, checkpoints=EpochCache(tmp_path / who, 1), reference=reference)
         found[who] = saved(tmp_path / who)
     assert [len(keys) for keys in found.values()] == [3, 3, 3]
     assert len(set.union(*found.values())) == 9
@@ -151,7 +151,7 @@ def test_trials_with_and_without_one_share_no_stage(tmp_path, data, targets, les
         data,
         lessons,
         again.append,
-        checkpoints=Checkpoints(tmp_path / "assistant", 1),
+        checkpoints=EpochCache(tmp_path / "assistant", 1),
         reference=targets,
     )
     assert [epoch.metrics["reused_epochs"] for epoch in again] == [1, 2, 3]
@@ -159,7 +159,7 @@ def test_trials_with_and_without_one_share_no_stage(tmp_path, data, targets, les
 
 def test_one_that_was_cut_off_goes_on(tmp_path, record, data, targets, kept):
     def events():
-        checkpoints = Checkpoints(tmp_path / "stages", 1, "assistant", "owner")
+        checkpoints = EpochCache(tmp_path / "stages", 1, "assistant", "owner")
         return make_assistant(record, data, targets, RECIPE, tmp_path / "made", checkpoints=checkpoints)
 
     cut = events()

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from tiny import make_encoder, make_targets
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from ikd_ray.config import Trial
-from ikd_ray.distill import feed, loop, training
+from ikd_ray.distill import data_loader, loop, training
+from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.targets import TargetBatch
-from ikd_ray.distill.world import World
+from tests.helpers.tiny import make_encoder, make_targets
 
 STEPS = 6  # of 48 examples in batches of 8
 
@@ -34,7 +34,9 @@ def test_the_host_waits_for_the_device_at_an_epochs_end_alone(
         student, targets.teacher = make_encoder(layers=2), make_encoder()
         for stage in REGIMES[regime](trial):
             steps.clear()
-            stages = training.StageTraining(student, stage, trial, data, targets, (2, 4), World())
+            stages = training.StageTraining(
+                student, stage, trial, data, targets, (2, 4), DistributedContext()
+            )
             epochs = training.train_stage(stages)
             with pytest.raises(DataDependentOutputException):
                 next(epochs)
@@ -42,8 +44,8 @@ def test_the_host_waits_for_the_device_at_an_epochs_end_alone(
 
 
 @dataclass(frozen=True)
-class Bfloat16(World):
-    """On the CPU what `World` does on a GPU."""
+class Bfloat16(DistributedContext):
+    """On the CPU what `DistributedContext` does on a GPU."""
 
     def autocast(self):
         return torch.autocast("cpu", torch.bfloat16)
@@ -71,12 +73,14 @@ def test_bfloat16_trains_alike_with_losses_in_float32(data, targets, monkeypatch
 def test_what_goes_to_a_gpu_is_pinned(data, targets, monkeypatch):
     """Every tensor that the background thread reads, and on a CPU none."""
     pinned = []
-    monkeypatch.setattr(feed, "_pin", lambda tensor: pinned.append(tensor) or tensor)
+    monkeypatch.setattr(data_loader, "_pin", lambda tensor: pinned.append(tensor) or tensor)
     stage = REGIMES["id"](Trial(regime="id", student_layers=2))[0]
     rows = data.train.lengths.argsort()[:4]
     for device, count in (("cpu", 0), ("cuda", 4 + 1 + 2 + 2)):
-        world = World(device=torch.device(device))
-        batch, target, start = feed.Feed(stage, data, targets, (2, 4), world, None)._read(rows)
+        world = DistributedContext(device=torch.device(device))
+        batch, target, start = data_loader.StageDataLoader(stage, data, targets, (2, 4), world, None)._read(
+            rows
+        )
         assert isinstance(target, TargetBatch)
         assert start is None
         assert len(pinned) == count

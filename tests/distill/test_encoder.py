@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from tiny import HEADS, HIDDEN, make_encoder, make_hf, random_batch
 
 from ikd_ray.distill.encoder import FAMILIES, Encoder
 from ikd_ray.distill.losses import attention_kl, cls_cosine
+from tests.helpers.tiny import HEADS, HIDDEN, make_encoder, make_hf, random_batch
 
 LENGTHS = [3, 9, 1, 6]
 LAYERS = 4

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import plain
 import pytest
 import torch
-from tiny import make_encoder, make_targets, state
 
 from ikd_ray.config import PrefixConfig, Trial
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.regimes import REGIMES
+from tests.helpers import plain
+from tests.helpers.tiny import make_encoder, make_targets, state
 
 IN_MEMORY, ON_DISK, RECOMPUTED = (
     PrefixConfig(),

@@ -4,14 +4,14 @@ import copy
 
 import numpy as np
 import pytest
-import reference
 import torch
-from tiny import make_encoder, make_targets
 
 from ikd_ray.data.batches import collate
 from ikd_ray.distill import evaluate
 from ikd_ray.distill.evaluate import Comparison, score
 from ikd_ray.distill.student import build_student, layer_map
+from tests.helpers import reference
+from tests.helpers.tiny import make_encoder, make_targets
 
 TASKS = ["cola", "stsb", "mnli", "mrpc"]
 

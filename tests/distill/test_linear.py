@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from tiny import make_encoder, make_hf, random_batch, state
 from torch import nn
 
 from ikd_ray.distill.linear import HAS_ONEDNN, Linear, onednn_product, use_onednn
 from ikd_ray.distill.student import latency_ms
+from tests.helpers.tiny import make_encoder, make_hf, random_batch, state
 
 needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="this PyTorch has no oneDNN")
 

@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import changed, make_encoder, make_targets, state
 
 from ikd_ray.config import Trial
+from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.loop import Distillation, distill
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.student import layer_map, size_metrics
 from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.training import DivergedError
-from ikd_ray.distill.world import World
 from ikd_ray.errors import UsageError
+from tests.helpers.tiny import changed, make_encoder, make_targets, state
 
 FAST = {"student_layers": 2, "batch_size": 8, "learning_rate": 3e-3, "epochs": 2, "epochs_per_layer": 2}
 
@@ -272,5 +272,5 @@ def test_a_batch_too_small_to_split_is_refused(data, targets):
     """Else a worker's share of a batch might be empty. One worker takes any size."""
     trial = Trial(**(FAST | {"regime": "id", "batch_size": 3, "epochs": 1}))
     with pytest.raises(UsageError, match="batch_size 3: too few examples for 2 workers"):
-        Distillation(trial, data, targets, World(1, 2))
+        Distillation(trial, data, targets, DistributedContext(1, 2))
     assert list(Distillation(trial, data, targets))

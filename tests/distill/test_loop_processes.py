@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from tiny import changed, make_encoder, state
-from workers import JOBS, taught
 
 from ikd_ray.config import Trial
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.targets import Targets
+from tests.helpers.tiny import changed, make_encoder, state
+from tests.helpers.workers import JOBS, taught
 
 
 def training(metrics: dict[str, float]) -> dict[str, float]:

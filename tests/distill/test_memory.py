@@ -28,7 +28,7 @@ def fragmented(steps: int, given_back: bool) -> int:
     for length in torch.randint(20, 128, (steps,)).tolist():
         model(torch.randn(32 * length, 64)).sum().backward()
         if given_back:
-            memory.give_back()
+            memory.trim_heap()
     return megabytes() - before
 
 

@@ -7,13 +7,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from target_files import HALF, LAYERS, build
-from tiny import HEADS, HIDDEN, make_encoder
 
 from ikd_ray.config import TargetConfig
 from ikd_ray.data.batches import collate
 from ikd_ray.distill.targets import Targets, key_of, size_gb, stored_gb, stores_attention
 from ikd_ray.errors import UsageError
+from tests.helpers.target_files import HALF, LAYERS, build
+from tests.helpers.tiny import HEADS, HIDDEN, make_encoder
 
 
 def pairs_of(batch) -> torch.Tensor:

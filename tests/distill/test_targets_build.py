@@ -11,16 +11,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from target_files import HALF, assert_equal_contents, build, content_bytes, contents, parts_of
-from tiny import HEADS, HIDDEN, make_encoder
 
-from ikd_ray.data import array_files, store
 from ikd_ray.data.batches import collate
-from ikd_ray.data.by_length import LengthOrder
 from ikd_ray.data.tokens import open_data
 from ikd_ray.distill import targets as module
 from ikd_ray.distill.targets import build_targets, size_gb, stored_gb
 from ikd_ray.errors import UsageError
+from ikd_ray.storage import array_files, store
+from ikd_ray.storage.by_length import LengthOrder
+from tests.helpers.target_files import HALF, assert_equal_contents, build, content_bytes, contents, parts_of
+from tests.helpers.tiny import HEADS, HIDDEN, make_encoder
 
 
 def test_progress_counts_examples(tmp_path, data, teacher):

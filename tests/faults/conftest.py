@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-from harness import NAME, Sweep
-from launch import flags, write_inputs
-from story import check_story
+
+from tests.helpers.harness import NAME, Sweep
+from tests.helpers.launch import flags, write_inputs
+from tests.helpers.story import check_story
 
 SPACE = """
 params:

@@ -11,9 +11,10 @@ import shutil
 import sqlite3
 
 import pytest
-from harness import NAME, Sweep, draw_kill
-from launch import measured, saved_epochs
-from story import check_nothing_was_lost, check_story
+
+from tests.helpers.harness import NAME, Sweep, draw_kill
+from tests.helpers.launch import measured, saved_epochs
+from tests.helpers.story import check_nothing_was_lost, check_story
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 

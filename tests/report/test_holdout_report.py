@@ -7,23 +7,23 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from launch import write_glue
-from made_sweep import make_sweep
 from rich.console import Console as Terminal
-from tiny import write_tokenizer
 
+from ikd_ray.analysis.evaluation_data import evaluation_data
+from ikd_ray.analysis.pareto import main_metric
+from ikd_ray.analysis.pick import choose, parse
+from ikd_ray.analysis.sweep_analysis import open_analysis
 from ikd_ray.data.holdout import hold_out
 from ikd_ray.data.sources import load
 from ikd_ray.errors import UsageError
-from ikd_ray.report.dev_data import evaluation_data
-from ikd_ray.report.figures.subject import open_subject
-from ikd_ray.report.pareto import main_metric
-from ikd_ray.report.pick import choose, parse
-from ikd_ray.report.records import read_sweep, read_trials, trial_folder, write_sweep, write_trial
-from ikd_ray.report.summary import front_table
-from ikd_ray.report.tracking import pages
-from ikd_ray.report.words import main_metrics, short_name
+from ikd_ray.formatting import main_metrics, short_name
+from ikd_ray.records import read_sweep, read_trials, trial_folder, write_sweep, write_trial
 from ikd_ray.tasks import get_task
+from ikd_ray.terminal.summary_tables import front_table
+from ikd_ray.tracking import pages
+from tests.helpers.launch import write_glue
+from tests.helpers.made_sweep import make_sweep
+from tests.helpers.tiny import write_tokenizer
 
 OBJECTIVES = {"holdout/mcc": "max", "student/params": "min"}
 
@@ -44,7 +44,7 @@ def sweep(tmp_path):
 
 
 def test_students_are_chosen_by_it_and_shown_on_dev(sweep):
-    subject = open_subject(sweep)
+    subject = open_analysis(sweep)
     least = min(subject.trials, key=lambda trial: trial.metrics["dev/mcc"])
     assert (subject.chosen_by, subject.metric) == ("holdout/mcc", "dev/mcc")
     assert subject.best.id == subject.best_of(subject.trials).id == least.id
@@ -56,18 +56,18 @@ def test_a_trial_without_a_number_to_choose_by_is_not_looked_at(sweep):
     trial = read_trials(sweep)[0]
     shutil.rmtree(trial_folder(sweep, trial.id))
     write_trial(sweep, replace(trial, metrics=trial.metrics | {"holdout/mcc": float("nan")}))
-    assert trial.id not in [finished.id for finished in open_subject(sweep).finished]
+    assert trial.id not in [finished.id for finished in open_analysis(sweep).finished]
 
 
 def test_an_objective_to_minimise_turns_the_choice_round(sweep):
     record = read_sweep(sweep)
     write_sweep(sweep, replace(record, objectives={"holdout/mcc": "min"}))
-    subject = open_subject(sweep)
+    subject = open_analysis(sweep)
     assert subject.best_of(subject.trials).id == max(subject.trials, key=lambda t: t.metrics["dev/mcc"]).id
 
 
 def test_records_without_a_selection_were_chosen_on_dev(tmp_path):
-    subject = open_subject(make_sweep(tmp_path / "outputs", weights=False))
+    subject = open_analysis(make_sweep(tmp_path / "outputs", weights=False))
     assert "selection" not in subject.sweep.data
     assert subject.chosen_by == "dev/mcc"
     assert subject.best_of(subject.trials).id == max(subject.trials, key=lambda t: t.metrics["dev/mcc"]).id
@@ -92,7 +92,7 @@ def test_names_say_where_it_is_not_dev():
 
 
 def test_the_front_has_both(sweep):
-    subject, text = open_subject(sweep), io.StringIO()
+    subject, text = open_analysis(sweep), io.StringIO()
     table = front_table(subject.front, OBJECTIVES, subject.sweep.teacher["metrics"])
     Terminal(file=text, width=160).print(table)
     heads = [str(column.header) for column in table.columns]

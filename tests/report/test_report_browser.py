@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from browser import pictures, run_browser
-from made_comparison import METHODS, make_comparison
-from made_sweep import make_sweep
 
-from ikd_ray.data.remote import Output
 from ikd_ray.report.report import make_report
+from ikd_ray.storage.remote import Output
+from tests.helpers.browser import pictures, run_browser
+from tests.helpers.made_comparison import METHODS, make_comparison
+from tests.helpers.made_sweep import make_sweep
 
 pytestmark = pytest.mark.slow
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from made_comparison import METHODS, change_trials, make_comparison, paired_told, told
 from matplotlib.collections import PolyCollection
 from scipy import stats
 
+from ikd_ray.analysis.sweep_analysis import SweepAnalysis, open_analysis
+from ikd_ray.report.components import Picture, Table
 from ikd_ray.report.figures import curves, search
-from ikd_ray.report.figures.parts import Picture, Table
-from ikd_ray.report.figures.subject import Subject, open_subject
+from tests.helpers.made_comparison import METHODS, change_trials, make_comparison, paired_told, told
 
 
-def curve(subject: Subject, axis: curves.Axis) -> tuple[Picture, Table]:
+def curve(subject: SweepAnalysis, axis: curves.Axis) -> tuple[Picture, Table]:
     picture, table = curves.curve(subject, axis)
     return picture, table
 
 
 def test_the_depth_curve_has_means_and_bands_for_each_method(tmp_path, monkeypatch):
     varied = [{"student_layers": n} for n in (1, 2, 3)]
-    subject = open_subject(make_comparison(tmp_path / "outputs", seeds=3, varied=varied))
+    subject = open_analysis(make_comparison(tmp_path / "outputs", seeds=3, varied=varied))
     drawn = []
     monkeypatch.setattr(curves, "png", lambda figure: drawn.append(figure) or b"png")
     _, table = curve(subject, curves.DEPTH)
@@ -54,7 +54,7 @@ def test_the_data_size_curve_is_logarithmic_in_percent(tmp_path, monkeypatch):
     varied = [{"student_layers": 2, "train_fraction": part} for part in (0.01, 0.1, 1.0)]
     varied += [{"student_layers": 1, "train_fraction": 1.0}]
     few = {name: METHODS[name] for name in ("KD", "PID")}
-    subject = open_subject(make_comparison(tmp_path / "outputs", few, seeds=3, varied=varied))
+    subject = open_analysis(make_comparison(tmp_path / "outputs", few, seeds=3, varied=varied))
     drawn = []
     monkeypatch.setattr(curves, "png", lambda figure: drawn.append(figure) or b"png")
     picture, table = curve(subject, curves.DATA_SIZE)
@@ -85,7 +85,7 @@ def test_of_a_configuration_that_lost_seeds_a_curve_shows_none(tmp_path):
                 record.update(status="failed", metrics={}, reason="loss became nan")
 
     change_trials(sweep, change)
-    subject = open_subject(sweep)
+    subject = open_analysis(sweep)
     _, table = curve(subject, curves.DEPTH)
     for layers in (1, 2):
         kept = [
@@ -95,7 +95,7 @@ def test_of_a_configuration_that_lost_seeds_a_curve_shows_none(tmp_path):
 
 
 def test_what_does_not_vary_has_no_curve(tmp_path):
-    subject = open_subject(make_comparison(tmp_path / "outputs", seeds=2))
+    subject = open_analysis(make_comparison(tmp_path / "outputs", seeds=2))
     assert curves.curve(subject, curves.DEPTH) == []
     assert curves.curve(subject, curves.DATA_SIZE) == []
     assert [part.name for part in search.section(subject).parts] == ["agreement"]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from made_sweep import make_sweep
 
-from ikd_ray.data import store
-from ikd_ray.data.remote import Output
+from ikd_ray.analysis.model_loader import ModelLoader
+from ikd_ray.analysis.sweep_analysis import open_analysis
+from ikd_ray.errors import UnavailableError
+from ikd_ray.records import trial_folder
 from ikd_ray.report.figures import attention, errors
-from ikd_ray.report.figures.parts import AbsentError
-from ikd_ray.report.figures.subject import open_subject
-from ikd_ray.report.records import trial_folder
-from ikd_ray.report.weights import Weights
+from ikd_ray.storage import store
+from ikd_ray.storage.remote import Output
+from tests.helpers.made_sweep import make_sweep
 
 
 def test_overlap_of_errors():
@@ -27,8 +27,8 @@ def test_overlap_of_errors():
 
 def test_predictions_are_computed_once_and_anew_for_other_weights(tmp_path):
     sweep = make_sweep(tmp_path / "outputs", trials=3)
-    subject, told = open_subject(sweep), []
-    weights = Weights(Output(str(sweep.parent)), sweep, subject.sweep, told.append)
+    subject, told = open_analysis(sweep), []
+    weights = ModelLoader(Output(str(sweep.parent)), sweep, subject.sweep, told.append)
     student = weights.student(subject.best)
     first = weights.logits(student)
     assert np.array_equal(weights.logits(student), first)
@@ -39,22 +39,22 @@ def test_predictions_are_computed_once_and_anew_for_other_weights(tmp_path):
 
 def test_what_is_gone_is_said(tmp_path):
     sweep = make_sweep(tmp_path / "outputs", trials=3)
-    subject = open_subject(sweep)
-    weights = Weights(Output(str(sweep.parent)), sweep, subject.sweep)
+    subject = open_analysis(sweep)
+    weights = ModelLoader(Output(str(sweep.parent)), sweep, subject.sweep)
     (trial_folder(sweep, subject.best.id) / "student" / "model.safetensors").write_bytes(b"other")
     section = errors.section(subject, weights)
     assert f"The student of {subject.best.id} is damaged" in section.words[1]
-    with pytest.raises(AbsentError, match="is damaged"):
+    with pytest.raises(UnavailableError, match="is damaged"):
         attention.section(subject, weights, ())
     store.discard(sweep.parent / "cache" / "tokens" / weights.data.key)
-    with pytest.raises(AbsentError, match="tokenized dev set is not there any more"):
-        errors.section(subject, Weights(Output(str(sweep.parent)), sweep, subject.sweep))
+    with pytest.raises(UnavailableError, match="tokenized dev set is not there any more"):
+        errors.section(subject, ModelLoader(Output(str(sweep.parent)), sweep, subject.sweep))
 
 
 def test_regression_has_no_errors(tmp_path):
     sweep = make_sweep(tmp_path / "outputs", trials=3, task="stsb")
-    subject = open_subject(sweep)
-    weights = Weights(Output(str(sweep.parent)), sweep, subject.sweep)
-    with pytest.raises(AbsentError, match="regression"):
+    subject = open_analysis(sweep)
+    weights = ModelLoader(Output(str(sweep.parent)), sweep, subject.sweep)
+    with pytest.raises(UnavailableError, match="regression"):
         errors.section(subject, weights)
     assert "The teacher says" in attention.section(subject, weights, ()).words[0]

@@ -10,20 +10,21 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from made_sweep import make_sweep
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from ikd_ray.analysis.model_loader import ModelLoader
+from ikd_ray.analysis.pareto import front as pareto_front
+from ikd_ray.analysis.sweep_analysis import IDLE, open_analysis
 from ikd_ray.config import make_trial
-from ikd_ray.data.remote import Output
 from ikd_ray.distill.losses import attention_kl
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.errors import UsageError
-from ikd_ray.report.figures import attention, costs, errors, front, layers, regimes, search, style
-from ikd_ray.report.figures.parts import Picture, Table
-from ikd_ray.report.figures.subject import IDLE, open_subject
-from ikd_ray.report.pareto import front as pareto_front
-from ikd_ray.report.records import read_trials, trial_folder, write_json
-from ikd_ray.report.weights import Weights
+from ikd_ray.records import read_trials, trial_folder, write_json
+from ikd_ray.report import style
+from ikd_ray.report.components import Picture, Table
+from ikd_ray.report.figures import attention, costs, errors, front, layers, regimes, search
+from ikd_ray.storage.remote import Output
+from tests.helpers.made_sweep import make_sweep
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +35,12 @@ def sweep(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def subject(sweep):
-    return open_subject(sweep)
+    return open_analysis(sweep)
 
 
 @pytest.fixture
 def weights(sweep, subject):
-    return Weights(Output(str(sweep.parent)), sweep, subject.sweep)
+    return ModelLoader(Output(str(sweep.parent)), sweep, subject.sweep)
 
 
 def pictures(section) -> dict[str, Picture]:
@@ -183,8 +184,8 @@ def eager(folder, inputs):
 @pytest.mark.parametrize("task", ["cola", "mrpc"])
 def test_attention_is_that_of_transformers(tmp_path, task):
     sweep = make_sweep(tmp_path / "outputs", trials=3, task=task)
-    subject = open_subject(sweep)
-    weights = Weights(Output(str(sweep.parent)), sweep, subject.sweep)
+    subject = open_analysis(sweep)
+    weights = ModelLoader(Output(str(sweep.parent)), sweep, subject.sweep)
     texts = ["w1 w2 w3 .", "w9 w4s"][: len(subject.task.text_columns)]
     example = attention.from_texts(subject, weights, texts)
     pairs, answers = attention.look(subject.best, weights, example)
@@ -272,7 +273,7 @@ def test_drawing_with_optuna_leaves_no_state_of_matplotlib(subject):
 
 def test_few_trials_and_no_study_are_said_in_words(tmp_path):
     sweep = make_sweep(tmp_path / "outputs", trials=4, weights=False)
-    subject = open_subject(sweep)
+    subject = open_analysis(sweep)
     section = search.section(subject)
     assert "The study has 4 complete trials" in section.words[0]
     assert list(pictures(section)) == ["depth", "agreement"]
@@ -330,7 +331,7 @@ def test_costs_add_up_to_what_the_record_says(subject):
 
 
 def test_two_hundred_trials_are_still_legible(tmp_path):
-    subject = open_subject(make_sweep(tmp_path / "outputs", trials=70, weights=False))
+    subject = open_analysis(make_sweep(tmp_path / "outputs", trials=70, weights=False))
     (picture,) = pictures(costs.section(subject)).values()
     assert "The 60 longest of 70 trials are shown" in picture.caption
     assert size(picture.png)[1] > 60 * 25  # pixels a bar
@@ -345,7 +346,7 @@ def test_a_sweep_without_a_usable_trial_is_refused(tmp_path):
         file = trial_folder(sweep, trial.id) / "trial.json"
         write_json(file, vars(trial) | {"metrics": trial.metrics | {"dev/mcc": math.nan}})
     with pytest.raises(UsageError, match="no trial of it has finished with a dev/mcc that is a number"):
-        open_subject(sweep)
+        open_analysis(sweep)
 
 
 @pytest.mark.parametrize("regime", ["hard", "kd", "id"])

@@ -9,27 +9,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_comparison import METHODS, by_seed, change_trials, make_comparison, paired_told, told
-from made_sweep import make_sweep
 
-from ikd_ray.data.remote import Output
-from ikd_ray.report.figures import comparison, curves, errors, front, methods, regimes, search, style
-from ikd_ray.report.figures.parts import Bold, Table
-from ikd_ray.report.figures.subject import Subject, open_subject
+from ikd_ray.analysis import comparison
+from ikd_ray.analysis.model_loader import ModelLoader
+from ikd_ray.analysis.sweep_analysis import SweepAnalysis, open_analysis
+from ikd_ray.report import style
+from ikd_ray.report.components import Bold, Table
+from ikd_ray.report.figures import curves, errors, front, methods, regimes, search
 from ikd_ray.report.markdown import table_text
 from ikd_ray.report.page import render
 from ikd_ray.report.report import make_report
-from ikd_ray.report.weights import Weights
+from ikd_ray.storage.remote import Output
+from tests.helpers.made_comparison import METHODS, by_seed, change_trials, make_comparison, paired_told, told
+from tests.helpers.made_sweep import make_sweep
 
 HOSTILE = '<a href="http://evil.example">|\x1b[31m**SID**</a>\n$\\frac{x}'
 
 
-def open_weights(sweep: Path, subject: Subject) -> Weights:
-    return Weights(Output(str(sweep.parent)), sweep, subject.sweep)
+def open_weights(sweep: Path, subject: SweepAnalysis) -> ModelLoader:
+    return ModelLoader(Output(str(sweep.parent)), sweep, subject.sweep)
 
 
 def compared(sweep: Path):
-    subject = open_subject(sweep)
+    subject = open_analysis(sweep)
     section = methods.section(subject, open_weights(sweep, subject))
     assert section is not None
     table, picture, *_ = section.parts
@@ -241,12 +243,12 @@ def test_seeds_without_methods_compare_regimes(tmp_path):
     subject, section, table, _ = compared(sweep)
     assert list(rows_of(table)) == ["teacher", "kd", "sid"]
     assert section.words[0].startswith("A row is a regime")
-    assert comparison.looks_of(subject)["sid"][:2] == style.style_of("sid")
+    assert style.looks_of(subject)["sid"][:2] == style.style_of("sid")
 
 
 def test_a_plain_search_has_no_comparison_and_its_report_none_of_its_files(tmp_path):
     sweep = make_sweep(tmp_path / "outputs", trials=6, weights=False)
-    subject = open_subject(sweep)
+    subject = open_analysis(sweep)
     assert methods.section(subject, open_weights(sweep, subject)) is None
     section = search.section(subject)
     assert [part.name for part in section.parts] == ["depth", "agreement"]
@@ -257,7 +259,7 @@ def test_a_plain_search_has_no_comparison_and_its_report_none_of_its_files(tmp_p
 
 
 def test_methods_of_one_regime_are_told_apart(sweep):
-    found = comparison.looks_of(open_subject(sweep))
+    found = style.looks_of(open_analysis(sweep))
     assert len({look.marker for look in found.values()}) == len(METHODS)
     assert len({look.colour for look in found.values()}) == len(METHODS)
     assert len({str(look.line) for look in found.values()}) == len(METHODS)
@@ -269,7 +271,7 @@ def test_methods_of_one_regime_are_told_apart(sweep):
 
 def test_regimes_have_the_interval_where_trials_are_seeds(tmp_path):
     few = {name: METHODS[name] for name in ("KD", "SID", "SID, soft labels always")}
-    subject = open_subject(make_comparison(tmp_path / "outputs", few, seeds=4, again=3))
+    subject = open_analysis(make_comparison(tmp_path / "outputs", few, seeds=4, again=3))
     section = regimes.section(subject)
     rows = {row[0]: row for row in dict(section.parts[0].groups)["2 layers"]}
     again = list(by_seed(subject, "KD", "dev/mcc", again=True).values())
@@ -281,7 +283,7 @@ def test_regimes_have_the_interval_where_trials_are_seeds(tmp_path):
 
 
 def test_the_front_s_steps_go_through_the_means(sweep):
-    subject = open_subject(sweep)
+    subject = open_analysis(sweep)
     traces = front.plot(subject, {}).data
     steps = next(trace for trace in traces if trace.name == "front of these two" and trace.visible)
     best = by_seed(subject, "KD by an assistant", "dev/mcc", again=True)
@@ -328,7 +330,7 @@ def test_a_method_s_name_is_text_wherever_it_shows(tmp_path):
     few = {HOSTILE: METHODS["SID"], "KD": METHODS["KD"]}
     varied = [{"student_layers": n} for n in (1, 2)]
     sweep = make_comparison(tmp_path / "outputs", few, seeds=2, varied=varied)
-    subject = open_subject(sweep)
+    subject = open_analysis(sweep)
     section = methods.section(subject, open_weights(sweep, subject))
     page = render(
         subject, [section, replace(section, key="curve", parts=curves.curve(subject, curves.DEPTH))]

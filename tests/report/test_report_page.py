@@ -9,19 +9,19 @@ from html.parser import HTMLParser
 
 import mlflow
 import pytest
-from made_sweep import make_sweep
-from screen import run
 
-from ikd_ray.data.remote import Output, open_output
+from ikd_ray.analysis.pareto import GENERATED
+from ikd_ray.analysis.sweep_analysis import open_analysis
+from ikd_ray.records import read_sweep, read_trials, write_sweep
 from ikd_ray.report.figures import costs, front, regimes
-from ikd_ray.report.figures.subject import open_subject
-from ikd_ray.report.mirror import Mirror
 from ikd_ray.report.page import TERMS, render
-from ikd_ray.report.pareto import GENERATED
-from ikd_ray.report.records import read_sweep, read_trials, write_sweep
 from ikd_ray.report.report import make_report
-from ikd_ray.report.tracking.gallery import log_report
-from ikd_ray.report.tracking.tracker import Tracker
+from ikd_ray.storage.remote import Output, open_output
+from ikd_ray.sweep.sync import SweepSync
+from ikd_ray.tracking.publish import log_report
+from ikd_ray.tracking.tracker import Tracker
+from tests.helpers.made_sweep import make_sweep
+from tests.helpers.screen import run
 
 HOSTILE = '<script>alert(1)</script><a href="http://evil.example">&"\'$\\frac{\x1b[31m%{x}'
 
@@ -82,7 +82,7 @@ def test_the_page_has_everything_in_it(made):
         *TERMS,
     ):
         assert words in page.text
-    best = open_subject(output / "first").best
+    best = open_analysis(output / "first").best
     assert f"{best.metrics['dev/mcc']:.3f}" in page.text
 
 
@@ -113,7 +113,7 @@ def test_hostile_names_are_text(tmp_path):
     sweep = make_sweep(tmp_path / "outputs", trials=3, weights=False, command=HOSTILE)
     record = read_sweep(sweep)
     record.teacher["name"], record.data["description"] = HOSTILE, HOSTILE
-    subject = open_subject(sweep)
+    subject = open_analysis(sweep)
     subject = type(subject)(**vars(subject) | {"sweep": record})
     text = render(subject, [front.section(subject, {"student/params": 9e4}), regimes.section(subject)])
     body = text.split("</head>")[1]
@@ -131,7 +131,7 @@ def test_hostile_names_are_text(tmp_path):
 
 
 def test_a_page_without_interactive_figures_has_no_script(tmp_path):
-    subject = open_subject(make_sweep(tmp_path / "outputs", trials=3, weights=False))
+    subject = open_analysis(make_sweep(tmp_path / "outputs", trials=3, weights=False))
     text = render(subject, [costs.section(subject)])
     assert "<script" not in text
     assert len(text) < 2e6
@@ -142,7 +142,7 @@ def test_a_second_report_replaces_the_first_and_leaves_what_is_not_its_own(tmp_p
     sweep = make_sweep(tmp_path / "outputs", trials=4)
     told: list[str] = []
     before = make_report(output, sweep, tell=told.append)
-    assert len(told) == 1 + len(open_subject(sweep).closely)  # the teacher's predictions, and theirs
+    assert len(told) == 1 + len(open_analysis(sweep).closely)  # the teacher's predictions, and theirs
     (sweep / "report" / "notes.txt").write_text("mine")
     (sweep / "report" / "old.png").write_text("mine, too")
     assert before[-1].name in json.loads((sweep / "report" / "manifest.json").read_text())
@@ -294,7 +294,7 @@ def test_a_report_of_a_sweep_at_a_uri(tmp_path, app, s3, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "driver"))
     place = open_output(s3)
     sweep = make_sweep(place.folder, trials=3)
-    Mirror(place, sweep, pytest.fail).push()
+    SweepSync(place, sweep, pytest.fail).push()
     for folder in (place.folder / "cache").glob("*/[!.]*"):
         place.push(folder)
     monkeypatch.setenv("HOME", str(tmp_path / "reader"))

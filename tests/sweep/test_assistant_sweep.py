@@ -7,11 +7,11 @@ import re
 from types import SimpleNamespace
 
 import pytest
-from launch import flags
 from mlflow import MlflowClient
 
 from ikd_ray.distill.teacher import load_teacher, open_teacher
-from ikd_ray.report.records import read_sweep, read_trials
+from ikd_ray.records import read_sweep, read_trials
+from tests.helpers.launch import flags
 
 pytestmark = pytest.mark.slow
 

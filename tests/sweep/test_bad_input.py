@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bad_folders import EXPORTS, MARKER, RECORDS, RESUMES, TEACHERS
-from bad_inputs import CHECKS, CLUSTERS, DATA, EXPORT_FLAGS, FLAGS, SPACES
-from bad_tasks import KEPT, TABLES, TASK_FILES, task
 
-from ikd_ray.report.cli import run
 from ikd_ray.sweep import runner
+from ikd_ray.terminal.command_line import run
+from tests.helpers.bad_folders import EXPORTS, MARKER, RECORDS, RESUMES, TEACHERS
+from tests.helpers.bad_inputs import CHECKS, CLUSTERS, DATA, EXPORT_FLAGS, FLAGS, SPACES
+from tests.helpers.bad_tasks import KEPT, TABLES, TASK_FILES, task
 
 pytestmark = pytest.mark.timeout(60)  # whatever waits for a pipe's other end waits for ever
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from ikd_ray.errors import UsageError
-from ikd_ray.sweep.cluster import Node, Shares, divide, ray_cluster
+from ikd_ray.sweep.cluster import Node, TrialResources, allocate, ray_cluster
 
 
 def shares(*nodes, trials=100, concurrent=None, workers=1, gpus_per_worker=None):
-    return divide(
+    return allocate(
         [Node(*node) for node in nodes],
         trials=trials,
         concurrent=concurrent,
@@ -24,21 +24,21 @@ ONE_GPU, FOUR_GPUS = (16, 1), (16, 4)
 @pytest.mark.parametrize(
     ("nodes", "asked", "given"),
     [
-        ([(2,)], {}, Shares(2, 1, 1, 0)),
-        ([(2,)], {"trials": 1}, Shares(1, 1, 2, 0)),
-        ([(2,)], {"workers": 2}, Shares(1, 2, 1, 0)),
-        ([(1,)], {}, Shares(1, 1, 1, 0)),
-        ([(64,)], {}, Shares(8, 1, 8, 0)),
-        ([(64,)], {"concurrent": 32}, Shares(32, 1, 2, 0)),
-        ([(4,)] * 4, {"trials": 1}, Shares(1, 1, 4, 0)),
-        ([(8,)] * 2, {"workers": 3, "trials": 1}, Shares(1, 3, 4, 0)),
-        ([(8,), (2,)], {"workers": 2, "trials": 1}, Shares(1, 2, 4, 0)),
-        ([ONE_GPU], {}, Shares(1, 1, 16, 1)),
-        ([FOUR_GPUS], {}, Shares(4, 1, 4, 1)),
-        ([ONE_GPU, (16,)], {}, Shares(1, 1, 16, 1)),
-        ([FOUR_GPUS], {"workers": 2}, Shares(2, 2, 4, 1)),
-        ([ONE_GPU], {"gpus_per_worker": 0.25}, Shares(4, 1, 4, 0.25)),
-        ([(16, 2)], {"gpus_per_worker": 0}, Shares(8, 1, 2, 0)),
+        ([(2,)], {}, TrialResources(2, 1, 1, 0)),
+        ([(2,)], {"trials": 1}, TrialResources(1, 1, 2, 0)),
+        ([(2,)], {"workers": 2}, TrialResources(1, 2, 1, 0)),
+        ([(1,)], {}, TrialResources(1, 1, 1, 0)),
+        ([(64,)], {}, TrialResources(8, 1, 8, 0)),
+        ([(64,)], {"concurrent": 32}, TrialResources(32, 1, 2, 0)),
+        ([(4,)] * 4, {"trials": 1}, TrialResources(1, 1, 4, 0)),
+        ([(8,)] * 2, {"workers": 3, "trials": 1}, TrialResources(1, 3, 4, 0)),
+        ([(8,), (2,)], {"workers": 2, "trials": 1}, TrialResources(1, 2, 4, 0)),
+        ([ONE_GPU], {}, TrialResources(1, 1, 16, 1)),
+        ([FOUR_GPUS], {}, TrialResources(4, 1, 4, 1)),
+        ([ONE_GPU, (16,)], {}, TrialResources(1, 1, 16, 1)),
+        ([FOUR_GPUS], {"workers": 2}, TrialResources(2, 2, 4, 1)),
+        ([ONE_GPU], {"gpus_per_worker": 0.25}, TrialResources(4, 1, 4, 0.25)),
+        ([(16, 2)], {"gpus_per_worker": 0}, TrialResources(8, 1, 2, 0)),
     ],
 )
 def test_the_whole_cluster_is_used(nodes, asked, given):

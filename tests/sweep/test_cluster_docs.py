@@ -19,7 +19,8 @@ import typer
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli
-from rayjob_schema import CLAIM, RAY_JOB, RAY_JOB_SPEC, Schema
+
+from tests.helpers.rayjob_schema import CLAIM, RAY_JOB, RAY_JOB_SPEC, Schema
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 SECTION = re.search(r"^## A cluster\n(.*?)^## ", README.read_text(), re.S | re.M)[1]

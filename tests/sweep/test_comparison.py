@@ -7,10 +7,10 @@ import signal
 from types import SimpleNamespace
 
 import pytest
-from launch import flags, measured, start
 from mlflow import MlflowClient
 
-from ikd_ray.report.records import read_sweep, read_trials
+from ikd_ray.records import read_sweep, read_trials
+from tests.helpers.launch import flags, measured, start
 
 pytestmark = pytest.mark.slow
 

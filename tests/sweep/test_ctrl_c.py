@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 from filelock import FileLock
-from launch import Ended, Watched, damaged, flags, measured, saved_epochs, watched
 
-from ikd_ray.report.records import read_trials
+from ikd_ray.records import read_trials
+from tests.helpers.launch import Ended, Watched, damaged, flags, measured, saved_epochs, watched
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 from mlflow import MlflowClient
-from tiny import write_teacher
 from transformers import pipeline
 
-from ikd_ray.report.records import read_sweep, read_trials
+from ikd_ray.records import read_sweep, read_trials
+from tests.helpers.tiny import write_teacher
 
 pytestmark = pytest.mark.slow
 

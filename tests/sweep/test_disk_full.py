@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from launch import Ended, Watched, damaged, flags, measured, saved_epochs, start, watched
 
-from ikd_ray.report.records import read_trials
+from ikd_ray.records import read_trials
+from tests.helpers.launch import Ended, Watched, damaged, flags, measured, saved_epochs, start, watched
 
 pytestmark = pytest.mark.slow
 

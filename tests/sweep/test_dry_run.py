@@ -6,14 +6,14 @@ import re
 
 import numpy as np
 import pytest
-from launch import flags
-from tiny import make_dataset
 
 from ikd_ray.config import make_trial
-from ikd_ray.sweep.budget import Budget
+from ikd_ray.search.budget import Budget
+from ikd_ray.search.space import load_space
 from ikd_ray.sweep.dry_run import draws, trial_s
 from ikd_ray.sweep.probe import Costs, typical
-from ikd_ray.sweep.space import load_space
+from tests.helpers.launch import flags
+from tests.helpers.tiny import make_dataset
 
 SPACE = """
 params:

@@ -6,13 +6,13 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from launch import flags, measured
 from mlflow import MlflowClient
 
 from ikd_ray.data.holdout import hold_out
 from ikd_ray.data.sources import load
-from ikd_ray.report.records import read_sweep, read_trials
+from ikd_ray.records import read_sweep, read_trials
 from ikd_ray.tasks import get_task
+from tests.helpers.launch import flags, measured
 
 pytestmark = pytest.mark.slow
 

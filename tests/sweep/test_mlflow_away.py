@@ -13,11 +13,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from launch import flags, start
 from mlflow import MlflowClient
-from servers import PASSWORD, free_port, losing_proxy, mlflow_server, postgres, postgres_missing
 
-from ikd_ray.report.records import TrialRecord, read_trials
+from ikd_ray.records import TrialRecord, read_trials
+from tests.helpers.launch import flags, start
+from tests.helpers.servers import PASSWORD, free_port, losing_proxy, mlflow_server, postgres, postgres_missing
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from launch import MARK, damaged, end_all, flags, marked, measured, saved_epochs, watched
-from servers import free_port
 
-from ikd_ray.report.records import read_trials
+from ikd_ray.records import read_trials
+from tests.helpers.launch import MARK, damaged, end_all, flags, marked, measured, saved_epochs, watched
+from tests.helpers.servers import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

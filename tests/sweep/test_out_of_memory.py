@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import psutil
 import pytest
-from launch import Watched, damaged, flags, measured, saved_epochs, watched
+
+from tests.helpers.launch import Watched, damaged, flags, measured, saved_epochs, watched
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from ikd_ray.config import PrefixConfig, SharingConfig, TargetConfig, TeacherConfig, Trial
-from ikd_ray.data.remote import Output
 from ikd_ray.data.sources import load
 from ikd_ray.data.tokens import prepare
 from ikd_ray.distill.loop import Epoch
 from ikd_ray.distill.teacher import find_teacher, load_teacher, load_tokenizer
+from ikd_ray.storage.remote import Output
 from ikd_ray.sweep import prepare as preparing
-from ikd_ray.sweep.prepare import Assistant, Job, Shared, Step, preparation
+from ikd_ray.sweep.prepare import Assistant, PrepareJob, SharedArtifacts, Step, preparation
 from ikd_ray.tasks import get_task
 
 
@@ -25,8 +25,8 @@ def job(inputs, tmp_path):
     source = find_teacher(str(inputs / "teacher"), task)
     data = prepare(load(task, inputs / "glue"), load_tokenizer(source), source.key, 32, tmp_path / "tokens")
 
-    def job(known=(), depths=(1, 2), assisted=None) -> Job:
-        return Job(
+    def job(known=(), depths=(1, 2), assisted=None) -> PrepareJob:
+        return PrepareJob(
             Output(str(tmp_path)),
             data.folder,
             source,
@@ -52,7 +52,7 @@ def test_a_second_sweep_finds_everything_made(job):
     again = list(preparation(job(), threads=1))
     assert steps(first)[-1] == "measuring students' latency"
     assert steps(again) == ["storing the teacher's targets"]
-    assert isinstance(first[-1], Shared)
+    assert isinstance(first[-1], SharedArtifacts)
     assert again[-1] == first[-1]
     assert set(first[-1].latency_ms) == {1, 2}
 

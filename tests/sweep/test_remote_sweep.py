@@ -12,11 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from launch import ROOT, flags, measured, start
-from servers import free_port
 
-from ikd_ray.data import store
-from ikd_ray.data.remote import RemoteOutput
+from ikd_ray.storage import store
+from ikd_ray.storage.remote import RemoteOutput
+from tests.helpers.launch import ROOT, flags, measured, start
+from tests.helpers.servers import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

@@ -8,10 +8,10 @@ import pytest
 
 from ikd_ray.config import SweepConfig
 from ikd_ray.data.holdout import hold_out
-from ikd_ray.data.remote import Output
 from ikd_ray.data.task_file import keep_task
 from ikd_ray.errors import UsageError
-from ikd_ray.report.records import SweepRecord, digest_of, write_sweep
+from ikd_ray.records import SweepRecord, digest_of, write_sweep
+from ikd_ray.storage.remote import Output
 from ikd_ray.sweep.request import check, resumed
 
 

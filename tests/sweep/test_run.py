@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
-from launch import flags, measured, start
 from mlflow import MlflowClient
 
-from ikd_ray.report.records import read_trials
+from ikd_ray.records import read_trials
+from tests.helpers.launch import flags, measured, start
 
 pytestmark = pytest.mark.slow
 

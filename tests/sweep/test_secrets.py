@@ -8,8 +8,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from launch import flags, start
-from servers import mlflow_server
+
+from tests.helpers.launch import flags, start
+from tests.helpers.servers import mlflow_server
 
 PASSWORD, TOKEN = "hunter2-pass", "hunter2-token"
 

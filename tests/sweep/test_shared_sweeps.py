@@ -9,12 +9,12 @@ import signal
 import pytest
 import torch
 from filelock import FileLock
-from launch import flags, start
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
-from ikd_ray.report.records import read_trials
-from ikd_ray.report.savings import savings
+from ikd_ray.analysis.savings import savings
+from ikd_ray.records import read_trials
+from tests.helpers.launch import flags, start
 
 pytestmark = pytest.mark.slow
 

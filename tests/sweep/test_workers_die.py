@@ -6,9 +6,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from launch import Watched, damaged, flags, saved_epochs, watched, write_inputs
 
-from ikd_ray.report.records import TrialRecord, read_trials
+from ikd_ray.records import TrialRecord, read_trials
+from tests.helpers.launch import Watched, damaged, flags, saved_epochs, watched, write_inputs
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

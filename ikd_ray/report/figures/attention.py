@@ -13,16 +13,16 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from torch import Tensor
 
+from ikd_ray.analysis.model_loader import ModelLoader
+from ikd_ray.analysis.sweep_analysis import SweepAnalysis, title
 from ikd_ray.data.batches import Batch, collate
 from ikd_ray.distill.encoder import Output
 from ikd_ray.distill.losses import attention_kl
 from ikd_ray.errors import UsageError
-from ikd_ray.report.figures.parts import Picture, Section
-from ikd_ray.report.figures.style import INK, MUTED, new_figure, png
-from ikd_ray.report.figures.subject import Subject, title
-from ikd_ray.report.records import TrialRecord
-from ikd_ray.report.weights import Weights
-from ikd_ray.report.words import clean
+from ikd_ray.formatting import clean
+from ikd_ray.records import TrialRecord
+from ikd_ray.report.components import Picture, Section
+from ikd_ray.report.style import INK, MUTED, new_figure, png
 from ikd_ray.tasks import Task
 
 # Tokens, at most -> pairs of maps beside one another, inches of a map, tokens named on an axis.
@@ -64,13 +64,13 @@ def check_texts(task: Task, texts: Sequence[str]) -> None:
         raise UsageError("--sentence: there is nothing in it; give a text, or leave it out for a dev example")
 
 
-def section(subject: Subject, weights: Weights, texts: Sequence[str]) -> Section:
+def section(subject: SweepAnalysis, weights: ModelLoader, texts: Sequence[str]) -> Section:
     """
     Args:
         texts: of the example; none: one of the dev set.
 
     Raises:
-        AbsentError: weights or tokens are not there any more.
+        UnavailableError: weights or tokens are not there any more.
     """
     trial = subject.best
     example = from_texts(subject, weights, texts) if texts else from_dev(subject, weights)
@@ -85,7 +85,7 @@ def section(subject: Subject, weights: Weights, texts: Sequence[str]) -> Section
     return Section("attention", "Attention, teacher beside student", [about], pictures)
 
 
-def from_texts(subject: Subject, weights: Weights, texts: Sequence[str]) -> Example:
+def from_texts(subject: SweepAnalysis, weights: ModelLoader, texts: Sequence[str]) -> Example:
     """An example of the user's own, cut as in training."""
     tokenizer = weights.tokenizer()
     coded = tokenizer(
@@ -96,7 +96,7 @@ def from_texts(subject: Subject, weights: Weights, texts: Sequence[str]) -> Exam
     return Example(_tokens(tokenizer, coded["input_ids"]), batch.to(weights.device), "a given text")
 
 
-def from_dev(subject: Subject, weights: Weights) -> Example:
+def from_dev(subject: SweepAnalysis, weights: ModelLoader) -> Example:
     """The dev example of median length; of several the first."""
     split, task = weights.dev, subject.task
     middle = np.sort(split.lengths)[len(split) // 2]
@@ -115,7 +115,7 @@ def _tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
 
 
 @torch.inference_mode()
-def look(trial: TrialRecord, weights: Weights, example: Example) -> tuple[list[Pair], dict[str, Tensor]]:
+def look(trial: TrialRecord, weights: ModelLoader, example: Example) -> tuple[list[Pair], dict[str, Tensor]]:
     """Both models' attention in the matched layers, and the logits (labels,) of each."""
     layers = range(1, len(trial.layer_map) + 1)
     student: Output = weights.load(weights.student(trial))(example.batch, attend=layers)

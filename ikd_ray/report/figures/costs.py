@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ikd_ray.report.figures.parts import Picture, Section, Table
-from ikd_ray.report.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, decorate, new_figure, png
-from ikd_ray.report.figures.subject import Subject, title
-from ikd_ray.report.records import TrialRecord
-from ikd_ray.report.savings import Savings, savings
-from ikd_ray.report.words import duration
+from ikd_ray.analysis.savings import Savings, savings
+from ikd_ray.analysis.sweep_analysis import SweepAnalysis, title
+from ikd_ray.formatting import duration
+from ikd_ray.records import TrialRecord
+from ikd_ray.report.components import Picture, Section, Table
+from ikd_ray.report.style import BLUE, GREEN, INK, MUTED, ORANGE, decorate, new_figure, png
 
 MOST = 60  # trials that have a bar
 
@@ -38,7 +38,7 @@ def cost(trial: TrialRecord) -> Cost:
     return Cost(training, max(0.0, spent - training), taken)
 
 
-def section(subject: Subject) -> Section:
+def section(subject: SweepAnalysis) -> Section:
     found = savings(subject.finished)
     words = f"Of all that the finished trials went through: {found}."
     if not found.reused:

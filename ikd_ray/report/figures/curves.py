@@ -9,8 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from ikd_ray.report.figures import comparison
-from ikd_ray.report.figures.comparison import (
+from ikd_ray.analysis.comparison import (
     Runs,
     best_configuration,
     difference,
@@ -18,12 +17,12 @@ from ikd_ray.report.figures.comparison import (
     is_baseline,
     of_methods,
 )
+from ikd_ray.analysis.sweep_analysis import SweepAnalysis, depth, interval
+from ikd_ray.formatting import clean
+from ikd_ray.records import TrialRecord
+from ikd_ray.report.components import Picture, Table
 from ikd_ray.report.figures.methods import COVERS, KL, NAME
-from ikd_ray.report.figures.parts import Picture, Table
-from ikd_ray.report.figures.style import Look, axis_label, decorate, new_figure, png, teacher_line
-from ikd_ray.report.figures.subject import Subject, depth, interval
-from ikd_ray.report.records import TrialRecord
-from ikd_ray.report.words import clean
+from ikd_ray.report.style import Look, axis_label, decorate, looks_of, new_figure, png, teacher_line
 
 MOST = 24  # values of an axis; with more a search is drawn, not a comparison
 
@@ -67,7 +66,7 @@ DATA_SIZE = Axis(
 Cells = Mapping[str, Mapping[float, Runs]]  # method -> place on the axis -> the trials that count
 
 
-def curve(subject: Subject, axis: Axis) -> list[Picture | Table]:
+def curve(subject: SweepAnalysis, axis: Axis) -> list[Picture | Table]:
     """The figure and its numbers; nothing where all trials have the same of it, or too much is different."""
     held = _held(subject, axis)
     # Those that failed, too: a configuration that lost a seed is none of the best.
@@ -88,7 +87,7 @@ def curve(subject: Subject, axis: Axis) -> list[Picture | Table]:
     return [_picture(subject, axis, cells, about), _table(subject, axis, cells, places, about)]
 
 
-def _held(subject: Subject, axis: Axis) -> float:
+def _held(subject: SweepAnalysis, axis: Axis) -> float:
     """The value of what is held which most places of the axis have; of equals the greatest."""
     groups: dict[float, list[TrialRecord]] = {}
     for trial in subject.finished:
@@ -96,7 +95,7 @@ def _held(subject: Subject, axis: Axis) -> float:
     return max(groups, key=lambda value: (len({axis.of(trial) for trial in groups[value]}), value))
 
 
-def _table(subject: Subject, axis: Axis, cells: Cells, places: Sequence[float], about: str) -> Table:
+def _table(subject: SweepAnalysis, axis: Axis, cells: Cells, places: Sequence[float], about: str) -> Table:
     def rows(found: Callable[[Runs, float], str], names: Iterable[str]) -> list[list[str]]:
         return [
             [clean(name, NAME)]
@@ -124,10 +123,10 @@ def _table(subject: Subject, axis: Axis, cells: Cells, places: Sequence[float], 
     return Table(caption, ["method", *map(axis.told, places)], groups, axis.name)
 
 
-def _picture(subject: Subject, axis: Axis, cells: Cells, about: str) -> Picture:
+def _picture(subject: SweepAnalysis, axis: Axis, cells: Cells, about: str) -> Picture:
     figure = new_figure(8.8, 4.2 + 0.25 * (len(cells) // 3))
     panels = figure.subplots(1, 2)
-    drawn = comparison.looks_of(subject)
+    drawn = looks_of(subject)
     for axes, metric in zip(panels, (subject.metric, KL), strict=True):
         decorate(axes, axis.label, axis_label(metric)[0])
         for name, of in cells.items():

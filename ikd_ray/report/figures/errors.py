@@ -8,12 +8,13 @@ from itertools import combinations
 
 import numpy as np
 
-from ikd_ray.report.figures.parts import AbsentError, Picture, Section, Table
-from ikd_ray.report.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, decorate, new_figure, png
-from ikd_ray.report.figures.subject import Subject, title
-from ikd_ray.report.records import TrialRecord
-from ikd_ray.report.weights import Weights
-from ikd_ray.report.words import clean
+from ikd_ray.analysis.model_loader import ModelLoader
+from ikd_ray.analysis.sweep_analysis import SweepAnalysis, title
+from ikd_ray.errors import UnavailableError
+from ikd_ray.formatting import clean
+from ikd_ray.records import TrialRecord
+from ikd_ray.report.components import Picture, Section, Table
+from ikd_ray.report.style import BLUE, GREEN, INK, MUTED, ORANGE, decorate, new_figure, png
 
 MOST = 25  # students in the figures
 BOX = {"boxstyle": "square,pad=0.12", "facecolor": "white", "edgecolor": "none"}
@@ -50,13 +51,13 @@ def jaccard(one: np.ndarray, two: np.ndarray) -> float:
     return int((one & two).sum()) / either if either else 1.0
 
 
-def section(subject: Subject, weights: Weights) -> Section:
+def section(subject: SweepAnalysis, weights: ModelLoader) -> Section:
     """
     Raises:
-        AbsentError: weights or tokens are not there any more, or the task has no right and wrong.
+        UnavailableError: weights or tokens are not there any more, or the task has no right and wrong.
     """
     if subject.task.is_regression:
-        raise AbsentError(
+        raise UnavailableError(
             f"{subject.task.name} is a regression task: its answers are near or far, not right or wrong."
         )
     labels = weights.dev.labels
@@ -65,11 +66,11 @@ def section(subject: Subject, weights: Weights) -> Section:
     for trial in subject.closely[:MOST]:
         try:
             wrong[trial.id] = weights.logits(weights.student(trial)).argmax(1) != labels
-        except AbsentError as error:
+        except UnavailableError as error:
             absent.append(str(error))
     trials = [trial for trial in subject.closely if trial.id in wrong]
     if not trials:
-        raise AbsentError(" ".join(absent))
+        raise UnavailableError(" ".join(absent))
     words = (
         f"Of {len(labels)} dev examples the teacher answers {int(teacher.sum())} wrongly. An error of both is "
         "inherited, or hard for any model; one of the student alone is what compression cost; one of the teacher alone "

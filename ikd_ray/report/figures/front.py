@@ -9,14 +9,15 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from ikd_ray.report import pareto
-from ikd_ray.report.configurations import have_seeds
-from ikd_ray.report.figures.parts import Picture, Section, Table
-from ikd_ray.report.figures.style import GRID, INK, MUTED, SYMBOLS, axis_label, in_order, style_of
-from ikd_ray.report.figures.subject import IDLE, Subject, depth, number, title
-from ikd_ray.report.plots import pareto_png
-from ikd_ray.report.records import Direction, TrialRecord
-from ikd_ray.report.words import clean
+from ikd_ray.analysis import pareto
+from ikd_ray.analysis.configurations import have_seeds
+from ikd_ray.analysis.sweep_analysis import IDLE, SweepAnalysis, depth, number, title
+from ikd_ray.config import in_order
+from ikd_ray.formatting import clean
+from ikd_ray.records import Direction, TrialRecord
+from ikd_ray.report.components import Picture, Section, Table
+from ikd_ray.report.front_plot import pareto_png
+from ikd_ray.report.style import GRID, INK, MUTED, SYMBOLS, axis_label, style_of
 
 COSTS = {  # metric -> what its button says
     "student/params": "parameters",
@@ -26,7 +27,7 @@ COSTS = {  # metric -> what its button says
 SHOWN_PARAMS = 8
 
 
-def section(subject: Subject, teacher_size: Mapping[str, float]) -> Section:
+def section(subject: SweepAnalysis, teacher_size: Mapping[str, float]) -> Section:
     """
     Args:
         teacher_size: the teacher's own of `COSTS`, as far as it is known.
@@ -55,7 +56,7 @@ def section(subject: Subject, teacher_size: Mapping[str, float]) -> Section:
     return Section("front", "The Pareto front", [], [picture, _table(subject, teacher_size)])
 
 
-def _against(subject: Subject) -> str:
+def _against(subject: SweepAnalysis) -> str:
     """What the best student has of the teacher and of the baseline."""
     best, baseline, name = subject.best, subject.baseline, clean(subject.metric)
     value = best.metrics[subject.metric]
@@ -69,14 +70,14 @@ def _against(subject: Subject) -> str:
     return f"{words}; the best of standard distillation, {title(baseline)}, has {baseline.metrics[subject.metric]:.3f}."
 
 
-def _point(subject: Subject, trial: TrialRecord) -> str:
+def _point(subject: SweepAnalysis, trial: TrialRecord) -> str:
     params = trial.metrics.get("student/params", math.nan)
     return (
         f"{title(trial)} {trial.metrics[subject.metric]:.3f} with {number(params / 1e6, '.3g')} M parameters"
     )
 
 
-def _table(subject: Subject, teacher_size: Mapping[str, float]) -> Table:
+def _table(subject: SweepAnalysis, teacher_size: Mapping[str, float]) -> Table:
     def row(name: str, regime: str, layers: str, metrics: Mapping[str, float]) -> tuple[str, ...]:
         return (
             name,
@@ -110,7 +111,7 @@ def _table(subject: Subject, teacher_size: Mapping[str, float]) -> Table:
     return Table(caption, header, [("", rows), ("on the front", on_front)])
 
 
-def plot(subject: Subject, teacher_size: Mapping[str, float]) -> go.Figure:
+def plot(subject: SweepAnalysis, teacher_size: Mapping[str, float]) -> go.Figure:
     """The interactive figure: a set of traces for each cost, of which one is shown."""
     costs = [cost for cost in COSTS if any(_known(trial, cost) for trial in subject.finished)]
     figure, of_cost = go.Figure(), []
@@ -138,7 +139,9 @@ def plot(subject: Subject, teacher_size: Mapping[str, float]) -> go.Figure:
     return figure
 
 
-def _lay_out(figure: go.Figure, subject: Subject, costs: list[str], buttons: list[dict[str, Any]]) -> None:
+def _lay_out(
+    figure: go.Figure, subject: SweepAnalysis, costs: list[str], buttons: list[dict[str, Any]]
+) -> None:
     axis = {
         "gridcolor": GRID,
         "zeroline": False,
@@ -179,7 +182,7 @@ def _line(figure: go.Figure, value: float, dash: str, words: str, where: str) ->
         figure.add_hline(y=value, line=style, annotation=note, annotation_position=where, layer="below")
 
 
-def _traces(subject: Subject, cost: str, teacher: float) -> list[go.Scatter]:
+def _traces(subject: SweepAnalysis, cost: str, teacher: float) -> list[go.Scatter]:
     """Of one cost: each regime's trials, the baseline's ring, the teacher's star, the front's steps."""
     known = [trial for trial in subject.finished if _known(trial, cost)]
     unit = axis_label(cost)[1]
@@ -203,7 +206,7 @@ def _traces(subject: Subject, cost: str, teacher: float) -> list[go.Scatter]:
     return traces
 
 
-def _steps(subject: Subject, cost: str, known: list[TrialRecord]) -> go.Scatter:
+def _steps(subject: SweepAnalysis, cost: str, known: list[TrialRecord]) -> go.Scatter:
     """The best value to be had at each cost."""
     ways: dict[str, Direction] = {cost: "min", subject.metric: subject.way(subject.metric)}
     unit = axis_label(cost)[1]
@@ -214,7 +217,7 @@ def _steps(subject: Subject, cost: str, known: list[TrialRecord]) -> go.Scatter:
     return go.Scatter(x=across, y=up, mode="lines", line=line, name="front of these two", hoverinfo="skip")
 
 
-def _regime(subject: Subject, regime: str, known: list[TrialRecord], cost: str) -> go.Scatter:
+def _regime(subject: SweepAnalysis, regime: str, known: list[TrialRecord], cost: str) -> go.Scatter:
     group = [trial for trial in known if trial.params["regime"] == regime]
     members = [trial in subject.front for trial in group]
     colour, marker = style_of(regime)
@@ -235,7 +238,7 @@ def _regime(subject: Subject, regime: str, known: list[TrialRecord], cost: str) 
     )
 
 
-def _hover(subject: Subject, trial: TrialRecord) -> str:
+def _hover(subject: SweepAnalysis, trial: TrialRecord) -> str:
     """What the pointer is told of a trial, in plotly's kind of HTML."""
     idle = IDLE.get(trial.params["regime"], set())
     shown = [name for name in subject.varied if name not in idle][:SHOWN_PARAMS]

@@ -13,13 +13,13 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ikd_ray.analysis.sweep_analysis import SweepAnalysis, depth, title
 from ikd_ray.config import make_trial
 from ikd_ray.distill.regimes import REGIMES
-from ikd_ray.report.figures.parts import Picture, Section
-from ikd_ray.report.figures.style import INK, MARKERS, MUTED, decorate, new_figure, number_axis, png, spans
-from ikd_ray.report.figures.subject import Subject, depth, title
-from ikd_ray.report.records import TrialRecord
-from ikd_ray.report.words import short_stage
+from ikd_ray.formatting import short_stage
+from ikd_ray.records import TrialRecord
+from ikd_ray.report.components import Picture, Section
+from ikd_ray.report.style import INK, MARKERS, MUTED, decorate, new_figure, number_axis, png, spans
 
 MOST = 12  # trials that have a figure
 FLOOR = 1e-5  # below it a loss is the targets' 16-bit rounding
@@ -27,7 +27,7 @@ DEV = (0, (4, 2))
 LOSSES = {"kl": "Attention KL (nats)", "cos": "1 - cos², [CLS]"}
 
 
-def section(subject: Subject) -> Section:
+def section(subject: SweepAnalysis) -> Section:
     chosen = subject.closely
     shown = [trial for trial in chosen[:MOST] if measured(trial.history)]
     words = (
@@ -62,7 +62,7 @@ def stages(trial: TrialRecord) -> list[tuple[str, int, int]]:
     return found
 
 
-def _picture(subject: Subject, trial: TrialRecord) -> Picture:
+def _picture(subject: SweepAnalysis, trial: TrialRecord) -> Picture:
     figure = new_figure(8.8, 3.5 + 0.24 * depth(trial) + 0.9)
     panels = figure.subplots(2, 2, sharex=True, height_ratios=[3.0, 0.8 + 0.24 * depth(trial)])
     for column, (loss, label) in enumerate(LOSSES.items()):

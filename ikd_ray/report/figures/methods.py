@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ikd_ray.report.configurations import by_configuration, by_seed, configuration
-from ikd_ray.report.figures import comparison
-from ikd_ray.report.figures.comparison import (
+from ikd_ray.analysis import comparison
+from ikd_ray.analysis.comparison import (
     Runs,
     best_configuration,
     difference,
@@ -23,14 +22,16 @@ from ikd_ray.report.figures.comparison import (
     values,
     winner,
 )
+from ikd_ray.analysis.configurations import by_configuration, by_seed, configuration
+from ikd_ray.analysis.intervals import mean_interval
+from ikd_ray.analysis.model_loader import ModelLoader
+from ikd_ray.analysis.sweep_analysis import SweepAnalysis, depth, interval, number
+from ikd_ray.errors import UnavailableError
+from ikd_ray.formatting import clean
+from ikd_ray.records import TrialRecord
+from ikd_ray.report.components import Bold, Picture, Section, Table
 from ikd_ray.report.figures.errors import overlap
-from ikd_ray.report.figures.parts import AbsentError, Bold, Picture, Section, Table
-from ikd_ray.report.figures.style import MUTED, Look, axis_label, decorate, new_figure, png
-from ikd_ray.report.figures.subject import Subject, depth, interval, number
-from ikd_ray.report.intervals import mean_interval
-from ikd_ray.report.records import TrialRecord
-from ikd_ray.report.weights import Weights
-from ikd_ray.report.words import clean
+from ikd_ray.report.style import MUTED, Look, axis_label, decorate, looks_of, new_figure, png
 
 KL, AGREES = "dev/attention_kl", "dev/teacher_agreement"
 NAME = 44  # characters of a method's name
@@ -87,7 +88,7 @@ class Row:
 class Compared:
     """The rows, and what is said of them."""
 
-    subject: Subject
+    subject: SweepAnalysis
     rows: Sequence[Row]
 
     @cached_property
@@ -117,7 +118,7 @@ class Compared:
         }
 
 
-def section(subject: Subject, weights: Weights) -> Section | None:
+def section(subject: SweepAnalysis, weights: ModelLoader) -> Section | None:
     """None where neither methods nor seeds are compared."""
     if not comparison.is_made(subject):
         return None
@@ -134,7 +135,7 @@ def section(subject: Subject, weights: Weights) -> Section | None:
 
 
 def inherited(
-    subject: Subject, weights: Weights, trials: Sequence[TrialRecord]
+    subject: SweepAnalysis, weights: ModelLoader, trials: Sequence[TrialRecord]
 ) -> tuple[dict[str, float], list[str]]:
     """By trial the share of the teacher's dev errors that its student makes too; and why of some there is none."""
     if subject.task.is_regression:
@@ -146,7 +147,7 @@ def inherited(
         for trial in trials:
             wrong = weights.logits(weights.student(trial)).argmax(1) != labels
             found[trial.id] = overlap(wrong, teacher).inherited if teacher.any() else math.nan
-    except AbsentError as error:
+    except UnavailableError as error:
         return found, [f"Errors in common with the teacher are not known of all students: {error}"]
     return found, []
 
@@ -288,7 +289,7 @@ def _picture(compared: Compared) -> Picture:
     metrics = [metric for metric in compared.metrics if any(_known(row, metric) for row in rows)]
     figure = new_figure(8.8, 1.3 + 0.42 * len(rows))
     panels = figure.subplots(1, len(metrics), squeeze=False, sharey=True)[0]
-    drawn = comparison.looks_of(subject)
+    drawn = looks_of(subject)
     places = range(len(rows))[::-1]
     for axes, metric in zip(panels, metrics, strict=True):
         decorate(axes, axis_label(metric)[0])

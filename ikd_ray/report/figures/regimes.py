@@ -11,21 +11,14 @@ from itertools import chain
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ikd_ray.report.configurations import by_configuration, by_seed, contenders
-from ikd_ray.report.figures.parts import Picture, Section, Table
-from ikd_ray.report.figures.style import (
-    axis_label,
-    decorate,
-    in_order,
-    new_figure,
-    png,
-    style_of,
-    teacher_line,
-)
-from ikd_ray.report.figures.subject import Subject, depth, number
-from ikd_ray.report.intervals import mean_interval
-from ikd_ray.report.records import TrialRecord
-from ikd_ray.report.words import clean
+from ikd_ray.analysis.configurations import by_configuration, by_seed, contenders
+from ikd_ray.analysis.intervals import mean_interval
+from ikd_ray.analysis.sweep_analysis import SweepAnalysis, depth, number
+from ikd_ray.config import in_order
+from ikd_ray.formatting import clean
+from ikd_ray.records import TrialRecord
+from ikd_ray.report.components import Picture, Section, Table
+from ikd_ray.report.style import axis_label, decorate, new_figure, png, style_of, teacher_line
 
 STEP = 0.18  # layers between two regimes of a depth
 
@@ -70,7 +63,7 @@ class Cell:
         return f"{len(self.shown)} {'seeds' if self.seeds_alone else 'trials'}"
 
 
-def cells(subject: Subject) -> dict[tuple[int, str], Cell]:
+def cells(subject: SweepAnalysis) -> dict[tuple[int, str], Cell]:
     """(depth, regime) -> its trials."""
     found: dict[tuple[int, str], list[TrialRecord]] = {}
     for trial in subject.finished:
@@ -78,7 +71,7 @@ def cells(subject: Subject) -> dict[tuple[int, str], Cell]:
     return {key: Cell(trials) for key, trials in found.items()}
 
 
-def section(subject: Subject) -> Section:
+def section(subject: SweepAnalysis) -> Section:
     found = cells(subject)
     several = [cell for cell in found.values() if len(cell.trials) > 1]
     seeds = any(cell.seeds_alone for cell in several)
@@ -129,7 +122,7 @@ def _row(regime: str, cell: Cell, metrics: Sequence[str]) -> tuple[str, ...]:
     return (regime, *map(shown, metrics), cell.count)
 
 
-def _picture(subject: Subject, found: dict[tuple[int, str], Cell], metrics: Sequence[str]) -> Picture:
+def _picture(subject: SweepAnalysis, found: dict[tuple[int, str], Cell], metrics: Sequence[str]) -> Picture:
     bars = "one standard deviation to each side,"
     if any(cell.seeds_alone and len(cell.trials) > 1 for cell in found.values()):
         bars = "the 95% interval of the mean over seeds, or, of trials that differ in more, one standard deviation,"

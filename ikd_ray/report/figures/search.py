@@ -14,38 +14,39 @@ from matplotlib.ticker import MaxNLocator
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
-from ikd_ray.errors import in_one_line
-from ikd_ray.report.figures import comparison, curves
-from ikd_ray.report.figures.parts import AbsentError, Picture, Section, Table
-from ikd_ray.report.figures.style import (
+from ikd_ray.analysis import comparison
+from ikd_ray.analysis.sweep_analysis import SweepAnalysis, depth, title
+from ikd_ray.config import in_order
+from ikd_ray.errors import UnavailableError, first_line
+from ikd_ray.formatting import clean
+from ikd_ray.records import STUDY, STUDY_FILE
+from ikd_ray.report.components import Picture, Section, Table
+from ikd_ray.report.figures import curves
+from ikd_ray.report.style import (
     BLUE,
     GRID,
     INK,
     LINES,
     axis_label,
     decorate,
-    in_order,
     new_figure,
     number_axis,
     png,
     style_of,
     teacher_line,
 )
-from ikd_ray.report.figures.subject import Subject, depth, title
-from ikd_ray.report.records import STUDY, STUDY_FILE
-from ikd_ray.report.words import clean
 
 ENOUGH = 10  # trials below which a forest of trees says nothing about parameters
 WIDEST = 12  # dimensions beside one another
 
 
-def section(subject: Subject) -> Section:
+def section(subject: SweepAnalysis) -> Section:
     """The depth curve, agreement, and what Optuna draws of its study."""
     words: list[str] = []
     parts = [*_curves(subject), agreement(subject)]
     try:
         study = open_study(subject)
-    except AbsentError as error:
+    except UnavailableError as error:
         return Section("search", "The search", [str(error)], parts)
     drawn = _complete(study)
     if len(drawn) < ENOUGH:
@@ -57,32 +58,32 @@ def section(subject: Subject) -> Section:
     for draw in (importances, combinations):
         try:
             parts.append(draw(subject, study))
-        except AbsentError as error:
+        except UnavailableError as error:
             words.append(str(error))
     return Section("search", "The search", words, parts)
 
 
-def _curves(subject: Subject) -> list[Picture | Table]:
+def _curves(subject: SweepAnalysis) -> list[Picture | Table]:
     by_depth = curves.curve(subject, curves.DEPTH) if comparison.is_made(subject) else [depth_curve(subject)]
     return by_depth + curves.curve(subject, curves.DATA_SIZE)
 
 
-def open_study(subject: Subject) -> optuna.Study:
+def open_study(subject: SweepAnalysis) -> optuna.Study:
     """A copy, in memory, of what is complete of the sweep's study; its objectives have their names.
 
     Raises:
-        AbsentError: it is not there any more, or cannot be read.
+        UnavailableError: it is not there any more, or cannot be read.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     path = (subject.folder / STUDY_FILE).resolve()
     if not path.is_file():
-        raise AbsentError(f"Optuna's study is not there any more ({path}).")
+        raise UnavailableError(f"Optuna's study is not there any more ({path}).")
     try:
         kept = optuna.load_study(study_name=STUDY, storage=f"sqlite:///{path}")
         complete = kept.get_trials(states=(TrialState.COMPLETE,))
         study = optuna.create_study(directions=kept.directions)
     except Exception as error:  # SQLAlchemy's, SQLite's and Optuna's own
-        raise AbsentError(f"Optuna's study {path} cannot be read ({in_one_line(error)}).") from None
+        raise UnavailableError(f"Optuna's study {path} cannot be read ({first_line(error)}).") from None
     study.add_trials(complete)
     if len(subject.sweep.objectives) == len(study.directions):
         with _quiet():
@@ -90,7 +91,7 @@ def open_study(subject: Subject) -> optuna.Study:
     return study
 
 
-def depth_curve(subject: Subject) -> Picture:
+def depth_curve(subject: SweepAnalysis) -> Picture:
     figure = new_figure(8.8, 4.0)
     axes = figure.subplots()
     decorate(axes, "Student layers", axis_label(subject.metric)[0])
@@ -129,7 +130,7 @@ def depth_curve(subject: Subject) -> Picture:
     return Picture("depth", "What a layer is worth", caption, f"Lines. {caption}", png(figure))
 
 
-def agreement(subject: Subject) -> Picture:
+def agreement(subject: SweepAnalysis) -> Picture:
     figure = new_figure(8.8, 4.0)
     axes = figure.subplots()
     across = "Share of dev examples answered as the teacher does"
@@ -168,12 +169,12 @@ def agreement(subject: Subject) -> Picture:
     )
 
 
-def importances(subject: Subject, study: optuna.Study) -> Picture:
+def importances(subject: SweepAnalysis, study: optuna.Study) -> Picture:
     """fANOVA, which takes parameters that every trial has."""
     known = {trial.number: trial.metrics[subject.metric] for trial in subject.finished}
     values = {known[trial.number] for trial in _complete(study) if trial.number in known}
     if len(values) < 2:
-        raise AbsentError(
+        raise UnavailableError(
             f"All trials have the same {clean(subject.metric)}: no parameter made a difference."
         )
     given: dict[str, Any] = {
@@ -183,7 +184,7 @@ def importances(subject: Subject, study: optuna.Study) -> Picture:
     with _quiet():
         found = optuna.importance.get_param_importances(study, **given)
     if not found:
-        raise AbsentError(
+        raise UnavailableError(
             "No parameter was searched in every trial: there is nothing to compare across all of them."
         )
     given["target_name"] = clean(subject.metric)
@@ -210,7 +211,7 @@ def importances(subject: Subject, study: optuna.Study) -> Picture:
     return Picture("importances", "Which parameters matter", caption, f"Bars. {caption}", content.png, plot)
 
 
-def combinations(subject: Subject, study: optuna.Study) -> Picture:
+def combinations(subject: SweepAnalysis, study: optuna.Study) -> Picture:
     """Optuna's parallel coordinates."""
     searched = _searched(study)
     chosen, left = searched[:WIDEST], searched[WIDEST:]

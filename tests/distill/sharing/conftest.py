@@ -5,14 +5,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from alike import EPOCH, PID, outcome
-from tiny import make_encoder
 
 from ikd_ray.config import PrefixConfig, Trial
-from ikd_ray.distill.checkpoint import Checkpoints
+from ikd_ray.distill.epoch_cache import EpochCache
 from ikd_ray.distill.loop import Distillation, distill
 from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.training import StageTraining
+from tests.helpers.alike import EPOCH, PID, outcome
+from tests.helpers.tiny import make_encoder
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def start(data, dropping, folder):
     """`start(trial, "name")`: a trial that shares its epochs, not yet begun; without a name one that does not."""
 
     def make(trial: Trial, name: str = "", prefix: PrefixConfig | None = None) -> Distillation:
-        shared = Checkpoints(folder, 20, name, f"owner of {name}") if name else None
+        shared = EpochCache(folder, 20, name, f"owner of {name}") if name else None
         return Distillation(trial, data, dropping, prefix=prefix, checkpoints=shared)
 
     return make
@@ -82,5 +82,5 @@ def trained(monkeypatch):
 def kept(tmp_path_factory, data, dropping):
     """The states of a whole trial, to be copied."""
     folder = tmp_path_factory.mktemp("kept") / "epochs"
-    distill(PID, data, dropping, checkpoints=Checkpoints(folder, 20, "first"))
+    distill(PID, data, dropping, checkpoints=EpochCache(folder, 20, "first"))
     return folder

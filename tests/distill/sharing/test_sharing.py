@@ -6,14 +6,14 @@ import shutil
 from collections import Counter
 
 import pytest
-from alike import PID, PREFIXES, RECOMPUTED, SMALL, assert_same, like, outcome
 
 from ikd_ray.config import Trial
-from ikd_ray.data import store
-from ikd_ray.distill.checkpoint import Busy, Checkpoints
+from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
 from ikd_ray.distill.loop import distill
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.training import StageTraining
+from ikd_ray.storage import store
+from tests.helpers.alike import PID, PREFIXES, RECOMPUTED, SMALL, assert_same, like, outcome
 
 FIELDS = [
     *({"regime": regime} for regime in REGIMES if regime not in ("pid", "sid")),
@@ -135,7 +135,7 @@ def test_a_trial_takes_what_another_trains_right_now(start, alone, trained):
             event = next(open_[who], None) if who in open_ else None
             if event is None:
                 open_.pop(who, None)
-            elif isinstance(event, Busy):
+            elif isinstance(event, PendingEpoch):
                 waited[who] += 1
                 assert not event.ready()
             else:
@@ -152,7 +152,7 @@ def test_a_trial_that_is_given_up_lets_the_others_on(start, alone):
     epochs, events = [], iter(second)
     epochs.append(next(events))
     busy = next(events)
-    assert isinstance(busy, Busy)
+    assert isinstance(busy, PendingEpoch)
     assert not busy.ready()
     first.close()
     assert busy.ready()
@@ -203,6 +203,6 @@ def test_time_is_theirs_who_spent_it(run):
 
 def test_reused_epochs_count_without_names(data, dropping, folder):
     """Two trials that nobody gave a name are two all the same."""
-    distill(PID, data, dropping, checkpoints=Checkpoints(folder, 20))
-    found = distill(PID, data, dropping, checkpoints=Checkpoints(folder, 20)).metrics
+    distill(PID, data, dropping, checkpoints=EpochCache(folder, 20))
+    found = distill(PID, data, dropping, checkpoints=EpochCache(folder, 20)).metrics
     assert (found["reused_epochs"], found["trained_epochs"]) == (6, 0)

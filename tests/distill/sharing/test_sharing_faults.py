@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from alike import PID, assert_same, like, outcome, saved
 
-from ikd_ray.data import store
-from ikd_ray.distill import checkpoint
-from ikd_ray.distill.checkpoint import Busy, Checkpoints
-from ikd_ray.distill.prefix import KEPT
+from ikd_ray.distill import epoch_cache
+from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
+from ikd_ray.distill.frozen_activations import KEPT
+from ikd_ray.storage import store
+from tests.helpers.alike import PID, assert_same, like, outcome, saved
 
 
 def flip(path: Path) -> None:
@@ -137,7 +137,7 @@ def test_an_optimizer_that_vanishes_before_it_is_loaded(start, alone, trained, k
 def test_a_state_that_cannot_be_loaded_although_it_is_there(start, alone, kept, folder, monkeypatch):
     """Its checksum was right when it was looked at, and reading it fails, again and again."""
     shutil.copytree(kept, folder)
-    bad, load, tries = saved(folder, "1", 2), checkpoint.load_file, []
+    bad, load, tries = saved(folder, "1", 2), epoch_cache.load_file, []
 
     def fails(path, *more):
         if Path(path).parent == bad:
@@ -146,7 +146,7 @@ def test_a_state_that_cannot_be_loaded_although_it_is_there(start, alone, kept, 
             raise OSError(5, "Input/output error")
         return load(path, *more)
 
-    monkeypatch.setattr(checkpoint, "load_file", fails)
+    monkeypatch.setattr(epoch_cache, "load_file", fails)
     trial = like(PID, lambda_=0.5)
     course = start(trial, "next")
     assert_same(outcome(course, list(course)), alone(trial))
@@ -158,7 +158,7 @@ def refuse(*_, **__):
 
 def test_a_disk_that_refuses(run, alone, monkeypatch, folder):
     """The trial goes on, and says so once a stage."""
-    monkeypatch.setattr(checkpoint, "save_file", refuse)
+    monkeypatch.setattr(epoch_cache, "save_file", refuse)
     found = run(PID, "refused")
     assert_same(found, alone(PID))
     assert [bool(epoch.warnings) for epoch in found.epochs] == [True, False] * 3
@@ -185,7 +185,7 @@ def test_files_that_may_not_grow(run, alone):
 
 def test_a_disk_that_refuses_for_a_while(run, alone, monkeypatch):
     """A stage of which one epoch was not saved is left to others; those after it are saved again."""
-    save, calls = checkpoint.save_file, []
+    save, calls = epoch_cache.save_file, []
 
     def now_and_then(*arguments):
         calls.append(arguments)
@@ -196,7 +196,7 @@ def test_a_disk_that_refuses_for_a_while(run, alone, monkeypatch):
             refuse()
         save(*arguments)
 
-    monkeypatch.setattr(checkpoint, "save_file", now_and_then)
+    monkeypatch.setattr(epoch_cache, "save_file", now_and_then)
     found = run(PID, "refused")
     assert [len(epoch.warnings) for epoch in found.epochs] == [1, 0, 1, 0, 0, 0]
     monkeypatch.undo()
@@ -223,7 +223,7 @@ def test_a_folder_that_cannot_be_made(run, alone, folder, kept, where):
 
 def claimed(folder, name, key="stage"):
     """A stage's epochs as another process sees them that trains the first one."""
-    shared = Checkpoints(folder, 20, name)
+    shared = EpochCache(folder, 20, name)
     using = shared.in_use()
     using.__enter__()
     return shared.trajectory(key, {}), using
@@ -250,7 +250,7 @@ def test_nobody_waits_for_what_will_not_be_saved(folder):
     (trains, one), (waits, two) = claimed(folder, "trains"), claimed(folder, "waits")
     assert trains.look(1) is None
     busy = waits.look(1)
-    assert isinstance(busy, Busy)
+    assert isinstance(busy, PendingEpoch)
     assert not busy.ready()
     trains.give_up()
     assert busy.ready()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import platform
 
 import pytest
-from alike import PID, assert_same, outcome
 
-from ikd_ray.data import store
-from ikd_ray.data.remote import Output, RemoteOutput, _opened
-from ikd_ray.distill import checkpoint
-from ikd_ray.distill.checkpoint import Busy, Checkpoints
+from ikd_ray.distill import epoch_cache
+from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
 from ikd_ray.distill.loop import Distillation
+from ikd_ray.storage import store
+from ikd_ray.storage.remote import Output, RemoteOutput, _opened
+from tests.helpers.alike import PID, assert_same, outcome
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def on(monkeypatch, tmp_path, data, dropping):
         monkeypatch.setenv("HOME", str(tmp_path / node))
         monkeypatch.setattr(platform, "node", lambda: node)
         folder = place.folder / "cache" / "stages"
-        shared = Checkpoints(folder, 20, name, f"owner of {name}", place)
+        shared = EpochCache(folder, 20, name, f"owner of {name}", place)
         return Distillation(PID, data, dropping, checkpoints=shared)
 
     return make
@@ -65,7 +65,7 @@ def test_an_output_that_is_away_costs_a_warning(on, alone, tmp_path):
 def test_damage_there_is_trained_anew(on, alone, tmp_path):
     first = on("a", "first")
     list(first)
-    for weights in (tmp_path / "remote" / "cache" / "stages").glob(f"*/*/{checkpoint.WEIGHTS}"):
+    for weights in (tmp_path / "remote" / "cache" / "stages").glob(f"*/*/{epoch_cache.WEIGHTS}"):
         weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     second = on("b", "second")
     found = outcome(second, list(second))
@@ -79,12 +79,12 @@ def test_a_worker_elsewhere_gets_what_the_first_one_has_found(on, monkeypatch, t
     list(on("a", "mine"))
     output = RemoteOutput(f"file://{tmp_path}/remote")
     stages = output.folder / "cache" / "stages"
-    checkpoints = Checkpoints(stages, 20, "mine", output=output)
+    checkpoints = EpochCache(stages, 20, "mine", output=output)
     key = next(stages.glob("[!.]*")).name
     with checkpoints.in_use(), checkpoints.trajectory(key, {}) as trajectory:
         saved = trajectory.look(1)
         monkeypatch.setenv("HOME", str(tmp_path / "b"))
-        elsewhere = Checkpoints(output.folder / "cache" / "stages", 20, "mine", output=output)
+        elsewhere = EpochCache(output.folder / "cache" / "stages", 20, "mine", output=output)
         here = elsewhere.here(saved)
     assert tmp_path / "b" in here.folder.parents
     assert store.is_intact(here.folder)
@@ -95,18 +95,20 @@ def test_a_worker_elsewhere_gets_what_the_first_one_has_found(on, monkeypatch, t
 def test_who_waits_for_another_node_looks_again_after_a_while(monkeypatch, tmp_path):
     """Neither the other one's lock nor its files can be seen from here."""
     now = 1000.0
-    monkeypatch.setattr(checkpoint.time, "time", lambda: now)
-    busy = Busy(tmp_path / "1", tmp_path / "lock", "another", now)
+    monkeypatch.setattr(epoch_cache.time, "time", lambda: now)
+    busy = PendingEpoch(tmp_path / "1", tmp_path / "lock", "another", now)
     assert not busy.ready()
-    now += checkpoint.PATIENCE + 1
+    now += epoch_cache.PATIENCE + 1
     assert busy.ready()
-    assert Busy(tmp_path / "1", tmp_path / "lock", platform.node(), now).ready(), "here nobody holds it"
+    assert PendingEpoch(tmp_path / "1", tmp_path / "lock", platform.node(), now).ready(), (
+        "here nobody holds it"
+    )
 
 
 def test_a_second_trial_of_a_node_waits_for_the_first(on):
     one, other = iter(on("a", "one")), iter(on("a", "other"))
     next(one)
-    assert isinstance(next(event for event in other if not getattr(event, "reused_from", "")), Busy)
+    assert isinstance(next(event for event in other if not getattr(event, "reused_from", "")), PendingEpoch)
     one.close()
     other.close()
     _opened.cache_clear()

@@ -17,18 +17,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
-from tiny import changed, make_encoder, state
 
 from ikd_ray.config import PrefixConfig, Trial
-from ikd_ray.data import store
 from ikd_ray.data.tokens import open_data
-from ikd_ray.distill.checkpoint import Busy, Checkpoints
+from ikd_ray.distill.cache_keys import environment, stage_key, start_key
+from ikd_ray.distill.distributed import DistributedContext
+from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
 from ikd_ray.distill.loop import Distillation, distill
 from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.training import StageTraining
-from ikd_ray.distill.trajectory import environment, stage_key, start_key
-from ikd_ray.distill.upkeep import make_room, states
-from ikd_ray.distill.world import World
+from ikd_ray.storage import store
+from ikd_ray.storage.eviction import make_room, states
+from tests.helpers.tiny import changed, make_encoder, state
 
 pytestmark = pytest.mark.slow
 
@@ -60,11 +60,11 @@ class Jobs:
 
         StageTraining.epoch = spy
 
-    def shared(self, folder: str, name: str) -> Checkpoints:
-        return Checkpoints(self.out / folder, 20, name, f"owner of {name}")
+    def shared(self, folder: str, name: str) -> EpochCache:
+        return EpochCache(self.out / folder, 20, name, f"owner of {name}")
 
     def keep(self, job: str, course: Distillation, events: list) -> None:
-        epochs = [event for event in events if not isinstance(event, Busy)]
+        epochs = [event for event in events if not isinstance(event, PendingEpoch)]
         found = {
             "metrics": [epoch.metrics for epoch in epochs],
             "order": [epoch.epoch for epoch in epochs],
@@ -109,14 +109,16 @@ class Jobs:
     def together(self, job: str, trial: Trial, folder: str = "") -> None:
         with self.group(job):
             shared = self.shared(folder, job) if folder else None
-            course = Distillation(trial, self.data, self.targets, World(self.rank, 2), checkpoints=shared)
+            course = Distillation(
+                trial, self.data, self.targets, DistributedContext(self.rank, 2), checkpoints=shared
+            )
             self.keep(job, course, list(course))
 
     def cut_off(self, job: str, trial: Trial, folder: str) -> None:
         """After three epochs; then again from the start, under the same name."""
         with self.group(job):
             for part in ("begun", "gone on"):
-                shared, world = self.shared(folder, job), World(self.rank, 2)
+                shared, world = self.shared(folder, job), DistributedContext(self.rank, 2)
                 course = Distillation(trial, self.data, self.targets, world, checkpoints=shared)
                 events = iter(course)
                 if part == "begun":
@@ -129,7 +131,7 @@ class Jobs:
     def lost(self, job: str, trial: Trial, folder: str) -> None:
         """All is taken up to the last stage; then it is gone, before the weights are loaded."""
         with self.group(job):
-            shared, world = self.shared(folder, job), World(self.rank, 2)
+            shared, world = self.shared(folder, job), DistributedContext(self.rank, 2)
             course = Distillation(trial, self.data, self.targets, world, checkpoints=shared)
             events = iter(course)
             epochs = [next(events) for _ in range(4)]
@@ -143,7 +145,7 @@ class Jobs:
     def held(self, job: str, trial: Trial) -> None:
         """Somebody else has claimed the first stage, and lets it go."""
         with self.group(job), ExitStack() as stack:
-            shared, world = self.shared(job, job), World(self.rank, 2)
+            shared, world = self.shared(job, job), DistributedContext(self.rank, 2)
             course = Distillation(trial, self.data, self.targets, world, checkpoints=shared)
             if self.rank == 0:
                 both = [environment(world)] * 2
@@ -165,7 +167,9 @@ class Jobs:
         with self.group(job):
             usual, store.SPARE = store.SPARE, 0 if self.rank else store.SPARE
             shared, config = self.shared(job, job), PrefixConfig(memory_gb=0)
-            course = Distillation(trial, self.data, self.targets, World(self.rank, 2), config, shared)
+            course = Distillation(
+                trial, self.data, self.targets, DistributedContext(self.rank, 2), config, shared
+            )
             self.keep(job, course, list(course))
             store.SPARE = usual
 
@@ -193,7 +197,7 @@ class Jobs:
         events = []
         for event in course:
             events.append(event)
-            if isinstance(event, Busy) and not self.waits.is_set():
+            if isinstance(event, PendingEpoch) and not self.waits.is_set():
                 assert not event.ready()
                 self.waits.set()
         self.keep("killed", course, events)
@@ -229,7 +233,7 @@ def dropping(data, targets):
 def one_worker(tmp_path_factory, data, dropping):
     """Where two processes will work; one worker's states are there already."""
     out = tmp_path_factory.mktemp("sharing")
-    distill(TOGETHER, data, dropping, checkpoints=Checkpoints(out / "one", 20, "one worker"))
+    distill(TOGETHER, data, dropping, checkpoints=EpochCache(out / "one", 20, "one worker"))
     return out
 
 
@@ -373,6 +377,6 @@ def test_workers_count_alike(processes):
 
 
 def test_one_worker_does_not_take_what_two_trained(processes, data, dropping):
-    shared = Checkpoints(processes.out / "two", 20, "one worker")
+    shared = EpochCache(processes.out / "two", 20, "one worker")
     epochs = list(Distillation(TOGETHER, data, dropping, checkpoints=shared))
     assert epochs[-1].metrics["reused_epochs"] == 0

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import workers
-from tiny import changed, make_encoder, state
 
 from ikd_ray.config import Trial
 from ikd_ray.data.tokens import open_data
-from ikd_ray.distill import checkpoint
-from ikd_ray.distill.checkpoint import Checkpoints
+from ikd_ray.distill import epoch_cache
+from ikd_ray.distill.distributed import DistributedContext
+from ikd_ray.distill.epoch_cache import EpochCache
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.targets import Targets
-from ikd_ray.distill.world import World
+from tests.helpers import workers
+from tests.helpers.tiny import changed, make_encoder, state
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -43,8 +43,8 @@ def distil(rank: int, data_folder: Path, target_folder: Path, out: Path) -> None
         trial = Trial(regime=regime, **SIZES)
 
         def course(folder, owner, trial=trial):
-            shared = Checkpoints(out / folder, 20, owner, owner) if folder else None
-            return Distillation(trial, data, targets, World(rank, WORKERS), checkpoints=shared)
+            shared = EpochCache(out / folder, 20, owner, owner) if folder else None
+            return Distillation(trial, data, targets, DistributedContext(rank, WORKERS), checkpoints=shared)
 
         def note(name, run, epochs, regime=regime):
             found[regime, name] = [epoch.metrics for epoch in epochs], state(run.student), run.warnings
@@ -58,11 +58,11 @@ def distil(rank: int, data_folder: Path, target_folder: Path, out: Path) -> None
         run = course(regime, "mine")
         note("gone on with", run, list(run))
         if rank == 1:
-            checkpoint.load_file, load = fail, checkpoint.load_file
+            epoch_cache.load_file, load = fail, epoch_cache.load_file
         run = course(regime, "next")
         note("unreadable", run, list(run))
         if rank == 1:
-            checkpoint.load_file = load
+            epoch_cache.load_file = load
     torch.save(found, out / f"{rank}.pt")
     dist.destroy_process_group()
 

@@ -1,0 +1,58 @@
+"""The examples that a sweep's students were measured on, once it is over."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ikd_ray.data.holdout import HOLDOUT, hold_out
+from ikd_ray.data.sources import load
+from ikd_ray.data.tokens import TaskData, data_key, open_data, prepare
+from ikd_ray.errors import UsageError
+from ikd_ray.records import SweepRecord, read_task
+from ikd_ray.storage import store
+
+
+def tokens_folder(output: Path, sweep: SweepRecord) -> Path:
+    """Where its examples lie as tokens, below the output folder."""
+    key = data_key(sweep.data["fingerprint"], sweep.teacher.get("source_key", ""), sweep.data["max_length"])
+    return output / "cache" / "tokens" / key
+
+
+def evaluation_data(output: Path, sweep: SweepRecord, teacher: Path, room: Path) -> TaskData:
+    """The sweep's evaluation splits as tokens: those that are kept, else read again as the sweep read them.
+
+    Args:
+        teacher: its folder, for the tokenizer.
+        room: an empty folder for what is made again.
+
+    Raises:
+        UsageError: they are gone, and cannot be had again or have changed.
+    """
+    kept = tokens_folder(output, sweep)
+    if store.is_intact(kept):
+        return open_data(kept)
+    # Imported late: it takes seconds.
+    from transformers import AutoTokenizer
+
+    from ikd_ray.distill.teacher_files import NO_REMOTE_CODE
+
+    data_dir = sweep.settings.get("data_dir")
+    try:
+        dataset = load(read_task(output / sweep.name), Path(data_dir) if data_dir else None)
+        if sweep.data.get("selection") == HOLDOUT:
+            dataset = hold_out(dataset)
+    except UsageError as error:
+        raise _gone(sweep, kept, f"cannot be read again: {error}") from None
+    if dataset.fingerprint != sweep.data["fingerprint"]:
+        was = f"{sweep.data['description']}, now it is {dataset.description}"
+        raise _gone(sweep, kept, f"has changed: it was {was}")
+    splits = {name: split for name, split in dataset.splits.items() if name != "train"}
+    tokenizer = AutoTokenizer.from_pretrained(teacher, **NO_REMOTE_CODE)
+    return prepare(replace(dataset, splits=splits), tokenizer, "", sweep.data["max_length"], room)
+
+
+def _gone(sweep: SweepRecord, kept: Path, what: str) -> UsageError:
+    return UsageError(
+        f"{sweep.name}: ONNX models are measured on its dev split, which is gone from {kept}, and its data {what}"
+    )

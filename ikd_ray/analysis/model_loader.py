@@ -1,0 +1,159 @@
+"""What a sweep's models say: of its students and its teacher, from their weights, as far as these are there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from transformers import AutoTokenizer
+from transformers.utils import logging
+
+from ikd_ray.analysis.evaluation_data import tokens_folder
+from ikd_ray.data.tokens import TaskData, TokenSplit, open_data
+from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.evaluate import predict
+from ikd_ray.distill.teacher import load_teacher
+from ikd_ray.distill.teacher_files import NO_REMOTE_CODE
+from ikd_ray.errors import UnavailableError, UsageError, first_line
+from ikd_ray.formatting import clean
+from ikd_ray.records import STUDENT, SweepRecord, TrialRecord, teacher_folder, trial_folder
+from ikd_ray.storage import store
+from ikd_ray.storage.remote import Output
+
+FORMAT = 1
+SPLIT = "dev"
+PREDICTIONS = "predictions"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A student or the teacher as it lies on disk: `published` has the checksums, `weights` the model."""
+
+    name: str
+    published: Path
+    weights: Path
+
+
+class ModelLoader:
+    """Opens the models of a sweep and the dev set that they were measured on; what was computed once is kept."""
+
+    def __init__(
+        self, output: Output, folder: Path, sweep: SweepRecord, tell: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """
+        Args:
+            folder: the sweep's.
+            tell: called with a line before something that takes its time.
+        """
+        logging.disable_progress_bar()
+        self._output, self._folder, self._sweep, self._tell = output, folder, sweep, tell
+        self._cache = folder.parent / "cache"
+
+    @cached_property
+    def device(self) -> torch.device:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def student(self, trial: TrialRecord) -> Model:
+        folder = trial_folder(self._folder, trial.id)
+        return Model(f"the student of {clean(trial.id)}", folder, folder / STUDENT)
+
+    @property
+    def teacher(self) -> Model:
+        """
+        Raises:
+            UnavailableError: the sweep's record names none.
+        """
+        try:
+            folder = teacher_folder(self._folder, self._sweep)
+        except UsageError:
+            raise UnavailableError("The sweep's record does not say where its teacher is kept.") from None
+        return Model("the teacher", folder, folder)
+
+    @cached_property
+    def data(self) -> TaskData:
+        """The tokens that the sweep was trained and measured on.
+
+        Raises:
+            UnavailableError: they are not there any more, or damaged.
+        """
+        if not self._sweep.teacher.get("source_key"):
+            raise UnavailableError(
+                "The sweep is of an earlier version, whose records do not name its tokens."
+            )
+        folder = tokens_folder(self._folder.parent, self._sweep)
+        self._fetch(folder, "The tokenized dev set")
+        data = open_data(folder)
+        if SPLIT not in data.splits:
+            raise UnavailableError(f"{folder} has no {SPLIT} set.")
+        return data
+
+    @property
+    def dev(self) -> TokenSplit:
+        return self.data.splits[SPLIT]
+
+    def _fetch(self, folder: Path, what: str) -> None:
+        self._output.fetch(folder)
+        if not store.is_intact(folder):
+            state = "is damaged" if folder.exists() else "is not there any more"
+            raise UnavailableError(f"{what} {state} ({folder}); sweeps/run.py --resume makes it again.")
+
+    def load(self, model: Model) -> Encoder:
+        """
+        Raises:
+            UnavailableError: it is not there any more, damaged, or no model.
+        """
+        self._fetch(model.published, model.name[0].upper() + model.name[1:])
+        try:
+            return load_teacher(model.weights).requires_grad_(False).to(self.device)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise UnavailableError(f"{model.weights} holds no model ({first_line(error)}).") from None
+
+    def tokenizer(self) -> Any:
+        """The teacher's, which its students share."""
+        self._fetch(self.teacher.published, "The teacher")
+        try:
+            return AutoTokenizer.from_pretrained(self.teacher.weights, **NO_REMOTE_CODE)
+        except Exception as error:  # each file format raises its own
+            raise UnavailableError(f"The teacher's tokenizer cannot be read ({first_line(error)}).") from None
+
+    def teacher_size(self) -> dict[str, float]:
+        """The teacher's metrics of size, from the head of its file; none where it is not there."""
+        try:
+            self._fetch(self.teacher.published, "The teacher")
+            with safe_open(self.teacher.weights / "model.safetensors", "np") as file:
+                shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - no mapping
+        except Exception:  # safetensors has no public exception; nothing hangs on this
+            return {}
+        count = float(sum(int(np.prod(shape)) for shape in shapes))
+        return {"student/params": count, "student/size_mb": 4 * count / 1e6}
+
+    def logits(self, model: Model) -> np.ndarray:
+        """(n, labels) float32: its answers to the dev set, which are computed once and kept in the cache.
+
+        Raises:
+            UnavailableError: the model or the tokens are not there any more, or damaged.
+        """
+        data = self.data
+        self._fetch(model.published, model.name[0].upper() + model.name[1:])
+        manifest = json.loads((model.published / store.MANIFEST).read_text())
+        inside = str(model.weights.relative_to(model.published))
+        checksums = {
+            name: checksum for name, checksum in manifest.items() if inside in (".", name.split("/")[0])
+        }
+        if not checksums:
+            raise UnavailableError(f"{model.published} has no weights.")
+        folder = self._cache / PREDICTIONS / store.digest(FORMAT, data.key, checksums)
+
+        def write(aside: Path) -> None:
+            self._tell(f"predictions of {model.name} on {len(self.dev)} dev examples")
+            np.save(aside / f"{SPLIT}.npy", predict(self.load(model), self.dev, data.pad_id))
+
+        store.get_or_build(folder, write)
+        return np.load(folder / f"{SPLIT}.npy", allow_pickle=False)

@@ -1,0 +1,50 @@
+"""What the sampler sees of a long study."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+WINDOW = 250  # the newest results that TPE models; its cost grows with their number
+
+
+class WindowedStorage(optuna.storages.InMemoryStorage):
+    """A study in memory that shows of its complete trials the `WINDOW` newest and the Pareto front.
+
+    TPE itself weighs old trials down, and sorts all that it is shown for every parameter it samples.
+    """
+
+    def __init__(self, signs: Sequence[int]) -> None:
+        """`signs`: 1 for an objective that is minimized, -1 for one that is maximized."""
+        super().__init__()
+        self._signs = signs
+        self._front: dict[int, tuple[float, ...]] = {}  # trial -> its values times `signs`: less is better
+        self._complete: list[int] = []
+        self._hidden: set[int] = set()
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        changed = super().set_trial_state_values(trial_id, state, values)
+        if state == TrialState.COMPLETE:
+            number = self.get_trial_number_from_id(trial_id)
+            assert values is not None
+            costs = tuple(sign * value for sign, value in zip(self._signs, values, strict=True))
+            if not any(_covers(other, costs) for other in self._front.values()):
+                self._front = {n: other for n, other in self._front.items() if not _covers(costs, other)}
+                self._front[number] = costs
+            self._complete.append(number)
+            self._hidden = set(self._complete[:-WINDOW]) - self._front.keys()
+        return changed
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        trials = super().get_all_trials(study_id, deepcopy, states)
+        return [trial for trial in trials if trial.number not in self._hidden] if self._hidden else trials
+
+
+def _covers(costs: tuple[float, ...], others: tuple[float, ...]) -> bool:
+    return all(cost <= other for cost, other in zip(costs, others, strict=True))

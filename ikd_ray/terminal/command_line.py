@@ -1,0 +1,66 @@
+"""What the command lines share."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
+
+from typer import Abort, Typer
+from typer.exceptions import TyperException
+
+from ikd_ray.errors import UsageError
+from ikd_ray.redaction import without_passwords
+
+
+def script(name: str, flags: str, output: str) -> str:
+    """A command of this project for what is in `output`, to be copied."""
+    where = "" if output == "outputs" else f" --output {shlex.quote(output)}"
+    return f"python sweeps/{name}.py {flags}{where}"
+
+
+def print_error(message: str) -> None:
+    """Print the message's lines on stderr, each with the prefix `error: `.
+
+    Control characters, which a file or an argument may have brought in, are shown escaped; passwords of URIs
+    are left out.
+    """
+    _print("error", message)
+
+
+def print_warning(message: str) -> None:
+    """The same with `warning: `, where what was asked for is done all the same."""
+    _print("warning", message)
+
+
+def _print(kind: str, message: str) -> None:
+    for line in without_passwords(message).split("\n"):
+        print(f"{kind}: {''.join(map(_printable, line))}", file=sys.stderr)
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+
+
+def run(app: Typer, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line to its exit status; what Typer has to say of its flags reads like `print_error`."""
+    try:
+        status = app(arguments, standalone_mode=False)
+    except TyperException as error:
+        print_error(error.format_message())
+        status = 2
+    except Abort:
+        status = 130  # Ctrl-C
+    sys.exit(status or 0)
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn a `UsageError` into its message on stderr and exit status 2."""
+    try:
+        yield
+    except UsageError as error:
+        print_error(str(error))
+        raise SystemExit(2) from None

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ikd_ray.analysis.pareto import front, front_values, main_metric, pareto_content, trials_csv, trials_table
+from ikd_ray.records import SweepRecord, TrialRecord
+from ikd_ray.report.summary_files import FRONT, SUMMARY_FILES, TABLE, stale, write_summary_files
+
+OBJECTIVES = {"dev/mcc": "max", "student/params": "min"}
+
+
+def trial(number: int, metrics: dict, status: str = "finished", **params) -> TrialRecord:
+    return TrialRecord(f"t{number}", number, {"regime": "kd"} | params, [2], status, metrics)
+
+
+def sweep(**changes) -> SweepRecord:
+    fields = {
+        "name": "first",
+        "task": "cola",
+        "seed": 0,
+        "trials": 3,
+        "command": "python sweeps/run.py --task cola",
+        "code_version": "0.1.0",
+        "data": {"description": "GLUE folder", "generated": False},
+        "teacher": {"name": "mini", "key": "k", "layers": 6, "metrics": {"dev/mcc": 0.5}},
+        "objectives": OBJECTIVES,
+    }
+    return SweepRecord(**(fields | changes))
+
+
+VALUES = st.one_of(st.integers(0, 3).map(float), st.sampled_from([math.nan, math.inf, -math.inf]))
+METRICS = st.dictionaries(st.sampled_from("abc"), VALUES)
+TRIALS = st.lists(st.tuples(METRICS, st.sampled_from(["finished", "finished", "failed"])), max_size=12)
+DIRECTIONS = st.dictionaries(st.sampled_from("abc"), st.sampled_from(["max", "min"]), min_size=1)
+
+
+@given(TRIALS, DIRECTIONS, st.randoms())
+def test_front_is_its_definition(drawn, objectives, random):
+    trials = [trial(number, metrics, status) for number, (metrics, status) in enumerate(drawn)]
+    able = [
+        t
+        for t in trials
+        if t.status == "finished" and all(math.isfinite(t.metrics.get(name, math.nan)) for name in objectives)
+    ]
+
+    def better(one, two, name):
+        a, b = one.metrics[name], two.metrics[name]
+        return a > b if objectives[name] == "max" else a < b
+
+    def excludes(one, two):
+        if any(better(two, one, name) for name in objectives):
+            return False
+        return any(better(one, two, name) for name in objectives) or one.number < two.number
+
+    expected = {t.id for t in able if not any(excludes(other, t) for other in able)}
+    random.shuffle(trials)
+    found = front(trials, objectives)
+    assert {t.id for t in found} == expected
+    assert len(found) == len(expected)
+    leading = next((name for name in objectives if objectives[name] == "min"), next(iter(objectives)))
+    values = [t.metrics[leading] for t in found]
+    assert values == sorted(values, reverse=objectives[leading] == "max")
+
+
+def test_no_trial_no_front():
+    assert front([], OBJECTIVES) == []
+
+
+def seeded(number: int, seed: int, value: float, again: bool = False, **params) -> TrialRecord:
+    one = trial(number, {"dev/mcc": value, "student/params": 10}, seed=seed, **params)
+    return replace(one, again=again)
+
+
+def test_of_a_configuration_with_several_seeds_the_mean_counts():
+    """It has the luckiest trial of all, and the worse mean."""
+    lucky = [seeded(n, n, value, temperature=2.0) for n, value in enumerate((0.9, 0.1, 0.2))]
+    steady = [seeded(n, n, value, temperature=3.0) for n, value in ((3, 0.38), (4, 0.55), (5, 0.45))]
+    assert [t.id for t in front([*lucky, *steady], OBJECTIVES)] == ["t5"]  # the nearest to 0.46
+    ((member, values),) = front_values([*lucky, *steady], OBJECTIVES)
+    assert member.metrics["dev/mcc"] == 0.45
+    assert values == {"dev/mcc": pytest.approx(0.46), "student/params": 10}
+    assert [t.id for t in front(lucky, OBJECTIVES)] == ["t2"]  # and not the best one of its own
+
+
+def test_of_trials_equally_near_the_mean_the_first_stands_for_them():
+    assert [t.id for t in front([seeded(1, 1, 0.5), seeded(0, 0, 0.25)], OBJECTIVES)] == ["t0"]
+
+
+def test_where_a_configuration_was_run_again_these_trials_alone_count():
+    picked = seeded(0, 0, 0.9, temperature=2.0)  # because it was lucky
+    anew = [
+        seeded(n, 100 + n, value, again=True, temperature=2.0) for n, value in ((2, 0.3), (3, 0.4), (4, 0.35))
+    ]
+    rival = seeded(1, 0, 0.5, temperature=3.0)
+    assert front([picked, rival], OBJECTIVES) == [picked]
+    assert front([picked, rival, *anew], OBJECTIVES) == [anew[2]], "nor does the rival, which was not"
+    assert [t.id for t in front([picked, *anew], OBJECTIVES)] == ["t4"]
+    assert [t.id for t in front([picked, anew[0]], OBJECTIVES)] == ["t2"]
+    broken = [replace(one, status="failed") for one in anew]
+    assert front([picked, *broken], OBJECTIVES) == [picked]
+
+
+def test_a_seed_that_diverged_or_failed_counts_for_nothing():
+    trials = [seeded(0, 0, math.nan), seeded(1, 1, 0.5), replace(seeded(2, 2, 0.1), status="failed")]
+    ((member, values),) = front_values(trials, OBJECTIVES)
+    assert (member.id, values["dev/mcc"]) == ("t1", 0.5)
+
+
+def test_students_are_compared_by_what_was_held_out():
+    assert main_metric({"student/params": "min", "holdout/mcc": "max"}) == "holdout/mcc"
+    assert main_metric({"student/params": "min", "dev/mcc": "max"}) == "dev/mcc"
+    assert main_metric({"student/params": "min"}) == "student/params"
+
+
+def test_pareto_json_is_standard_json(tmp_path):
+    small = trial(0, {"dev/mcc": 0.25, "student/params": 10, "dev/attention_kl": math.nan})
+    large = trial(1, {"dev/mcc": 0.5, "student/params": 20})
+    worse = trial(2, {"dev/mcc": 0.1, "student/params": 20})
+    members = front([large, worse, small], OBJECTIVES)
+    write_summary_files(tmp_path, sweep(), [large, worse, small])
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    read = json.loads((tmp_path / "pareto.json").read_text(), parse_constant=refuse)
+    assert read == pareto_content(sweep(), front_values(members, OBJECTIVES))
+    assert [member["id"] for member in read["front"]] == ["t0", "t1"]
+    assert read["front"][0]["metrics"] == {"dev/mcc": 0.25, "student/params": 10, "dev/attention_kl": None}
+    assert read["teacher"] == {"name": "mini", "metrics": {"dev/mcc": 0.5}}
+    assert (read["sweep"], read["task"], read["data"]) == ("first", "cola", "GLUE folder")
+    assert read["generated"] is False
+    assert read["objectives"] == OBJECTIVES
+
+
+def test_trials_csv_has_every_value_of_every_trial(tmp_path):
+    done = trial(0, {"dev/mcc": 0.1 + 0.2, "student/params": 10}, temperature=2.0)
+    reason = 'out of "memory",\nagain'
+    broken = TrialRecord("t1", 1, {"regime": "hard"}, [2], "failed", reason=reason, duration_s=3.5)
+    write_summary_files(tmp_path, sweep(), [done, broken])
+    with open(tmp_path / "trials.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == list(trials_table([done, broken], [done])[0])
+    assert rows[0]["on_front"] == "True"
+    assert rows[1]["on_front"] == "False"
+    assert float(rows[0]["dev/mcc"]) == 0.1 + 0.2
+    assert rows[1]["reason"] == broken.reason
+    assert (rows[1]["temperature"], rows[1]["dev/mcc"], rows[1]["duration_s"]) == ("", "", "3.5")
+
+
+def test_trials_csv_without_a_trial_is_a_header():
+    assert trials_csv([], []).splitlines() == ["id,number,status,on_front,duration_s,reason"]
+
+
+@pytest.mark.parametrize("name", SUMMARY_FILES)
+def test_a_table_that_is_gone_or_old_is_noticed(tmp_path, name):
+    trials = [trial(0, {"dev/mcc": 0.5, "student/params": 10})]
+    write_summary_files(tmp_path, sweep(), trials)
+    assert stale(tmp_path, sweep(), trials) == []
+    more = [*trials, trial(1, {"dev/mcc": 0.6, "student/params": 20})]
+    assert stale(tmp_path, sweep(), more) == [TABLE, FRONT]
+    (tmp_path / name).unlink()
+    assert stale(tmp_path, sweep(), trials) == [name]

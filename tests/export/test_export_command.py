@@ -1,0 +1,226 @@
+"""`sweeps/export.py` as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ikd_ray import records
+from ikd_ray.analysis.pareto import GENERATED
+from ikd_ray.storage import store
+from tests.helpers.screen import run
+from tests.helpers.students import LARGE, SENTENCE, SMALL, everything, sweep_of_students
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "sweeps" / "export.py"
+
+
+@pytest.fixture
+def output(tmp_path) -> Path:
+    sweep_of_students(tmp_path / "outputs")
+    return tmp_path / "outputs"
+
+
+@pytest.fixture(scope="module")
+def app(command_line):
+    return command_line("export")
+
+
+def test_generated_corpus_is_unmissable(tmp_path, app):
+    sweep_of_students(tmp_path / "outputs", generated=True)
+    result = run(app, "--task", "cola", "--output", tmp_path / "outputs", "--to", tmp_path / "exports")
+    assert result.exit_code == 0
+    assert GENERATED in result.stdout
+    card = (tmp_path / "exports" / SMALL / "README.md").read_text()
+    assert card.count(GENERATED) >= 2
+    assert "generated-data" in card
+    assert json.loads((tmp_path / "exports" / SMALL / "ikd.json").read_text())["generated"] is True
+
+
+def test_existing_folder_is_refused_before_anything_is_written(output, tmp_path, app):
+    to = tmp_path / "exports"
+    (to / LARGE).mkdir(parents=True)
+    (to / LARGE / "mine.txt").write_text("keep")
+    before = everything(to)
+    result = run(app, "--task", "cola", "--output", output, "--to", to)
+    assert result.exit_code == 2
+    assert LARGE in result.stderr
+    assert "--force" in result.stderr
+    assert everything(to) == before
+    assert [path.name for path in to.iterdir()] == [LARGE]
+    assert run(app, "--task", "cola", "--output", output, "--to", to, "--force").exit_code == 0
+    assert sorted(path.name for path in to.iterdir()) == [SMALL, LARGE]
+    assert not (to / LARGE / "mine.txt").exists()
+    assert store.is_intact(to / LARGE)
+
+
+@pytest.mark.parametrize("damage", ["flip", "remove"])
+def test_damaged_trial_is_skipped_and_told(output, tmp_path, app, damage):
+    weights = records.trial_folder(output / "first", "aaaa1111") / "student" / "model.safetensors"
+    if damage == "flip":
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
+    else:
+        weights.unlink()
+    result = run(app, "--task", "cola", "--output", output, "--to", tmp_path / "exports")
+    assert result.exit_code == 1
+    assert "aaaa1111" in result.stderr
+    assert "damaged" in result.stderr
+    assert [path.name for path in (tmp_path / "exports").iterdir()] == [LARGE]
+
+
+def test_command_takes_the_newest_sweep_with_a_student_and_prints_how_to_load(output, tmp_path, app):
+    newer = sweep_of_students(output, name="second")
+    unfinished = output / "third"
+    unfinished.mkdir()
+    records.write_sweep(unfinished, records.read_sweep(newer))
+    sweep_of_students(output, name="of-rte", task="rte")
+    for age, name in enumerate(["of-rte", "third", "second", "first"]):
+        os.utime(output / name / "sweep.json", (1e9 - age, 1e9 - age))
+    result = run(app, "--task", "cola", "--output", output, "--to", tmp_path / "exports")
+    assert result.exit_code == 0
+    assert "front of sweep second" in result.stdout
+    load = next(line for line in result.stdout.splitlines() if line.startswith("from transformers"))
+    namespace: dict = {}
+    exec(load, namespace)
+    assert namespace["classify"](SENTENCE)[0]["label"] in ("acceptable", "unacceptable")
+
+
+BAD = {
+    "unknown task": (["--task", "colla"], "one of: cola"),
+    "no task": ([], "--task"),
+    "unknown option": (["--task", "cola", "--colour", "red"], "--colour"),
+    "no sweep of the task": (["--task", "rte"], "no sweep of rte"),
+    "unknown name": (["--task", "cola", "--name", "nothing"], "nothing"),
+    "another task's": (["--task", "rte", "--name", "first"], "sweep of cola, not of rte"),
+    "leaves the folder": (["--task", "cola", "--name", "../outputs/first"], "not a path"),
+    "parent": (["--task", "cola", "--name", ".."], "not a path"),
+    "empty name": (["--task", "cola", "--name", ""], "not a path"),
+    "control character": (["--task", "cola", "--name", "a\x1b[31mb"], "x1b"),
+    "no output": (["--task", "cola", "--output", "nowhere"], "nowhere"),
+    "long output": (["--task", "cola", "--output", "x" * 5000], "--output"),
+    "long name": (["--task", "cola", "--name", "x" * 5000], "no sweep there"),
+    "picked nothing": (["--task", "cola", "--pick", ""], "give best"),
+    "picked a word": (["--task", "cola", "--pick", "bset"], "no such trial; give best"),
+    "picked a failed trial": (["--task", "cola", "--pick", "dddd4444"], "has failed"),
+    "picked within nothing": (["--task", "cola", "--pick", "smallest-within"], "e.g. 0.02"),
+    "picked within a word": (["--task", "cola", "--pick", "smallest-within", "a bit"], "got 'a bit'"),
+    "picked two": (["--task", "cola", "--pick", "best", "aaaa1111"], "'best aaaa1111'"),
+    "stray word": (["--task", "cola", "aaaa1111"], "'aaaa1111': no argument"),
+    "list and write": (["--task", "cola", "--list", "--int8"], "leave out --int8"),
+    "unfinished": (["--task", "cola", "--name", "unfinished"], "no finished trial"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_writes_nothing(output, tmp_path, app, case):
+    arguments, message = BAD[case]
+    (output / "unfinished").mkdir()
+    records.write_sweep(output / "unfinished", records.read_sweep(output / "first"))
+    to = tmp_path / "exports"
+    options = {"--output": output, "--to": to}
+    more = [part for key, value in options.items() if key not in arguments for part in (key, value)]
+    result = run(app, *arguments, *more)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert "\x1b" not in result.stderr
+    if not case.startswith(("no task", "unknown option")):  # Typer's own, which it frames
+        assert result.stderr.startswith("error: ")
+        assert result.stderr.count("\n") == 1
+    assert not to.exists()
+
+
+@pytest.mark.parametrize("to", ["file", "file/below", "link", "/proc/nowhere"])
+def test_target_that_cannot_be_written(output, tmp_path, app, to):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    before = everything(tmp_path)
+    result = run(app, "--task", "cola", "--output", output, "--to", tmp_path / to)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: --to ")
+    assert result.stderr.count("\n") == 1
+    assert everything(tmp_path) == before
+
+
+def test_finished_trials_without_finite_objectives(output, tmp_path, app):
+    sweep_of_students(output, "diverged", objectives={"dev/f1": "max"})
+    result = run(
+        app, "--task", "cola", "--name", "diverged", "--output", output, "--to", tmp_path / "exports"
+    )
+    assert result.exit_code == 2
+    assert "finite" in result.stderr
+
+
+def test_list_needs_no_student_and_no_torch_and_writes_nothing(output, tmp_path):
+    for weights in output.glob("first/trials/*/student"):
+        shutil.rmtree(weights)
+    shutil.rmtree(output / "cache")
+    before = everything(tmp_path)
+    arguments = ["export.py", "--task", "cola", "--output", str(output), "--list"]
+    code = (
+        f"import runpy, sys; sys.argv = {arguments!r}\n"
+        f"try: runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
+        "except SystemExit as done: assert not done.code\n"
+        "assert not {'torch', 'transformers', 'matplotlib', 'onnx', 'sklearn'} & set(sys.modules)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "cola: front of sweep first"
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[-1] for line in lines[-2:]] == ["bbbb2222", "aaaa1111"]  # the best first
+    assert lines[-2].split()[:3] == ["pid", "2", "0.350"]
+    assert "cccc3333" not in done.stdout
+    assert everything(tmp_path) == before
+
+
+def test_list_of_the_generated_corpus_says_so(tmp_path, app):
+    sweep_of_students(tmp_path / "outputs", generated=True)
+    result = run(app, "--task", "cola", "--output", tmp_path / "outputs", "--list")
+    assert result.exit_code == 0
+    assert GENERATED in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("pick", "wanted"),
+    [
+        (["--pick", "best"], LARGE),
+        (["--pick", "smallest-within", "0.04"], LARGE),
+        (["--pick", "smallest-within", "0.05"], SMALL),
+        (["--pick", "smallest-within 0.05"], SMALL),
+        (["--pick=smallest-within=0.05"], SMALL),
+        (["--pick", "cccc3333"], "cola-sid-2L-cccc3333"),
+    ],
+)
+def test_only_the_student_that_is_picked_is_exported(output, tmp_path, app, pick, wanted):
+    to = tmp_path / "exports"
+    result = run(app, *pick, "--task", "cola", "--output", output, "--to", to)
+    assert result.exit_code == 0
+    assert "a student of sweep first" in result.stdout
+    assert [path.name for path in to.iterdir()] == [wanted]
+    listed = run(app, "--task", "cola", "--output", output, "--list", *pick)
+    assert listed.stdout.splitlines()[-1].split()[-1] == wanted[-8:]
+
+
+def test_help_is_quick_and_needs_no_torch():
+    code = (
+        "import runpy, sys; sys.argv = ['export.py', '--help']\n"
+        f"try: runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
+        "except SystemExit as done: assert not done.code\n"
+        "assert not {'torch', 'transformers', 'matplotlib'} & set(sys.modules)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--force" in done.stdout

@@ -1,0 +1,243 @@
+"""Teachers' folders and sweeps' records that a command line must refuse, and the words of its answer."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from tests.helpers.bad_inputs import Maker, file, folder, pipe
+from tests.helpers.tiny import make_hf, write_teacher, write_tokenizer
+
+MARKER = "code-of-a-model-was-run"
+
+
+def teacher(change: Callable[[Path], None], **config: Any) -> Maker:
+    """A teacher's folder after a change, and with other entries in its config.json."""
+
+    def make(here: Path) -> Path:
+        folder = write_teacher(here / "teacher")
+        entries = json.loads((folder / "config.json").read_text()) | config
+        (folder / "config.json").write_text(json.dumps(entries))
+        change(folder)
+        return folder
+
+    return make
+
+
+def kept(folder: Path) -> None:
+    """No change."""
+
+
+def head_of(labels: int, **config: Any) -> Maker:
+    def make(here: Path) -> Path:
+        model = make_hf(labels=labels)
+        model.save_pretrained(here / "head")
+        write_tokenizer(here / "head")
+        return here / "head"
+
+    return make
+
+
+def weights(change: Callable[[dict], dict]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        tensors = change(load_file(folder / "model.safetensors"))
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    return apply
+
+
+def code(folder: Path) -> None:
+    """Python files that leave a marker when they run."""
+    for name in ("configuration_x", "modeling_x", "tokenization_x"):
+        (folder / f"{name}.py").write_text(f"open({str(folder.parent / MARKER)!r}, 'w')\nclass X: pass\n")
+
+
+AUTO = {"AutoConfig": "configuration_x.X", "AutoModelForSequenceClassification": "modeling_x.X"}
+
+
+def remote_tokenizer(folder: Path) -> None:
+    code(folder)
+    path = folder / "tokenizer_config.json"
+    entries = json.loads(path.read_text()) | {
+        "tokenizer_class": "X",
+        "auto_map": {"AutoTokenizer": ["tokenization_x.X", None]},
+    }
+    path.write_text(json.dumps(entries))
+
+
+def write_to(name: str, content: str | bytes) -> Callable[[Path], None]:
+    return lambda folder: file(content, name)(folder) and None
+
+
+def as_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def cut(folder: Path) -> None:
+    os.truncate(folder / "model.safetensors", 1000)
+
+
+def piped(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return change
+
+
+def no_tokenizer(folder: Path) -> None:
+    for path in (*folder.glob("vocab*"), *folder.glob("tokenizer*")):
+        path.unlink()
+
+
+def without(part: str) -> Callable[[Path], None]:
+    return weights(lambda tensors: {name: t for name, t in tensors.items() if part not in name})
+
+
+BOMB = (2**60).to_bytes(8, "little") + b"{}"
+
+TEACHERS: dict[str, tuple[Maker | str, tuple[str, ...]]] = {
+    "neither folder nor on the hub": ("no/such-teacher", ("no/such-teacher", "no folder of that name")),
+    "empty name": ("", ("--teacher",)),
+    "a file": (file(""), ("file",)),
+    "an empty folder": (folder, ("no config.json",)),
+    "pickled weights": (teacher(as_pickle), ("only safetensors are read",)),
+    "config not JSON": (teacher(write_to("config.json", "{")), ("config.json", "JSON")),
+    "config a list": (teacher(write_to("config.json", "[]")), ("config.json", "a list where a mapping")),
+    "config deep": (teacher(write_to("config.json", "[" * 100_000)), ("config.json",)),
+    "config binary": (teacher(write_to("config.json", b"\xff\0")), ("config.json",)),
+    "config a pipe": (teacher(piped("config.json")), ("config.json",)),
+    "config too large": (teacher(write_to("config.json", "{}" + " " * 2**21)), ("config.json", "1 MiB")),
+    "code of its own": (teacher(code, auto_map=AUTO), ("auto_map", "code")),
+    "code of its own, of a type unknown": (
+        teacher(code, model_type="x", auto_map=AUTO),
+        ("'x'", "BERT-family"),
+    ),
+    "a tokenizer of its own": (teacher(remote_tokenizer), ("tokenizer", "code")),
+    "a decoder": (teacher(kept, model_type="gpt2"), ("'gpt2'", "BERT-family", "roberta")),
+    "no type": (teacher(kept, model_type=None), ("BERT-family",)),
+    "10^9 layers": (teacher(kept, num_hidden_layers=10**9), ("num_hidden_layers", "1000000000")),
+    "no layers": (teacher(kept, num_hidden_layers=0), ("num_hidden_layers",)),
+    "10^9 labels": (teacher(kept, num_labels=10**9), ("num_labels",)),
+    "hidden size a word": (teacher(kept, hidden_size="wide"), ("hidden_size",)),
+    "heads that do not divide it": (teacher(kept, num_attention_heads=5), ("5",)),
+    "architectures a number": (teacher(kept, architectures=7), ("architectures",)),
+    "truncated weights": (teacher(cut), ("model.safetensors", "damaged")),
+    "weights of 2^60 bytes": (teacher(write_to("model.safetensors", BOMB)), ("damaged",)),
+    "weights empty": (teacher(write_to("model.safetensors", b"")), ("damaged",)),
+    "weights a pipe": (teacher(piped("model.safetensors")), ("model.safetensors", "no ordinary file")),
+    "a layer without weights": (teacher(without("layer.2.")), ("layer.2.", "lack")),
+    "weights of another size": (teacher(kept, intermediate_size=64), ("intermediate",)),
+    "weights that are no numbers": (
+        teacher(
+            weights(
+                lambda t: {
+                    name: x / 0 if "layer.1.attention.self.query.weight" in name else x
+                    for name, x in t.items()
+                }
+            )
+        ),
+        ("layer.1.attention.self.query.weight", "finite"),
+    ),
+    "no tokenizer": (teacher(no_tokenizer), ("tokenizer",)),
+    "a head of three labels": (head_of(3), ("3 labels", "cola has 2")),
+}
+
+
+SWEEP: dict[str, Any] = {
+    "name": "begun",
+    "task": "cola",
+    "seed": 0,
+    "trials": 8,
+    "command": "",
+    "code_version": "",
+    "data": {"source": "folder", "description": "x", "fingerprint": "x", "generated": False, "max_length": 8},
+    "teacher": {"name": "x", "key": "0" * 32, "source_key": "x", "layers": 4, "metrics": {}},
+    "objectives": {"dev/mcc": "max", "student/params": "min"},
+    "settings": {"task": "cola", "data_dir": "x", "seed": 0, "latency_ms": {}, "id": "0" * 32, "run_id": "0"},
+}
+TRIAL: dict[str, Any] = {
+    "id": "t000",
+    "number": 0,
+    "params": {"regime": "kd"},
+    "layer_map": [2, 4],
+    "status": "finished",
+    "metrics": {"dev/mcc": 0.5, "student/params": 100.0},
+}
+
+
+def sweep(trial: dict[str, Any] | None = None, **changes: Any) -> Maker:
+    """An output folder with the sweep `begun` and one trial, after changes to their records."""
+
+    def make(here: Path) -> Path:
+        begun = here / "outputs" / "begun"
+        (begun / "trials" / "t000").mkdir(parents=True)
+        (begun / "space.yaml").write_text("params: {student_layers: 2}\n")
+        (begun / "sweep.json").write_text(json.dumps(SWEEP | changes))
+        (begun / "trials" / "t000" / "trial.json").write_text(json.dumps(TRIAL | (trial or {})))
+        return here / "outputs"
+
+    return make
+
+
+def sweep_file(content: str | bytes | None) -> Maker:
+    """An output folder whose sweep has this for its record; none: a pipe."""
+
+    def make(here: Path) -> Path:
+        output = sweep()(here)
+        (output / "begun" / "sweep.json").unlink()
+        if content is None:
+            pipe(output / "begun", "sweep.json")
+        else:
+            file(content, "sweep.json")(output / "begun")
+        return output
+
+    return make
+
+
+def settings(**changes: Any) -> Maker:
+    return sweep(settings=SWEEP["settings"] | changes)
+
+
+# Refused by `run.py --resume begun` and by `export.py --name begun` alike.
+RECORDS: dict[str, tuple[Maker, tuple[str, ...]]] = {
+    "truncated": (sweep_file(json.dumps(SWEEP)[:-40]), ("begun", "unreadable")),
+    "empty": (sweep_file(""), ("begun", "unreadable")),
+    "binary": (sweep_file(b"\xff\0"), ("begun", "unreadable")),
+    "a list": (sweep_file("[]"), ("begun", "unreadable")),
+    "deep": (sweep_file("[" * 100_000), ("begun", "unreadable")),
+    "a pipe": (sweep_file(None), ("begun", "no s")),
+    "nothing in it": (sweep_file("{}"), ("begun", "name")),
+    "trials a word": (sweep(trials="many"), ("begun", "trials")),
+    "settings a list": (sweep(settings=[]), ("begun", "settings")),
+    "teacher a word": (sweep(teacher="x"), ("begun", "teacher")),
+    "objectives upwards": (sweep(objectives={"dev/mcc": "up"}), ("begun", "objectives.dev/mcc", "'max'")),
+    "objectives to nowhere": (sweep(objectives={"dev/mcc": 1}), ("begun", "objectives")),
+}
+RESUMES: dict[str, tuple[Maker, tuple[str, ...]]] = {
+    "task unknown": (settings(task="../x"), ("'../x'", "cola")),
+    "task a number": (settings(task=3), ("sweep.json", "task")),
+    "data folder a list": (settings(data_dir=["x"]), ("sweep.json", "data_dir")),
+    "data folder with a NUL": (settings(data_dir="a\0b"), ("--data-dir",)),
+    "data folder gone": (settings(), ("--data-dir", "no such folder")),
+    "seed a word": (settings(seed="x"), ("sweep.json", "seed")),
+    "id that leaves its folder": (settings(id="../../x"), ("sweep.json", "id")),
+    "latencies a list": (settings(latency_ms=[1]), ("sweep.json", "latency_ms")),
+    "run a mapping": (settings(run_id={}), ("sweep.json", "run_id")),
+    "no fingerprint": (sweep(data={}), ("sweep.json", "fingerprint")),
+    "another teacher's key": (sweep(teacher={}), ("sweep.json", "source_key")),
+}
+EXPORTS: dict[str, tuple[Maker, tuple[str, ...]]] = {
+    "teacher that leaves the cache": (sweep(teacher={"key": "../../x"}), ("teacher", "'../../x'")),
+    "no teacher": (sweep(teacher={}), ("teacher",)),
+    "trial that leaves its folder": (sweep(trial={"id": "../../x"}), ("t000", "'../../x'")),
+    "regime that leaves its folder": (sweep(trial={"params": {"regime": "../x"}}), ("regime", "'../x'")),
+    "metrics a list": (sweep(trial={"metrics": []}), ("trial.json", "metrics")),
+    "metric a word": (sweep(trial={"metrics": {"dev/mcc": "x"}}), ("trial.json", "dev/mcc")),
+    "another task's": (sweep(task="rte"), ("rte", "cola")),
+}

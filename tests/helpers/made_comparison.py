@@ -1,0 +1,106 @@
+"""A sweep that compares methods over several seeds, as one leaves it on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from ikd_ray import records
+from ikd_ray.analysis.sweep_analysis import SweepAnalysis
+from ikd_ray.config import make_trial
+from ikd_ray.data.task_file import find_task
+from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.student import build_student, layer_map, size_metrics
+from ikd_ray.records import TrialRecord
+from tests.helpers.made_sweep import LAYERS, make_sweep
+from tests.helpers.tiny import make_hf
+
+METHODS: dict[str, dict[str, Any]] = {
+    "Hard labels": {"regime": "hard"},
+    "KD": {"regime": "kd"},
+    "KD + attention KL": {"regime": "id", "internal_losses": "kl"},
+    "KD + CLS cosine": {"regime": "id", "internal_losses": "cos"},
+    "ID": {"regime": "id"},
+    "PID": {"regime": "pid"},
+    "SID": {"regime": "sid"},
+    "SID, soft labels always": {"regime": "sid", "soft_labels": "always"},
+    "KD by an assistant": {"regime": "kd", "assistant_layers": 3},
+}
+
+
+def make_comparison(
+    output: Path,
+    methods: Mapping[str, Mapping[str, Any]] = METHODS,
+    seeds: int = 5,
+    varied: Sequence[Mapping[str, Any]] = ({"student_layers": 2},),
+    again: int = 0,
+    task: str = "cola",
+    weights: bool = False,
+    **changes: Any,
+) -> Path:
+    """Every method with each of `varied` and each seed, then `again` new seeds of each method's last one.
+
+    Args:
+        changes: further fields of the sweep's record.
+    """
+    sweep = make_sweep(output, 0, task, weights=weights, **changes)
+    encoder = Encoder(make_hf("bert", LAYERS, find_task(task).num_labels))
+    rng = np.random.default_rng(3)
+    asked = [(name, change, seed, False) for seed in range(seeds) for change in varied for name in methods]
+    asked += [(name, varied[-1], 100 + seed, True) for seed in range(again) for name in methods]
+    noise = {seed: 0.01 * float(rng.standard_normal()) for *_, seed, _ in asked}
+    for number, (name, change, seed, once_more) in enumerate(asked):
+        params = make_trial({**methods[name], **change, "seed": seed}).params()
+        layers = params["student_layers"]
+        student = build_student(encoder, layers, "first")
+        rank = list(methods).index(name)
+        value = 0.1 * layers + 0.006 * rank + noise[seed] + 0.004 * float(rng.standard_normal())
+        value += 0.03 * float(np.log(params["train_fraction"]))
+        metrics = {f"dev/{metric}": value + 0.1 * i for i, metric in enumerate(find_task(task).metrics)}
+        metrics |= {
+            "dev/attention_kl": (2.2 - 0.25 * rank) * (1 + 0.02 * float(rng.standard_normal())) / layers**0.3,
+            "dev/teacher_agreement": 0.8 + 0.01 * rank + 0.003 * float(rng.standard_normal()),
+            "student/latency_ms": 5.0 * layers,
+            **size_metrics(student),
+        }
+        record = TrialRecord(
+            f"t{number:03}", number, params, list(layer_map(layers, LAYERS)), "finished", metrics,
+            [{"stage": 1.0, "time/epoch_s": 9.0, "dev/layer_1/kl": 1.0}], duration_s=60.0, method=name,
+            again=once_more,
+        )  # fmt: skip
+        records.write_trial(sweep, record, student.model.save_pretrained if weights else None)
+    return sweep
+
+
+def by_seed(subject: SweepAnalysis, method: str, metric: str, again: bool) -> dict[int, float]:
+    found = [t for t in subject.finished if t.method == method and t.again == again]
+    return {t.params["seed"]: t.metrics[metric] for t in found}
+
+
+def told(values, form: str = ".3f") -> str:
+    """The mean and half the 95% interval, by scipy's t-test."""
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    return f"{np.mean(values):{form}} ± {(high - low) / 2:.3f}"
+
+
+def paired_told(subject: SweepAnalysis, one: str, other: str, counts) -> str:
+    """The mean difference and half its 95% interval, by scipy's paired t-test."""
+    found = []
+    for name in (one, other):
+        trials = [t for t in subject.finished if t.method == name and counts(t)]
+        found.append([t.metrics["dev/mcc"] for t in sorted(trials, key=lambda t: t.params["seed"])])
+    low, high = stats.ttest_rel(*found).confidence_interval(0.95)
+    return f"{(low + high) / 2:+.3f} ± {(high - low) / 2:.3f}"
+
+
+def change_trials(sweep: Path, change) -> None:
+    """Rewrite every trial's record."""
+    for file in (sweep / "trials").glob("*/trial.json"):
+        record = json.loads(file.read_text())
+        change(record)
+        file.write_text(json.dumps(record))

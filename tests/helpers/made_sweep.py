@@ -1,0 +1,149 @@
+"""A sweep as one leaves it on disk: a tiny teacher, tokens, students with weights, records and a study."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+
+from ikd_ray import records
+from ikd_ray.config import make_trial
+from ikd_ray.data.tokens import prepare
+from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.regimes import REGIMES
+from ikd_ray.distill.student import build_student, layer_map, size_metrics
+from ikd_ray.records import STUDY, STUDY_FILE, SweepRecord, TrialRecord
+from ikd_ray.storage import store
+from tests.helpers.tiny import make_dataset, make_hf, write_tokenizer
+
+LAYERS, MAX_LENGTH = 4, 32
+SEARCHED = ("kd", "id", "pid", "sid")
+SPACE = {
+    "regime": optuna.distributions.CategoricalDistribution(SEARCHED),
+    "student_layers": optuna.distributions.IntDistribution(1, LAYERS - 1),
+    "temperature": optuna.distributions.FloatDistribution(1, 10, log=True),
+    "lambda": optuna.distributions.FloatDistribution(0.01, 1, log=True),
+}
+INTERNAL = {"internal_weight": optuna.distributions.FloatDistribution(0.1, 10, log=True)}
+
+
+def make_sweep(
+    output: Path,
+    trials: int = 6,
+    task: str = "cola",
+    name: str = "first",
+    weights: bool = True,
+    generated: bool = False,
+    **changes: Any,
+) -> Path:
+    """A sweep over `SPACE`; the same in every call. Without `weights` it has records and a study alone.
+
+    Args:
+        changes: further fields of the sweep's record.
+    """
+    dataset = make_dataset(task)
+    teacher_folder = output / "cache" / "teachers" / "key"
+    teacher = make_hf("bert", LAYERS, dataset.task.num_labels)
+    encoder = Encoder(teacher)
+    if weights:
+        tokenizer = write_tokenizer(output.parent / "tokenizer")
+        prepare(dataset, tokenizer, "source", MAX_LENGTH, output / "cache" / "tokens")
+        if not teacher_folder.exists():
+            with store.staging_dir(teacher_folder) as folder:
+                teacher.save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
+    metric = f"dev/{dataset.task.metric}"
+    about = {"source": "folder", "description": "made up", "fingerprint": dataset.fingerprint}
+    fields = {
+        "name": name,
+        "task": task,
+        "seed": 7,
+        "trials": trials,
+        "command": f"python sweeps/run.py --task {task} --name {name}",
+        "code_version": "0.1.0+gabc1234",
+        "data": about | {"generated": generated, "max_length": MAX_LENGTH},
+        "teacher": {
+            "name": "mini",
+            "key": "key",
+            "source_key": "source",
+            "layers": LAYERS,
+            "metrics": {metric: 0.41},
+        },
+        "objectives": {metric: "max", "student/params": "min"},
+    }
+    sweep = output / name
+    sweep.mkdir(parents=True)
+    records.write_sweep(sweep, SweepRecord(**(fields | changes)))
+    rng = np.random.default_rng(0)
+    study = optuna.create_study(
+        study_name=STUDY, storage=f"sqlite:///{sweep / STUDY_FILE}", directions=["maximize", "minimize"]
+    )
+    for number in range(trials):
+        record, searched = _trial(number, rng, metric)
+        student = build_student(encoder, len(record.layer_map), "first")
+        _move(student, number)
+        record.metrics.update(size_metrics(student))
+        records.write_trial(sweep, record, student.model.save_pretrained if weights else None)
+        space = SPACE | (INTERNAL if "internal_weight" in searched else {})
+        values = [record.metrics[metric], record.metrics["student/params"]]
+        study.add_trial(optuna.trial.create_trial(params=searched, distributions=space, values=values))
+    return sweep
+
+
+def _move(student: Encoder, number: int) -> None:
+    """As training does: no two students are the same."""
+    generator = torch.Generator().manual_seed(number)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+
+
+def _trial(number: int, rng: np.random.Generator, metric: str) -> tuple[TrialRecord, dict[str, Any]]:
+    """A finished trial whose numbers tell regimes and depths apart, and what was searched of it."""
+    regime, layers = SEARCHED[number % len(SEARCHED)], 1 + number % (LAYERS - 1)
+    temperature, weight = (float(math.exp(rng.uniform(0, math.log(10)))) for _ in range(2))
+    searched = {
+        "regime": regime,
+        "student_layers": layers,
+        "temperature": temperature,
+        "lambda": 0.1 + 0.01 * weight,
+    }
+    if regime != "kd":
+        searched["internal_weight"] = weight
+    params = make_trial(searched | {"seed": 7, "epochs": 2}).params()
+    history = []
+    for place, stage in enumerate(REGIMES[regime](make_trial(params)), start=1):
+        for _ in range(stage.epochs):
+            history.append(
+                _epoch(len(history), place, stage.layers, layers, len(history) == 0 and number % 3 == 2)
+            )
+    value = 0.1 * layers + 0.02 * SEARCHED.index(regime) + 0.01 * float(rng.random())
+    last = {
+        metric: value,
+        "dev/attention_kl": 2.0 / (number + 1),
+        "dev/teacher_agreement": 0.8 + 0.01 * (number % 9),
+    }
+    times = {
+        "time/spent_s": 10.0 * len(history) + 3.0,
+        "time/saved_s": sum(e["time/reused_s"] for e in history),
+    }
+    metrics = history[-1] | last | times | {"student/latency_ms": 5.0 * layers}
+    matched = list(layer_map(layers, LAYERS))
+    return TrialRecord(
+        f"t{number:03}", number, params, matched, "finished", metrics, history, duration_s=60.0
+    ), searched
+
+
+def _epoch(epoch: int, stage: int, active: tuple[int, ...], layers: int, reused: bool) -> dict[str, float]:
+    found = {"stage": float(stage), "train/loss": 1.0 / (epoch + 1)}
+    found |= {"time/epoch_s": 0.0 if reused else 9.0, "time/reused_s": 9.0 if reused else 0.0}
+    for layer in range(1, layers + 1):
+        value = layer / (1 + epoch)
+        found |= {f"dev/layer_{layer}/kl": value, f"dev/layer_{layer}/cos": value / 10}
+        if layer in active:
+            found |= {f"train/layer_{layer}/kl": 1.1 * value, f"train/layer_{layer}/cos": value / 9}
+    return found

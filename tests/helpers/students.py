@@ -1,0 +1,89 @@
+"""Tiny students, and sweeps of them as trials leave them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+
+from ikd_ray import records
+from ikd_ray.config import Trial
+from ikd_ray.distill.encoder import Encoder
+from ikd_ray.records import SweepRecord, TrialRecord
+from ikd_ray.storage import store
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "a", "mat", "##s", "."]
+SENTENCE = "The cats sat on a mat."
+SMALL, LARGE = "cola-kd-1L-aaaa1111", "cola-pid-2L-bbbb2222"  # exports of the front of `sweep_of_students`
+
+
+def student(layers: int, labels: int = 2) -> BertForSequenceClassification:
+    torch.manual_seed(layers)
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        num_labels=labels,
+    )
+    # As students are in a sweep: wrapped, with the project's own attention.
+    return Encoder(BertForSequenceClassification(config).eval()).model
+
+
+def write_tokenizer(teacher: Path) -> None:
+    """The folder of a teacher of which nothing but the tokenizer is needed."""
+    with store.staging_dir(teacher) as folder:
+        vocabulary = folder / "vocab.txt"
+        vocabulary.write_text("\n".join(WORDS))
+        BertTokenizer(str(vocabulary)).save_pretrained(folder)
+        (folder / "model.safetensors").write_bytes(b"not for students")
+        (folder / "teacher.json").write_text("{}")
+
+
+def sweep_of_students(
+    output: Path, name: str = "first", task: str = "cola", generated: bool = False, **changes
+) -> Path:
+    """A sweep of four trials, two of them on the front, and its teacher."""
+    teacher = output / "cache" / "teachers" / "key"
+    if not teacher.exists():
+        write_tokenizer(teacher)
+    fields = {
+        "name": name,
+        "task": task,
+        "seed": 7,
+        "trials": 4,
+        "command": f"python sweeps/run.py --task {task} --name {name}",
+        "code_version": "0.1.0+gabc1234",
+        "data": {
+            "source": "embedded" if generated else "folder",
+            "description": "8551 train | 1043 dev",
+            "fingerprint": "f00d",
+            "generated": generated,
+            "max_length": 48,
+        },
+        "teacher": {"name": "mini", "key": "key", "layers": 6, "metrics": {"dev/mcc": 0.41}},
+        "objectives": {"dev/mcc": "max", "student/params": "min"},
+    }
+    sweep = output / name
+    sweep.mkdir(parents=True)
+    records.write_sweep(sweep, SweepRecord(**(fields | changes)))
+    labels = 1 if task == "stsb" else 2
+    for number, (trial_id, regime, layers, mcc) in enumerate(
+        [("aaaa1111", "kd", 1, 0.1 + 0.2), ("bbbb2222", "pid", 2, 0.35), ("cccc3333", "sid", 2, 0.2)]
+    ):
+        model = student(layers, labels)
+        params = Trial.model_validate({"regime": regime, "student_layers": layers, "lambda": 0.3}).params()
+        metrics = {"dev/mcc": mcc, "student/params": model.num_parameters(), "student/size_mb": 0.1}
+        trial = TrialRecord(trial_id, number, params, [3, 6][-layers:], "finished", metrics, duration_s=2.5)
+        records.write_trial(sweep, trial, model.save_pretrained)
+    failed = TrialRecord("dddd4444", 3, {"regime": "id"}, [6], "failed", reason="out of memory")
+    records.write_trial(sweep, failed)
+    return sweep
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    """Every file's content, by its path in the folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}

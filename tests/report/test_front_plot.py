@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from ikd_ray.analysis.pareto import GENERATED, front
+from ikd_ray.records import SweepRecord, TrialRecord
+from ikd_ray.report import front_plot
+from ikd_ray.report.front_plot import pareto_png
+
+OBJECTIVES = {"dev/mcc": "max", "student/params": "min"}
+
+
+def sweep(generated=False, objectives=OBJECTIVES, name="first", teacher=None) -> SweepRecord:
+    data = {"description": "GLUE folder ($x$, 8551 train)", "generated": generated}
+    taught = {"name": "mini", "metrics": {"dev/mcc": 0.41} if teacher is None else teacher}
+    return SweepRecord(name, "cola", 0, 3, "run", "0.1.0", data, taught, objectives)
+
+
+def trial(number: int, regime: str, depth: int, mcc: float, status="finished", **more) -> TrialRecord:
+    metrics = {"dev/mcc": mcc, "student/params": 11_000_000 + 1_800_000 * depth} | more
+    return TrialRecord(f"id{number}0123456789", number, {"regime": regime}, [1] * depth, status, metrics)
+
+
+TRIALS = [
+    trial(0, "kd", 1, 0.1),
+    trial(1, "sid", 3, 0.3),
+    trial(2, "hard", 3, 0.2),
+    trial(3, "pid", 2, float("nan")),
+    trial(4, "id", 1, 0.9, status="failed"),
+]
+
+
+def draw(path, *what):
+    path.write_bytes(pareto_png(*what))
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were saved."""
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
+    return figures
+
+
+def texts(figure) -> list[str]:
+    return [text.get_text() for text in (*figure.texts, *figure.axes[0].texts)]
+
+
+def test_shows_front_teacher_regimes_and_units(tmp_path, drawn):
+    draw(tmp_path / "pareto.png", sweep(), TRIALS, front(TRIALS, OBJECTIVES))
+    (figure,) = drawn
+    axes = figure.axes[0]
+    assert axes.get_xlabel() == "Parameters (millions)"
+    assert axes.get_ylabel() == "Matthews correlation, dev"
+    shown = texts(figure)
+    assert "1L id001234" in shown
+    assert "3L id101234" in shown
+    assert "teacher mini: 0.41" in shown
+    assert "cola: sweep first" in shown
+    assert GENERATED not in shown
+    assert [text.get_text() for text in figure.legends[0].texts] == ["hard", "kd", "sid", "Pareto front"]
+    steps = next(line for line in axes.lines if line.get_label() == "Pareto front")
+    assert list(steps.get_ydata()) == [0.1, 0.3, 0.3]
+    assert list(steps.get_xdata())[:2] == pytest.approx([12.8, 16.4])
+    assert [path.name for path in tmp_path.iterdir()] == ["pareto.png"]
+
+
+def test_generated_corpus_has_a_red_banner(tmp_path, drawn):
+    draw(tmp_path / "pareto.png", sweep(generated=True), TRIALS, front(TRIALS, OBJECTIVES))
+    assert GENERATED in texts(drawn[0])
+    top_row = imread(tmp_path / "pareto.png")[5, :, :3]
+    assert np.allclose(top_row, to_rgb(front_plot.RED), atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("objectives", "labels"),
+    [
+        ({"student/latency_ms": "min", "dev/mcc": "max"}, ("CPU latency, one sequence (ms)", "Matthews")),
+        ({"dev/mcc": "max"}, ("Parameters (millions)", "Matthews")),
+        ({"dev/attention_kl": "min", "dev/mcc": "max"}, ("Matthews correlation, dev", "Attention KL (nats)")),
+        ({"student/size_mb": "min"}, ("Parameters (millions)", "Size (MB)")),
+        (
+            {"dev/mcc": "max", "student/latency_ms": "min", "student/params": "min"},
+            ("Parameters", "Matthews"),
+        ),
+    ],
+)
+def test_axes_follow_the_objectives(tmp_path, drawn, objectives, labels):
+    more = {"student/latency_ms": 2.0, "dev/attention_kl": 0.5, "student/size_mb": 45.0}
+    trials = [trial(n, "kd", n + 1, 0.1 * n, **more) for n in range(3)]
+    draw(tmp_path / "pareto.png", sweep(objectives=objectives), trials, front(trials, objectives))
+    axes = drawn[0].axes[0]
+    assert axes.get_xlabel().startswith(labels[0])
+    assert axes.get_ylabel().startswith(labels[1])
+
+
+def test_labels_of_a_crowded_front_stay_apart(tmp_path, drawn):
+    objectives = {"dev/mcc": "max", "student/latency_ms": "min"}
+    trials = [trial(n, "kd", 2, 0.1 + 0.02 * n, **{"student/latency_ms": 3 + 0.1 * n}) for n in range(5)]
+    draw(tmp_path / "pareto.png", sweep(objectives=objectives), trials, front(trials, objectives))
+    boxes = [text.get_window_extent() for text in drawn[0].axes[0].texts]
+    assert len(boxes) == 6
+    assert not any(one.overlaps(two) for i, one in enumerate(boxes) for two in boxes[:i])
+
+
+@pytest.mark.parametrize("trials", [[], TRIALS[3:], TRIALS[:1]])
+def test_few_trials_and_awkward_names_draw(tmp_path, trials):
+    strange = sweep(name="$\\frac_{" * 20, teacher={})
+    draw(tmp_path / "pareto.png", strange, trials, front(trials, OBJECTIVES))
+    assert imread(tmp_path / "pareto.png").shape[:2] == (896, 1408)
+
+
+def test_leaves_the_global_state_of_matplotlib_alone():
+    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()

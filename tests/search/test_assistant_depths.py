@@ -1,0 +1,100 @@
+"""Which assistants a space asks for, and of which students."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from ikd_ray.errors import UsageError
+from ikd_ray.search.assistant_depths import assisted
+
+
+@pytest.mark.parametrize(
+    ("params", "found"),
+    [
+        ("student_layers: {int: [1, 5]}", {}),
+        ("student_layers: {int: [1, 5]}, assistant_layers: 0", {}),
+        (
+            "student_layers: {int: [1, 3]}, assistant_layers: {choice: [5, 0, 4]}",
+            {4: (1, 2, 3), 5: (1, 2, 3)},
+        ),
+        ("student_layers: {choice: [3, 1]}, assistant_layers: {int: [4, 5]}", {4: (1, 3), 5: (1, 3)}),
+        # The default depth of a student is 3.
+        ("assistant_layers: 5", {5: (3,)}),
+        (
+            "student_layers: {int: [1, 5]}, assistant_layers: {choice: [0, 3], when: {student_layers: [1, 2]}}",
+            {3: (1, 2)},
+        ),
+        (
+            "assistant_layers: {choice: [0, 2, 4]}, student_layers: {choice: [1], when: {assistant_layers: 2}}",
+            {2: (1,), 4: (3,)},
+        ),
+        # Where the regime is hard, the depth is 3 and there is no assistant.
+        (
+            "regime: {choice: [hard, kd, id]}, student_layers: {int: [1, 2], when: {regime: [kd, id]}}, "
+            "assistant_layers: {choice: [3], when: {regime: kd}}",
+            {3: (1, 2)},
+        ),
+        # Values that no condition names count too, however many there are.
+        (
+            "seed: {int: [0, 2147483647]}, student_layers: {int: [1, 2], when: {seed: [7]}}, "
+            "assistant_layers: {choice: [4], when: {seed: [8]}}",
+            {4: (3,)},
+        ),
+        # Conditions of other fields play no part.
+        (
+            "epochs: {int: [1, 900]}, lambda: {float: [0.1, 1], when: {epochs: 3}}, "
+            "student_layers: 2, assistant_layers: 4",
+            {4: (2,)},
+        ),
+    ],
+)
+def test_what_the_space_can_reach(load, params, found):
+    space = load(f"params: {{{params}}}")
+    assert assisted("space.yaml", [space], 6) == found
+
+
+@pytest.mark.parametrize(
+    ("params", "told"),
+    [
+        (
+            "student_layers: {int: [1, 4]}, assistant_layers: {choice: [0, 4]}",
+            r"4 for a student of 4 .* give 5, or 0 ",
+        ),
+        (
+            "student_layers: 2, assistant_layers: 6",
+            r"6 for a student of 2 .* has 6 layers; give 3 to 5, or 0 ",
+        ),
+        (
+            "student_layers: 6, assistant_layers: {int: [0, 3]}",
+            r"1 for a student of 6 .*none fits between; leave it 0",
+        ),
+        ("assistant_layers: {choice: [4, 2]}", r"2 for a student of 3 .*; give 4 to 5, or 0 "),
+        (
+            "student_layers: {int: [1, 3], when: {regime: id}}, regime: {choice: [id, kd]}, "
+            "assistant_layers: {choice: [0, 3], when: {student_layers: [1, 3]}}",
+            r"3 for a student of 3 ",
+        ),
+    ],
+)
+def test_one_that_cannot_be_is_named(load, params, told):
+    space = load(f"params: {{{params}}}")
+    with pytest.raises(UsageError, match=r"space.yaml: assistant_layers: ") as error:
+        assisted("space.yaml", [space], 6)
+    assert re.search(told, str(error.value))
+    assert "\n" not in str(error.value)
+
+
+def test_a_recipe_is_read_as_a_trial_is(load):
+    recipe = load(
+        "params: {assistant_layers: 4}\nassistant: {regime: pid, epochs: 7, lambda: 1, learning_rate: 1e-3, seed: 5}"
+    ).assistant
+    assert (recipe.regime, recipe.epochs, recipe.lambda_, recipe.learning_rate, recipe.seed) == (
+        "pid",
+        7,
+        1.0,
+        1e-3,
+        5,
+    )
+    assert load("params: {}").assistant.seed == 0

@@ -1,0 +1,357 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+import sqlalchemy
+
+from ikd_ray.storage import store
+from ikd_ray.storage.store import (
+    MANIFEST,
+    VERIFIED,
+    digest,
+    file_digest,
+    get_or_build,
+    is_intact,
+    staging_dir,
+)
+
+
+def write_two(folder: Path) -> None:
+    (folder / "sub").mkdir()
+    (folder / "a.bin").write_bytes(b"abc" * 1000)
+    (folder / "sub" / "b.txt").write_text("hello")
+
+
+def leftovers(folder: Path) -> set[str]:
+    """What is there but lock files."""
+    return {path.name for path in folder.iterdir() if not path.name.endswith(".lock")}
+
+
+def test_digest_is_of_the_parts():
+    assert digest(1, "a", {"x": 1, "y": None}) == digest(1, "a", {"y": None, "x": 1})
+    different = [
+        digest(1, "a"),
+        digest("1", "a"),
+        digest("a", 1),
+        digest(1, "a", None),
+        digest([1, "a"]),
+        digest(),
+    ]
+    assert len(set(different)) == len(different)
+    assert all(len(key) == 32 and set(key) <= set("0123456789abcdef") for key in different)
+
+
+def test_digest_is_the_same_everywhere():
+    """A key that one process or release wrote is looked up by another."""
+    assert digest(1, "a") == hashlib.sha256(b'[1,"a"]').hexdigest()[:32]
+
+
+def test_file_digest_is_sha256(tmp_path):
+    (tmp_path / "f").write_bytes(b"abc")
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_digest(tmp_path / "f") == expected
+
+
+def test_a_full_disk_is_known_behind_what_was_raised_for_it(tmp_path):
+    """SQLite with no page left to take says what it says on a full disk; Optuna says that a commit failed."""
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'study.db'}")
+
+    @sqlalchemy.event.listens_for(storage.engine, "checkout")
+    def no_more_pages(connection, *_):
+        connection.execute("PRAGMA max_page_count = 1")  # those that are there stay
+
+    study = optuna.create_study(storage=storage)
+    with pytest.raises(optuna.exceptions.StorageInternalError) as raised:
+        study.set_user_attr("long", "x" * 100_000)
+    assert "full" not in str(raised.value)
+    assert store.is_full(raised.value)
+    assert not store.is_full(optuna.exceptions.StorageInternalError(str(raised.value)))
+
+
+def test_aside_shows_its_folder_only_when_done(tmp_path):
+    target = tmp_path / "deep" / "target"
+    with staging_dir(target) as folder:
+        write_two(folder)
+        assert folder.parent == target.parent, "else the rename could cross file systems"
+        assert not target.exists()
+    assert is_intact(target)
+    assert leftovers(target.parent) == {"target"}
+    assert set(json.loads((target / MANIFEST).read_text())) == {"a.bin", "sub/b.txt"}
+    assert target.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_aside_leaves_nothing_where_the_block_fails(tmp_path, error):
+    def fill() -> None:
+        with staging_dir(tmp_path / "target") as folder:
+            write_two(folder)
+            raise error
+
+    with pytest.raises(error):
+        fill()
+    assert leftovers(tmp_path) == set()
+
+
+def test_aside_does_not_replace_what_is_there(tmp_path):
+    with staging_dir(tmp_path / "target") as folder:
+        write_two(folder)
+    with pytest.raises(OSError, match="target"), staging_dir(tmp_path / "target") as folder:
+        (folder / "other").write_text("x")
+    assert is_intact(tmp_path / "target")
+    assert leftovers(tmp_path) == {"target"}
+    assert not (tmp_path / "target" / "other").exists()
+
+
+def test_ensure_builds_once(tmp_path):
+    target, calls = tmp_path / "t", []
+
+    def write(folder: Path) -> None:
+        calls.append(folder)
+        write_two(folder)
+
+    assert get_or_build(target, write) is True
+    assert get_or_build(target, write) is False
+    assert len(calls) == 1
+
+
+def flip(target: Path) -> None:
+    content = bytearray((target / "a.bin").read_bytes())
+    content[7] ^= 1
+    (target / "a.bin").write_bytes(content)
+
+
+def empty(target: Path) -> None:
+    for path in (target / "a.bin", target / "sub" / "b.txt", target / MANIFEST):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip,
+        empty,
+        lambda target: (target / "sub" / "b.txt").unlink(),
+        lambda target: (target / "a.bin").write_bytes(b""),
+        lambda target: (target / MANIFEST).unlink(),
+        lambda target: (target / MANIFEST).write_text(""),
+        lambda target: (target / MANIFEST).write_text('{"a.bin": '),
+        lambda target: (target / MANIFEST).write_text("[]"),
+        lambda target: (target / MANIFEST).write_bytes(b"\xff\xfe\x00"),
+    ],
+)
+def test_ensure_rebuilds_what_is_damaged(tmp_path, damage):
+    target = tmp_path / "t"
+    get_or_build(target, write_two)
+    damage(target)
+    assert not is_intact(target)
+    assert get_or_build(target, write_two) is True
+    assert is_intact(target)
+    assert (target / "a.bin").read_bytes() == b"abc" * 1000
+    assert leftovers(tmp_path) == {"t"}
+
+
+def age(target: Path, seconds: float = 10) -> None:
+    """As if its files had last been written that long ago."""
+    for path in target.rglob("*"):
+        if path.is_file():
+            status = path.stat()
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns - int(seconds * 1e9)))
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """The files that were read for their checksum, by name; clear it between questions."""
+    read = []
+    original = store.file_digest
+    monkeypatch.setattr(store, "file_digest", lambda path: read.append(path.name) or original(path))
+    return read
+
+
+@pytest.fixture
+def settled(tmp_path, monkeypatch, hashed) -> Path:
+    """A folder whose files were found intact once, long after they were written."""
+    monkeypatch.setattr(store, "TICK_NS", 0)
+    target = tmp_path / "t"
+    get_or_build(target, write_two)
+    age(target)
+    assert is_intact(target)
+    hashed.clear()
+    return target
+
+
+def test_what_was_verified_is_not_read_again(settled, hashed):
+    assert is_intact(settled)
+    assert hashed == []
+    assert set(json.loads((settled / MANIFEST).read_text())) == {"a.bin", "sub/b.txt"}
+
+
+def rewrite_in_place(path: Path) -> None:
+    """As many other bytes, in the same file."""
+    with open(path, "r+b") as file:
+        file.write(b"xyz")
+
+
+def swap(path: Path) -> None:
+    """Another file of that size and that age under the name."""
+    status, other = path.stat(), path.with_name("other")
+    other.write_bytes(b"xyz" + path.read_bytes()[3:])
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.replace(other, path)
+
+
+def rewrite_and_hide(path: Path) -> None:
+    status = path.stat()
+    rewrite_in_place(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [rewrite_in_place, swap, rewrite_and_hide])
+def test_a_change_that_keeps_the_size_is_found(settled, hashed, change):
+    size = (settled / "a.bin").stat().st_size
+    time.sleep(0.02)  # the clock of a file system may tick 100 times a second
+    change(settled / "a.bin")
+    assert (settled / "a.bin").stat().st_size == size
+    assert not is_intact(settled)
+    assert not is_intact(settled), "it was remembered as intact"
+    assert set(hashed) == {"a.bin"}
+
+
+def test_a_file_that_was_touched_is_read_once_more(settled, hashed):
+    (settled / "a.bin").touch()
+    assert is_intact(settled)
+    assert hashed == ["a.bin"]
+    assert is_intact(settled)
+    assert hashed == ["a.bin"]
+
+
+def test_another_checksum_in_the_manifest_is_found(settled):
+    manifest = json.loads((settled / MANIFEST).read_text())
+    (settled / MANIFEST).write_text(json.dumps(manifest | {"a.bin": "0" * 64}))
+    assert not is_intact(settled)
+
+
+def test_a_file_written_a_moment_ago_is_read_every_time(tmp_path, hashed):
+    """A change within one tick of the file system's clock might leave no trace."""
+    get_or_build(tmp_path / "t", write_two)
+    for _ in range(2):
+        hashed.clear()
+        assert is_intact(tmp_path / "t")
+        assert sorted(hashed) == ["a.bin", "b.txt"]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"a.bin": 3}', b"\xff"])
+def test_a_broken_memory_is_no_memory(settled, hashed, content):
+    (settled / VERIFIED).write_bytes(content)
+    assert is_intact(settled)
+    assert sorted(hashed) == ["a.bin", "b.txt"]
+    flip(settled)
+    assert not is_intact(settled)
+
+
+def test_a_copy_is_checked_for_itself(settled, hashed, tmp_path):
+    """What is known of a folder's files is known of those files, not of their names."""
+    shutil.copytree(settled, tmp_path / "copy")
+    assert is_intact(tmp_path / "copy")
+    assert sorted(hashed) == ["a.bin", "b.txt"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_checked(settled, hashed, monkeypatch):
+    (settled / VERIFIED).unlink()
+
+    def refuse(path: Path, text: str) -> None:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(store, "replace", refuse)
+    assert is_intact(settled)
+    flip(settled)
+    assert not is_intact(settled)
+
+
+def test_what_was_just_published_need_not_be_read_again(tmp_path, hashed, monkeypatch):
+    """Where its files were complete a while before: those of a large store are."""
+    monkeypatch.setattr(store, "TICK_NS", 50_000_000)
+    with staging_dir(tmp_path / "t") as folder:
+        write_two(folder)
+        time.sleep(0.1)
+    hashed.clear()
+    assert is_intact(tmp_path / "t")
+    assert hashed == []
+
+
+def test_publishing_goes_on_where_it_was_killed(tmp_path, monkeypatch):
+    (tmp_path / "new").mkdir()
+    write_two(tmp_path / "new")
+    with monkeypatch.context() as patch:
+        patch.setattr(store.os, "rename", raise_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            store.publish(tmp_path / "new", tmp_path / "t")
+    store.publish(tmp_path / "new", tmp_path / "t")
+    assert set(json.loads((tmp_path / "t" / MANIFEST).read_text())) == {"a.bin", "sub/b.txt"}
+    assert is_intact(tmp_path / "t")
+    assert leftovers(tmp_path) == {"t"}
+
+
+def raise_interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_replace_keeps_what_was_there_until_it_is_done(tmp_path, monkeypatch):
+    store.replace(tmp_path / "x", "first")
+    with monkeypatch.context() as patch:
+        patch.setattr(store.os, "replace", raise_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            store.replace(tmp_path / "x", "second")
+    assert (tmp_path / "x").read_text() == "first"
+    store.replace(tmp_path / "x", "third")
+    assert (tmp_path / "x").read_text() == "third"
+    assert leftovers(tmp_path) == {"x"}
+
+
+def test_a_failing_write_leaves_nothing(tmp_path):
+    def write(folder: Path) -> None:
+        write_two(folder)
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        get_or_build(tmp_path / "t", write)
+    assert leftovers(tmp_path) == set()
+    assert get_or_build(tmp_path / "t", write_two) is True
+
+
+def test_no_folder_is_not_intact(tmp_path):
+    assert not is_intact(tmp_path / "nothing")
+
+
+def _slow_write(folder: Path) -> None:
+    write_two(folder)
+    time.sleep(0.3)
+
+
+def _ensure_in_process(target: Path, barrier, built) -> None:
+    barrier.wait(60)
+    if get_or_build(target, _slow_write):
+        with built.get_lock():
+            built.value += 1
+
+
+def test_two_processes_build_once(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    barrier, built = context.Barrier(2), context.Value("i", 0)
+    arguments = (tmp_path / "t", barrier, built)
+    processes = [context.Process(target=_ensure_in_process, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert built.value == 1
+    assert is_intact(tmp_path / "t")
+    assert leftovers(tmp_path) == {"t"}

@@ -1,0 +1,269 @@
+"""A sweep whose trials' records are held against everything else that tells of it."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+
+from ikd_ray.config import make_trial
+from ikd_ray.errors import UsageError
+from ikd_ray.records import SweepRecord, TrialRecord, read_trials, sweep_lock, write_sweep, write_trial
+from ikd_ray.search.budget import Budget
+from ikd_ray.search.space import load_space
+from ikd_ray.storage.remote import Output
+from ikd_ray.sweep.searcher import STUDY, OrderedSearch, open_study
+from ikd_ray.sweep.verify import check
+from tests.helpers.students import student, write_tokenizer
+
+SPACE = "params:\n  regime: {choice: [kd, pid]}\n  temperature: {float: [1, 10]}\n"
+OBJECTIVES = {"dev/mcc": "max", "student/params": "min"}
+TRIALS = 4
+
+
+def metrics(number: int, epoch: int = 2) -> dict[str, float]:
+    return {
+        "dev/mcc": 0.1 * number + 0.01 * epoch,
+        "stage": 1.0,
+        "trained_epochs": float(epoch),
+        "reused_epochs": 0.0,
+        "student/params": 10.0 * (number + 1),
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A sweep of which all records agree: three trials finished, one failed."""
+    home = tmp_path_factory.mktemp("check")
+    folder = home / "outputs" / "whole"
+    folder.mkdir(parents=True)
+    (folder / "space.yaml").write_text(SPACE)
+    sweep = SweepRecord(
+        name="whole",
+        task="cola",
+        seed=0,
+        trials=TRIALS,
+        command="",
+        code_version="1",
+        data={
+            "source": "folder",
+            "description": "a folder",
+            "generated": False,
+            "fingerprint": "",
+            "max_length": 8,
+        },
+        teacher={"name": "MiniLM", "key": "k", "source_key": "k", "layers": 4, "metrics": {"dev/mcc": 0.5}},
+        objectives=OBJECTIVES,
+        settings={
+            "id": "x",
+            "run_id": "",
+            "space": "space.yaml",
+            "tracking_uri": f"sqlite:///{home}/mlflow.db",
+        },
+    )
+    write_sweep(folder, sweep)
+    space = load_space(folder / "space.yaml")
+    budget = Budget(space, TRIALS)
+    search = OrderedSearch(budget, OBJECTIVES, 0, 1, open_study(folder), {}, TRIALS, print)
+    for number in range(TRIALS):
+        params = make_trial(search.suggest(f"tune-{number}")["params"]).params()
+        status = "failed" if number == 2 else "finished"
+        told = {"reason": "loss became nan"}
+        if status == "finished":
+            told = {
+                "metrics": metrics(number),
+                "history": [metrics(number, 1), metrics(number)],
+                "times": [1.0, 2.0],
+            }
+        record = TrialRecord(f"t{number:03d}", number, params, [2], status, **told)
+        write_trial(folder, record, student(1).save_pretrained if status == "finished" else None)
+    write_tokenizer(folder.parent / "cache" / "teachers" / "k")
+    check(Output(str(folder.parent)), folder, None)
+    return home
+
+
+@pytest.fixture
+def sweep(whole, tmp_path):
+    """A copy to do things to."""
+    shutil.copytree(whole, tmp_path / "home")
+    folder = tmp_path / "home" / "outputs" / "whole"
+    text = (folder / "sweep.json").read_text().replace(str(whole), str(tmp_path / "home"))
+    (folder / "sweep.json").write_text(text)
+    return folder
+
+
+def client(sweep):
+    return MlflowClient(f"sqlite:///{sweep.parents[1]}/mlflow.db")
+
+
+def runs(sweep):
+    experiment = client(sweep).get_experiment_by_name("ikd-cola").experiment_id
+    found = client(sweep).search_runs([experiment])
+    return {run.data.tags.get("ikd.trial", "parent"): run for run in found}
+
+
+def study(sweep):
+    return optuna.load_study(study_name=STUDY, storage=open_study(sweep))
+
+
+def states(sweep):
+    return [(trial.state.name, trial.values) for trial in study(sweep).trials]
+
+
+STATES = [
+    ("COMPLETE", [0.1 * number + 0.02, 10.0 * (number + 1)]) if number != 2 else ("FAIL", None)
+    for number in range(TRIALS)
+]
+
+
+def test_a_whole_sweep_is_found_whole_and_left_as_it_is(sweep):
+    before = {name: run.info.run_id for name, run in runs(sweep).items()}
+    _, trials, found = check(Output(str(sweep.parent)), sweep, None)
+    assert len(trials) == TRIALS
+    assert found == []
+    assert states(sweep) == STATES
+    assert {name: run.info.run_id for name, run in runs(sweep).items()} == before
+    assert {name: run.info.status for name, run in runs(sweep).items()} == {
+        "parent": "FINISHED",
+        "t000": "FINISHED",
+        "t001": "FINISHED",
+        "t002": "FAILED",
+        "t003": "FINISHED",
+    }
+
+
+def study_gone(sweep):
+    (sweep / "study.db").unlink()
+
+
+def study_damaged(sweep):
+    (sweep / "study.db").write_bytes(b"no database " * 1000)
+
+
+def test_a_study_made_again_keeps_what_it_suggested(sweep):
+    """A trial without a record has its parameters there alone."""
+    asked = [trial.params for trial in study(sweep).trials]
+    shutil.rmtree(sweep / "trials" / "t003")
+    study_other(sweep)
+    check(Output(str(sweep.parent)), sweep, None)
+    assert [trial.params for trial in study(sweep).trials] == asked
+    assert states(sweep) == [*STATES[:3], ("RUNNING", None)]
+
+
+def study_untold(sweep):
+    with sqlite3.connect(sweep / "study.db") as database:
+        database.execute("update trials set state = 'RUNNING' where number = 1")
+        database.execute(
+            "delete from trial_values where trial_id = (select trial_id from trials where number = 1)"
+        )
+
+
+def study_other(sweep):
+    with sqlite3.connect(sweep / "study.db") as database:
+        database.execute("update trial_values set value = 0.75 where objective = 0")
+
+
+def runs_cut(sweep):
+    for name in ("t001", "parent"):
+        client(sweep).update_run(runs(sweep)[name].info.run_id, status="RUNNING")
+
+
+def run_gone(sweep):
+    client(sweep).delete_run(runs(sweep)["t003"].info.run_id)
+
+
+def run_doubled(sweep):
+    client(sweep).log_metric(runs(sweep)["t000"].info.run_id, "stage", 1.0, step=1)
+
+
+def store_gone(sweep):
+    (sweep.parents[1] / "mlflow.db").unlink()
+
+
+def tables_gone(sweep):
+    (sweep / "pareto.json").write_text("{}")
+    (sweep / "trials.csv").unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "where"),
+    [
+        (study_gone, "study"),
+        (study_damaged, "study"),
+        (study_untold, "study"),
+        (study_other, "study"),
+        (runs_cut, "MLflow"),
+        (run_gone, "MLflow"),
+        (run_doubled, "MLflow"),
+        (store_gone, "MLflow"),
+        (tables_gone, "tables"),
+    ],
+)
+def test_what_differs_is_derived_again(sweep, harm, where):
+    harm(sweep)
+    _, _, found = check(Output(str(sweep.parent)), sweep, None)
+    assert {finding.where for finding in found} == {where}
+    assert all(finding.mended for finding in found)
+    assert check(Output(str(sweep.parent)), sweep, None)[2] == []
+    assert states(sweep) == STATES
+    latest = runs(sweep)
+    for trial in read_trials(sweep):
+        if trial.status == "finished":
+            assert {name: latest[trial.id].data.metrics[name] for name in trial.metrics} == trial.metrics
+            history = client(sweep).get_metric_history(latest[trial.id].info.run_id, "dev/mcc")
+            assert [(one.step, one.value) for one in history] == [
+                (step, epoch["dev/mcc"]) for step, epoch in enumerate(trial.history, start=1)
+            ]
+
+
+@pytest.mark.parametrize("harm", ["a flipped bit", "another's record", "a file is gone"])
+def test_a_damaged_trial_is_put_aside_for_resume(sweep, harm):
+    record = sweep / "trials" / "t001" / "trial.json"
+    if harm == "a flipped bit":
+        record.write_text(record.read_text().replace("0.12", "0.13", 1))
+    elif harm == "another's record":
+        shutil.rmtree(record.parent)
+        shutil.copytree(sweep / "trials" / "t000", record.parent)
+    else:
+        record.unlink()
+    _, trials, found = check(Output(str(sweep.parent)), sweep, None)
+    assert [trial.id for trial in trials] == ["t000", "t002", "t003"]
+    assert (sweep / "damaged" / "t001").is_dir()
+    assert [finding.where for finding in found if not finding.mended] == ["trials", "study", "MLflow"]
+    space = load_space(sweep / "space.yaml")
+    search = OrderedSearch(
+        Budget(space, TRIALS),
+        OBJECTIVES,
+        0,
+        1,
+        open_study(sweep),
+        {trial.number: trial for trial in trials},
+        1,
+        print,
+    )
+    assert search.suggest("again")["number"] == 1
+
+
+def test_a_sweep_that_runs_is_not_checked(sweep):
+    with sweep_lock(sweep), pytest.raises(UsageError, match="another process is running that sweep"):
+        check(Output(str(sweep.parent)), sweep, None)
+
+
+def test_the_command_line(sweep, command):
+    runs_cut(sweep)
+    home = sweep.parents[1]
+    done = command("report", "--check", "whole", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert "MLflow: t001 was RUNNING: mended\n" in done.stdout
+    assert "whole: 4 of 4 trials have ended, 3 of them finished; 2 differences\n" in done.stdout
+    shutil.rmtree(sweep / "trials" / "t000")
+    done = command("report", "--check", "whole", cwd=home)
+    assert done.returncode == 1
+    assert "study: t000 had ended, but its record is gone: NOT mended\n" in done.stdout
+    assert "go on: python sweeps/run.py --resume whole\n" in done.stdout
+    done = command("report", "--check", "another", cwd=home)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --check another: no sweep of that name in outputs; there are: whole\n"

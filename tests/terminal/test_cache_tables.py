@@ -1,0 +1,251 @@
+"""What the cache holds, as users see it, and what clearing it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ikd_ray.config import Trial
+from ikd_ray.distill.epoch_cache import EpochCache
+from ikd_ray.distill.loop import Distillation
+from ikd_ray.storage.eviction import states
+from ikd_ray.terminal.cache_tables import SHOWN, kinds, ranges, saved_stages, size_text
+from tests.helpers.screen import run
+from tests.helpers.tiny import make_data, make_encoder, make_targets
+
+SCRIPT = Path(__file__).resolve().parents[2] / "sweeps" / "cache.py"
+FAST = {"student_layers": 2, "batch_size": 16, "learning_rate": 3e-3, "epochs": 3, "epochs_per_layer": 1}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Tiny data and targets."""
+    root = tmp_path_factory.mktemp("inputs")
+    data = make_data(root)
+    return data, make_targets(root / "targets", data, make_encoder(layers=4))
+
+
+@pytest.fixture(scope="module")
+def begin(inputs):
+    """`begin(cache, regime="kd", ...)`: a distillation that saves its epochs, not yet begun."""
+
+    def begin(cache: Path, **fields):
+        checkpoints = EpochCache(cache / "stages", 1.0, "sweep/trial")
+        return iter(Distillation(Trial(**(FAST | fields)), *inputs, checkpoints=checkpoints))
+
+    return begin
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory, begin) -> Path:
+    """An output folder after a sweep of two trials; the PID student is the older one."""
+    output = tmp_path_factory.mktemp("filled") / "outputs"
+    cache = output / "cache"
+    list(begin(cache, regime="pid"))
+    for number, state in enumerate(sorted(states(cache / "stages"), key=lambda state: state.used)):
+        os.utime(state.folder, (1e9 + number, 1e9 + number))
+    list(begin(cache, regime="kd", seed=7, student_init="first"))
+    for name in ("tokens", "teachers", "targets"):
+        (cache / name / "key").mkdir(parents=True)
+        (cache / name / "key" / "content").write_bytes(bytes(1234))
+    (cache / "teachers" / ".key.lock").touch()
+    return output
+
+
+@pytest.fixture
+def output(filled, tmp_path) -> Path:
+    shutil.copytree(filled, tmp_path / "outputs")  # with its times
+    return tmp_path / "outputs"
+
+
+@pytest.fixture(scope="module")
+def app(command_line):
+    return command_line("cache")
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of every line, which no cell of one word splits."""
+    return [line.split() for line in text.splitlines()]
+
+
+def everything(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*")}
+
+
+def test_list_shows_each_kind_and_where_it_is(app, output):
+    result = run(app, "list", "--output", output)
+    assert result.exit_code == 0
+    found = {kind.folder.name: kind for kind in kinds(output / "cache")}
+    assert {name: (kind.entries, kind.bytes) for name, kind in found.items() if name != "stages"} == {
+        "tokens": (1, 1234),
+        "teachers": (1, 1234),
+        "targets": (1, 1234),
+        "latency": (0, 0),
+    }
+    there = states(output / "cache" / "stages")
+    assert (found["stages"].entries, found["stages"].bytes) == (4, sum(state.bytes for state in there))
+    assert found["latency"].used is None
+    shown = "".join(result.stdout.split())  # a long path is folded
+    for name, kind in found.items():
+        assert f"{name}{kind.entries}{size_text(kind.bytes)}".replace(" ", "") in shown
+    assert ["teachers", "1", "1.2", "kB"] in [row[:4] for row in rows(result.stdout)]
+
+
+def test_list_shows_each_stage_the_most_recently_used_first(app, output):
+    text = run(app, "list", "--output", output).stdout
+    (head,) = [number for number, row in enumerate(rows(text)) if row[:2] == ["task", "regime"]]
+    stages = [row for row in rows(text)[head + 1 :] if row[:1] == ["cola"]]
+    names = ("task", "regime", "stage", "layers", "init", "rate", "seed", "epochs")
+    assert [dict(zip(names, row, strict=False)) for row in stages] == [
+        dict(zip(names, row.split(), strict=True))
+        for row in (
+            "cola kd C 2 first 0.003 7 1-3",
+            "cola pid C 2 mapped 0.003 0 1-3",
+            "cola pid 2 2 mapped 0.003 0 1",
+            "cola pid 1 2 mapped 0.003 0 1",
+        )
+    ]
+    assert {row[-1] for row in stages} == {"no"}
+    assert "2001-09-09" in " ".join(stages[1])
+
+
+def test_list_tells_what_running_trials_stand_on(app, output, begin):
+    course = begin(output / "cache", regime="pid")
+    next(course)
+    stages = saved_stages(output / "cache")
+    assert [stage.in_use for stage in stages].count(True) == 1
+    (used,) = (stage for stage in stages if stage.in_use)
+    assert used.about["stage"] == "1"
+    assert re.search(r"cola pid +1 .* yes *$", run(app, "list", "--output", output).stdout, re.MULTILINE)
+    course.close()
+    assert not any(stage.in_use for stage in saved_stages(output / "cache"))
+
+
+def test_list_writes_nothing(app, output):
+    before = everything(output)
+    folders = [output, *(path for path in output.rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        assert run(app, "list", "--output", output).exit_code == 0
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+    assert everything(output) == before
+
+
+def test_many_stages_are_summed_up(app, output):
+    folder = output / "cache" / "stages"
+    for number in range(SHOWN):
+        shutil.copytree(states(folder)[0].folder.parent, folder / f"copy{number}")
+    found = saved_stages(output / "cache")
+    text = run(app, "list", "--output", output).stdout
+    assert sum(row[:1] == ["cola"] for row in rows(text)) == SHOWN
+    assert f"… and 4 more, {size_text(sum(stage.bytes for stage in found[SHOWN:]))}" in text
+
+
+@pytest.mark.parametrize("card", ["", "[]", '{"about": 3}', '{"about": {"task": "\\u001b[31mred\\nx"}}'])
+def test_a_damaged_card_is_no_reason_to_fail(app, output, card):
+    for state in states(output / "cache" / "stages"):
+        (state.folder / "epoch.json").write_text(card)
+    (output / "cache" / "stages" / "odd" / "folder").mkdir(parents=True)
+    result = run(app, "list", "--output", output)
+    assert result.exit_code == 0
+    assert "\x1b" not in result.stdout
+
+
+def test_clear_leaves_what_is_no_saved_epoch(app, output):
+    before = {path for path in (output / "cache").rglob("*") if "stages" not in path.parts}
+    count, size = 8, size_text(sum(state.bytes for state in states(output / "cache" / "stages")))
+    result = run(app, "clear", "--output", output)
+    assert result.exit_code == 0
+    assert f"Removed: {count} epochs of 4 stages, {size}." in result.stdout
+    assert "Kept" not in result.stdout
+    assert states(output / "cache" / "stages") == []
+    assert {path for path in (output / "cache").rglob("*") if "stages" not in path.parts} == before
+    assert "No saved epochs" in run(app, "list", "--output", output).stdout
+    again = run(app, "clear", "--output", output)
+    assert (again.exit_code, "Nothing to remove" in again.stdout) == (0, True)
+
+
+def test_clear_keeps_what_running_trials_stand_on(app, output, begin):
+    course = begin(output / "cache", regime="pid")
+    next(course)
+    result = run(app, "clear", "--output", output)
+    (kept,) = states(output / "cache" / "stages")
+    assert json.loads((kept.folder / "epoch.json").read_text())["about"]["stage"] == "1"
+    assert "Removed: 7 epochs of 3 stages, " in result.stdout
+    assert f"Kept: 1 epoch of 1 stage, {size_text(kept.bytes)}. Running trials" in result.stdout
+    assert len(list(course)) == 4  # it goes on
+
+
+def test_clear_says_what_it_cannot_remove(app, output, monkeypatch):
+    stuck = states(output / "cache" / "stages")[0].folder
+    rename = os.rename
+
+    def refuse(path, target):
+        if path == stuck:
+            raise PermissionError(path)
+        rename(path, target)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    result = run(app, "clear", "--output", output)
+    assert result.exit_code == 1
+    assert "no permission to remove 1 epoch of 1 stage" in result.stderr
+    assert [state.folder for state in states(output / "cache" / "stages")] == [stuck]
+
+
+@pytest.mark.parametrize("command", ["list", "clear"])
+@pytest.mark.parametrize("kind", ["missing", "empty", "file", "file in place of the cache", "long"])
+def test_no_cache_is_one_line_and_status_2(app, tmp_path, command, kind):
+    output = tmp_path / ("o" * 300 if kind == "long" else "outputs")
+    if kind.startswith("file in"):
+        output.mkdir()
+        (output / "cache").touch()
+    elif kind in ("empty", "file"):
+        output.mkdir() if kind == "empty" else output.touch()
+    before = everything(tmp_path)
+    result = run(app, command, "--output", output)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: --output {output}: ")
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("arguments", [[], ["lst"], ["list", "--out"], ["clear", "all"]])
+def test_bad_arguments_are_one_line_and_status_2(tmp_path, arguments):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"), [([1, 2, 3], "1-3"), ([2], "2"), ([1, 3, 4, 9], "1, 3-4, 9"), ([], "")]
+)
+def test_ranges(numbers, text):
+    assert ranges(numbers) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (999_960, "1.0 MB"),
+        (2.5e9, "2.5 GB"),
+        (5e12, "5,000.0 GB"),
+    ],
+)
+def test_sizes(count, text):
+    assert size_text(count) == text
