@@ -35,7 +35,7 @@ def show(output: Output = "outputs") -> None:
     typer.echo()
     typer.echo("Nothing here is lost for good: what is deleted is made again when a sweep needs it.")
     typer.echo(
-        "Saved epochs go with `sweeps/cache_tables.py clear`; other folders may be deleted while no sweep runs."
+        "Saved epochs go with `sweeps/cache.py clear`; other folders may be deleted while no sweep runs."
     )
 
 
