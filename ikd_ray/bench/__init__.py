@@ -1,0 +1,1 @@
+"""The benchmark behind : epochs, other programs, sharing, and a sweep's overhead."""

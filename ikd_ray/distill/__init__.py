@@ -1,0 +1,1 @@
+"""Distillation in plain PyTorch: losses, regimes, teacher and student, targets, the training loop."""

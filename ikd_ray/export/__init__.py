@@ -1,0 +1,1 @@
+"""Export of students: Hugging Face folders, ONNX models, and model cards."""

@@ -1,0 +1,1 @@
+"""The user's terminal: progress, tables, errors, and Ctrl-C."""

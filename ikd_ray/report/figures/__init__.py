@@ -1,0 +1,1 @@
+"""The report's sections: one module a section, each returns its text, figures, and tables."""
