@@ -1,1 +1,1 @@
-"""The benchmark behind : epochs, other programs, sharing, and a sweep's overhead."""
+"""The benchmark of `sweeps/bench.py`: epochs, other programs, sharing, and the overhead of a sweep."""
