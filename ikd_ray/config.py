@@ -29,38 +29,64 @@ class Trial(_Config):
     Python name (`lambda_`).
     """
 
-    regime: Regime = "kd"
+    regime: Regime = Field("kd", description="how the student is trained: one of the regimes")
     student_layers: int = Field(3, ge=1, le=128, description="encoder layers of the student")
     assistant_layers: int = Field(
         0,
         ge=0,
         le=128,
-        description="layers of a teacher assistant, which teaches in the teacher's place; 0: none",
+        description="layers of a teacher assistant that teaches in the teacher's place; 0: no assistant",
     )
     student_init: Literal["mapped", "first"] = Field(
-        "mapped", description="teacher layers the student copies"
+        "mapped",
+        description="teacher layers that the student starts from: those its layers are matched with, or the first",
     )
-    temperature: float = Field(2.0, gt=0, le=100, description="softens both models' logits")
+    temperature: float = Field(
+        2.0, gt=0, le=100, description="divides the logits of both models in the soft-label loss"
+    )
     lambda_: float = Field(0.2, ge=0, le=100, alias="lambda", description="weight of the hard-label loss")
-    soft_labels: Literal["top", "always"] = Field("top", description="PID/SID: soft loss in which stages")
-    internal_losses: Literal["kl", "cos", "both"] = "both"
-    internal_weight: float = Field(1.0, gt=0, le=1e4, description="weight of each layer's internal losses")
+    soft_labels: Literal["top", "always"] = Field(
+        "top", description="pid, sid: soft-label loss in the classification stage only, or in every stage"
+    )
+    internal_losses: Literal["kl", "cos", "both"] = Field(
+        "both", description="id, pid, sid: attention KL, CLS cosine, or both"
+    )
+    internal_weight: float = Field(
+        1.0, gt=0, le=1e4, description="id, pid, sid: weight of each layer's internal losses"
+    )
     epochs: int = Field(3, ge=1, le=1000, description="epochs of the stage with the classification loss")
-    epochs_per_layer: int = Field(2, ge=1, le=1000, description="PID/SID: most epochs of an internal stage")
+    epochs_per_layer: int = Field(
+        2, ge=1, le=1000, description="pid, sid: maximum number of epochs of an internal stage"
+    )
     cosine_threshold: float = Field(
-        0.0, ge=0, le=1, description="PID/SID: move up once the layer's cosine loss is at most this; 0: never"
+        0.0,
+        ge=0,
+        le=1,
+        description="pid, sid: an internal stage ends when its top layer's cosine loss is at most this; 0: never",
     )
-    train: Literal["layer", "upto"] = Field("layer", description="PID: layer k alone, or layers 1..k")
-    top_trains: Literal["all", "head"] = Field("all", description="PID/SID: what the top stage trains")
+    train: Literal["layer", "upto"] = Field(
+        "layer", description="pid: stage k trains layer k alone, or layers 1 to k"
+    )
+    top_trains: Literal["all", "head"] = Field(
+        "all",
+        description="pid, sid: the classification stage trains everything, or pooler and classifier only",
+    )
     embeddings: Literal["frozen", "train"] = Field(
-        "frozen", description="teacher's embeddings kept, or trained"
+        "frozen", description="keep the teacher's embeddings, or train them"
     )
-    learning_rate: float = Field(1e-4, gt=0, le=1, description="AdamW's peak learning rate")
-    batch_size: int = Field(32, ge=1, le=65536, description="examples in a step, over all workers")
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="peak learning rate of AdamW")
+    batch_size: int = Field(
+        32, ge=1, le=65536, description="examples per step, over all workers of the trial"
+    )
     train_fraction: float = Field(
-        1.0, gt=0, le=1, description="share of the training set, of each label alike, that the student sees"
+        1.0, gt=0, le=1, description="share of the training set that the student sees, stratified by label"
     )
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**31,
+        description="seed of the trial; where it is not given, --seed plus the number of the repetition",
+    )
 
     def params(self) -> dict[str, Any]:
         """The fields under their public names (`lambda`, not `lambda_`)."""
@@ -74,43 +100,58 @@ NO_ASSISTANTS = ("assistant_layers", "train_fraction")
 class TeacherConfig(_Config):
     """Fine-tuning of a teacher that has no classification head yet."""
 
-    epochs: int = Field(5, ge=1, le=100)
-    patience: int = Field(2, ge=1, le=100, description="epochs without a better metric before stopping")
-    learning_rate: float | None = Field(
-        None, gt=0, le=1, description="AdamW's peak; none: 1e-4 for hidden sizes under 512, else 3e-5"
+    epochs: int = Field(5, ge=1, le=100, description="maximum number of epochs; the best epoch counts")
+    patience: int = Field(
+        2, ge=1, le=100, description="epochs without a better metric after which fine-tuning stops"
     )
-    batch_size: int = Field(32, ge=1, le=65536)
-    seed: int = Field(0, ge=0, lt=2**31)
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="peak learning rate of AdamW; null: 1e-4 for hidden sizes below 512, else 3e-5",
+    )
+    batch_size: int = Field(32, ge=1, le=65536, description="examples per step")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of the fine-tuning")
 
 
 class DataConfig(_Config):
     """What the models see of an example."""
 
-    max_length: int = Field(128, ge=8, le=512, description="tokens, special ones included; longer is cut")
+    max_length: int = Field(
+        128,
+        ge=8,
+        le=512,
+        description="tokens per example, special tokens included; longer examples are truncated",
+    )
 
 
 class TargetConfig(_Config):
     """Where the teacher's outputs come from while students train."""
 
-    mode: Literal["auto", "stored", "online"] = "auto"
+    mode: Literal["auto", "stored", "online"] = Field(
+        "auto",
+        description="the teacher's attention is stored, computed for each batch (online), or stored where it fits",
+    )
     budget_gb: float = Field(
-        20.0, gt=0, description="auto: past this size the teacher runs per batch instead"
+        20.0, gt=0, description="auto: gigabytes of all targets above which attention is not stored"
     )
 
 
 class PrefixConfig(_Config):
     """Where the output of a student's frozen layers is kept while the layers above train; else it is recomputed."""
 
-    memory_gb: float = Field(
-        1.0, ge=0, description="kept in memory up to this size, by each worker of each trial"
+    memory_gb: float = Field(1.0, ge=0, description="gigabytes kept in memory, by each worker of each trial")
+    disk_gb: float = Field(
+        20.0, ge=0, description="gigabytes kept in a temporary file when memory_gb does not suffice"
     )
-    disk_gb: float = Field(20.0, ge=0, description="past memory_gb kept in a temporary file up to this size")
 
 
 class SharingConfig(_Config):
     """Where trials leave the epochs that they have trained, for others and for themselves."""
 
-    disk_gb: float = Field(20.0, gt=0, description="past it the least recently used epochs go")
+    disk_gb: float = Field(
+        20.0, gt=0, description="gigabytes of saved epochs; above it the least recently used ones are removed"
+    )
 
 
 def first_problem(error: ValidationError) -> tuple[str, str]:
