@@ -17,8 +17,8 @@ from ikd_ray.config import Trial
 from ikd_ray.distill import regimes
 from ikd_ray.search.budget import Budget
 from ikd_ray.search.space import load_space
-from tests.helpers.launch import write_glue
-from tests.helpers.servers import answers, free_port, wait_until
+from tests.helpers.run_command import write_glue
+from tests.helpers.servers import free_port, is_healthy, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -129,7 +129,7 @@ def serves(words: list[str], folder: Path, environment: dict[str, str]) -> None:
         )
 
     try:
-        wait_until(lambda: answers(f"http://127.0.0.1:{port}"), server, folder / "mlflow.log")
+        wait_until(lambda: is_healthy(f"http://127.0.0.1:{port}"), server, folder / "mlflow.log")
     finally:
         os.killpg(server.pid, 9)
         server.wait()

@@ -7,7 +7,7 @@ import pytest
 from ikd_ray.bench.inputs import Request, lay_out
 from ikd_ray.distill.teacher import find_teacher
 from ikd_ray.tasks import get_task
-from tests.helpers.tiny import make_dataset, write_teacher
+from tests.helpers.tiny_models import make_dataset, write_teacher
 
 
 @pytest.fixture(scope="session")

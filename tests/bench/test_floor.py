@@ -10,7 +10,7 @@ from ikd_ray.bench.floor import Work, layer_weights
 from ikd_ray.bench.inputs import padding_share
 from ikd_ray.bench.results import mean_of_stages, rows
 from ikd_ray.distill.regimes import plan
-from tests.helpers.tiny import make_encoder
+from tests.helpers.tiny_models import make_encoder
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert"])

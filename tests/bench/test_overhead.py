@@ -12,7 +12,7 @@ from ikd_ray.bench.overhead import MadeUp, measure
 from ikd_ray.config import Trial
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.records import read_trials
-from tests.helpers.tiny import make_data, make_encoder, make_targets
+from tests.helpers.tiny_models import make_data, make_encoder, make_targets
 
 FINAL = {"student/params", "student/encoder_params", "student/size_mb", "student/latency_ms"}
 TRIALS = 20

@@ -11,7 +11,7 @@ from ikd_ray.data.batches import collate
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.student import build_student
 from ikd_ray.distill.training import stage_losses
-from tests.helpers.tiny import make_data, make_encoder, make_targets, write_tokenizer
+from tests.helpers.tiny_models import make_data, make_encoder, make_targets, write_tokenizer
 
 MATCHED = (2, 4)
 

@@ -17,7 +17,14 @@ from ikd_ray.distill.loop import Distillation, distill
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.teacher import TeacherRecord, load_teacher, open_teacher
 from ikd_ray.storage.store import is_intact
-from tests.helpers.tiny import ANOTHER, make_data, make_encoder, make_targets, state, write_tokenizer
+from tests.helpers.tiny_models import (
+    NON_DEFAULT_FIELDS,
+    copy_state,
+    make_data,
+    make_encoder,
+    make_targets,
+    write_tokenizer,
+)
 
 RECIPE = Trial(regime="kd", student_layers=3, epochs=2, learning_rate=1e-3, batch_size=16)
 TRIAL = {
@@ -53,8 +60,8 @@ def lessons(tmp_path_factory, kept, data):
 def test_it_is_kept_as_a_teacher_is(kept, record, data, targets):
     alone = distill(RECIPE, data, targets)
     found, model = open_teacher(kept), load_teacher(kept)
-    assert {name: tensor.tolist() for name, tensor in state(model.model).items()} == {
-        name: tensor.tolist() for name, tensor in state(alone.student.model).items()
+    assert {name: tensor.tolist() for name, tensor in copy_state(model.model).items()} == {
+        name: tensor.tolist() for name, tensor in copy_state(alone.student.model).items()
     }
     assert len(model.layers) == 3
     assert (found.name, found.key) == ("3L of BERT", kept.name)
@@ -74,7 +81,7 @@ def test_one_that_another_process_has_made_meanwhile_stays(kept, record, data, t
 
 @pytest.mark.parametrize("field", Trial.model_fields)
 def test_another_recipe_is_another_assistant(data, field):
-    other = RECIPE.model_copy(update={field: ANOTHER[field]})
+    other = RECIPE.model_copy(update={field: NON_DEFAULT_FIELDS[field]})
     assert getattr(other, field) != getattr(RECIPE, field)
     same = assistant_key("key", data, other) == assistant_key("key", data, RECIPE)
     assert same == (field in NO_ASSISTANTS)
@@ -103,13 +110,13 @@ def test_a_student_starts_from_its_assistant(data, targets, lessons):
     run = Distillation(Trial(**TRIAL), data, lessons, reference=targets)
     mine, theirs = lessons.teacher, targets.teacher
     for layer, source in enumerate(layer_map(2, 3)):
-        for name, tensor in state(run.student.layers[layer]).items():
-            assert torch.equal(tensor, state(mine.layers[source - 1])[name])
+        for name, tensor in copy_state(run.student.layers[layer]).items():
+            assert torch.equal(tensor, copy_state(mine.layers[source - 1])[name])
     assert not torch.equal(
         run.student.layers[1].attention.self.query.weight, theirs.layers[3].attention.self.query.weight
     )
-    for name, tensor in state(run.student.head).items():
-        assert torch.equal(tensor, state(mine.head)[name])
+    for name, tensor in copy_state(run.student.head).items():
+        assert torch.equal(tensor, copy_state(mine.head)[name])
     assert run.matched == layer_map(2, 4)
 
 
@@ -123,8 +130,8 @@ def test_the_assistant_teaches_and_the_teacher_is_what_it_is_compared_with(data,
         same = [name for name in mine.metrics if name.startswith("train/") or name in measured]
         assert "train/loss" in same
         assert {name: mine.metrics[name] for name in same} == {name: other.metrics[name] for name in same}
-    after = state(run.student.model)
-    assert all(torch.equal(tensor, after[name]) for name, tensor in state(alone.student.model).items())
+    after = copy_state(run.student.model)
+    assert all(torch.equal(tensor, after[name]) for name, tensor in copy_state(alone.student.model).items())
     compared = Comparison(run.student, data, targets, layer_map(2, 4))()
     assert {name: mine.metrics[name] for name in compared} == pytest.approx(compared, rel=1e-5, abs=1e-6)
     assert mine.metrics["dev/layer_1/kl"] != other.metrics["dev/layer_1/kl"]

@@ -22,10 +22,10 @@ from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.targets import Targets
-from tests.helpers.tiny import ANOTHER, make_data, make_encoder, make_targets
+from tests.helpers.tiny_models import NON_DEFAULT_FIELDS, make_data, make_encoder, make_targets
 
 BASE = {"student_layers": 2, "epochs": 2, "epochs_per_layer": 2}
-OTHER = ANOTHER | {
+OTHER = NON_DEFAULT_FIELDS | {
     "regime": {"pid": "sid", "sid": "pid", "hard": "kd", "kd": "id", "id": "hard"},
     "student_layers": 3,
     "assistant_layers": 3,

@@ -13,7 +13,7 @@ from ikd_ray.distill import data_loader, loop, training
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.targets import TargetBatch
-from tests.helpers.tiny import make_encoder, make_targets
+from tests.helpers.tiny_models import make_encoder, make_targets
 
 STEPS = 6  # of 48 examples in batches of 8
 

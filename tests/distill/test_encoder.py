@@ -7,7 +7,7 @@ import torch
 
 from ikd_ray.distill.encoder import FAMILIES, Encoder
 from ikd_ray.distill.losses import attention_kl, cls_cosine
-from tests.helpers.tiny import HEADS, HIDDEN, make_encoder, make_hf, random_batch
+from tests.helpers.tiny_models import HEADS, HIDDEN, make_classifier, make_encoder, random_batch
 
 LENGTHS = [3, 9, 1, 6]
 LAYERS = 4
@@ -38,7 +38,7 @@ def test_the_families_are_the_designs():
 @every_family
 @pytest.mark.parametrize("labels", [1, 3])
 def test_equals_hugging_face_on_a_padded_batch(family, labels):
-    model = make_hf(family, LAYERS, labels)
+    model = make_classifier(family, LAYERS, labels)
     batch = batch_for(model)
     expected = eager(model, batch)
     with torch.no_grad():
@@ -125,7 +125,7 @@ def test_a_truncated_pass_has_the_same_losses_and_gradients(family, depth):
 @every_family
 def test_recorded_attention_is_before_dropout(family):
     """Attention's own dropout: with it alone, layer 1 records in training what it does in evaluation."""
-    model = make_hf(family, LAYERS)
+    model = make_classifier(family, LAYERS)
     batch = batch_for(model)
     encoder = Encoder(model)
     with torch.no_grad():

@@ -9,8 +9,8 @@ import torch
 from ikd_ray.config import PrefixConfig, Trial
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.regimes import REGIMES
-from tests.helpers import plain
-from tests.helpers.tiny import make_encoder, make_targets, state
+from tests.helpers import plain_loop
+from tests.helpers.tiny_models import copy_state, make_encoder, make_targets
 
 IN_MEMORY, ON_DISK, RECOMPUTED = (
     PrefixConfig(),
@@ -32,7 +32,7 @@ def fast_states(course: Distillation):
     """The student's state after each stage."""
     states = {}
     for epoch in course:
-        states[epoch.stage] = state(course.student.model)
+        states[epoch.stage] = copy_state(course.student.model)
     return list(states.values())
 
 
@@ -63,9 +63,9 @@ def test_weights_after_each_stage_equal_the_plain_loops(setting, fields):
     data, targets = setting
     trial = trial_of(fields)
     course = Distillation(trial, data, targets)
-    start = state(course.student.model)
+    start = copy_state(course.student.model)
     expected = list(
-        plain.train_stages(
+        plain_loop.train_stages(
             course.student.model, targets.teacher.model, course.stages, trial, data, course.matched
         )
     )
@@ -87,7 +87,7 @@ def test_where_the_frozen_prefix_is_kept_changes_nothing(setting, fields, config
         for name, value in a.metrics.items():
             if not name.startswith("time/"):
                 assert value == pytest.approx(b.metrics[name], rel=1e-5), name
-    a, b = state(kept.student.model), state(other.student.model)
+    a, b = copy_state(kept.student.model), copy_state(other.student.model)
     assert max(distance(a[name], b[name]) for name in b) < 1e-5
 
 

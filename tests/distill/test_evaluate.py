@@ -10,8 +10,8 @@ from ikd_ray.data.batches import collate
 from ikd_ray.distill import evaluate
 from ikd_ray.distill.evaluate import Comparison, score
 from ikd_ray.distill.student import build_student, layer_map
-from tests.helpers import reference
-from tests.helpers.tiny import make_encoder, make_targets
+from tests.helpers import numpy_losses
+from tests.helpers.tiny_models import make_encoder, make_targets
 
 TASKS = ["cola", "stsb", "mnli", "mrpc"]
 
@@ -76,8 +76,8 @@ def test_comparison_is_the_mean_over_examples_one_by_one(setting, task, matched)
             for i, source in enumerate(matched):
                 length = int(split.lengths[row])
                 maps = output.attention[i + 1][0].numpy(), target.attention[source][0].numpy()
-                kl[i, row] = reference.attention_kl_one(*maps, length)
-                cos[i, row] = reference.cls_cosine(output.cls[i + 1].numpy(), target.cls[source].numpy())
+                kl[i, row] = numpy_losses.attention_kl_one(*maps, length)
+                cos[i, row] = numpy_losses.cls_cosine(output.cls[i + 1].numpy(), target.cls[source].numpy())
         for i in range(2):
             assert metrics[f"{name}/layer_{i + 1}/kl"] == pytest.approx(kl[i].mean(), rel=1e-4)
             assert metrics[f"{name}/layer_{i + 1}/cos"] == pytest.approx(cos[i].mean(), rel=1e-4)

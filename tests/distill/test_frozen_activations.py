@@ -11,7 +11,7 @@ from ikd_ray.config import PrefixConfig
 from ikd_ray.data.batches import collate
 from ikd_ray.distill.encoder import FAMILIES
 from ikd_ray.distill.frozen_activations import FrozenActivations
-from tests.helpers.tiny import HIDDEN, make_encoder
+from tests.helpers.tiny_models import HIDDEN, make_encoder
 
 LAYERS = 3
 

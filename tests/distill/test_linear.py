@@ -8,7 +8,7 @@ from torch import nn
 
 from ikd_ray.distill.linear import HAS_ONEDNN, Linear, onednn_product, use_onednn
 from ikd_ray.distill.student import latency_ms
-from tests.helpers.tiny import make_encoder, make_hf, random_batch, state
+from tests.helpers.tiny_models import copy_state, make_classifier, make_encoder, random_batch
 
 needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="this PyTorch has no oneDNN")
 
@@ -70,8 +70,8 @@ def kinds(model) -> set[type]:
 @needs_onednn
 @pytest.mark.parametrize("family", ["bert", "distilbert", "electra"])
 def test_a_model_is_the_same_either_way(family):
-    model, batch = make_hf(family), random_batch([3, 9, 1, 6])
-    before, given = state(model), (batch.ids, batch.mask.long())
+    model, batch = make_classifier(family), random_batch([3, 9, 1, 6])
+    before, given = copy_state(model), (batch.ids, batch.mask.long())
     with torch.no_grad():
         expected = model(*given).logits
         use_onednn(model, True)
@@ -80,7 +80,7 @@ def test_a_model_is_the_same_either_way(family):
         use_onednn(model, False)
         assert kinds(model) == {nn.Linear}
         assert torch.equal(model(*given).logits, expected)
-    assert state(model).keys() == before.keys()
+    assert copy_state(model).keys() == before.keys()
 
 
 def test_latency_is_of_the_model_as_its_users_have_it(monkeypatch):

@@ -15,7 +15,7 @@ from ikd_ray.distill.student import layer_map, size_metrics
 from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.training import DivergedError
 from ikd_ray.errors import UsageError
-from tests.helpers.tiny import changed, make_encoder, make_targets, state
+from tests.helpers.tiny_models import changed_tensors, copy_state, make_encoder, make_targets
 
 FAST = {"student_layers": 2, "batch_size": 8, "learning_rate": 3e-3, "epochs": 2, "epochs_per_layer": 2}
 
@@ -32,13 +32,13 @@ def timeless(metrics: dict[str, float]) -> dict[str, float]:
 
 def stage_changes(course: Distillation) -> list[set[str]]:
     """Names of the tensors that each stage changed."""
-    snapshots, last = [state(course.student)], None
+    snapshots, last = [copy_state(course.student)], None
     for epoch in course:
         if epoch.stage == last:
             snapshots.pop()
-        snapshots.append(state(course.student))
+        snapshots.append(copy_state(course.student))
         last = epoch.stage
-    return [changed(*pair) for pair in itertools.pairwise(snapshots)]
+    return [changed_tensors(*pair) for pair in itertools.pairwise(snapshots)]
 
 
 def groups(course: Distillation) -> dict[str, set[str]]:
@@ -176,10 +176,10 @@ def test_the_student_starts_from_the_teacher(start, teacher, init):
     course = start(student_init=init)
     assert course.matched == layer_map(2, 4) == (2, 4)
     source = teacher.layers[1 if init == "mapped" else 0].state_dict()
-    assert not changed(source, course.student.layers[0].state_dict())
-    before = state(teacher)
+    assert not changed_tensors(source, course.student.layers[0].state_dict())
+    before = copy_state(teacher)
     list(course)
-    assert not changed(before, state(teacher))
+    assert not changed_tensors(before, copy_state(teacher))
 
 
 def test_a_cosine_threshold_ends_a_stage_and_changes_nothing_else(start):
@@ -221,9 +221,9 @@ def test_the_same_seed_twice_is_bit_identical(data, targets, regime):
         reports = []
         trial = Trial(**(FAST | {"regime": regime, "seed": seed}))
         result = distill(trial, data, dropping, report=reports.append)
-        results.append(([timeless(e.metrics) for e in reports], state(result.student)))
+        results.append(([timeless(e.metrics) for e in reports], copy_state(result.student)))
     assert results[0][0] == results[1][0]
-    assert not changed(results[0][1], results[1][1])
+    assert not changed_tensors(results[0][1], results[1][1])
     assert results[0][0] != results[2][0]
 
 

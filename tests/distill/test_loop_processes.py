@@ -7,8 +7,8 @@ import pytest
 from ikd_ray.config import Trial
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.targets import Targets
-from tests.helpers.tiny import changed, make_encoder, state
-from tests.helpers.workers import JOBS, taught
+from tests.helpers.distributed_jobs import JOBS, targets_for
+from tests.helpers.tiny_models import changed_tensors, copy_state, make_encoder
 
 
 def training(metrics: dict[str, float]) -> dict[str, float]:
@@ -21,10 +21,10 @@ def test_two_processes_are_one(two_processes, data, name):
     job = two_processes.jobs[name]
     assert [rank.get("error") for rank in job.ranks] == [None, None]
     first, second = job.ranks
-    assert not changed(first["state"], second["state"])
+    assert not changed_tensors(first["state"], second["state"])
     targets = Targets(two_processes.folder, data, make_encoder(dropout=job.dropout))
     trial = Trial(**job.trial)
-    course = Distillation(trial, data, **taught(trial, targets, data))
+    course = Distillation(trial, data, **targets_for(trial, targets, data))
     alone = [epoch.metrics for epoch in course]
     assert len(alone) == len(first["metrics"]) == len(second["metrics"])
     tolerance = 0.02 if job.dropout else 1e-4
@@ -34,6 +34,6 @@ def test_two_processes_are_one(two_processes, data, name):
         assert any(key.startswith("dev/") for key in mine)
         assert not any(key.startswith("dev/") for key in theirs), "rank 0 alone evaluates"
     if not job.dropout:
-        for key, value in state(course.student).items():
+        for key, value in copy_state(course.student).items():
             if not key.endswith("key.bias"):  # softmax is blind to it: its gradient is rounding error
                 assert (value - first["state"][key]).abs().mean() < 1e-4, key

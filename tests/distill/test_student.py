@@ -6,7 +6,7 @@ from transformers import AutoModelForSequenceClassification
 
 from ikd_ray.distill.encoder import FAMILIES, Encoder
 from ikd_ray.distill.student import build_student, latency_ms, layer_map, size_metrics
-from tests.helpers.tiny import HIDDEN, VOCABULARY, make_encoder, random_batch
+from tests.helpers.tiny_models import HIDDEN, VOCABULARY, make_encoder, random_batch
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from ikd_ray.config import TargetConfig
 from ikd_ray.data.batches import collate
 from ikd_ray.distill.targets import Targets, key_of, size_gb, stored_gb, stores_attention
 from ikd_ray.errors import UsageError
-from tests.helpers.target_files import HALF, LAYERS, build
-from tests.helpers.tiny import HEADS, HIDDEN, make_encoder
+from tests.helpers.target_files import HALF, LAYERS, build_all
+from tests.helpers.tiny_models import HEADS, HIDDEN, make_encoder
 
 
 def pairs_of(batch) -> torch.Tensor:
@@ -86,7 +86,7 @@ def test_stored_attention_needs_no_teacher_pass(targets, data, monkeypatch):
 
 def test_attention_that_is_not_stored_is_computed(tmp_path, data, teacher):
     """All of it, also a layer that another sweep has stored: what is read is decided once."""
-    build(tmp_path, data, teacher, layers=[2])
+    build_all(tmp_path, data, teacher, layers=[2])
     batch = collate(data.splits["dev"], np.array([5, 0, 9]), data.pad_id)
     with torch.no_grad():
         online = teacher(batch, attend=[2, 3])
@@ -154,7 +154,7 @@ def test_size_by_hand(data, teacher):
 def test_size_is_what_the_files_take(tmp_path, data, teacher, attention):
     layers = [2, 3]
     assert stored_gb(tmp_path / "nothing", layers) == 0
-    build(tmp_path, data, teacher, layers, attention)
+    build_all(tmp_path, data, teacher, layers, attention)
     size, headers = size_gb(data, teacher, layers, attention), 10 * 128 / 1e9
     assert stored_gb(tmp_path, layers) == pytest.approx(size, abs=headers)
     assert stored_gb(tmp_path, [2]) == pytest.approx(size_gb(data, teacher, [2], attention), abs=headers)

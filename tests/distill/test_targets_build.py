@@ -19,12 +19,19 @@ from ikd_ray.distill.targets import build_targets, size_gb, stored_gb
 from ikd_ray.errors import UsageError
 from ikd_ray.storage import array_files, store
 from ikd_ray.storage.by_length import LengthOrder
-from tests.helpers.target_files import HALF, assert_equal_contents, build, content_bytes, contents, parts_of
-from tests.helpers.tiny import HEADS, HIDDEN, make_encoder
+from tests.helpers.target_files import (
+    HALF,
+    array_contents,
+    assert_arrays_close,
+    build_all,
+    content_bytes,
+    part_inodes,
+)
+from tests.helpers.tiny_models import HEADS, HIDDEN, make_encoder
 
 
 def test_progress_counts_examples(tmp_path, data, teacher):
-    steps = build(tmp_path, data, teacher, layers=[4])
+    steps = build_all(tmp_path, data, teacher, layers=[4])
     total = len(data.train) + len(data.splits["dev"])
     assert steps[-1] == (total, total)
     assert [done for done, _ in steps] == sorted({done for done, _ in steps})
@@ -56,39 +63,39 @@ def test_a_step_holds_no_more_attention_than_it_may(tmp_path, data, teacher, tar
     monkeypatch.setattr(
         teacher, "forward", lambda batch, **keys: shapes.append(batch.ids.shape) or forward(batch, **keys)
     )
-    build(tmp_path, data, teacher)
+    build_all(tmp_path, data, teacher)
     assert all(4 * HEADS * rows * length**2 <= cells for rows, length in shapes)
     assert len({rows for rows, _ in shapes}) > 2
-    assert_equal_contents(contents(tmp_path), contents(targets.folder))
+    assert_arrays_close(array_contents(tmp_path), array_contents(targets.folder))
 
 
 def test_only_what_is_missing_is_computed(tmp_path, data, teacher, monkeypatch):
-    build(tmp_path, data, teacher, layers=[1], attention=False)
+    build_all(tmp_path, data, teacher, layers=[1], attention=False)
     asked, forward = [], teacher.forward
     monkeypatch.setattr(
         teacher, "forward", lambda batch, **keys: asked.append(keys) or forward(batch, **keys)
     )
-    build(tmp_path, data, teacher, layers=[1, 2], attention=False)
+    build_all(tmp_path, data, teacher, layers=[1, 2], attention=False)
     assert asked == [{"depth": 2, "attend": [], "classify": False}] * len(asked)
 
 
 def test_a_later_layer_builds_only_what_is_missing(tmp_path, data, teacher):
-    assert build(tmp_path, data, teacher, layers=[2], attention=False)
-    first = parts_of(tmp_path)
+    assert build_all(tmp_path, data, teacher, layers=[2], attention=False)
+    first = part_inodes(tmp_path)
     assert set(first) == {"logits", "cls-2"}
-    assert build(tmp_path, data, teacher, layers=[2, 4])
-    second = parts_of(tmp_path)
+    assert build_all(tmp_path, data, teacher, layers=[2, 4])
+    second = part_inodes(tmp_path)
     assert set(second) == {"logits", "cls-2", "cls-4", "attention-2", "attention-4"}
     assert {name: second[name] for name in first} == first
-    assert build(tmp_path, data, teacher, layers=[2, 4]) == []
-    assert parts_of(tmp_path) == second
+    assert build_all(tmp_path, data, teacher, layers=[2, 4]) == []
+    assert part_inodes(tmp_path) == second
 
 
 @pytest.mark.parametrize("part", ["logits", "cls-2", "attention-2"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest"])
 def test_a_damaged_part_is_rebuilt(tmp_path, data, teacher, part, damage):
-    build(tmp_path, data, teacher, layers=[2])
-    good, before = contents(tmp_path), parts_of(tmp_path)
+    build_all(tmp_path, data, teacher, layers=[2])
+    good, before = array_contents(tmp_path), part_inodes(tmp_path)
     victim = tmp_path / part / ("manifest.json" if damage == "manifest" else "train.npy")
     content = bytearray(victim.read_bytes())
     if damage == "remove":
@@ -98,9 +105,9 @@ def test_a_damaged_part_is_rebuilt(tmp_path, data, teacher, part, damage):
         victim.write_bytes(content)
     else:
         victim.write_bytes(content[: len(content) // 2])
-    assert build(tmp_path, data, teacher, layers=[2])
-    assert_equal_contents(contents(tmp_path), good)
-    after = parts_of(tmp_path)
+    assert build_all(tmp_path, data, teacher, layers=[2])
+    assert_arrays_close(array_contents(tmp_path), good)
+    after = part_inodes(tmp_path)
     assert {name for name in before if before[name] == after[name]} >= set(before) - {part}
     assert store.is_intact(tmp_path / part)
 
@@ -132,18 +139,18 @@ def interrupt(folder, data, teacher, layers, after: int) -> None:
 
 @pytest.mark.parametrize("after", [1, 4, 6, 7, 8])
 def test_an_interrupted_build_goes_on(tmp_path, data, teacher, steps, passes, after):
-    assert len(build(tmp_path / "once", data, teacher, layers=[2, 3])) == len(passes) == steps.total
+    assert len(build_all(tmp_path / "once", data, teacher, layers=[2, 3])) == len(passes) == steps.total
     passes.clear()
     interrupt(tmp_path / "t", data, teacher, [2, 3], after)
-    assert all(name.startswith(".") for name in parts_of(tmp_path / "t")), "something half-written"
+    assert all(name.startswith(".") for name in part_inodes(tmp_path / "t")), "something half-written"
     assert len(passes) == after
-    progress = build(tmp_path / "t", data, teacher, layers=[2, 3])
+    progress = build_all(tmp_path / "t", data, teacher, layers=[2, 3])
     total = len(data.train) + len(data.splits["dev"])
     assert [done for done, _ in progress] == [8, 16, 24, 32, 40, 48, 56, 64, 68][after:]
     assert {whole for _, whole in progress} == {total}
     assert len(passes) == steps.total
     assert content_bytes(tmp_path / "t") == content_bytes(tmp_path / "once")
-    assert set(parts_of(tmp_path / "t")) == {"logits", "cls-2", "cls-3", "attention-2", "attention-3"}
+    assert set(part_inodes(tmp_path / "t")) == {"logits", "cls-2", "cls-3", "attention-2", "attention-3"}
 
 
 def _build_until_killed(folder: Path, data_folder: Path, durable: int, after: int) -> None:
@@ -158,14 +165,14 @@ def _build_until_killed(folder: Path, data_folder: Path, durable: int, after: in
 
 
 def test_a_killed_build_goes_on(tmp_path, data, teacher, steps, passes):
-    build(tmp_path / "once", data, teacher, layers=[2, 3])
+    build_all(tmp_path / "once", data, teacher, layers=[2, 3])
     passes.clear()
     arguments = (tmp_path / "t", data.folder, 3, 5)
     process = multiprocessing.get_context("spawn").Process(target=_build_until_killed, args=arguments)
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
-    build(tmp_path / "t", data, teacher, layers=[2, 3])
+    build_all(tmp_path / "t", data, teacher, layers=[2, 3])
     assert len(passes) == steps.total - 3
     assert content_bytes(tmp_path / "t") == content_bytes(tmp_path / "once")
 
@@ -173,7 +180,7 @@ def test_a_killed_build_goes_on(tmp_path, data, teacher, steps, passes):
 def test_a_build_killed_while_publishing_needs_no_teacher(
     tmp_path, data, teacher, steps, passes, monkeypatch
 ):
-    build(tmp_path / "once", data, teacher, layers=[2, 3])
+    build_all(tmp_path / "once", data, teacher, layers=[2, 3])
     original, published = store.publish, []
 
     def publish(folder: Path, target: Path) -> None:
@@ -185,9 +192,9 @@ def test_a_build_killed_while_publishing_needs_no_teacher(
     with monkeypatch.context() as patch:
         patch.setattr(store, "publish", publish)
         with pytest.raises(KeyboardInterrupt):
-            build(tmp_path / "t", data, teacher, layers=[2, 3])
+            build_all(tmp_path / "t", data, teacher, layers=[2, 3])
     passes.clear()
-    assert build(tmp_path / "t", data, teacher, layers=[2, 3]) == []
+    assert build_all(tmp_path / "t", data, teacher, layers=[2, 3]) == []
     assert passes == []
     assert content_bytes(tmp_path / "t") == content_bytes(tmp_path / "once")
 
@@ -199,21 +206,21 @@ def test_a_build_of_other_layers_was_interrupted(
     tmp_path, data, teacher, steps, passes, before, then, goes_on
 ):
     """What it has is used where it has all that is asked for, and is gone in the end."""
-    build(tmp_path / "once", data, teacher, layers=then)
+    build_all(tmp_path / "once", data, teacher, layers=then)
     interrupt(tmp_path / "t", data, teacher, before, 4)
     passes.clear()
-    build(tmp_path / "t", data, teacher, layers=then)
+    build_all(tmp_path / "t", data, teacher, layers=then)
     assert len(passes) == steps.total - (4 if goes_on else 0)
-    assert_equal_contents(contents(tmp_path / "t"), contents(tmp_path / "once"))
-    assert ".unfinished" not in parts_of(tmp_path / "t")
+    assert_arrays_close(array_contents(tmp_path / "t"), array_contents(tmp_path / "once"))
+    assert ".unfinished" not in part_inodes(tmp_path / "t")
 
 
 def test_a_build_with_other_steps_was_interrupted(tmp_path, data, teacher, steps, passes, monkeypatch):
     interrupt(tmp_path / "t", data, teacher, [2], 4)
     monkeypatch.setattr(module, "BATCH", 9)
-    build(tmp_path / "once", data, teacher, layers=[2])
+    build_all(tmp_path / "once", data, teacher, layers=[2])
     passes.clear()
-    build(tmp_path / "t", data, teacher, layers=[2])
+    build_all(tmp_path / "t", data, teacher, layers=[2])
     assert len(passes) == 6 + 3
     assert content_bytes(tmp_path / "t") == content_bytes(tmp_path / "once")
 
@@ -227,17 +234,17 @@ def test_a_disk_too_full_is_said_before_anything_is_written(tmp_path, data, teac
     need = size_gb(data, teacher, [2], attention) * 1e9
     disk_with(monkeypatch, need)  # not all of it may be taken
     with pytest.raises(UsageError, match=rf"{tmp_path}: .* {need / 1e9:.3g} GB more .* --output") as caught:
-        build(tmp_path, data, teacher, [2], attention)
+        build_all(tmp_path, data, teacher, [2], attention)
     assert "\n" not in str(caught.value)
     assert {path.name for path in tmp_path.iterdir()} <= {".lock"}
     disk_with(monkeypatch, need / 0.9 + 1)
-    assert build(tmp_path, data, teacher, [2], attention)
+    assert build_all(tmp_path, data, teacher, [2], attention)
 
 
 def test_a_full_disk_does_not_matter_where_all_is_there(tmp_path, data, teacher, monkeypatch):
-    build(tmp_path, data, teacher, [2])
+    build_all(tmp_path, data, teacher, [2])
     disk_with(monkeypatch, 0)
-    assert build(tmp_path, data, teacher, [2]) == []
+    assert build_all(tmp_path, data, teacher, [2]) == []
 
 
 def test_what_an_interrupted_build_has_needs_no_room(tmp_path, data, teacher, steps, monkeypatch):
@@ -246,17 +253,17 @@ def test_what_an_interrupted_build_has_needs_no_room(tmp_path, data, teacher, st
     need = size_gb(data, teacher, [2])
     assert 0.3 * need < there < need
     disk_with(monkeypatch, (need - there) * 1e9 / 0.9 + 1)
-    assert build(tmp_path, data, teacher, [2])
+    assert build_all(tmp_path, data, teacher, [2])
 
 
 def test_a_failing_build_leaves_what_was_there(tmp_path, data, teacher, monkeypatch):
-    build(tmp_path, data, teacher, layers=[2])
-    before = parts_of(tmp_path)
+    build_all(tmp_path, data, teacher, layers=[2])
+    before = part_inodes(tmp_path)
     broken = make_encoder()
     monkeypatch.setattr(broken, "forward", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        build(tmp_path, data, broken, layers=[2, 3])
-    after = parts_of(tmp_path)
+        build_all(tmp_path, data, broken, layers=[2, 3])
+    after = part_inodes(tmp_path)
     assert after.keys() - before.keys() == {".unfinished"}
     assert {name: after[name] for name in before} == before
     assert all(store.is_intact(tmp_path / part) for part in before)
@@ -264,8 +271,8 @@ def test_a_failing_build_leaves_what_was_there(tmp_path, data, teacher, monkeypa
 
 def test_two_processes_at_once_leave_one_intact_store(two_processes, targets):
     assert sorted(steps > 0 for steps in two_processes.built) == [False, True]
-    parts = parts_of(two_processes.folder)
+    parts = part_inodes(two_processes.folder)
     assert set(parts) == {"logits", "cls-2", "cls-4", "attention-2", "attention-4"}
     assert all(store.is_intact(two_processes.folder / part) for part in parts)
-    alone = {name: a for name, a in contents(targets.folder).items() if name.split("/")[0] in parts}
-    assert_equal_contents(contents(two_processes.folder), alone)
+    alone = {name: a for name, a in array_contents(targets.folder).items() if name.split("/")[0] in parts}
+    assert_arrays_close(array_contents(two_processes.folder), alone)

@@ -25,7 +25,14 @@ from ikd_ray.distill.teacher import (
 from ikd_ray.errors import UsageError
 from ikd_ray.storage import store
 from ikd_ray.tasks import Task, get_task
-from tests.helpers.tiny import changed, make_dataset, make_hf, random_batch, state, write_tokenizer
+from tests.helpers.tiny_models import (
+    changed_tensors,
+    copy_state,
+    make_classifier,
+    make_dataset,
+    random_batch,
+    write_tokenizer,
+)
 
 COLA = get_task("cola")
 CPU = torch.device("cpu")
@@ -38,7 +45,7 @@ def save(tmp_path):
 
     def write(name: str, family: str = "bert", labels: int = 2, head: bool = False, **config) -> Path:
         folder = tmp_path / name
-        model = make_hf(family, layers=2, labels=labels)
+        model = make_classifier(family, layers=2, labels=labels)
         for key, value in config.items():
             setattr(model.config, key, value)
         (model if head else model.base_model).save_pretrained(folder)
@@ -97,7 +104,7 @@ def test_a_folder_without_a_config_is_refused(save):
 
 def test_weights_that_are_no_safetensors_are_refused(save):
     folder = save("model")
-    torch.save(make_hf(layers=2).base_model.state_dict(), folder / "pytorch_model.bin")
+    torch.save(make_classifier(layers=2).base_model.state_dict(), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     assert "safetensors" in refusal(folder)
 
@@ -174,7 +181,7 @@ def test_patience(save, data, tmp_path, monkeypatch, scores, ran, best):
     seen = []
 
     def scripted(model, _):
-        seen.append(state(model))
+        seen.append(copy_state(model))
         return {"dev/mcc": scores[min(len(seen), len(scores)) - 1]}
 
     monkeypatch.setattr(teachers, "score", scripted)
@@ -183,8 +190,8 @@ def test_patience(save, data, tmp_path, monkeypatch, scores, ran, best):
     epochs, record = make(source, data, config, tmp_path / "kept")
     assert len(epochs) == ran
     assert epochs[-1].remaining == len(scores) - ran
-    assert changed(seen[best - 1], seen[best])
-    assert not changed(seen[best - 1], state(load_teacher(record.folder)))
+    assert changed_tensors(seen[best - 1], seen[best])
+    assert not changed_tensors(seen[best - 1], copy_state(load_teacher(record.folder)))
 
 
 def test_the_held_out_examples_choose_the_epoch(save, tmp_path, monkeypatch):
@@ -195,7 +202,7 @@ def test_the_held_out_examples_choose_the_epoch(save, tmp_path, monkeypatch):
 
     def scripted(model, given):
         assert set(given.evaluation()) == {"dev", "holdout"}
-        seen.append(state(model))
+        seen.append(copy_state(model))
         return {"dev/mcc": float(len(seen)), "holdout/mcc": scores[len(seen) - 1]}
 
     monkeypatch.setattr(teachers, "score", scripted)
@@ -203,14 +210,14 @@ def test_the_held_out_examples_choose_the_epoch(save, tmp_path, monkeypatch):
     config = TeacherConfig(epochs=5, patience=2, learning_rate=1e-3)
     epochs, record = make(source, data, config, tmp_path / "kept")
     assert len(epochs) == 3
-    assert changed(seen[0], seen[2])
-    assert not changed(seen[0], state(load_teacher(record.folder)))
+    assert changed_tensors(seen[0], seen[2])
+    assert not changed_tensors(seen[0], copy_state(load_teacher(record.folder)))
 
 
 def test_fine_tuning_trains_every_part(save, data, tmp_path):
     folder = save("model")
     _, record = make(find_teacher(str(folder), COLA), data, CONFIG, tmp_path / "kept")
-    before = make_hf(layers=2).state_dict()
+    before = make_classifier(layers=2).state_dict()
     after = load_teacher(record.folder).model.state_dict()
     still = {name for name in before if torch.equal(before[name], after[name])}
     assert still <= {name for name in before if name.endswith("position_ids")}
@@ -222,7 +229,7 @@ def test_a_fine_tuned_folder_is_used_as_it_is(save, data, tmp_path):
     assert epochs == record.history == []
     original = AutoModelForSequenceClassification.from_pretrained(folder)
     kept = load_teacher(record.folder)
-    assert not changed(original.state_dict(), kept.model.state_dict())
+    assert not changed_tensors(original.state_dict(), kept.model.state_dict())
     assert record.metrics == pytest.approx(score(kept, data))
 
 
@@ -305,7 +312,9 @@ def test_the_same_seed_gives_the_same_teacher(save, data, tmp_path):
         torch.manual_seed(number)
         records.append(make(source, data, config, tmp_path / str(number))[1])
     assert records[0].history == records[1].history
-    assert not changed(state(load_teacher(records[0].folder)), state(load_teacher(records[1].folder)))
+    assert not changed_tensors(
+        copy_state(load_teacher(records[0].folder)), copy_state(load_teacher(records[1].folder))
+    )
 
 
 def test_a_folder_without_a_tokenizer_is_refused(save):

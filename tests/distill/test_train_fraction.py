@@ -20,13 +20,13 @@ from ikd_ray.distill.epoch_cache import EpochCache
 from ikd_ray.distill.frozen_activations import KEPT, FrozenActivations
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.errors import UsageError
-from tests.helpers.tiny import (
+from tests.helpers.tiny_models import (
     HIDDEN,
-    changed,
+    changed_tensors,
+    copy_state,
     make_dataset,
     make_encoder,
     make_targets,
-    state,
     write_tokenizer,
 )
 
@@ -107,9 +107,9 @@ def test_a_share_is_as_good_as_a_set_of_just_these_examples(data, targets, cut, 
         assert share == pytest.approx(alone, rel=2e-3, abs=2e-4)
         if exact:
             assert [share["train/loss"], share["dev/mcc"]] == [alone["train/loss"], alone["dev/mcc"]]
-    states = [state(course.student) for course in courses]
+    states = [copy_state(course.student) for course in courses]
     if exact:
-        assert not changed(*states)
+        assert not changed_tensors(*states)
     for name, tensor in states[0].items():
         torch.testing.assert_close(tensor, states[1][name], rtol=0, atol=2e-3, msg=name)
 

@@ -14,7 +14,7 @@ from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.regimes import Stage
 from ikd_ray.distill.vocabulary import CompactVocabulary
 from ikd_ray.storage.ragged import Ragged, offsets_of
-from tests.helpers.tiny import make_encoder, make_targets, state
+from tests.helpers.tiny_models import copy_state, make_encoder, make_targets
 
 STAGE = Stage("C", epochs=2, hard=1.0, trains=(1, 2), head=True, embeddings=True)
 
@@ -34,7 +34,7 @@ def train(data, family, monkeypatch, kind):
     settings = Trial(learning_rate=1e-3, batch_size=8)
     course = training.StageTraining(model, STAGE, settings, data, None, (), DistributedContext())
     losses = [metrics["train/loss"] for metrics in training.train_stage(course)]
-    return losses, state(model.model)
+    return losses, copy_state(model.model)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra"])

@@ -14,8 +14,14 @@ import pytest
 from ikd_ray import records
 from ikd_ray.analysis.pareto import GENERATED
 from ikd_ray.storage import store
-from tests.helpers.screen import run
-from tests.helpers.students import LARGE, SENTENCE, SMALL, everything, sweep_of_students
+from tests.helpers.sample_students import (
+    LARGE_EXPORT,
+    SENTENCE,
+    SMALL_EXPORT,
+    file_contents,
+    make_student_sweep,
+)
+from tests.helpers.terminal import invoke
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "sweeps" / "export.py"
@@ -23,7 +29,7 @@ SCRIPT = ROOT / "sweeps" / "export.py"
 
 @pytest.fixture
 def output(tmp_path) -> Path:
-    sweep_of_students(tmp_path / "outputs")
+    make_student_sweep(tmp_path / "outputs")
     return tmp_path / "outputs"
 
 
@@ -33,31 +39,31 @@ def app(command_line):
 
 
 def test_generated_corpus_is_unmissable(tmp_path, app):
-    sweep_of_students(tmp_path / "outputs", generated=True)
-    result = run(app, "--task", "cola", "--output", tmp_path / "outputs", "--to", tmp_path / "exports")
+    make_student_sweep(tmp_path / "outputs", generated=True)
+    result = invoke(app, "--task", "cola", "--output", tmp_path / "outputs", "--to", tmp_path / "exports")
     assert result.exit_code == 0
     assert GENERATED in result.stdout
-    card = (tmp_path / "exports" / SMALL / "README.md").read_text()
+    card = (tmp_path / "exports" / SMALL_EXPORT / "README.md").read_text()
     assert card.count(GENERATED) >= 2
     assert "generated-data" in card
-    assert json.loads((tmp_path / "exports" / SMALL / "ikd.json").read_text())["generated"] is True
+    assert json.loads((tmp_path / "exports" / SMALL_EXPORT / "ikd.json").read_text())["generated"] is True
 
 
 def test_existing_folder_is_refused_before_anything_is_written(output, tmp_path, app):
     to = tmp_path / "exports"
-    (to / LARGE).mkdir(parents=True)
-    (to / LARGE / "mine.txt").write_text("keep")
-    before = everything(to)
-    result = run(app, "--task", "cola", "--output", output, "--to", to)
+    (to / LARGE_EXPORT).mkdir(parents=True)
+    (to / LARGE_EXPORT / "mine.txt").write_text("keep")
+    before = file_contents(to)
+    result = invoke(app, "--task", "cola", "--output", output, "--to", to)
     assert result.exit_code == 2
-    assert LARGE in result.stderr
+    assert LARGE_EXPORT in result.stderr
     assert "--force" in result.stderr
-    assert everything(to) == before
-    assert [path.name for path in to.iterdir()] == [LARGE]
-    assert run(app, "--task", "cola", "--output", output, "--to", to, "--force").exit_code == 0
-    assert sorted(path.name for path in to.iterdir()) == [SMALL, LARGE]
-    assert not (to / LARGE / "mine.txt").exists()
-    assert store.is_intact(to / LARGE)
+    assert file_contents(to) == before
+    assert [path.name for path in to.iterdir()] == [LARGE_EXPORT]
+    assert invoke(app, "--task", "cola", "--output", output, "--to", to, "--force").exit_code == 0
+    assert sorted(path.name for path in to.iterdir()) == [SMALL_EXPORT, LARGE_EXPORT]
+    assert not (to / LARGE_EXPORT / "mine.txt").exists()
+    assert store.is_intact(to / LARGE_EXPORT)
 
 
 @pytest.mark.parametrize("damage", ["flip", "remove"])
@@ -69,22 +75,22 @@ def test_damaged_trial_is_skipped_and_told(output, tmp_path, app, damage):
         weights.write_bytes(content)
     else:
         weights.unlink()
-    result = run(app, "--task", "cola", "--output", output, "--to", tmp_path / "exports")
+    result = invoke(app, "--task", "cola", "--output", output, "--to", tmp_path / "exports")
     assert result.exit_code == 1
     assert "aaaa1111" in result.stderr
     assert "damaged" in result.stderr
-    assert [path.name for path in (tmp_path / "exports").iterdir()] == [LARGE]
+    assert [path.name for path in (tmp_path / "exports").iterdir()] == [LARGE_EXPORT]
 
 
 def test_command_takes_the_newest_sweep_with_a_student_and_prints_how_to_load(output, tmp_path, app):
-    newer = sweep_of_students(output, name="second")
+    newer = make_student_sweep(output, name="second")
     unfinished = output / "third"
     unfinished.mkdir()
     records.write_sweep(unfinished, records.read_sweep(newer))
-    sweep_of_students(output, name="of-rte", task="rte")
+    make_student_sweep(output, name="of-rte", task="rte")
     for age, name in enumerate(["of-rte", "third", "second", "first"]):
         os.utime(output / name / "sweep.json", (1e9 - age, 1e9 - age))
-    result = run(app, "--task", "cola", "--output", output, "--to", tmp_path / "exports")
+    result = invoke(app, "--task", "cola", "--output", output, "--to", tmp_path / "exports")
     assert result.exit_code == 0
     assert "front of sweep second" in result.stdout
     load = next(line for line in result.stdout.splitlines() if line.startswith("from transformers"))
@@ -127,7 +133,7 @@ def test_bad_input_is_one_line_and_writes_nothing(output, tmp_path, app, case):
     to = tmp_path / "exports"
     options = {"--output": output, "--to": to}
     more = [part for key, value in options.items() if key not in arguments for part in (key, value)]
-    result = run(app, *arguments, *more)
+    result = invoke(app, *arguments, *more)
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stdout == ""
@@ -142,17 +148,17 @@ def test_bad_input_is_one_line_and_writes_nothing(output, tmp_path, app, case):
 def test_target_that_cannot_be_written(output, tmp_path, app, to):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "gone")
-    before = everything(tmp_path)
-    result = run(app, "--task", "cola", "--output", output, "--to", tmp_path / to)
+    before = file_contents(tmp_path)
+    result = invoke(app, "--task", "cola", "--output", output, "--to", tmp_path / to)
     assert result.exit_code == 2
     assert result.stderr.startswith("error: --to ")
     assert result.stderr.count("\n") == 1
-    assert everything(tmp_path) == before
+    assert file_contents(tmp_path) == before
 
 
 def test_finished_trials_without_finite_objectives(output, tmp_path, app):
-    sweep_of_students(output, "diverged", objectives={"dev/f1": "max"})
-    result = run(
+    make_student_sweep(output, "diverged", objectives={"dev/f1": "max"})
+    result = invoke(
         app, "--task", "cola", "--name", "diverged", "--output", output, "--to", tmp_path / "exports"
     )
     assert result.exit_code == 2
@@ -163,7 +169,7 @@ def test_list_needs_no_student_and_no_torch_and_writes_nothing(output, tmp_path)
     for weights in output.glob("first/trials/*/student"):
         shutil.rmtree(weights)
     shutil.rmtree(output / "cache")
-    before = everything(tmp_path)
+    before = file_contents(tmp_path)
     arguments = ["export.py", "--task", "cola", "--output", str(output), "--list"]
     code = (
         f"import runpy, sys; sys.argv = {arguments!r}\n"
@@ -182,12 +188,12 @@ def test_list_needs_no_student_and_no_torch_and_writes_nothing(output, tmp_path)
     assert [line.split()[-1] for line in lines[-2:]] == ["bbbb2222", "aaaa1111"]  # the best first
     assert lines[-2].split()[:3] == ["pid", "2", "0.350"]
     assert "cccc3333" not in done.stdout
-    assert everything(tmp_path) == before
+    assert file_contents(tmp_path) == before
 
 
 def test_list_of_the_generated_corpus_says_so(tmp_path, app):
-    sweep_of_students(tmp_path / "outputs", generated=True)
-    result = run(app, "--task", "cola", "--output", tmp_path / "outputs", "--list")
+    make_student_sweep(tmp_path / "outputs", generated=True)
+    result = invoke(app, "--task", "cola", "--output", tmp_path / "outputs", "--list")
     assert result.exit_code == 0
     assert GENERATED in result.stdout
 
@@ -195,21 +201,21 @@ def test_list_of_the_generated_corpus_says_so(tmp_path, app):
 @pytest.mark.parametrize(
     ("pick", "wanted"),
     [
-        (["--pick", "best"], LARGE),
-        (["--pick", "smallest-within", "0.04"], LARGE),
-        (["--pick", "smallest-within", "0.05"], SMALL),
-        (["--pick", "smallest-within 0.05"], SMALL),
-        (["--pick=smallest-within=0.05"], SMALL),
+        (["--pick", "best"], LARGE_EXPORT),
+        (["--pick", "smallest-within", "0.04"], LARGE_EXPORT),
+        (["--pick", "smallest-within", "0.05"], SMALL_EXPORT),
+        (["--pick", "smallest-within 0.05"], SMALL_EXPORT),
+        (["--pick=smallest-within=0.05"], SMALL_EXPORT),
         (["--pick", "cccc3333"], "cola-sid-2L-cccc3333"),
     ],
 )
 def test_only_the_student_that_is_picked_is_exported(output, tmp_path, app, pick, wanted):
     to = tmp_path / "exports"
-    result = run(app, *pick, "--task", "cola", "--output", output, "--to", to)
+    result = invoke(app, *pick, "--task", "cola", "--output", output, "--to", to)
     assert result.exit_code == 0
     assert "a student of sweep first" in result.stdout
     assert [path.name for path in to.iterdir()] == [wanted]
-    listed = run(app, "--task", "cola", "--output", output, "--list", *pick)
+    listed = invoke(app, "--task", "cola", "--output", output, "--list", *pick)
     assert listed.stdout.splitlines()[-1].split()[-1] == wanted[-8:]
 
 

@@ -26,10 +26,10 @@ from ikd_ray.export.exported_files import INT8, ONNX, WEIGHTS, ExportError
 from ikd_ray.records import SweepRecord, TrialRecord
 from ikd_ray.storage import store
 from ikd_ray.tasks import get_task
-from tests.helpers.launch import write_glue
-from tests.helpers.screen import run
-from tests.helpers.students import everything
-from tests.helpers.tiny import make_data, make_hf, random_batch, write_tokenizer
+from tests.helpers.run_command import write_glue
+from tests.helpers.sample_students import file_contents
+from tests.helpers.terminal import invoke
+from tests.helpers.tiny_models import make_classifier, make_data, random_batch, write_tokenizer
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -65,7 +65,7 @@ def wanted(model, batch) -> np.ndarray:
 )
 def test_models_of_each_family_give_what_pytorch_gives(tmp_path, family, task):
     data, folder = make_data(tmp_path, task), tmp_path / "student"
-    model = make_hf(family, layers=1, labels=data.task.num_labels)
+    model = make_classifier(family, layers=1, labels=data.task.num_labels)
     model.save_pretrained(folder)
     data = replace(data, pad_id=model.config.pad_token_id)
     forms = OnnxExport(data, int8=True)(folder, TRIAL)
@@ -99,7 +99,7 @@ def test_models_of_each_family_give_what_pytorch_gives(tmp_path, family, task):
 
 def test_int8_metrics_are_those_of_its_own_logits_and_most_weights_have_a_byte(tmp_path):
     data, folder = make_data(tmp_path, dev=90), tmp_path / "student"
-    make_hf(layers=1).save_pretrained(folder)
+    make_classifier(layers=1).save_pretrained(folder)
     forms = OnnxExport(data, int8=True)(folder, TRIAL)
     split, found = data.splits["dev"], session(folder / INT8)
     own = np.empty((len(split), 2), np.float32)
@@ -121,7 +121,7 @@ def test_int8_metrics_are_those_of_its_own_logits_and_most_weights_have_a_byte(t
 
 def test_models_tell_their_opset_and_nothing_of_this_machine(tmp_path):
     data, folder = make_data(tmp_path), tmp_path / "student"
-    make_hf(layers=1).save_pretrained(folder)
+    make_classifier(layers=1).save_pretrained(folder)
     forms = OnnxExport(data, int8=False)(folder, TRIAL)
     model = onnx.load(folder / ONNX)
     onnx.checker.check_model(model, full_check=True)
@@ -134,7 +134,7 @@ def test_models_tell_their_opset_and_nothing_of_this_machine(tmp_path):
 
 def test_another_models_logits_are_seen(tmp_path):
     data, folder = make_data(tmp_path), tmp_path / "student"
-    model = make_hf(layers=1)
+    model = make_classifier(layers=1)
     model.save_pretrained(folder)
     export = OnnxExport(data, int8=False)
     inputs = export(folder, TRIAL).inputs
@@ -168,7 +168,7 @@ def make_sweep(home: Path) -> Path:
     for number, (id, layers, mcc) in enumerate(
         [("aaaa1111", 1, 0.3), ("bbbb2222", 2, 0.35), ("cccc3333", 2, 0.2)]
     ):
-        model = make_hf(layers=layers, seed=number)
+        model = make_classifier(layers=layers, seed=number)
         params = Trial.model_validate({"regime": "kd", "student_layers": layers}).params()
         metrics = score(Encoder(model), data) | {"dev/mcc": mcc, "student/params": model.num_parameters()}
         trial = TrialRecord(id, number, params, [2, 4][-layers:], "finished", metrics)
@@ -223,7 +223,7 @@ def test_the_cards_example_runs(output, tmp_path, app):
         "aaaa1111",
         "--onnx",
     )
-    assert run(app, *arguments).exit_code == 0
+    assert invoke(app, *arguments).exit_code == 0
     (folder,) = (tmp_path / "to").iterdir()
     code = (folder / "README.md").read_text().split("## ONNX")[1].split("```python\n")[1].split("```")[0]
     shown, names = io.StringIO(), {}
@@ -247,7 +247,7 @@ def test_a_student_whose_model_is_not_alike_is_left_out(output, tmp_path, app):
     (tmp_path / "again" / store.MANIFEST).unlink()
     store.publish(tmp_path / "again", trial)  # as its trial would have left it
     to = tmp_path / "to"
-    result = run(app, "--task", "cola", "--output", output, "--to", to, "--onnx")
+    result = invoke(app, "--task", "cola", "--output", output, "--to", to, "--onnx")
     assert result.exit_code == 1
     assert "aaaa1111: not exported: its ONNX model is not what PyTorch's is" in result.stderr
     assert result.stderr.count("\n") == 1
@@ -258,23 +258,23 @@ def test_a_student_whose_model_is_not_alike_is_left_out(output, tmp_path, app):
 def test_force_replaces_with_and_without_onnx(output, tmp_path, app):
     to = tmp_path / "to"
     flags = ("--task", "cola", "--output", output, "--to", to, "--pick", "aaaa1111")
-    assert run(app, *flags).exit_code == 0
-    before = everything(to)
-    refused = run(app, *flags, "--onnx")
+    assert invoke(app, *flags).exit_code == 0
+    before = file_contents(to)
+    refused = invoke(app, *flags, "--onnx")
     assert refused.exit_code == 2
     assert "--force" in refused.stderr
-    assert everything(to) == before
-    assert run(app, *flags, "--onnx", "--force").exit_code == 0
+    assert file_contents(to) == before
+    assert invoke(app, *flags, "--onnx", "--force").exit_code == 0
     assert (to / SMALL / ONNX).exists()
-    assert run(app, *flags, "--force").exit_code == 0
+    assert invoke(app, *flags, "--force").exit_code == 0
     assert not (to / SMALL / ONNX).exists()
 
 
 def test_dev_data_is_read_again_where_its_tokens_are_gone(output, tmp_path, app):
     flags = ("--task", "cola", "--output", output, "--pick", "aaaa1111", "--onnx")
-    assert run(app, *flags, "--to", tmp_path / "one").exit_code == 0
+    assert invoke(app, *flags, "--to", tmp_path / "one").exit_code == 0
     shutil.rmtree(output / "cache" / "tokens")
-    assert run(app, *flags, "--to", tmp_path / "two").exit_code == 0
+    assert invoke(app, *flags, "--to", tmp_path / "two").exit_code == 0
     assert not (output / "cache" / "tokens").exists()
     one, two = (
         json.loads((tmp_path / to / SMALL / "ikd.json").read_text())["onnx"]["forms"] for to in ("one", "two")
@@ -283,7 +283,7 @@ def test_dev_data_is_read_again_where_its_tokens_are_gone(output, tmp_path, app)
     dev = tmp_path / "glue" / "CoLA" / "dev.tsv"
     dev.write_text(dev.read_text() + "x\t1\t\tw1 w2\n")
     for problem in ("has changed", "cannot be read again"):
-        result = run(app, *flags, "--to", tmp_path / "three")
+        result = invoke(app, *flags, "--to", tmp_path / "three")
         assert result.exit_code == 2
         assert problem in result.stderr
         assert result.stderr.count("\n") == 1
@@ -294,12 +294,12 @@ def test_dev_data_is_read_again_where_its_tokens_are_gone(output, tmp_path, app)
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_missing_package_is_told_before_anything_is_written(output, tmp_path, app, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
-    before = everything(tmp_path)
-    result = run(app, "--task", "cola", "--output", output, "--to", tmp_path / "to", "--int8")
+    before = file_contents(tmp_path)
+    result = invoke(app, "--task", "cola", "--output", output, "--to", tmp_path / "to", "--int8")
     assert result.exit_code == 2
     assert result.stderr.startswith("error: --int8 needs onnx, onnxscript, onnxruntime")
     assert 'pip install -e "' in result.stderr
     assert '[onnx]"' in result.stderr
     assert result.stderr.count("\n") == 1
-    assert everything(tmp_path) == before
-    assert run(app, "--task", "cola", "--output", output, "--to", tmp_path / "to").exit_code == 0
+    assert file_contents(tmp_path) == before
+    assert invoke(app, "--task", "cola", "--output", output, "--to", tmp_path / "to").exit_code == 0

@@ -24,25 +24,32 @@ from ikd_ray.export import students
 from ikd_ray.export.students import choose_sweep, export_students
 from ikd_ray.storage import store
 from ikd_ray.tasks import get_task
-from tests.helpers.students import LARGE, SENTENCE, SMALL, everything, student, sweep_of_students
+from tests.helpers.sample_students import (
+    LARGE_EXPORT,
+    SENTENCE,
+    SMALL_EXPORT,
+    file_contents,
+    make_student,
+    make_student_sweep,
+)
 
 
 @pytest.fixture
 def output(tmp_path) -> Path:
-    sweep_of_students(tmp_path / "outputs")
+    make_student_sweep(tmp_path / "outputs")
     return tmp_path / "outputs"
 
 
 def test_exported_students_load_with_named_labels_and_the_same_logits(output, tmp_path):
     made = export_students(output / "first", tmp_path / "exports")
-    assert [student.folder.name for student in made] == [SMALL, LARGE]
+    assert [student.folder.name for student in made] == [SMALL_EXPORT, LARGE_EXPORT]
     for layers, exported in enumerate(made, start=1):
         classify = pipeline("text-classification", str(exported.folder), device="cpu")
         answers = classify(SENTENCE, top_k=None)
         assert {answer["label"] for answer in answers} == {"acceptable", "unacceptable"}
         inputs = AutoTokenizer.from_pretrained(exported.folder)(SENTENCE, return_tensors="pt")
         assert inputs["input_ids"].tolist() == [[2, 5, 6, 11, 7, 8, 9, 10, 12, 3]]
-        original = student(layers)
+        original = make_student(layers)
         original.set_attn_implementation("sdpa")
         use_onednn(original, False)  # another library's matrix products differ in the last bit
         # A copy, because the last bit of a matrix product depends on where a file's mapping put the weights.
@@ -70,14 +77,14 @@ def test_exported_folder_loads_where_this_package_is_not(output, tmp_path):
 
 
 def test_regression_of_pairs_gives_a_score(tmp_path):
-    sweep = sweep_of_students(tmp_path / "outputs", task="stsb")
+    sweep = make_student_sweep(tmp_path / "outputs", task="stsb")
     (small, _) = export_students(sweep, tmp_path / "exports")
     classify = pipeline("text-classification", str(small.folder), device="cpu")
     answer = classify({"text": "the cat", "text_pair": "a mat"})
     assert answer["label"] == "score"
     inputs = AutoTokenizer.from_pretrained(small.folder)("the cat", "a mat", return_tensors="pt")
     with torch.inference_mode():
-        assert answer["score"] == pytest.approx(float(student(1, 1)(**inputs).logits[0, 0]), rel=1e-4)
+        assert answer["score"] == pytest.approx(float(make_student(1, 1)(**inputs).logits[0, 0]), rel=1e-4)
     assert "text_pair" in (small.folder / "README.md").read_text()
 
 
@@ -110,11 +117,11 @@ def test_folder_is_whole_and_says_how_it_was_made(output, tmp_path):
 def test_it_says_who_taught_in_the_teachers_place(tmp_path):
     known = {"name": "2L of mini", "key": "f00", "metrics": {"dev/mcc": math.nan}}
     teacher = {"name": "mini", "key": "key", "layers": 6, "metrics": {"dev/mcc": 0.41}}
-    sweep = sweep_of_students(tmp_path / "outputs", teacher=teacher | {"assistants": {"2": known}})
+    sweep = make_student_sweep(tmp_path / "outputs", teacher=teacher | {"assistants": {"2": known}})
     trial = records.read_trial(sweep, "aaaa1111")
     store.discard(records.trial_folder(sweep, trial.id))
     taught = replace(trial, params=trial.params | {"assistant_layers": 2})
-    records.write_trial(sweep, taught, student(1).save_pretrained)
+    records.write_trial(sweep, taught, make_student(1).save_pretrained)
     small, large = export_students(sweep, tmp_path / "exports")
     facts, others = (json.loads((made.folder / "ikd.json").read_text()) for made in (small, large))
     assert facts["teacher"] == others["teacher"] == teacher
@@ -128,7 +135,7 @@ def test_it_says_who_taught_in_the_teachers_place(tmp_path):
 def test_force_keeps_the_old_folder_when_the_new_one_fails(output, tmp_path, monkeypatch):
     to = tmp_path / "exports"
     export_students(output / "first", to)
-    before = everything(to)
+    before = file_contents(to)
 
     def fail(*_):
         raise OSError(28, "No space left on device")
@@ -136,7 +143,7 @@ def test_force_keeps_the_old_folder_when_the_new_one_fails(output, tmp_path, mon
     monkeypatch.setattr(students, "model_card", fail)
     with pytest.raises(UsageError, match="No space left"):
         export_students(output / "first", to, force=True)
-    assert everything(to) == before
+    assert file_contents(to) == before
     monkeypatch.undo()
     rename = os.rename
 
@@ -148,7 +155,7 @@ def test_force_keeps_the_old_folder_when_the_new_one_fails(output, tmp_path, mon
     monkeypatch.setattr(students.os, "rename", not_the_last)
     with pytest.raises(UsageError, match="Input/output error"):
         export_students(output / "first", to, force=True)
-    assert everything(to) == before
+    assert file_contents(to) == before
 
 
 def test_target_without_permission(output, tmp_path, monkeypatch):

@@ -6,9 +6,9 @@ from functools import cache
 
 import pytest
 
-from tests.helpers.harness import NAME, Sweep
-from tests.helpers.launch import flags, write_inputs
-from tests.helpers.story import check_story
+from tests.helpers.consistency import assert_consistent
+from tests.helpers.killed_sweep import NAME, KilledSweep
+from tests.helpers.run_command import sweep_flags, write_inputs
 
 SPACE = """
 params:
@@ -44,7 +44,7 @@ def arguments(tmp_path_factory):
     (root / "space.yaml").write_text(SPACE)
 
     def make(trials: int, workers: int, concurrent: int) -> list[object]:
-        sweep = [*flags(root, root / "space.yaml", NAME), "--seed", SEED, "--trials", trials]
+        sweep = [*sweep_flags(root, root / "space.yaml", NAME), "--seed", SEED, "--trials", trials]
         return [*sweep, "--workers-per-trial", workers, "--concurrent", concurrent]
 
     return make
@@ -55,11 +55,11 @@ def undisturbed(environment, arguments, tmp_path_factory):
     """`undisturbed(trials, workers)`: a sweep that nothing happened to, one trial at a time."""
 
     @cache
-    def run(trials: int, workers: int) -> Sweep:
+    def run(trials: int, workers: int) -> KilledSweep:
         home = tmp_path_factory.mktemp(f"undisturbed-{workers}")
-        sweep = Sweep(environment, home)
+        sweep = KilledSweep(environment, home)
         sweep.run(arguments(trials, workers, 1), [], workers)
-        check_story(home, NAME, trials)
+        assert_consistent(home, NAME, trials)
         assert not sweep.left
         return sweep
 

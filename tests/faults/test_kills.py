@@ -12,9 +12,9 @@ import sqlite3
 
 import pytest
 
-from tests.helpers.harness import NAME, Sweep, draw_kill
-from tests.helpers.launch import measured, saved_epochs
-from tests.helpers.story import check_nothing_was_lost, check_story
+from tests.helpers.consistency import assert_consistent, assert_no_epoch_lost
+from tests.helpers.killed_sweep import NAME, KilledSweep, draw_kill
+from tests.helpers.run_command import saved_epochs, trial_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -48,11 +48,11 @@ def test_nothing_is_lost(
     if workers * concurrent > (os.cpu_count() or 1):
         pytest.skip("one CPU: no room for two workers, or for two trials at once")
     calm = undisturbed(trials, workers)
-    sweep = Sweep(environment, tmp_path, tell)
+    sweep = KilledSweep(environment, tmp_path, tell)
     sweep.run(arguments(trials, workers, concurrent), kills, workers)
-    check_story(tmp_path, NAME, trials)
-    check_nothing_was_lost(tmp_path, NAME, sweep.kept)
-    mine, theirs = measured(sweep.folder), measured(calm.folder)
+    assert_consistent(tmp_path, NAME, trials)
+    assert_no_epoch_lost(tmp_path, NAME, sweep.kept)
+    mine, theirs = trial_metrics(sweep.folder), trial_metrics(calm.folder)
     if concurrent == 1:
         assert mine == theirs
     else:  # with fewer threads each, the last digits differ
@@ -85,7 +85,7 @@ def test_the_check_notices(damage, undisturbed, tmp_path):
     calm = undisturbed(TRIALS, 1)
     shutil.copytree(calm.home, tmp_path / "home")
     folder = tmp_path / "home" / "outputs" / NAME
-    check_story(tmp_path / "home", NAME, TRIALS)
+    assert_consistent(tmp_path / "home", NAME, TRIALS)
     if damage in DAMAGE:
         database, statement = DAMAGE[damage]
         path = (folder if database == "study.db" else tmp_path / "home") / database
@@ -94,13 +94,13 @@ def test_the_check_notices(damage, undisturbed, tmp_path):
     else:
         shutil.rmtree(folder / "trials" / "t007")
     with pytest.raises(AssertionError):
-        check_story(tmp_path / "home", NAME, TRIALS)
+        assert_consistent(tmp_path / "home", NAME, TRIALS)
 
 
 def test_the_check_notices_an_epoch_trained_again(undisturbed):
     calm = undisturbed(TRIALS, 1)
     kept = saved_epochs(calm.home / "outputs")
     assert kept
-    check_nothing_was_lost(calm.home, NAME, kept)
+    assert_no_epoch_lost(calm.home, NAME, kept)
     with pytest.raises(AssertionError, match="trained again"):
-        check_nothing_was_lost(calm.home, NAME, {path: seconds + 1e-6 for path, seconds in kept.items()})
+        assert_no_epoch_lost(calm.home, NAME, {path: seconds + 1e-6 for path, seconds in kept.items()})

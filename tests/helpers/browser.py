@@ -15,7 +15,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 @contextmanager
-def run_browser() -> Iterator[Any]:
+def launch_browser() -> Iterator[Any]:
     """Chromium; tests are skipped where there is none."""
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
@@ -30,28 +30,28 @@ def run_browser() -> Iterator[Any]:
 
 
 @contextmanager
-def open_browser(width: int = 1280, height: int = 800) -> Iterator[Any]:
+def open_page(width: int = 1280, height: int = 800) -> Iterator[Any]:
     """One page of it."""
-    with run_browser() as chromium:
+    with launch_browser() as chromium:
         page = chromium.new_page(viewport={"width": width, "height": height})
         page.set_default_timeout(60_000)
         yield page
 
 
-def pictures(otherwise: Path) -> Path:
+def screenshot_dir(otherwise: Path) -> Path:
     """Where pictures are kept: in the folder IKD_SCREENSHOTS, else in `otherwise`."""
     folder = Path(os.environ.get("IKD_SCREENSHOTS") or otherwise)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def close_assistant(page: Any) -> None:
+def close_mlflow_assistant(page: Any) -> None:
     """MLflow's, which takes a quarter of the window."""
     panel = page.get_by_text("MLflow Assistant").locator("xpath=ancestor::*[.//button][1]")
     if panel.count():
         panel.locator("button").last.click()
 
 
-def keep_picture(page: Any, name: str, otherwise: Path) -> None:
+def save_screenshot(page: Any, name: str, otherwise: Path) -> None:
     """Save what the page shows as `name`.png; see `pictures`."""
-    page.screenshot(path=pictures(otherwise) / f"{name}.png")
+    page.screenshot(path=screenshot_dir(otherwise) / f"{name}.png")

@@ -10,11 +10,11 @@ import torch
 
 from ikd_ray.search.space import Space, load_space
 from ikd_ray.tracking.tracker import Tracker
-from tests.helpers import workers
-from tests.helpers.launch import write_inputs
-from tests.helpers.screen import Clock
-from tests.helpers.tiny import make_data, make_encoder, make_targets
-from tests.helpers.told import sweep
+from tests.helpers import distributed_jobs
+from tests.helpers.mlflow_sweeps import sweep
+from tests.helpers.run_command import write_inputs
+from tests.helpers.terminal import FakeClock
+from tests.helpers.tiny_models import make_data, make_encoder, make_targets
 
 torch.set_num_threads(1)
 
@@ -50,9 +50,11 @@ def two_processes(tmp_path_factory, data):
     out = tmp_path_factory.mktemp("processes")
     context = multiprocessing.get_context("spawn")
     barrier, built = context.Barrier(2), context.Array("i", 2)
-    workers.run(workers.build_and_distil, data.folder, out, barrier, built)
-    ranks = {name: [torch.load(out / f"{name}-{rank}.pt") for rank in range(2)] for name in workers.JOBS}
-    jobs = {name: SimpleNamespace(**job, ranks=ranks[name]) for name, job in workers.JOBS.items()}
+    distributed_jobs.run_processes(distributed_jobs.build_and_distill, data.folder, out, barrier, built)
+    ranks = {
+        name: [torch.load(out / f"{name}-{rank}.pt") for rank in range(2)] for name in distributed_jobs.JOBS
+    }
+    jobs = {name: SimpleNamespace(**job, ranks=ranks[name]) for name, job in distributed_jobs.JOBS.items()}
     return SimpleNamespace(folder=out / "targets", built=list(built), jobs=jobs)
 
 
@@ -81,8 +83,8 @@ def load(tmp_path):
 
 
 @pytest.fixture
-def now() -> Clock:
-    return Clock()
+def now() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def free_port() -> int:
         return unused.getsockname()[1]
 
 
-def answers(uri: str) -> bool:
+def is_healthy(uri: str) -> bool:
     """Whether a server of MLflow is there, and well."""
     with suppress(OSError):
         return urlopen(f"{uri}/health", timeout=5).status == 200
@@ -68,7 +68,7 @@ class MlflowServer:
                 stderr=log,
                 start_new_session=True,
             )
-        wait_until(lambda: answers(self.uri), self._process, self._folder / "server.log")
+        wait_until(lambda: is_healthy(self.uri), self._process, self._folder / "server.log")
 
     def kill(self) -> None:
         """From now on nobody listens: connections are refused."""
@@ -182,7 +182,7 @@ class Postgres:
         return f"postgresql://mlflow:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/postgres"
 
 
-def postgres_missing() -> str:
+def postgres_unavailable_reason() -> str:
     """Why no PostgreSQL can be started here; empty where it can."""
     try:
         sqlalchemy.create_engine("postgresql://")

@@ -13,16 +13,16 @@ LAYERS = (1, 2, 3, 4)
 HALF = {"rtol": 2e-3, "atol": 2e-4}  # float16 keeps 11 bits
 
 
-def build(folder, data, teacher, layers=LAYERS, attention=True) -> list[tuple[int, int]]:
+def build_all(folder, data, teacher, layers=LAYERS, attention=True) -> list[tuple[int, int]]:
     return list(build_targets(folder, data, teacher, layers, attention))
 
 
-def parts_of(folder: Path) -> dict[str, int]:
+def part_inodes(folder: Path) -> dict[str, int]:
     """Each part's inode: a folder written anew has another."""
     return {path.name: os.stat(path).st_ino for path in folder.iterdir() if path.is_dir()}
 
 
-def contents(folder: Path) -> dict[str, np.ndarray]:
+def array_contents(folder: Path) -> dict[str, np.ndarray]:
     return {str(p.relative_to(folder)): np.load(p) for p in sorted(folder.rglob("*.npy"))}
 
 
@@ -31,7 +31,7 @@ def content_bytes(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
-def assert_equal_contents(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+def assert_arrays_close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
     """To float16 precision: which layers record their attention decides the kernel, hence the last bit."""
     assert found.keys() == expected.keys()
     for name, array in found.items():

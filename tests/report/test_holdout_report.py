@@ -21,9 +21,9 @@ from ikd_ray.records import read_sweep, read_trials, trial_folder, write_sweep, 
 from ikd_ray.tasks import get_task
 from ikd_ray.terminal.summary_tables import front_table
 from ikd_ray.tracking import pages
-from tests.helpers.launch import write_glue
-from tests.helpers.made_sweep import make_sweep
-from tests.helpers.tiny import write_tokenizer
+from tests.helpers.run_command import write_glue
+from tests.helpers.sample_sweep import make_sweep
+from tests.helpers.tiny_models import write_tokenizer
 
 OBJECTIVES = {"holdout/mcc": "max", "student/params": "min"}
 

@@ -8,9 +8,9 @@ import pytest
 
 from ikd_ray.report.report import make_report
 from ikd_ray.storage.remote import Output
-from tests.helpers.browser import pictures, run_browser
-from tests.helpers.made_comparison import METHODS, make_comparison
-from tests.helpers.made_sweep import make_sweep
+from tests.helpers.browser import launch_browser, screenshot_dir
+from tests.helpers.sample_comparison import METHODS, make_comparison
+from tests.helpers.sample_sweep import make_sweep
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +23,7 @@ def report(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser():
-    with run_browser() as running:
+    with launch_browser() as running:
         yield running
 
 
@@ -38,7 +38,7 @@ def page(browser, report, request, tmp_path):
     opened.goto(report.as_uri())
     opened.wait_for_selector("#plot-pareto .main-svg .points path")
     yield opened
-    folder = pictures(tmp_path)
+    folder = screenshot_dir(tmp_path)
     for section in opened.locator("section").all():
         section.screenshot(path=folder / f"{section.get_attribute('id')}-{request.param}.png")
     opened.close()
@@ -105,6 +105,6 @@ def test_a_comparison_of_methods_fits_the_page(browser, tmp_path, width):
     assert page.locator("#figure-depth img").is_visible()
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     for name in ("methods", "search"):
-        page.locator(f"#{name}").screenshot(path=pictures(tmp_path) / f"compared-{name}-{width}.png")
+        page.locator(f"#{name}").screenshot(path=screenshot_dir(tmp_path) / f"compared-{name}-{width}.png")
     page.close()
     assert problems == []

@@ -10,7 +10,13 @@ from scipy import stats
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis, open_analysis
 from ikd_ray.report.components import Picture, Table
 from ikd_ray.report.figures import curves, search
-from tests.helpers.made_comparison import METHODS, change_trials, make_comparison, paired_told, told
+from tests.helpers.sample_comparison import (
+    METHODS,
+    edit_trial_records,
+    make_comparison,
+    mean_and_interval,
+    paired_difference,
+)
 
 
 def curve(subject: SweepAnalysis, axis: curves.Axis) -> tuple[Picture, Table]:
@@ -31,11 +37,11 @@ def test_the_depth_curve_has_means_and_bands_for_each_method(tmp_path, monkeypat
     assert [row[0] for row in groups[paired]] == [name for name in METHODS if name != "KD"]
     for method, *cells in groups[paired]:
         for layers, cell in enumerate(cells, 1):
-            assert cell == paired_told(subject, method, "KD", lambda t, n=layers: len(t.layer_map) == n)
+            assert cell == paired_difference(subject, method, "KD", lambda t, n=layers: len(t.layer_map) == n)
     found = {(row[0], layers): row[layers] for row in groups["dev/mcc"] for layers in (1, 2, 3)}
     for (method, layers), cell in found.items():
         trials = [t for t in subject.finished if t.method == method and len(t.layer_map) == layers]
-        assert cell == told([t.metrics["dev/mcc"] for t in trials])
+        assert cell == mean_and_interval([t.metrics["dev/mcc"] for t in trials])
     for axes, metric in zip(drawn[0].axes, ("dev/mcc", "dev/attention_kl"), strict=True):
         bands = [band for band in axes.collections if isinstance(band, PolyCollection)]
         lines = {line.get_label(): line for line in axes.lines}
@@ -70,7 +76,7 @@ def test_the_data_size_curve_is_logarithmic_in_percent(tmp_path, monkeypatch):
     assert by_depth.caption.endswith("All with 100 % of the training set.")
     full = [t for t in subject.finished if t.method == "PID" and t.params["train_fraction"] == 1.0]
     two = [t.metrics["dev/mcc"] for t in full if len(t.layer_map) == 2]
-    assert dict(by_depth.groups)["dev/mcc"][1][2] == told(two)
+    assert dict(by_depth.groups)["dev/mcc"][1][2] == mean_and_interval(two)
 
 
 def test_of_a_configuration_that_lost_seeds_a_curve_shows_none(tmp_path):
@@ -84,14 +90,16 @@ def test_of_a_configuration_that_lost_seeds_a_curve_shows_none(tmp_path):
             if record["params"]["seed"]:
                 record.update(status="failed", metrics={}, reason="loss became nan")
 
-    change_trials(sweep, change)
+    edit_trial_records(sweep, change)
     subject = open_analysis(sweep)
     _, table = curve(subject, curves.DEPTH)
     for layers in (1, 2):
         kept = [
             t for t in subject.finished if len(t.layer_map) == layers and t.params["learning_rate"] == 1e-4
         ]
-        assert dict(table.groups)["dev/mcc"][0][layers] == told([t.metrics["dev/mcc"] for t in kept])
+        assert dict(table.groups)["dev/mcc"][0][layers] == mean_and_interval(
+            [t.metrics["dev/mcc"] for t in kept]
+        )
 
 
 def test_what_does_not_vary_has_no_curve(tmp_path):

@@ -12,7 +12,7 @@ from ikd_ray.records import trial_folder
 from ikd_ray.report.figures import attention, errors
 from ikd_ray.storage import store
 from ikd_ray.storage.remote import Output
-from tests.helpers.made_sweep import make_sweep
+from tests.helpers.sample_sweep import make_sweep
 
 
 def test_overlap_of_errors():

@@ -24,7 +24,7 @@ from ikd_ray.report import style
 from ikd_ray.report.components import Picture, Table
 from ikd_ray.report.figures import attention, costs, errors, front, layers, regimes, search
 from ikd_ray.storage.remote import Output
-from tests.helpers.made_sweep import make_sweep
+from tests.helpers.sample_sweep import make_sweep
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,15 @@ from ikd_ray.report.markdown import table_text
 from ikd_ray.report.page import render
 from ikd_ray.report.report import make_report
 from ikd_ray.storage.remote import Output
-from tests.helpers.made_comparison import METHODS, by_seed, change_trials, make_comparison, paired_told, told
-from tests.helpers.made_sweep import make_sweep
+from tests.helpers.sample_comparison import (
+    METHODS,
+    edit_trial_records,
+    make_comparison,
+    mean_and_interval,
+    metric_by_seed,
+    paired_difference,
+)
+from tests.helpers.sample_sweep import make_sweep
 
 HOSTILE = '<a href="http://evil.example">|\x1b[31m**SID**</a>\n$\\frac{x}'
 
@@ -58,18 +65,20 @@ def test_the_table_has_the_t_tests_intervals_of_what_was_run_again(sweep):
     rows = rows_of(table)
     assert list(rows) == ["teacher", *METHODS]
     assert rows["teacher"]["dev/mcc"] == "0.410"
-    base = by_seed(subject, "KD", "dev/mcc", again=True)
+    base = metric_by_seed(subject, "KD", "dev/mcc", again=True)
     assert set(base) == {100, 101, 102, 103}
     for method in METHODS:
-        values = by_seed(subject, method, "dev/mcc", again=True)
-        assert rows[method]["dev/mcc"] == told(list(values.values()))
+        values = metric_by_seed(subject, method, "dev/mcc", again=True)
+        assert rows[method]["dev/mcc"] == mean_and_interval(list(values.values()))
         assert rows[method]["seeds"] == "4"
         assert rows[method]["epochs"] == "1"
         assert rows[method]["trials tuned"] == "5"
-        kl = by_seed(subject, method, "dev/attention_kl", again=True)
-        assert rows[method]["attention KL (nats)"] == told(list(kl.values()))
+        kl = metric_by_seed(subject, method, "dev/attention_kl", again=True)
+        assert rows[method]["attention KL (nats)"] == mean_and_interval(list(kl.values()))
         if method != "KD":
-            assert rows[method]["difference to KD"] == paired_told(subject, method, "KD", lambda t: t.again)
+            assert rows[method]["difference to KD"] == paired_difference(
+                subject, method, "KD", lambda t: t.again
+            )
     assert rows["KD"]["difference to KD"] == "-"
 
 
@@ -83,7 +92,7 @@ def test_every_method_less_every_other_one(sweep):
     assert [row[0] for row in rows] == list(METHODS)
     for one, *cells in rows:
         for other, cell in zip(METHODS, cells, strict=True):
-            expected = "-" if one == other else paired_told(subject, one, other, lambda t: t.again)
+            expected = "-" if one == other else paired_difference(subject, one, other, lambda t: t.again)
             assert cell == expected
             mean, _, half = expected.partition(" ± ")
             assert isinstance(cell, Bold) == (one != other and abs(float(mean)) > float(half))
@@ -128,7 +137,7 @@ def test_without_trials_run_again_the_best_configuration_s_seeds_count(tmp_path)
             best = [
                 t.metrics["dev/mcc"] for t in subject.finished if t.method == name and len(t.layer_map) == 3
             ]
-            assert (row["layers"], row["dev/mcc"]) == ("3", told(best))
+            assert (row["layers"], row["dev/mcc"]) == ("3", mean_and_interval(best))
             assert (row["seeds"], row["trials tuned"]) == ("3", "9")
     assert "Where it was trained again" not in section.words[0]
     assert "chosen on the dev set that is shown, which flatters" in table.caption
@@ -142,7 +151,7 @@ def test_configurations_are_chosen_by_what_was_held_out_and_the_text_says_so(tmp
     def hold_out(record):
         record["metrics"]["holdout/mcc"] = 1.0 / record["params"]["student_layers"]
 
-    change_trials(sweep, hold_out)
+    edit_trial_records(sweep, hold_out)
     file = sweep / "sweep.json"
     record = json.loads(file.read_text())
     record["data"]["selection"] = "holdout"
@@ -180,7 +189,7 @@ def test_bold_is_what_the_intervals_say_is_best(tmp_path, clear):
             better += 0.1 * (-1) ** seed
         record["metrics"]["dev/mcc"] = 0.1 * seed + better
 
-    change_trials(sweep, rate)
+    edit_trial_records(sweep, rate)
     _, section, table, _ = compared(sweep)
     bold = [name for name, row in rows_of(table).items() if isinstance(row["dev/mcc"], Bold)]
     assert bold == (["SID"] if clear else [])
@@ -199,7 +208,7 @@ def test_bold_is_by_the_metric_s_own_direction_whatever_students_are_chosen_by(t
     def change(record):
         record["metrics"]["dev/mcc"] = 0.5 - worse[record["method"]] + 0.001 * (record["number"] % 5)
 
-    change_trials(sweep, change)
+    edit_trial_records(sweep, change)
     subject, _, table, _ = compared(sweep)
     assert (subject.sign, subject.sign_of("dev/mcc"), subject.sign_of("dev/attention_kl")) == (-1, 1, -1)
     bold = [name for name, row in rows_of(table).items() if isinstance(row["dev/mcc"], Bold)]
@@ -215,7 +224,7 @@ def test_seeds_that_were_lost_are_told(tmp_path):
         if record["method"] == "SID" and record["params"]["seed"] in (101, 103):
             record.update(status="failed", metrics={}, reason="loss became nan")
 
-    change_trials(sweep, change)
+    edit_trial_records(sweep, change)
     _, section, table, _ = compared(sweep)
     assert [row["seeds"] for row in rows_of(table).values()][1:] == ["4", "2"]
     told_of = [words for words in section.words if "failed" in words]
@@ -239,7 +248,7 @@ def test_a_winner_needs_rivals_seeds_and_all_of_the_differences():
 def test_seeds_without_methods_compare_regimes(tmp_path):
     few = {name: METHODS[name] for name in ("KD", "SID")}
     sweep = make_comparison(tmp_path / "outputs", few, seeds=3)
-    change_trials(sweep, lambda record: record.update(method=""))
+    edit_trial_records(sweep, lambda record: record.update(method=""))
     subject, section, table, _ = compared(sweep)
     assert list(rows_of(table)) == ["teacher", "kd", "sid"]
     assert section.words[0].startswith("A row is a regime")
@@ -274,8 +283,8 @@ def test_regimes_have_the_interval_where_trials_are_seeds(tmp_path):
     subject = open_analysis(make_comparison(tmp_path / "outputs", few, seeds=4, again=3))
     section = regimes.section(subject)
     rows = {row[0]: row for row in dict(section.parts[0].groups)["2 layers"]}
-    again = list(by_seed(subject, "KD", "dev/mcc", again=True).values())
-    assert (rows["kd"][1], rows["kd"][-1]) == (told(again), "3 seeds")
+    again = list(metric_by_seed(subject, "KD", "dev/mcc", again=True).values())
+    assert (rows["kd"][1], rows["kd"][-1]) == (mean_and_interval(again), "3 seeds")
     both = [t.metrics["dev/mcc"] for t in subject.finished if t.params["regime"] == "sid"]
     assert rows["sid"][1] == f"{np.mean(both):.3f} ± {np.std(both, ddof=1):.3f}"
     assert rows["sid"][-1] == "14 trials"
@@ -286,7 +295,7 @@ def test_the_front_s_steps_go_through_the_means(sweep):
     subject = open_analysis(sweep)
     traces = front.plot(subject, {}).data
     steps = next(trace for trace in traces if trace.name == "front of these two" and trace.visible)
-    best = by_seed(subject, "KD by an assistant", "dev/mcc", again=True)
+    best = metric_by_seed(subject, "KD by an assistant", "dev/mcc", again=True)
     assert list(steps.y) == [pytest.approx(np.mean(list(best.values())))]
     assert [trial.again for trial in subject.front] == [True]
     assert "the trial nearest to it is the member" in front.section(subject, {}).parts[0].caption

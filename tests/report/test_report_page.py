@@ -20,8 +20,8 @@ from ikd_ray.storage.remote import Output, open_output
 from ikd_ray.sweep.sync import SweepSync
 from ikd_ray.tracking.publish import log_report
 from ikd_ray.tracking.tracker import Tracker
-from tests.helpers.made_sweep import make_sweep
-from tests.helpers.screen import run
+from tests.helpers.sample_sweep import make_sweep
+from tests.helpers.terminal import invoke
 
 HOSTILE = '<script>alert(1)</script><a href="http://evil.example">&"\'$\\frac{\x1b[31m%{x}'
 
@@ -193,7 +193,7 @@ def tracked(tmp_path, monkeypatch):
 
 def test_the_files_go_to_the_sweep_s_run(tracked, app):
     output, uri, parent = tracked
-    result = run(app, "--task", "cola", "--output", output)
+    result = invoke(app, "--task", "cola", "--output", output)
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
     page = output / "first" / "report" / "report.html"
@@ -209,7 +209,7 @@ def test_the_files_go_to_the_sweep_s_run(tracked, app):
 def test_a_store_that_does_not_know_the_sweep_is_a_warning(tracked, app, tmp_path):
     output, _, _ = tracked
     other = f"sqlite:///{tmp_path / 'other.db'}"
-    result = run(app, "--task", "cola", "--output", output, "--tracking-uri", other)
+    result = invoke(app, "--task", "cola", "--output", output, "--tracking-uri", other)
     assert result.exit_code == 0
     assert result.stderr == "warning: the report is not in MLflow: no run of sweep first there\n"
 
@@ -256,7 +256,7 @@ def test_mistakes_get_one_line_and_nothing_is_written(tmp_path, app, monkeypatch
     file = output / "strange" / "trials" / "t000" / "trial.json"
     file.write_text(file.read_text().replace('"kd"', '"\\u001b[31mkd"'))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    result = run(app, *arguments)
+    result = invoke(app, *arguments)
     assert result.exit_code == 2
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
@@ -269,7 +269,7 @@ def test_mistakes_get_one_line_and_nothing_is_written(tmp_path, app, monkeypatch
 def test_a_store_whose_password_is_not_kept_is_asked_for_first(tmp_path, app, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     make_sweep(tmp_path / "outputs", trials=2, weights=False, settings={"store": "postgresql://u@h/d"})
-    result = run(app, "--task", "cola", "--output", tmp_path / "outputs")
+    result = invoke(app, "--task", "cola", "--output", tmp_path / "outputs")
     assert result.exit_code == 2
     assert "give --tracking-uri again" in result.stderr
     assert not (tmp_path / "outputs" / "first" / "report").exists()
@@ -281,7 +281,7 @@ def test_the_newest_sweep_with_a_finished_trial_is_drawn(tmp_path, app):
         make_sweep(output, trials=2, weights=False, name=name)
         write_sweep(output / name, read_sweep(output / name))
     make_sweep(output, trials=0, weights=False, name="begun")
-    result = run(
+    result = invoke(
         app, "--task", "cola", "--output", output, "--tracking-uri", f"sqlite:///{tmp_path / 'm.db'}"
     )
     assert result.exit_code == 0, result.output
@@ -298,7 +298,7 @@ def test_a_report_of_a_sweep_at_a_uri(tmp_path, app, s3, monkeypatch):
     for folder in (place.folder / "cache").glob("*/[!.]*"):
         place.push(folder)
     monkeypatch.setenv("HOME", str(tmp_path / "reader"))
-    result = run(app, "--task", "cola", "--output", s3, "--tracking-uri", f"sqlite:///{tmp_path / 'm.db'}")
+    result = invoke(app, "--task", "cola", "--output", s3, "--tracking-uri", f"sqlite:///{tmp_path / 'm.db'}")
     assert result.exit_code == 0, result.output
     page = place.folder / "first" / "report" / "report.html"  # in the reader's home
     assert page.is_relative_to(tmp_path / "reader")

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from ikd_ray.distill.teacher import load_teacher, open_teacher
 from ikd_ray.records import read_sweep, read_trials
-from tests.helpers.launch import flags
+from tests.helpers.run_command import sweep_flags
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ def swept(inputs, command, tmp_path_factory):
     """Students of one layer with and without an assistant of two, and students of two: half of them, then the rest."""
     home = tmp_path_factory.mktemp("assisted")
     (home / "space.yaml").write_text(SPACE)
-    done = command("run", *flags(inputs, home / "space.yaml", "first"), "--trials", 3, cwd=home)
+    done = command("run", *sweep_flags(inputs, home / "space.yaml", "first"), "--trials", 3, cwd=home)
     assert done.returncode == 0, done.stderr
     folder = home / "outputs" / "first"
     sweep = read_sweep(folder)
@@ -140,7 +140,7 @@ def test_its_students_are_exported_and_reported(swept, command):
 
 def test_the_plan_counts_it(inputs, command, tmp_path):
     (tmp_path / "space.yaml").write_text(SPACE)
-    done = command("run", *flags(inputs, tmp_path / "space.yaml", "planned"), "--dry-run", cwd=tmp_path)
+    done = command("run", *sweep_flags(inputs, tmp_path / "space.yaml", "planned"), "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "assistant: 2 layers, id, at most 2 epochs, once; for students of depth 1" in done.stdout
     assert re.search(r"GB of teacher layers 2, 4; \S+ GB of 2-layer assistant layers 2\n", done.stdout)

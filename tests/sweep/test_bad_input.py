@@ -11,9 +11,9 @@ import pytest
 
 from ikd_ray.sweep import runner
 from ikd_ray.terminal.command_line import run
-from tests.helpers.bad_folders import EXPORTS, MARKER, RECORDS, RESUMES, TEACHERS
-from tests.helpers.bad_inputs import CHECKS, CLUSTERS, DATA, EXPORT_FLAGS, FLAGS, SPACES
-from tests.helpers.bad_tasks import KEPT, TABLES, TASK_FILES, task
+from tests.helpers.invalid_folders import EXPORTS, MARKER, RECORDS, RESUMES, TEACHERS
+from tests.helpers.invalid_inputs import CHECKS, CLUSTERS, DATA, EXPORT_FLAGS, FLAGS, SPACES
+from tests.helpers.invalid_tasks import TABLES, TASK_DEFINITIONS, TASK_FILES, task
 
 pytestmark = pytest.mark.timeout(60)  # whatever waits for a pipe's other end waits for ever
 
@@ -40,10 +40,10 @@ def all_cases() -> dict[str, tuple[str, list[str], dict[str, Any], tuple[str, ..
     add("data", "run", DATA, "data-dir")
     add("task file", "run", TASK_FILES, "task")
     add("table", "run", TABLES, "data-dir", task=task())
-    add("resume of a task file's", "run", KEPT, "output", resume="begun")
+    add("resume of a task file's", "run", TASK_DEFINITIONS, "output", resume="begun")
     add("export with a task file", "export", {k: v for k, v in TASK_FILES.items() if "NUL" not in k}, "task")
-    add("export of a task file's", "export", KEPT, "output", task="own", name="begun")
-    add("check of a task file's", "report", KEPT, "output", check="begun")
+    add("export of a task file's", "export", TASK_DEFINITIONS, "output", task="own", name="begun")
+    add("check of a task file's", "report", TASK_DEFINITIONS, "output", check="begun")
     add("teacher", "run", TEACHERS, "teacher")
     add("cluster", "run", CLUSTERS)
     add("resume", "run", RECORDS | RESUMES, "output", resume="begun")

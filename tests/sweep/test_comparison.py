@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from ikd_ray.records import read_sweep, read_trials
-from tests.helpers.launch import flags, measured, start
+from tests.helpers.run_command import start_sweep, sweep_flags, trial_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -39,9 +39,9 @@ def story(inputs, command, environment, tmp_path_factory):
     """Ctrl-C after the third trial and again among the best ones' seeds; the same sweep left alone; a report."""
     home = tmp_path_factory.mktemp("comparison")
     (home / "space.yaml").write_text(SPACE)
-    arguments = [*flags(inputs, home / "space.yaml", "cut"), "--trials", "2"]
+    arguments = [*sweep_flags(inputs, home / "space.yaml", "cut"), "--trials", "2"]
     for last, more in ((3, arguments), (4, ["--resume", "cut"])):  # counted of those that are left
-        process = start(environment, home, more)
+        process = start_sweep(environment, home, more)
         for line in process.stdout:
             if f" {last} of " in line:
                 process.send_signal(signal.SIGINT)
@@ -62,8 +62,8 @@ def story(inputs, command, environment, tmp_path_factory):
 def test_it_goes_on_as_if_it_had_never_stopped(story):
     for done in (story.rest, story.whole):
         assert done.returncode == 0, done.stderr
-    assert len(measured(story.folder)) == TRIALS
-    assert measured(story.folder) == measured(story.home / "outputs" / "whole")
+    assert len(trial_metrics(story.folder)) == TRIALS
+    assert trial_metrics(story.folder) == trial_metrics(story.home / "outputs" / "whole")
 
 
 def test_every_method_has_as_many_trials_and_its_best_comes_again(story):

@@ -12,7 +12,15 @@ import pytest
 from filelock import FileLock
 
 from ikd_ray.records import read_trials
-from tests.helpers.launch import Ended, Watched, damaged, flags, measured, saved_epochs, watched
+from tests.helpers.run_command import (
+    SweepExit,
+    SweepProcess,
+    damaged_entries,
+    run_sweep_process,
+    saved_epochs,
+    sweep_flags,
+    trial_metrics,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -27,13 +35,13 @@ INTERRUPTED = 130
 
 def arguments(large: Path, home: Path, name: str, *more: object) -> list[object]:
     (home / "space.yaml").write_text(SPACE)
-    return [*flags(large, home / "space.yaml", name), "--concurrent", "1", *more]
+    return [*sweep_flags(large, home / "space.yaml", name), "--concurrent", "1", *more]
 
 
 def line(words: str, later: float = 0.0):
     """The moment so many seconds after the next line that has these words."""
 
-    def reached(sweep: Watched) -> None:
+    def reached(sweep: SweepProcess) -> None:
         sweep.wait_for(words)
         time.sleep(later)
 
@@ -43,7 +51,7 @@ def line(words: str, later: float = 0.0):
 def until(condition, words: str = ""):
     """The moment when the condition holds; not looked at before a line has these words."""
 
-    def reached(sweep: Watched) -> None:
+    def reached(sweep: SweepProcess) -> None:
         if words:
             sweep.wait_for(words)
         sweep.wait_until(lambda: condition(sweep))
@@ -51,7 +59,7 @@ def until(condition, words: str = ""):
     return reached
 
 
-def imports(sweep: Watched) -> bool:
+def imports(sweep: SweepProcess) -> bool:
     """Whether it has begun to import what the first line needs."""
     return any("pydantic_core" in module.path for module in sweep.processes()[0].memory_maps())
 
@@ -61,7 +69,7 @@ def epochs(home: Path, least: int):
     return lambda sweep: len(saved_epochs(home / "outputs")) >= least
 
 
-def wrongs(phase: str, ended: Ended, hint: str) -> list[str]:
+def wrongs(phase: str, ended: SweepExit, hint: str) -> list[str]:
     """What a clean end would not have, told so that it can be mended."""
     found, text = [], ended.output + ended.errors
     if ended.status != INTERRUPTED:
@@ -85,7 +93,7 @@ def go_through(environment, home: Path, given: list[object], name: str, phases) 
     """One command, interrupted in one phase after the other; once the sweep is there, `--resume`."""
     found, made = [], home / "outputs" / name / "sweep.json"
     for phase, reached, group in phases:
-        with watched(environment, home, ["--resume", name] if made.exists() else given) as sweep:
+        with run_sweep_process(environment, home, ["--resume", name] if made.exists() else given) as sweep:
             reached(sweep)
             sweep.interrupt(group)
             ended = sweep.end()
@@ -99,7 +107,7 @@ def assert_finishes(command, home: Path, whole: Path, name: str, given: list[obj
     """As if nothing had happened."""
     done = command("run", *given, cwd=home)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert measured(home / "outputs" / name) == measured(whole / "outputs" / "whole")
+    assert trial_metrics(home / "outputs" / name) == trial_metrics(whole / "outputs" / "whole")
     assert (home / "outputs" / name / "pareto.png").is_file()
 
 
@@ -152,7 +160,7 @@ def test_a_sweep_that_is_there_is_resumed(large, environment, command, whole, tm
     assert_finishes(command, tmp_path, whole, "cut", ["--resume", "cut"])
 
 
-def busy(sweep: Watched) -> list[psutil.Process]:
+def busy(sweep: SweepProcess) -> list[psutil.Process]:
     """Ray's processes that are at work for a trial; what each is busy with is its name."""
     names = {process: "".join(process.cmdline()[:1]) for process in sweep.processes()}
     others = ("IDLE", "Agent")
@@ -166,7 +174,7 @@ def busy(sweep: Watched) -> list[psutil.Process]:
 def test_an_epoch_that_lasts_is_not_waited_for(large, environment, command, whole, tmp_path):
     """The trial's process does not get anywhere any more: as far as others can see, an epoch of an hour."""
     with_cache_of(whole, tmp_path)
-    with watched(environment, tmp_path, arguments(large, tmp_path, "cut")) as sweep:
+    with run_sweep_process(environment, tmp_path, arguments(large, tmp_path, "cut")) as sweep:
         until(epochs(tmp_path, 1), "started: ")(sweep)
         [trial] = busy(sweep)
         trial.suspend()
@@ -181,7 +189,7 @@ def test_an_epoch_that_lasts_is_not_waited_for(large, environment, command, whol
 def test_when_the_trials_are_done(large, environment, command, whole, tmp_path, words, later):
     """While plots and summary are made, and while Ray goes down: cut off, or done in a moment anyway."""
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
-    with watched(environment, tmp_path, arguments(large, tmp_path, "again")) as sweep:
+    with run_sweep_process(environment, tmp_path, arguments(large, tmp_path, "again")) as sweep:
         line(words, later)(sweep)
         sweep.interrupt()
         ended = sweep.end()
@@ -229,7 +237,7 @@ def test_a_trial_of_two_workers(large, environment, command, whole, tmp_path):
 @pytest.mark.parametrize("pause", [0.05, 0.5, 2.0])
 def test_a_second_ctrl_c_harms_nothing(large, environment, command, whole, tmp_path, pause):
     with_cache_of(whole, tmp_path)
-    with watched(environment, tmp_path, arguments(large, tmp_path, "cut")) as sweep:
+    with run_sweep_process(environment, tmp_path, arguments(large, tmp_path, "cut")) as sweep:
         sweep.wait_for("started: ")
         until(epochs(tmp_path, 1))(sweep)
         sweep.interrupt()
@@ -239,5 +247,5 @@ def test_a_second_ctrl_c_harms_nothing(large, environment, command, whole, tmp_p
     assert ended.seconds <= LIMIT_S
     assert ended.status != 0
     assert (ended.processes, ended.folders) == ([], set()), ended.errors
-    assert damaged(tmp_path / "outputs") == []
+    assert damaged_entries(tmp_path / "outputs") == []
     assert_finishes(command, tmp_path, whole, "cut", ["--resume", "cut"])

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from transformers import pipeline
 
 from ikd_ray.records import read_sweep, read_trials
-from tests.helpers.tiny import write_teacher
+from tests.helpers.tiny_models import write_teacher
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 
 from ikd_ray.records import read_trials
-from tests.helpers.launch import Ended, Watched, damaged, flags, measured, saved_epochs, start, watched
+from tests.helpers.run_command import (
+    SweepExit,
+    SweepProcess,
+    damaged_entries,
+    run_sweep_process,
+    saved_epochs,
+    start_sweep,
+    sweep_flags,
+    trial_metrics,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -92,7 +101,7 @@ def disk(tmp_path):
 
 def arguments(inputs: Path, home: Path, name: str, output: Path) -> list[object]:
     (home / "space.yaml").write_text(SPACE)
-    return [*flags(inputs, home / "space.yaml", name), "--concurrent", 1, "--output", output]
+    return [*sweep_flags(inputs, home / "space.yaml", name), "--concurrent", 1, "--output", output]
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +119,7 @@ def with_cache_of(whole: Path, disk: Disk) -> None:
     shutil.copytree(whole / "cache", disk.seen / "outputs" / "cache", ignore=ignored)
 
 
-def assert_told(ended: Ended, name: str | None) -> None:
+def assert_told(ended: SweepExit, name: str | None) -> None:
     """Status 1 and one line on stderr: what is the matter, and how to go on."""
     assert ended.status == 1, ended.output + ended.errors
     [line] = ended.errors.splitlines()
@@ -124,14 +133,14 @@ def assert_told(ended: Ended, name: str | None) -> None:
 
 def assert_finishes(environment, disk: Disk, home: Path, given: list[object], name: str, whole: Path) -> None:
     """With the numbers of a sweep whose disk had room."""
-    process = start(environment, home, given, within=disk.within)
+    process = start_sweep(environment, home, given, within=disk.within)
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
-    assert measured(disk.seen / "outputs" / name) == measured(whole / "whole")
-    assert damaged(disk.seen / "outputs") == []
+    assert trial_metrics(disk.seen / "outputs" / name) == trial_metrics(whole / "whole")
+    assert damaged_entries(disk.seen / "outputs") == []
 
 
-def reached(sweep: Watched, disk: Disk, epochs: int) -> None:
+def reached(sweep: SweepProcess, disk: Disk, epochs: int) -> None:
     """So many epochs are saved: the next one runs."""
     sweep.wait_for("started: ")
     sweep.wait_until(lambda: len(saved_epochs(disk.seen / "outputs")) >= epochs)
@@ -141,14 +150,14 @@ def test_full_in_mid_epoch(large, environment, whole, disk, tmp_path):
     """Nothing at all can be written from a moment in the second epoch on."""
     with_cache_of(whole, disk)
     given = arguments(large, tmp_path, "full", disk.folder / "outputs")
-    with watched(environment, tmp_path, given, within=disk.within) as sweep:
+    with run_sweep_process(environment, tmp_path, given, within=disk.within) as sweep:
         reached(sweep, disk, 1)
         disk.fill()
         ended = sweep.end()
     assert "epochs cannot be shared" in ended.output
     assert_told(ended, "full")
     disk.free()
-    assert damaged(disk.seen / "outputs") == []
+    assert damaged_entries(disk.seen / "outputs") == []
     before = saved_epochs(disk.seen / "outputs")
     assert before
     resume = ["--resume", "full", "--output", disk.folder / "outputs"]
@@ -165,7 +174,7 @@ def test_full_for_a_while(large, environment, whole, disk, tmp_path):
     """An epoch that cannot be saved is a warning, no more."""
     with_cache_of(whole, disk)
     given = arguments(large, tmp_path, "full", disk.folder / "outputs")
-    with watched(environment, tmp_path, given, within=disk.within) as sweep:
+    with run_sweep_process(environment, tmp_path, given, within=disk.within) as sweep:
         reached(sweep, disk, 1)
         disk.fill()
         sweep.wait_for("t000: epochs cannot be shared")
@@ -175,8 +184,8 @@ def test_full_for_a_while(large, environment, whole, disk, tmp_path):
     assert ended.errors == ""
     first = read_trials(disk.seen / "outputs/full")[0]
     assert any("no space left" in warning.lower() for warning in first.warnings)
-    assert measured(disk.seen / "outputs/full") == measured(whole / "whole")
-    assert damaged(disk.seen / "outputs") == []
+    assert trial_metrics(disk.seen / "outputs/full") == trial_metrics(whole / "whole")
+    assert damaged_entries(disk.seen / "outputs") == []
 
 
 def test_full_while_the_sweep_is_prepared(large, environment, whole, disk, tmp_path):
@@ -192,7 +201,7 @@ def test_full_while_the_sweep_is_prepared(large, environment, whole, disk, tmp_p
         "measuring students' latency ...",
         "measuring students' latency: done",
     ):
-        with watched(environment, tmp_path, given, within=disk.within) as sweep:
+        with run_sweep_process(environment, tmp_path, given, within=disk.within) as sweep:
             sweep.wait_for(words, "sweep: full")  # the phase may have been over before the disk was full
             disk.fill()
             ended = sweep.end()

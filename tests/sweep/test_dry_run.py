@@ -12,8 +12,8 @@ from ikd_ray.search.budget import Budget
 from ikd_ray.search.space import load_space
 from ikd_ray.sweep.dry_run import draws, trial_s
 from ikd_ray.sweep.probe import Costs, typical
-from tests.helpers.launch import flags
-from tests.helpers.tiny import make_dataset
+from tests.helpers.run_command import sweep_flags
+from tests.helpers.tiny_models import make_dataset
 
 SPACE = """
 params:
@@ -43,7 +43,12 @@ COSTS = Costs(
 def test_the_plan_is_told_and_nothing_is_left(command, inputs, tmp_path):
     (tmp_path / "space.yaml").write_text(SPACE)
     done = command(
-        "run", *flags(inputs, tmp_path / "space.yaml", "planned"), "--trials", 3, "--dry-run", cwd=tmp_path
+        "run",
+        *sweep_flags(inputs, tmp_path / "space.yaml", "planned"),
+        "--trials",
+        3,
+        "--dry-run",
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]
@@ -67,7 +72,13 @@ def test_the_plan_is_told_and_nothing_is_left(command, inputs, tmp_path):
 @pytest.mark.slow
 def test_a_plan_that_the_machine_has_no_room_for_is_none(command, inputs, tmp_path):
     (tmp_path / "space.yaml").write_text(SPACE)
-    asked = ["run", *flags(inputs, tmp_path / "space.yaml", "planned"), "--concurrent", 999, "--dry-run"]
+    asked = [
+        "run",
+        *sweep_flags(inputs, tmp_path / "space.yaml", "planned"),
+        "--concurrent",
+        999,
+        "--dry-run",
+    ]
     done = command(*asked, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: --concurrent 999: the cluster has room for ")

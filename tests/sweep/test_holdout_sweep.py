@@ -12,7 +12,7 @@ from ikd_ray.data.holdout import hold_out
 from ikd_ray.data.sources import load
 from ikd_ray.records import read_sweep, read_trials
 from ikd_ray.tasks import get_task
-from tests.helpers.launch import flags, measured
+from tests.helpers.run_command import sweep_flags, trial_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ def story(command, inputs, tmp_path_factory):
     """The grid's first trial; then the sweep goes on with the second one; check; export of the best."""
     home = tmp_path_factory.mktemp("holdout")
     (home / "space.yaml").write_text(SPACE)
-    asked = flags(inputs, home / "space.yaml", "held")
+    asked = sweep_flags(inputs, home / "space.yaml", "held")
     done = {
         "first": command("run", *asked, "--trials", 1, "--concurrent", 1, cwd=home),
         "second": command("run", "--resume", "held", "--trials", 2, cwd=home),
@@ -58,7 +58,7 @@ def test_its_records_say_what_chose(story, inputs):
     assert (sweep.data["selection"], sweep.data["fingerprint"]) == ("holdout", dataset.fingerprint)
     assert sweep.objectives == {"holdout/mcc": "max", "student/params": "min"}
     assert {"dev/mcc", "holdout/mcc"} == set(sweep.teacher["metrics"])
-    for trial in measured(story.sweep).values():
+    for trial in trial_metrics(story.sweep).values():
         found = set(trial["metrics"])
         for name in ("mcc", "attention_kl", "teacher_agreement", "layer_1/kl"):
             assert {f"dev/{name}", f"holdout/{name}"} <= found

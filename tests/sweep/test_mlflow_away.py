@@ -16,8 +16,15 @@ import pytest
 from mlflow import MlflowClient
 
 from ikd_ray.records import TrialRecord, read_trials
-from tests.helpers.launch import flags, start
-from tests.helpers.servers import PASSWORD, free_port, losing_proxy, mlflow_server, postgres, postgres_missing
+from tests.helpers.run_command import start_sweep, sweep_flags
+from tests.helpers.servers import (
+    PASSWORD,
+    free_port,
+    losing_proxy,
+    mlflow_server,
+    postgres,
+    postgres_unavailable_reason,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -43,7 +50,7 @@ class Sweep:
     """A sweep that runs, and what it has said so far."""
 
     def __init__(self, environment: dict[str, str], home: Path, arguments: list[object]) -> None:
-        self.process = start(environment, home, arguments)
+        self.process = start_sweep(environment, home, arguments)
         self.lines: list[tuple[float, str]] = []  # when, what
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -85,7 +92,13 @@ def begin(inputs, environment, tmp_path):
         half, epochs = size
         lambdas = ", ".join(f"0.{number + 1}" for number in range(half))
         (home / "space.yaml").write_text(SPACE.format(lambdas=lambdas, epochs=epochs))
-        arguments = [*flags(inputs, home / "space.yaml", NAME), "--concurrent", 2, "--tracking-uri", uri]
+        arguments = [
+            *sweep_flags(inputs, home / "space.yaml", NAME),
+            "--concurrent",
+            2,
+            "--tracking-uri",
+            uri,
+        ]
         begun.append(Sweep(environment, home, arguments))
         return begun[-1]
 
@@ -113,7 +126,7 @@ def server(request, tmp_path):
 
 @contextmanager
 def database() -> Iterator:
-    if reason := postgres_missing():
+    if reason := postgres_unavailable_reason():
         pytest.skip(reason)
     with postgres() as running:
         yield running
@@ -194,7 +207,7 @@ def nobody(request) -> Iterator[tuple[str, float]]:
         with socket.create_server(("127.0.0.1", 0)) as deaf:
             yield f"http://127.0.0.1:{deaf.getsockname()[1]}", 25
     else:
-        if reason := postgres_missing():
+        if reason := postgres_unavailable_reason():
             pytest.skip(reason)
         yield f"postgresql://127.0.0.1:{free_port()}/mlflow", 15
 
@@ -203,7 +216,7 @@ def test_a_server_that_is_away_at_the_start_is_a_usage_error(nobody, inputs, com
     uri, seconds = nobody
     home.mkdir()
     (home / "space.yaml").write_text("params: {student_layers: 2}\n")
-    arguments = [*flags(inputs, home / "space.yaml", NAME), "--tracking-uri", with_password(uri)]
+    arguments = [*sweep_flags(inputs, home / "space.yaml", NAME), "--tracking-uri", with_password(uri)]
     done = command("run", *arguments, cwd=home)
     assert_refused(done, uri, seconds)
     assert_secret(done.stdout + done.stderr, home)

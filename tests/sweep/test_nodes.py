@@ -16,7 +16,16 @@ import psutil
 import pytest
 
 from ikd_ray.records import read_trials
-from tests.helpers.launch import MARK, damaged, end_all, flags, marked, measured, saved_epochs, watched
+from tests.helpers.run_command import (
+    MARK,
+    damaged_entries,
+    kill_all,
+    processes_with_mark,
+    run_sweep_process,
+    saved_epochs,
+    sweep_flags,
+    trial_metrics,
+)
 from tests.helpers.servers import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -69,14 +78,14 @@ class Cluster:
 
     def _raylets(self) -> list[psutil.Process]:
         found = []
-        for process in marked(self._mark):
+        for process in processes_with_mark(self._mark):
             with suppress(psutil.Error):
                 if Path(process.cmdline()[0]).name == "raylet":
                     found.append(process)
         return found
 
     def close(self) -> None:
-        end_all(self._mark)
+        kill_all(self._mark)
 
 
 @contextmanager
@@ -94,7 +103,7 @@ def cluster(environment: dict[str, str]) -> Iterator[Cluster]:
 
 def arguments(inputs: Path, home: Path, name: str) -> list[object]:
     (home / "space.yaml").write_text(SPACE)
-    return flags(inputs, home / "space.yaml", name)
+    return sweep_flags(inputs, home / "space.yaml", name)
 
 
 def targets(output: Path) -> dict[str, tuple[int, int, int]]:
@@ -125,7 +134,7 @@ def test_a_node_that_dies_takes_no_trial_with_it(large, environment, command, tm
     outputs = tmp_path / "outputs"
     with cluster(environment) as nodes:
         nodes.add()
-        with watched(nodes.driver, tmp_path, arguments(large, tmp_path, "cut")) as sweep:
+        with run_sweep_process(nodes.driver, tmp_path, arguments(large, tmp_path, "cut")) as sweep:
             sweep.wait_for("storing the teacher's targets: done")
             built = targets(outputs)
             sweep.wait_for("started: ", count=2)
@@ -142,19 +151,19 @@ def test_a_node_that_dies_takes_no_trial_with_it(large, environment, command, tm
         assert targets(outputs) == built
         assert before.items() <= saved_epochs(outputs).items()
         assert set(before.values()) <= trained(outputs / "cut"), "a saved epoch was trained again"
-        assert damaged(outputs) == []
+        assert damaged_entries(outputs) == []
         undisturbed = [*arguments(large, tmp_path, "whole"), "--no-share"]
-        with watched(nodes.driver, tmp_path, undisturbed) as sweep:
+        with run_sweep_process(nodes.driver, tmp_path, undisturbed) as sweep:
             again = sweep.end(timeout=300)
         assert again.status == 0, again.output + again.errors
-    assert measured(outputs / "cut") == measured(outputs / "whole")
+    assert trial_metrics(outputs / "cut") == trial_metrics(outputs / "whole")
 
 
 def test_a_node_that_comes_gets_work(large, environment, tmp_path):
     given = [*arguments(large, tmp_path, "more"), "--trials", 4]
     # A trial lasts longer than a new node's first process takes to start.
     (tmp_path / "space.yaml").write_text(SPACE.replace("epochs: 4", "epochs: 16"))
-    with cluster(environment) as nodes, watched(nodes.driver, tmp_path, given) as sweep:
+    with cluster(environment) as nodes, run_sweep_process(nodes.driver, tmp_path, given) as sweep:
         sweep.wait_for("started: ")
         nodes.add()
         ended = sweep.end(timeout=300)

@@ -9,7 +9,14 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from tests.helpers.launch import Watched, damaged, flags, measured, saved_epochs, watched
+from tests.helpers.run_command import (
+    SweepProcess,
+    damaged_entries,
+    run_sweep_process,
+    saved_epochs,
+    sweep_flags,
+    trial_metrics,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -48,16 +55,16 @@ def with_room(environment):
 
 def arguments(inputs, home, name: str) -> list[object]:
     (home / "space.yaml").write_text(SPACE)
-    return [*flags(inputs, home / "space.yaml", name), "--concurrent", 1]
+    return [*sweep_flags(inputs, home / "space.yaml", name), "--concurrent", 1]
 
 
-def run_until_an_epoch_is_saved(sweep: Watched, home) -> None:
+def run_until_an_epoch_is_saved(sweep: SweepProcess, home) -> None:
     sweep.wait_for("started: ")
     sweep.wait_until(lambda: saved_epochs(home / "outputs"))
 
 
 def test_trials_go_on_where_they_were(large, with_room, command, tmp_path):
-    with watched(with_room, tmp_path, arguments(large, tmp_path, "cut")) as sweep:
+    with run_sweep_process(with_room, tmp_path, arguments(large, tmp_path, "cut")) as sweep:
         run_until_an_epoch_is_saved(sweep, tmp_path)
         before = saved_epochs(tmp_path / "outputs")
         with memory_taken(enough=lambda: sweep.has_said("its process died") or sweep.has_said(WARNED)):
@@ -67,14 +74,14 @@ def test_trials_go_on_where_they_were(large, with_room, command, tmp_path):
     assert "Traceback" not in ended.output + ended.errors
     assert (ended.processes, ended.folders) == ([], set())
     assert before.items() <= saved_epochs(tmp_path / "outputs").items()
-    assert damaged(tmp_path / "outputs") == []
+    assert damaged_entries(tmp_path / "outputs") == []
     done = command("run", *arguments(large, tmp_path, "whole"), "--no-share", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert measured(tmp_path / "outputs/cut") == measured(tmp_path / "outputs/whole")
+    assert trial_metrics(tmp_path / "outputs/cut") == trial_metrics(tmp_path / "outputs/whole")
 
 
 def test_memory_that_stays_away_is_told_in_a_line(large, with_room, command, tmp_path):
-    with watched(with_room, tmp_path, arguments(large, tmp_path, "cut")) as sweep:
+    with run_sweep_process(with_room, tmp_path, arguments(large, tmp_path, "cut")) as sweep:
         run_until_an_epoch_is_saved(sweep, tmp_path)
         with memory_taken():
             ended = sweep.end(timeout=300)

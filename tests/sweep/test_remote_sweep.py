@@ -15,7 +15,7 @@ import pytest
 
 from ikd_ray.storage import store
 from ikd_ray.storage.remote import RemoteOutput
-from tests.helpers.launch import ROOT, flags, measured, start
+from tests.helpers.run_command import ROOT, start_sweep, sweep_flags, trial_metrics
 from tests.helpers.servers import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -63,8 +63,8 @@ def at_home(machine: dict[str, str], uri: str, monkeypatch) -> Path:
 
 def test_a_killed_sweep_goes_on_on_another_machine(inputs, machine, s3, tmp_path, monkeypatch):
     (tmp_path / "space.yaml").write_text(SPACE)
-    common = [*flags(inputs, tmp_path / "space.yaml", "cut"), "--trials", "3", "--concurrent", "1"]
-    process = start(machine("first"), tmp_path, [*common, "--output", s3])
+    common = [*sweep_flags(inputs, tmp_path / "space.yaml", "cut"), "--trials", "3", "--concurrent", "1"]
+    process = start_sweep(machine("first"), tmp_path, [*common, "--output", s3])
     seen = []
     for line in process.stdout:
         seen.append(line)
@@ -78,13 +78,13 @@ def test_a_killed_sweep_goes_on_on_another_machine(inputs, machine, s3, tmp_path
     text = finish(machine("second"), tmp_path, "run", "--resume", "cut", "--output", s3)
     assert "fine-tuning" not in text, "the teacher is there already"
     home = at_home(machine("second"), s3, monkeypatch)
-    there = measured(home / "cut")
+    there = trial_metrics(home / "cut")
     assert sorted(there) == ["t000", "t001", "t002"]
     assert not list((home / "cut" / "trials" / "t000").glob("student")), "nobody needs it here"
 
     common[common.index("cut")] = "whole"
     finish(machine("second"), tmp_path, "run", *common, "--output", tmp_path / "plain")
-    assert there == measured(tmp_path / "plain" / "whole")
+    assert there == trial_metrics(tmp_path / "plain" / "whole")
 
     finish(
         machine("third"), tmp_path, "export", "--task", "cola", "--output", s3, "--to", tmp_path / "exports"
@@ -93,8 +93,8 @@ def test_a_killed_sweep_goes_on_on_another_machine(inputs, machine, s3, tmp_path
     assert exported
     assert all(store.is_intact(folder) for folder in exported)
 
-    common = flags(inputs, tmp_path / "space.yaml", "cut")
-    again = start(machine("fourth"), tmp_path, [*common, "--output", s3])
+    common = sweep_flags(inputs, tmp_path / "space.yaml", "cut")
+    again = start_sweep(machine("fourth"), tmp_path, [*common, "--output", s3])
     text, _ = again.communicate(timeout=120)
     assert again.returncode == 2, text
     assert "exists already" in text
@@ -136,7 +136,7 @@ def test_nodes_that_share_no_disk_share_a_sweep(inputs, machine, raylet, s3, tmp
     wait_for(60, lambda: "--block" in (tmp_path / "head.log").read_text())
     raylet("other", f"--address={address}", "--node-ip-address=127.0.0.1")
     wait_for(60, lambda: "--block" in (tmp_path / "other.log").read_text())
-    common = [*flags(inputs, tmp_path / "space.yaml", "both"), "--trials", "4", "--concurrent", "2"]
+    common = [*sweep_flags(inputs, tmp_path / "space.yaml", "both"), "--trials", "4", "--concurrent", "2"]
     cluster = machine("head") | {"RAY_ADDRESS": address}
     text = finish(cluster, tmp_path, "run", *common, "--output", s3)
     assert text.count("teacher epoch 1/1") == 1
@@ -149,11 +149,11 @@ def test_nodes_that_share_no_disk_share_a_sweep(inputs, machine, raylet, s3, tmp
         assert store.is_intact(teacher)
         teachers[name] = (teacher / store.MANIFEST).read_text()
     assert teachers["head"] == teachers["other"]
-    assert len(measured(at_home(machine("head"), s3, monkeypatch) / "both")) == 4
+    assert len(trial_metrics(at_home(machine("head"), s3, monkeypatch) / "both")) == 4
     alone = common[:-2]
     finish(machine("head"), tmp_path, "run", *alone, "--concurrent", "2", "--output", tmp_path / "plain")
-    there = measured(at_home(machine("head"), s3, monkeypatch) / "both")
-    plain = measured(tmp_path / "plain" / "both")
+    there = trial_metrics(at_home(machine("head"), s3, monkeypatch) / "both")
+    plain = trial_metrics(tmp_path / "plain" / "both")
     assert there.keys() == plain.keys()
     for name, trial in there.items():
         assert trial["params"] == plain[name]["params"]

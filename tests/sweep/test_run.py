@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from ikd_ray.records import read_trials
-from tests.helpers.launch import flags, measured, start
+from tests.helpers.run_command import start_sweep, sweep_flags, trial_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +53,7 @@ def table(inputs, command, tmp_path_factory):
     """A grid of every regime, one of whose trials diverges."""
     home = tmp_path_factory.mktemp("table")
     (home / "table.yaml").write_text(TABLE)
-    done = command("run", *flags(inputs, home / "table.yaml", "first"), cwd=home)
+    done = command("run", *sweep_flags(inputs, home / "table.yaml", "first"), cwd=home)
     client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("ikd-cola").experiment_id
     runs = {kind: [] for kind in ("sweep", "teacher", "trial")}
@@ -199,8 +199,8 @@ def test_the_same_seed_gives_the_same_sweep_also_when_it_was_interrupted(
 ):
     """Ctrl-C after the first trial; --resume runs the rest; a sweep left alone has the same numbers."""
     (tmp_path / "search.yaml").write_text(SEARCH)
-    arguments = [*flags(inputs, tmp_path / "search.yaml", "cut"), "--trials", "4"]
-    process = start(environment, tmp_path, arguments)
+    arguments = [*sweep_flags(inputs, tmp_path / "search.yaml", "cut"), "--trials", "4"]
+    process = start_sweep(environment, tmp_path, arguments)
     seen = []
     for line in process.stdout:
         seen.append(line)
@@ -220,13 +220,13 @@ def test_the_same_seed_gives_the_same_sweep_also_when_it_was_interrupted(
     whole = command("run", *arguments, "--no-share", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     assert "fine-tuning" not in whole.stdout, "the teacher is there already"
-    cut = measured(tmp_path / "outputs" / "cut")
+    cut = trial_metrics(tmp_path / "outputs" / "cut")
     assert len(cut) == 4
-    assert cut == measured(tmp_path / "outputs" / "whole")
+    assert cut == trial_metrics(tmp_path / "outputs" / "whole")
 
     longer = command("run", "--resume", "cut", "--trials", "5", cwd=tmp_path)
     assert longer.returncode == 0, longer.stderr
-    extended = measured(tmp_path / "outputs" / "cut")
+    extended = trial_metrics(tmp_path / "outputs" / "cut")
     assert {key: extended[key] for key in cut} == cut
     assert len(extended) == 5
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -239,7 +239,7 @@ def test_the_same_seed_gives_the_same_sweep_also_when_it_was_interrupted(
 def test_two_workers_train_what_one_does(inputs, command, tmp_path):
     space = "params: {regime: id, student_layers: 2, epochs: 2, batch_size: 16}\nteacher: {epochs: 1}\n"
     (tmp_path / "space.yaml").write_text(space)
-    common = [*flags(inputs, tmp_path / "space.yaml", "one"), "--trials", "1"]
+    common = [*sweep_flags(inputs, tmp_path / "space.yaml", "one"), "--trials", "1"]
     one = command("run", *common, cwd=tmp_path)
     assert one.returncode == 0, one.stderr
     common[common.index("one")] = "two"
@@ -266,7 +266,7 @@ def test_when_every_trial_fails_so_does_the_sweep(inputs, command, tmp_path):
     (tmp_path / "space.yaml").write_text(
         "params: {temperature: 1.0e-38, student_layers: 1}\nteacher: {epochs: 1}\n"
     )
-    arguments = [*flags(inputs, tmp_path / "space.yaml", "bad"), "--trials", "2"]
+    arguments = [*sweep_flags(inputs, tmp_path / "space.yaml", "bad"), "--trials", "2"]
     done = command("run", *arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stdout.count("became nan") >= 2

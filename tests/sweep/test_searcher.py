@@ -13,7 +13,17 @@ from ikd_ray.search.space import load_space
 from ikd_ray.search.windowed_storage import WindowedStorage
 from ikd_ray.storage import store
 from ikd_ray.sweep.searcher import STUDY, open_study
-from tests.helpers.played import make, newest, oldest, play, play_on, record, records, reported, result
+from tests.helpers.simulated_search import (
+    make,
+    newest,
+    oldest,
+    play,
+    play_on,
+    record,
+    records,
+    reported,
+    result,
+)
 
 SPACE = """
 params:

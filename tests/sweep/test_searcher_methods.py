@@ -10,7 +10,16 @@ from ikd_ray.search.budget import Budget
 from ikd_ray.search.results import FAILED, REPORT
 from ikd_ray.search.space import load_space
 from ikd_ray.sweep.searcher import STUDY, OrderedSearch, open_study
-from tests.helpers.played import OBJECTIVES, newest, oldest, play_all, records, refuse, reported, result
+from tests.helpers.simulated_search import (
+    OBJECTIVES,
+    newest,
+    oldest,
+    play_all,
+    records,
+    refuse,
+    reported,
+    result,
+)
 
 COMPARED = """
 methods:

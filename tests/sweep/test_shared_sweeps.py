@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from ikd_ray.analysis.savings import savings
 from ikd_ray.records import read_trials
-from tests.helpers.launch import flags, start
+from tests.helpers.run_command import start_sweep, sweep_flags
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ TRIALS = 3 + 8 + 4
 
 def arguments(inputs, folder, name, *more):
     (folder / "space.yaml").write_text(SPACE)
-    return [*flags(inputs, folder / "space.yaml", name), *more]
+    return [*sweep_flags(inputs, folder / "space.yaml", name), *more]
 
 
 def numbers(trial):
@@ -153,7 +153,7 @@ def test_trials_that_wait_leave_their_place_and_come_again(inputs, command, envi
     for epoch in first.iterdir():
         shutil.rmtree(epoch)
     with FileLock(stages / ".locks" / first.name):
-        process = start(environment, tmp_path, arguments(inputs, tmp_path, "waits"))
+        process = start_sweep(environment, tmp_path, arguments(inputs, tmp_path, "waits"))
         read_until(process, "waits for epoch 1", 10)  # the search looks no further ahead
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
@@ -177,7 +177,7 @@ def test_trials_that_wait_leave_their_place_and_come_again(inputs, command, envi
 def test_a_sweep_that_was_killed_goes_on_where_it_was(inputs, command, environment, alone, tmp_path):
     """SIGKILL for the driver, in the middle of trials; then --resume."""
     home = with_cache_of(alone, tmp_path)
-    process = start(environment, home, arguments(inputs, home, "cut"))
+    process = start_sweep(environment, home, arguments(inputs, home, "cut"))
     read_until(process, "finished in", 6)
     process.kill()
     process.wait()

@@ -17,7 +17,7 @@ from ikd_ray.search.space import load_space
 from ikd_ray.storage.remote import Output
 from ikd_ray.sweep.searcher import STUDY, OrderedSearch, open_study
 from ikd_ray.sweep.verify import check
-from tests.helpers.students import student, write_tokenizer
+from tests.helpers.sample_students import make_student, write_teacher_tokenizer
 
 SPACE = "params:\n  regime: {choice: [kd, pid]}\n  temperature: {float: [1, 10]}\n"
 OBJECTIVES = {"dev/mcc": "max", "student/params": "min"}
@@ -79,8 +79,8 @@ def whole(tmp_path_factory):
                 "times": [1.0, 2.0],
             }
         record = TrialRecord(f"t{number:03d}", number, params, [2], status, **told)
-        write_trial(folder, record, student(1).save_pretrained if status == "finished" else None)
-    write_tokenizer(folder.parent / "cache" / "teachers" / "k")
+        write_trial(folder, record, make_student(1).save_pretrained if status == "finished" else None)
+    write_teacher_tokenizer(folder.parent / "cache" / "teachers" / "k")
     check(Output(str(folder.parent)), folder, None)
     return home
 

@@ -8,7 +8,14 @@ import psutil
 import pytest
 
 from ikd_ray.records import TrialRecord, read_trials
-from tests.helpers.launch import Watched, damaged, flags, saved_epochs, watched, write_inputs
+from tests.helpers.run_command import (
+    SweepProcess,
+    damaged_entries,
+    run_sweep_process,
+    saved_epochs,
+    sweep_flags,
+    write_inputs,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -20,10 +27,10 @@ teacher: {epochs: 1}
 
 def arguments(inputs: Path, home: Path, name: str) -> list[object]:
     (home / "space.yaml").write_text(SPACE)
-    return [*flags(inputs, home / "space.yaml", name), "--trials", 1, "--workers-per-trial", 2]
+    return [*sweep_flags(inputs, home / "space.yaml", name), "--trials", 1, "--workers-per-trial", 2]
 
 
-def train_workers(sweep: Watched) -> list[psutil.Process]:
+def train_workers(sweep: SweepProcess) -> list[psutil.Process]:
     """The processes of Ray Train that train; what a process of Ray is busy with is its name."""
     return [process for process in sweep.processes() if "RayTrainWorker" in " ".join(process.cmdline())]
 
@@ -38,7 +45,7 @@ def only_trial(home: Path, name: str) -> TrialRecord:
 def test_the_trial_goes_on_from_its_last_epoch(environment, command, tmp_path, rank):
     write_inputs(tmp_path, train=4000, dev=500)
     outputs = tmp_path / "outputs"
-    with watched(environment, tmp_path, arguments(tmp_path, tmp_path, "cut")) as sweep:
+    with run_sweep_process(environment, tmp_path, arguments(tmp_path, tmp_path, "cut")) as sweep:
         sweep.wait_for("started: ")
         sweep.wait_until(lambda: saved_epochs(outputs))  # the second one runs
         before, workers = saved_epochs(outputs), train_workers(sweep)
@@ -53,7 +60,7 @@ def test_the_trial_goes_on_from_its_last_epoch(environment, command, tmp_path, r
     assert len(trial.history) == 4
     assert before.items() <= saved_epochs(outputs).items()
     assert [trial.history[0]["time/epoch_s"]] == list(before.values()), "the first epoch was trained again"
-    assert damaged(outputs) == []
+    assert damaged_entries(outputs) == []
 
     done = command("run", *arguments(tmp_path, tmp_path, "whole"), "--no-share", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

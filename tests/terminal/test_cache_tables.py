@@ -17,8 +17,8 @@ from ikd_ray.distill.epoch_cache import EpochCache
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.storage.eviction import states
 from ikd_ray.terminal.cache_tables import SHOWN, kinds, ranges, saved_stages, size_text
-from tests.helpers.screen import run
-from tests.helpers.tiny import make_data, make_encoder, make_targets
+from tests.helpers.terminal import invoke
+from tests.helpers.tiny_models import make_data, make_encoder, make_targets
 
 SCRIPT = Path(__file__).resolve().parents[2] / "sweeps" / "cache.py"
 FAST = {"student_layers": 2, "batch_size": 16, "learning_rate": 3e-3, "epochs": 3, "epochs_per_layer": 1}
@@ -80,7 +80,7 @@ def everything(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_list_shows_each_kind_and_where_it_is(app, output):
-    result = run(app, "list", "--output", output)
+    result = invoke(app, "list", "--output", output)
     assert result.exit_code == 0
     found = {kind.folder.name: kind for kind in kinds(output / "cache")}
     assert {name: (kind.entries, kind.bytes) for name, kind in found.items() if name != "stages"} == {
@@ -99,7 +99,7 @@ def test_list_shows_each_kind_and_where_it_is(app, output):
 
 
 def test_list_shows_each_stage_the_most_recently_used_first(app, output):
-    text = run(app, "list", "--output", output).stdout
+    text = invoke(app, "list", "--output", output).stdout
     (head,) = [number for number, row in enumerate(rows(text)) if row[:2] == ["task", "regime"]]
     stages = [row for row in rows(text)[head + 1 :] if row[:1] == ["cola"]]
     names = ("task", "regime", "stage", "layers", "init", "rate", "seed", "epochs")
@@ -123,7 +123,7 @@ def test_list_tells_what_running_trials_stand_on(app, output, begin):
     assert [stage.in_use for stage in stages].count(True) == 1
     (used,) = (stage for stage in stages if stage.in_use)
     assert used.about["stage"] == "1"
-    assert re.search(r"cola pid +1 .* yes *$", run(app, "list", "--output", output).stdout, re.MULTILINE)
+    assert re.search(r"cola pid +1 .* yes *$", invoke(app, "list", "--output", output).stdout, re.MULTILINE)
     course.close()
     assert not any(stage.in_use for stage in saved_stages(output / "cache"))
 
@@ -134,7 +134,7 @@ def test_list_writes_nothing(app, output):
     for folder in folders:
         folder.chmod(0o555)
     try:
-        assert run(app, "list", "--output", output).exit_code == 0
+        assert invoke(app, "list", "--output", output).exit_code == 0
     finally:
         for folder in folders:
             folder.chmod(0o755)
@@ -146,7 +146,7 @@ def test_many_stages_are_summed_up(app, output):
     for number in range(SHOWN):
         shutil.copytree(states(folder)[0].folder.parent, folder / f"copy{number}")
     found = saved_stages(output / "cache")
-    text = run(app, "list", "--output", output).stdout
+    text = invoke(app, "list", "--output", output).stdout
     assert sum(row[:1] == ["cola"] for row in rows(text)) == SHOWN
     assert f"… and 4 more, {size_text(sum(stage.bytes for stage in found[SHOWN:]))}" in text
 
@@ -156,7 +156,7 @@ def test_a_damaged_card_is_no_reason_to_fail(app, output, card):
     for state in states(output / "cache" / "stages"):
         (state.folder / "epoch.json").write_text(card)
     (output / "cache" / "stages" / "odd" / "folder").mkdir(parents=True)
-    result = run(app, "list", "--output", output)
+    result = invoke(app, "list", "--output", output)
     assert result.exit_code == 0
     assert "\x1b" not in result.stdout
 
@@ -164,21 +164,21 @@ def test_a_damaged_card_is_no_reason_to_fail(app, output, card):
 def test_clear_leaves_what_is_no_saved_epoch(app, output):
     before = {path for path in (output / "cache").rglob("*") if "stages" not in path.parts}
     count, size = 8, size_text(sum(state.bytes for state in states(output / "cache" / "stages")))
-    result = run(app, "clear", "--output", output)
+    result = invoke(app, "clear", "--output", output)
     assert result.exit_code == 0
     assert f"Removed: {count} epochs of 4 stages, {size}." in result.stdout
     assert "Kept" not in result.stdout
     assert states(output / "cache" / "stages") == []
     assert {path for path in (output / "cache").rglob("*") if "stages" not in path.parts} == before
-    assert "No saved epochs" in run(app, "list", "--output", output).stdout
-    again = run(app, "clear", "--output", output)
+    assert "No saved epochs" in invoke(app, "list", "--output", output).stdout
+    again = invoke(app, "clear", "--output", output)
     assert (again.exit_code, "Nothing to remove" in again.stdout) == (0, True)
 
 
 def test_clear_keeps_what_running_trials_stand_on(app, output, begin):
     course = begin(output / "cache", regime="pid")
     next(course)
-    result = run(app, "clear", "--output", output)
+    result = invoke(app, "clear", "--output", output)
     (kept,) = states(output / "cache" / "stages")
     assert json.loads((kept.folder / "epoch.json").read_text())["about"]["stage"] == "1"
     assert "Removed: 7 epochs of 3 stages, " in result.stdout
@@ -196,7 +196,7 @@ def test_clear_says_what_it_cannot_remove(app, output, monkeypatch):
         rename(path, target)
 
     monkeypatch.setattr(os, "rename", refuse)
-    result = run(app, "clear", "--output", output)
+    result = invoke(app, "clear", "--output", output)
     assert result.exit_code == 1
     assert "no permission to remove 1 epoch of 1 stage" in result.stderr
     assert [state.folder for state in states(output / "cache" / "stages")] == [stuck]
@@ -212,7 +212,7 @@ def test_no_cache_is_one_line_and_status_2(app, tmp_path, command, kind):
     elif kind in ("empty", "file"):
         output.mkdir() if kind == "empty" else output.touch()
     before = everything(tmp_path)
-    result = run(app, command, "--output", output)
+    result = invoke(app, command, "--output", output)
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"error: --output {output}: ")

@@ -16,19 +16,19 @@ from ikd_ray.formatting import clean, clock, duration, short_stage
 from ikd_ray.records import TrialRecord
 from ikd_ray.terminal.console import Console
 from ikd_ray.terminal.progress_table import ProgressTable, Step
-from tests.helpers.screen import Clock, Tty
+from tests.helpers.terminal import FakeClock, TerminalStream
 
 DEEP = "+".join(map(str, range(1, 13))) + "+C"
 EVIL = "\x1b]0;owned\x07\x1b[2J[bold red]out of\r\nmemory[/] :smile:\x9b1A\u202e"
 
 
 @pytest.fixture
-def terminal(monkeypatch) -> Tty:
+def terminal(monkeypatch) -> TerminalStream:
     for name in ("NO_COLOR", "TTY_INTERACTIVE", "TTY_COMPATIBLE", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}.items():
         monkeypatch.setenv(name, value)
-    return Tty()
+    return TerminalStream()
 
 
 def visible(text: str) -> str:
@@ -53,7 +53,7 @@ def record(id: str, number: int, status: str = "finished", **rest) -> TrialRecor
     return TrialRecord(id, number, {"regime": "pid", "student_layers": 3}, [2, 4, 6], status, **rest)
 
 
-def story(console: Console, now: Clock) -> None:
+def story(console: Console, now: FakeClock) -> None:
     console.heading("ikd-ray: cola, sweep first")
     console.note("data", "GLUE folder glue (CoLA)")
     console.warn("the corpus is GENERATED")
@@ -198,7 +198,7 @@ def test_a_file_that_cannot_encode_a_character_gets_a_question_mark():
 @example("\ud800")
 def test_any_reason_stays_one_harmless_line(reason):
     file = io.StringIO()
-    console = Console(file, Clock())
+    console = Console(file, FakeClock())
     with console.sweep(1, 1, "dev/mcc"):
         console.trial_failed("aaaa", reason)
     start, failed, standing, end, rest = file.getvalue().split("\n")
@@ -212,7 +212,7 @@ def test_any_reason_stays_one_harmless_line(reason):
 @example("[/nonsense]")
 @example("[link=x]y")
 def test_any_name_can_be_drawn(name):
-    board = ProgressTable(2, 1, "dev/" + name, Clock())
+    board = ProgressTable(2, 1, "dev/" + name, FakeClock())
     board.start(name, 0, {"regime": name, "student_layers": name})
     board.epoch(name, 1.0, stage=1, stages=1, stage_name=name, metrics={})
     running = drawn(board)

@@ -11,7 +11,7 @@ from rich.console import Console as Terminal
 from ikd_ray.analysis.savings import Savings
 from ikd_ray.terminal.console import Console
 from ikd_ray.terminal.progress_table import ProgressTable
-from tests.helpers.screen import Clock, Tty
+from tests.helpers.terminal import FakeClock, TerminalStream
 
 SAVINGS = Savings(6, 18, 3, 3, 50.0, 40.0)
 SHARED = (
@@ -49,7 +49,7 @@ def final(reused: int, trained: int, saved_s: float) -> dict[str, float]:
     }
 
 
-def story(console: Console, now: Clock) -> None:
+def story(console: Console, now: FakeClock) -> None:
     """One trial finds seven epochs at once, waits twice for the eighth, and trains the last two."""
     with console.sweep(2, 1, "dev/mcc"):
         console.trial_started("aaaa", 0, PARAMS)
@@ -116,7 +116,7 @@ def test_a_terminal_is_told_what_sharing_saved(now, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}.items():
         monkeypatch.setenv(name, value)
-    terminal = Tty()
+    terminal = TerminalStream()
     story(Console(terminal, now), now)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
     assert f"sharing    {SHARED}" in text

@@ -15,10 +15,10 @@ from ikd_ray.storage.remote import Output
 from ikd_ray.tracking.pages import VIEW
 from ikd_ray.tracking.publish import log_report, show_front
 from ikd_ray.tracking.tracker import Tracker
-from tests.helpers.browser import close_assistant, keep_picture, open_browser
+from tests.helpers.browser import close_mlflow_assistant, open_page, save_screenshot
+from tests.helpers.mlflow_sweeps import sweep
+from tests.helpers.sample_students import make_student, write_teacher_tokenizer
 from tests.helpers.servers import mlflow_server
-from tests.helpers.students import student, write_tokenizer
-from tests.helpers.told import sweep
 
 pytestmark = pytest.mark.slow
 
@@ -64,11 +64,11 @@ TRIALS = [
 def seen(tmp_path_factory):
     """A server that has a sweep of four trials, three of them on the front; its address and the tracker."""
     root = tmp_path_factory.mktemp("seen")
-    write_tokenizer(root / "cache" / "teachers" / "key")
+    write_teacher_tokenizer(root / "cache" / "teachers" / "key")
     (root / "first").mkdir()
     records.write_sweep(root / "first", SWEEP)
     for done in TRIALS:
-        records.write_trial(root / "first", done, student(len(done.layer_map)).save_pretrained)
+        records.write_trial(root / "first", done, make_student(len(done.layer_map)).save_pretrained)
     with mlflow_server(root / "server") as server:
         tracker = Tracker(server.uri, "cola")
         tracker.start(SWEEP)
@@ -84,12 +84,12 @@ def students_of(uri, tracker, mode="TABLE") -> str:
 
 def test_the_table_of_students_is_useful_at_once(seen, tmp_path):
     uri, tracker = seen
-    with open_browser(2200, 560) as page:  # MLflow draws only the columns that are in sight
+    with open_page(2200, 560) as page:  # MLflow draws only the columns that are in sight
         page.goto(students_of(uri, tracker))
         page.get_by_role("link", name="kd-3L-t000").wait_for()
-        close_assistant(page)
+        close_mlflow_assistant(page)
         page.get_by_text("ikd.front").first.wait_for()
-        keep_picture(page, "mlflow-students", tmp_path)
+        save_screenshot(page, "mlflow-students", tmp_path)
         text = page.inner_text("body")
     for column in ("dev/mcc", "student/params", "dev/attention_kl", "regime", "student_layers", "lambda"):
         assert column in text
@@ -101,13 +101,13 @@ def test_the_table_of_students_is_useful_at_once(seen, tmp_path):
 
 def test_trials_are_nested_below_their_sweep(seen, tmp_path):
     uri, tracker = seen
-    with open_browser() as page:
+    with open_page() as page:
         page.goto(f"{uri}/#/experiments/{tracker.experiment_id}/runs")
         page.get_by_role("link", name="first").wait_for()
         assert page.get_by_role("link", name="kd-3L-t000").count() == 0
         page.locator(".ag-row").filter(has_text="first").get_by_role("button").first.click()
         page.get_by_role("link", name="kd-3L-t000").first.wait_for()
-        keep_picture(page, "mlflow-nested", tmp_path)
+        save_screenshot(page, "mlflow-nested", tmp_path)
         text = page.inner_text("body")
     for trial in TRIALS:
         assert trial.name in text
@@ -115,14 +115,14 @@ def test_trials_are_nested_below_their_sweep(seen, tmp_path):
 
 def test_two_trials_are_compared(seen, tmp_path):
     uri, tracker = seen
-    with open_browser(2200, 900) as page:
+    with open_page(2200, 900) as page:
         page.goto(students_of(uri, tracker))
         page.get_by_role("link", name="kd-3L-t000").wait_for()
         for name in ("kd-3L-t000", "id-3L-t001"):
             page.locator(".ag-row").filter(has_text=name).locator("input[type=checkbox]").first.check()
         page.get_by_role("button", name="Compare").click()
         page.get_by_text("dev/layer_1/kl").first.wait_for()
-        keep_picture(page, "mlflow-compared", tmp_path)
+        save_screenshot(page, "mlflow-compared", tmp_path)
         text = page.inner_text("body")
     for shown in ("kd-3L-t000", "id-3L-t001", "dev/layer_2/kl", "dev/layer_3/kl"):
         assert shown in text
@@ -130,15 +130,15 @@ def test_two_trials_are_compared(seen, tmp_path):
 
 def test_layer_losses_are_curves(seen, tmp_path):
     uri, tracker = seen
-    with open_browser(1200, 1500) as page:
+    with open_page(1200, 1500) as page:
         page.goto(students_of(uri, tracker, "CHART"))
         # Charts out of sight are not drawn.
         page.get_by_placeholder("Search metric charts").fill("layer_[123]/kl")
-        close_assistant(page)
+        close_mlflow_assistant(page)
         page.get_by_text("dev/layer_1/kl").first.wait_for()
         page.locator(".main-svg").first.wait_for()
         page.wait_for_timeout(2000)  # it draws bit by bit
-        keep_picture(page, "mlflow-layers", tmp_path)
+        save_screenshot(page, "mlflow-layers", tmp_path)
         text = page.inner_text("body")
     for layer in (1, 2, 3):
         assert f"kd-3L-t000 (dev/layer_{layer}/kl)" in text
@@ -147,12 +147,12 @@ def test_layer_losses_are_curves(seen, tmp_path):
 
 def test_the_sweep_says_how_to_read_it(seen, tmp_path):
     uri, tracker = seen
-    with open_browser(1280, 1000) as page:
+    with open_page(1280, 1000) as page:
         page.goto(f"{uri}/#/experiments/{tracker.experiment_id}/runs/{tracker.parent}")
         page.get_by_role("heading", name="How to read this").wait_for()
-        close_assistant(page)
+        close_mlflow_assistant(page)
         page.get_by_text("Show more").click()
-        keep_picture(page, "mlflow-sweep", tmp_path)
+        save_screenshot(page, "mlflow-sweep", tmp_path)
         assert page.get_by_text("pid-2L-t002: dev/mcc 0.25").count() == 1
         with page.expect_popup() as opened:
             page.get_by_role("link", name="The table of students").click()
@@ -161,21 +161,21 @@ def test_the_sweep_says_how_to_read_it(seen, tmp_path):
 
 def test_a_student_of_the_front_is_a_model(seen, tmp_path):
     uri, tracker = seen
-    with open_browser(1500, 700) as page:
+    with open_page(1500, 700) as page:
         page.goto(f"{uri}/#/experiments/{tracker.experiment_id}/models")
         page.get_by_text("kd-3L-t000").first.wait_for()
-        keep_picture(page, "mlflow-models", tmp_path)
+        save_screenshot(page, "mlflow-models", tmp_path)
         assert page.get_by_text("pid-2L-t002").count() > 0
         assert page.get_by_text("sid-2L-t003").count() == 0, "it is not on the front"
 
 
 def test_the_report_is_an_artifact_that_opens(seen, tmp_path):
     uri, tracker = seen
-    with open_browser(1500, 900) as page:
+    with open_page(1500, 900) as page:
         page.goto(
             f"{uri}/#/experiments/{tracker.experiment_id}/runs/{tracker.parent}/artifacts/report/report.html"
         )
         frame = page.frame_locator("iframe").first
         frame.get_by_role("heading", name="Regimes at equal depth").wait_for()
-        keep_picture(page, "mlflow-report", tmp_path)
+        save_screenshot(page, "mlflow-report", tmp_path)
         assert frame.locator("figure").count() > 4

@@ -12,15 +12,15 @@ import torch
 from ikd_ray import records
 from ikd_ray.errors import UsageError
 from ikd_ray.tracking.publish import register, show_front
-from tests.helpers.students import student, write_tokenizer
-from tests.helpers.told import PARAMS, children, record, sweep, values
+from tests.helpers.mlflow_sweeps import PARAMS, children, record, sweep, values
+from tests.helpers.sample_students import make_student, write_teacher_tokenizer
 
 
 @pytest.fixture
 def folder(tmp_path, request):
     """A sweep's, with a student in it."""
-    write_tokenizer(tmp_path / "cache" / "teachers" / "key")
-    records.write_trial(tmp_path / "sweep", record(0), student(2).save_pretrained)
+    write_teacher_tokenizer(tmp_path / "cache" / "teachers" / "key")
+    records.write_trial(tmp_path / "sweep", record(0), make_student(2).save_pretrained)
     records.write_sweep(tmp_path / "sweep", sweep(request.node.name))
     return tmp_path / "sweep"
 
@@ -44,7 +44,7 @@ def test_the_front_is_shown(tracker, request, folder):
     assert r"a \[folder\]" in note
     assert values(tracker, runs["t000"], "dev/mcc") == [(1, 0.1), (2, 0.2)], "each value once"
     better = replace(record(1), metrics=record(1).metrics | {"dev/mcc": 0.3})
-    records.write_trial(folder, better, student(2).save_pretrained)
+    records.write_trial(folder, better, make_student(2).save_pretrained)
     show_front(tracker, folder, asked, [record(0), better])
     tags = {trial: run.data.tags.get("ikd.front") for trial, run in children(tracker).items()}
     assert (tags["t000"], tags["t001"]) == ("false", "true")
@@ -63,7 +63,7 @@ def test_a_student_is_a_model(tracker, request, folder):
     assert {metric.key: metric.value for metric in model.metrics} == {"dev/mcc": 0.2, "student/params": 5.0}
     mlflow.set_tracking_uri(tracker.uri)
     loaded = mlflow.transformers.load_model(f"models:/{found.model_id}")
-    expected = student(2)
+    expected = make_student(2)
     tokens = loaded.tokenizer("the cat sat .", return_tensors="pt")
     torch.testing.assert_close(loaded.model(**tokens).logits, expected(**tokens).logits)
     assert loaded.model.config.id2label == {0: "unacceptable", 1: "acceptable"}
@@ -114,7 +114,7 @@ def test_what_differs_from_the_records_is_seen_and_mended(tracker, request, fold
 
 def test_students_are_versions_of_a_registered_model(tracker, request, folder):
     asked, trials = sweep(request.node.name), [record(0), record(1)]
-    records.write_trial(folder, record(1), student(2).save_pretrained)
+    records.write_trial(folder, record(1), make_student(2).save_pretrained)
     tracker.conclude(folder, asked, trials)
     show_front(tracker, folder, asked, trials)  # equals: the second is not on it
     assert register(tracker, folder, asked, trials, "judge") == {"t000": "1", "t001": "2"}

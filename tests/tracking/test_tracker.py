@@ -10,7 +10,7 @@ import pytest
 
 from ikd_ray.errors import UsageError
 from ikd_ray.tracking.tracker import Tracker
-from tests.helpers.told import PARAMS, children, epoch, record, settle, sweep, values
+from tests.helpers.mlflow_sweeps import PARAMS, children, epoch, record, settle, sweep, values
 
 
 def test_trials_are_nested_and_tagged(tracker):

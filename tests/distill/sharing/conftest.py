@@ -11,8 +11,8 @@ from ikd_ray.distill.epoch_cache import EpochCache
 from ikd_ray.distill.loop import Distillation, distill
 from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.training import StageTraining
-from tests.helpers.alike import EPOCH, PID, outcome
-from tests.helpers.tiny import make_encoder
+from tests.helpers.shared_trials import PID, TRAIN_EPOCH, distillation_result
+from tests.helpers.tiny_models import make_encoder
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def run(start):
 
     def make(*arguments, **more) -> SimpleNamespace:
         course = start(*arguments, **more)
-        return outcome(course, list(course))
+        return distillation_result(course, list(course))
 
     return make
 
@@ -58,8 +58,8 @@ def alone(data, dropping):
         if key not in known:
             course = Distillation(trial, data, dropping, prefix=prefix)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(StageTraining, "epoch", EPOCH)  # for `trained` it is none of the trials
-                known[key] = outcome(course, list(course))
+                patch.setattr(StageTraining, "epoch", TRAIN_EPOCH)  # for `trained` it is none of the trials
+                known[key] = distillation_result(course, list(course))
         return known[key]
 
     return make
@@ -72,7 +72,7 @@ def trained(monkeypatch):
 
     def spy(self, number: int):
         calls.append((self.stage.name, number))
-        return EPOCH(self, number)
+        return TRAIN_EPOCH(self, number)
 
     monkeypatch.setattr(StageTraining, "epoch", spy)
     return calls

@@ -13,7 +13,15 @@ from ikd_ray.distill.loop import distill
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.training import StageTraining
 from ikd_ray.storage import store
-from tests.helpers.alike import PID, PREFIXES, RECOMPUTED, SMALL, assert_same, like, outcome
+from tests.helpers.shared_trials import (
+    PID,
+    PREFIXES,
+    RECOMPUTED,
+    SMALL,
+    assert_same_result,
+    distillation_result,
+    with_fields,
+)
 
 FIELDS = [
     *({"regime": regime} for regime in REGIMES if regime not in ("pid", "sid")),
@@ -33,15 +41,15 @@ def test_what_is_reused_changes_nothing(run, alone, fields):
     """Nothing of the trial, a part of it and all of it were trained by others before."""
     trial = Trial(**(SMALL | fields))
     others = {
-        "shorter": like(trial, cosine_threshold=1.0, epochs=1),
-        "longer": like(trial, epochs_per_layer=3),
-        "lambda": like(trial, lambda_=0.5),
+        "shorter": with_fields(trial, cosine_threshold=1.0, epochs=1),
+        "longer": with_fields(trial, epochs_per_layer=3),
+        "lambda": with_fields(trial, lambda_=0.5),
     }
     for name, other in others.items():
-        assert_same(run(other, name), alone(other))
+        assert_same_result(run(other, name), alone(other))
     part, whole = run(trial, "part"), run(trial, "whole")
-    assert_same(part, alone(trial))
-    assert_same(whole, alone(trial))
+    assert_same_result(part, alone(trial))
+    assert_same_result(whole, alone(trial))
     internal = 2 * trial.student_layers if trial.regime in ("pid", "sid") else 0
     assert part.reused == (internal or trial.epochs)  # without internal stages the longer one was the same
     assert whole.trained == 0
@@ -71,7 +79,7 @@ def test_a_trial_that_is_cut_off_goes_on(start, run, alone, trained, folder, fie
         epochs.close()
         trained.clear()
         whole = run(trial, "cut")
-        assert_same(whole, expected)
+        assert_same_result(whole, expected)
         assert len(trained) == len(expected.epochs) - done
         for number, epoch in enumerate(whole.epochs, start=1):
             assert epoch.metrics["reused_epochs"] == 0
@@ -95,7 +103,7 @@ def test_an_epoch_that_breaks_off_is_as_if_never_begun(start, run, alone, traine
     monkeypatch.setattr(StageTraining, "_step", step)
     trained.clear()
     found = run(PID, "next")
-    assert_same(found, alone(PID))
+    assert_same_result(found, alone(PID))
     assert trained == [("2", 1), ("2", 2), ("C", 1), ("C", 2)]
     assert not found.warnings
 
@@ -105,7 +113,7 @@ def test_each_epoch_is_trained_once(run, trained):
     done = Counter()
     for each in (2, 4, 1, 3):
         trained.clear()
-        course = run(like(PID, epochs_per_layer=each, student_layers=3), f"{each}")
+        course = run(with_fields(PID, epochs_per_layer=each, student_layers=3), f"{each}")
         assert len(trained) == course.trained
         stages = {"1": (), "2": (each,), "3": (each, each), "C": (each, each, each)}
         done.update((stages[stage], number) for stage, number in trained)
@@ -118,15 +126,15 @@ def test_each_epoch_is_trained_once(run, trained):
 
 def test_pid_and_sid_share_the_first_layer(run, alone):
     run(PID, "pid")
-    sid = like(PID, regime="sid")
+    sid = with_fields(PID, regime="sid")
     found = run(sid, "sid")
-    assert_same(found, alone(sid))
+    assert_same_result(found, alone(sid))
     assert [epoch.reused_from for epoch in found.epochs] == ["pid", "pid", "", "", "", ""]
 
 
 def test_a_trial_takes_what_another_trains_right_now(start, alone, trained):
     """Two at once, in one process: one waits whenever the other is at the epoch that it needs."""
-    other = like(PID, lambda_=0.5)
+    other = with_fields(PID, lambda_=0.5)
     courses = start(PID, "a"), start(other, "b")
     given, open_ = ([], []), {0: iter(courses[0]), 1: iter(courses[1])}
     waited = [0, 0]
@@ -141,7 +149,7 @@ def test_a_trial_takes_what_another_trains_right_now(start, alone, trained):
             else:
                 given[who].append(event)
     for course, epochs, trial in zip(courses, given, (PID, other), strict=True):
-        assert_same(outcome(course, epochs), alone(trial))
+        assert_same_result(distillation_result(course, epochs), alone(trial))
     assert Counter(stage for stage, _ in trained) == {"1": 2, "2": 2, "C": 4}
     assert waited[1]
 
@@ -157,18 +165,18 @@ def test_a_trial_that_is_given_up_lets_the_others_on(start, alone):
     first.close()
     assert busy.ready()
     epochs += events
-    assert_same(outcome(second, epochs), alone(PID))
+    assert_same_result(distillation_result(second, epochs), alone(PID))
     assert (epochs[0].reused_from, epochs[1].reused_from) == ("first", "")
 
 
 @pytest.mark.parametrize("fields", [{}, {"top_trains": "head"}, {"embeddings": "train"}], ids=str)
 def test_what_frozen_layers_give_stored_and_recomputed(run, alone, fields):
     """In memory and in a file it is the same; computed again in other batches its last digits are others."""
-    trial = like(PID, student_layers=3, **fields)
+    trial = with_fields(PID, student_layers=3, **fields)
     places = (("memory", 0), ("recomputed", 2), ("disk", 8), ("recomputed", 8), ("memory", 8))
     for turn, (place, reused) in enumerate(places):
         found = run(trial, f"{turn}", prefix=PREFIXES[place])
-        assert_same(found, alone(trial, PREFIXES[place]))
+        assert_same_result(found, alone(trial, PREFIXES[place]))
         assert found.reused == reused
 
 
@@ -177,15 +185,15 @@ def test_without_the_room_that_was_promised_nothing_is_passed_on(run, alone, mon
     config = PREFIXES["disk"]
     with monkeypatch.context() as patch:
         patch.setattr(store, "SPARE", 0)
-        assert_same(run(PID, "no room", prefix=config), alone(PID, RECOMPUTED))
+        assert_same_result(run(PID, "no room", prefix=config), alone(PID, RECOMPUTED))
     found = run(PID, "room", prefix=config)
-    assert_same(found, alone(PID, config))
+    assert_same_result(found, alone(PID, config))
     assert found.reused == 2
 
 
 def test_time_is_theirs_who_spent_it(run):
     first = run(PID, "first").epochs
-    longer = run(like(PID, epochs_per_layer=3), "second").epochs
+    longer = run(with_fields(PID, epochs_per_layer=3), "second").epochs
     for epoch in first:
         assert epoch.metrics["time/epoch_s"] > 0
         assert epoch.metrics["time/evaluation_s"] > 0

@@ -12,7 +12,13 @@ from ikd_ray.distill import epoch_cache
 from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
 from ikd_ray.distill.frozen_activations import KEPT
 from ikd_ray.storage import store
-from tests.helpers.alike import PID, assert_same, like, outcome, saved
+from tests.helpers.shared_trials import (
+    PID,
+    assert_same_result,
+    distillation_result,
+    saved_epoch_folder,
+    with_fields,
+)
 
 
 def flip(path: Path) -> None:
@@ -45,38 +51,38 @@ PLACES = [("1", 1), ("1", 2), ("2", 1), ("2", 2), ("C", 1), ("C", 2)]
 def test_a_damaged_state_is_trained_anew(run, alone, trained, kept, folder, damage, place):
     """It alone: those after it are as good as ever."""
     shutil.copytree(kept, folder)
-    broken = saved(folder, *place)
+    broken = saved_epoch_folder(folder, *place)
     DAMAGES[damage](broken)
     found = run(PID, "next")
-    assert_same(found, alone(PID))
+    assert_same_result(found, alone(PID))
     assert trained == [place]
     assert len(found.warnings) == 1
     assert str(broken) in found.warnings[0]
     assert store.is_intact(broken)
     after = run(PID, "after")
-    assert_same(after, alone(PID))
+    assert_same_result(after, alone(PID))
     assert (after.trained, after.warnings) == (0, [])
 
 
 @pytest.mark.parametrize("place", PLACES, ids=str)
 def test_a_missing_state_is_trained_without_a_word(run, alone, trained, kept, folder, place):
     shutil.copytree(kept, folder)
-    shutil.rmtree(saved(folder, *place))
+    shutil.rmtree(saved_epoch_folder(folder, *place))
     found = run(PID, "next")
-    assert_same(found, alone(PID))
+    assert_same_result(found, alone(PID))
     assert (trained, found.warnings) == ([place], [])
-    assert store.is_intact(saved(folder, *place))
+    assert store.is_intact(saved_epoch_folder(folder, *place))
 
 
 @pytest.mark.parametrize("harm", [flip, halve, Path.unlink], ids=lambda harm: harm.__name__)
 def test_a_damaged_output_of_the_encoder_is_computed_anew(run, alone, trained, folder, harm):
     """What heads alone train on is kept beside the states."""
-    head = like(PID, top_trains="head")
+    head = with_fields(PID, top_trains="head")
     run(head, "first")
     for file in folder.glob(f"[!.]*/*/{KEPT}"):
         harm(file)
-    other, trained[:] = like(head, lambda_=0.5), []
-    assert_same(run(other, "next"), alone(other))
+    other, trained[:] = with_fields(head, lambda_=0.5), []
+    assert_same_result(run(other, "next"), alone(other))
     assert trained == [("C", 1), ("C", 2)]
     assert all(store.is_intact(file.parent) for file in folder.glob(f"[!.]*/*/{KEPT}"))
 
@@ -95,11 +101,11 @@ def all_of(folder: Path) -> None:
 
 
 LOSSES = {
-    "weights, C": lambda folder: (saved(folder, "2", 2) / PARTS[1]).unlink(),
-    "weights, 1": lambda folder: (saved(folder, "1", 2) / PARTS[1]).unlink(),
-    "cut weights": lambda folder: halve(saved(folder, "1", 2) / PARTS[1]),
-    "folder": lambda folder: shutil.rmtree(saved(folder, "2", 2)),
-    "stage": lambda folder: shutil.rmtree(saved(folder, "1", 2).parent),
+    "weights, C": lambda folder: (saved_epoch_folder(folder, "2", 2) / PARTS[1]).unlink(),
+    "weights, 1": lambda folder: (saved_epoch_folder(folder, "1", 2) / PARTS[1]).unlink(),
+    "cut weights": lambda folder: halve(saved_epoch_folder(folder, "1", 2) / PARTS[1]),
+    "folder": lambda folder: shutil.rmtree(saved_epoch_folder(folder, "2", 2)),
+    "stage": lambda folder: shutil.rmtree(saved_epoch_folder(folder, "1", 2).parent),
     "all": all_of,
 }
 
@@ -108,14 +114,14 @@ LOSSES = {
 def test_a_state_that_vanishes_before_it_is_loaded(start, alone, trained, kept, folder, loss):
     """Four epochs were given when it goes; none of them is given again."""
     shutil.copytree(kept, folder)
-    trial = like(PID, lambda_=0.5)
+    trial = with_fields(PID, lambda_=0.5)
     course = start(trial, "next")
     events = iter(course)
     epochs = [next(events) for _ in range(4)]
     LOSSES[loss](folder)
     epochs += events
-    found = outcome(course, epochs)
-    assert_same(found, alone(trial))
+    found = distillation_result(course, epochs)
+    assert_same_result(found, alone(trial))
     assert sorted(trained[-2:]) == [("C", 1), ("C", 2)]
     assert len(trained) == (6 if loss == "all" else 4 if loss == "stage" else 3)
     assert any("trained anew" in warning for warning in found.warnings)
@@ -124,20 +130,20 @@ def test_a_state_that_vanishes_before_it_is_loaded(start, alone, trained, kept, 
 def test_an_optimizer_that_vanishes_before_it_is_loaded(start, alone, trained, kept, folder):
     """In the middle of a stage, which a longer trial goes on with."""
     shutil.copytree(kept, folder)
-    trial = like(PID, epochs_per_layer=3)
+    trial = with_fields(PID, epochs_per_layer=3)
     course = start(trial, "next")
     events = iter(course)
     epochs = [next(events) for _ in range(2)]
-    (saved(folder, "1", 2) / PARTS[2]).unlink()
+    (saved_epoch_folder(folder, "1", 2) / PARTS[2]).unlink()
     epochs += events
-    assert_same(outcome(course, epochs), alone(trial))
+    assert_same_result(distillation_result(course, epochs), alone(trial))
     assert trained[:2] == [("1", 2), ("1", 3)]
 
 
 def test_a_state_that_cannot_be_loaded_although_it_is_there(start, alone, kept, folder, monkeypatch):
     """Its checksum was right when it was looked at, and reading it fails, again and again."""
     shutil.copytree(kept, folder)
-    bad, load, tries = saved(folder, "1", 2), epoch_cache.load_file, []
+    bad, load, tries = saved_epoch_folder(folder, "1", 2), epoch_cache.load_file, []
 
     def fails(path, *more):
         if Path(path).parent == bad:
@@ -147,9 +153,9 @@ def test_a_state_that_cannot_be_loaded_although_it_is_there(start, alone, kept, 
         return load(path, *more)
 
     monkeypatch.setattr(epoch_cache, "load_file", fails)
-    trial = like(PID, lambda_=0.5)
+    trial = with_fields(PID, lambda_=0.5)
     course = start(trial, "next")
-    assert_same(outcome(course, list(course)), alone(trial))
+    assert_same_result(distillation_result(course, list(course)), alone(trial))
 
 
 def refuse(*_, **__):
@@ -160,13 +166,13 @@ def test_a_disk_that_refuses(run, alone, monkeypatch, folder):
     """The trial goes on, and says so once a stage."""
     monkeypatch.setattr(epoch_cache, "save_file", refuse)
     found = run(PID, "refused")
-    assert_same(found, alone(PID))
+    assert_same_result(found, alone(PID))
     assert [bool(epoch.warnings) for epoch in found.epochs] == [True, False] * 3
     assert all("No space left on device" in warning for warning in found.warnings)
     assert not list(folder.glob("[!.]*/*"))
     monkeypatch.undo()
     again = run(PID, "again")
-    assert_same(again, alone(PID))
+    assert_same_result(again, alone(PID))
     assert (again.reused, again.warnings) == (0, [])
 
 
@@ -179,7 +185,7 @@ def test_files_that_may_not_grow(run, alone):
         found = run(PID, "refused")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert_same(found, alone(PID))
+    assert_same_result(found, alone(PID))
     assert [bool(epoch.warnings) for epoch in found.epochs] == [True, False] * 3
 
 
@@ -201,7 +207,7 @@ def test_a_disk_that_refuses_for_a_while(run, alone, monkeypatch):
     assert [len(epoch.warnings) for epoch in found.epochs] == [1, 0, 1, 0, 0, 0]
     monkeypatch.undo()
     again = run(PID, "again")
-    assert_same(again, alone(PID))
+    assert_same_result(again, alone(PID))
     assert [bool(epoch.reused_from) for epoch in again.epochs] == [False] * 4 + [True] * 2
 
 
@@ -215,9 +221,9 @@ def test_a_folder_that_cannot_be_made(run, alone, folder, kept, where):
         (folder / f".{where}").write_text("")
     else:
         folder.mkdir()
-        (folder / saved(kept, "1", 1).parent.name).write_text("")
+        (folder / saved_epoch_folder(kept, "1", 1).parent.name).write_text("")
     found = run(PID, "refused")
-    assert_same(found, alone(PID))
+    assert_same_result(found, alone(PID))
     assert found.warnings
 
 
@@ -232,7 +238,7 @@ def claimed(folder, name, key="stage"):
 def test_nobody_comes_back_for_a_damaged_epoch_before_it_is_whole(run, folder):
     """Its folder is there all the time; who trains it anew has the stage."""
     run(PID, "first")
-    [weights] = saved(folder, "1", 1).glob("weights*")
+    [weights] = saved_epoch_folder(folder, "1", 1).glob("weights*")
     weights.write_bytes(b"")
     key = weights.parents[1].name
     (trains, one), (waits, two) = claimed(folder, "trains", key), claimed(folder, "waits", key)

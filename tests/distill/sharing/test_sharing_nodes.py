@@ -11,7 +11,7 @@ from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.storage import store
 from ikd_ray.storage.remote import Output, RemoteOutput, _opened
-from tests.helpers.alike import PID, assert_same, outcome
+from tests.helpers.shared_trials import PID, assert_same_result, distillation_result
 
 
 @pytest.fixture
@@ -31,10 +31,10 @@ def on(monkeypatch, tmp_path, data, dropping):
 
 def test_another_node_takes_what_one_has_trained(on, alone):
     first = on("a", "first")
-    assert_same(outcome(first, list(first)), alone(PID))
+    assert_same_result(distillation_result(first, list(first)), alone(PID))
     second = on("b", "second")
-    found = outcome(second, list(second))
-    assert_same(found, alone(PID))
+    found = distillation_result(second, list(second))
+    assert_same_result(found, alone(PID))
     assert found.trained == 0
     assert not found.warnings
 
@@ -46,8 +46,8 @@ def test_a_trial_goes_on_when_its_node_is_gone(on, alone, trained):
     events.close()
     before = len(trained)
     again = on("b", "mine")
-    found = outcome(again, list(again))
-    assert_same(found, alone(PID))
+    found = distillation_result(again, list(again))
+    assert_same_result(found, alone(PID))
     assert before == 3
     assert len(trained) == len(set(trained)), "no epoch twice"
     assert found.reused == 0, "they are its own"
@@ -56,8 +56,8 @@ def test_a_trial_goes_on_when_its_node_is_gone(on, alone, trained):
 def test_an_output_that_is_away_costs_a_warning(on, alone, tmp_path):
     (tmp_path / "file").write_text("in its way")
     course = on("a", "mine", RemoteOutput(f"file://{tmp_path}/file/remote"))
-    found = outcome(course, list(course))
-    assert_same(found, alone(PID))
+    found = distillation_result(course, list(course))
+    assert_same_result(found, alone(PID))
     assert found.warnings
     assert all("epochs cannot be shared" in warning for warning in found.warnings)
 
@@ -68,11 +68,11 @@ def test_damage_there_is_trained_anew(on, alone, tmp_path):
     for weights in (tmp_path / "remote" / "cache" / "stages").glob(f"*/*/{epoch_cache.WEIGHTS}"):
         weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     second = on("b", "second")
-    found = outcome(second, list(second))
-    assert_same(found, alone(PID))
+    found = distillation_result(second, list(second))
+    assert_same_result(found, alone(PID))
     assert found.reused == 0
     third = on("c", "third")
-    assert outcome(third, list(third)).trained == 0, "it is whole again"
+    assert distillation_result(third, list(third)).trained == 0, "it is whole again"
 
 
 def test_a_worker_elsewhere_gets_what_the_first_one_has_found(on, monkeypatch, tmp_path):

@@ -28,7 +28,7 @@ from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.training import StageTraining
 from ikd_ray.storage import store
 from ikd_ray.storage.eviction import make_room, states
-from tests.helpers.tiny import changed, make_encoder, state
+from tests.helpers.tiny_models import changed_tensors, copy_state, make_encoder
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +70,7 @@ class Jobs:
             "order": [epoch.epoch for epoch in epochs],
             "warnings": [warning for epoch in epochs for warning in epoch.warnings],
             "busy": len(events) - len(epochs),
-            "state": state(course.student),
+            "state": copy_state(course.student),
         }
         torch.save(found, self.out / f"{job}-{self.rank}.pt")
 
@@ -274,7 +274,7 @@ def numbers(found: SimpleNamespace) -> list[dict[str, float]]:
 def assert_same(found: SimpleNamespace, expected: SimpleNamespace) -> None:
     assert found.order == list(range(1, len(expected.metrics) + 1))
     assert numbers(found) == numbers(expected)
-    assert not changed(found.state, expected.state)
+    assert not changed_tensors(found.state, expected.state)
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +282,7 @@ def alone(data, dropping):
     """`TRIAL` in one process that shares nothing."""
     course = Distillation(TRIAL, data, dropping)
     metrics = [epoch.metrics for epoch in course]
-    return SimpleNamespace(metrics=metrics, state=state(course.student))
+    return SimpleNamespace(metrics=metrics, state=copy_state(course.student))
 
 
 def test_all_ended_but_who_was_killed(processes):
@@ -340,7 +340,7 @@ def assert_same_training(found: SimpleNamespace, expected: SimpleNamespace) -> N
     assert found.order == list(range(1, len(expected.metrics) + 1))
     for mine, theirs in zip(numbers(found), numbers(expected), strict=True):
         assert {key: mine[key] for key in theirs} == theirs
-    assert not changed(found.state, expected.state)
+    assert not changed_tensors(found.state, expected.state)
 
 
 def test_two_workers_that_are_cut_off_go_on(processes):

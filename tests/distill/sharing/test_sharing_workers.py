@@ -16,8 +16,8 @@ from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.epoch_cache import EpochCache
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.targets import Targets
-from tests.helpers import workers
-from tests.helpers.tiny import changed, make_encoder, state
+from tests.helpers import distributed_jobs
+from tests.helpers.tiny_models import changed_tensors, copy_state, make_encoder
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -47,7 +47,7 @@ def distil(rank: int, data_folder: Path, target_folder: Path, out: Path) -> None
             return Distillation(trial, data, targets, DistributedContext(rank, WORKERS), checkpoints=shared)
 
         def note(name, run, epochs, regime=regime):
-            found[regime, name] = [epoch.metrics for epoch in epochs], state(run.student), run.warnings
+            found[regime, name] = [epoch.metrics for epoch in epochs], copy_state(run.student), run.warnings
 
         run = course(None, "")
         note("alone", run, list(run))
@@ -74,7 +74,7 @@ def fail(path):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory, data, targets):
     out = tmp_path_factory.mktemp("three")
-    workers.run(distil, data.folder, targets.folder, out, processes=WORKERS)
+    distributed_jobs.run_processes(distil, data.folder, targets.folder, out, processes=WORKERS)
     return [torch.load(out / f"{rank}.pt") for rank in range(WORKERS)]
 
 
@@ -90,7 +90,7 @@ def test_saved_epochs_are_what_these_workers_would_train(found, regime, name):
     for rank in found:
         (alone, weights, _), (epochs, others, _) = rank[regime, "alone"], rank[regime, name]
         assert [losses(epoch) for epoch in epochs] == [losses(epoch) for epoch in alone]
-        assert not changed(weights, others)
+        assert not changed_tensors(weights, others)
 
 
 @pytest.mark.parametrize("regime", REGIMES)

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.helpers.launch import saved_epochs, start
-from tests.helpers.victims import Family, Process
+from tests.helpers.process_tree import Process, ProcessTree
+from tests.helpers.run_command import saved_epochs, start_sweep
 
 STARTED, STEP, EPOCH = " started: ", " ...", " epoch "  # in lines that `sweeps/run.py` prints
 FATAL = ("driver", "raylet")  # with these the sweep ends, and has to be resumed
@@ -55,11 +55,11 @@ def draw_kill(victim: str, rng: random.Random) -> Kill:
     return Kill(victim, rng.choice(moments), rng.random())
 
 
-class Leg:
+class SweepRun:
     """One process of `sweeps/run.py`, from its start to its end."""
 
     def __init__(self, environment: Mapping[str, str], home: Path, arguments: Sequence[object]) -> None:
-        self.process = start(dict(environment), home, list(arguments))
+        self.process = start_sweep(dict(environment), home, list(arguments))
         self.lines: list[str] = []
         self.at_kill = 0  # lines that came before the last one
         self._news = threading.Condition()
@@ -105,7 +105,7 @@ class Leg:
         return status
 
 
-class Sweep:
+class KilledSweep:
     """A sweep that is killed, and told to go on, until it has ended."""
 
     def __init__(
@@ -113,11 +113,11 @@ class Sweep:
     ) -> None:
         """`home` is a folder for this sweep alone. `say(line)` tells of each kill."""
         self.home, self.folder, self._say = home, home / "outputs" / NAME, say
-        self._family = Family(home)
+        self._family = ProcessTree(home)
         self._environment = {**environment, **self._family.environment}
         self._rays_folders: set[Path] = set()
         self.left: list[str] = []  # who outlived a process of `sweeps/run.py` for too long
-        self.legs: list[Leg] = []
+        self.legs: list[SweepRun] = []
         self.kept: dict[Path, float] = {}  # epochs that were saved when something was killed
 
     def run(self, arguments: Sequence[object], kills: Sequence[Kill], workers: int) -> None:
@@ -144,7 +144,7 @@ class Sweep:
         return "\n--- the next process ---\n".join(leg.text for leg in self.legs)
 
     def _start(self, arguments: Sequence[object]) -> None:
-        self.legs.append(Leg(self._environment, self.home, arguments))
+        self.legs.append(SweepRun(self._environment, self.home, arguments))
 
     def _kill(self, kill: Kill) -> None:
         leg, moment = self.legs[-1], kill.moment

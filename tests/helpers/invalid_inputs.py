@@ -9,13 +9,13 @@ from typing import Any
 
 from ikd_ray.yaml_file import MAX_BYTES
 
-Maker = Callable[[Path], Any]  # a flag's value that needs files: makes them below a folder
+MakeInput = Callable[[Path], Any]  # a flag's value that needs files: makes them below a folder
 Cases = dict[str, tuple[dict[str, Any], tuple[str, ...]]]  # name -> flags, words
 
 GOOD = "x\t1\t\tw1 w2\n"
 
 
-def file(content: str | bytes, name: str = "file") -> Maker:
+def file(content: str | bytes, name: str = "file") -> MakeInput:
     def make(here: Path) -> Path:
         (here / name).write_bytes(content if isinstance(content, bytes) else content.encode())
         return here / name
@@ -23,12 +23,12 @@ def file(content: str | bytes, name: str = "file") -> Maker:
     return make
 
 
-def pipe(here: Path, name: str = "pipe") -> Path:
+def named_pipe(here: Path, name: str = "pipe") -> Path:
     os.mkfifo(here / name)
     return here / name
 
 
-def circle(here: Path, name: str = "circle") -> Path:
+def symlink_loop(here: Path, name: str = "circle") -> Path:
     (here / name).symlink_to(here / name)
     return here / name
 
@@ -73,7 +73,7 @@ FLAGS: Cases = {
     "resume above": ({"resume": "../up"}, ("--resume", "letters, digits")),
     "output a file": ({"output": file("")}, ("--output", "folder")),
     "output below a file": ({"output": lambda here: file("")(here) / "below"}, ("--output", "folder")),
-    "output in a circle": ({"output": circle}, ("--output",)),
+    "output in a circle": ({"output": symlink_loop}, ("--output",)),
     "output in /proc": ({"output": "/proc/nowhere"}, ("--output", "cannot write")),
     "a batch too small to split": (
         {"space": file("params: {student_layers: 2, batch_size: 3}\n"), "workers-per-trial": 2},
@@ -112,16 +112,16 @@ EXPORT_FLAGS: Cases = {
 }
 
 
-def space(text: str | bytes) -> Maker:
+def space(text: str | bytes) -> MakeInput:
     return file(text, "other.yaml")
 
 
-SPACES: dict[str, tuple[Maker | str, tuple[str, ...]]] = {
+SPACES: dict[str, tuple[MakeInput | str, tuple[str, ...]]] = {
     "missing": ("no-space.yaml", ("no-space.yaml", "no such file")),
     "a folder": (lambda here: here, ("is a directory",)),
-    "a pipe": (pipe, ("pipe", "no ordinary file")),
+    "a pipe": (named_pipe, ("pipe", "no ordinary file")),
     "a device": ("/dev/zero", ("/dev/zero", "no ordinary file")),
-    "a circle": (circle, ("circle",)),
+    "a circle": (symlink_loop, ("circle",)),
     "empty": (space(""), ("other.yaml:1", "empty")),
     "binary": (space(bytes(range(256))), ("other.yaml:2", "not UTF-8")),
     "python object": (space("params: !!python/object/apply:os.system ['touch x']\n"), (":1", "a tag")),
@@ -205,7 +205,7 @@ SPACES: dict[str, tuple[Maker | str, tuple[str, ...]]] = {
 }
 
 
-def cola(train: str | bytes, dev: str | bytes = GOOD) -> Maker:
+def cola(train: str | bytes, dev: str | bytes = GOOD) -> MakeInput:
     """A data folder with these files."""
 
     def make(here: Path) -> Path:
@@ -218,7 +218,7 @@ def cola(train: str | bytes, dev: str | bytes = GOOD) -> Maker:
     return make
 
 
-def with_train(make_file: Callable[[Path, str], Path]) -> Maker:
+def with_train(make_file: Callable[[Path, str], Path]) -> MakeInput:
     """A data folder whose train.tsv is what a maker makes."""
 
     def make(here: Path) -> Path:
@@ -230,15 +230,15 @@ def with_train(make_file: Callable[[Path, str], Path]) -> Maker:
     return make
 
 
-DATA: dict[str, tuple[Maker | str, tuple[str, ...]]] = {
+DATA: dict[str, tuple[MakeInput | str, tuple[str, ...]]] = {
     "missing": ("no-such-folder", ("--data-dir", "no-such-folder", "no such folder")),
     "a file": (file(""), ("is a file, not a folder",)),
-    "a circle": (circle, ("circle", "no such folder")),
+    "a circle": (symlink_loop, ("circle", "no such folder")),
     "empty name": ("", ("--data-dir",)),
     "without the task": (lambda here: here, ("CoLA", "GLUE folders there: none")),
     "train.tsv a folder": (with_train(folder), ("is a folder",)),
-    "train.tsv a pipe": (with_train(pipe), ("train.tsv", "no ordinary file")),
-    "train.tsv a circle": (with_train(circle), ("train.tsv", "cannot be read")),
+    "train.tsv a pipe": (with_train(named_pipe), ("train.tsv", "no ordinary file")),
+    "train.tsv a circle": (with_train(symlink_loop), ("train.tsv", "cannot be read")),
     "empty file": (cola(""), ("train.tsv", "no rows")),
     "only a BOM": (cola("\ufeff"), ("train.tsv line 1", "1 tab-separated columns")),
     "no dev rows": (cola(GOOD, ""), ("dev.tsv", "no rows")),

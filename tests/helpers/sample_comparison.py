@@ -17,8 +17,8 @@ from ikd_ray.data.task_file import find_task
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.student import build_student, layer_map, size_metrics
 from ikd_ray.records import TrialRecord
-from tests.helpers.made_sweep import LAYERS, make_sweep
-from tests.helpers.tiny import make_hf
+from tests.helpers.sample_sweep import LAYERS, make_sweep
+from tests.helpers.tiny_models import make_classifier
 
 METHODS: dict[str, dict[str, Any]] = {
     "Hard labels": {"regime": "hard"},
@@ -49,7 +49,7 @@ def make_comparison(
         changes: further fields of the sweep's record.
     """
     sweep = make_sweep(output, 0, task, weights=weights, **changes)
-    encoder = Encoder(make_hf("bert", LAYERS, find_task(task).num_labels))
+    encoder = Encoder(make_classifier("bert", LAYERS, find_task(task).num_labels))
     rng = np.random.default_rng(3)
     asked = [(name, change, seed, False) for seed in range(seeds) for change in varied for name in methods]
     asked += [(name, varied[-1], 100 + seed, True) for seed in range(again) for name in methods]
@@ -77,18 +77,18 @@ def make_comparison(
     return sweep
 
 
-def by_seed(subject: SweepAnalysis, method: str, metric: str, again: bool) -> dict[int, float]:
+def metric_by_seed(subject: SweepAnalysis, method: str, metric: str, again: bool) -> dict[int, float]:
     found = [t for t in subject.finished if t.method == method and t.again == again]
     return {t.params["seed"]: t.metrics[metric] for t in found}
 
 
-def told(values, form: str = ".3f") -> str:
+def mean_and_interval(values, form: str = ".3f") -> str:
     """The mean and half the 95% interval, by scipy's t-test."""
     low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     return f"{np.mean(values):{form}} ± {(high - low) / 2:.3f}"
 
 
-def paired_told(subject: SweepAnalysis, one: str, other: str, counts) -> str:
+def paired_difference(subject: SweepAnalysis, one: str, other: str, counts) -> str:
     """The mean difference and half its 95% interval, by scipy's paired t-test."""
     found = []
     for name in (one, other):
@@ -98,7 +98,7 @@ def paired_told(subject: SweepAnalysis, one: str, other: str, counts) -> str:
     return f"{(low + high) / 2:+.3f} ± {(high - low) / 2:.3f}"
 
 
-def change_trials(sweep: Path, change) -> None:
+def edit_trial_records(sweep: Path, change) -> None:
     """Rewrite every trial's record."""
     for file in (sweep / "trials").glob("*/trial.json"):
         record = json.loads(file.read_text())

@@ -24,7 +24,7 @@ import psutil
 from ikd_ray.records import read_trials
 from ikd_ray.storage.store import MANIFEST, is_intact
 from ikd_ray.terminal.cache_tables import STAGES
-from tests.helpers.tiny import make_dataset, write_teacher
+from tests.helpers.tiny_models import make_dataset, write_teacher
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "IKD_TEST_MARK"  # in the environment of a sweep and of all that it starts
@@ -49,13 +49,13 @@ def write_inputs(folder: Path, **sizes: int) -> Path:
     return folder
 
 
-def flags(inputs: Path, space: Path, name: str) -> list[object]:
+def sweep_flags(inputs: Path, space: Path, name: str) -> list[object]:
     """Of a sweep on the tiny teacher and data."""
     teacher, glue = inputs / "teacher", inputs / "glue"
     return ["--task", "cola", "--teacher", teacher, "--data-dir", glue, "--space", space, "--name", name]
 
 
-def start(
+def start_sweep(
     environment: dict[str, str], home: Path, arguments: list[object], within: Sequence[str] = (), **options
 ) -> subprocess.Popen:
     """The sweep in a process whose lines can be read as they come, those on stderr among them.
@@ -70,7 +70,7 @@ def start(
 
 
 @dataclass
-class Ended:
+class SweepExit:
     """How a sweep ended, and what it left."""
 
     status: int
@@ -81,7 +81,7 @@ class Ended:
     folders: set[str]  # of Ray, below /tmp
 
 
-class Watched:
+class SweepProcess:
     """A running sweep: its lines, and all processes that come of it, whoever is their parent by now."""
 
     def __init__(self, *arguments, **options) -> None:
@@ -91,7 +91,7 @@ class Watched:
         environment, *others = arguments
         # A session of its own, so that a signal to its group, as a terminal sends it, reaches nobody else.
         options |= {"stderr": self._errors, "start_new_session": True}
-        self.process = start(environment | {MARK: self._mark}, *others, **options)
+        self.process = start_sweep(environment | {MARK: self._mark}, *others, **options)
         self._lines: list[str] = []
         self._unread: Queue[str | None] = Queue()  # none: that was all
         self._reader = Thread(target=self._read, daemon=True)
@@ -133,7 +133,7 @@ class Watched:
         self._since = time.monotonic()
         (os.killpg if group else os.kill)(self.process.pid, signal.SIGINT)
 
-    def end(self, timeout: float = 120) -> Ended:
+    def end(self, timeout: float = 120) -> SweepExit:
         """Wait for its end."""
         try:
             status = self.process.wait(timeout)
@@ -147,25 +147,25 @@ class Watched:
         folders = _ray_folders() - self._before - _folders_in_use()
         self._reader.join(1)  # longer where an orphan holds the pipe
         self._errors.seek(0)
-        return Ended(status, seconds, "".join(self._lines), self._errors.read(), left, folders)
+        return SweepExit(status, seconds, "".join(self._lines), self._errors.read(), left, folders)
 
-    def _told(self) -> str:
+    def _output(self) -> str:
         self._errors.seek(0)
         return "".join(self._lines) + self._errors.read()
 
     def processes(self) -> list[psutil.Process]:
         """Those of this sweep that are there now."""
-        return marked(self._mark)
+        return processes_with_mark(self._mark)
 
     def close(self) -> None:
         """Nothing of it stays."""
-        end_all(self._mark)
+        kill_all(self._mark)
         self.process.wait()
         self._reader.join()
         self._errors.close()
 
 
-def marked(mark: str) -> list[psutil.Process]:
+def processes_with_mark(mark: str) -> list[psutil.Process]:
     """The processes, none that has ended, in whose environment `MARK` is that."""
     return [process for process in psutil.process_iter() if _mark_of(process) == mark]
 
@@ -176,9 +176,9 @@ def _mark_of(process: psutil.Process) -> str | None:
     return None
 
 
-def end_all(mark: str) -> None:
+def kill_all(mark: str) -> None:
     """Kill them, and those that they start meanwhile."""
-    while left := marked(mark):
+    while left := processes_with_mark(mark):
         for process in left:
             with suppress(psutil.Error):
                 process.kill()
@@ -200,16 +200,16 @@ def _folders_in_use() -> set[str]:
 
 
 @contextmanager
-def watched(*arguments, **options) -> Iterator[Watched]:
+def run_sweep_process(*arguments, **options) -> Iterator[SweepProcess]:
     """A sweep that runs while the block does, and of which nothing is left behind it. Takes what `start` takes."""
-    sweep = Watched(*arguments, **options)
+    sweep = SweepProcess(*arguments, **options)
     try:
         yield sweep
     finally:
         sweep.close()
 
 
-def measured(sweep: Path) -> dict[str, dict[str, Any]]:
+def trial_metrics(sweep: Path) -> dict[str, dict[str, Any]]:
     """Of each trial what was asked for and all its numbers, but not what says when and by whom they were made."""
     return {
         trial.id: {
@@ -231,7 +231,7 @@ def saved_epochs(output: Path) -> dict[Path, float]:
     return {card.parent: json.loads(card.read_text())["metrics"]["time/epoch_s"] for card in cards}
 
 
-def damaged(output: Path) -> list[Path]:
+def damaged_entries(output: Path) -> list[Path]:
     """Folders of the cache that say what they hold and do not hold it; there must be some to look at."""
     folders = [manifest.parent for manifest in (output / "cache").rglob(MANIFEST)]
     assert folders

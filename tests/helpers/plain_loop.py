@@ -17,7 +17,7 @@ from torch.nn.functional import log_softmax, normalize
 from ikd_ray.data.batches import training_plan
 
 
-def examples(split, rows, pad_id):
+def padded_examples(split, rows, pad_id):
     """Ids, segments, mask and labels, one example after the other."""
     longest = int(split.lengths.max())
     ids = torch.full((len(rows), longest), pad_id)
@@ -34,7 +34,7 @@ def forward(model, ids, segments, mask):
     return model(ids, mask, token_type_ids=segments, output_attentions=True, output_hidden_states=True)
 
 
-def as_stored(tensor):
+def through_float16(tensor):
     return tensor.half().to(tensor.dtype)
 
 
@@ -56,13 +56,13 @@ def total_loss(stage, output, taught, mask, labels, matched):
     total = torch.zeros((), dtype=output.logits.dtype)
     for layer in stage.layers:
         source = matched[layer - 1]
-        maps = output.attentions[layer - 1], as_stored(taught.attentions[source - 1])
+        maps = output.attentions[layer - 1], through_float16(taught.attentions[source - 1])
         total = total + stage.kl * attention_kl(*maps, mask)
-        vectors = output.hidden_states[layer][:, 0], as_stored(taught.hidden_states[source][:, 0])
+        vectors = output.hidden_states[layer][:, 0], through_float16(taught.hidden_states[source][:, 0])
         total = total + stage.cos * cls_cosine(*vectors)
     if stage.soft:
         t = stage.temperature
-        p = (as_stored(taught.logits) / t).softmax(-1)
+        p = (through_float16(taught.logits) / t).softmax(-1)
         total = total - stage.soft * t**2 * (p * log_softmax(output.logits / t, -1)).sum(-1).mean()
     if stage.hard:
         gold = log_softmax(output.logits, -1)[torch.arange(len(labels)), labels]
@@ -70,7 +70,7 @@ def total_loss(stage, output, taught, mask, labels, matched):
     return total
 
 
-def trained(model, stage) -> list[str]:
+def trainable_names(model, stage) -> list[str]:
     prefixes = [f"bert.encoder.layer.{layer - 1}." for layer in stage.trains]
     prefixes += ["bert.pooler.", "classifier."] if stage.head else []
     prefixes += ["bert.embeddings."] if stage.embeddings else []
@@ -83,7 +83,7 @@ def train_stages(student, teacher, stages, trial, data, matched):
     for model in (student, teacher):
         model.set_attn_implementation("eager")
     for stage in stages:
-        names = trained(student, stage)
+        names = trainable_names(student, stage)
         for name, parameter in student.named_parameters():
             parameter.requires_grad_(name in names)
         parameters = [p for p in student.parameters() if p.requires_grad]
@@ -93,7 +93,7 @@ def train_stages(student, teacher, stages, trial, data, matched):
         for epoch in range(1, stage.epochs + 1):
             plan = training_plan(data.train.lengths, trial.batch_size, trial.seed, stage.name, epoch)
             for rows in plan:
-                ids, segments, mask, labels = examples(data.train, rows, data.pad_id)
+                ids, segments, mask, labels = padded_examples(data.train, rows, data.pad_id)
                 with torch.no_grad():
                     taught = forward(teacher, ids, segments, mask)
                 output = forward(student, ids, segments, mask)
@@ -101,13 +101,13 @@ def train_stages(student, teacher, stages, trial, data, matched):
                 optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-                rate = trial.learning_rate * rate_factor(stage, next(steps), per_epoch)
+                rate = trial.learning_rate * learning_rate_factor(stage, next(steps), per_epoch)
                 optimizer.param_groups[0]["lr"] = rate
                 optimizer.step()
         yield {name: tensor.detach().clone() for name, tensor in student.state_dict().items()}
 
 
-def rate_factor(stage, step, per_epoch):
+def learning_rate_factor(stage, step, per_epoch):
     """Linear warm-up over a tenth (of the stage, or of its first epoch), then linear decay or constant."""
     total = stage.epochs * per_epoch
     warmup = max(1, round(0.1 * (total if stage.decays else per_epoch)))

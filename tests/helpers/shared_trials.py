@@ -9,46 +9,46 @@ from types import SimpleNamespace
 from ikd_ray.config import PrefixConfig, Trial
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.training import StageTraining
-from tests.helpers.tiny import changed, state
+from tests.helpers.tiny_models import changed_tensors, copy_state
 
 SMALL = {"student_layers": 2, "batch_size": 24, "learning_rate": 3e-3, "epochs": 2, "epochs_per_layer": 2}
 PID = Trial(**SMALL, regime="pid")
-EPOCH = StageTraining.epoch
+TRAIN_EPOCH = StageTraining.epoch
 RECOMPUTED = PrefixConfig(memory_gb=0, disk_gb=0)
 PREFIXES = {"memory": PrefixConfig(), "disk": PrefixConfig(memory_gb=0), "recomputed": RECOMPUTED}
 
 
-def like(trial: Trial, **fields) -> Trial:
+def with_fields(trial: Trial, **fields) -> Trial:
     return trial.model_copy(update=fields)
 
 
-def numbers(metrics: dict[str, float]) -> dict[str, float]:
+def comparable_metrics(metrics: dict[str, float]) -> dict[str, float]:
     """What does not depend on who trained."""
     counts = ("reused_epochs", "trained_epochs")
     return {name: value for name, value in metrics.items() if "time/" not in name and name not in counts}
 
 
-def outcome(course: Distillation, epochs: list) -> SimpleNamespace:
+def distillation_result(course: Distillation, epochs: list) -> SimpleNamespace:
     return SimpleNamespace(
         epochs=epochs,
-        metrics=[numbers(epoch.metrics) for epoch in epochs],
-        state=state(course.student),
+        metrics=[comparable_metrics(epoch.metrics) for epoch in epochs],
+        state=copy_state(course.student),
         reused=int(epochs[-1].metrics["reused_epochs"]),
         trained=int(epochs[-1].metrics["trained_epochs"]),
         warnings=[warning for epoch in epochs for warning in epoch.warnings],
     )
 
 
-def assert_same(found: SimpleNamespace, expected: SimpleNamespace) -> None:
+def assert_same_result(found: SimpleNamespace, expected: SimpleNamespace) -> None:
     """Bit for bit; every epoch given once and in order."""
     assert [epoch.epoch for epoch in found.epochs] == list(range(1, len(expected.epochs) + 1))
     assert [epoch.remaining for epoch in found.epochs] == [epoch.remaining for epoch in expected.epochs]
     assert found.metrics == expected.metrics
-    assert not changed(found.state, expected.state)
+    assert not changed_tensors(found.state, expected.state)
     assert found.reused + found.trained == len(found.epochs)
 
 
-def saved(folder: Path, stage: str, epoch: int) -> Path:
+def saved_epoch_folder(folder: Path, stage: str, epoch: int) -> Path:
     """Where the one state after a stage's epoch is."""
     (found,) = (
         path.parent

@@ -13,10 +13,10 @@ from ikd_ray.analysis.savings import was_reused
 from ikd_ray.distill.epoch_cache import CARD
 from ikd_ray.records import TrialRecord, read_sweep, read_trials
 from ikd_ray.tracking.tracker import SWEEP_ID
-from tests.helpers.launch import saved_epochs
+from tests.helpers.run_command import saved_epochs
 
 
-def check_story(home: Path, name: str, trials: int) -> None:
+def assert_consistent(home: Path, name: str, trials: int) -> None:
     """A finished sweep of `trials` finished trials, the only one in `home`: each is everywhere once, the same.
 
     Raises:
@@ -89,7 +89,7 @@ def _expected(record: TrialRecord) -> dict[str, list[tuple[int, float]]]:
     return expected
 
 
-def check_nothing_was_lost(home: Path, name: str, kept: dict[Path, float]) -> None:
+def assert_no_epoch_lost(home: Path, name: str, kept: dict[Path, float]) -> None:
     """Every epoch that was saved when something was killed was kept, and counts as trained by whom it was.
 
     Raises:

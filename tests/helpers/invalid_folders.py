@@ -10,13 +10,13 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from tests.helpers.bad_inputs import Maker, file, folder, pipe
-from tests.helpers.tiny import make_hf, write_teacher, write_tokenizer
+from tests.helpers.invalid_inputs import MakeInput, file, folder, named_pipe
+from tests.helpers.tiny_models import make_classifier, write_teacher, write_tokenizer
 
 MARKER = "code-of-a-model-was-run"
 
 
-def teacher(change: Callable[[Path], None], **config: Any) -> Maker:
+def teacher(change: Callable[[Path], None], **config: Any) -> MakeInput:
     """A teacher's folder after a change, and with other entries in its config.json."""
 
     def make(here: Path) -> Path:
@@ -29,13 +29,13 @@ def teacher(change: Callable[[Path], None], **config: Any) -> Maker:
     return make
 
 
-def kept(folder: Path) -> None:
+def unchanged(folder: Path) -> None:
     """No change."""
 
 
-def head_of(labels: int, **config: Any) -> Maker:
+def classifier_with(labels: int, **config: Any) -> MakeInput:
     def make(here: Path) -> Path:
-        model = make_hf(labels=labels)
+        model = make_classifier(labels=labels)
         model.save_pretrained(here / "head")
         write_tokenizer(here / "head")
         return here / "head"
@@ -51,7 +51,7 @@ def weights(change: Callable[[dict], dict]) -> Callable[[Path], None]:
     return apply
 
 
-def code(folder: Path) -> None:
+def write_model_code(folder: Path) -> None:
     """Python files that leave a marker when they run."""
     for name in ("configuration_x", "modeling_x", "tokenization_x"):
         (folder / f"{name}.py").write_text(f"open({str(folder.parent / MARKER)!r}, 'w')\nclass X: pass\n")
@@ -61,7 +61,7 @@ AUTO = {"AutoConfig": "configuration_x.X", "AutoModelForSequenceClassification":
 
 
 def remote_tokenizer(folder: Path) -> None:
-    code(folder)
+    write_model_code(folder)
     path = folder / "tokenizer_config.json"
     entries = json.loads(path.read_text()) | {
         "tokenizer_class": "X",
@@ -78,11 +78,11 @@ def as_pickle(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
-def cut(folder: Path) -> None:
+def truncate_weights(folder: Path) -> None:
     os.truncate(folder / "model.safetensors", 1000)
 
 
-def piped(name: str) -> Callable[[Path], None]:
+def replace_by_pipe(name: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         (folder / name).unlink()
         os.mkfifo(folder / name)
@@ -95,13 +95,13 @@ def no_tokenizer(folder: Path) -> None:
         path.unlink()
 
 
-def without(part: str) -> Callable[[Path], None]:
+def without_weights(part: str) -> Callable[[Path], None]:
     return weights(lambda tensors: {name: t for name, t in tensors.items() if part not in name})
 
 
 BOMB = (2**60).to_bytes(8, "little") + b"{}"
 
-TEACHERS: dict[str, tuple[Maker | str, tuple[str, ...]]] = {
+TEACHERS: dict[str, tuple[MakeInput | str, tuple[str, ...]]] = {
     "neither folder nor on the hub": ("no/such-teacher", ("no/such-teacher", "no folder of that name")),
     "empty name": ("", ("--teacher",)),
     "a file": (file(""), ("file",)),
@@ -111,28 +111,31 @@ TEACHERS: dict[str, tuple[Maker | str, tuple[str, ...]]] = {
     "config a list": (teacher(write_to("config.json", "[]")), ("config.json", "a list where a mapping")),
     "config deep": (teacher(write_to("config.json", "[" * 100_000)), ("config.json",)),
     "config binary": (teacher(write_to("config.json", b"\xff\0")), ("config.json",)),
-    "config a pipe": (teacher(piped("config.json")), ("config.json",)),
+    "config a pipe": (teacher(replace_by_pipe("config.json")), ("config.json",)),
     "config too large": (teacher(write_to("config.json", "{}" + " " * 2**21)), ("config.json", "1 MiB")),
-    "code of its own": (teacher(code, auto_map=AUTO), ("auto_map", "code")),
+    "code of its own": (teacher(write_model_code, auto_map=AUTO), ("auto_map", "code")),
     "code of its own, of a type unknown": (
-        teacher(code, model_type="x", auto_map=AUTO),
+        teacher(write_model_code, model_type="x", auto_map=AUTO),
         ("'x'", "BERT-family"),
     ),
     "a tokenizer of its own": (teacher(remote_tokenizer), ("tokenizer", "code")),
-    "a decoder": (teacher(kept, model_type="gpt2"), ("'gpt2'", "BERT-family", "roberta")),
-    "no type": (teacher(kept, model_type=None), ("BERT-family",)),
-    "10^9 layers": (teacher(kept, num_hidden_layers=10**9), ("num_hidden_layers", "1000000000")),
-    "no layers": (teacher(kept, num_hidden_layers=0), ("num_hidden_layers",)),
-    "10^9 labels": (teacher(kept, num_labels=10**9), ("num_labels",)),
-    "hidden size a word": (teacher(kept, hidden_size="wide"), ("hidden_size",)),
-    "heads that do not divide it": (teacher(kept, num_attention_heads=5), ("5",)),
-    "architectures a number": (teacher(kept, architectures=7), ("architectures",)),
-    "truncated weights": (teacher(cut), ("model.safetensors", "damaged")),
+    "a decoder": (teacher(unchanged, model_type="gpt2"), ("'gpt2'", "BERT-family", "roberta")),
+    "no type": (teacher(unchanged, model_type=None), ("BERT-family",)),
+    "10^9 layers": (teacher(unchanged, num_hidden_layers=10**9), ("num_hidden_layers", "1000000000")),
+    "no layers": (teacher(unchanged, num_hidden_layers=0), ("num_hidden_layers",)),
+    "10^9 labels": (teacher(unchanged, num_labels=10**9), ("num_labels",)),
+    "hidden size a word": (teacher(unchanged, hidden_size="wide"), ("hidden_size",)),
+    "heads that do not divide it": (teacher(unchanged, num_attention_heads=5), ("5",)),
+    "architectures a number": (teacher(unchanged, architectures=7), ("architectures",)),
+    "truncated weights": (teacher(truncate_weights), ("model.safetensors", "damaged")),
     "weights of 2^60 bytes": (teacher(write_to("model.safetensors", BOMB)), ("damaged",)),
     "weights empty": (teacher(write_to("model.safetensors", b"")), ("damaged",)),
-    "weights a pipe": (teacher(piped("model.safetensors")), ("model.safetensors", "no ordinary file")),
-    "a layer without weights": (teacher(without("layer.2.")), ("layer.2.", "lack")),
-    "weights of another size": (teacher(kept, intermediate_size=64), ("intermediate",)),
+    "weights a pipe": (
+        teacher(replace_by_pipe("model.safetensors")),
+        ("model.safetensors", "no ordinary file"),
+    ),
+    "a layer without weights": (teacher(without_weights("layer.2.")), ("layer.2.", "lack")),
+    "weights of another size": (teacher(unchanged, intermediate_size=64), ("intermediate",)),
     "weights that are no numbers": (
         teacher(
             weights(
@@ -145,7 +148,7 @@ TEACHERS: dict[str, tuple[Maker | str, tuple[str, ...]]] = {
         ("layer.1.attention.self.query.weight", "finite"),
     ),
     "no tokenizer": (teacher(no_tokenizer), ("tokenizer",)),
-    "a head of three labels": (head_of(3), ("3 labels", "cola has 2")),
+    "a head of three labels": (classifier_with(3), ("3 labels", "cola has 2")),
 }
 
 
@@ -171,7 +174,7 @@ TRIAL: dict[str, Any] = {
 }
 
 
-def sweep(trial: dict[str, Any] | None = None, **changes: Any) -> Maker:
+def sweep(trial: dict[str, Any] | None = None, **changes: Any) -> MakeInput:
     """An output folder with the sweep `begun` and one trial, after changes to their records."""
 
     def make(here: Path) -> Path:
@@ -185,14 +188,14 @@ def sweep(trial: dict[str, Any] | None = None, **changes: Any) -> Maker:
     return make
 
 
-def sweep_file(content: str | bytes | None) -> Maker:
+def sweep_file(content: str | bytes | None) -> MakeInput:
     """An output folder whose sweep has this for its record; none: a pipe."""
 
     def make(here: Path) -> Path:
         output = sweep()(here)
         (output / "begun" / "sweep.json").unlink()
         if content is None:
-            pipe(output / "begun", "sweep.json")
+            named_pipe(output / "begun", "sweep.json")
         else:
             file(content, "sweep.json")(output / "begun")
         return output
@@ -200,12 +203,12 @@ def sweep_file(content: str | bytes | None) -> Maker:
     return make
 
 
-def settings(**changes: Any) -> Maker:
+def settings(**changes: Any) -> MakeInput:
     return sweep(settings=SWEEP["settings"] | changes)
 
 
 # Refused by `run.py --resume begun` and by `export.py --name begun` alike.
-RECORDS: dict[str, tuple[Maker, tuple[str, ...]]] = {
+RECORDS: dict[str, tuple[MakeInput, tuple[str, ...]]] = {
     "truncated": (sweep_file(json.dumps(SWEEP)[:-40]), ("begun", "unreadable")),
     "empty": (sweep_file(""), ("begun", "unreadable")),
     "binary": (sweep_file(b"\xff\0"), ("begun", "unreadable")),
@@ -219,7 +222,7 @@ RECORDS: dict[str, tuple[Maker, tuple[str, ...]]] = {
     "objectives upwards": (sweep(objectives={"dev/mcc": "up"}), ("begun", "objectives.dev/mcc", "'max'")),
     "objectives to nowhere": (sweep(objectives={"dev/mcc": 1}), ("begun", "objectives")),
 }
-RESUMES: dict[str, tuple[Maker, tuple[str, ...]]] = {
+RESUMES: dict[str, tuple[MakeInput, tuple[str, ...]]] = {
     "task unknown": (settings(task="../x"), ("'../x'", "cola")),
     "task a number": (settings(task=3), ("sweep.json", "task")),
     "data folder a list": (settings(data_dir=["x"]), ("sweep.json", "data_dir")),
@@ -232,7 +235,7 @@ RESUMES: dict[str, tuple[Maker, tuple[str, ...]]] = {
     "no fingerprint": (sweep(data={}), ("sweep.json", "fingerprint")),
     "another teacher's key": (sweep(teacher={}), ("sweep.json", "source_key")),
 }
-EXPORTS: dict[str, tuple[Maker, tuple[str, ...]]] = {
+EXPORTS: dict[str, tuple[MakeInput, tuple[str, ...]]] = {
     "teacher that leaves the cache": (sweep(teacher={"key": "../../x"}), ("teacher", "'../../x'")),
     "no teacher": (sweep(teacher={}), ("teacher",)),
     "trial that leaves its folder": (sweep(trial={"id": "../../x"}), ("t000", "'../../x'")),

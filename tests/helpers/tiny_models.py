@@ -33,7 +33,9 @@ def write_tokenizer(folder: Path):
     return tokenizer
 
 
-def make_hf(family: str = "bert", layers: int = 4, labels: int = 2, dropout: float = 0.0, seed: int = 0):
+def make_classifier(
+    family: str = "bert", layers: int = 4, labels: int = 2, dropout: float = 0.0, seed: int = 0
+):
     """A randomly initialised classifier whose weights are large enough that layers and heads differ."""
     torch.manual_seed(seed)
     sizes = {
@@ -67,13 +69,13 @@ def make_hf(family: str = "bert", layers: int = 4, labels: int = 2, dropout: flo
 
 def write_teacher(folder: Path, layers: int = 4) -> Path:
     """A randomly initialised BERT without a head, as one downloads it."""
-    make_hf(layers=layers).bert.save_pretrained(folder)
+    make_classifier(layers=layers).bert.save_pretrained(folder)
     write_tokenizer(folder)
     return folder
 
 
 def make_encoder(family: str = "bert", layers: int = 4, labels: int = 2, dropout: float = 0.0, seed: int = 0):
-    return Encoder(make_hf(family, layers, labels, dropout, seed))
+    return Encoder(make_classifier(family, layers, labels, dropout, seed))
 
 
 def random_batch(lengths: list[int], seed: int = 0, pad_id: int = 0, labels: int = 2) -> Batch:
@@ -118,18 +120,18 @@ def make_targets(folder: Path, data: TaskData, teacher: Encoder, attention: bool
     return Targets(folder, data, teacher, attention)
 
 
-def state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+def copy_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
-def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+def changed_tensors(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
     """Names of the tensors that are not bit for bit what they were."""
     assert before.keys() == after.keys()
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
 # Of each of a trial's fields another value than its default.
-ANOTHER = {
+NON_DEFAULT_FIELDS = {
     "regime": "id",
     "student_layers": 2,
     "student_init": "first",

@@ -6,22 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from ikd_ray.storage.store import digest
-from tests.helpers.bad_folders import SWEEP, sweep
-from tests.helpers.bad_inputs import Maker, circle, file, folder, pipe
+from tests.helpers.invalid_folders import SWEEP, sweep
+from tests.helpers.invalid_inputs import MakeInput, file, folder, named_pipe, symlink_loop
 
 TASK = "name: own\ntext: text\nlabel: label\nlabels: {0: no, 1: yes}\nmetric: mcc\n"
 GOOD = "text,label\nw1 w2,1\n"
 
 
-def task(text: str | bytes = TASK) -> Maker:
+def task(text: str | bytes = TASK) -> MakeInput:
     return file(text, "own.yaml")
 
 
-TASK_FILES: dict[str, tuple[Maker | str, tuple[str, ...]]] = {
+TASK_FILES: dict[str, tuple[MakeInput | str, tuple[str, ...]]] = {
     "missing": ("nowhere.yaml", ("nowhere.yaml", "no such file", "task file")),
     "a folder": (lambda here: folder(here, "x.yaml"), ("x.yaml", "is a directory")),
-    "a pipe": (lambda here: pipe(here, "x.yaml"), ("x.yaml", "no ordinary file")),
-    "a circle": (lambda here: circle(here, "x.yaml"), ("x.yaml", "levels of symbolic links")),
+    "a pipe": (lambda here: named_pipe(here, "x.yaml"), ("x.yaml", "no ordinary file")),
+    "a circle": (lambda here: symlink_loop(here, "x.yaml"), ("x.yaml", "levels of symbolic links")),
     "with a NUL": ("a\0.yaml", ("--task", r"a\x00.yaml")),
     "of another ending": (file(TASK, "own.txt"), ("own.txt", "is not known", "FILE.yaml")),
     "empty": (task(""), ("own.yaml:1", "empty")),
@@ -52,7 +52,7 @@ TASK_FILES: dict[str, tuple[Maker | str, tuple[str, ...]]] = {
 }
 
 
-def tables(train: str | bytes, dev: str | bytes = GOOD) -> Maker:
+def tables(train: str | bytes, dev: str | bytes = GOOD) -> MakeInput:
     def make(here: Path) -> Path:
         data = folder(here, "tables")
         file(train, "train.csv")(data)
@@ -62,7 +62,7 @@ def tables(train: str | bytes, dev: str | bytes = GOOD) -> Maker:
     return make
 
 
-TABLES: dict[str, tuple[Maker | str | None, tuple[str, ...]]] = {
+TABLES: dict[str, tuple[MakeInput | str | None, tuple[str, ...]]] = {
     "not given": (None, ("--data-dir is missing", "train.csv, dev.csv", "own")),
     "missing": ("nowhere", ("--data-dir", "nowhere: there is no such folder", "train.csv, dev.csv")),
     "a file": (file(""), ("is a file, not a folder",)),
@@ -82,7 +82,7 @@ TABLES: dict[str, tuple[Maker | str | None, tuple[str, ...]]] = {
 }
 
 
-def begun(definition: str | None, **changes: Any) -> Maker:
+def begun(definition: str | None, **changes: Any) -> MakeInput:
     """An output folder with the sweep `begun` of the task `own`, and what is kept of that."""
     identity = '["own", 1, ["no", "yes"], ["mcc"], "mcc"]'
     record = {"task": "own", "data": SWEEP["data"] | {"task": digest(identity)}}
@@ -97,7 +97,7 @@ def begun(definition: str | None, **changes: Any) -> Maker:
 
 
 # Refused by `run.py --resume begun`, `report.py --check begun` and `export.py --task own --name begun` alike.
-KEPT: dict[str, tuple[Maker, tuple[str, ...]]] = {
+TASK_DEFINITIONS: dict[str, tuple[MakeInput, tuple[str, ...]]] = {
     "missing": (begun(None), ("task.yaml", "missing", "'own'")),
     "another's": (begun(TASK.replace("own", "others")), ("task.yaml", "others", "'own'")),
     "other classes": (begun(TASK.replace("0: no, 1: yes", "0: yes, 1: no")), ("task.yaml", "bring back")),

@@ -33,7 +33,7 @@ class Process:
     own: bool = field(compare=False)  # whether it has the sweep's mark, or works in its folder
 
 
-class Family:
+class ProcessTree:
     """Found by a mark in their environment, by their working folder and by their parents.
 
     None of these is there for ever: processes that rename themselves write over the first.

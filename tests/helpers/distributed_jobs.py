@@ -16,7 +16,7 @@ from ikd_ray.data.tokens import TaskData, open_data
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.targets import Targets, build_targets
-from tests.helpers.tiny import make_encoder, make_targets, state
+from tests.helpers.tiny_models import copy_state, make_encoder, make_targets
 
 _TRIAL = {"student_layers": 2, "batch_size": 8, "epochs": 1, "epochs_per_layer": 1, "learning_rate": 1e-3}
 JOBS = {
@@ -32,7 +32,7 @@ JOBS = {
 }
 
 
-def taught(trial: Trial, targets: Targets, data: TaskData) -> dict[str, Targets]:
+def targets_for(trial: Trial, targets: Targets, data: TaskData) -> dict[str, Targets]:
     """Who teaches a trial, and whom its student is compared with, as `Distillation` takes them."""
     if not trial.assistant_layers:
         return {"targets": targets}
@@ -41,7 +41,7 @@ def taught(trial: Trial, targets: Targets, data: TaskData) -> dict[str, Targets]
     return {"targets": make_targets(folder, data, assistant), "reference": targets}
 
 
-def run(worker, *arguments: Any, processes: int = 2, seconds: float = 120) -> None:
+def run_processes(worker, *arguments: Any, processes: int = 2, seconds: float = 120) -> None:
     """`worker(rank, *arguments)` in spawned processes; an exception in one is raised here."""
     context = mp.spawn(worker, arguments, nprocs=processes, join=False)
     deadline = time.monotonic() + seconds
@@ -53,11 +53,11 @@ def run(worker, *arguments: Any, processes: int = 2, seconds: float = 120) -> No
             process.kill()
 
 
-def build_and_distil(rank: int, data_folder: Path, out: Path, barrier, yielded) -> None:
+def build_and_distill(rank: int, data_folder: Path, out: Path, barrier, yielded) -> None:
     """Both at once, since starting a process takes longer than what it does here."""
     torch.set_num_threads(1)
     build(rank, data_folder, out / "targets", barrier, yielded)
-    distil(rank, data_folder, out / "targets", out)
+    distill(rank, data_folder, out / "targets", out)
 
 
 def build(rank: int, data_folder: Path, folder: Path, barrier, yielded) -> None:
@@ -67,7 +67,7 @@ def build(rank: int, data_folder: Path, folder: Path, barrier, yielded) -> None:
     yielded[rank] = len(list(build_targets(folder, data, teacher, (2, 4), True)))
 
 
-def distil(rank: int, data_folder: Path, target_folder: Path, out: Path) -> None:
+def distill(rank: int, data_folder: Path, target_folder: Path, out: Path) -> None:
     """Every job's epochs and final weights, or its exception, to `out/<job>-<rank>.pt`."""
     data = open_data(data_folder)
     for name, job in JOBS.items():
@@ -84,10 +84,10 @@ def distil(rank: int, data_folder: Path, target_folder: Path, out: Path) -> None
             targets = Targets(target_folder, data, make_encoder(dropout=job["dropout"]))
             trial = Trial(**job["trial"])
             course = Distillation(
-                trial, data, world=DistributedContext(rank, 2), **taught(trial, targets, data)
+                trial, data, world=DistributedContext(rank, 2), **targets_for(trial, targets, data)
             )
             result["metrics"] = [epoch.metrics for epoch in course]
-            result["state"] = state(course.student)
+            result["state"] = copy_state(course.student)
         except Exception as error:
             result["error"] = repr(error)
         torch.save(result, out / f"{name}-{rank}.pt")

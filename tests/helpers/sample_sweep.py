@@ -18,7 +18,7 @@ from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.student import build_student, layer_map, size_metrics
 from ikd_ray.records import STUDY, STUDY_FILE, SweepRecord, TrialRecord
 from ikd_ray.storage import store
-from tests.helpers.tiny import make_dataset, make_hf, write_tokenizer
+from tests.helpers.tiny_models import make_classifier, make_dataset, write_tokenizer
 
 LAYERS, MAX_LENGTH = 4, 32
 SEARCHED = ("kd", "id", "pid", "sid")
@@ -47,7 +47,7 @@ def make_sweep(
     """
     dataset = make_dataset(task)
     teacher_folder = output / "cache" / "teachers" / "key"
-    teacher = make_hf("bert", LAYERS, dataset.task.num_labels)
+    teacher = make_classifier("bert", LAYERS, dataset.task.num_labels)
     encoder = Encoder(teacher)
     if weights:
         tokenizer = write_tokenizer(output.parent / "tokenizer")

@@ -7,19 +7,19 @@ import io
 from typer.testing import CliRunner
 
 
-def run(app, *arguments):
+def invoke(app, *arguments):
     """A command line's result; none ends with a traceback."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
 
 
-class Tty(io.StringIO):
+class TerminalStream(io.StringIO):
     def isatty(self) -> bool:
         return True
 
 
-class Clock:
+class FakeClock:
     """Time that passes when told to."""
 
     def __init__(self) -> None:

@@ -15,10 +15,11 @@ from ikd_ray.storage import store
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "a", "mat", "##s", "."]
 SENTENCE = "The cats sat on a mat."
-SMALL, LARGE = "cola-kd-1L-aaaa1111", "cola-pid-2L-bbbb2222"  # exports of the front of `sweep_of_students`
+# Exports of the Pareto front of `make_student_sweep`.
+SMALL_EXPORT, LARGE_EXPORT = "cola-kd-1L-aaaa1111", "cola-pid-2L-bbbb2222"
 
 
-def student(layers: int, labels: int = 2) -> BertForSequenceClassification:
+def make_student(layers: int, labels: int = 2) -> BertForSequenceClassification:
     torch.manual_seed(layers)
     config = BertConfig(
         vocab_size=len(WORDS),
@@ -33,7 +34,7 @@ def student(layers: int, labels: int = 2) -> BertForSequenceClassification:
     return Encoder(BertForSequenceClassification(config).eval()).model
 
 
-def write_tokenizer(teacher: Path) -> None:
+def write_teacher_tokenizer(teacher: Path) -> None:
     """The folder of a teacher of which nothing but the tokenizer is needed."""
     with store.staging_dir(teacher) as folder:
         vocabulary = folder / "vocab.txt"
@@ -43,13 +44,13 @@ def write_tokenizer(teacher: Path) -> None:
         (folder / "teacher.json").write_text("{}")
 
 
-def sweep_of_students(
+def make_student_sweep(
     output: Path, name: str = "first", task: str = "cola", generated: bool = False, **changes
 ) -> Path:
     """A sweep of four trials, two of them on the front, and its teacher."""
     teacher = output / "cache" / "teachers" / "key"
     if not teacher.exists():
-        write_tokenizer(teacher)
+        write_teacher_tokenizer(teacher)
     fields = {
         "name": name,
         "task": task,
@@ -74,7 +75,7 @@ def sweep_of_students(
     for number, (trial_id, regime, layers, mcc) in enumerate(
         [("aaaa1111", "kd", 1, 0.1 + 0.2), ("bbbb2222", "pid", 2, 0.35), ("cccc3333", "sid", 2, 0.2)]
     ):
-        model = student(layers, labels)
+        model = make_student(layers, labels)
         params = Trial.model_validate({"regime": regime, "student_layers": layers, "lambda": 0.3}).params()
         metrics = {"dev/mcc": mcc, "student/params": model.num_parameters(), "student/size_mb": 0.1}
         trial = TrialRecord(trial_id, number, params, [3, 6][-layers:], "finished", metrics, duration_s=2.5)
@@ -84,6 +85,6 @@ def sweep_of_students(
     return sweep
 
 
-def everything(folder: Path) -> dict[str, bytes]:
+def file_contents(folder: Path) -> dict[str, bytes]:
     """Every file's content, by its path in the folder."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
