@@ -13,7 +13,7 @@ from ikd_ray.errors import UsageError
 Regime = Literal["hard", "kd", "id", "pid", "sid"]
 
 
-def in_order(regimes: Sequence[str]) -> list[str]:
+def sort_regimes(regimes: Sequence[str]) -> list[str]:
     """Return the distinct regimes in the order of `Regime`, unknown ones last."""
     return [regime for regime in dict.fromkeys([*get_args(Regime), *regimes]) if regime in set(regimes)]
 
@@ -93,7 +93,7 @@ class Trial(_Config):
         return self.model_dump(by_alias=True)
 
 
-NO_ASSISTANTS = ("assistant_layers", "train_fraction")
+NOT_IN_ASSISTANTS = ("assistant_layers", "train_fraction")
 """Fields of a `Trial` that say nothing of an assistant: it learns from the teacher, on all of the data."""
 
 
@@ -154,7 +154,7 @@ class SharingConfig(_Config):
     )
 
 
-def first_problem(error: ValidationError) -> tuple[str, str]:
+def first_error(error: ValidationError) -> tuple[str, str]:
     """(dotted key, one-line reason) of the first mistake pydantic found."""
     detail = error.errors()[0]
     key = ".".join(str(part) for part in detail["loc"])
@@ -175,7 +175,7 @@ def make_trial(params: dict[str, Any]) -> Trial:
     try:
         return Trial.model_validate(params)
     except ValidationError as error:
-        key, reason = first_problem(error)
+        key, reason = first_error(error)
         raise UsageError(f"{key}: {reason} (got {params.get(key)!r})") from None
 
 

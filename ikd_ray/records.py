@@ -27,7 +27,7 @@ from typing import Any, Literal, TypeVar
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
-from ikd_ray.config import first_problem
+from ikd_ray.config import first_error
 from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, is_task_file, kept_task
 from ikd_ray.errors import UsageError, first_line
 from ikd_ray.storage import store
@@ -230,7 +230,7 @@ def _read(path: Path, kind: type[T]) -> T:
         adapter = _adapter(kind)  # type: ignore[arg-type]  # mypy takes a class for one of its instances
         return adapter.validate_json(path.read_bytes(), strict=True)
     except ValidationError as error:
-        key, reason = first_problem(error)
+        key, reason = first_error(error)
         raise ValueError(f"{key or 'the file'}: {reason}") from None
 
 

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from yaml.constructor import SafeConstructor
 
-from ikd_ray.config import first_problem
+from ikd_ray.config import first_error
 from ikd_ray.errors import UsageError
 
 MAX_BYTES = 2**16
@@ -168,7 +168,7 @@ class YamlFile:
         try:
             yield knob.validate(_scalar(node, knob))
         except ValidationError as error:
-            self.mistake(node, key, f"{first_problem(error)[1]} (got {shown(node)})")
+            self.mistake(node, key, f"{first_error(error)[1]} (got {shown(node)})")
 
     def _read(self) -> str:
         self._refuse_what_is_no_file()

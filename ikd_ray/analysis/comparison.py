@@ -9,7 +9,7 @@ from typing import Any
 from ikd_ray.analysis.configurations import by_seed, contenders, have_seeds
 from ikd_ray.analysis.intervals import Estimate, mean_interval, paired_difference
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis
-from ikd_ray.config import in_order
+from ikd_ray.config import sort_regimes
 from ikd_ray.records import TrialRecord
 
 Runs = Mapping[Any, TrialRecord]  # of one configuration, by seed
@@ -29,7 +29,7 @@ def of_methods(subject: SweepAnalysis, trials: Sequence[TrialRecord]) -> dict[st
     if has_methods(subject):
         names = list(dict.fromkeys(trial.method for trial in trials if trial.method))
         return {name: [trial for trial in trials if trial.method == name] for name in names}
-    regimes = in_order([trial.params["regime"] for trial in trials])
+    regimes = sort_regimes([trial.params["regime"] for trial in trials])
     return {name: [trial for trial in trials if trial.params["regime"] == name] for name in regimes}
 
 

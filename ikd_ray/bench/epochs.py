@@ -19,8 +19,8 @@ from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.loop import Distillation, Epoch
 from ikd_ray.distill.regimes import Stage
 from ikd_ray.distill.targets import build_targets
-from ikd_ray.distill.teacher import fine_tuning, load_teacher
-from ikd_ray.distill.training import StageTraining, train_stage
+from ikd_ray.distill.teacher import fine_tuning_stage, load_teacher
+from ikd_ray.distill.training import StageTrainer, train_stage
 
 REGIMES = ("kd", "id", "pid", "sid")
 EPOCHS = 2  # of every stage: what a stage computes once, for all its epochs, is shared by this many
@@ -112,9 +112,9 @@ def teacher_times(inputs: Inputs) -> Timing:
     machine.prepare(inputs.threads)
     data, teacher = open_data(inputs.data), load_teacher(inputs.teacher)
     config = TeacherConfig(epochs=1, learning_rate=1e-4, batch_size=inputs.batch_size)
-    stage = fine_tuning(teacher, config.epochs)
+    stage = fine_tuning_stage(teacher, config.epochs)
     start = time.perf_counter()
-    for _ in train_stage(StageTraining(teacher, stage, config, data, None, (), DistributedContext())):
+    for _ in train_stage(StageTrainer(teacher, stage, config, data, None, (), DistributedContext())):
         pass
     return Timing("teacher", time.perf_counter() - start, passed_layers(stage, len(teacher.layers)))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ikd_ray.distill.linear import HAS_ONEDNN, onednn_product
+from ikd_ray.distill.fast_layers import HAS_ONEDNN, onednn_linear
 
 SHAPES = (  # rows, inner, columns: square ones, and an encoder's own
     (1024, 1024, 1024),
@@ -53,7 +53,7 @@ def matmul_peaks() -> dict[str, dict[str, float]]:
 
 
 def _onednn(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    return onednn_product(left, right.t())
+    return onednn_linear(left, right.t())
 
 
 def _name(shape: tuple[int, int, int]) -> str:

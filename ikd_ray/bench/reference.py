@@ -27,7 +27,7 @@ from ikd_ray.bench import machine
 from ikd_ray.bench.inputs import Inputs
 from ikd_ray.data.tokens import TokenSplit, open_data
 from ikd_ray.distill.encoder import Encoder
-from ikd_ray.distill.linear import use_onednn
+from ikd_ray.distill.fast_layers import use_onednn
 from ikd_ray.distill.losses import attention_kl, cls_cosine, hard_label_loss, soft_label_loss
 from ikd_ray.distill.student import build_student
 from ikd_ray.distill.teacher_files import NO_REMOTE_CODE

@@ -14,12 +14,12 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from ikd_ray.config import NO_ASSISTANTS, PrefixConfig, Trial
+from ikd_ray.config import NOT_IN_ASSISTANTS, PrefixConfig, Trial
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
-from ikd_ray.distill.loop import WAIT_SECONDS, Distillation, Epoch
+from ikd_ray.distill.loop import POLL_SECONDS, Distillation, Epoch
 from ikd_ray.distill.targets import Targets
-from ikd_ray.distill.teacher import CARD, TeacherRecord
+from ikd_ray.distill.teacher import TEACHER_FILE, TeacherRecord
 from ikd_ray.distill.teacher_files import NO_REMOTE_CODE
 from ikd_ray.distill.training import DivergedError
 from ikd_ray.storage import store
@@ -31,9 +31,9 @@ class AssistantDivergedError(DivergedError):
     """An assistant's loss is no finite number any more."""
 
 
-def recipe_of(recipe: Trial) -> dict[str, Any]:
+def assistant_recipe(recipe: Trial) -> dict[str, Any]:
     """How an assistant is distilled: a trial's fields under their public names, its depth as `student_layers`."""
-    return {name: value for name, value in recipe.params().items() if name not in NO_ASSISTANTS}
+    return {name: value for name, value in recipe.params().items() if name not in NOT_IN_ASSISTANTS}
 
 
 def assistant_key(teacher: str, data: TaskData, recipe: Trial) -> str:
@@ -42,7 +42,7 @@ def assistant_key(teacher: str, data: TaskData, recipe: Trial) -> str:
     That is the teacher's key, the data and the recipe. Not the machine, nor the code, nor whether attention was stored:
     as with teachers, the one that is there is taken, so that a sweep goes on with the same wherever and whenever.
     """
-    return store.digest("assistant", FORMAT, teacher, data.key, recipe_of(recipe))
+    return store.digest("assistant", FORMAT, teacher, data.key, assistant_recipe(recipe))
 
 
 def make_assistant(
@@ -71,7 +71,7 @@ def make_assistant(
     try:
         for event in run:
             if isinstance(event, PendingEpoch):
-                time.sleep(WAIT_SECONDS)
+                time.sleep(POLL_SECONDS)
             else:
                 history.append(event.metrics)
                 yield event
@@ -81,13 +81,13 @@ def make_assistant(
     card = {
         "name": f"{recipe.student_layers}L of {teacher.name}",
         "metrics": {name: value for name, value in history[-1].items() if name.startswith(splits)},
-        "settings": recipe_of(recipe) | {"layer_map": list(run.matched)},
+        "settings": assistant_recipe(recipe) | {"layer_map": list(run.matched)},
         "history": history,
     }
 
     def write(aside: Path) -> None:
         run.student.model.save_pretrained(aside)
         AutoTokenizer.from_pretrained(teacher.folder, **NO_REMOTE_CODE).save_pretrained(aside)
-        (aside / CARD).write_text(json.dumps(card, indent=1))
+        (aside / TEACHER_FILE).write_text(json.dumps(card, indent=1))
 
     store.get_or_build(folder, write)

@@ -20,7 +20,7 @@ import ikd_ray
 from ikd_ray.config import Trial
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.distributed import DistributedContext
-from ikd_ray.distill.linear import ONEDNN, processor
+from ikd_ray.distill.fast_layers import ONEDNN, cpu_model
 from ikd_ray.distill.regimes import Stage
 from ikd_ray.distill.targets import Targets
 from ikd_ray.storage import store
@@ -58,7 +58,7 @@ def environment(world: DistributedContext) -> list[object]:
         transformers.__version__,
         device.type,
         torch.cuda.get_device_name(device) if device.type == "cuda" else "",
-        processor(),
+        cpu_model(),
         torch.backends.cpu.get_cpu_capability(),
         torch.get_float32_matmul_precision(),
         torch.are_deterministic_algorithms_enabled(),

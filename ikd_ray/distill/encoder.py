@@ -16,7 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PretrainedC
 from transformers.masking_utils import sdpa_mask
 
 from ikd_ray.data.batches import Batch
-from ikd_ray.distill.linear import use_onednn
+from ikd_ray.distill.fast_layers import use_onednn
 
 ATTENTION = "ikd"
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
@@ -58,13 +58,13 @@ AttentionInterface.register(ATTENTION, _attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-def takes_segments(config: PretrainedConfig) -> bool:
+def uses_segment_ids(config: PretrainedConfig) -> bool:
     """Whether a model of `FAMILIES` tells a pair's first text from its second by `token_type_ids`."""
     return config.model_type != "distilbert" and getattr(config, "type_vocab_size", 2) >= 2
 
 
 @dataclass
-class Output:
+class EncoderOutput:
     """What a forward pass was asked for; layers count from 1."""
 
     logits: Tensor | None = None  # (B, labels)
@@ -117,7 +117,7 @@ class Encoder(nn.Module):
     def embed(self, batch: Batch) -> Tensor:
         """(B, L, hidden): what enters the first layer."""
         base: Any = self.model.base_model
-        segments = {"token_type_ids": batch.segments} if takes_segments(self.config) else {}
+        segments = {"token_type_ids": batch.segments} if uses_segment_ids(self.config) else {}
         hidden = base.embeddings(input_ids=batch.ids, **segments)
         return base.embeddings_project(hidden) if hasattr(base, "embeddings_project") else hidden
 
@@ -143,11 +143,11 @@ class Encoder(nn.Module):
         self,
         batch: Batch,
         depth: int | None = None,
-        attend: Collection[int] = (),
+        attention_layers: Collection[int] = (),
         classify: bool = True,
         start: Tensor | None = None,
         below: int = 0,
-    ) -> Output:
+    ) -> EncoderOutput:
         """Run the first `depth` layers (all of them by default), the last of them for [CLS] alone.
 
         Args:
@@ -156,13 +156,13 @@ class Encoder(nn.Module):
             start: what the first `below` layers give, which are then not run: (B, L, hidden), or where `below`
                 is all of them their [CLS] vectors (B, hidden).
         """
-        output = Output()
+        output = EncoderOutput()
         depth = len(self.layers) if depth is None else depth
         mask = batch.mask[:, None, None, :]
         hidden = self.embed(batch) if start is None else start
         for number in range(below + 1, depth + 1):
             layer = self.layers[number - 1]
-            record: list[Tensor] | None = [] if number in attend else None
+            record: list[Tensor] | None = [] if number in attention_layers else None
             if number < depth:
                 hidden = layer(hidden, mask, record=record)
                 output.cls[number] = hidden[:, 0]

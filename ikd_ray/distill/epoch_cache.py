@@ -31,7 +31,7 @@ from ikd_ray.storage import store
 from ikd_ray.storage.eviction import LOCKS, CacheEviction, mark_used
 from ikd_ray.storage.remote import Output
 
-CARD, WEIGHTS, OPTIMIZER = "epoch.json", "weights.safetensors", "optimizer.safetensors"
+EPOCH_FILE, WEIGHTS, OPTIMIZER = "epoch.json", "weights.safetensors", "optimizer.safetensors"
 
 PATIENCE = 15.0  # seconds until a trial looks again for what another node may have left
 DISK_ERRORS = (OSError, SafetensorError)  # the latter where a disk is full, too
@@ -128,7 +128,7 @@ class StageCache:
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
-    def look(self, epoch: int) -> CachedEpoch | PendingEpoch | None:
+    def find(self, epoch: int) -> CachedEpoch | PendingEpoch | None:
         """The state after an epoch, or who else is at it; none: it is this process's to train.
 
         Unless it gave the stage up, this process has claimed it then.
@@ -158,13 +158,13 @@ class StageCache:
                 return None
             self._upkeep.saved(folder)
         try:
-            card = json.loads((folder / CARD).read_text())
+            card = json.loads((folder / EPOCH_FILE).read_text())
         except OSError:
             return None
         mark_used(folder)
         return CachedEpoch(folder, card["metrics"], card["trial"], card["owner"] == self._owner)
 
-    def give_up(self) -> None:
+    def abandon(self) -> None:
         """Leave the stage to others from now on: what this process trains of it will not be saved."""
         self._gave_up = True
         self._lock.release()
@@ -186,7 +186,7 @@ class StageCache:
         store.discard(target)  # what was damaged
         card = {"metrics": dict(metrics), "trial": self._trial, "owner": self._owner, "about": self._about}
         with store.staging_dir(target) as folder:
-            (folder / CARD).write_text(json.dumps(card, indent=1))
+            (folder / EPOCH_FILE).write_text(json.dumps(card, indent=1))
             save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
             save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, folder / OPTIMIZER)
         self._upkeep.saved(target)
@@ -217,15 +217,15 @@ class EpochCache:
         self._upkeep = CacheEviction(folder, disk_gb)
         self._output = output or Output(os.fspath(folder))
 
-    def in_use(self) -> AbstractContextManager[None]:
+    def lease(self) -> AbstractContextManager[None]:
         """Within it nothing goes that `trajectory` was asked for."""
         return self._upkeep.lease()
 
-    def beside(self, key: str, name: str) -> Path:
+    def sibling_dir(self, key: str, name: str) -> Path:
         """A folder for something else that follows from a stage's epochs; it is kept, and goes, as they do."""
         return self._folder / key / name
 
-    def trajectory(self, key: str, about: Mapping[str, Any]) -> StageCache:
+    def stage_cache(self, key: str, about: Mapping[str, Any]) -> StageCache:
         """The epochs of the stage with a key; `about` tells people what they are.
 
         Raises:
@@ -236,7 +236,7 @@ class EpochCache:
             self._folder / key, self._upkeep, about, self._trial, self._owner, self._unreadable, self._output
         )
 
-    def here(self, found: CachedEpoch | PendingEpoch | None) -> CachedEpoch | PendingEpoch | None:
+    def fetch_local(self, found: CachedEpoch | PendingEpoch | None) -> CachedEpoch | PendingEpoch | None:
         """What another worker of the trial has found as this one has it, fetched where its node lacks it."""
         if not isinstance(found, CachedEpoch):
             return found
@@ -246,6 +246,6 @@ class EpochCache:
                 self._output.fetch(folder)
         return replace(found, folder=folder)
 
-    def forget(self, saved: CachedEpoch) -> None:
+    def mark_unreadable(self, saved: CachedEpoch) -> None:
         """From now on the state counts as damaged: it could not be loaded."""
         self._unreadable.add(saved.folder)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ikd_ray.data.batches import Batch, collate, evaluation_plan
 from ikd_ray.data.tokens import TaskData, TokenSplit
-from ikd_ray.distill.encoder import Encoder, Output
+from ikd_ray.distill.encoder import Encoder, EncoderOutput
 from ikd_ray.distill.frozen_activations import FrozenActivations
 from ikd_ray.distill.losses import attention_kl, cls_cosine
 from ikd_ray.distill.targets import Targets
@@ -40,7 +40,7 @@ def score(model: Encoder, data: TaskData) -> dict[str, float]:
     return metrics
 
 
-class Comparison:
+class StudentEvaluator:
     """`score`, and against the teacher for each evaluation split (here `dev`): each matched layer's
     `dev/layer_<i>/kl` and `dev/layer_<i>/cos`, their mean `dev/attention_kl`, and `dev/teacher_agreement`.
 
@@ -118,10 +118,10 @@ def _passes(
     model: Encoder,
     split: TokenSplit,
     pad_id: int,
-    attend: Collection[int] = (),
+    attention_layers: Collection[int] = (),
     start: Callable[[np.ndarray], Tensor | None] | None = None,
     below: int = 0,
-) -> Iterator[tuple[Batch, Output]]:
+) -> Iterator[tuple[Batch, EncoderOutput]]:
     """Each batch with the model's output; `start(rows)` is what its first `below` layers give."""
     model.eval()
     device = next(model.parameters()).device
@@ -132,7 +132,7 @@ def _passes(
             hidden = start(rows)
             assert hidden is not None
             hidden = hidden.to(device)
-        yield batch, model(batch, attend=attend, start=hidden, below=below)
+        yield batch, model(batch, attention_layers=attention_layers, start=hidden, below=below)
 
 
 def _agreement(logits: np.ndarray, taught: np.ndarray) -> float:

@@ -22,17 +22,17 @@ from ikd_ray.distill.epoch_cache import (
     PendingEpoch,
     StageCache,
 )
-from ikd_ray.distill.evaluate import Comparison
+from ikd_ray.distill.evaluate import StudentEvaluator
+from ikd_ray.distill.fast_layers import use_onednn
 from ikd_ray.distill.frozen_activations import FrozenActivations
-from ikd_ray.distill.linear import use_onednn
 from ikd_ray.distill.regimes import REGIMES, Stage
 from ikd_ray.distill.student import build_student, layer_map, size_metrics
 from ikd_ray.distill.targets import Targets
-from ikd_ray.distill.training import StageTraining
+from ikd_ray.distill.training import StageTrainer
 from ikd_ray.errors import UsageError, first_line
 
-WAIT_SECONDS = 0.2
-TIMES = ("time/epoch_s", "time/evaluation_s")  # training and evaluation
+POLL_SECONDS = 0.2
+TIME_METRICS = ("time/epoch_s", "time/evaluation_s")  # training and evaluation
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Epoch:
     stage_name: str
     metrics: dict[str, float]
     reused_from: str = ""  # the trial that trained it, where that is another one
-    earlier: bool = False  # this trial trained it itself, before it was cut off
+    resumed: bool = False  # this trial trained it itself, before it was cut off
     warnings: tuple[str, ...] = ()  # what happened to saved epochs that should not, since the epoch before
 
 
@@ -98,9 +98,9 @@ class Distillation:
         self.student = build_student(self.targets.teacher, trial.student_layers, trial.student_init)
         self.student.to(self.world.device)
         self._prefix = FrozenActivations(self.student, self.data, self._prefix_config, self._rows)
-        self._compare = Comparison(self.student, self.data, self.reference, self.matched, self._prefix)
+        self._compare = StudentEvaluator(self.student, self.data, self.reference, self.matched, self._prefix)
         self._behind: list[
-            tuple[StageTraining, CachedEpoch]
+            tuple[StageTrainer, CachedEpoch]
         ] = []  # states taken whose weights are not loaded yet
 
     def __iter__(self) -> Iterator[Epoch | PendingEpoch]:
@@ -135,13 +135,13 @@ class Distillation:
                 if shared:
                     frozen = stage.frozen(layers)
                     # The whole encoder's output is small, and the same for all that train nothing but a head on it.
-                    kept = shared.beside(key, f"cls-{epochs}") if frozen == layers else None
+                    kept = shared.sibling_dir(key, f"cls-{epochs}") if frozen == layers else None
                     key = stage_key(key, epochs, stage, self._prefix.fits(frozen))
                 for event in self._epochs(stage, key, kept):
                     if isinstance(event, PendingEpoch):
                         yield event
                         continue
-                    metrics, origin, earlier = event
+                    metrics, origin, resumed = event
                     done, reused = done + 1, reused + bool(origin)
                     counts = {"stage": number, "reused_epochs": reused, "trained_epochs": done - reused}
                     metrics |= {name: float(count) for name, count in counts.items()}
@@ -149,7 +149,7 @@ class Distillation:
                     if not remaining:
                         self._catch_up()
                     place = done, remaining, number, len(self.stages), stage.name
-                    yield Epoch(*place, metrics, origin, earlier)
+                    yield Epoch(*place, metrics, origin, resumed)
                 epochs = done - before
 
     def _epochs(
@@ -158,7 +158,7 @@ class Distillation:
         """A stage's epochs until it ends: metrics, which other trial they are reused from, if any, and whether
         this one trained them before it was cut off."""
         arguments = (self.trial, self.data, self.targets, self._imitated, self.world, self._prefix)
-        training = StageTraining(self.student, stage, *arguments, kept, self._rows)
+        training = StageTrainer(self.student, stage, *arguments, kept, self._rows)
         with self._trajectory(stage, key) as trajectory:
             for number in range(1, stage.epochs + 1):
                 while isinstance(saved := self._look(trajectory, number), PendingEpoch):
@@ -186,7 +186,7 @@ class Distillation:
                 there = self.world.rank > 0  # rank 0 sees to it for all
                 if not there:
                     with self._disk_may_refuse():
-                        held.enter_context(self._checkpoints.in_use())
+                        held.enter_context(self._checkpoints.lease())
                         there = True
                 self._checkpoints = self._checkpoints if self.world.broadcast(there) else None
             yield self._checkpoints
@@ -210,7 +210,7 @@ class Distillation:
         names = ("regime", "student_layers", "student_init", "learning_rate", "seed")
         about = {"task": self.data.task.name, "stage": stage.name} | {name: trial[name] for name in names}
         with self._disk_may_refuse():
-            return self._checkpoints.trajectory(key, about)
+            return self._checkpoints.stage_cache(key, about)
         return nullcontext()
 
     def _look(self, trajectory: StageCache | None, number: int) -> CachedEpoch | PendingEpoch | None:
@@ -218,19 +218,19 @@ class Distillation:
         if self._checkpoints is None:
             return None
         found = self._search(trajectory, number) if trajectory else None
-        return self._checkpoints.here(self.world.broadcast(found))
+        return self._checkpoints.fetch_local(self.world.broadcast(found))
 
     def _search(self, trajectory: StageCache, number: int) -> CachedEpoch | PendingEpoch | None:
         found, answered = None, False
         with self._disk_may_refuse():
-            found, answered = trajectory.look(number), True
+            found, answered = trajectory.find(number), True
         if not answered:
-            trajectory.give_up()
+            trajectory.abandon()
         self.warnings += [f"{folder}: damaged; trained anew" for folder in trajectory.damaged]
         trajectory.damaged.clear()
         return found
 
-    def _take(self, training: StageTraining, saved: CachedEpoch) -> tuple[dict[str, float], str]:
+    def _take(self, training: StageTrainer, saved: CachedEpoch) -> tuple[dict[str, float], str]:
         """An epoch as it is. Its weights are loaded when they are needed."""
         if self._behind and self._behind[-1][0] is training:
             self._behind.pop()
@@ -238,11 +238,11 @@ class Distillation:
         self._compare.recall(saved.metrics)
         if saved.own:  # this trial was cut off, and goes on
             return dict(saved.metrics), ""
-        spared = sum(saved.metrics[name] for name in TIMES)
-        metrics = saved.metrics | dict.fromkeys(TIMES, 0.0) | {"time/reused_s": spared}
+        spared = sum(saved.metrics[name] for name in TIME_METRICS)
+        metrics = saved.metrics | dict.fromkeys(TIME_METRICS, 0.0) | {"time/reused_s": spared}
         return metrics, saved.trial or "a trial without a name"
 
-    def _catch_up(self, training: StageTraining | None = None) -> None:
+    def _catch_up(self, training: StageTrainer | None = None) -> None:
         """Load the weights of the states taken; of `training`, which goes on, the optimizer too.
 
         Raises:
@@ -257,7 +257,7 @@ class Distillation:
                 stage.load(saved.weights(), saved.optimizer() if stage is training else None)
             except LostCheckpointError as error:
                 assert self._checkpoints is not None
-                self._checkpoints.forget(saved)
+                self._checkpoints.mark_unreadable(saved)
                 lost = error
         if behind and self.world.any(lost is not None):
             if self.world.size > 1:  # who sees what others do not will go on so
@@ -265,7 +265,7 @@ class Distillation:
             raise lost or LostCheckpointError("a worker cannot read what another one can")
 
     def _save(
-        self, trajectory: StageCache | None, training: StageTraining, number: int, metrics: dict[str, float]
+        self, trajectory: StageCache | None, training: StageTrainer, number: int, metrics: dict[str, float]
     ) -> None:
         exact = self._checkpoints is not None and self._is_exact()
         if trajectory is None or not trajectory.claimed:
@@ -275,9 +275,9 @@ class Distillation:
             with self._disk_may_refuse():
                 trajectory.save(number, metrics, training.weights(), {} if over else training.optimizer())
                 return
-        trajectory.give_up()  # nobody need wait for what will not come
+        trajectory.abandon()  # nobody need wait for what will not come
 
-    def _train(self, training: StageTraining, number: int) -> dict[str, float]:
+    def _train(self, training: StageTrainer, number: int) -> dict[str, float]:
         """Train an epoch and evaluate the student."""
         start = time.perf_counter()
         metrics = training.epoch(number)
@@ -285,7 +285,7 @@ class Distillation:
         if self.world.rank == 0:
             metrics |= self._compare()
         seconds = trained - start, time.perf_counter() - trained
-        return metrics | dict(zip(TIMES, seconds, strict=True)) | {"time/reused_s": 0.0}
+        return metrics | dict(zip(TIME_METRICS, seconds, strict=True)) | {"time/reused_s": 0.0}
 
 
 @dataclass(frozen=True)
@@ -319,7 +319,7 @@ def distill(
     course = Distillation(trial, data, targets, world, checkpoints=checkpoints, reference=reference)
     for event in course:
         if isinstance(event, PendingEpoch):
-            time.sleep(WAIT_SECONDS)
+            time.sleep(POLL_SECONDS)
         else:
             epoch = event
             report(epoch)

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from ikd_ray.distill.encoder import Encoder
-from ikd_ray.distill.linear import use_onednn
+from ikd_ray.distill.fast_layers import use_onednn
 
 LATENCY_TOKENS, LATENCY_ID = 128, 5  # how many, and which one
 LATENCY_WARMUP, LATENCY_RUNS, LATENCY_ROUNDS = 3, 15, 30

@@ -54,16 +54,16 @@ class TargetBatch:
 
 def size_gb(data: TaskData, teacher: Encoder, layers: Collection[int], attention: bool = True) -> float:
     """Gigabytes (10^9 bytes) that the targets of these layers take when stored, with or without attention."""
-    return _size(parts_of(layers, attention), data, teacher) / 1e9
+    return _size(part_names(layers, attention), data, teacher) / 1e9
 
 
 def stored_gb(folder: Path, layers: Collection[int]) -> float:
     """Gigabytes of these layers' targets that `folder` has already, those of an unfinished build included."""
-    parts = parts_of(layers, attention=True)
+    parts = part_names(layers, attention=True)
     return (_size_on_disk(folder, parts) + _size_on_disk(folder / UNFINISHED, parts)) / 1e9
 
 
-def stores_attention(size: float, free: float, config: TargetConfig, there: float = 0.0) -> bool:
+def should_store_attention(size: float, free: float, config: TargetConfig, there: float = 0.0) -> bool:
     """Whether attention is to be stored, too, where `free` gigabytes are left.
 
     Args:
@@ -81,11 +81,11 @@ def stores_attention(size: float, free: float, config: TargetConfig, there: floa
     return config.mode == "stored" or (config.mode == "auto" and size <= config.budget_gb and fits)
 
 
-def key_of(data: TaskData, teacher_key: str) -> str:
+def targets_key(data: TaskData, teacher_key: str) -> str:
     return store.digest(FORMAT, data.key, teacher_key)
 
 
-def parts_of(layers: Collection[int], attention: bool) -> list[str]:
+def part_names(layers: Collection[int], attention: bool) -> list[str]:
     """Names of the folders that hold the targets of these layers, with or without attention."""
     kinds = ("cls", "attention") if attention else ("cls",)
     return ["logits", *(f"{kind}-{layer}" for kind in kinds for layer in layers)]
@@ -111,7 +111,7 @@ class Targets:
 
     def fingerprint(self, layers: Collection[int]) -> str:
         """A key of what is read here: the targets of these layers as they are stored, and the teacher."""
-        parts = parts_of(layers, self._attention_stored)
+        parts = part_names(layers, self._attention_stored)
         manifests = [(self.folder / part / store.MANIFEST).read_text() for part in parts]
         return store.digest(self._teacher_key, parts, manifests)
 
@@ -168,7 +168,9 @@ class Targets:
         absent = [layer for layer in attention if layer not in out.attention]
         if absent:
             with torch.no_grad():
-                online = self.teacher(batch, depth=max(absent), attend=absent, classify=False).attention
+                online = self.teacher(
+                    batch, depth=max(absent), attention_layers=absent, classify=False
+                ).attention
             queries = batch.mask[:, None, :, None]
             out.attention |= {layer: online[layer].float() * queries for layer in absent}
         return out
@@ -209,7 +211,7 @@ def build_targets(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
-        missing = [part for part in parts_of(layers, attention) if not store.is_intact(folder / part)]
+        missing = [part for part in part_names(layers, attention) if not store.is_intact(folder / part)]
         if not missing:
             return
         for part in missing:
@@ -277,10 +279,13 @@ def _outputs(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """What each part stores of a batch whose rows are in order of length."""
     layers = {part: int(part.partition("-")[2]) for part in parts if part != "logits"}
-    attend = [layer for part, layer in layers.items() if part.startswith("attention")]
+    attention_layers = [layer for part, layer in layers.items() if part.startswith("attention")]
     classify = "logits" in parts
     output = teacher(
-        batch, depth=None if classify else max(layers.values()), attend=attend, classify=classify
+        batch,
+        depth=None if classify else max(layers.values()),
+        attention_layers=attention_layers,
+        classify=classify,
     )
     for part in parts:
         if part == "logits":

@@ -27,8 +27,14 @@ from ikd_ray.distill.encoder import FAMILIES, Encoder
 from ikd_ray.distill.evaluate import score
 from ikd_ray.distill.loop import Epoch
 from ikd_ray.distill.regimes import Stage
-from ikd_ray.distill.teacher_files import NO_REMOTE_CODE, check_config, load_whole, not_supported, weights_key
-from ikd_ray.distill.training import DivergedError, StageTraining, train_stage
+from ikd_ray.distill.teacher_files import (
+    NO_REMOTE_CODE,
+    load_classifier,
+    unsupported_family,
+    validate_config,
+    weights_key,
+)
+from ikd_ray.distill.training import DivergedError, StageTrainer, train_stage
 from ikd_ray.errors import UsageError, first_line
 from ikd_ray.storage import store
 from ikd_ray.tasks import Task
@@ -36,7 +42,7 @@ from ikd_ray.tasks import Task
 FORMAT = 2
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 SMALL_HIDDEN = 512  # below, models want a larger learning rate
-CARD = "teacher.json"
+TEACHER_FILE = "teacher.json"
 
 
 @dataclass(frozen=True)
@@ -86,9 +92,9 @@ def find_teacher(name: str | None, task: Task) -> TeacherSource:
         return _describe("all-MiniLM-L6-v2", str(folder), weights_key(folder), task)
     if os.path.isdir(name):  # unlike Path.is_dir no error where it may not be read
         key = weights_key(Path(name))
-        check_config(Path(name))
+        validate_config(Path(name))
         source = _describe(name, name, key, task)
-        load_whole(name, name, task, source.has_head)
+        load_classifier(name, name, task, source.has_head)
         return source
     if os.path.exists(name) or not name:
         raise UsageError(f"--teacher {name}: a file; give the folder that holds config.json")
@@ -119,7 +125,7 @@ def _describe(name: str, path: str, key: str | None, task: Task) -> TeacherSourc
             f"--teacher {name}: {missing}its config or tokenizer cannot be read ({reason})"
         ) from None
     if config.model_type not in FAMILIES:
-        raise not_supported(name, config.model_type)
+        raise unsupported_family(name, config.model_type)
     # Without its files transformers makes up a tokenizer of nothing but special tokens.
     if not config.vocab_size // 2 < len(tokenizer) <= config.vocab_size:
         raise UsageError(
@@ -171,7 +177,7 @@ def teacher_key(source: TeacherSource, data: TaskData, config: TeacherConfig) ->
 def load_source(source: TeacherSource, task: Task, seed: int) -> Encoder:
     """The model as it is, with a new random head where it has none."""
     torch.manual_seed(seed)  # a new head's initial weights
-    model = load_whole(source.path, source.name, task, source.has_head, torch.float32)
+    model = load_classifier(source.path, source.name, task, source.has_head, torch.float32)
     model.config.problem_type = "regression" if task.is_regression else "single_label_classification"
     return Encoder(model)
 
@@ -205,7 +211,7 @@ def open_teacher(folder: Path) -> TeacherRecord | None:
     """A teacher kept earlier, or none if there is none or it is damaged."""
     if not store.is_intact(folder):
         return None
-    card = json.loads((folder / CARD).read_text())
+    card = json.loads((folder / TEACHER_FILE).read_text())
     return TeacherRecord(
         folder, card["name"], folder.name, card["metrics"], card["settings"], card["history"]
     )
@@ -232,12 +238,12 @@ def make_teacher(
     def write(aside: Path) -> None:
         teacher.cpu().model.save_pretrained(aside)
         load_tokenizer(source).save_pretrained(aside)
-        (aside / CARD).write_text(json.dumps(card, indent=1))
+        (aside / TEACHER_FILE).write_text(json.dumps(card, indent=1))
 
     store.get_or_build(folder, write)
 
 
-def fine_tuning(teacher: Encoder, epochs: int) -> Stage:
+def fine_tuning_stage(teacher: Encoder, epochs: int) -> Stage:
     """The stage in which a teacher is fine-tuned: all of it, on the gold labels."""
     return Stage(
         name="teacher",
@@ -252,10 +258,10 @@ def fine_tuning(teacher: Encoder, epochs: int) -> Stage:
 def _fine_tune(
     teacher: Encoder, data: TaskData, config: TeacherConfig, world: DistributedContext
 ) -> Iterator[Epoch]:
-    stage = fine_tuning(teacher, config.epochs)
+    stage = fine_tuning_stage(teacher, config.epochs)
     best, best_epoch, best_state = float("-inf"), 0, None
     metric = f"{data.selection}/{data.task.metric}"
-    training = StageTraining(teacher, stage, config, data, None, (), world)
+    training = StageTrainer(teacher, stage, config, data, None, (), world)
     for number, metrics in enumerate(train_stage(training), start=1):
         metrics |= score(teacher, data)
         yield Epoch(number, config.epochs - number, 1, 1, stage.name, metrics)

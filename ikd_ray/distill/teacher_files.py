@@ -58,7 +58,7 @@ def weights_key(folder: Path) -> str:
         raise UsageError(f"--teacher {folder}: cannot be read ({error.strerror}); mend that") from None
 
 
-def check_config(folder: Path) -> None:
+def validate_config(folder: Path) -> None:
     """Refuse a configuration that names another kind of model, brings code, or is absurd.
 
     Raises:
@@ -67,7 +67,7 @@ def check_config(folder: Path) -> None:
     path = folder / "config.json"
     config = _read(path)
     if config.get("model_type") not in FAMILIES:
-        raise not_supported(str(folder), config.get("model_type"))
+        raise unsupported_family(str(folder), config.get("model_type"))
     tokenizer = folder / "tokenizer_config.json"
     for asks, entries in ((path, config), (tokenizer, _read(tokenizer) if tokenizer.exists() else {})):
         if "auto_map" in entries:
@@ -100,13 +100,13 @@ def _read(path: Path) -> dict[str, Any]:
     return config
 
 
-def not_supported(name: str, kind: object) -> UsageError:
+def unsupported_family(name: str, kind: object) -> UsageError:
     return UsageError(
         f"--teacher {name}: a {kind!r} model is no BERT-family encoder; supported: {', '.join(FAMILIES)}"
     )
 
 
-def load_whole(
+def load_classifier(
     path: str, name: str, task: Task, has_head: bool, dtype: torch.dtype | None = None
 ) -> PreTrainedModel:
     """A model with a head for the task; transformers would make up, and not tell, whatever its weights lack.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,17 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ikd_ray.data.batches import Batch, training_plan
+from ikd_ray.data.batches import Batch, collate, prefetch, training_plan
 from ikd_ray.data.tokens import TaskData
-from ikd_ray.distill.data_loader import StageDataLoader
 from ikd_ray.distill.distributed import DistributedContext
-from ikd_ray.distill.encoder import Encoder, Output
+from ikd_ray.distill.encoder import Encoder, EncoderOutput
+from ikd_ray.distill.fast_layers import CompactVocabulary
 from ikd_ray.distill.frozen_activations import FrozenActivations
 from ikd_ray.distill.losses import attention_kl, cls_cosine, hard_label_loss, soft_label_loss
-from ikd_ray.distill.memory import trim_heap
 from ikd_ray.distill.regimes import Stage
 from ikd_ray.distill.targets import TargetBatch, Targets
-from ikd_ray.distill.vocabulary import CompactVocabulary
 from ikd_ray.storage.store import digest
 
 CLIP_NORM = 1.0
@@ -64,7 +65,7 @@ def freeze(model: Encoder, stage: Stage) -> None:
 
 
 def stage_losses(
-    stage: Stage, output: Output, target: TargetBatch | None, batch: Batch, matched: tuple[int, ...]
+    stage: Stage, output: EncoderOutput, target: TargetBatch | None, batch: Batch, matched: tuple[int, ...]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted total, and each loss by itself, unweighted.
 
@@ -122,7 +123,7 @@ class StageLoss(nn.Module):
             output = self.model(
                 batch,
                 depth=stage.depth(depth),
-                attend=stage.layers if stage.kl else (),
+                attention_layers=stage.layers if stage.kl else (),
                 classify=stage.classifies,
                 start=start,
                 below=0 if start is None else stage.frozen(depth),
@@ -147,7 +148,72 @@ def _seed(*key: object) -> int:
     return int(digest(*key)[:15], 16)
 
 
-class StageTraining:
+class StageDataLoader:
+    """What each step of a stage reads, of a process's share of the batches.
+
+    A thread reads the next batches from memory and memory maps while the last one trains.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        data: TaskData,
+        targets: Targets | None,
+        matched: tuple[int, ...],
+        world: DistributedContext,
+        prefix: FrozenActivations | None,
+    ) -> None:
+        self._data, self._targets, self._prefix, self._world = data, targets, prefix, world
+        self._layers = [matched[layer - 1] for layer in stage.layers]
+        self._attention = self._layers if stage.kl else ()
+        self._logits = stage.soft > 0
+
+    def __call__(self, plan: list[np.ndarray]) -> Iterator[tuple[Batch, TargetBatch | None, Tensor | None]]:
+        """Batch, targets and the frozen layers' output, on the process's device."""
+        world = self._world
+        for batch, target, start in prefetch(self._read, [rows[world.rank :: world.size] for rows in plan]):
+            batch = batch.to(world.device)
+            if target:
+                assert self._targets is not None
+                target = self._targets.complete(target, batch, self._attention)
+            yield batch, target, start if start is None else start.to(world.device, non_blocking=True)
+
+    def _read(self, rows: np.ndarray) -> tuple[Batch, TargetBatch | None, Tensor | None]:
+        batch, target = collate(self._data.train, rows, self._data.pad_id), None
+        if self._layers or self._logits:
+            assert self._targets is not None
+            target = self._targets.read(
+                "train", rows, logits=self._logits, cls=self._layers, attention=self._attention
+            )
+        start = self._prefix.read("train", rows) if self._prefix else None
+        if self._world.device.type != "cuda":
+            return batch, target, start
+        # Only pinned memory is copied while the GPU computes.
+        return batch.map(_pin), target and target.map(_pin), start if start is None else _pin(start)
+
+
+def _pin(tensor: Tensor) -> Tensor:
+    return tensor.pin_memory()
+
+
+@cache
+def _malloc_trim() -> Any:
+    """Return the C library's `malloc_trim`, or None where it has none (it is glibc's)."""
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+
+
+def trim_heap() -> None:
+    """Return the heap's free pages to the operating system.
+
+    Batches of varying lengths leave holes in the heap that later batches do not fit in: without trimming, a process
+    that trains for hours takes many times the memory that it uses.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
+
+
+class StageTrainer:
     """A model on its way through one stage.
 
     A stage's course depends on the model, the stage's own losses and the settings alone: optimizer and schedule
@@ -243,7 +309,7 @@ class StageTraining:
             embedding = self._model.model.get_input_embeddings()
             assert isinstance(embedding, nn.Embedding)
             self._vocabulary = CompactVocabulary(embedding, self._data.train, self._data.pad_id, self._rows)
-        return self._vocabulary.in_place() if self._vocabulary else nullcontext()
+        return self._vocabulary.installed() if self._vocabulary else nullcontext()
 
     def _prepare(self) -> torch.optim.Optimizer:
         """Free the stage's parameters; the first time also make what steps them, which must find them in place."""
@@ -298,7 +364,7 @@ class StageTraining:
             stepping.load_state_dict(whole)
 
 
-def train_stage(training: StageTraining) -> Iterator[dict[str, float]]:
+def train_stage(training: StageTrainer) -> Iterator[dict[str, float]]:
     """Train until the stage ends; yields each epoch's mean losses."""
     for number in range(1, training.stage.epochs + 1):
         metrics = training.epoch(number)

@@ -20,9 +20,9 @@ from transformers.utils import logging as transformers_logging
 
 from ikd_ray.data.batches import Batch, collate, evaluation_plan
 from ikd_ray.data.tokens import TaskData, TokenSplit
-from ikd_ray.distill.encoder import Encoder, takes_segments
+from ikd_ray.distill.encoder import Encoder, uses_segment_ids
 from ikd_ray.distill.evaluate import BATCH
-from ikd_ray.distill.linear import processor
+from ikd_ray.distill.fast_layers import cpu_model
 from ikd_ray.distill.student import LATENCY_ID, latencies_ms, latency_tokens
 from ikd_ray.distill.teacher_files import NO_REMOTE_CODE
 from ikd_ray.errors import first_line
@@ -82,7 +82,7 @@ class OnnxExport:
         forms = self._measured(folder, model, trial)
         versions = {"PyTorch": torch.__version__, "onnxruntime": onnxruntime.__version__}
         tokens = latency_tokens(model.config)
-        return ExportedFiles(forms, inputs, OPSET, compared, difference, BATCH, tokens, versions, processor())
+        return ExportedFiles(forms, inputs, OPSET, compared, difference, BATCH, tokens, versions, cpu_model())
 
     def _compare(self, model: PreTrainedModel, inputs: tuple[str, ...], path: Path) -> tuple[int, float]:
         """How many dev sequences both models were given, and by how much their logits differ at most."""
@@ -167,7 +167,7 @@ class _Logits(nn.Module):
 
 
 def _inputs(model: PreTrainedModel) -> tuple[str, ...]:
-    segments = ("token_type_ids",) if takes_segments(model.config) else ()
+    segments = ("token_type_ids",) if uses_segment_ids(model.config) else ()
     return ("input_ids", "attention_mask", *segments)
 
 

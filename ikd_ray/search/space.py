@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, Field
 
 from ikd_ray.config import (
-    NO_ASSISTANTS,
+    NOT_IN_ASSISTANTS,
     DataConfig,
     PrefixConfig,
     SharingConfig,
@@ -60,7 +60,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "sharing": SharingConfig,
     "assistant": Trial,
 }
-_LEFT_OUT = {"assistant": ("student_layers", *NO_ASSISTANTS)}  # fields that a section does not take
+_LEFT_OUT = {"assistant": ("student_layers", *NOT_IN_ASSISTANTS)}  # fields that a section does not take
 MAX_SEEDS = 100
 _DIRECTION = Knob(Direction)
 _SINGLE = {  # top-level names of one value

@@ -18,7 +18,7 @@ from ikd_ray.data.tokens import TaskData, prepare
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.student import matched_layers
-from ikd_ray.distill.targets import size_gb, stores_attention
+from ikd_ray.distill.targets import should_store_attention, size_gb
 from ikd_ray.distill.teacher import load_source, load_tokenizer
 from ikd_ray.formatting import duration
 from ikd_ray.search.budget import Budget
@@ -193,7 +193,7 @@ def _stored(
     request: Request, data: TaskData, teacher: Encoder, layers: list[int], share: float, who: str
 ) -> str:
     size = size_gb(data, teacher, layers) / share
-    if stores_attention(size, float("inf"), request.space.targets):
+    if should_store_attention(size, float("inf"), request.space.targets):
         return f"{size:.2g} GB of {who} layers {', '.join(map(str, layers))}"
     size = size_gb(data, teacher, layers, attention=False) / share
     whose = "" if who == "teacher" else f" of the {who}"

@@ -23,11 +23,11 @@ from ikd_ray.distill.student import build_student, latency_ms, matched_layers
 from ikd_ray.distill.targets import (
     Targets,
     build_targets,
-    key_of,
-    parts_of,
+    part_names,
+    should_store_attention,
     size_gb,
     stored_gb,
-    stores_attention,
+    targets_key,
 )
 from ikd_ray.distill.teacher import (
     TeacherRecord,
@@ -207,9 +207,9 @@ def _store(
     who: str = "teacher",
 ) -> Generator[Event, None, TeacherArtifacts]:
     """The targets of a teacher's, or an assistant's, layers."""
-    targets = job.cache / "targets" / key_of(data, record.key)
+    targets = job.cache / "targets" / targets_key(data, record.key)
     size, free = size_gb(data, teacher, layers), shutil.disk_usage(job.cache).free / 1e9
-    attention = stores_attention(size, free, job.targets, stored_gb(targets, layers))
+    attention = should_store_attention(size, free, job.targets, stored_gb(targets, layers))
     if attention:
         how = "stored"
     else:
@@ -217,7 +217,7 @@ def _store(
         how = "stored without attention, which is computed for each batch (too large to store, or asked for)"
     yield Fact("targets", f"{size:.2f} GB of {who} layers {', '.join(map(str, layers))}, {how}")
     yield Step(f"storing the {who}'s targets")
-    parts = parts_of(layers, attention)
+    parts = part_names(layers, attention)
     for part in parts:
         job.output.fetch(targets / part)
     for done in build_targets(targets, data, teacher, layers, attention):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from ikd_ray.config import SweepConfig, first_problem
+from ikd_ray.config import SweepConfig, first_error
 from ikd_ray.data.dataset import Dataset
 from ikd_ray.data.holdout import HOLDOUT, hold_out
 from ikd_ray.data.sources import load
@@ -299,7 +299,7 @@ def _check_kept(folder: Path, record: SweepRecord) -> None:
 
 
 def _damaged(folder: Path, error: ValidationError) -> UsageError:
-    key, reason = first_problem(error)
+    key, reason = first_error(error)
     return UsageError(
         f"--resume {folder.name}: {folder / SWEEP_FILE} is damaged ({key}: {reason}); "
         "bring back the file, or start a sweep of another --name"
@@ -320,5 +320,5 @@ def make_config(given: dict[str, Any]) -> SweepConfig:
     try:
         return SweepConfig(**given)
     except ValidationError as error:
-        key, reason = first_problem(error)
+        key, reason = first_error(error)
         raise UsageError(f"--{key.replace('_', '-')} {given.get(key)}: {reason}") from None

@@ -12,7 +12,7 @@ from typing import Any
 from ikd_ray.config import PrefixConfig, SharingConfig, make_trial
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.epoch_cache import DISK_ERRORS, EpochCache, PendingEpoch
-from ikd_ray.distill.loop import TIMES, Distillation, Epoch
+from ikd_ray.distill.loop import TIME_METRICS, Distillation, Epoch
 from ikd_ray.distill.student import size_metrics
 from ikd_ray.distill.training import DivergedError
 from ikd_ray.errors import first_line
@@ -86,8 +86,8 @@ def run_trial(
                 return
             epochs.append(event)
             times.append(time.time())
-            if event.earlier:  # before it was cut off
-                start -= sum(event.metrics[name] for name in TIMES)
+            if event.resumed:  # before it was cut off
+                start -= sum(event.metrics[name] for name in TIME_METRICS)
             if event.remaining == 0:
                 event = epochs[-1] = _finished(course, run, epochs, time.monotonic() - start)
                 if world.rank == 0:

@@ -15,7 +15,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from ikd_ray.distill.epoch_cache import CARD
+from ikd_ray.distill.epoch_cache import EPOCH_FILE
 from ikd_ray.errors import UsageError
 from ikd_ray.formatting import NONE, clean, short_stage
 from ikd_ray.storage.eviction import State, make_room, seen_in_use, states
@@ -133,7 +133,7 @@ def _epoch(state: State) -> int:
 
 def _about(folder: Path) -> dict[str, Any]:
     try:
-        about = json.loads((folder / CARD).read_text())["about"]
+        about = json.loads((folder / EPOCH_FILE).read_text())["about"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return about if isinstance(about, dict) else {}

@@ -10,7 +10,7 @@ import pytest
 
 from ikd_ray.bench import machine
 from ikd_ray.bench.processes import alone, meet, together
-from ikd_ray.distill.linear import HAS_ONEDNN
+from ikd_ray.distill.fast_layers import HAS_ONEDNN
 
 
 def test_matrix_products():

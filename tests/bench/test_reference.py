@@ -63,7 +63,7 @@ def test_first_losses_are_the_projects(folder, data, tmp_path, batches):
     [stage] = REGIMES["id"](Trial(regime="id", student_layers=2, temperature=2.0, **{"lambda": 0.2}))
     student = build_student(teacher, 2, "mapped").eval()
     target = make_targets(tmp_path, data, teacher).fetch("train", batch, cls=MATCHED, attention=MATCHED)
-    _, ours = stage_losses(stage, student(batch, attend=(1, 2)), target, batch, MATCHED)
+    _, ours = stage_losses(stage, student(batch, attention_layers=(1, 2)), target, batch, MATCHED)
     assert losses.keys() == ours.keys()
     for name, loss in losses.items():
         assert loss.item() == pytest.approx(ours[name].item(), rel=2e-3, abs=2e-3)  # targets are float16

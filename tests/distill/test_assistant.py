@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ikd_ray.config import NO_ASSISTANTS, Trial
+from ikd_ray.config import NOT_IN_ASSISTANTS, Trial
 from ikd_ray.distill import cache_keys
 from ikd_ray.distill.assistant import AssistantDivergedError, assistant_key, make_assistant
 from ikd_ray.distill.epoch_cache import EpochCache
-from ikd_ray.distill.evaluate import Comparison
+from ikd_ray.distill.evaluate import StudentEvaluator
 from ikd_ray.distill.loop import Distillation, distill
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.teacher import TeacherRecord, load_teacher, open_teacher
@@ -68,7 +68,7 @@ def test_it_is_kept_as_a_teacher_is(kept, record, data, targets):
     assert found.metrics == {name: alone.metrics[name] for name in alone.metrics if name.startswith("dev/")}
     assert found.settings["layer_map"] == list(layer_map(3, 4))
     assert found.settings["student_layers"] == 3
-    assert not found.settings.keys() & set(NO_ASSISTANTS)
+    assert not found.settings.keys() & set(NOT_IN_ASSISTANTS)
     assert [epoch["trained_epochs"] for epoch in found.history] == [1, 2]
     assert (kept / "tokenizer.json").read_bytes() == (record.folder / "tokenizer.json").read_bytes()
 
@@ -84,7 +84,7 @@ def test_another_recipe_is_another_assistant(data, field):
     other = RECIPE.model_copy(update={field: NON_DEFAULT_FIELDS[field]})
     assert getattr(other, field) != getattr(RECIPE, field)
     same = assistant_key("key", data, other) == assistant_key("key", data, RECIPE)
-    assert same == (field in NO_ASSISTANTS)
+    assert same == (field in NOT_IN_ASSISTANTS)
 
 
 def test_another_teacher_or_data_is_another_assistant(data):
@@ -98,7 +98,7 @@ def test_no_machine_is_part_of_it(data, monkeypatch):
     """A sweep goes on elsewhere with the assistants that it began with."""
     mine = assistant_key("key", data, RECIPE)
     threads = torch.get_num_threads()
-    monkeypatch.setattr(cache_keys, "processor", lambda: "another")
+    monkeypatch.setattr(cache_keys, "cpu_model", lambda: "another")
     torch.set_num_threads(threads + 1)
     try:
         assert assistant_key("key", data, RECIPE) == mine
@@ -132,7 +132,7 @@ def test_the_assistant_teaches_and_the_teacher_is_what_it_is_compared_with(data,
         assert {name: mine.metrics[name] for name in same} == {name: other.metrics[name] for name in same}
     after = copy_state(run.student.model)
     assert all(torch.equal(tensor, after[name]) for name, tensor in copy_state(alone.student.model).items())
-    compared = Comparison(run.student, data, targets, layer_map(2, 4))()
+    compared = StudentEvaluator(run.student, data, targets, layer_map(2, 4))()
     assert {name: mine.metrics[name] for name in compared} == pytest.approx(compared, rel=1e-5, abs=1e-6)
     assert mine.metrics["dev/layer_1/kl"] != other.metrics["dev/layer_1/kl"]
 

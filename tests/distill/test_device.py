@@ -9,7 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from ikd_ray.config import Trial
-from ikd_ray.distill import data_loader, loop, training
+from ikd_ray.distill import loop, training
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.targets import TargetBatch
@@ -28,15 +28,13 @@ def test_the_host_waits_for_the_device_at_an_epochs_end_alone(
     """Tensors without values: whatever asks for one, as every host synchronisation does, raises."""
     targets = make_targets(tmp_path, data, make_encoder(), attention)
     trial = Trial(regime=regime, student_layers=2, batch_size=8, embeddings=embeddings)
-    steps, step = [], training.StageTraining._step
-    monkeypatch.setattr(training.StageTraining, "_step", lambda *given: steps.append(1) or step(*given))
+    steps, step = [], training.StageTrainer._step
+    monkeypatch.setattr(training.StageTrainer, "_step", lambda *given: steps.append(1) or step(*given))
     with FakeTensorMode(allow_non_fake_inputs=True):
         student, targets.teacher = make_encoder(layers=2), make_encoder()
         for stage in REGIMES[regime](trial):
             steps.clear()
-            stages = training.StageTraining(
-                student, stage, trial, data, targets, (2, 4), DistributedContext()
-            )
+            stages = training.StageTrainer(student, stage, trial, data, targets, (2, 4), DistributedContext())
             epochs = training.train_stage(stages)
             with pytest.raises(DataDependentOutputException):
                 next(epochs)
@@ -73,14 +71,12 @@ def test_bfloat16_trains_alike_with_losses_in_float32(data, targets, monkeypatch
 def test_what_goes_to_a_gpu_is_pinned(data, targets, monkeypatch):
     """Every tensor that the background thread reads, and on a CPU none."""
     pinned = []
-    monkeypatch.setattr(data_loader, "_pin", lambda tensor: pinned.append(tensor) or tensor)
+    monkeypatch.setattr(training, "_pin", lambda tensor: pinned.append(tensor) or tensor)
     stage = REGIMES["id"](Trial(regime="id", student_layers=2))[0]
     rows = data.train.lengths.argsort()[:4]
     for device, count in (("cpu", 0), ("cuda", 4 + 1 + 2 + 2)):
         world = DistributedContext(device=torch.device(device))
-        batch, target, start = data_loader.StageDataLoader(stage, data, targets, (2, 4), world, None)._read(
-            rows
-        )
+        batch, target, start = training.StageDataLoader(stage, data, targets, (2, 4), world, None)._read(rows)
         assert isinstance(target, TargetBatch)
         assert start is None
         assert len(pinned) == count

@@ -42,7 +42,7 @@ def test_equals_hugging_face_on_a_padded_batch(family, labels):
     batch = batch_for(model)
     expected = eager(model, batch)
     with torch.no_grad():
-        output = Encoder(model)(batch, attend=range(1, LAYERS + 1))
+        output = Encoder(model)(batch, attention_layers=range(1, LAYERS + 1))
     torch.testing.assert_close(output.logits, expected.logits, rtol=1e-5, atol=1e-5)
     assert output.logits.shape == (len(LENGTHS), labels)
     assert set(output.cls) == set(output.attention) == {1, 2, 3, 4}
@@ -60,7 +60,7 @@ def test_fused_and_recording_layers_agree(family):
     encoder = make_encoder(family, LAYERS)
     batch = batch_for(encoder)
     with torch.no_grad():
-        plain, partly = encoder(batch), encoder(batch, attend=[2])
+        plain, partly = encoder(batch), encoder(batch, attention_layers=[2])
     assert plain.attention == {}
     assert set(partly.attention) == {2}
     torch.testing.assert_close(plain.logits, partly.logits, rtol=1e-5, atol=1e-5)
@@ -71,7 +71,7 @@ def test_padding_does_not_reach_a_sequence(family):
     encoder = make_encoder(family, LAYERS)
     batch = batch_for(encoder)
     with torch.no_grad():
-        together = encoder(batch, attend=[LAYERS])
+        together = encoder(batch, attention_layers=[LAYERS])
         for row, length in enumerate(LENGTHS):
             alone = random_batch([length])
             alone = type(alone)(
@@ -81,7 +81,7 @@ def test_padding_does_not_reach_a_sequence(family):
                 batch.mask[row : row + 1, :length],
                 batch.labels[row : row + 1],
             )
-            output = encoder(alone, attend=[LAYERS])
+            output = encoder(alone, attention_layers=[LAYERS])
             torch.testing.assert_close(output.logits[0], together.logits[row], rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(
                 output.attention[LAYERS][0], together.attention[LAYERS][row, :, :length, :length]
@@ -104,11 +104,11 @@ def test_a_truncated_pass_has_the_same_losses_and_gradients(family, depth):
     encoder = make_encoder(family, LAYERS)
     batch = batch_for(encoder)
     with torch.no_grad():
-        target = make_encoder(family, LAYERS, seed=9)(batch, attend=range(1, LAYERS + 1))
+        target = make_encoder(family, LAYERS, seed=9)(batch, attention_layers=range(1, LAYERS + 1))
     values, gradients = [], []
     for options in ({"depth": depth, "classify": False}, {}):
         encoder.zero_grad()
-        output = encoder(batch, attend=[depth], **options)
+        output = encoder(batch, attention_layers=[depth], **options)
         assert (output.logits is None) == bool(options)
         assert set(output.cls) == set(range(1, (depth if options else LAYERS) + 1))
         loss = internal_loss(output, target, depth, batch.mask)
@@ -129,7 +129,7 @@ def test_recorded_attention_is_before_dropout(family):
     batch = batch_for(model)
     encoder = Encoder(model)
     with torch.no_grad():
-        evaluated = encoder(batch, attend=[1])
+        evaluated = encoder(batch, attention_layers=[1])
         encoder.train()
         for module in encoder.modules():
             if isinstance(module, torch.nn.Dropout):
@@ -137,7 +137,7 @@ def test_recorded_attention_is_before_dropout(family):
         for layer in encoder.layers:
             attention = layer.attention if family == "distilbert" else layer.attention.self
             attention.dropout.p = 0.5
-        trained = encoder(batch, attend=range(1, LAYERS + 1))
+        trained = encoder(batch, attention_layers=range(1, LAYERS + 1))
     torch.testing.assert_close(trained.attention[1], evaluated.attention[1])
     for layer in range(1, LAYERS + 1):
         sums = trained.attention[layer].sum(-1)
@@ -149,8 +149,11 @@ def test_dropout_acts_with_and_without_recording():
     encoder = make_encoder(dropout=0.5).train()
     batch = random_batch(LENGTHS)
     with torch.no_grad():
-        for attend in ((), (1, 2, 3, 4)):
-            first, second = encoder(batch, attend=attend), encoder(batch, attend=attend)
+        for attention_layers in ((), (1, 2, 3, 4)):
+            first, second = (
+                encoder(batch, attention_layers=attention_layers),
+                encoder(batch, attention_layers=attention_layers),
+            )
             assert not torch.allclose(first.logits, second.logits)
 
 
@@ -167,7 +170,7 @@ def test_embeddings_layers_and_head_partition_the_parameters(family):
 
 def test_attention_has_one_map_a_head():
     encoder = make_encoder()
-    output = encoder(random_batch(LENGTHS), attend=[1])
+    output = encoder(random_batch(LENGTHS), attention_layers=[1])
     assert output.attention[1].shape == (len(LENGTHS), HEADS, max(LENGTHS), max(LENGTHS))
 
 

@@ -94,12 +94,12 @@ def test_where_the_frozen_prefix_is_kept_changes_nothing(setting, fields, config
 @pytest.mark.parametrize("fields", [{"regime": "pid"}, {"regime": "pid", "soft_labels": "always"}, TOP])
 def test_what_frozen_layers_gave_on_dev_is_what_they_give(setting, fields):
     """Evaluation leaves out layers that did not change; a fresh one runs them all."""
-    from ikd_ray.distill.evaluate import Comparison
+    from ikd_ray.distill.evaluate import StudentEvaluator
 
     data, targets = setting
     course = Distillation(trial_of(fields), data, targets)
     for epoch in course:
-        fresh = Comparison(course.student, data, targets, course.matched)()
+        fresh = StudentEvaluator(course.student, data, targets, course.matched)()
         found = {name: value for name, value in epoch.metrics.items() if name in fresh}
         assert found == pytest.approx(fresh, rel=1e-6)
         assert found.keys() == fresh.keys()

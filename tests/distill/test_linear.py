@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ikd_ray.distill.linear import HAS_ONEDNN, Linear, onednn_product, use_onednn
+from ikd_ray.distill.fast_layers import HAS_ONEDNN, Linear, onednn_linear, use_onednn
 from ikd_ray.distill.student import latency_ms
 from tests.helpers.tiny_models import copy_state, make_classifier, make_encoder, random_batch
 
@@ -30,7 +30,7 @@ def test_equals_float64(shape, make, bias):
     torch.manual_seed(0)
     hidden = make(shape).requires_grad_()
     layer = Linear(5, 6, bias=bias)
-    assert layer(hidden).grad_fn.name() == "_ProductBackward"
+    assert layer(hidden).grad_fn.name() == "_LinearFunctionBackward"
     gradient = make((*shape[:-1], 6))
     wide = copy.deepcopy(layer).double()
     wide.__class__ = nn.Linear
@@ -54,7 +54,7 @@ def test_what_is_frozen_gets_no_gradient(frozen):
 
 
 def test_other_types_are_pytorchs_own(monkeypatch):
-    monkeypatch.setattr("ikd_ray.distill.linear.onednn_product", lambda *_: 1 / 0)
+    monkeypatch.setattr("ikd_ray.distill.fast_layers.onednn_linear", lambda *_: 1 / 0)
     assert Linear(4, 3).double()(torch.randn(2, 4).double()).dtype == torch.float64
     with torch.autocast("cpu", torch.bfloat16):
         assert Linear(4, 3)(torch.randn(2, 4)).dtype == torch.bfloat16
@@ -94,4 +94,4 @@ def test_latency_is_of_the_model_as_its_users_have_it(monkeypatch):
 @needs_onednn
 def test_the_product():
     left, right, bias = torch.randn(3, 4), torch.randn(5, 4), torch.randn(5)
-    torch.testing.assert_close(onednn_product(left, right, bias), left @ right.T + bias)
+    torch.testing.assert_close(onednn_linear(left, right, bias), left @ right.T + bias)

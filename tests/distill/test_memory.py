@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ikd_ray.distill import memory
+from ikd_ray.distill import training
 
 STEPS = 60
 
@@ -28,13 +28,13 @@ def fragmented(steps: int, given_back: bool) -> int:
     for length in torch.randint(20, 128, (steps,)).tolist():
         model(torch.randn(32 * length, 64)).sum().backward()
         if given_back:
-            memory.trim_heap()
+            training.trim_heap()
     return megabytes() - before
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it does nothing")
 def test_what_nobody_uses_goes_back():
-    if memory._malloc_trim() is None:
+    if training._malloc_trim() is None:
         pytest.skip("this C library has no malloc_trim")
     with multiprocessing.get_context("spawn").Pool(2, maxtasksperchild=1) as pool:
         kept, given_back = pool.starmap(fragmented, [(STEPS, False), (STEPS, True)], chunksize=1)

@@ -10,7 +10,7 @@ import torch
 
 from ikd_ray.config import TargetConfig
 from ikd_ray.data.batches import collate
-from ikd_ray.distill.targets import Targets, key_of, size_gb, stored_gb, stores_attention
+from ikd_ray.distill.targets import Targets, should_store_attention, size_gb, stored_gb, targets_key
 from ikd_ray.errors import UsageError
 from tests.helpers.target_files import HALF, LAYERS, build_all
 from tests.helpers.tiny_models import HEADS, HIDDEN, make_encoder
@@ -33,7 +33,7 @@ def test_stored_equals_online(targets, data, teacher, split, order):
     batch = collate(data.splits[split], rows, data.pad_id)
     stored = targets.fetch(split, batch, cls=LAYERS, attention=LAYERS)
     with torch.no_grad():
-        online = teacher(batch, attend=LAYERS)
+        online = teacher(batch, attention_layers=LAYERS)
     assert stored.logits.dtype == torch.float32
     torch.testing.assert_close(stored.logits, online.logits, **HALF)
     pairs = pairs_of(batch)
@@ -58,7 +58,7 @@ def test_a_batch_of_equal_lengths(targets, data, teacher):
     assert count > 1
     batch = collate(data.train, np.flatnonzero(lengths == value), data.pad_id)
     with torch.no_grad():
-        online = teacher(batch, attend=[3])
+        online = teacher(batch, attention_layers=[3])
     stored = targets.fetch("train", batch, attention=[3]).attention[3]
     torch.testing.assert_close(stored, online.attention[3], **HALF)
 
@@ -89,7 +89,7 @@ def test_attention_that_is_not_stored_is_computed(tmp_path, data, teacher):
     build_all(tmp_path, data, teacher, layers=[2])
     batch = collate(data.splits["dev"], np.array([5, 0, 9]), data.pad_id)
     with torch.no_grad():
-        online = teacher(batch, attend=[2, 3])
+        online = teacher(batch, attention_layers=[2, 3])
     pairs = pairs_of(batch)
     assert not pairs.all()
     mine = Targets(tmp_path, data, teacher, attention_stored=False)
@@ -172,7 +172,7 @@ def test_size_is_what_the_files_take(tmp_path, data, teacher, attention):
     ],
 )
 def test_budget(mode, size, free, stores):
-    assert stores_attention(size, free, TargetConfig(mode=mode, budget_gb=2)) is stores
+    assert should_store_attention(size, free, TargetConfig(mode=mode, budget_gb=2)) is stores
 
 
 @pytest.mark.parametrize(
@@ -181,14 +181,16 @@ def test_budget(mode, size, free, stores):
 def test_what_is_stored_already_needs_no_room(there, free, stores):
     """Else a sweep that goes on would no longer store what it has stored."""
     config = TargetConfig(mode="auto", budget_gb=20)
-    assert stores_attention(9, free, config, there) is stores
+    assert should_store_attention(9, free, config, there) is stores
 
 
 def test_no_room_for_what_must_be_stored():
     with pytest.raises(UsageError, match=r"95\.0 GB and 100\.0 GB free"):
-        stores_attention(95, 100, TargetConfig(mode="stored"))
+        should_store_attention(95, 100, TargetConfig(mode="stored"))
 
 
 def test_key_names_data_and_teacher(make_task_data, data):
-    assert key_of(data, "a") == key_of(data, "a")
-    assert len({key_of(data, "a"), key_of(data, "b"), key_of(make_task_data("stsb"), "a")}) == 3
+    assert targets_key(data, "a") == targets_key(data, "a")
+    assert (
+        len({targets_key(data, "a"), targets_key(data, "b"), targets_key(make_task_data("stsb"), "a")}) == 3
+    )

@@ -48,7 +48,9 @@ def test_the_files_are_float16_in_order_of_length(targets, data, teacher):
     maps = []
     for position, row in enumerate(rows):
         with torch.no_grad():
-            alone = teacher(collate(data.train, rows[position : position + 1], data.pad_id), attend=[3])
+            alone = teacher(
+                collate(data.train, rows[position : position + 1], data.pad_id), attention_layers=[3]
+            )
         np.testing.assert_allclose(logits[position], alone.logits[0], **HALF)
         np.testing.assert_allclose(vectors[position], alone.cls[2][0], **HALF)
         maps.append(alone.attention[3].flatten())

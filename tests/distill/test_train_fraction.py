@@ -14,11 +14,11 @@ from ikd_ray.data.batches import training_plan
 from ikd_ray.data.subset import nested_subset
 from ikd_ray.data.tokens import prepare
 from ikd_ray.distill import frozen_activations
-from ikd_ray.distill.data_loader import StageDataLoader
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.epoch_cache import EpochCache
 from ikd_ray.distill.frozen_activations import KEPT, FrozenActivations
 from ikd_ray.distill.loop import Distillation
+from ikd_ray.distill.training import StageDataLoader
 from ikd_ray.errors import UsageError
 from tests.helpers.tiny_models import (
     HIDDEN,

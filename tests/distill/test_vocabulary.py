@@ -11,8 +11,8 @@ import torch
 from ikd_ray.config import Trial
 from ikd_ray.distill import loop, training
 from ikd_ray.distill.distributed import DistributedContext
+from ikd_ray.distill.fast_layers import CompactVocabulary
 from ikd_ray.distill.regimes import Stage
-from ikd_ray.distill.vocabulary import CompactVocabulary
 from ikd_ray.storage.ragged import Ragged, offsets_of
 from tests.helpers.tiny_models import copy_state, make_encoder, make_targets
 
@@ -32,7 +32,7 @@ def train(data, family, monkeypatch, kind):
     monkeypatch.setattr(training, "CompactVocabulary", kind)
     model = make_encoder(family, layers=2, dropout=0.1)
     settings = Trial(learning_rate=1e-3, batch_size=8)
-    course = training.StageTraining(model, STAGE, settings, data, None, (), DistributedContext())
+    course = training.StageTrainer(model, STAGE, settings, data, None, (), DistributedContext())
     losses = [metrics["train/loss"] for metrics in training.train_stage(course)]
     return losses, copy_state(model.model)
 
@@ -62,7 +62,7 @@ def test_the_model_is_whole_again_after_each_epoch(make_task_data):
     model = make_encoder(layers=2)
     embedding = model.model.get_input_embeddings()
     weight = embedding.weight
-    course = training.StageTraining(model, STAGE, Trial(batch_size=8), data, None, (), DistributedContext())
+    course = training.StageTrainer(model, STAGE, Trial(batch_size=8), data, None, (), DistributedContext())
     for _ in training.train_stage(course):
         assert embedding.weight is weight
 

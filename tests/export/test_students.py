@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, pipeline
 
 from ikd_ray import records
 from ikd_ray.analysis.pareto import GENERATED
-from ikd_ray.distill.linear import use_onednn
+from ikd_ray.distill.fast_layers import use_onednn
 from ikd_ray.errors import UsageError
 from ikd_ray.export import students
 from ikd_ray.export.students import choose_sweep, export_students

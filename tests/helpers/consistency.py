@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from ikd_ray.analysis.savings import was_reused
-from ikd_ray.distill.epoch_cache import CARD
+from ikd_ray.distill.epoch_cache import EPOCH_FILE
 from ikd_ray.records import TrialRecord, read_sweep, read_trials
 from ikd_ray.tracking.tracker import SWEEP_ID
 from tests.helpers.run_command import saved_epochs
@@ -103,5 +103,5 @@ def assert_no_epoch_lost(home: Path, name: str, kept: dict[Path, float]) -> None
         for record in read_trials(home / "outputs" / name)
     }
     for path, seconds in kept.items():
-        trial = json.loads((path / CARD).read_text())["trial"].rpartition("/")[2]
+        trial = json.loads((path / EPOCH_FILE).read_text())["trial"].rpartition("/")[2]
         assert seconds in trained[trial], f"{trial} did not go on from {path}"

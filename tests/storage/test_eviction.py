@@ -61,8 +61,8 @@ def places(folder: Path) -> set[Path]:
 def save(folder: Path, key: str, epoch: int = 1, disk_gb: float = PLENTY) -> None:
     """One tiny epoch, by a trial that ends right after it."""
     checkpoints = EpochCache(folder, disk_gb)
-    with checkpoints.in_use(), checkpoints.trajectory(key, {}) as trajectory:
-        if not trajectory.look(epoch):
+    with checkpoints.lease(), checkpoints.stage_cache(key, {}) as trajectory:
+        if not trajectory.find(epoch):
             trajectory.save(epoch, {}, TENSORS, {})
 
 
@@ -204,15 +204,15 @@ def compete(rank: int, folder: Path, evicted) -> None:
     known: set[str] = set()
     for _ in range(ROUNDS):
         checkpoints, mine = EpochCache(folder, NONE), []
-        with checkpoints.in_use():
+        with checkpoints.lease():
             for key in random.sample(KEYS, 2):
-                with checkpoints.trajectory(key, {}) as trajectory:
-                    while isinstance(saved := trajectory.look(1), PendingEpoch):
+                with checkpoints.stage_cache(key, {}) as trajectory:
+                    while isinstance(saved := trajectory.find(1), PendingEpoch):
                         time.sleep(0.001)
                     if saved is None:
                         evicted[rank] += key in known
                         trajectory.save(1, {"epoch": 1.0}, TENSORS, TENSORS)
-                        saved = trajectory.look(1)
+                        saved = trajectory.find(1)
                     assert not trajectory.damaged
                 known.add(key)
                 mine.append(saved)
@@ -274,8 +274,8 @@ def test_killed_at_any_line_nothing_is_lost_or_left(folder, monkeypatch):
         # Whoever comes next finds whole states only, and can do all that it wants.
         for key in ("old", "new"):
             checkpoints = EpochCache(folder, PLENTY)
-            with checkpoints.in_use(), checkpoints.trajectory(key, {}) as trajectory:
-                trajectory.look(1)
+            with checkpoints.lease(), checkpoints.stage_cache(key, {}) as trajectory:
+                trajectory.find(1)
                 assert not trajectory.damaged, line
                 assert seen_in_use(folder) == {key}, line
         make_room(folder, 0)
@@ -304,13 +304,13 @@ def test_what_a_killed_saver_left_counts_nowhere_and_goes_when_nobody_saves_ther
     child = os.fork()
     if not child:
         checkpoints = EpochCache(folder, PLENTY)
-        with checkpoints.in_use(), checkpoints.trajectory("key", {}) as trajectory:
+        with checkpoints.lease(), checkpoints.stage_cache("key", {}) as trajectory:
             trajectory.save(2, {}, Killing(), {})
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
     (left,) = folder.glob("key/.*")
     assert states(folder) == [whole]
     checkpoints = EpochCache(folder, PLENTY)
-    with checkpoints.in_use(), checkpoints.trajectory("key", {}):
+    with checkpoints.lease(), checkpoints.stage_cache("key", {}):
         make_room(folder, 1e9)
         assert left.exists()  # it might be this trial's
     make_room(folder, 1e9)

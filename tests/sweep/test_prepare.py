@@ -115,7 +115,7 @@ def test_an_assistant_whose_making_was_cut_off_goes_on(job, tmp_path):
     cut.close()
     rest = list(preparation(asked, threads=1))
     epochs += [event for event in rest if isinstance(event, Epoch)]
-    assert [(epoch.epoch, epoch.earlier) for epoch in epochs] == [
+    assert [(epoch.epoch, epoch.resumed) for epoch in epochs] == [
         (1, False),
         (1, True),
         (2, False),

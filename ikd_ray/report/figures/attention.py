@@ -16,7 +16,7 @@ from torch import Tensor
 from ikd_ray.analysis.model_loader import ModelLoader
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis, title
 from ikd_ray.data.batches import Batch, collate
-from ikd_ray.distill.encoder import Output
+from ikd_ray.distill.encoder import EncoderOutput
 from ikd_ray.distill.losses import attention_kl
 from ikd_ray.errors import UsageError
 from ikd_ray.formatting import clean
@@ -118,8 +118,10 @@ def _tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
 def look(trial: TrialRecord, weights: ModelLoader, example: Example) -> tuple[list[Pair], dict[str, Tensor]]:
     """Both models' attention in the matched layers, and the logits (labels,) of each."""
     layers = range(1, len(trial.layer_map) + 1)
-    student: Output = weights.load(weights.student(trial))(example.batch, attend=layers)
-    teacher: Output = weights.load(weights.teacher)(example.batch, attend=set(trial.layer_map))
+    student: EncoderOutput = weights.load(weights.student(trial))(example.batch, attention_layers=layers)
+    teacher: EncoderOutput = weights.load(weights.teacher)(
+        example.batch, attention_layers=set(trial.layer_map)
+    )
     pairs = []
     for layer, source in zip(layers, trial.layer_map, strict=True):
         mine, theirs = student.attention[layer], teacher.attention[source]

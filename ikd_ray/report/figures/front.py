@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from ikd_ray.analysis import pareto
 from ikd_ray.analysis.configurations import have_seeds
 from ikd_ray.analysis.sweep_analysis import IDLE, SweepAnalysis, depth, number, title
-from ikd_ray.config import in_order
+from ikd_ray.config import sort_regimes
 from ikd_ray.formatting import clean
 from ikd_ray.records import Direction, TrialRecord
 from ikd_ray.report.components import Picture, Section, Table
@@ -186,7 +186,7 @@ def _traces(subject: SweepAnalysis, cost: str, teacher: float) -> list[go.Scatte
     """Of one cost: each regime's trials, the baseline's ring, the teacher's star, the front's steps."""
     known = [trial for trial in subject.finished if _known(trial, cost)]
     unit = axis_label(cost)[1]
-    regimes = in_order([trial.params["regime"] for trial in known])
+    regimes = sort_regimes([trial.params["regime"] for trial in known])
     # The steps come first, so that no trial is below them.
     traces = [_steps(subject, cost, known), *(_regime(subject, regime, known, cost) for regime in regimes)]
     baseline = subject.baseline

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from ikd_ray.analysis.configurations import by_configuration, by_seed, contenders
 from ikd_ray.analysis.intervals import mean_interval
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis, depth, number
-from ikd_ray.config import in_order
+from ikd_ray.config import sort_regimes
 from ikd_ray.formatting import clean
 from ikd_ray.records import TrialRecord
 from ikd_ray.report.components import Picture, Section, Table
@@ -80,7 +80,7 @@ def section(subject: SweepAnalysis) -> Section:
         words += (
             " Here no regime has more than one trial at a depth, so there is no spread, and no result either."
         )
-    regimes = in_order([regime for _, regime in found])
+    regimes = sort_regimes([regime for _, regime in found])
     metrics = (subject.metric, "dev/attention_kl", "dev/teacher_agreement")
     layers = sorted({layers for layers, _ in found})
     groups = [
@@ -128,7 +128,7 @@ def _picture(subject: SweepAnalysis, found: dict[tuple[int, str], Cell], metrics
         bars = "the 95% interval of the mean over seeds, or, of trials that differ in more, one standard deviation,"
     figure = new_figure(8.8, 3.6)
     panels = figure.subplots(1, 3)
-    regimes = in_order([regime for _, regime in found])
+    regimes = sort_regimes([regime for _, regime in found])
     for axes, metric in zip(panels, metrics, strict=True):
         _panel(axes, found, regimes, metric)
     teacher_line(panels[0], subject.taught)

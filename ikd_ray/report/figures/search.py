@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ikd_ray.analysis import comparison
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis, depth, title
-from ikd_ray.config import in_order
+from ikd_ray.config import sort_regimes
 from ikd_ray.errors import UnavailableError, first_line
 from ikd_ray.formatting import clean
 from ikd_ray.records import STUDY, STUDY_FILE
@@ -96,7 +96,7 @@ def depth_curve(subject: SweepAnalysis) -> Picture:
     axes = figure.subplots()
     decorate(axes, "Student layers", axis_label(subject.metric)[0])
     told = []
-    for regime in in_order([trial.params["regime"] for trial in subject.finished]):
+    for regime in sort_regimes([trial.params["regime"] for trial in subject.finished]):
         colour, marker = style_of(regime)
         group = [trial for trial in subject.finished if trial.params["regime"] == regime]
         layers = sorted({depth(trial) for trial in group})
@@ -142,7 +142,7 @@ def agreement(subject: SweepAnalysis) -> Picture:
         for trial in subject.finished
         if math.isfinite(trial.metrics.get("dev/teacher_agreement", math.nan))
     ]
-    for regime in in_order([trial.params["regime"] for trial in known]):
+    for regime in sort_regimes([trial.params["regime"] for trial in known]):
         colour, marker = style_of(regime)
         group = [trial for trial in known if trial.params["regime"] == regime]
         axes.scatter(

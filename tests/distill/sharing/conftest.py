@@ -10,7 +10,7 @@ from ikd_ray.config import PrefixConfig, Trial
 from ikd_ray.distill.epoch_cache import EpochCache
 from ikd_ray.distill.loop import Distillation, distill
 from ikd_ray.distill.targets import Targets
-from ikd_ray.distill.training import StageTraining
+from ikd_ray.distill.training import StageTrainer
 from tests.helpers.shared_trials import PID, TRAIN_EPOCH, distillation_result
 from tests.helpers.tiny_models import make_encoder
 
@@ -58,7 +58,7 @@ def alone(data, dropping):
         if key not in known:
             course = Distillation(trial, data, dropping, prefix=prefix)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(StageTraining, "epoch", TRAIN_EPOCH)  # for `trained` it is none of the trials
+                patch.setattr(StageTrainer, "epoch", TRAIN_EPOCH)  # for `trained` it is none of the trials
                 known[key] = distillation_result(course, list(course))
         return known[key]
 
@@ -74,7 +74,7 @@ def trained(monkeypatch):
         calls.append((self.stage.name, number))
         return TRAIN_EPOCH(self, number)
 
-    monkeypatch.setattr(StageTraining, "epoch", spy)
+    monkeypatch.setattr(StageTrainer, "epoch", spy)
     return calls
 
 

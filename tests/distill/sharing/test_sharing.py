@@ -11,7 +11,7 @@ from ikd_ray.config import Trial
 from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
 from ikd_ray.distill.loop import distill
 from ikd_ray.distill.regimes import REGIMES
-from ikd_ray.distill.training import StageTraining
+from ikd_ray.distill.training import StageTrainer
 from ikd_ray.storage import store
 from tests.helpers.shared_trials import (
     PID,
@@ -89,7 +89,7 @@ def test_a_trial_that_is_cut_off_goes_on(start, run, alone, trained, folder, fie
 
 
 def test_an_epoch_that_breaks_off_is_as_if_never_begun(start, run, alone, trained, monkeypatch):
-    step, steps = StageTraining._step, []
+    step, steps = StageTrainer._step, []
 
     def breaks(self, *arguments):
         steps.append(self.stage.name)
@@ -97,10 +97,10 @@ def test_an_epoch_that_breaks_off_is_as_if_never_begun(start, run, alone, traine
             raise KeyboardInterrupt
         return step(self, *arguments)
 
-    monkeypatch.setattr(StageTraining, "_step", breaks)
+    monkeypatch.setattr(StageTrainer, "_step", breaks)
     with pytest.raises(KeyboardInterrupt):
         list(start(PID, "broken off"))
-    monkeypatch.setattr(StageTraining, "_step", step)
+    monkeypatch.setattr(StageTrainer, "_step", step)
     trained.clear()
     found = run(PID, "next")
     assert_same_result(found, alone(PID))

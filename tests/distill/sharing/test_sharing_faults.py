@@ -230,9 +230,9 @@ def test_a_folder_that_cannot_be_made(run, alone, folder, kept, where):
 def claimed(folder, name, key="stage"):
     """A stage's epochs as another process sees them that trains the first one."""
     shared = EpochCache(folder, 20, name)
-    using = shared.in_use()
+    using = shared.lease()
     using.__enter__()
-    return shared.trajectory(key, {}), using
+    return shared.stage_cache(key, {}), using
 
 
 def test_nobody_comes_back_for_a_damaged_epoch_before_it_is_whole(run, folder):
@@ -242,8 +242,8 @@ def test_nobody_comes_back_for_a_damaged_epoch_before_it_is_whole(run, folder):
     weights.write_bytes(b"")
     key = weights.parents[1].name
     (trains, one), (waits, two) = claimed(folder, "trains", key), claimed(folder, "waits", key)
-    assert trains.look(1) is None
-    busy = waits.look(1)
+    assert trains.find(1) is None
+    busy = waits.find(1)
     assert not busy.ready()
     trains.save(1, {}, {}, {})
     assert busy.ready()
@@ -254,14 +254,14 @@ def test_nobody_comes_back_for_a_damaged_epoch_before_it_is_whole(run, folder):
 
 def test_nobody_waits_for_what_will_not_be_saved(folder):
     (trains, one), (waits, two) = claimed(folder, "trains"), claimed(folder, "waits")
-    assert trains.look(1) is None
-    busy = waits.look(1)
+    assert trains.find(1) is None
+    busy = waits.find(1)
     assert isinstance(busy, PendingEpoch)
     assert not busy.ready()
-    trains.give_up()
+    trains.abandon()
     assert busy.ready()
-    assert waits.look(1) is None, "it is theirs to train now"
-    assert trains.look(2) is None, "who gave up goes on, and claims nothing"
+    assert waits.find(1) is None, "it is theirs to train now"
+    assert trains.find(2) is None, "who gave up goes on, and claims nothing"
     waits.__exit__()
     for using in (one, two):
         using.__exit__(None, None, None)

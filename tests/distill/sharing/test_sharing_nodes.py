@@ -81,15 +81,15 @@ def test_a_worker_elsewhere_gets_what_the_first_one_has_found(on, monkeypatch, t
     stages = output.folder / "cache" / "stages"
     checkpoints = EpochCache(stages, 20, "mine", output=output)
     key = next(stages.glob("[!.]*")).name
-    with checkpoints.in_use(), checkpoints.trajectory(key, {}) as trajectory:
-        saved = trajectory.look(1)
+    with checkpoints.lease(), checkpoints.stage_cache(key, {}) as trajectory:
+        saved = trajectory.find(1)
         monkeypatch.setenv("HOME", str(tmp_path / "b"))
         elsewhere = EpochCache(output.folder / "cache" / "stages", 20, "mine", output=output)
-        here = elsewhere.here(saved)
+        here = elsewhere.fetch_local(saved)
     assert tmp_path / "b" in here.folder.parents
     assert store.is_intact(here.folder)
     assert here.weights().keys() == saved.weights().keys()
-    assert elsewhere.here(None) is None
+    assert elsewhere.fetch_local(None) is None
 
 
 def test_who_waits_for_another_node_looks_again_after_a_while(monkeypatch, tmp_path):

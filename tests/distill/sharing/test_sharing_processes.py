@@ -25,7 +25,7 @@ from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
 from ikd_ray.distill.loop import Distillation, distill
 from ikd_ray.distill.targets import Targets
-from ikd_ray.distill.training import StageTraining
+from ikd_ray.distill.training import StageTrainer
 from ikd_ray.storage import store
 from ikd_ray.storage.eviction import make_room, states
 from tests.helpers.tiny_models import changed_tensors, copy_state, make_encoder
@@ -51,14 +51,14 @@ class Jobs:
         self.data = open_data(data_folder)
         self.targets = Targets(target_folder, self.data, make_encoder(dropout=0.1))
         self.log = out / "no log"
-        epoch = StageTraining.epoch
+        epoch = StageTrainer.epoch
 
         def spy(training, number: int):
             with open(self.log, "a") as file:
                 file.write(f"{training.stage.name} {number}\n")
             return epoch(training, number)
 
-        StageTraining.epoch = spy
+        StageTrainer.epoch = spy
 
     def shared(self, folder: str, name: str) -> EpochCache:
         return EpochCache(self.out / folder, 20, name, f"owner of {name}")
@@ -151,9 +151,9 @@ class Jobs:
                 both = [environment(world)] * 2
                 key = start_key(trial, self.data, self.targets, course.matched, both)
                 holder = self.shared(job, "holder")
-                stack.enter_context(holder.in_use())
-                stage = holder.trajectory(stage_key(key, 0, course.stages[0], False), {})
-                assert stack.enter_context(stage).look(1) is None
+                stack.enter_context(holder.lease())
+                stage = holder.stage_cache(stage_key(key, 0, course.stages[0], False), {})
+                assert stack.enter_context(stage).find(1) is None
             events = iter(course)
             dist.barrier()
             first = next(events)
@@ -180,7 +180,7 @@ class Jobs:
         )
         self.log = self.out / "killed.log"
         if self.rank == 1:
-            step, steps = StageTraining._step, Counter()
+            step, steps = StageTrainer._step, Counter()
 
             def dies(training, *arguments):
                 steps[training.stage.name] += 1
@@ -190,7 +190,7 @@ class Jobs:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return step(training, *arguments)
 
-            StageTraining._step = dies
+            StageTrainer._step = dies
             list(course)
             return
         assert self.reached.wait(SECONDS)
