@@ -1,4 +1,4 @@
-"""What sweeps share in their output folder's cache: see what it holds, and clear its saved epochs away."""
+"""Show the cache that the sweeps of an output folder share, and remove its saved epochs."""
 
 from __future__ import annotations
 
@@ -6,64 +6,65 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.filesize import decimal
 
 from ikd_ray.storage.remote import open_output
 from ikd_ray.terminal.command_line import print_error, run, usage_errors
 
+# The rooms that do the work are imported late: they take seconds.
 Output = Annotated[str, typer.Option(help="Where the sweeps are, and the cache with them.")]
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
 @app.command("list")
 def show(output: Output = "outputs") -> None:
-    """Show what the cache holds: how much of each kind, and of which stages epochs are saved."""
-    from ikd_ray.terminal import cache_tables  # imported late: it takes seconds
+    """Show the size of each kind of content, and the stages with saved epochs."""
+    from ikd_ray.distill.cache_contents import open_cache, summarize_kinds, summarize_stages
+    from ikd_ray.terminal.cache_tables import STAGES_SHOWN, kinds_table, stages_table
 
     console = Console(markup=False, highlight=False, emoji=False)
     with usage_errors():
-        folder = cache_tables.open_cache(open_output(output).folder)
-        kinds, stages = cache_tables.kinds(folder), cache_tables.saved_stages(folder)
-    console.print(cache_tables.kinds_table(kinds))
+        cache = open_cache(open_output(output).folder)
+        kinds, stages = summarize_kinds(cache), summarize_stages(cache)
+    console.print(kinds_table(kinds))
     typer.echo()
     if not stages:
         typer.echo("No saved epochs of stages.")
     else:
-        console.print(cache_tables.stages_table(stages))
-        if hidden := stages[cache_tables.SHOWN :]:
-            size = cache_tables.size_text(sum(stage.bytes for stage in hidden))
-            typer.echo(f"… and {len(hidden)} more, {size}")
+        console.print(stages_table(stages))
+        if hidden := stages[STAGES_SHOWN:]:
+            typer.echo(f"… and {len(hidden)} more, {decimal(sum(stage.bytes for stage in hidden))}")
     typer.echo()
     typer.echo("Nothing here is lost for good: what is deleted is made again when a sweep needs it.")
     typer.echo(
-        "Saved epochs go with `sweeps/cache.py clear`; other folders may be deleted while no sweep runs."
+        "`sweeps/cache.py clear` removes the saved epochs; other folders may be deleted while no sweep runs."
     )
 
 
 @app.command()
 def clear(output: Output = "outputs") -> None:
-    """Remove the saved epochs of stages, except what running trials stand on."""
-    from ikd_ray.terminal import cache_tables  # imported late: it takes seconds
+    """Remove the saved epochs of stages, except those that running trials use."""
+    from ikd_ray.distill.cache_contents import STAGES, clear_stages, open_cache
+    from ikd_ray.terminal.cache_tables import format_count
 
     with usage_errors():
-        place = open_output(output)
-        if place.uri:
-            with place.reachable():
-                place.clear(place.folder / "cache" / cache_tables.STAGES)
-            (place.folder / "cache").mkdir(parents=True, exist_ok=True)
-        folder = cache_tables.open_cache(place.folder)
-        found = cache_tables.clear(folder)
-    if not (found.gone or found.in_use or found.stuck):
+        location = open_output(output)
+        if location.uri:
+            with location.reachable():
+                location.clear(location.folder / "cache" / STAGES)
+            (location.folder / "cache").mkdir(parents=True, exist_ok=True)
+        cache = open_cache(location.folder)
+        result = clear_stages(cache)
+    if not (result.removed or result.in_use or result.failed):
         typer.echo("Nothing to remove: no saved epochs of stages.")
-    if found.gone:
+    if result.removed:
         typer.echo(
-            f"Removed: {cache_tables.counted(found.gone)}. They are trained again when a trial needs them."
+            f"Removed: {format_count(result.removed)}. They are trained again when a trial needs them."
         )
-    if found.in_use:
-        typer.echo(f"Kept: {cache_tables.counted(found.in_use)}. Running trials stand on them.")
-    if found.stuck:
-        print_error(
-            f"{folder / cache_tables.STAGES}: no permission to remove {cache_tables.counted(found.stuck)}"
-        )
+    if result.in_use:
+        typer.echo(f"Kept: {format_count(result.in_use)}. Running trials use them.")
+    if result.failed:
+        print_error(f"{cache / STAGES}: no permission to remove {format_count(result.failed)}")
         raise typer.Exit(1)
 
 

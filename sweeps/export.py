@@ -27,10 +27,10 @@ from ikd_ray.formatting import NONE, clean
 from ikd_ray.records import SweepRecord, TrialRecord, asked_task, read_sweep, teacher_folder
 from ikd_ray.redaction import given_in_full, hide_command_line
 from ikd_ray.storage.remote import open_output
-from ikd_ray.sweep.sync import pull_all, pull_students
+from ikd_ray.sweep.sync import pull_students, pull_sweeps
 from ikd_ray.tasks import TASKS
 from ikd_ray.terminal.command_line import print_error, run, usage_errors
-from ikd_ray.terminal.summary_tables import forms_table, front_table
+from ikd_ray.terminal.summary_tables import exported_files_table, front_table
 from ikd_ray.tracking import publish
 from ikd_ray.tracking.tracker import Tracker
 
@@ -84,7 +84,7 @@ def export(
             require(flag, "onnx", ("onnx", "onnxscript", "onnxruntime"))
         place = open_output(output)
         with place.reachable():
-            pull_all(place)
+            pull_sweeps(place)
         folder = choose_sweep(place.folder, asked_task(task, place.folder), name)
         sweep = read_sweep(folder)
         students = choose(sweep, read_trials(folder), picked)
@@ -123,9 +123,9 @@ def _export(
 def _store(sweep: SweepRecord, tracking_uri: str | None, name: str) -> Tracker:
     if not name.strip() or set(name) & set("/:'"):
         raise UsageError(f"--register {name!r}: give a name without '/', ':' and quotes")
-    from ikd_ray.sweep.request import store_of  # imported late: it takes seconds
+    from ikd_ray.sweep.request import tracking_uri_of  # imported late: it takes seconds
 
-    return Tracker(store_of(sweep, given_in_full(tracking_uri), "--name"), sweep.task)
+    return Tracker(tracking_uri_of(sweep, given_in_full(tracking_uri), "--name"), sweep.task)
 
 
 def _converter(folder: Path, sweep: SweepRecord, int8: bool, room: Path) -> Convert:
@@ -165,7 +165,7 @@ def _show(sweep: SweepRecord, students: list[Exported], picked: Pick | None) -> 
         table.add_row(str(student.folder), *values)
     console.print(table)
     if any(student.forms for student in students):
-        console.print(forms_table([(made.trial.id, made.forms) for made in students if made.forms]))
+        console.print(exported_files_table([(made.trial.id, made.forms) for made in students if made.forms]))
     folder = str(students[-1].folder)
     typer.echo("Load one:")
     typer.echo(f"from transformers import pipeline; classify = pipeline('text-classification', {folder!r})")

@@ -10,9 +10,9 @@ import typer
 from ikd_ray.errors import UsageError
 from ikd_ray.redaction import given_in_full, hide_command_line
 from ikd_ray.storage.remote import Output, open_output
-from ikd_ray.sweep.sync import SweepSync, pull_all
+from ikd_ray.sweep.sync import SweepSync, pull_sweeps
 from ikd_ray.tasks import TASKS
-from ikd_ray.terminal.command_line import print_error, print_warning, run, script, usage_errors
+from ikd_ray.terminal.command_line import print_error, print_warning, run, script_command, usage_errors
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -58,10 +58,10 @@ def report(
 def _check(place: Output, name: str, uri: str | None, output: str) -> int:
     from ikd_ray.records import missing
     from ikd_ray.sweep.request import find_sweep
-    from ikd_ray.sweep.verify import check as check_sweep  # imported late: it takes seconds
+    from ikd_ray.sweep.verify import verify  # imported late: it takes seconds
 
     folder = find_sweep(name, "--check", place)
-    sweep, trials, found = check_sweep(place, folder, uri)
+    sweep, trials, found = verify(place, folder, uri)
     SweepSync(place, folder, print_error).push()
     for finding in found:
         state = "mended" if finding.mended else "NOT mended"
@@ -73,21 +73,21 @@ def _check(place: Output, name: str, uri: str | None, output: str) -> int:
     )
     left = [finding for finding in found if not finding.mended]
     if left or missing(sweep.trials, trials):
-        typer.echo(f"go on: {script('run', f'--resume {sweep.name}', output)}")
+        typer.echo(f"go on: {script_command('run', f'--resume {sweep.name}', output)}")
     return 1 if left else 0
 
 
 def _draw(place: Output, task: str, name: str | None, texts: list[str], uri: str | None) -> int:
     from ikd_ray.export.students import choose_sweep  # imported late: it takes seconds
     from ikd_ray.records import asked_task, read_sweep
-    from ikd_ray.sweep.request import store_of
+    from ikd_ray.sweep.request import tracking_uri_of
     from ikd_ray.tracking.publish import log_report
 
     with place.reachable():
-        pull_all(place)
+        pull_sweeps(place)
     folder = choose_sweep(place.folder, asked_task(task, place.folder), name)
     sweep = read_sweep(folder)
-    store = store_of(sweep, uri, "--name")  # before anything is computed: it may ask for a password
+    store = tracking_uri_of(sweep, uri, "--name")  # before anything is computed: it may ask for a password
 
     from ikd_ray.report.report import make_report
 

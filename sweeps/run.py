@@ -14,7 +14,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from ikd_ray.terminal import interrupts
 
-interrupts.end_at_once()
+interrupts.exit_on_interrupt()
 
 import typer
 
@@ -139,13 +139,13 @@ def main(
     command = printable_command(["python", "sweeps/run.py", *sys.argv[1:]])
     with usage_errors():
         from ikd_ray.data.task_file import find_task
-        from ikd_ray.sweep.request import check, make_config, resumed
+        from ikd_ray.sweep.request import make_config, resumed_config, validate
 
         if resume and dry_run:
             raise UsageError("--dry-run is for a new sweep; leave out --resume, or leave out --dry-run")
         place = open_output(output)
         if resume:
-            config = resumed(resume, given, place)
+            config = resumed_config(resume, given, place)
         elif not task:
             raise UsageError("--task is missing; e.g. --task cola, or a task file")
         else:
@@ -155,13 +155,13 @@ def main(
             f"{find_task(config.task).name}: students of {config.teacher or 'the default teacher'}"
         )
         with console.step("reading data and teacher"):
-            request = check(config, resumes=bool(resume))
+            request = validate(config, resumes=bool(resume))
             # Imported late, and just the one that is needed: they take seconds.
             if dry_run:
                 from ikd_ray.sweep.dry_run import dry_run as plan
             else:
                 from ikd_ray.sweep import runner
-        interrupts.raise_it()
+        interrupts.raise_on_interrupt()
         if not dry_run:
             raise typer.Exit(runner.run(request, command, console))
         for fact in plan(request):

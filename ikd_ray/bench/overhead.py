@@ -85,11 +85,11 @@ def child() -> None:
 
 
 def _sweep(trials: int, concurrent: int, folder: Path, launched: float) -> Overhead:
-    from ikd_ray.sweep.request import check
+    from ikd_ray.sweep.request import validate
 
     write_inputs(folder)
     console = _Watch()
-    request = check(
+    request = validate(
         SweepConfig(
             task="cola",
             data_dir=folder / "glue",

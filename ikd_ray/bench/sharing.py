@@ -15,8 +15,8 @@ from ikd_ray.analysis.savings import savings, was_reused
 from ikd_ray.bench.inputs import DEFAULT_SPACE, Request
 from ikd_ray.bench.processes import RESULT, sweep_alone
 from ikd_ray.config import SweepConfig
+from ikd_ray.distill.epoch_cache import STAGES
 from ikd_ray.records import TrialRecord, read_trials
-from ikd_ray.terminal.cache_tables import STAGES
 from ikd_ray.terminal.console import Console
 
 NAMES = {True: "shared", False: "alone"}
@@ -170,10 +170,10 @@ def _sweep(
 
 def child() -> None:
     """One sweep, in a process of its own."""
-    from ikd_ray.sweep.request import check
+    from ikd_ray.sweep.request import validate
 
     console = _Watch()
-    request = check(SweepConfig.model_validate_json(sys.argv[1]))
+    request = validate(SweepConfig.model_validate_json(sys.argv[1]))
     from ikd_ray.sweep import runner  # imported late, as `sweeps/run.py` does
 
     status = runner.run(request, "sharing", console)

@@ -33,6 +33,8 @@ from ikd_ray.storage.remote import Output
 
 EPOCH_FILE, WEIGHTS, OPTIMIZER = "epoch.json", "weights.safetensors", "optimizer.safetensors"
 
+STAGES = "stages"  # the folder of all stages, below the cache that sweeps share
+
 PATIENCE = 15.0  # seconds until a trial looks again for what another node may have left
 DISK_ERRORS = (OSError, SafetensorError)  # the latter where a disk is full, too
 

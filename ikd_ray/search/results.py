@@ -1,4 +1,4 @@
-"""What a trial tells Tune, and what it is called."""
+"""Results that a trial reports to Ray Tune, and the trial's id."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ from dataclasses import dataclass
 
 from ikd_ray.distill.epoch_cache import PendingEpoch
 
-REPORT = "report"  # key of a result with an `Epoch`, opaque to Tune, which keeps statistics of every number
-FAILED = "failed"  # key of a result that ends a trial without metrics: the reason
-WAITS = "waits"  # key of a result that ends a trial for Tune alone: a `Paused`
-HALTS = "halts"  # key of a result that ends a trial for now, and the sweep with it: what the machine lacks
+# Keys of a result. Values are opaque to Tune, which keeps statistics of every number.
+REPORT = "report"  # an `Epoch` of the trial
+FAILED = "failed"  # the reason; the trial ends without metrics
+PAUSED = "paused"  # a `Paused`; the trial gives up its slot until an epoch is available
+STOPPED = "stopped"  # what the machine lacks; the trial and the sweep end for now
 
-PLACE = ("method", "again", "seeds")  # what a trial is told of its place in the sweep; its record has it, too
+SPEC_FIELDS = ("method", "again", "seeds")  # of a trial's configuration; its record has them too
 
-MOST_DEATHS = 3  # of a trial's process in a row, with no new epoch in between
+MAX_FAILURES = 3  # failures of a trial's process in a row, without a new epoch in between
 
 
 @dataclass(frozen=True)
 class Paused:
-    """A trial that has left its place to others until an epoch is there that somebody else is training."""
+    """State of a trial that waits for an epoch that another process is training."""
 
-    busy: PendingEpoch
+    pending: PendingEpoch
     warnings: list[str]
 
 
 def trial_id(number: int) -> str:
-    """A trial's name, the same in the study, in MLflow and on disk."""
+    """Return the id of trial `number` (0-based): its name in MLflow and on disk."""
     return f"t{number:03d}"

@@ -17,7 +17,7 @@ from ikd_ray.config import make_trial
 from ikd_ray.errors import first_line
 from ikd_ray.formatting import REASON, clean
 from ikd_ray.records import TrialRecord, read_trial, trial_folder, write_trial
-from ikd_ray.search.results import FAILED, HALTS, MOST_DEATHS, PLACE, REPORT, WAITS, trial_id
+from ikd_ray.search.results import FAILED, MAX_FAILURES, PAUSED, REPORT, SPEC_FIELDS, STOPPED, trial_id
 from ikd_ray.sweep.searcher import OrderedSearch
 from ikd_ray.sweep.sync import SweepSync
 from ikd_ray.terminal.console import Console
@@ -36,11 +36,11 @@ def _last_line(file: str | None) -> str:
     return "nobody knows why"
 
 
-class HaltedError(RuntimeError):
+class SweepStoppedError(RuntimeError):
     """The machine does not let a sweep go on; the message says what it lacks."""
 
 
-class Halt:
+class StopRequest:
     """Ends the sweep, as Ctrl-C does, where the machine does not let it go on."""
 
     reason = ""
@@ -58,15 +58,15 @@ class SweepCallback(tune.Callback):
         self,
         sweep: Path,
         layer_maps: Mapping[int, tuple[int, ...]],
-        delivery: AsyncTracker,
+        tracker: AsyncTracker,
         console: Console,
-        mirror: SweepSync,
+        sync: SweepSync,
         search: OrderedSearch,
-        halt: Halt,
+        halt: StopRequest,
     ) -> None:
         self._sweep, self._layer_maps = sweep, layer_maps
-        self._delivery, self._console = delivery, console
-        self._mirror, self._search, self._halt = mirror, search, halt
+        self._tracker, self._console = tracker, console
+        self._sync, self._search, self._halt = sync, search, halt
         self._listens = signal.getsignal(signal.SIGINT)  # before Tune does
         self._heard: dict[str, int] = defaultdict(int)  # trial -> epochs
         self._deaths: dict[str, int] = defaultdict(
@@ -87,12 +87,12 @@ class SweepCallback(tune.Callback):
         config = trial.config
         number, params = config["number"], make_trial(config["params"]).params()
         layers = list(self._layer_maps[params["student_layers"]])
-        told = {name: config[name] for name in PLACE} | more
+        told = {name: config[name] for name in SPEC_FIELDS} | more
         return TrialRecord(trial_id(number), number, params, layers, status, **told)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         record, asked = self._record(trial, "running"), trial.config["params"]
-        self._delivery.put("trial_started", record.id, record.told, time.time())
+        self._tracker.put("trial_started", record.id, record.told, time.time())
         # What the user did not ask for is in MLflow; the terminal is narrow.
         shown = ("method", "regime", "student_layers", *(name for name in asked if name != "seed"))
         about = {name: record.told[name] for name in shown if name in record.told}
@@ -105,14 +105,14 @@ class SweepCallback(tune.Callback):
         if epoch is None or epoch.epoch <= self._heard[name]:  # one that comes again tells all from the start
             return
         self._heard[name], self._deaths[name] = epoch.epoch, 0
-        self._delivery.put("trial_epoch", name, epoch.metrics, epoch.epoch, time.time())
+        self._tracker.put("trial_epoch", name, epoch.metrics, epoch.epoch, time.time())
         if epoch.reused_from and epoch.reused_from not in self._origins[name]:
             self._origins[name].add(epoch.reused_from)
-            self._delivery.put("trial_reused", name, sorted(self._origins[name]))
+            self._tracker.put("trial_reused", name, sorted(self._origins[name]))
         for warning in epoch.warnings:
             self._console.warn(f"{name}: {warning}")
             self._warnings[name].append(warning)
-            self._delivery.put("trial_warned", name, list(self._warnings[name]))
+            self._tracker.put("trial_warned", name, list(self._warnings[name]))
         self._console.trial_epoch(
             name,
             epoch=epoch.epoch,
@@ -127,11 +127,11 @@ class SweepCallback(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         result, name = trial.last_result, trial_id(trial.config["number"])
-        if HALTS in result:
-            self._halt(f"{name}: {result[HALTS]}")
+        if STOPPED in result:
+            self._halt(f"{name}: {result[STOPPED]}")
         elif FAILED in result:
             self._failed(trial, result[FAILED])
-        elif WAITS in result:
+        elif PAUSED in result:
             self._console.trial_waits(name)
         elif REPORT in result and result[REPORT].remaining == 0:
             self._finished(name, result[REPORT].metrics)
@@ -140,21 +140,21 @@ class SweepCallback(tune.Callback):
         """Its process died, or its machine: errors of a trial's own come as results."""
         number, name = trial.config["number"], trial_id(trial.config["number"])
         self._deaths[name] += 1
-        self._mirror.fetch_trial(name)
+        self._sync.fetch_trial(name)
         if trial_folder(self._sweep, name).exists():  # but not before it had finished
             metrics = read_trial(self._sweep, name).metrics
             self._search.finished(number, metrics)
             self._finished(name, metrics)
-        elif self._deaths[name] < MOST_DEATHS:
+        elif self._deaths[name] < MAX_FAILURES:
             self._search.retry(number, self._warnings[name])
             self._console.trial_died(name)
         else:
-            reason = f"its process died {MOST_DEATHS} times in a row: {_last_line(trial.error_file)}"
+            reason = f"its process died {MAX_FAILURES} times in a row: {_last_line(trial.error_file)}"
             self._failed(trial, reason, died=True)
 
     def _finished(self, name: str, metrics: dict[str, float]) -> None:
-        self._mirror.fetch_trial(name)
-        self._delivery.settle(name)
+        self._sync.fetch_trial(name)
+        self._tracker.settle(name)
         self._console.trial_finished(name, metrics)
 
     def _failed(self, trial: Any, reason: str, died: bool = False) -> None:
@@ -168,7 +168,7 @@ class SweepCallback(tune.Callback):
         except OSError as error:  # it runs again when the sweep goes on
             self._halt(f"{name}: {first_line(error)}")
             return
-        self._mirror.push_trial(name)
+        self._sync.push_trial(name)
         self._search.fail(record.number, final=not died)
-        self._delivery.settle(name)
+        self._tracker.settle(name)
         self._console.trial_failed(name, reason)

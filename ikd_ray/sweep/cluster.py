@@ -49,7 +49,7 @@ class TrialResources:
         return max(self.concurrent, FORESEEN) if self.grows else self.concurrent
 
     @property
-    def resources(self) -> dict[str, float]:
+    def per_worker(self) -> dict[str, float]:
         """What Ray is asked for, for one worker."""
         return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
 

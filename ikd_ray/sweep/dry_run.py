@@ -25,7 +25,7 @@ from ikd_ray.search.budget import Budget
 from ikd_ray.search.parameters import Fixed, FloatRange, IntRange, Param
 from ikd_ray.search.space import Space
 from ikd_ray.sweep.cluster import Node, TrialResources, allocate
-from ikd_ray.sweep.prepare import Fact
+from ikd_ray.sweep.prepare import Note
 from ikd_ray.sweep.probe import Costs, Probe, sampled
 from ikd_ray.sweep.request import Request
 
@@ -34,46 +34,46 @@ SIZED = 4096  # examples of each split whose lengths stand for all
 START_S = 15  # of Ray, MLflow and the first trial
 
 
-def dry_run(request: Request) -> Iterator[Fact]:
+def dry_run(request: Request) -> Iterator[Note]:
     """The plan, fact by fact; the last ones after a probe of about ten seconds. All it writes is temporary.
 
     Raises:
         UsageError: more workers or GPUs are asked for than the machine has.
     """
-    space, shares = request.space, _shares(request)
-    yield Fact("data", request.dataset.description)
-    yield Fact("teacher", _teacher(request))
+    space, resources = request.space, _resources(request)
+    yield Note("data", request.dataset.description)
+    yield Note("teacher", _teacher(request))
     for recipe in _assistants(request):
-        yield Fact(
+        yield Note(
             "assistant",
             f"{recipe.student_layers} layers, {recipe.regime}, at most {_epochs(recipe)} epochs, once; "
             f"for students of depth {_or(request.assisted[recipe.student_layers])}",
         )
-    yield Fact("objectives", ", ".join(f"{name} ({way})" for name, way in request.objectives.items()))
+    yield Note("objectives", ", ".join(f"{name} ({way})" for name, way in request.objectives.items()))
     for name, param in space.params.items():
-        yield Fact("searched" if not isinstance(param.domain, Fixed) else "fixed", _dimension(name, param))
+        yield Note("searched" if not isinstance(param.domain, Fixed) else "fixed", _dimension(name, param))
     for method, fixed in space.methods.items():
         if method:
-            yield Fact("compared", f"{method}: {_all(fixed)}")
+            yield Note("compared", f"{method}: {_all(fixed)}")
     for method, own in request.budget.spaces.items():
         for regime in own.reachable("regime"):
-            yield Fact("stages", (f"{method}: " if method else "") + _stages(regime, own))
+            yield Note("stages", (f"{method}: " if method else "") + _stages(regime, own))
     trials = draws(request.budget)
-    yield Fact("trials", _trials(request, trials))
+    yield Note("trials", _trials(request, trials))
     with tempfile.TemporaryDirectory(prefix="ikd-dry-run-") as room:
         teacher = load_source(request.source, request.task, seed=0)
         sample = sampled(request.dataset, SIZED)
         tokenizer, key = load_tokenizer(request.source), request.source.key
         data = prepare(sample, tokenizer, key, request.max_length, Path(room) / "tokens")
-        yield Fact("targets", _targets(request, teacher, data))
+        yield Note("targets", _targets(request, teacher, data))
         batch_size = min(space.reachable("batch_size"), key=lambda size: abs(size - 32))
-        depth, threads = max((*request.depths, *request.assisted)), shares.cpus * shares.workers
+        depth, threads = max((*request.depths, *request.assisted)), resources.cpus * resources.workers
         probe = Probe(request.source, teacher, request.max_length, depth, batch_size, threads, Path(room))
         costs = probe.measure(sample, {name: split.lengths for name, split in data.splits.items()})
-    yield from _time(request, trials, costs, shares)
+    yield from _time(request, trials, costs, resources)
 
 
-def _shares(request: Request) -> TrialResources:
+def _resources(request: Request) -> TrialResources:
     """What a trial gets of this machine; of a cluster that may be elsewhere as if it were this machine alone."""
     config = request.config
     if "RAY_ADDRESS" in os.environ:
@@ -200,7 +200,7 @@ def _stored(
     return f"{size:.2g} GB{whose} without attention, which is computed for each batch"
 
 
-def _time(request: Request, trials: list[Trial], costs: Costs, shares: TrialResources) -> Iterator[Fact]:
+def _time(request: Request, trials: list[Trial], costs: Costs, resources: TrialResources) -> Iterator[Note]:
     train = len(request.dataset.splits["train"])
     dev = sum(len(split) for name, split in request.dataset.splits.items() if name != "train")
     teacher = 0.0
@@ -212,20 +212,20 @@ def _time(request: Request, trials: list[Trial], costs: Costs, shares: TrialReso
     recipes = [trial_s(recipe, costs, train, dev) for recipe in _assistants(request)]
     assistants = costs.together * sum(recipes) + passes
     mean = statistics.mean(trial_s(trial, costs, train, dev) for trial in trials)
-    in_turn = -(-request.trials // shares.concurrent)
+    in_turn = -(-request.trials // resources.concurrent)
     in_all = START_S + teacher + targets + assistants + mean * in_turn
-    many = (shares.gpus or shares.cpus) * shares.workers
-    where = f"{many:g} {'GPU' if shares.gpus else 'CPU thread'}{'s' * (many > 1)} each"
+    many = (resources.gpus or resources.cpus) * resources.workers
+    where = f"{many:g} {'GPU' if resources.gpus else 'CPU thread'}{'s' * (many > 1)} each"
     if "RAY_ADDRESS" in os.environ:
         where += ", as if there were this machine alone"
-    yield Fact("probe", f"{costs.seconds:.0f} s of training on {costs.examples} examples")
-    yield Fact(
+    yield Note("probe", f"{costs.seconds:.0f} s of training on {costs.examples} examples")
+    yield Note(
         "time",
         f"at most about {duration(in_all)}: teacher {duration(teacher)}, its targets {duration(targets)}, "
         f"{f'assistants and theirs {duration(assistants)}, ' if request.assisted else ''}"
-        f"{request.trials} trials of {duration(mean)} on average, {shares.concurrent} at a time with {where}",
+        f"{request.trials} trials of {duration(mean)} on average, {resources.concurrent} at a time with {where}",
     )
-    yield Fact("less", "where a teacher is kept, thresholds end stages, or trials share epochs")
+    yield Note("less", "where a teacher is kept, thresholds end stages, or trials share epochs")
 
 
 def trial_s(trial: Trial, costs: Costs, train: int, dev: int) -> float:

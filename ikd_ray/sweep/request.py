@@ -26,7 +26,7 @@ from ikd_ray.search.assistant_depths import assisted
 from ikd_ray.search.budget import TRIALS, Budget
 from ikd_ray.search.space import Space, load_space
 from ikd_ray.storage.remote import Output, RemoteOutput
-from ikd_ray.sweep.sync import pull
+from ikd_ray.sweep.sync import pull_sweep
 from ikd_ray.tasks import Task
 
 MOST_TRIALS = 100_000
@@ -69,7 +69,7 @@ def _output(uri: str | None, folder: Path) -> Output:
     return RemoteOutput(uri) if uri else Output(os.path.realpath(folder))
 
 
-def check(config: SweepConfig, resumes: bool = False) -> Request:
+def validate(config: SweepConfig, resumes: bool = False) -> Request:
     """Read and check all input; writes nothing.
 
     Args:
@@ -169,7 +169,7 @@ def _absolute(flags: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def checked_name(name: str, flag: str) -> str:
+def validate_name(name: str, flag: str) -> str:
     """A sweep's name that is safe as a folder's.
 
     Raises:
@@ -182,7 +182,7 @@ def checked_name(name: str, flag: str) -> str:
 
 def _folder(config: SweepConfig, resumes: bool) -> Path:
     assert config.name is not None
-    folder = config.output / checked_name(config.name, "--name")
+    folder = config.output / validate_name(config.name, "--name")
     if config.name == "cache":
         raise UsageError("--name cache: that folder holds what sweeps share; choose another name")
     output = _output(config.uri, config.output)
@@ -214,9 +214,9 @@ def find_sweep(name: str, flag: str, output: Output) -> Path:
     Raises:
         UsageError: there is none of that name, or its record is damaged.
     """
-    folder = output.folder / checked_name(name, flag)
+    folder = output.folder / validate_name(name, flag)
     with output.reachable():
-        pull(output, folder)
+        pull_sweep(output, folder)
     if not os.path.isfile(folder / SWEEP_FILE):
         known = sorted(path.parent.name for path in output.folder.glob(f"*/{SWEEP_FILE}"))
         there = f"; there are: {', '.join(known[:20])}" if known else ""
@@ -225,7 +225,7 @@ def find_sweep(name: str, flag: str, output: Output) -> Path:
     return folder
 
 
-def resumed(name: str, changes: dict[str, Any], output: Output) -> SweepConfig:
+def resumed_config(name: str, changes: dict[str, Any], output: Output) -> SweepConfig:
     """The configuration of an earlier sweep, with what the command line changes.
 
     Raises:
@@ -253,7 +253,7 @@ def resumed(name: str, changes: dict[str, Any], output: Output) -> SweepConfig:
                 f"--{flag.replace('_', '-')} cannot change when a sweep goes on (it is "
                 f"{record.settings.get(flag)}); leave it out, or start a sweep of another --name"
             )
-    store_of(record, changes.get("tracking_uri"), "--resume")
+    tracking_uri_of(record, changes.get("tracking_uri"), "--resume")
     kept = {key: value for key, value in record.settings.items() if key in SweepConfig.model_fields}
     own = {"name": name, "output": output.folder, "uri": output.uri, "space": folder / SPACE_FILE}
     if isinstance(task, CustomTask):
@@ -265,7 +265,7 @@ def resumed(name: str, changes: dict[str, Any], output: Output) -> SweepConfig:
     return make_config(kept | changes | own)
 
 
-def store_of(sweep: SweepRecord, given: str | None, flag: str) -> str | None:
+def tracking_uri_of(sweep: SweepRecord, given: str | None, flag: str) -> str | None:
     """The MLflow store that a sweep goes on with; none: MLflow's own choice.
 
     Raises:

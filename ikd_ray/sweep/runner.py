@@ -21,18 +21,18 @@ from ikd_ray.errors import UsageError, causes, first_line
 from ikd_ray.records import SWEEP_FILE, SweepRecord, TrialRecord, missing, read_trials, whole_trials
 from ikd_ray.redaction import without_password
 from ikd_ray.report.summary_files import PLOT, write_summary_files
-from ikd_ray.search.results import MOST_DEATHS
+from ikd_ray.search.results import MAX_FAILURES
 from ikd_ray.storage import store
-from ikd_ray.sweep.callback import Halt, HaltedError, SweepCallback
+from ikd_ray.sweep.callback import StopRequest, SweepCallback, SweepStoppedError
 from ikd_ray.sweep.cluster import ClusterLostError, allocate, cluster_nodes, ray_cluster
 from ikd_ray.sweep.request import Request
 from ikd_ray.sweep.searcher import OrderedSearch, open_study
 from ikd_ray.sweep.setup import open_sweep, owned, prepare_shared
 from ikd_ray.sweep.sync import SweepSync, pull_students
-from ikd_ray.sweep.trainable import trainable_for
-from ikd_ray.sweep.trial import SCRATCH, TrialContext
+from ikd_ray.sweep.trainable import make_trainable
+from ikd_ray.sweep.trial import TUNE_FOLDER, TrialContext
 from ikd_ray.terminal import interrupts
-from ikd_ray.terminal.command_line import print_error, script
+from ikd_ray.terminal.command_line import print_error, script_command
 from ikd_ray.terminal.console import Console
 from ikd_ray.tracking.async_tracker import PATIENCE_S, AsyncTracker
 from ikd_ray.tracking.publish import show_front
@@ -73,7 +73,7 @@ def run(request: Request, command: str, console: Console, method: type[Distillat
         else:
             console.warn(f"the teacher did not train: {error}; give a smaller teacher.learning_rate")
         return status
-    except HaltedError as error:
+    except SweepStoppedError as error:
         print_error(str(error))
     except ClusterLostError:
         print_error("Ray's own processes died, and every trial with them (killed, or out of memory)")
@@ -96,7 +96,7 @@ def _machine_lacks(error: Exception, request: Request) -> str | None:
         return f"{request.config.output}: no space left on device ({first_line(error)}); make room there"
     if _out_of_memory(error):
         return (
-            f"the machine ran out of memory {MOST_DEATHS} times with no trial ended in between; "
+            f"the machine ran out of memory {MAX_FAILURES} times with no trial ended in between; "
             "end what else runs there, or give a smaller --concurrent or batch_size"
         )
     return None
@@ -121,7 +121,7 @@ def _run(request: Request, command: str, console: Console, method: type[Distilla
     console.note("data", request.dataset.description)
     console.note("teacher", f"{request.source.name}, {request.source.layers} layers")
     with ray_cluster(nested=config.workers_per_trial > 1):
-        shares = allocate(
+        resources = allocate(
             cluster_nodes(),
             trials=request.trials,
             concurrent=config.concurrent,
@@ -134,46 +134,46 @@ def _run(request: Request, command: str, console: Console, method: type[Distilla
         with owned(request):
             with request.output.reachable():
                 teacher, shared = prepare_shared(request, console)
-            sweep = open_sweep(request, command, tracker.uri, teacher, shared, shares.planned_concurrency)
+            sweep = open_sweep(request, command, tracker.uri, teacher, shared, resources.planned_concurrency)
             console.note("sweep", f"{sweep.name}; if it is cut off: {_resume(request)}")
             sharing = None if config.no_share else request.space.sharing
-            course = TrialContext(
-                shared, shares, sweep.name, sweep.settings["id"], request.space.prefix, sharing, method
+            trial_context = TrialContext(
+                shared, resources, sweep.name, sweep.settings["id"], request.space.prefix, sharing, method
             )
-            mirror = SweepSync(request.output, course.sweep, console.warn)
-            mirror.push()
-            delivery = AsyncTracker(tracker, request.folder, console.warn)
-            delivery.start(sweep, teacher)
+            sync = SweepSync(request.output, trial_context.sweep, console.warn)
+            sync.push()
+            async_tracker = AsyncTracker(tracker, request.folder, console.warn)
+            async_tracker.start(sweep, teacher)
             try:
-                return _sweep(request, sweep, course, tracker, delivery, mirror, console)
+                return _sweep(request, sweep, trial_context, tracker, async_tracker, sync, console)
             finally:
-                mirror.push()
+                sync.push()
 
 
 def _sweep(
     request: Request,
     sweep: SweepRecord,
-    course: TrialContext,
+    trial_context: TrialContext,
     tracker: Tracker,
-    delivery: AsyncTracker,
-    mirror: SweepSync,
+    async_tracker: AsyncTracker,
+    sync: SweepSync,
     console: Console,
 ) -> int:
     """The trials and what comes of them; returns the exit status."""
     try:
-        trials = _trials(request, course, delivery, mirror, console)
+        trials = _trials(request, trial_context, async_tracker, sync, console)
     except BaseException:
-        delivery.close(HURRY_S)
-        if delivery.complete:
+        async_tracker.close(HURRY_S)
+        if async_tracker.complete:
             with suppress(Exception):  # the first error is the one to show
                 tracker.finish("KILLED")
         raise
     complete = not missing(sweep.trials, trials)
-    delivery.close(PATIENCE_S if complete else HURRY_S)
+    async_tracker.close(PATIENCE_S if complete else HURRY_S)
     found = _conclude(request, sweep, trials, tracker, console)
     try:
-        if not delivery.complete:
-            raise delivery.error or TimeoutError("it does not answer")
+        if not async_tracker.complete:
+            raise async_tracker.error or TimeoutError("it does not answer")
         tracker.conclude(request.folder, sweep, trials)
         pull_students(request.output, request.folder, front(trials, sweep.objectives))
         show_front(tracker, request.folder, sweep, trials)
@@ -197,7 +197,11 @@ def _sigterm_as_sigint() -> Iterator[None]:
 
 
 def _trials(
-    request: Request, course: TrialContext, delivery: AsyncTracker, mirror: SweepSync, console: Console
+    request: Request,
+    trial_context: TrialContext,
+    async_tracker: AsyncTracker,
+    sync: SweepSync,
+    console: Console,
 ) -> list[TrialRecord]:
     """Run the trials that are still to run; returns all that have ended, fewer than asked for if interrupted.
 
@@ -207,31 +211,35 @@ def _trials(
     deaths, ended = 0, len(read_trials(request.folder))
     while True:
         try:
-            return _round(request, course, delivery, mirror, console)
+            return _round(request, trial_context, async_tracker, sync, console)
         except RuntimeError as error:
             known, ended = ended, len(read_trials(request.folder))
             deaths = 1 if ended > known else deaths + 1
-            if deaths == MOST_DEATHS or not _out_of_memory(error):
+            if deaths == MAX_FAILURES or not _out_of_memory(error):
                 raise
             console.warn("the machine ran out of memory; trials that ran go on from their last saved epoch")
 
 
 def _round(
-    request: Request, course: TrialContext, delivery: AsyncTracker, mirror: SweepSync, console: Console
+    request: Request,
+    trial_context: TrialContext,
+    async_tracker: AsyncTracker,
+    sync: SweepSync,
+    console: Console,
 ) -> list[TrialRecord]:
     """What `_trials` does, until Ray ends it."""
     trials, damaged = whole_trials(request.folder)
     for path in damaged:
         console.warn(f"{request.folder / 'trials' / path.name}: damaged; made again, and kept in {path}")
     for died in [trial for trial in trials if trial.died]:  # on another day, or another machine, it may not
-        mirror.forget(died.id)
+        sync.forget(died.id)
         trials.remove(died)
-    left, halt = missing(request.trials, trials), Halt()
+    left, halt = missing(request.trials, trials), StopRequest()
     search = OrderedSearch(
         request.budget,
         request.objectives,
         request.config.seed,
-        course.shares.planned_concurrency,
+        trial_context.resources.planned_concurrency,
         open_study(request.folder),
         {trial.number: trial for trial in trials},
         left,
@@ -239,36 +247,38 @@ def _round(
     )
     if left:
         matched = {depth: layer_map(depth, request.source.layers) for depth in request.depths}
-        callback = SweepCallback(request.folder, matched, delivery, console, mirror, search, halt)
+        callback = SweepCallback(request.folder, matched, async_tracker, console, sync, search, halt)
         metric = request.space.compared_by(request.task)
-        with console.sweep(left, course.shares.concurrent, metric):
+        with console.sweep(left, trial_context.resources.concurrent, metric):
             try:
-                _tuner(course, search, callback).fit()
+                _tuner(trial_context, search, callback).fit()
             except (KeyboardInterrupt, SystemError) as error:
                 # Ctrl-C, or a halt; in its own calls Ray may make a SystemError of it.
-                if not (isinstance(error, KeyboardInterrupt) or interrupts.heard()):
+                if not (isinstance(error, KeyboardInterrupt) or interrupts.was_interrupted()):
                     raise
         if halt.reason:
-            raise HaltedError(halt.reason)
-        shutil.rmtree(request.folder / SCRATCH, ignore_errors=True)
-        mirror.pull()
+            raise SweepStoppedError(halt.reason)
+        shutil.rmtree(request.folder / TUNE_FOLDER, ignore_errors=True)
+        sync.pull()
     return read_trials(request.folder)
 
 
-def _tuner(course: TrialContext, search: OrderedSearch, callback: SweepCallback) -> tune.Tuner:
+def _tuner(trial_context: TrialContext, search: OrderedSearch, callback: SweepCallback) -> tune.Tuner:
     return tune.Tuner(
-        trainable_for(course),
+        make_trainable(trial_context),
         tune_config=tune.TuneConfig(
             search_alg=search,
             num_samples=-1,  # the search says when it is over
             # Where nodes may join, what they have room for says it.
-            max_concurrent_trials=None if course.shares.grows else course.shares.concurrent,
-            reuse_actors=course.shares.workers == 1,
+            max_concurrent_trials=None
+            if trial_context.resources.grows
+            else trial_context.resources.concurrent,
+            reuse_actors=trial_context.resources.workers == 1,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str(course.sweep / SCRATCH),
+            storage_path=str(trial_context.sweep / TUNE_FOLDER),
             callbacks=[callback],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
@@ -304,4 +314,4 @@ def _resume(request: Request) -> str:
 
 
 def _script(name: str, flags: str, request: Request) -> str:
-    return script(name, flags, request.config.uri or str(request.config.output))
+    return script_command(name, flags, request.config.uri or str(request.config.output))

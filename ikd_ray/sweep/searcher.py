@@ -20,7 +20,7 @@ from ikd_ray.distill.epoch_cache import PendingEpoch
 from ikd_ray.errors import first_line
 from ikd_ray.records import STUDY, STUDY_FILE, TrialRecord, set_aside
 from ikd_ray.search.budget import SEEDS, Budget, TrialSpec
-from ikd_ray.search.results import FAILED, REPORT, WAITS
+from ikd_ray.search.results import FAILED, PAUSED, REPORT
 from ikd_ray.search.windowed_storage import WindowedStorage
 from ikd_ray.storage.store import digest, is_full
 
@@ -190,8 +190,8 @@ class OrderedSearch(Searcher):
         return None if self._left or self._waiting or self._running else Searcher.FINISHED
 
     def _ready(self) -> dict[str, Any] | None:
-        for place, (given, busy) in enumerate(self._waiting):
-            if busy is None or busy.ready():
+        for place, (given, pending) in enumerate(self._waiting):
+            if pending is None or pending.ready():
                 del self._waiting[place]
                 return given
         return None
@@ -301,9 +301,9 @@ class OrderedSearch(Searcher):
             return
         if error or FAILED in result:
             self._unresolved[given["number"]] = given
-        elif WAITS in result:
-            waits = result[WAITS]
-            self._waiting.append((given | {"warnings": waits.warnings}, waits.busy))
+        elif PAUSED in result:
+            waits = result[PAUSED]
+            self._waiting.append((given | {"warnings": waits.warnings}, waits.pending))
         elif last and last.remaining == 0:
             self._end(given["number"], last.metrics)
 

@@ -22,9 +22,18 @@ from ikd_ray.distill.training import DivergedError
 from ikd_ray.errors import UsageError
 from ikd_ray.records import SPACE_FILE, SweepRecord, digest_of, read_sweep, sweep_lock, write_sweep
 from ikd_ray.redaction import has_password, without_password
-from ikd_ray.search.results import MOST_DEATHS
+from ikd_ray.search.results import MAX_FAILURES
 from ikd_ray.sweep.cluster import cluster_nodes
-from ikd_ray.sweep.prepare import Assistant, Done, Event, Fact, PrepareJob, SharedArtifacts, Step, preparation
+from ikd_ray.sweep.prepare import (
+    AssistantReady,
+    Event,
+    Note,
+    PrepareJob,
+    Progress,
+    SharedArtifacts,
+    StageStarted,
+    prepare_artifacts,
+)
 from ikd_ray.sweep.request import Request
 from ikd_ray.terminal.console import Console
 from ikd_ray.version import code_version
@@ -77,16 +86,16 @@ def prepare_shared(request: Request, console: Console) -> tuple[TeacherRecord, S
     record = shared = None
     event = next(events, None)
     while event is not None:
-        if isinstance(event, Step):
+        if isinstance(event, StageStarted):
             with console.step(event.text):
-                event = _within(events, console, request, event.who)
+                event = _within(events, console, request, event.model)
             continue
-        if isinstance(event, Fact):
+        if isinstance(event, Note):
             console.note(event.label, event.text)
         elif isinstance(event, TeacherRecord):
             record = event
             console.note("teacher", _scores(request, record))
-        elif isinstance(event, Assistant):
+        elif isinstance(event, AssistantReady):
             assert record is not None
             record.assistants[event.layers] = event.record
             console.note("assistant", f"{event.layers} layers, {_scores(request, event.record)}")
@@ -102,15 +111,15 @@ def _events(job: PrepareJob) -> Iterator[Event]:
     """The preparation: in this process, which has all it needs imported, or where the GPUs are."""
     node = max(cluster_nodes(), key=lambda node: (node.gpus > 0, node.cpus))
     if not node.gpus and "RAY_ADDRESS" not in os.environ:
-        return preparation(job, node.cpus)
+        return prepare_artifacts(job, node.cpus)
     cpus, gpus = max(1, min(node.cpus, int(ray.available_resources().get("CPU", 0)))), min(1, node.gpus)
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, num_returns="streaming", max_retries=0)(preparation)
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, num_returns="streaming", max_retries=0)(prepare_artifacts)
     return _events_of(task, job, cpus)
 
 
 def _events_of(task: Any, job: PrepareJob, cpus: int) -> Iterator[Event]:
     """A node that dies takes only time with it: what was made is kept, and the rest is made on another one."""
-    for others in reversed(range(MOST_DEATHS)):
+    for others in reversed(range(MAX_FAILURES)):
         try:
             yield from map(_result, task.remote(job, cpus))
             return
@@ -146,7 +155,7 @@ def _within(events: Iterator[Event], console: Console, request: Request, who: st
         who: trains in it.
     """
     for event in events:
-        if isinstance(event, Done):
+        if isinstance(event, Progress):
             console.progress(event.done, event.total, "examples")
         elif isinstance(event, Epoch):
             metric = request.space.compared_by(request.task)

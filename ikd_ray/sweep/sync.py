@@ -37,7 +37,7 @@ class SweepSync:
     def pull(self) -> None:
         """Get what other nodes have left of the sweep."""
         with self._may_be_away():
-            pull(self._output, self._sweep)
+            pull_sweep(self._output, self._sweep)
 
     def fetch_trial(self, trial: str) -> None:
         """Get the record of a trial that has ended, on whichever node."""
@@ -91,7 +91,7 @@ class SweepSync:
             )
 
 
-def pull(output: Output, sweep: Path) -> None:
+def pull_sweep(output: Output, sweep: Path) -> None:
     """Get what other machines have left of a sweep.
 
     Raises:
@@ -108,11 +108,11 @@ def pull(output: Output, sweep: Path) -> None:
         _record(output, sweep, trial)
 
 
-def pull_all(output: Output) -> None:
+def pull_sweeps(output: Output) -> None:
     """The same of all sweeps."""
     for name in output.names(output.folder):
         if SWEEP_FILE in output.names(output.folder / name):
-            pull(output, output.folder / name)
+            pull_sweep(output, output.folder / name)
 
 
 def pull_students(

@@ -1,56 +1,115 @@
-"""Tune trainables: one worker inside a reused actor, or a Ray Train run of several workers."""
+"""Tune trainables: where a trial meets Ray.
+
+With one worker a trial runs inside an actor that Tune reuses. With several workers it is a Ray Train run.
+"""
 
 from __future__ import annotations
 
 import os
+import uuid
 from typing import Any
 
 import ray
 import torch
 from ray import tune
+from ray.exceptions import RayError
 
 from ikd_ray.distill.distributed import DistributedContext
-from ikd_ray.search.results import FAILED, REPORT
-from ikd_ray.sweep.trial import TrialContext, format_error, run_trial
+from ikd_ray.search.results import FAILED, MAX_FAILURES, REPORT, trial_id
+from ikd_ray.sweep.trial import TUNE_FOLDER, TrialContext, format_error, run_trial
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-class StudentTrainable(tune.Trainable):
-    """One worker a trial. The process, its imports, data, targets and teacher serve one trial after another."""
+def make_trainable(context: TrialContext) -> Any:
+    """Return the sweep's Tune trainable together with the resources that each trial requests."""
+    if context.resources.workers == 1:
+        trainable = tune.with_parameters(StudentTrainable, context=context)
+        return tune.with_resources(trainable, context.resources.per_worker)
+    # The function itself only waits: its workers request the CPUs. Tune wants a request that is not empty.
+    return tune.with_resources(
+        tune.with_parameters(train_with_workers, context=context), {"memory": 1_000_000}
+    )
 
-    # What `tune.with_parameters` adds, Ray's own annotation has no place for.
-    def setup(self, config: dict[str, Any], course: TrialContext) -> None:  # type: ignore[override]
-        torch.set_num_threads(course.shares.cpus)
-        self._course = course
-        self._world = DistributedContext(device=torch.device("cuda" if ray.get_gpu_ids() else "cpu"))
-        self._opened = course.shared.open(self._world.device)
+
+class StudentTrainable(tune.Trainable):
+    """A trial with one worker.
+
+    Tune reuses the actor for later trials, which then find the imports, data, targets and teacher loaded.
+    """
+
+    # Ray's annotation of `setup` omits the arguments that `tune.with_parameters` adds.
+    def setup(self, config: dict[str, Any], context: TrialContext) -> None:  # type: ignore[override]
+        """Load what all trials share and start the first trial."""
+        torch.set_num_threads(context.resources.cpus)
+        self._context = context
+        self._distributed = DistributedContext(device=torch.device("cuda" if ray.get_gpu_ids() else "cpu"))
+        self._artifacts = context.artifacts.load(self._distributed.device)
         self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Start another trial in this actor."""
         self._start(new_config)
         return True
 
     def _start(self, config: dict[str, Any]) -> None:
-        self._results = run_trial(self._course, config, self._opened, self._world)
+        self._results = run_trial(self._context, config, self._artifacts, self._distributed)
 
     def step(self) -> dict[str, Any]:
+        """Return the trial's next result; an exception becomes a `FAILED` result.
+
+        Tune's own errors are thereby left to mean that the process died.
+        """
         try:
             result = next(self._results)
-        except Exception as error:  # as a result: what Tune calls an error is the end of the process alone
+        except Exception as error:
             result = {FAILED: format_error(error)}
         done = REPORT not in result or result[REPORT].remaining == 0
-        if done:  # what it holds for itself alone is others' again
-            self._results.close()
+        if done:
+            self._results.close()  # release the trial's locks
         return result | {"done": done}
 
 
-def trainable_for(course: TrialContext) -> Any:
-    """The Tune trainable of a sweep and the resources of each trial."""
-    shares = course.shares
-    if shares.workers == 1:
-        return tune.with_resources(tune.with_parameters(StudentTrainable, course=course), shares.resources)
-    from ikd_ray.sweep.workers import train_with_workers  # imported late: most sweeps need no Ray Train
+def train_with_workers(config: dict[str, Any], context: TrialContext) -> None:
+    """Run a trial with several Ray Train workers and forward their reports to Tune."""
+    # Imported late: most sweeps do not use Ray Train.
+    from ray import train
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
 
-    # The function only waits, its workers take the CPUs; but Tune wants something to be asked for.
-    return tune.with_resources(tune.with_parameters(train_with_workers, course=course), {"memory": 1_000_000})
+    trainer = TorchTrainer(
+        _run_worker,
+        train_loop_config={"config": config, "context": context},
+        scaling_config=train.ScalingConfig(
+            num_workers=context.resources.workers,
+            use_gpu=context.resources.gpus > 0,
+            resources_per_worker=context.resources.per_worker,
+        ),
+        run_config=train.RunConfig(
+            # Unique, since a paused trial starts another run.
+            name=f"{trial_id(config['number'])}-{uuid.uuid4().hex[:8]}",
+            storage_path=str(context.sweep / TUNE_FOLDER),
+            # After a failure all workers restart and continue from the saved epochs.
+            failure_config=train.FailureConfig(max_failures=MAX_FAILURES),
+            callbacks=[TuneReportCallback()],  # type: ignore[list-item]  # Ray annotates another `Callback`
+        ),
+    )
+    try:
+        trainer.fit()
+    except train.WorkerGroupError as error:
+        failures = list(error.worker_failures.values())
+        if any(isinstance(failure, RayError) for failure in failures):
+            raise  # a worker process died too often
+        tune.report({FAILED: format_error(failures[0])})
+
+
+def _run_worker(arguments: dict[str, Any]) -> None:
+    from ray import train
+    from ray.train.torch import get_device
+
+    context, config = arguments["context"], arguments["config"]
+    torch.set_num_threads(context.resources.cpus)
+    worker = train.get_context()
+    distributed = DistributedContext(worker.get_world_rank(), worker.get_world_size(), get_device())
+    for result in run_trial(context, config, context.artifacts.load(distributed.device), distributed):
+        train.report(result)

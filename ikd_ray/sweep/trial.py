@@ -1,4 +1,4 @@
-"""Run one trial of a sweep: its distillation, the results that Tune gets of it, and its record."""
+"""One trial of a sweep: its distillation, the results that it reports, and its record."""
 
 from __future__ import annotations
 
@@ -11,123 +11,125 @@ from typing import Any
 
 from ikd_ray.config import PrefixConfig, SharingConfig, make_trial
 from ikd_ray.distill.distributed import DistributedContext
-from ikd_ray.distill.epoch_cache import DISK_ERRORS, EpochCache, PendingEpoch
+from ikd_ray.distill.epoch_cache import DISK_ERRORS, STAGES, EpochCache, PendingEpoch
 from ikd_ray.distill.loop import TIME_METRICS, Distillation, Epoch
 from ikd_ray.distill.student import size_metrics
 from ikd_ray.distill.training import DivergedError
 from ikd_ray.errors import first_line
 from ikd_ray.records import TrialRecord, trial_folder, write_trial
-from ikd_ray.search.results import FAILED, HALTS, PLACE, REPORT, WAITS, Paused, trial_id
+from ikd_ray.search.results import FAILED, PAUSED, REPORT, SPEC_FIELDS, STOPPED, Paused, trial_id
 from ikd_ray.storage import store
 from ikd_ray.sweep.cluster import TrialResources
 from ikd_ray.sweep.prepare import LoadedArtifacts, SharedArtifacts
-from ikd_ray.terminal.cache_tables import STAGES
 
-SCRATCH = ".tune"  # Tune's and Train's own state below a sweep's folder; removed at its end
+TUNE_FOLDER = ".tune"  # state of Ray Tune and Ray Train in a sweep's folder; removed when the sweep ends
 
 
 @dataclass(frozen=True)
 class TrialContext:
-    """All that a trial needs besides its own configuration; travels to every worker."""
+    """What every trial of a sweep needs besides its own configuration; it is sent to each worker."""
 
-    shared: SharedArtifacts
-    shares: TrialResources
-    name: str  # of the sweep
-    identity: str  # the same, unlike any other's anywhere
+    artifacts: SharedArtifacts
+    resources: TrialResources
+    sweep_name: str
+    sweep_id: str  # unique, unlike the name
     prefix: PrefixConfig
-    sharing: SharingConfig | None  # none: trials neither leave epochs for others nor take theirs
-    method: type[Distillation] = Distillation
+    sharing: SharingConfig | None  # None: trials neither save epochs nor reuse saved ones
+    distillation: type[Distillation] = Distillation
 
     @property
     def sweep(self) -> Path:
-        """The sweep's folder, on whichever node asks."""
-        return self.shared.output.folder / self.name
+        """The sweep's folder on the current node."""
+        return self.artifacts.output.folder / self.sweep_name
 
-    def checkpoints(self, number: int) -> EpochCache | None:
-        """Saved epochs, as a trial uses them."""
+    def epoch_cache(self, trial: str) -> EpochCache | None:
+        """Return the saved epochs as a trial with this id sees them."""
         if self.sharing is None:
             return None
-        name = trial_id(number)
-        folder = self.sweep.parent / "cache" / STAGES
         return EpochCache(
-            folder,
+            self.artifacts.output.folder / "cache" / STAGES,
             self.sharing.disk_gb,
-            f"{self.name}/{name}",
-            f"{self.identity}-{name}",
-            self.shared.output,
+            f"{self.sweep_name}/{trial}",
+            f"{self.sweep_id}-{trial}",
+            self.artifacts.output,
         )
 
 
 def run_trial(
-    course: TrialContext, config: dict[str, Any], opened: LoadedArtifacts, world: DistributedContext
+    context: TrialContext,
+    config: dict[str, Any],
+    artifacts: LoadedArtifacts,
+    distributed: DistributedContext,
 ) -> Generator[dict[str, Any], None, None]:
-    """Run one trial; yields a result an epoch. Rank 0 leaves its folder with the last one.
+    """Run one trial, and yield a Tune result for each epoch; rank 0 writes the trial's folder with the last one.
 
-    One that comes again starts anew, and finds the epochs that it has trained before where they were saved.
-
-    A loss that diverges ends the trial with a result that has the reason under `FAILED`; an epoch that another
-    trial is training ends it for now, with one under `WAITS`, and a full disk, or an output that is away, with one
-    under `HALTS`.
+    A trial that is started again repeats its epochs from where they were saved. Other results than `REPORT` end
+    the trial: `FAILED` with the reason of a diverged loss, `PAUSED` where another trial is training the next
+    epoch, and `STOPPED` where the disk is full or the output cannot be reached.
     """
     start, warnings = time.monotonic(), config.get("warnings", [])
     times: list[float] = []
     epochs: list[Epoch] = []
-    trial, checkpoints = make_trial(config["params"]), course.checkpoints(config["number"])
+    trial, cache = make_trial(config["params"]), context.epoch_cache(trial_id(config["number"]))
     try:
-        targets, reference = opened.teacher, None
-        if trial.assistant_layers:  # it teaches; what is measured is against the teacher all the same
-            targets, reference = opened.assistant(trial.assistant_layers), targets
-        run = course.method(trial, opened.data, targets, world, course.prefix, checkpoints, reference)
+        targets, reference = artifacts.teacher_targets, None
+        if trial.assistant_layers:  # the assistant teaches, but metrics still compare with the teacher
+            targets, reference = artifacts.assistant_targets(trial.assistant_layers), targets
+        run = context.distillation(
+            trial, artifacts.data, targets, distributed, context.prefix, cache, reference
+        )
         for event in run:
             if isinstance(event, PendingEpoch):
-                # Several workers take too long to start for the sake of one epoch.
-                busy = event if world.size == 1 else replace(event, folder=None)
-                yield {WAITS: Paused(busy, warnings + run.warnings)}
+                # Several workers wait for the end of the stage: they take too long to restart for a single epoch.
+                pending = event if distributed.size == 1 else replace(event, folder=None)
+                yield {PAUSED: Paused(pending, warnings + run.warnings)}
                 return
             epochs.append(event)
             times.append(time.time())
-            if event.resumed:  # before it was cut off
+            if event.resumed:  # trained by an earlier run of this trial
                 start -= sum(event.metrics[name] for name in TIME_METRICS)
             if event.remaining == 0:
-                event = epochs[-1] = _finished(course, run, epochs, time.monotonic() - start)
-                if world.rank == 0:
-                    _save(course, config, run, epochs, times, warnings + run.warnings)
+                event = epochs[-1] = _add_final_metrics(context, run, epochs, time.monotonic() - start)
+                if distributed.rank == 0:
+                    _write_record(context, config, run, epochs, times, warnings + run.warnings)
             yield {REPORT: event}
     except DivergedError as error:
         yield {FAILED: str(error)}
     except DISK_ERRORS as error:
-        if not (store.is_full(error) or course.shared.output.uri):
+        if not (store.is_full(error) or context.artifacts.output.uri):
             raise
-        yield {HALTS: first_line(error)}
+        yield {STOPPED: first_line(error)}
 
 
-def _finished(course: TrialContext, run: Distillation, epochs: list[Epoch], seconds: float) -> Epoch:
-    """The last epoch with what is known of the trial as a whole."""
+def _add_final_metrics(
+    context: TrialContext, run: Distillation, epochs: list[Epoch], seconds: float
+) -> Epoch:
+    """Return the last epoch with the metrics of the trial as a whole."""
     last = epochs[-1]
     final = size_metrics(run.student) | {
-        "student/latency_ms": course.shared.latency_ms[run.trial.student_layers],
+        "student/latency_ms": context.artifacts.latency_ms[run.trial.student_layers],
         "time/spent_s": seconds,
         "time/saved_s": sum(epoch.metrics["time/reused_s"] for epoch in epochs),
     }
     return replace(last, metrics=last.metrics | final)
 
 
-def _save(
-    course: TrialContext,
+def _write_record(
+    context: TrialContext,
     config: dict[str, Any],
     run: Distillation,
     epochs: list[Epoch],
     times: list[float],
     warnings: list[str],
 ) -> None:
-    name, output = trial_id(config["number"]), course.shared.output
-    folder = trial_folder(course.sweep, name)
-    if output.uri:  # what is on this node may be of an earlier sweep of that name
+    trial, output = trial_id(config["number"]), context.artifacts.output
+    folder = trial_folder(context.sweep, trial)
+    if output.uri:  # this node may hold a trial of an earlier sweep with the same name
         store.discard(folder)
     elif folder.exists():
         return
     record = TrialRecord(
-        id=name,
+        id=trial,
         number=config["number"],
         params=run.trial.params(),
         layer_map=list(run.matched),
@@ -138,14 +140,14 @@ def _save(
         duration_s=epochs[-1].metrics["time/spent_s"],
         reused_from=sorted({epoch.reused_from for epoch in epochs} - {""}),
         warnings=warnings,
-        **{name: config[name] for name in PLACE},
+        **{name: config[name] for name in SPEC_FIELDS},
     )
-    write_trial(course.sweep, record, lambda folder: run.student.model.save_pretrained(folder))
+    write_trial(context.sweep, record, lambda folder: run.student.model.save_pretrained(folder))
     output.push(folder)
 
 
 def format_error(error: BaseException) -> str:
-    """An error that nobody expected, in a line: what, and where."""
-    place = traceback.extract_tb(error.__traceback__)[-1:]
-    where = "".join(f" ({Path(frame.filename).name}:{frame.lineno})" for frame in place)
+    """Describe an unexpected error in one line: its type, message and place."""
+    frames = traceback.extract_tb(error.__traceback__)[-1:]
+    where = "".join(f" ({Path(frame.filename).name}:{frame.lineno})" for frame in frames)
     return f"{type(error).__name__}: {first_line(error)}{where}"

@@ -21,7 +21,7 @@ from ikd_ray.search.budget import Budget
 from ikd_ray.search.results import trial_id
 from ikd_ray.search.space import load_space
 from ikd_ray.storage.remote import Output
-from ikd_ray.sweep.request import store_of
+from ikd_ray.sweep.request import tracking_uri_of
 from ikd_ray.sweep.searcher import STUDY, OrderedSearch, begin_study_again, open_study, outcome
 from ikd_ray.sweep.sync import pull_students
 from ikd_ray.tracking.publish import show_front
@@ -37,7 +37,7 @@ class Discrepancy:
     mended: bool
 
 
-def check(
+def verify(
     output: Output, folder: Path, tracking_uri: str | None
 ) -> tuple[SweepRecord, list[TrialRecord], list[Discrepancy]]:
     """Compare all that there is of a sweep, and mend what can be derived.
@@ -53,7 +53,7 @@ def check(
     """
     with sweep_lock(folder):
         sweep = read_sweep(folder)
-        tracker = Tracker(store_of(sweep, tracking_uri, "--check"), sweep.task)
+        tracker = Tracker(tracking_uri_of(sweep, tracking_uri, "--check"), sweep.task)
         trials, damaged = whole_trials(folder)
         found = [
             Discrepancy("trials", f"{path.name} was damaged; it is in {path} now", mended=False)

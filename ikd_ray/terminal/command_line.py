@@ -15,7 +15,7 @@ from ikd_ray.errors import UsageError
 from ikd_ray.redaction import without_passwords
 
 
-def script(name: str, flags: str, output: str) -> str:
+def script_command(name: str, flags: str, output: str) -> str:
     """A command of this project for what is in `output`, to be copied."""
     where = "" if output == "outputs" else f" --output {shlex.quote(output)}"
     return f"python sweeps/{name}.py {flags}{where}"

@@ -77,7 +77,7 @@ class Console:
     @contextmanager
     def step(self, text: str) -> Iterator[None]:
         """A stage of the job, while the block runs."""
-        interrupts.check()
+        interrupts.raise_if_interrupted()
         step = self._step = Step(text, self._now)
         self._said["progress"] = step.started
         self._plain(f"{step.text} ...")
@@ -88,7 +88,7 @@ class Console:
                 took = step.end(_outcome(error))
                 self._plain(f"{step.text}: {step.outcome} after {duration(took)}")
                 raise
-            interrupts.check()
+            interrupts.raise_if_interrupted()
             self._plain(f"{step.text}: done in {duration(step.end('done'))}")
 
     def progress(self, done: int, total: int, unit: str) -> None:

@@ -10,22 +10,22 @@ SHOW_CURSOR = b"\x1b[?25h"
 _heard = False
 
 
-def end_at_once() -> None:
-    """Until `raise_it`: an exception in the middle of an import is a page of traceback, or is lost."""
+def exit_on_interrupt() -> None:
+    """Until `raise_on_interrupt`: an exception in the middle of an import is a page of traceback, or is lost."""
     signal.signal(signal.SIGINT, _end)
 
 
-def raise_it() -> None:
+def raise_on_interrupt() -> None:
     """From now on there is something to tidy up."""
     signal.signal(signal.SIGINT, _raise)
 
 
-def heard() -> bool:
+def was_interrupted() -> bool:
     """Whether it was raised, whatever others have made of it."""
     return _heard
 
 
-def check() -> None:
+def raise_if_interrupted() -> None:
     """Raise it again: Python drops what is raised in hooks of a fork, destructors and weak references' callbacks."""
     if _heard:
         raise KeyboardInterrupt

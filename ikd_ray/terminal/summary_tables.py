@@ -67,7 +67,7 @@ def front_table(front: list[TrialRecord], objectives: Objectives, teacher_metric
     return table
 
 
-def forms_table(students: list[tuple[str, ExportedFiles]]) -> Table:
+def exported_files_table(students: list[tuple[str, ExportedFiles]]) -> Table:
     """What each file of each student's weights is worth: trial's id and forms."""
     names = list(dict.fromkeys(name for _, forms in students for name in forms.forms[-1].metrics))
     table = Table(title="metrics, size, latency of one sequence", title_justify="left")

@@ -21,9 +21,9 @@ from typing import Any
 
 import psutil
 
+from ikd_ray.distill.epoch_cache import STAGES
 from ikd_ray.records import read_trials
 from ikd_ray.storage.store import MANIFEST, is_intact
-from ikd_ray.terminal.cache_tables import STAGES
 from tests.helpers.tiny_models import make_dataset, write_teacher
 
 ROOT = Path(__file__).resolve().parents[2]

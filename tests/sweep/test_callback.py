@@ -9,7 +9,7 @@ import pytest
 
 from ikd_ray.distill.loop import Epoch
 from ikd_ray.records import TrialRecord, read_trials, write_trial
-from ikd_ray.search.results import FAILED, HALTS, REPORT
+from ikd_ray.search.results import FAILED, REPORT, STOPPED
 from ikd_ray.storage.remote import Output
 from ikd_ray.sweep import callback
 from ikd_ray.sweep.callback import SweepCallback
@@ -46,21 +46,21 @@ class Sweep(SimpleNamespace):
         if not remaining:
             self.hear("complete", number, **report)
 
-    def delivered(self) -> list[tuple]:
-        calls = (call[1:] if call[0] == "put" else call for call in self.delivery.calls)
+    def tracked(self) -> list[tuple]:
+        calls = (call[1:] if call[0] == "put" else call for call in self.tracker.calls)
         return [call[:2] for call in calls]
 
 
 @pytest.fixture
 def sweep(tmp_path):
-    text, delivery, search, halts = io.StringIO(), Recorder(), Recorder(), []
+    text, tracker, search, halts = io.StringIO(), Recorder(), Recorder(), []
     console = Console(text)
     with console.sweep(3, 1, "dev/mcc"):
-        mirror = SweepSync(Output(str(tmp_path.parent)), tmp_path, console.warn)
-        callback = SweepCallback(tmp_path, {1: (2,)}, delivery, console, mirror, search, halts.append)
+        sync = SweepSync(Output(str(tmp_path.parent)), tmp_path, console.warn)
+        callback = SweepCallback(tmp_path, {1: (2,)}, tracker, console, sync, search, halts.append)
         yield Sweep(
             callback=callback,
-            delivery=delivery,
+            tracker=tracker,
             search=search,
             halts=halts,
             folder=tmp_path,
@@ -71,7 +71,7 @@ def sweep(tmp_path):
 def test_a_finished_trial_is_settled_from_its_record(sweep):
     sweep.hear("start")
     sweep.epoch(1, remaining=0)
-    assert sweep.delivered() == [("trial_started", "t000"), ("trial_epoch", "t000"), ("settle", "t000")]
+    assert sweep.tracked() == [("trial_started", "t000"), ("trial_epoch", "t000"), ("settle", "t000")]
     assert "finished in" in sweep.text()
 
 
@@ -81,7 +81,7 @@ def test_a_failed_trial_is_recorded_before_anyone_is_told(sweep):
     [trial] = read_trials(sweep.folder)
     assert (trial.status, trial.reason, trial.died) == ("failed", "loss became nan", False)
     assert sweep.search.calls == [("fail", 0, True)]
-    assert sweep.delivered()[-1] == ("settle", "t000")
+    assert sweep.tracked()[-1] == ("settle", "t000")
 
 
 def test_a_trial_whose_process_died_goes_on_after_what_was_heard_of_it(sweep):
@@ -94,17 +94,17 @@ def test_a_trial_whose_process_died_goes_on_after_what_was_heard_of_it(sweep):
     sweep.hear("start")
     for epoch in (1, 2, 3):
         sweep.epoch(epoch, remaining=3 - epoch)
-    told = [call[4] for call in sweep.delivery.calls if call[1] == "trial_epoch"]
-    assert told == [1, 2, 3], "nothing twice"
+    messages = [call[4] for call in sweep.tracker.calls if call[1] == "trial_epoch"]
+    assert messages == [1, 2, 3], "nothing twice"
     assert not read_trials(sweep.folder)
 
 
 def test_a_trial_whose_process_dies_again_and_again_fails_for_now(sweep):
-    for _ in range(callback.MOST_DEATHS - 1):
+    for _ in range(callback.MAX_FAILURES - 1):
         sweep.hear("start")
         sweep.hear("error")
     sweep.epoch(1, remaining=2)  # it has come further: that counts
-    for _ in range(callback.MOST_DEATHS):
+    for _ in range(callback.MAX_FAILURES):
         assert not read_trials(sweep.folder)
         sweep.hear("start")
         sweep.hear("error")
@@ -120,12 +120,12 @@ def test_a_trial_that_had_finished_when_its_process_died_has_finished(sweep):
     sweep.hear("start")
     sweep.hear("error")
     assert sweep.search.calls == [("finished", 0, metrics)]
-    assert sweep.delivered()[-1] == ("settle", "t000")
+    assert sweep.tracked()[-1] == ("settle", "t000")
 
 
 def test_a_full_disk_halts_the_sweep_and_fails_no_trial(sweep, monkeypatch):
     sweep.hear("start")
-    sweep.hear("complete", **{HALTS: "[Errno 28] No space left on device: '/x'"})
+    sweep.hear("complete", **{STOPPED: "[Errno 28] No space left on device: '/x'"})
     assert sweep.halts == ["t000: [Errno 28] No space left on device: '/x'"]
 
     def full(*_):

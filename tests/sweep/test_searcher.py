@@ -8,7 +8,7 @@ from filelock import FileLock
 from ray.tune.search import Searcher
 
 from ikd_ray.distill.epoch_cache import PendingEpoch
-from ikd_ray.search.results import FAILED, REPORT, WAITS, Paused
+from ikd_ray.search.results import FAILED, PAUSED, REPORT, Paused
 from ikd_ray.search.space import load_space
 from ikd_ray.search.windowed_storage import WindowedStorage
 from ikd_ray.storage import store
@@ -204,8 +204,8 @@ def save(state):
 
 def waiting(tmp_path):
     """A result that says so, and the state that is waited for."""
-    busy = PendingEpoch(tmp_path / "state", tmp_path / "lock")
-    return {WAITS: Paused(busy, ["a warning"])}, FileLock(busy.lock)
+    pending = PendingEpoch(tmp_path / "state", tmp_path / "lock")
+    return {PAUSED: Paused(pending, ["a warning"])}, FileLock(pending.lock)
 
 
 @pytest.mark.parametrize("reason", ["it is there", "nobody trains it any more"])

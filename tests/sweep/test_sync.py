@@ -19,7 +19,7 @@ from ikd_ray.records import (
 )
 from ikd_ray.storage import store
 from ikd_ray.storage.remote import RemoteOutput
-from ikd_ray.sweep.sync import SweepSync, pull, pull_all, pull_students
+from ikd_ray.sweep.sync import SweepSync, pull_students, pull_sweep, pull_sweeps
 
 METRICS = {"dev/mcc": 0.5}
 DATA = {"fingerprint": "f00d", "max_length": 48}
@@ -29,10 +29,10 @@ class Machine:
     """One of several that use an output."""
 
     def __init__(self, uri: str) -> None:
-        self.told: list[str] = []
+        self.messages: list[str] = []
         self.output = RemoteOutput(uri)
         self.sweep = self.output.folder / "sweep"
-        self.mirror = SweepSync(self.output, self.sweep, self.told.append)
+        self.sync = SweepSync(self.output, self.sweep, self.messages.append)
 
     def trial(self, number: int, status: str = "finished", **facts: object) -> str:
         name = f"t{number:03d}"
@@ -67,14 +67,14 @@ def left(machine):
     with store.staging_dir(first.output.folder / "cache" / "teachers" / "k") as folder:
         (folder / "tokenizer.json").write_text("{}")
     first.output.push(first.output.folder / "cache" / "teachers" / "k")
-    first.mirror.push()
-    assert not first.told
+    first.sync.push()
+    assert not first.messages
     return names
 
 
 def test_a_machine_gets_what_it_needs_to_go_on_and_no_student(left, machine):
     second = machine("second")
-    pull_all(second.output)
+    pull_sweeps(second.output)
     assert [trial.id for trial in read_trials(second.sweep)] == left
     assert all(store.is_intact(trial_folder(second.sweep, name)) for name in left)
     assert not list(second.output.folder.rglob("model.safetensors"))
@@ -85,7 +85,7 @@ def test_a_machine_gets_what_it_needs_to_go_on_and_no_student(left, machine):
 
 def test_students_come_when_they_are_asked_for(left, machine):
     second = machine("second")
-    pull(second.output, second.sweep)
+    pull_sweep(second.output, second.sweep)
     pull_students(second.output, second.sweep, read_trials(second.sweep))
     assert (trial_folder(second.sweep, "t000") / "student" / "model.safetensors").read_text() == "weights"
     assert (second.output.folder / "cache" / "teachers" / "k" / "tokenizer.json").exists()
@@ -98,7 +98,7 @@ def test_examples_come_where_models_are_to_be_measured(left, machine):
         (new / "dev.ids.npy").write_text("ids")
     first.output.push(folder)
     second = machine("second")
-    pull(second.output, second.sweep)
+    pull_sweep(second.output, second.sweep)
     there = tokens_folder(second.output.folder, read_sweep(second.sweep))
     pull_students(second.output, second.sweep, read_trials(second.sweep))
     assert not there.exists()
@@ -109,32 +109,32 @@ def test_examples_come_where_models_are_to_be_measured(left, machine):
 def test_records_without_students_go_nowhere(left, machine):
     """What a machine has only in part replaces nothing there."""
     second = machine("second")
-    pull(second.output, second.sweep)
-    second.mirror.push()
+    pull_sweep(second.output, second.sweep)
+    second.sync.push()
     third = machine("third")
-    pull(third.output, third.sweep)
+    pull_sweep(third.output, third.sweep)
     pull_students(third.output, third.sweep, read_trials(third.sweep))
     assert (trial_folder(third.sweep, "t000") / "student" / "model.safetensors").exists()
 
 
 def test_a_damaged_record_here_comes_anew(left, machine):
     second = machine("second")
-    pull(second.output, second.sweep)
+    pull_sweep(second.output, second.sweep)
     (trial_folder(second.sweep, "t000") / "trial.json").write_text("{")
-    second.mirror.pull()
+    second.sync.pull()
     assert [trial.id for trial in read_trials(second.sweep)] == left
 
 
 def test_a_trial_that_is_to_run_again_is_forgotten_everywhere(left, machine):
     second = machine("second")
-    pull(second.output, second.sweep)
-    second.mirror.forget("t000")
-    second.mirror.pull()
+    pull_sweep(second.output, second.sweep)
+    second.sync.forget("t000")
+    second.sync.pull()
     assert [trial.id for trial in read_trials(second.sweep)] == ["t001"]
     second.trial(0, reason="anew")
-    second.mirror.push_trial("t000")
+    second.sync.push_trial("t000")
     third = machine("third")
-    pull(third.output, third.sweep)
+    pull_sweep(third.output, third.sweep)
     assert read_trials(third.sweep)[0].reason == "anew"
 
 
@@ -142,12 +142,12 @@ def test_where_the_uri_is_away_the_user_is_told_and_it_is_made_up_for(machine, t
     (tmp_path / "way").write_text("a file, where a folder is to be")
     first = machine("first", f"file://{tmp_path}/way/remote")
     first.trial(0)
-    first.mirror.push_trial("t000")
-    first.mirror.push()
-    assert first.told
-    assert all("cannot be reached" in line for line in first.told)
+    first.sync.push_trial("t000")
+    first.sync.push()
+    assert first.messages
+    assert all("cannot be reached" in line for line in first.messages)
     (tmp_path / "way").unlink()
-    first.mirror.push()
+    first.sync.push()
     second = machine("second", f"file://{tmp_path}/way/remote")
-    pull(second.output, second.sweep)
+    pull_sweep(second.output, second.sweep)
     assert [trial.id for trial in read_trials(second.sweep)] == ["t000"]

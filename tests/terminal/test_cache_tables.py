@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.filesize import decimal
 
 from ikd_ray.config import Trial
+from ikd_ray.distill.cache_contents import summarize_kinds, summarize_stages
 from ikd_ray.distill.epoch_cache import EpochCache
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.storage.eviction import states
-from ikd_ray.terminal.cache_tables import SHOWN, kinds, ranges, saved_stages, size_text
+from ikd_ray.terminal.cache_tables import STAGES_SHOWN, format_ranges
 from tests.helpers.terminal import invoke
 from tests.helpers.tiny_models import make_data, make_encoder, make_targets
 
@@ -82,7 +84,7 @@ def everything(folder: Path) -> dict[str, tuple[int, int]]:
 def test_list_shows_each_kind_and_where_it_is(app, output):
     result = invoke(app, "list", "--output", output)
     assert result.exit_code == 0
-    found = {kind.folder.name: kind for kind in kinds(output / "cache")}
+    found = {kind.folder.name: kind for kind in summarize_kinds(output / "cache")}
     assert {name: (kind.entries, kind.bytes) for name, kind in found.items() if name != "stages"} == {
         "tokens": (1, 1234),
         "teachers": (1, 1234),
@@ -91,10 +93,10 @@ def test_list_shows_each_kind_and_where_it_is(app, output):
     }
     there = states(output / "cache" / "stages")
     assert (found["stages"].entries, found["stages"].bytes) == (4, sum(state.bytes for state in there))
-    assert found["latency"].used is None
+    assert found["latency"].last_used is None
     shown = "".join(result.stdout.split())  # a long path is folded
     for name, kind in found.items():
-        assert f"{name}{kind.entries}{size_text(kind.bytes)}".replace(" ", "") in shown
+        assert f"{name}{kind.entries}{decimal(kind.bytes)}".replace(" ", "") in shown
     assert ["teachers", "1", "1.2", "kB"] in [row[:4] for row in rows(result.stdout)]
 
 
@@ -117,15 +119,15 @@ def test_list_shows_each_stage_the_most_recently_used_first(app, output):
 
 
 def test_list_tells_what_running_trials_stand_on(app, output, begin):
-    course = begin(output / "cache", regime="pid")
-    next(course)
-    stages = saved_stages(output / "cache")
+    distillation = begin(output / "cache", regime="pid")
+    next(distillation)
+    stages = summarize_stages(output / "cache")
     assert [stage.in_use for stage in stages].count(True) == 1
     (used,) = (stage for stage in stages if stage.in_use)
     assert used.about["stage"] == "1"
     assert re.search(r"cola pid +1 .* yes *$", invoke(app, "list", "--output", output).stdout, re.MULTILINE)
-    course.close()
-    assert not any(stage.in_use for stage in saved_stages(output / "cache"))
+    distillation.close()
+    assert not any(stage.in_use for stage in summarize_stages(output / "cache"))
 
 
 def test_list_writes_nothing(app, output):
@@ -143,12 +145,12 @@ def test_list_writes_nothing(app, output):
 
 def test_many_stages_are_summed_up(app, output):
     folder = output / "cache" / "stages"
-    for number in range(SHOWN):
+    for number in range(STAGES_SHOWN):
         shutil.copytree(states(folder)[0].folder.parent, folder / f"copy{number}")
-    found = saved_stages(output / "cache")
+    found = summarize_stages(output / "cache")
     text = invoke(app, "list", "--output", output).stdout
-    assert sum(row[:1] == ["cola"] for row in rows(text)) == SHOWN
-    assert f"… and 4 more, {size_text(sum(stage.bytes for stage in found[SHOWN:]))}" in text
+    assert sum(row[:1] == ["cola"] for row in rows(text)) == STAGES_SHOWN
+    assert f"… and 4 more, {decimal(sum(stage.bytes for stage in found[STAGES_SHOWN:]))}" in text
 
 
 @pytest.mark.parametrize("card", ["", "[]", '{"about": 3}', '{"about": {"task": "\\u001b[31mred\\nx"}}'])
@@ -163,7 +165,7 @@ def test_a_damaged_card_is_no_reason_to_fail(app, output, card):
 
 def test_clear_leaves_what_is_no_saved_epoch(app, output):
     before = {path for path in (output / "cache").rglob("*") if "stages" not in path.parts}
-    count, size = 8, size_text(sum(state.bytes for state in states(output / "cache" / "stages")))
+    count, size = 8, decimal(sum(state.bytes for state in states(output / "cache" / "stages")))
     result = invoke(app, "clear", "--output", output)
     assert result.exit_code == 0
     assert f"Removed: {count} epochs of 4 stages, {size}." in result.stdout
@@ -176,14 +178,14 @@ def test_clear_leaves_what_is_no_saved_epoch(app, output):
 
 
 def test_clear_keeps_what_running_trials_stand_on(app, output, begin):
-    course = begin(output / "cache", regime="pid")
-    next(course)
+    distillation = begin(output / "cache", regime="pid")
+    next(distillation)
     result = invoke(app, "clear", "--output", output)
     (kept,) = states(output / "cache" / "stages")
     assert json.loads((kept.folder / "epoch.json").read_text())["about"]["stage"] == "1"
     assert "Removed: 7 epochs of 3 stages, " in result.stdout
-    assert f"Kept: 1 epoch of 1 stage, {size_text(kept.bytes)}. Running trials" in result.stdout
-    assert len(list(course)) == 4  # it goes on
+    assert f"Kept: 1 epoch of 1 stage, {decimal(kept.bytes)}. Running trials use them." in result.stdout
+    assert len(list(distillation)) == 4  # it goes on
 
 
 def test_clear_says_what_it_cannot_remove(app, output, monkeypatch):
@@ -232,20 +234,5 @@ def test_bad_arguments_are_one_line_and_status_2(tmp_path, arguments):
 @pytest.mark.parametrize(
     ("numbers", "text"), [([1, 2, 3], "1-3"), ([2], "2"), ([1, 3, 4, 9], "1, 3-4, 9"), ([], "")]
 )
-def test_ranges(numbers, text):
-    assert ranges(numbers) == text
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.0 kB"),
-        (999_960, "1.0 MB"),
-        (2.5e9, "2.5 GB"),
-        (5e12, "5,000.0 GB"),
-    ],
-)
-def test_sizes(count, text):
-    assert size_text(count) == text
+def test_format_ranges(numbers, text):
+    assert format_ranges(numbers) == text
