@@ -1,31 +1,29 @@
-"""What a sweep leaves on disk, and how it is read back.
+"""Read and write the files that a sweep leaves in its output folder.
 
-OUTPUT/cache/                 tokens, teachers, targets, latencies, trained epochs, predictions: shared by every sweep
-OUTPUT/NAME/sweep.json        what was asked for, and of which data and teacher
-OUTPUT/NAME/space.yaml        the search space as it was
-OUTPUT/NAME/task.yaml         the task's definition as it was, where the task is none of GLUE's
-OUTPUT/NAME/study.db          the Optuna study
-OUTPUT/NAME/trials/ID/        trial.json and, for a finished trial, the student as a Hugging Face folder
-OUTPUT/NAME/damaged/          what was found damaged, for whoever wants to see it
+OUTPUT/cache/                 tokens, teachers, targets, latencies, trained epochs, predictions: shared by all sweeps
+OUTPUT/NAME/sweep.json        settings and provenance (`SweepRecord`)
+OUTPUT/NAME/space.yaml        copy of the search space
+OUTPUT/NAME/task.yaml         copy of the task file, for tasks other than GLUE's
+OUTPUT/NAME/study.db          Optuna study
+OUTPUT/NAME/trials/ID/        trial.json (`TrialRecord`) and, for a finished trial, the student's Hugging Face folder
+OUTPUT/NAME/damaged/          damaged files and folders, kept for inspection
 OUTPUT/NAME/pareto.json, pareto.png, trials.csv
 OUTPUT/NAME/report/           report.html and its figures
 """
 
 from __future__ import annotations
 
-import errno
 import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from functools import cache
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from ikd_ray.config import first_error
 from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, is_task_file, kept_task
@@ -34,8 +32,8 @@ from ikd_ray.storage import store
 from ikd_ray.tasks import TASKS, GlueTask, Task
 
 SWEEP_FILE, SPACE_FILE, STUDY_FILE, TRIAL_FILE = "sweep.json", "space.yaml", "study.db", "trial.json"
-STUDENT = "student"
-STUDY = "ikd"  # the study's name in its file
+STUDENT = "student"  # folder of the student's weights and configuration, below its trial's
+STUDY = "ikd"  # name of the study in its file
 
 T = TypeVar("T")
 Direction = Literal["max", "min"]
@@ -43,7 +41,7 @@ Direction = Literal["max", "min"]
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """One sweep's settings and provenance."""
+    """Settings and provenance of a sweep: the content of sweep.json."""
 
     name: str
     task: str
@@ -51,68 +49,95 @@ class SweepRecord:
     trials: int
     command: str
     code_version: str
-    data: dict[
+    # source, description, fingerprint, generated, selection, max_length, task (digest of its definition)
+    data: dict[str, Any]
+    teacher: dict[
         str, Any
-    ]  # source, description, fingerprint, generated, selection, max_length, task (its identity's digest)
-    teacher: dict[str, Any]  # name, key, layers, metrics; assistants, by their layers
-    objectives: dict[str, Direction]  # by metric
-    settings: dict[str, Any] = field(default_factory=dict)  # what --resume needs to go on
+    ]  # name, key, source_key, layers, metrics; assistants, keyed by their number of layers
+    objectives: dict[str, Direction]  # metric -> direction
+    settings: dict[str, Any] = field(default_factory=dict)  # flags and ids that --resume needs
 
     def assistant_of(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Name, key and metrics of the assistant that taught a trial; empty where the teacher did."""
-        known = self.teacher.get("assistants")
-        found = known.get(str(params.get("assistant_layers", 0))) if isinstance(known, dict) else None
-        return found if isinstance(found, dict) else {}
+        """Return name, key and metrics of the assistant that taught a trial, or {} if the teacher did."""
+        assistants = self.teacher.get("assistants")
+        key = str(params.get("assistant_layers", 0))
+        assistant = assistants.get(key) if isinstance(assistants, dict) else None
+        return assistant if isinstance(assistant, dict) else {}
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial that ended. A finished one has its metrics, a failed one the reason."""
+    """Outcome of an ended trial: the content of trial.json."""
 
     id: str
-    number: int  # order in which the searcher suggested it, from 0
+    number: int  # position in the order of suggestion, from 0
     params: dict[str, Any]
     layer_map: list[int]
     status: str  # "finished" or "failed"
-    metrics: dict[str, float] = field(default_factory=dict)  # the last epoch's and the final ones
-    history: list[dict[str, float]] = field(default_factory=list)  # each epoch's metrics
-    times: list[float] = field(default_factory=list)  # when each was reported, in seconds since 1970
-    reason: str = ""
-    died: bool = False  # failed because its process did, again and again: it may run once more
+    metrics: dict[str, float] = field(default_factory=dict)  # of the last epoch, and the final ones
+    history: list[dict[str, float]] = field(default_factory=list)  # metrics of each epoch
+    times: list[float] = field(default_factory=list)  # end of each epoch, in seconds since 1970
+    reason: str = ""  # of a failed trial
+    died: bool = False  # failed because its process kept dying; --resume runs it again
     duration_s: float = 0.0
-    reused_from: list[str] = field(default_factory=list)  # trials whose epochs it took
-    warnings: list[str] = field(default_factory=list)  # what happened to saved epochs that should not
-    method: str = ""  # of a space that compares methods: which one's it is
-    again: bool = False  # its method's best configuration once more, with a seed of its own
-    seeds: int = 1  # that its configuration is trained with in all, in the search or again
+    reused_from: list[str] = field(default_factory=list)  # trials whose epochs it reused
+    warnings: list[str] = field(default_factory=list)  # problems with cached epochs
+    method: str = ""  # in a space that compares methods, the trial's method
+    retrained: Annotated[bool, Field(alias="again")] = (
+        False  # trains a method's best configuration with a new seed
+    )
+    seeds: int = 1  # number of trials with this configuration, whether in the search or retrained
 
     @property
-    def told(self) -> dict[str, Any]:
-        """What a tracker has as its parameters."""
-        compared = {"method": self.method, "again": self.again} if self.method else {}
+    def tracked_params(self) -> dict[str, Any]:
+        """Parameters of the trial's MLflow run."""
+        compared = {"method": self.method, "again": self.retrained} if self.method else {}
         return self.params | {"layer_map": self.layer_map} | compared
 
     @property
     def name(self) -> str:
-        """For people: names sort by regime and depth."""
+        """Name of the trial's MLflow run."""
         return trial_name(self.id, self.params)
 
 
-def missing(trials: int, ended: Iterable[TrialRecord]) -> int:
-    """How many of a sweep's trials have not ended; those that it had before it was shortened are none of them."""
+def trial_name(trial_id: str, params: Mapping[str, Any]) -> str:
+    """Return a display name that sorts by regime and depth."""
+    return f"{params['regime']}-{params['student_layers']}L-{trial_id}"
+
+
+def trial_folder(sweep: Path, trial_id: str) -> Path:
+    """Return the folder of a trial."""
+    return sweep / "trials" / trial_id
+
+
+def teacher_folder(sweep_folder: Path, sweep: SweepRecord) -> Path:
+    """Return the folder of the sweep's teacher, whose tokenizer its students share.
+
+    Raises:
+        UsageError: the record names no teacher.
+    """
+    key = sweep.teacher.get("key")
+    if not isinstance(key, str) or key in ("", ".", "..") or Path(key).name != key:
+        raise UsageError(f"{sweep_folder}: its {SWEEP_FILE} names no teacher (got {key!r})")
+    return sweep_folder.parent / "cache" / "teachers" / key
+
+
+def num_pending(trials: int, ended: Iterable[TrialRecord]) -> int:
+    """Return how many of the trials 0 .. `trials` - 1 have not ended."""
     return len(set(range(trials)) - {trial.number for trial in ended})
 
 
-def trial_name(trial_id: str, params: Mapping[str, Any]) -> str:
-    return f"{params['regime']}-{params['student_layers']}L-{trial_id}"
+def task_digest(task: Task) -> str:
+    """Return the digest of a task's definition that sweep.json stores."""
+    return store.digest(task.identity)
 
 
 @contextmanager
 def sweep_lock(sweep: Path) -> Iterator[None]:
-    """Within it no other process runs, resumes or checks the sweep.
+    """Hold the lock under which a sweep is run, resumed or checked.
 
     Raises:
-        UsageError: one does.
+        UsageError: another process holds it.
     """
     lock = FileLock(sweep.parent / f".{sweep.name}.lock", blocking=False)
     try:
@@ -127,33 +152,43 @@ def sweep_lock(sweep: Path) -> Iterator[None]:
         lock.release()
 
 
-def trial_folder(sweep: Path, trial_id: str) -> Path:
-    return sweep / "trials" / trial_id
-
-
 def write_json(path: Path, content: Any) -> None:
-    """Replace a file at once: a reader sees the old text or the new, never half of it."""
+    """Write a JSON file atomically."""
     store.replace(path, json.dumps(content, indent=1) + "\n")
 
 
 def write_sweep(folder: Path, record: SweepRecord) -> None:
-    write_json(folder / SWEEP_FILE, asdict(record))
+    """Write a sweep's record to its folder."""
+    write_json(folder / SWEEP_FILE, _to_json(record))
 
 
-def write_trial(sweep: Path, record: TrialRecord, save_student: Callable[[Path], None] | None = None) -> None:
-    """Leave a trial's folder whole or not at all. `save_student(folder)` writes the student's files."""
+def write_trial(
+    sweep: Path, record: TrialRecord, save_student: Callable[[Path], object] | None = None
+) -> None:
+    """Write a trial's folder atomically.
+
+    Args:
+        sweep: Folder of the sweep.
+        record: Content of trial.json.
+        save_student: Writes the student's files into the folder that it is given.
+    """
     with store.staging_dir(trial_folder(sweep, record.id)) as folder:
-        (folder / TRIAL_FILE).write_text(json.dumps(asdict(record), indent=1) + "\n")
+        (folder / TRIAL_FILE).write_text(json.dumps(_to_json(record), indent=1) + "\n")
         if save_student is not None:
             (folder / STUDENT).mkdir()
             save_student(folder / STUDENT)
 
 
+def is_sweep(folder: Path) -> bool:
+    """Return whether a folder holds a sweep's record, readable or not."""
+    return os.path.isfile(folder / SWEEP_FILE)
+
+
 def read_sweep(folder: Path) -> SweepRecord:
-    """A sweep's record.
+    """Read a sweep's record.
 
     Raises:
-        UsageError: the folder holds no sweep.
+        UsageError: the folder holds no readable record.
     """
     try:
         return _read(folder / SWEEP_FILE, SweepRecord)
@@ -164,107 +199,67 @@ def read_sweep(folder: Path) -> SweepRecord:
 
 
 def read_task(folder: Path) -> GlueTask | CustomTask:
-    """A sweep's task, as it was when the sweep began.
+    """Read the task of a sweep, as it was when the sweep began.
 
     Raises:
-        UsageError: the folder holds no sweep, or another definition of its task than it began with, or none.
+        UsageError: the folder holds no sweep, or the task file is missing or has changed.
     """
     sweep = read_sweep(folder)
     task = kept_task(folder, sweep.task)
-    if sweep.data.get("task", digest_of(task)) != digest_of(task):
+    if sweep.data.get("task", task_digest(task)) != task_digest(task):
         raise UsageError(
             f"{folder / TASK_FILE}: not what the sweep began with; bring back its labels and metrics"
         )
     return task
 
 
-def digest_of(task: Task) -> str:
-    """What a sweep's record says of its task's definition."""
-    return store.digest(task.identity)
-
-
-def asked_task(value: str, output: Path) -> Task:
-    """The task that a flag names: GLUE's, a task file's, or that of the newest sweep of a task of that name.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if value in TASKS or is_task_file(value):
-        return find_task(value)
-    try:
-        sweeps = find_sweeps(output, value)
-    except OSError as error:
-        raise UsageError(f"--output {output}: cannot be read ({error.strerror})") from None
-    return read_task(sweeps[-1]) if sweeps else find_task(value)
-
-
-def teacher_folder(sweep_folder: Path, sweep: SweepRecord) -> Path:
-    """Where the sweep's teacher is kept, with the tokenizer that its students share.
-
-    Raises:
-        UsageError: the record names none.
-    """
-    key = sweep.teacher.get("key")
-    if not isinstance(key, str) or key in ("", ".", "..") or Path(key).name != key:
-        raise UsageError(f"{sweep_folder}: its {SWEEP_FILE} names no teacher (got {key!r})")
-    return sweep_folder.parent / "cache" / "teachers" / key
-
-
 def read_trial(sweep: Path, trial_id: str) -> TrialRecord:
-    """One ended trial.
+    """Read the record of an ended trial.
 
     Raises:
-        OSError, ValueError: its file cannot be read, or holds something else.
+        UsageError: the file cannot be read, or is another trial's.
     """
-    record = _read(trial_folder(sweep, trial_id) / TRIAL_FILE, TrialRecord)
-    if record.id != trial_id:  # names of folders are made of it
-        raise ValueError(f"{TRIAL_FILE} of {trial_id} is that of {record.id!r}")
+    path = trial_folder(sweep, trial_id) / TRIAL_FILE
+    try:
+        record = _read(path, TrialRecord)
+        if record.id != trial_id:  # names of folders are made of it
+            raise ValueError(f"id: it is {record.id!r}")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read ({first_line(error)})") from None
     return record
 
 
-def _read(path: Path, kind: type[T]) -> T:
-    """A record whose every field has its type; the file may come from anywhere."""
-    if not path.is_file():  # a pipe, for one, would be waited for
-        raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
-    try:
-        adapter = _adapter(kind)  # type: ignore[arg-type]  # mypy takes a class for one of its instances
-        return adapter.validate_json(path.read_bytes(), strict=True)
-    except ValidationError as error:
-        key, reason = first_error(error)
-        raise ValueError(f"{key or 'the file'}: {reason}") from None
-
-
-@cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
-    return TypeAdapter(kind)
-
-
 def read_trials(sweep: Path) -> list[TrialRecord]:
-    """Every ended trial, in the order they were suggested."""
+    """Read the records of all ended trials, in the order of their numbers.
+
+    Raises:
+        UsageError: a record cannot be read.
+    """
     files = (sweep / "trials").glob(f"[!.]*/{TRIAL_FILE}")
     return sorted((read_trial(sweep, file.parent.name) for file in files), key=lambda trial: trial.number)
 
 
-def whole_trials(sweep: Path) -> tuple[list[TrialRecord], list[Path]]:
-    """Every ended trial, in the order they were suggested, and where in `damaged/` those are now that are not whole.
+def load_intact_trials(sweep: Path) -> tuple[list[TrialRecord], list[Path]]:
+    """Read the records of intact trials, and move damaged trials to `damaged/`, so that --resume runs them again.
 
-    `--resume` runs these again.
+    Returns:
+        The records in the order of their numbers, and the new folders of damaged trials.
     """
-    whole, damaged = [], []
+    intact, damaged = [], []
     for folder in sorted((sweep / "trials").glob("[!.]*")):
         try:
             record = read_trial(sweep, folder.name) if store.is_intact(folder) else None
-        except (OSError, ValueError):
+        except UsageError:
             record = None
         if record:
-            whole.append(record)
+            intact.append(record)
         else:
-            damaged.append(set_aside(sweep, folder))
-    return sorted(whole, key=lambda trial: trial.number), damaged
+            damaged.append(quarantine(sweep, folder))
+    return sorted(intact, key=lambda trial: trial.number), damaged
 
 
-def set_aside(sweep: Path, path: Path) -> Path:
-    """Move something damaged out of the way, to `damaged/`; returns where it is now."""
+def quarantine(sweep: Path, path: Path) -> Path:
+    """Move a damaged file or folder of a sweep to `damaged/` and return its new path."""
     (sweep / "damaged").mkdir(exist_ok=True)
     names = (f"{path.name}-{count}" if count else path.name for count in itertools.count())
     target = next(sweep / "damaged" / name for name in names if not (sweep / "damaged" / name).exists())
@@ -272,7 +267,71 @@ def set_aside(sweep: Path, path: Path) -> Path:
     return target
 
 
-def find_sweeps(output: Path, task: str) -> list[Path]:
-    """The task's sweeps below an output folder, the oldest first."""
-    files = sorted(output.glob(f"*/{SWEEP_FILE}"), key=lambda file: file.stat().st_mtime)
+def list_sweeps(output: Path, task: str) -> list[Path]:
+    """Return the folders of a task's sweeps below an output folder, oldest first.
+
+    Raises:
+        UsageError: the output folder or a sweep's record cannot be read.
+    """
+    try:
+        files = sorted(output.glob(f"*/{SWEEP_FILE}"), key=lambda file: file.stat().st_mtime)
+    except OSError as error:
+        raise UsageError(f"--output {output}: cannot be read ({error.strerror})") from None
     return [file.parent for file in files if read_sweep(file.parent).task == task]
+
+
+def select_sweep(output: Path, task: Task, name: str | None = None) -> Path:
+    """Return the folder of the sweep `name`, or of the task's newest sweep that has a finished trial.
+
+    Raises:
+        UsageError: there is no such sweep, it is another task's, or `name` is not the name of a folder in `output`.
+    """
+    if name is None:
+        sweeps = list_sweeps(output, task.name)
+        if not sweeps:
+            raise UsageError(f"--output {output}: no sweep of {task.name} there; sweeps/run.py makes one")
+        for folder in reversed(sweeps):
+            if any(trial.status == "finished" for trial in read_trials(folder)):
+                return folder
+        raise UsageError(f"--output {output}: no sweep of {task.name} there has a finished trial")
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise UsageError(f"--name {name!r}: give a sweep's name, not a path")
+    found = read_sweep(output / name).task
+    if found != task.name:
+        raise UsageError(f"--name {name!r}: that is a sweep of {found}, not of {task.name}")
+    return output / name
+
+
+def resolve_task(value: str, output: Path) -> Task:
+    """Return the task that `--task` names: GLUE's, a task file's, or that of the newest sweep of a task so named.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if value in TASKS or is_task_file(value):
+        return find_task(value)
+    sweeps = list_sweeps(output, value)
+    return read_task(sweeps[-1]) if sweeps else find_task(value)
+
+
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (SweepRecord, TrialRecord)}
+
+
+def _to_json(record: SweepRecord | TrialRecord) -> dict[str, Any]:
+    return _ADAPTERS[type(record)].dump_python(record, by_alias=True)
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    """Read a JSON file strictly: every field must have its type.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: its content is not a `kind`.
+    """
+    if not path.is_file():  # opening a pipe would block
+        raise FileNotFoundError(f"no such file: {path.name}")
+    try:
+        return _ADAPTERS[kind].validate_json(path.read_bytes(), strict=True)
+    except ValidationError as error:
+        key, reason = first_error(error)
+        raise ValueError(f"{key or 'the file'}: {reason}") from None

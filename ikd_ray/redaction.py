@@ -1,133 +1,104 @@
-"""Passwords and tokens in URIs: found, and left out of whatever is printed or kept."""
+"""Find passwords and tokens in URIs, and keep them out of output, files and command lines."""
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
-HIDDEN = "***"
-SHORT = 3  # characters; blotting out a shorter secret wherever it stands would tell it
+from ikd_ray.errors import UsageError
 
-# A password may hold any character that should have been encoded, so it ends at the last @. What has no
-# colon before its first slash (a host, a file's path) is no user.
+REDACTED = "***"
+MIN_SECRET = 3  # characters; replacing shorter secrets one by one would reveal them
+DATABASES = ("postgresql", "mysql", "mssql")
+MIN_TOKEN = 8  # characters; a shorter user name without a password is taken for a name
+
+# A password may hold characters that should have been percent-encoded, so it ends at the last @. Text without a
+# colon before its first slash (a host, a path) is no user name.
 _SCHEME = re.compile(r"(?:[A-Za-z][\w+.-]*:(?:/{1,2}(?!/))?)?")
-_USER = re.compile(r"[^/?#@:]*(?::.*)?@", re.DOTALL)
-_PAIR = re.compile(r"([?&;#])([^=&;#?]+)=([^&;#]*)")
+_USER = re.compile(r"(?:[^/?#@:]*(?::.*)?@)?", re.DOTALL)
+_QUERY = re.compile(r"([?&;#])([^=&;#?]+)=([^&;#]*)")
 _SECRET_NAME = re.compile(r"pass|pwd|token|secret|key|auth|credential|signature|odbc", re.IGNORECASE)
 _URI = re.compile(r"[A-Za-z][\w+.-]*:/{1,2}[^/\s]\S*")
-_ENVIRONMENT = "IKD_RAY_TRACKING_URI"
-_TOKEN = 8  # characters; a user without a password is taken for a token from this length on
 
 
-def without_password(uri: str) -> str:
-    """The URI with credentials left out, fit to print and to keep."""
-    start, end = _user(uri)
-    while end > start:  # what is left may be another
-        uri = uri[:start] + uri[end:]
-        start, end = _user(uri)
-    return _PAIR.sub(_hide_value, uri)
+def refuse_secrets(flag: str, uri: str | None) -> None:
+    """Refuse a URI with a password or token as the value of a flag: every process can read command lines.
+
+    Raises:
+        UsageError: the URI contains a password, a token or a secret query parameter.
+    """
+    if uri and next(_secrets(uri), None):
+        raise UsageError(
+            f"{flag} {redact_uri(uri)}: a password or token on the command line can be read by other users; put the "
+            "URI into MLFLOW_TRACKING_URI, or user and password into MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD"
+        )
 
 
-def _user(uri: str) -> tuple[int, int]:
-    """Where `user:password@` starts and ends."""
+def redact_uri(uri: str) -> str:
+    """Return the URI without user and password, and with the values of secret query parameters replaced."""
+    user = _user(uri)
+    while user[0]:  # the rest of a malformed URI may look like another user
+        uri = uri[: user.start()] + uri[user.end() :]
+        user = _user(uri)
+    return _QUERY.sub(_redact_value, uri)
+
+
+def redact_uris(text: str) -> str:
+    """Return the text with every URI in it redacted."""
+    return _URI.sub(lambda match: redact_uri(match[0]), text)
+
+
+def redact_secrets(text: str, uri: str) -> str:
+    """Return the text, such as an error message, with the secrets of `uri` replaced in every spelling."""
+    text = text.replace(uri, redact_uri(uri))
+    for secret in sorted(set(_spellings(uri)), key=len, reverse=True):
+        if len(secret) < MIN_SECRET and secret in text:
+            return REDACTED
+        text = text.replace(secret, REDACTED)
+    return text
+
+
+def has_credentials(uri: str) -> bool:
+    """Return whether redaction would change the URI."""
+    return redact_uri(uri) != uri
+
+
+def _user(uri: str) -> re.Match[str]:
+    """Match `user:password@` after the scheme, or nothing at that position."""
     scheme = _SCHEME.match(uri)
-    assert scheme is not None  # it matches nothing, too
-    start = scheme.end()
-    found = _USER.match(uri, start)
-    return start, found.end() if found else start
+    assert scheme is not None
+    user = _USER.match(uri, scheme.end())
+    assert user is not None
+    return user
 
 
-def _hide_value(pair: re.Match[str]) -> str:
-    before, name, value = pair.groups()
-    return f"{before}{name}={HIDDEN if value and _is_secret(name) else value}"
+def _redact_value(parameter: re.Match[str]) -> str:
+    separator, name, value = parameter.groups()
+    return f"{separator}{name}={REDACTED if value and _is_secret(name) else value}"
 
 
 def _is_secret(name: str) -> bool:
     return bool(_SECRET_NAME.search(unquote(name)))
 
 
-def has_password(uri: str) -> bool:
-    """Whether there is anything in it that must not be shown."""
-    return without_password(uri) != uri
-
-
-def without_passwords(text: str) -> str:
-    """A text with credentials left out of every URI in it."""
-    return _URI.sub(lambda found: without_password(found[0]), text)
-
-
-def without_secrets(text: str, uri: str) -> str:
-    """A text (an exception's message, say) that tells no secret of the URI, in whatever spelling."""
-    text = text.replace(uri, without_password(uri))
-    for secret in sorted(set(_spellings(uri)), key=len, reverse=True):
-        if len(secret) < SHORT and secret in text:
-            return HIDDEN
-        text = text.replace(secret, HIDDEN)
-    return text
-
-
-def _spellings(uri: str) -> Iterator[str]:
-    for secret in _secrets(uri):
-        # Whoever takes the URI apart may take the secret apart, too: at its slashes, say.
-        pieces = (piece for piece in re.split(r"[/?#@:;=&]", secret) if len(piece) >= SHORT)
-        for raw in (secret, *pieces):
-            for plain in {raw, unquote(raw), unquote_plus(raw)} - {""}:
-                yield from (plain, quote(plain), quote(plain, safe=""), quote_plus(plain), repr(plain)[1:-1])
-
-
 def _secrets(uri: str) -> Iterator[str]:
-    start, end = _user(uri)
-    user, colon, password = uri[start:end].removesuffix("@").partition(":")
-    if colon:
+    """Yield the password or token of a URI, and the values of its secret query parameters."""
+    user, _, password = _user(uri)[0].removesuffix("@").partition(":")
+    if password:
         yield password
-    elif len(user) >= _TOKEN:
+    elif len(user) >= MIN_TOKEN and not uri.startswith(DATABASES):  # whose users log in by other means
         yield user
-    for _, name, value in _PAIR.findall(uri):
+    for _, name, value in _QUERY.findall(uri):
         if value and _is_secret(name):
             yield value
 
 
-def printable_command(arguments: Sequence[str]) -> str:
-    """A command line as text, without the passwords of URIs in it."""
-    parts = []
-    for argument in arguments:
-        flag, equals, value = argument.partition("=")
-        is_flag = equals and flag.startswith("-")
-        parts.append(flag + equals + without_password(value) if is_flag else without_password(argument))
-    return shlex.join(parts)
-
-
-def hide_command_line(flag: str) -> None:
-    """Start this process anew where the value of `flag` has a password, with a command line that has none.
-
-    Everybody on the machine can list command lines, and Ray keeps its driver's. The value goes on in this
-    user's environment, where `given_in_full` finds it.
-    """
-    shown, value = _take_out(sys.argv[1:], flag)
-    if shown != sys.argv[1:]:
-        python = sys.orig_argv[: len(sys.orig_argv) - len(shown)]
-        os.execve(sys.executable, [*python, *shown], os.environ | {_ENVIRONMENT: value})
-
-
-def _take_out(arguments: Sequence[str], flag: str) -> tuple[list[str], str]:
-    """The arguments with the flag's values fit to be seen, and its last value as it was."""
-    shown, value = list(arguments), ""
-    for index, argument in enumerate(arguments):
-        if argument.startswith(flag + "="):
-            start, value = flag + "=", argument.removeprefix(flag + "=")
-        elif index and arguments[index - 1] == flag:
-            start, value = "", argument
-        else:
-            continue
-        shown[index] = start + without_password(value)
-    return shown, value
-
-
-def given_in_full(shown: str | None) -> str | None:
-    """A URI as it was given on the command line, which `hide_command_line` may have changed."""
-    full = os.environ.pop(_ENVIRONMENT, None)
-    return full if full and shown == without_password(full) else shown
+def _spellings(uri: str) -> Iterator[str]:
+    """Yield each secret of a URI as it may occur in a message: as a whole, in pieces, encoded and decoded."""
+    for secret in _secrets(uri):
+        pieces = (piece for piece in re.split(r"[/?#@:;=&]", secret) if len(piece) >= MIN_SECRET)
+        for raw in (secret, *pieces):
+            for plain in {raw, unquote(raw), unquote_plus(raw)} - {""}:
+                yield from (plain, quote(plain), quote(plain, safe=""), quote_plus(plain), repr(plain)[1:-1])

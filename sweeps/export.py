@@ -18,14 +18,20 @@ from ikd_ray.errors import UsageError
 from ikd_ray.export.students import (
     Convert,
     Exported,
-    choose_sweep,
     export_students,
-    read_trials,
 )
 from ikd_ray.extras import require
 from ikd_ray.formatting import NONE, clean
-from ikd_ray.records import SweepRecord, TrialRecord, asked_task, read_sweep, teacher_folder
-from ikd_ray.redaction import given_in_full, hide_command_line
+from ikd_ray.records import (
+    SweepRecord,
+    TrialRecord,
+    read_sweep,
+    read_trials,
+    resolve_task,
+    select_sweep,
+    teacher_folder,
+)
+from ikd_ray.redaction import refuse_secrets
 from ikd_ray.storage.remote import open_output
 from ikd_ray.sweep.sync import pull_students, pull_sweeps
 from ikd_ray.tasks import TASKS
@@ -72,6 +78,7 @@ def export(
 ) -> None:
     """Export students of a sweep as Hugging Face folders: by default those on its Pareto front."""
     with usage_errors():
+        refuse_secrets("--tracking-uri", tracking_uri)
         if context.args and pick is None:
             raise UsageError(f"{context.args[0]!r}: no argument is expected there; flags begin with --")
         picked = parse([pick, *context.args]) if pick is not None else None
@@ -85,7 +92,7 @@ def export(
         place = open_output(output)
         with place.reachable():
             pull_sweeps(place)
-        folder = choose_sweep(place.folder, asked_task(task, place.folder), name)
+        folder = select_sweep(place.folder, resolve_task(task, place.folder), name)
         sweep = read_sweep(folder)
         students = choose(sweep, read_trials(folder), picked)
         if show:
@@ -125,7 +132,7 @@ def _store(sweep: SweepRecord, tracking_uri: str | None, name: str) -> Tracker:
         raise UsageError(f"--register {name!r}: give a name without '/', ':' and quotes")
     from ikd_ray.sweep.request import tracking_uri_of  # imported late: it takes seconds
 
-    return Tracker(tracking_uri_of(sweep, given_in_full(tracking_uri), "--name"), sweep.task)
+    return Tracker(tracking_uri_of(sweep, tracking_uri, "--name"), sweep.task)
 
 
 def _converter(folder: Path, sweep: SweepRecord, int8: bool, room: Path) -> Convert:
@@ -172,5 +179,4 @@ def _show(sweep: SweepRecord, students: list[Exported], picked: Pick | None) -> 
 
 
 if __name__ == "__main__":
-    hide_command_line("--tracking-uri")
     run(app)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ikd_ray.errors import UsageError
-from ikd_ray.redaction import given_in_full, hide_command_line
+from ikd_ray.redaction import refuse_secrets
 from ikd_ray.storage.remote import Output, open_output
 from ikd_ray.sweep.sync import SweepSync, pull_sweeps
 from ikd_ray.tasks import TASKS
@@ -43,20 +43,21 @@ def report(
     ] = None,
 ) -> None:
     with usage_errors():
+        refuse_secrets("--tracking-uri", tracking_uri)
         if (task is None) == (check is None):
             raise UsageError("give --task TASK to draw a sweep, or --check NAME to check one")
         if check is not None and (name is not None or sentence):
             raise UsageError("--check takes neither --name nor --sentence: they say what --task draws")
-        place, uri = open_output(output), given_in_full(tracking_uri)
+        place = open_output(output)
         if task is not None:
-            status = _draw(place, task, name, sentence or [], uri)
+            status = _draw(place, task, name, sentence or [], tracking_uri)
         elif check is not None:
-            status = _check(place, check, uri, output)
+            status = _check(place, check, tracking_uri, output)
     raise typer.Exit(status)
 
 
 def _check(place: Output, name: str, uri: str | None, output: str) -> int:
-    from ikd_ray.records import missing
+    from ikd_ray.records import num_pending
     from ikd_ray.sweep.request import find_sweep
     from ikd_ray.sweep.verify import verify  # imported late: it takes seconds
 
@@ -72,20 +73,19 @@ def _check(place: Output, name: str, uri: str | None, output: str) -> int:
         f"{len(found)} differences"
     )
     left = [finding for finding in found if not finding.mended]
-    if left or missing(sweep.trials, trials):
+    if left or num_pending(sweep.trials, trials):
         typer.echo(f"go on: {script_command('run', f'--resume {sweep.name}', output)}")
     return 1 if left else 0
 
 
 def _draw(place: Output, task: str, name: str | None, texts: list[str], uri: str | None) -> int:
-    from ikd_ray.export.students import choose_sweep  # imported late: it takes seconds
-    from ikd_ray.records import asked_task, read_sweep
+    from ikd_ray.records import read_sweep, resolve_task, select_sweep  # imported late: it takes seconds
     from ikd_ray.sweep.request import tracking_uri_of
     from ikd_ray.tracking.publish import log_report
 
     with place.reachable():
         pull_sweeps(place)
-    folder = choose_sweep(place.folder, asked_task(task, place.folder), name)
+    folder = select_sweep(place.folder, resolve_task(task, place.folder), name)
     sweep = read_sweep(folder)
     store = tracking_uri_of(sweep, uri, "--name")  # before anything is computed: it may ask for a password
 
@@ -110,5 +110,4 @@ def _where(place: Output, page: Path) -> str:
 
 
 if __name__ == "__main__":
-    hide_command_line("--tracking-uri")
     run(app)

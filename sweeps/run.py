@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +20,7 @@ interrupts.exit_on_interrupt()
 import typer
 
 from ikd_ray.errors import UsageError
-from ikd_ray.redaction import given_in_full, hide_command_line, printable_command
+from ikd_ray.redaction import refuse_secrets
 from ikd_ray.storage.remote import open_output
 from ikd_ray.terminal.command_line import run, usage_errors
 from ikd_ray.terminal.console import Console
@@ -134,10 +135,9 @@ def main(
         and (source := context.get_parameter_source(key))
         and source.name == "COMMANDLINE"
     }
-    if "tracking_uri" in given:
-        given["tracking_uri"] = given_in_full(tracking_uri)
-    command = printable_command(["python", "sweeps/run.py", *sys.argv[1:]])
+    command = shlex.join(["python", "sweeps/run.py", *sys.argv[1:]])
     with usage_errors():
+        refuse_secrets("--tracking-uri", tracking_uri)
         from ikd_ray.data.task_file import find_task
         from ikd_ray.sweep.request import make_config, resumed_config, validate
 
@@ -170,5 +170,4 @@ def main(
 
 
 if __name__ == "__main__":
-    hide_command_line("--tracking-uri")
     run(app)

@@ -96,13 +96,16 @@ def environment():
 
 @pytest.fixture(scope="session")
 def command(environment):
-    """`command("run", "--task", "cola", cwd=...)`: a script of `sweeps/` in a process of its own."""
+    """`command("run", "--task", "cola", cwd=..., NAME=value)`: a script of `sweeps/` in a process of its own.
 
-    def run(script: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess:
+    Upper-case keywords are environment variables.
+    """
+
+    def run(script: str, *arguments: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess:
         return subprocess.run(
             [sys.executable, str(ROOT / "sweeps" / f"{script}.py"), *map(str, arguments)],
             cwd=cwd,
-            env=environment,
+            env=environment | variables,
             capture_output=True,
             text=True,
             timeout=500,

@@ -1,4 +1,4 @@
-"""Passwords in URIs are never shown."""
+"""Passwords and tokens in URIs are refused on command lines and never shown."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ikd_ray.errors import UsageError
 from ikd_ray.redaction import (
-    HIDDEN,
-    has_password,
-    printable_command,
-    without_password,
-    without_passwords,
-    without_secrets,
+    REDACTED,
+    has_credentials,
+    redact_secrets,
+    redact_uri,
+    redact_uris,
+    refuse_secrets,
 )
+
+PASSWORD = "hunter2-pass"
 
 
 @pytest.mark.parametrize(
-    ("uri", "shown"),
+    ("uri", "redacted"),
     [
         ("http://ann:secret@host:5000/path", "http://host:5000/path"),
         ("postgresql://ann:secret@db/mlflow", "postgresql://db/mlflow"),
@@ -36,9 +39,9 @@ from ikd_ray.redaction import (
         ("http://host:80?x=a@b&token=secret", "http://b&token=***"),
     ],
 )
-def test_credentials_are_left_out(uri, shown):
-    assert without_password(uri) == shown
-    assert has_password(uri)
+def test_credentials_are_redacted(uri, redacted):
+    assert redact_uri(uri) == redacted
+    assert has_credentials(uri)
 
 
 @pytest.mark.parametrize(
@@ -56,39 +59,68 @@ def test_credentials_are_left_out(uri, shown):
         "",
     ],
 )
-def test_other_uris_stay_as_they_are(uri):
-    assert without_password(uri) == uri
-    assert not has_password(uri)
+def test_uris_without_credentials_stay_as_they_are(uri):
+    assert redact_uri(uri) == uri
+    assert not has_credentials(uri)
+    refuse_secrets("--tracking-uri", uri)
 
 
-def test_a_command_line():
-    words = ["run.py", "--tracking-uri", "http://a:b@h", "--tracking-uri=http://a:b@h?token=x", "--name=x y"]
-    assert printable_command(words) == (
-        "run.py --tracking-uri http://h '--tracking-uri=http://h?token=***' '--name=x y'"
-    )
-
-
-def test_every_uri_in_a_text():
+def test_every_uri_in_a_text_is_redacted():
     text = "no 'http://ann:secret@host' nor (postgresql://db/x?password=secret), see https://host/help"
-    shown = without_passwords(text)
-    assert "secret" not in shown
-    assert "https://host/help" in shown
+    redacted = redact_uris(text)
+    assert "secret" not in redacted
+    assert "https://host/help" in redacted
 
 
-def test_a_message_that_quotes_the_password_alone():
+def test_a_message_that_quotes_the_secret_alone_is_redacted():
     uri = "postgresql://ann:s%2Fecret%21@db/x"
-    assert without_secrets("password 's/ecret!' (s%2Fecret%21) of ann is wrong", uri) == (
-        f"password '{HIDDEN}' ({HIDDEN}) of ann is wrong"
+    assert redact_secrets("password 's/ecret!' (s%2Fecret%21) of ann is wrong", uri) == (
+        f"password '{REDACTED}' ({REDACTED}) of ann is wrong"
     )
-    assert "ecret" not in without_secrets("invalid port 'ecret!'", "http://ann:s/ecret!@host")
-    assert without_secrets("a bad day", "http://ann:a@host") == HIDDEN
-    assert without_secrets("all is well", "http://host/all") == "all is well"
-    assert without_secrets("no long-folder there", "long-folder:x") == "no long-folder there"
+    assert "ecret" not in redact_secrets("invalid port 'ecret!'", "http://ann:s/ecret!@host")
+    assert redact_secrets("a bad day", "http://ann:a@host") == REDACTED
+    assert redact_secrets("all is well", "http://host/all") == "all is well"
+    assert redact_secrets("no long-folder there", "long-folder:x") == "no long-folder there"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"http://ann:{PASSWORD}@host:5000",
+        f"http://{PASSWORD}@host",
+        f"https://{PASSWORD}:@host",
+        f"postgresql://ann:{PASSWORD}@db/mlflow",
+        f"postgresql://db/mlflow?password={PASSWORD}",
+        f"https://host/#access_token={PASSWORD}",
+    ],
+)
+def test_secrets_are_refused_as_a_flag(uri):
+    with pytest.raises(UsageError, match=r"MLFLOW_TRACKING_URI.*MLFLOW_TRACKING_PASSWORD") as error:
+        refuse_secrets("--tracking-uri", uri)
+    assert str(error.value).startswith("--tracking-uri ")
+    assert PASSWORD not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("uri", [None, "http://ann@host", "postgresql://mlflow_admin@db/mlflow"])
+def test_user_names_are_not_refused(uri):
+    refuse_secrets("--tracking-uri", uri)
+
+
+@pytest.mark.parametrize("script", ["run", "report", "export"])
+def test_commands_refuse_a_password_before_anything_else(script, command, tmp_path):
+    uri = f"http://ann:{PASSWORD}@127.0.0.1:1"
+    done = command(script, "--task", "cola", "--tracking-uri", uri, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: --tracking-uri http://127.0.0.1:1: ")
+    assert done.stderr.count("\n") == 1
+    assert PASSWORD not in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @given(text=st.lists(st.sampled_from([*"ab:/@?&=#", "token", "http://"]), max_size=30).map("".join))
-def test_what_is_shown_has_no_password(text):
-    assert not has_password(without_password(text))
+def test_a_redacted_text_has_no_credentials(text):
+    assert not has_credentials(redact_uri(text))
 
 
 SECRETS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=4, max_size=20).filter(
@@ -99,12 +131,11 @@ SPELLINGS = st.sampled_from(
 )
 
 
-@given(secret=SECRETS, written=SPELLINGS, told=SPELLINGS)
-def test_no_spelling_of_a_password_is_left(secret, written, told):
-    uri = f"postgresql://ann:{written(secret)}@db/mlflow"
-    assert written(secret) not in without_password(uri).replace("postgresql://db/mlflow", "")
-    text = without_secrets(f"0 {uri} 1 {written(secret)} 2", uri)
-    assert written(secret) not in text
-    assert secret not in without_secrets(f"1 {secret} 2", f"http://ann:{quote(secret, safe='')}@host")
+@given(secret=SECRETS, in_uri=SPELLINGS, in_text=SPELLINGS)
+def test_no_spelling_of_a_secret_survives(secret, in_uri, in_text):
+    uri = f"postgresql://ann:{in_uri(secret)}@db/mlflow"
+    assert in_uri(secret) not in redact_uri(uri).replace("postgresql://db/mlflow", "")
+    assert in_uri(secret) not in redact_secrets(f"0 {uri} 1 {in_uri(secret)} 2", uri)
     encoded = f"http://ann:{quote(secret, safe='')}@host"
-    assert told(secret) not in without_secrets(f"1 {told(secret)} 2", encoded)
+    assert secret not in redact_secrets(f"1 {secret} 2", encoded)
+    assert in_text(secret) not in redact_secrets(f"1 {in_text(secret)} 2", encoded)

@@ -43,8 +43,8 @@ def contenders(trials: Iterable[TrialRecord], able: Callable[[TrialRecord], bool
         methods.setdefault(trial.method, []).append(trial)
     found = []
     for own in methods.values():
-        again = any(trial.again and able(trial) for trial in own)
-        groups = by_configuration(trial for trial in own if trial.again == again)
+        again = any(trial.retrained and able(trial) for trial in own)
+        groups = by_configuration(trial for trial in own if trial.retrained == again)
         whole = [group for group in groups if all(map(able, group)) and len(by_seed(group)) >= group[0].seeds]
         found += whole or [left for group in groups if (left := list(filter(able, group)))]
     return found

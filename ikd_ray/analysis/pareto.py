@@ -119,7 +119,7 @@ def pareto_content(sweep: SweepRecord, members: Members) -> dict[str, Any]:
 def _member(trial: TrialRecord, values: Mapping[str, float]) -> dict[str, Any]:
     own = {"id": trial.id, "number": trial.number, "params": trial.params}
     own |= {"objectives": dict(values), "metrics": json_ready(trial.metrics)}
-    return own | ({"method": trial.method, "again": trial.again} if trial.method else {})
+    return own | ({"method": trial.method, "again": trial.retrained} if trial.method else {})
 
 
 def trials_table(trials: Sequence[TrialRecord], members: Sequence[TrialRecord]) -> list[dict[str, Any]]:
@@ -134,7 +134,7 @@ def trials_table(trials: Sequence[TrialRecord], members: Sequence[TrialRecord]) 
     on_front = {trial.id for trial in members}
     return [
         {"id": trial.id, "number": trial.number, "status": trial.status, "on_front": trial.id in on_front}
-        | ({"method": trial.method, "again": trial.again} if compared else {})
+        | ({"method": trial.method, "again": trial.retrained} if compared else {})
         | {name: trial.params.get(name) for name in params}
         | {name: trial.metrics.get(name) for name in metrics}
         | {"duration_s": trial.duration_s, "reason": trial.reason}

@@ -125,10 +125,7 @@ def open_analysis(folder: Path) -> SweepAnalysis:
     """
     sweep = records.read_sweep(folder)
     task = records.read_task(folder)
-    try:
-        trials = records.read_trials(folder)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{folder}: a {TRIAL_FILE} in it cannot be read ({error})") from None
+    trials = records.read_trials(folder)
     metric = f"dev/{task.metric}"
     needed = {metric, _on_selecting(sweep, task)}
     finished = [

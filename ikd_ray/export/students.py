@@ -49,33 +49,6 @@ class Exported:
     forms: ExportedFiles | None = None
 
 
-def choose_sweep(output: Path, task: Task, name: str | None = None) -> Path:
-    """The folder of the sweep with that name; without one, of the task's newest that has a finished trial.
-
-    Raises:
-        UsageError: there is none, it is another task's, or the name is not one of a folder in `output`.
-    """
-    if name is None:
-        try:
-            sweeps = records.find_sweeps(output, task.name)
-        except OSError as error:
-            raise UsageError(f"--output {output}: cannot be read ({error.strerror})") from None
-        if not sweeps:
-            raise UsageError(f"--output {output}: no sweep of {task.name} there; sweeps/run.py makes one")
-        finished = (folder for folder in reversed(sweeps) if _finished(read_trials(folder)))
-        folder = next(finished, None)
-        if folder is None:
-            raise UsageError(f"--output {output}: no sweep of {task.name} there has a finished trial")
-        return folder
-    if name in ("", ".", "..") or Path(name).name != name:
-        raise UsageError(f"--name {name!r}: give a sweep's name, not a path")
-    folder = output / name
-    found = records.read_sweep(folder).task
-    if found != task.name:
-        raise UsageError(f"--name {name!r}: that is a sweep of {found}, not of {task.name}")
-    return folder
-
-
 def export_students(
     sweep_folder: Path,
     to: Path,
@@ -99,7 +72,7 @@ def export_students(
         UsageError: no sweep, no finished trial, no tokenizer, a target exists, or `to` cannot be written.
     """
     sweep, task = records.read_sweep(sweep_folder), records.read_task(sweep_folder)
-    members = choose(sweep, read_trials(sweep_folder), None) if trials is None else trials
+    members = choose(sweep, records.read_trials(sweep_folder), None) if trials is None else trials
     tokenizer = _tokenizer_files(records.teacher_folder(sweep_folder, sweep))
     targets = [to / _folder_name(sweep, trial) for trial in members]
     _check_targets(to, targets, force)
@@ -140,28 +113,13 @@ def export_student(sweep_folder: Path, sweep: SweepRecord, trial: TrialRecord, t
     _write(target, source / records.STUDENT, tokenizer, sweep, trial, task, None)
 
 
-def read_trials(sweep_folder: Path) -> list[TrialRecord]:
-    """Every ended trial, in the order they were suggested.
-
-    Raises:
-        UsageError: the record of one cannot be read.
-    """
-    try:
-        trials = records.read_trials(sweep_folder)
-        for trial in trials:  # names of folders are made of these
-            if trial.params.get("regime") not in get_args(Regime):
-                raise ValueError(f"{trial.id}: regime: unknown (got {trial.params.get('regime')!r})")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{sweep_folder}: a {records.TRIAL_FILE} in it cannot be read ({error})") from None
-    return trials
-
-
-def _finished(trials: Sequence[TrialRecord]) -> bool:
-    return any(trial.status == "finished" for trial in trials)
-
-
 def _folder_name(sweep: SweepRecord, trial: TrialRecord) -> str:
-    return f"{sweep.task}-{trial.params['regime']}-{len(trial.layer_map)}L-{trial.id}"
+    regime = trial.params.get("regime")
+    if regime not in get_args(Regime):
+        raise UsageError(
+            f"{sweep.name}: {records.TRIAL_FILE} of {trial.id}: regime: unknown (got {regime!r})"
+        )
+    return f"{sweep.task}-{regime}-{len(trial.layer_map)}L-{trial.id}"
 
 
 def _is_whole(trial_folder: Path) -> bool:

@@ -12,7 +12,7 @@ FAILED = "failed"  # the reason; the trial ends without metrics
 PAUSED = "paused"  # a `Paused`; the trial gives up its slot until an epoch is available
 STOPPED = "stopped"  # what the machine lacks; the trial and the sweep end for now
 
-SPEC_FIELDS = ("method", "again", "seeds")  # of a trial's configuration; its record has them too
+SPEC_FIELDS = ("method", "retrained", "seeds")  # of a trial's configuration; its record has them too
 
 MAX_FAILURES = 3  # failures of a trial's process in a row, without a new epoch in between
 

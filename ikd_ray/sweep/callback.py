@@ -92,10 +92,10 @@ class SweepCallback(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         record, asked = self._record(trial, "running"), trial.config["params"]
-        self._tracker.put("trial_started", record.id, record.told, time.time())
+        self._tracker.put("trial_started", record.id, record.tracked_params, time.time())
         # What the user did not ask for is in MLflow; the terminal is narrow.
         shown = ("method", "regime", "student_layers", *(name for name in asked if name != "seed"))
-        about = {name: record.told[name] for name in shown if name in record.told}
+        about = {name: record.tracked_params[name] for name in shown if name in record.tracked_params}
         self._console.trial_started(record.id, record.number, about)
 
     def on_trial_result(

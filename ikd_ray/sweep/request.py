@@ -21,7 +21,7 @@ from ikd_ray.data.sources import load
 from ikd_ray.data.subset import nested_subset
 from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, is_task_file
 from ikd_ray.errors import UsageError
-from ikd_ray.records import SPACE_FILE, SWEEP_FILE, Direction, SweepRecord, read_sweep, read_task
+from ikd_ray.records import SPACE_FILE, SWEEP_FILE, Direction, SweepRecord, is_sweep, read_sweep, read_task
 from ikd_ray.search.assistant_depths import assisted
 from ikd_ray.search.budget import TRIALS, Budget
 from ikd_ray.search.space import Space, load_space
@@ -190,7 +190,7 @@ def _folder(config: SweepConfig, resumes: bool) -> Path:
         elsewhere = output.names(output.folder / config.name)
     # os.path answers False, and raises nothing, where a folder may not even be looked into.
     if not resumes and (elsewhere or os.path.exists(folder)):
-        known = SWEEP_FILE in elsewhere or os.path.isfile(folder / SWEEP_FILE)
+        known = SWEEP_FILE in elsewhere or is_sweep(folder)
         again = f", or go on with --resume {config.name}" if known else ""
         raise UsageError(f"--name {config.name}: {folder} exists already; choose another name{again}")
     existing = folder.absolute()
@@ -217,7 +217,7 @@ def find_sweep(name: str, flag: str, output: Output) -> Path:
     folder = output.folder / validate_name(name, flag)
     with output.reachable():
         pull_sweep(output, folder)
-    if not os.path.isfile(folder / SWEEP_FILE):
+    if not is_sweep(folder):
         known = sorted(path.parent.name for path in output.folder.glob(f"*/{SWEEP_FILE}"))
         there = f"; there are: {', '.join(known[:20])}" if known else ""
         raise UsageError(f"{flag} {name}: no sweep of that name in {output.where}{there}")
@@ -274,8 +274,8 @@ def tracking_uri_of(sweep: SweepRecord, given: str | None, flag: str) -> str | N
     kept = given or sweep.settings.get("tracking_uri")
     if kept is None and sweep.settings.get("store") and not os.environ.get("MLFLOW_TRACKING_URI"):
         raise UsageError(
-            f"{flag} {sweep.name}: the password of its MLflow store {sweep.settings['store']} is not kept; give "
-            "--tracking-uri again"
+            f"{flag} {sweep.name}: the password of its MLflow store {sweep.settings['store']} is not kept; set "
+            "MLFLOW_TRACKING_URI again"
         )
     return kept
 

@@ -18,8 +18,8 @@ from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.training import DivergedError
 from ikd_ray.errors import UsageError, causes, first_line
-from ikd_ray.records import SWEEP_FILE, SweepRecord, TrialRecord, missing, read_trials, whole_trials
-from ikd_ray.redaction import without_password
+from ikd_ray.records import SweepRecord, TrialRecord, is_sweep, load_intact_trials, num_pending, read_trials
+from ikd_ray.redaction import redact_uri
 from ikd_ray.report.summary_files import PLOT, write_summary_files
 from ikd_ray.search.results import MAX_FAILURES
 from ikd_ray.storage import store
@@ -108,7 +108,7 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _tell_how_to_go_on(request: Request, console: Console) -> None:
-    if os.path.isfile(request.folder / SWEEP_FILE):
+    if is_sweep(request.folder):
         console.note("go on", _resume(request))
     else:
         console.note("go on", "the same command does, with what was finished")
@@ -168,7 +168,7 @@ def _sweep(
             with suppress(Exception):  # the first error is the one to show
                 tracker.finish("KILLED")
         raise
-    complete = not missing(sweep.trials, trials)
+    complete = not num_pending(sweep.trials, trials)
     async_tracker.close(PATIENCE_S if complete else HURRY_S)
     found = _conclude(request, sweep, trials, tracker, console)
     try:
@@ -179,7 +179,7 @@ def _sweep(
         show_front(tracker, request.folder, sweep, trials)
     except Exception as error:  # every store raises its own
         console.warn(
-            f"MLflow lacks a part of this sweep ({tracker.told(error)}); {_resume(request)} delivers it"
+            f"MLflow lacks a part of this sweep ({tracker.redact_error(error)}); {_resume(request)} delivers it"
         )
     if not complete:
         return INTERRUPTED
@@ -228,13 +228,13 @@ def _round(
     console: Console,
 ) -> list[TrialRecord]:
     """What `_trials` does, until Ray ends it."""
-    trials, damaged = whole_trials(request.folder)
+    trials, damaged = load_intact_trials(request.folder)
     for path in damaged:
         console.warn(f"{request.folder / 'trials' / path.name}: damaged; made again, and kept in {path}")
     for died in [trial for trial in trials if trial.died]:  # on another day, or another machine, it may not
         sync.forget(died.id)
         trials.remove(died)
-    left, halt = missing(request.trials, trials), StopRequest()
+    left, halt = num_pending(request.trials, trials), StopRequest()
     search = OrderedSearch(
         request.budget,
         request.objectives,
@@ -293,8 +293,8 @@ def _conclude(
     best, lines = write_summary_files(request.folder, sweep, trials), []
     if best:
         lines.append(("plot", str(request.folder / PLOT)))
-    lines.append(("MLflow", f"{without_password(tracker.uri)}, experiment {tracker.experiment}: mlflow ui"))
-    if missing(sweep.trials, trials):
+    lines.append(("MLflow", f"{redact_uri(tracker.uri)}, experiment {tracker.experiment}: mlflow ui"))
+    if num_pending(sweep.trials, trials):
         lines.append(("go on", _resume(request)))
     if best:
         lines.append(("export", _script("export", f"--task {sweep.task} --name {sweep.name}", request)))

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DatabaseError
 from ikd_ray.analysis.pareto import main_metric
 from ikd_ray.distill.epoch_cache import PendingEpoch
 from ikd_ray.errors import first_line
-from ikd_ray.records import STUDY, STUDY_FILE, TrialRecord, set_aside
+from ikd_ray.records import STUDY, STUDY_FILE, TrialRecord, quarantine
 from ikd_ray.search.budget import SEEDS, Budget, TrialSpec
 from ikd_ray.search.results import FAILED, PAUSED, REPORT
 from ikd_ray.search.windowed_storage import WindowedStorage
@@ -44,14 +44,14 @@ def open_study(sweep: Path) -> optuna.storages.RDBStorage:
     except (DatabaseError, StorageInternalError) as error:
         if is_full(error):
             raise
-        set_aside(sweep, path)
+        quarantine(sweep, path)
         return optuna.storages.RDBStorage(f"sqlite:///{path}")
 
 
 def begin_study_again(sweep: Path, objectives: Mapping[str, str]) -> None:
     """A new study of the same trials, of which none has ended; the one that was there goes to `damaged/`."""
     known = optuna.load_study(study_name=STUDY, storage=open_study(sweep)).get_trials(deepcopy=False)
-    set_aside(sweep, sweep / STUDY_FILE)
+    quarantine(sweep, sweep / STUDY_FILE)
     study = optuna.create_study(
         storage=open_study(sweep), study_name=STUDY, directions=_directions(objectives)
     )
@@ -218,7 +218,7 @@ class OrderedSearch(Searcher):
         return {
             "number": number,
             "method": place.method,
-            "again": place.again,
+            "retrained": place.again,
             "seeds": self._budget.seeds_of(place),
             "params": {"seed": seed, **params, **constants},
         }

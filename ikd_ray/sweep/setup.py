@@ -20,8 +20,8 @@ from ikd_ray.distill.loop import Epoch
 from ikd_ray.distill.teacher import TeacherRecord, load_tokenizer
 from ikd_ray.distill.training import DivergedError
 from ikd_ray.errors import UsageError
-from ikd_ray.records import SPACE_FILE, SweepRecord, digest_of, read_sweep, sweep_lock, write_sweep
-from ikd_ray.redaction import has_password, without_password
+from ikd_ray.records import SPACE_FILE, SweepRecord, read_sweep, sweep_lock, task_digest, write_sweep
+from ikd_ray.redaction import has_credentials, redact_uri
 from ikd_ray.search.results import MAX_FAILURES
 from ikd_ray.sweep.cluster import cluster_nodes
 from ikd_ray.sweep.prepare import (
@@ -185,8 +185,8 @@ def open_sweep(
     settings = config.model_dump(mode="json") | {
         "task": request.task.name,
         # One with a password is not kept: it must be given again.
-        "tracking_uri": None if has_password(store) else store,
-        "store": without_password(store),
+        "tracking_uri": None if has_credentials(store) else store,
+        "store": redact_uri(store),
         "latency_ms": shared.latency_ms,
         "foreseen": planned_concurrency,
         "methods": [name for name in request.space.methods if name],
@@ -210,7 +210,7 @@ def open_sweep(
             "generated": dataset.generated,
             "selection": request.space.selection,
             "max_length": request.max_length,
-            "task": digest_of(request.task),
+            "task": task_digest(request.task),
         },
         teacher={
             "name": teacher.name,

@@ -15,7 +15,7 @@ import optuna
 
 from ikd_ray.analysis.pareto import front
 from ikd_ray.errors import UsageError
-from ikd_ray.records import SPACE_FILE, SweepRecord, TrialRecord, read_sweep, sweep_lock, whole_trials
+from ikd_ray.records import SPACE_FILE, SweepRecord, TrialRecord, load_intact_trials, read_sweep, sweep_lock
 from ikd_ray.report.summary_files import stale, write_summary_files
 from ikd_ray.search.budget import Budget
 from ikd_ray.search.results import trial_id
@@ -54,7 +54,7 @@ def verify(
     with sweep_lock(folder):
         sweep = read_sweep(folder)
         tracker = Tracker(tracking_uri_of(sweep, tracking_uri, "--check"), sweep.task)
-        trials, damaged = whole_trials(folder)
+        trials, damaged = load_intact_trials(folder)
         found = [
             Discrepancy("trials", f"{path.name} was damaged; it is in {path} now", mended=False)
             for path in damaged
@@ -93,7 +93,7 @@ def _differences(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialReco
             found.append((number, f"{record.id} was not in it"))
         elif (trial.state, trial.values) != outcome(record.metrics, sweep.objectives):
             found.append((number, f"{record.id} was {trial.state.name} {trial.values or ''}".rstrip()))
-        elif any(record.told.get(name) != value for name, value in trial.params.items()):
+        elif any(record.tracked_params.get(name) != value for name, value in trial.params.items()):
             found.append((number, f"{record.id} had other parameters"))
     for number in sorted(known.keys() - ended.keys()):
         if known[number].state.is_finished():

@@ -12,7 +12,7 @@ from typer import Abort, Typer
 from typer.exceptions import TyperException
 
 from ikd_ray.errors import UsageError
-from ikd_ray.redaction import without_passwords
+from ikd_ray.redaction import redact_uris
 
 
 def script_command(name: str, flags: str, output: str) -> str:
@@ -36,7 +36,7 @@ def print_warning(message: str) -> None:
 
 
 def _print(kind: str, message: str) -> None:
-    for line in without_passwords(message).split("\n"):
+    for line in redact_uris(message).split("\n"):
         print(f"{kind}: {''.join(map(_printable, line))}", file=sys.stderr)
 
 

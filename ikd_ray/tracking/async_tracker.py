@@ -136,7 +136,8 @@ class AsyncTracker:
             return True
         if not self._failures:
             self._tell(
-                f"MLflow cannot be written ({self._tracker.told(error)}); the sweep goes on, and delivers it later"
+                f"MLflow cannot be written ({self._tracker.redact_error(error)}); the sweep goes on, and delivers it "
+                "later"
             )
         self.error, self._failures = error, self._failures + 1
         pause = min(FIRST_RETRY_S * 2**self._failures, LAST_RETRY_S)

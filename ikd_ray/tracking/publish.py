@@ -9,7 +9,7 @@ from typing import Any
 from ikd_ray.analysis.pareto import front
 from ikd_ray.errors import UsageError
 from ikd_ray.records import SweepRecord, TrialRecord
-from ikd_ray.redaction import without_password
+from ikd_ray.redaction import redact_uri
 from ikd_ray.tracking import models
 from ikd_ray.tracking.pages import FRONT, NOTE, description
 from ikd_ray.tracking.tracker import TRIAL, Tracker
@@ -44,7 +44,7 @@ def register(
     for trial in trials:
         if trial.id not in runs:
             raise UsageError(
-                f"--register {name}: {without_password(tracker.uri)} has no run of {trial.id}; "
+                f"--register {name}: {redact_uri(tracker.uri)} has no run of {trial.id}; "
                 f"sweeps/report.py --check {sweep.name} delivers it"
             )
         try:
@@ -53,7 +53,7 @@ def register(
         except UsageError:
             raise
         except Exception as error:  # every store raises its own
-            raise UsageError(f"--register {name}: {tracker.told(error)}") from None
+            raise UsageError(f"--register {name}: {tracker.redact_error(error)}") from None
     return versions
 
 
@@ -74,7 +74,7 @@ def log_report(sweep: SweepRecord, files: Iterable[Path], uri: str | None) -> st
         for file in files:
             tracker.client.log_artifact(parent, str(file), "report")
     except Exception as error:  # every store raises its own
-        return tracker.told(error)
+        return tracker.redact_error(error)
     return ""
 
 

@@ -16,8 +16,8 @@ from ikd_ray.analysis.pareto import front
 from ikd_ray.analysis.savings import savings
 from ikd_ray.errors import UsageError, first_line
 from ikd_ray.formatting import clean
-from ikd_ray.records import SPACE_FILE, SweepRecord, TrialRecord, missing, trial_name
-from ikd_ray.redaction import without_password, without_secrets
+from ikd_ray.records import SPACE_FILE, SweepRecord, TrialRecord, num_pending, trial_name
+from ikd_ray.redaction import redact_secrets, redact_uri
 from ikd_ray.report.summary_files import SUMMARY_FILES
 from ikd_ray.tracking.models import model_of
 from ikd_ray.tracking.pages import experiment_tags
@@ -92,7 +92,7 @@ class Tracker:
             )
         except Exception as error:  # every store raises its own
             raise UsageError(
-                f"--tracking-uri {without_password(self.uri)}: no MLflow store there ({self.told(error)}); start the "
+                f"--tracking-uri {redact_uri(self.uri)}: no MLflow store there ({self.redact_error(error)}); start the "
                 "server, or leave the flag out for a local store"
             ) from None
         if found and found.lifecycle_stage != "active":
@@ -103,9 +103,9 @@ class Tracker:
         self._runs: dict[str, _Run] = {}  # by trial
         self.parent = ""
 
-    def told(self, error: Exception) -> str:
+    def redact_error(self, error: Exception) -> str:
         """What a store's exception says, in a line, without any password."""
-        return without_secrets(first_line(error), self.uri)[:200]
+        return redact_secrets(first_line(error), self.uri)[:200]
 
     def start(self, sweep: SweepRecord) -> None:
         """Start the sweep's parent run, or go on with the one that this store has."""
@@ -219,7 +219,7 @@ class Tracker:
             return
         # Earlier versions kept none.
         times: Sequence[float | None] = record.times or [None] * len(record.history)
-        self.trial_started(record.id, record.told, times[0] if times else None)
+        self.trial_started(record.id, record.tracked_params, times[0] if times else None)
         # The last epoch's are among the trial's own, which also have the final ones.
         epochs = [*record.history[:-1], record.metrics] if record.history else []
         for epoch, (metrics, at) in enumerate(zip(epochs, times, strict=True), start=1):
@@ -323,7 +323,7 @@ class Tracker:
     @staticmethod
     def outcome(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> str:
         """The status that the parent's run ends with."""
-        if missing(sweep.trials, trials):
+        if num_pending(sweep.trials, trials):
             return "KILLED"
         return "FINISHED" if front(trials, sweep.objectives) else "FAILED"
 

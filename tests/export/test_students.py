@@ -21,7 +21,7 @@ from ikd_ray.analysis.pareto import GENERATED
 from ikd_ray.distill.fast_layers import use_onednn
 from ikd_ray.errors import UsageError
 from ikd_ray.export import students
-from ikd_ray.export.students import choose_sweep, export_students
+from ikd_ray.export.students import export_students
 from ikd_ray.storage import store
 from ikd_ray.tasks import get_task
 from tests.helpers.sample_students import (
@@ -175,4 +175,4 @@ def test_missing_or_damaged_teacher_is_told(output, tmp_path):
 def test_unreadable_trial_is_told(output, tmp_path):
     (records.trial_folder(output / "first", "cccc3333") / "trial.json").write_text("{")
     with pytest.raises(UsageError, match="first"):
-        choose_sweep(output, get_task("cola"))
+        records.select_sweep(output, get_task("cola"))

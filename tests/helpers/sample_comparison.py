@@ -71,14 +71,14 @@ def make_comparison(
         record = TrialRecord(
             f"t{number:03}", number, params, list(layer_map(layers, LAYERS)), "finished", metrics,
             [{"stage": 1.0, "time/epoch_s": 9.0, "dev/layer_1/kl": 1.0}], duration_s=60.0, method=name,
-            again=once_more,
+            retrained=once_more,
         )  # fmt: skip
         records.write_trial(sweep, record, student.model.save_pretrained if weights else None)
     return sweep
 
 
 def metric_by_seed(subject: SweepAnalysis, method: str, metric: str, again: bool) -> dict[int, float]:
-    found = [t for t in subject.finished if t.method == method and t.again == again]
+    found = [t for t in subject.finished if t.method == method and t.retrained == again]
     return {t.params["seed"]: t.metrics[metric] for t in found}
 
 

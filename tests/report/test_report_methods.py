@@ -77,7 +77,7 @@ def test_the_table_has_the_t_tests_intervals_of_what_was_run_again(sweep):
         assert rows[method]["attention KL (nats)"] == mean_and_interval(list(kl.values()))
         if method != "KD":
             assert rows[method]["difference to KD"] == paired_difference(
-                subject, method, "KD", lambda t: t.again
+                subject, method, "KD", lambda t: t.retrained
             )
     assert rows["KD"]["difference to KD"] == "-"
 
@@ -92,7 +92,7 @@ def test_every_method_less_every_other_one(sweep):
     assert [row[0] for row in rows] == list(METHODS)
     for one, *cells in rows:
         for other, cell in zip(METHODS, cells, strict=True):
-            expected = "-" if one == other else paired_difference(subject, one, other, lambda t: t.again)
+            expected = "-" if one == other else paired_difference(subject, one, other, lambda t: t.retrained)
             assert cell == expected
             mean, _, half = expected.partition(" ± ")
             assert isinstance(cell, Bold) == (one != other and abs(float(mean)) > float(half))
@@ -111,7 +111,7 @@ def test_errors_shared_with_the_teacher_are_the_mean_over_seeds(sweep):
     weights = open_weights(sweep, subject)
     labels = weights.dev.labels
     teacher = weights.logits(weights.teacher).argmax(1) != labels
-    trials = [t for t in subject.finished if t.method == "PID" and t.again]
+    trials = [t for t in subject.finished if t.method == "PID" and t.retrained]
     shares = [
         100 * errors.overlap(weights.logits(weights.student(t)).argmax(1) != labels, teacher).inherited
         for t in trials
@@ -297,7 +297,7 @@ def test_the_front_s_steps_go_through_the_means(sweep):
     steps = next(trace for trace in traces if trace.name == "front of these two" and trace.visible)
     best = metric_by_seed(subject, "KD by an assistant", "dev/mcc", again=True)
     assert list(steps.y) == [pytest.approx(np.mean(list(best.values())))]
-    assert [trial.again for trial in subject.front] == [True]
+    assert [trial.retrained for trial in subject.front] == [True]
     assert "the trial nearest to it is the member" in front.section(subject, {}).parts[0].caption
 
 

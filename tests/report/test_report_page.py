@@ -243,7 +243,7 @@ def test_a_store_that_is_away_is_a_warning_without_its_password(tracked):
         ),
         (["--task", "cola", "--sentence", ""], "there is nothing in it"),
         (["--task", "cola", "--name", "begun"], "no trial of it has finished"),
-        (["--task", "cola", "--name", "damaged"], "a trial.json in it cannot be read"),
+        (["--task", "cola", "--name", "damaged"], "trial.json: cannot be read"),
         (["--task", "cola", "--name", "strange"], "trial.json of t000: regime: "),
     ],
 )
@@ -271,7 +271,7 @@ def test_a_store_whose_password_is_not_kept_is_asked_for_first(tmp_path, app, mo
     make_sweep(tmp_path / "outputs", trials=2, weights=False, settings={"store": "postgresql://u@h/d"})
     result = invoke(app, "--task", "cola", "--output", tmp_path / "outputs")
     assert result.exit_code == 2
-    assert "give --tracking-uri again" in result.stderr
+    assert "set MLFLOW_TRACKING_URI again" in result.stderr
     assert not (tmp_path / "outputs" / "first" / "report").exists()
 
 

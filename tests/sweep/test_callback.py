@@ -33,7 +33,7 @@ class Sweep(SimpleNamespace):
     def hear(self, event: str, number: int = 0, **result: object) -> None:
         (self.folder / "error.txt").write_text("Failure # 1\n\nThe worker died.\n")
         trial = SimpleNamespace(
-            config={"number": number, "method": "", "again": False, "seeds": 1, "params": PARAMS},
+            config={"number": number, "method": "", "retrained": False, "seeds": 1, "params": PARAMS},
             last_result=result,
             error_file=str(self.folder / "error.txt"),
         )

@@ -72,7 +72,7 @@ def test_every_method_has_as_many_trials_and_its_best_comes_again(story):
     assert read_sweep(story.folder).objectives == {metric: "max"}
     for method in METHODS:
         own = [trial for trial in trials if trial.method == method]
-        searched, again = ([t for t in own if t.again == side] for side in (False, True))
+        searched, again = ([t for t in own if t.retrained == side] for side in (False, True))
         assert len(searched) == len(again) == 2
         assert [trial.params["seed"] for trial in again] == [1, 2]
         best = max(searched, key=lambda trial: (trial.metrics[metric], -trial.number))
@@ -84,7 +84,7 @@ def test_mlflow_knows_whose_each_trial_is(story):
     experiment = client.get_experiment_by_name("ikd-cola").experiment_id
     runs = client.search_runs([experiment], "tags.`ikd.sweep` = 'cut' and tags.`ikd.kind` = 'trial'")
     told = {run.data.tags["ikd.trial"]: (run.data.params["method"], run.data.params["again"]) for run in runs}
-    assert told == {trial.id: (trial.method, str(trial.again)) for trial in read_trials(story.folder)}
+    assert told == {trial.id: (trial.method, str(trial.retrained)) for trial in read_trials(story.folder)}
 
 
 def test_records_study_and_mlflow_tell_one_story(story):

@@ -92,14 +92,8 @@ def begin(inputs, environment, tmp_path):
         half, epochs = size
         lambdas = ", ".join(f"0.{number + 1}" for number in range(half))
         (home / "space.yaml").write_text(SPACE.format(lambdas=lambdas, epochs=epochs))
-        arguments = [
-            *sweep_flags(inputs, home / "space.yaml", NAME),
-            "--concurrent",
-            2,
-            "--tracking-uri",
-            uri,
-        ]
-        begun.append(Sweep(environment, home, arguments))
+        arguments = [*sweep_flags(inputs, home / "space.yaml", NAME), "--concurrent", 2]
+        begun.append(Sweep(environment | {"MLFLOW_TRACKING_URI": uri}, home, arguments))
         return begun[-1]
 
     yield begin
@@ -216,8 +210,8 @@ def test_a_server_that_is_away_at_the_start_is_a_usage_error(nobody, inputs, com
     uri, seconds = nobody
     home.mkdir()
     (home / "space.yaml").write_text("params: {student_layers: 2}\n")
-    arguments = [*sweep_flags(inputs, home / "space.yaml", NAME), "--tracking-uri", with_password(uri)]
-    done = command("run", *arguments, cwd=home)
+    arguments = sweep_flags(inputs, home / "space.yaml", NAME)
+    done = command("run", *arguments, cwd=home, MLFLOW_TRACKING_URI=with_password(uri))
     assert_refused(done, uri, seconds)
     assert_secret(done.stdout + done.stderr, home)
     assert [file.name for file in home.iterdir()] == ["space.yaml"], "something was written"
@@ -246,7 +240,7 @@ def test_a_server_that_was_away_in_mid_sweep_has_everything(server, begin, comma
     assert status == 0, sweep.text
     assert sweep.text.count("MLflow cannot be written") <= 1, "a warning that repeats is noise"
     if not later:  # a fast machine was through before: the next command delivers
-        assert command("run", "--resume", NAME, "--tracking-uri", uri, cwd=home).returncode == 0
+        assert command("run", "--resume", NAME, cwd=home, MLFLOW_TRACKING_URI=uri).returncode == 0
     assert_all_there(server.uri, home, count=2 * LONG[0])
     assert_secret(sweep.text, home)
 
@@ -308,7 +302,7 @@ def test_a_server_that_goes_before_the_first_trial_is_waited_for_as_well(begin, 
         later, status = sweep.process.poll() is None, sweep.end()
         assert status == 0, sweep.text
         if not later:
-            assert command("run", "--resume", NAME, "--tracking-uri", uri, cwd=home).returncode == 0
+            assert command("run", "--resume", NAME, cwd=home, MLFLOW_TRACKING_URI=uri).returncode == 0
         assert_all_there(server.uri, home, count=2 * LONG[0])
         assert_secret(sweep.text, home)
 
@@ -350,7 +344,7 @@ def test_a_database_with_a_password_needs_no_server_and_shows_it_to_nobody(begin
         assert_secret(sweep.text, home, *folders)
         assert sweep.end() == 0, sweep.text
         assert_secret(sweep.text, home)
-        done = command("run", "--resume", NAME, "--tracking-uri", store.uri, cwd=home)
+        done = command("run", "--resume", NAME, cwd=home, MLFLOW_TRACKING_URI=store.uri)
         assert done.returncode == 0, done.stderr
         assert_secret(done.stdout + done.stderr, home)
         assert_all_there(store.uri, home, count=2 * SHORT[0])

@@ -10,7 +10,7 @@ from ikd_ray.config import SweepConfig
 from ikd_ray.data.holdout import hold_out
 from ikd_ray.data.task_file import keep_task
 from ikd_ray.errors import UsageError
-from ikd_ray.records import SweepRecord, digest_of, write_sweep
+from ikd_ray.records import SweepRecord, task_digest, write_sweep
 from ikd_ray.storage.remote import Output
 from ikd_ray.sweep.request import resumed_config, validate
 
@@ -99,7 +99,7 @@ def own(begun, tmp_path):
     (output / "own").mkdir()
     (output / "own" / "space.yaml").write_text(request.space.text)
     keep_task(output / "own", request.task)
-    data = {"fingerprint": request.dataset.fingerprint, "description": "", "task": digest_of(request.task)}
+    data = {"fingerprint": request.dataset.fingerprint, "description": "", "task": task_digest(request.task)}
     settings = request.config.model_dump(mode="json") | {"task": "mine"}
     changed = {"name": "own", "task": "mine", "data": data, "settings": settings}
     write_sweep(output / "own", SweepRecord(**(asdict(record) | changed)))

@@ -66,13 +66,13 @@ def test_methods_take_turns_and_each_has_as_many_trials(compared, tmp_path):
 def test_the_best_of_each_method_comes_again_with_further_seeds(compared, tmp_path):
     given = play_all(compare(compared, tmp_path / "a", trials=93), newest)
     searched = {n: s for n, s in given.items() if n < 84}
-    assert not any(s["again"] for s in searched.values())
+    assert not any(s["retrained"] for s in searched.values())
     for method in compared.methods:
         own = [s for s in searched.values() if s["method"] == method]
         best = max(own, key=lambda s: (result(s)[REPORT].metrics["dev/mcc"], -s["number"]))["params"]
         again = [s for n, s in sorted(given.items()) if n >= 84 and s["method"] == method]
         assert [s["params"] for s in again] == [best | {"seed": seed} for seed in (2, 3, 4)]
-        assert all(s["again"] for s in again)
+        assert all(s["retrained"] for s in again)
         assert {s["seeds"] for s in own} == {2}
         assert {s["seeds"] for s in again} == {3}
 
@@ -139,7 +139,7 @@ def test_what_began_again_stays_the_best_though_a_lost_trial_did_better_since(co
         else:
             search.on_trial_complete(f"tune-{count}", result(one))
     begun = search.suggest("begun")
-    assert (begun["method"], begun["again"]) == ("KD", True)
+    assert (begun["method"], begun["retrained"]) == ("KD", True)
     ended = records(one for number, one in given.items() if number != 2)
     again = compare(compared, tmp_path / "a", ended=ended, trials=93 - len(ended))
     rest = {}
@@ -147,7 +147,9 @@ def test_what_began_again_stays_the_best_though_a_lost_trial_did_better_since(co
         rest[one["number"]] = one
         told = {"dev/mcc": 99.0, "student/params": 1} if one["number"] == 2 else result(one)[REPORT].metrics
         again.on_trial_complete(f"again-{len(rest) - 1}", reported(told))
-    of_kd = [one["params"] | {"seed": 0} for one in rest.values() if one["method"] == "KD" and one["again"]]
+    of_kd = [
+        one["params"] | {"seed": 0} for one in rest.values() if one["method"] == "KD" and one["retrained"]
+    ]
     assert of_kd == [begun["params"] | {"seed": 0}] * 3
 
 

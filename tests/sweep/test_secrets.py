@@ -49,9 +49,9 @@ def test_a_whole_sweep(inputs, environment, server, tmp_path):
         "params: {student_layers: 1, epochs: 1, regime: kd}\nteacher: {epochs: 1}\n"
     )
     uri = f"http://ann:{PASSWORD}@127.0.0.1:{server}"
-    words = [*sweep_flags(inputs, home / "space.yaml", "s"), "--trials=1", f"--tracking-uri={uri}"]
+    words = [*sweep_flags(inputs, home / "space.yaml", "s"), "--trials=1"]
     before = set(Path("/tmp").glob("ikd-*"))
-    process = start_sweep(environment, home, words)
+    process = start_sweep(environment | {"MLFLOW_TRACKING_URI": uri}, home, words)
     seen, ray_leaks = [], []
     while process.poll() is None:
         seen.append(command_lines(process))
@@ -89,8 +89,8 @@ def leaks_of_logs(room: Path) -> list[str]:
 )
 def test_a_store_that_is_not_there(inputs, environment, tmp_path, uri):
     (tmp_path / "space.yaml").write_text("params: {student_layers: 1}\n")
-    words = [*sweep_flags(inputs, tmp_path / "space.yaml", "away"), "--trials=1", "--tracking-uri", uri]
-    process = start_sweep(environment, tmp_path, words)
+    words = [*sweep_flags(inputs, tmp_path / "space.yaml", "away"), "--trials=1"]
+    process = start_sweep(environment | {"MLFLOW_TRACKING_URI": uri}, tmp_path, words)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 2, out
     assert [line for line in out.splitlines() if line.startswith("error: --tracking-uri")]

@@ -49,7 +49,7 @@ class Store:
         if self.away.is_set():
             raise OSError("connection refused")
 
-    def told(self, error: Exception) -> str:
+    def redact_error(self, error: Exception) -> str:
         return str(error)
 
 

@@ -72,7 +72,7 @@ def curve(subject: SweepAnalysis, axis: Axis) -> list[Picture | Table]:
     # Those that failed, too: a configuration that lost a seed is none of the best.
     trials = [trial for trial in subject.trials if axis.held(trial) == held]
     # What was run again was so at one place alone.
-    trials = [trial for trial in trials if not trial.again] or trials
+    trials = [trial for trial in trials if not trial.retrained] or trials
     places = sorted({axis.of(trial) for trial in trials if trial in subject.finished})
     if not 1 < len(places) <= MOST:
         return []

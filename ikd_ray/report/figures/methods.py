@@ -59,18 +59,18 @@ class Row:
 
     @property
     def again(self) -> bool:
-        return self.first.again
+        return self.first.retrained
 
     @property
     def searched(self) -> list[TrialRecord]:
         """All that ended, those that were run again aside."""
-        return [trial for trial in self.ended if not trial.again]
+        return [trial for trial in self.ended if not trial.retrained]
 
     @property
     def missing(self) -> int:
         """Seeds of its configuration that were lost, or are still to come."""
         own = configuration(self.first.params)
-        alike = (trial for trial in self.ended if trial.again == self.again)
+        alike = (trial for trial in self.ended if trial.retrained == self.again)
         tried = by_seed(trial for trial in alike if configuration(trial.params) == own)
         return max(self.first.seeds, len(tried)) - len(self.runs)
 
