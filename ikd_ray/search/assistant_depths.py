@@ -13,7 +13,7 @@ from ikd_ray.search.space import Space
 DEPTHS = ("student_layers", "assistant_layers")
 
 
-def assisted(where: str, spaces: Iterable[Space], teacher_layers: int) -> dict[int, tuple[int, ...]]:
+def assistant_depths(where: str, spaces: Iterable[Space], teacher_layers: int) -> dict[int, tuple[int, ...]]:
     """The depths of the assistants that trials may have, each with those of its students; both ascend.
 
     Args:

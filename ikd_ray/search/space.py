@@ -106,7 +106,7 @@ class Space:
     text: str
     """The file as written."""
 
-    def of(self, method: str) -> Space:
+    def for_method(self, method: str) -> Space:
         """The space of one method, which has itself none."""
         fixed = {name: Param(Fixed(value), {}) for name, value in self.methods[method].items()}
         others = {name: param for name, param in self.params.items() if name not in fixed}
@@ -115,7 +115,7 @@ class Space:
     def suggest(self, trial: BaseTrial) -> dict[str, Any]:
         """Calls `trial.suggest_*` for the parameters whose `when` holds; returns the file's fixed values.
 
-        The caller merges the two. Of the space of one method (`of`).
+        The caller merges the two. Of the space of one method (`for_method`).
         """
         values, constants = dict(DEFAULTS), {}
         for name, param in self.params.items():
@@ -140,16 +140,16 @@ class Space:
             raise UsageError(f"grid of more than {MAX_GRID:,} trials; give fewer values, or write tpe")
         return rows
 
-    def reachable(self, name: str) -> tuple[Any, ...]:
+    def possible_values(self, name: str) -> tuple[Any, ...]:
         """The values a field can take in some trial, its default included where its `when` may not hold.
 
         Raises:
             ValueError: the field is a float range, which has no list of values.
         """
-        found = (value for method in self.methods for value in self.of(method)._reachable(name))
+        found = (value for method in self.methods for value in self.for_method(method)._possible_values(name))
         return tuple(dict.fromkeys(found))
 
-    def _reachable(self, name: str) -> tuple[Any, ...]:
+    def _possible_values(self, name: str) -> tuple[Any, ...]:
         domain = self.params[name].domain if name in self.params else None
         if isinstance(domain, FloatRange):
             raise ValueError(f"{name} is a float range")
@@ -157,15 +157,15 @@ class Space:
         default = DEFAULTS[name]
         return (*values, default) if default not in values and keeps_default(self.params, name) else values
 
-    def least(self, name: str) -> Any:
+    def minimum(self, name: str) -> Any:
         """The least value that a field of numbers can take in some trial."""
-        return min(self.of(method)._least(name) for method in self.methods)
+        return min(self.for_method(method)._minimum(name) for method in self.methods)
 
-    def _least(self, name: str) -> Any:
+    def _minimum(self, name: str) -> Any:
         domain = self.params[name].domain if name in self.params else None
-        return domain.low if isinstance(domain, FloatRange) else min(self._reachable(name))
+        return domain.low if isinstance(domain, FloatRange) else min(self._possible_values(name))
 
-    def compared_by(self, task: Task) -> str:
+    def selection_metric(self, task: Task) -> str:
         """What models are chosen by where no objective says it: the task's main metric on the split that selects."""
         return self._selecting(f"dev/{task.metric}")
 
@@ -260,7 +260,7 @@ def _check_grid(file: YamlFile, space: Space, entries: Mapping[str, yaml.Node]) 
     if not floats:
         try:
             for method in space.methods:
-                space.of(method).grid()
+                space.for_method(method).grid()
         except UsageError as error:
             file.mistake(entries["sampler"], "sampler", str(error))
 

@@ -17,7 +17,7 @@ from ikd_ray.config import make_trial
 from ikd_ray.errors import first_line
 from ikd_ray.formatting import REASON, clean
 from ikd_ray.records import TrialRecord, read_trial, trial_folder, write_trial
-from ikd_ray.search.results import FAILED, MAX_FAILURES, PAUSED, REPORT, SPEC_FIELDS, STOPPED, trial_id
+from ikd_ray.sweep.results import FAILED, MAX_FAILURES, PAUSED, REPORT, SPEC_FIELDS, STOPPED, trial_id
 from ikd_ray.sweep.searcher import OrderedSearch
 from ikd_ray.sweep.sync import SweepSync
 from ikd_ray.terminal.console import Console

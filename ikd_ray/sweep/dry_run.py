@@ -56,7 +56,7 @@ def dry_run(request: Request) -> Iterator[Note]:
         if method:
             yield Note("compared", f"{method}: {_all(fixed)}")
     for method, own in request.budget.spaces.items():
-        for regime in own.reachable("regime"):
+        for regime in own.possible_values("regime"):
             yield Note("stages", (f"{method}: " if method else "") + _stages(regime, own))
     trials = draws(request.budget)
     yield Note("trials", _trials(request, trials))
@@ -66,7 +66,7 @@ def dry_run(request: Request) -> Iterator[Note]:
         tokenizer, key = load_tokenizer(request.source), request.source.key
         data = prepare(sample, tokenizer, key, request.max_length, Path(room) / "tokens")
         yield Note("targets", _targets(request, teacher, data))
-        batch_size = min(space.reachable("batch_size"), key=lambda size: abs(size - 32))
+        batch_size = min(space.possible_values("batch_size"), key=lambda size: abs(size - 32))
         depth, threads = max((*request.depths, *request.assisted)), resources.cpus * resources.workers
         probe = Probe(request.source, teacher, request.max_length, depth, batch_size, threads, Path(room))
         costs = probe.measure(sample, {name: split.lengths for name, split in data.splits.items()})
@@ -91,8 +91,8 @@ def _resources(request: Request) -> TrialResources:
 def draws(budget: Budget) -> list[Trial]:
     """Trials as they may be suggested, of every method alike: of a grid its own, else random ones."""
     if budget.grids:
-        places = map(budget.place, range(0, budget.searched, budget.seeds))
-        return [make_trial(budget.grids[place.method][place.configuration]) for place in places]
+        specs = map(budget.spec, range(0, budget.search_trials, budget.seeds))
+        return [make_trial(budget.grids[spec.method][spec.configuration]) for spec in specs]
     return [trial for space in budget.spaces.values() for trial in _draws(space, DRAWS)]
 
 
@@ -148,7 +148,7 @@ def _stages(regime: str, space: Space) -> str:
     fixed: Mapping[str, Any] = {
         name: param.domain.value for name, param in space.params.items() if isinstance(param.domain, Fixed)
     }
-    depth = max(space.reachable("student_layers"))
+    depth = max(space.possible_values("student_layers"))
     trial = make_trial({**fixed, "regime": regime, "student_layers": depth})
     return f"{regime}, {depth} layers: {', then '.join(stage.name for stage in REGIMES[regime](trial))}"
 
@@ -160,12 +160,12 @@ def _trials(request: Request, trials: list[Trial]) -> str:
     if space.sampler != "grid":
         how = "suggested by Optuna's TPE sampler"
     if len(space.methods) > 1:
-        each = [len(list(request.budget.searching(method))) for method in space.methods]
+        each = [len(list(request.budget.configurations(method))) for method in space.methods]
         much = f"{each[0]} each" if len(set(each)) == 1 else ", ".join(map(str, each))
         how += f"; configurations of the {len(each)} methods: {much}"
     if space.seeds > 1:
         how += f", each configuration with {space.seeds} seeds"
-    if again := request.trials - request.budget.searched:
+    if again := request.trials - request.budget.search_trials:
         how += f"; {again} of them the best configurations again, with {space.best_seeds} further seeds each"
     return (
         f"{request.trials}, {how}; at most {mean:.3g} epochs each on average ({min(epochs)} to {max(epochs)}), "

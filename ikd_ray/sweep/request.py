@@ -22,8 +22,8 @@ from ikd_ray.data.subset import nested_subset
 from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, is_task_file
 from ikd_ray.errors import UsageError
 from ikd_ray.records import SPACE_FILE, SWEEP_FILE, Direction, SweepRecord, is_sweep, read_sweep, read_task
-from ikd_ray.search.assistant_depths import assisted
-from ikd_ray.search.budget import TRIALS, Budget
+from ikd_ray.search.assistant_depths import assistant_depths
+from ikd_ray.search.budget import DEFAULT_TRIALS, Budget
 from ikd_ray.search.space import Space, load_space
 from ikd_ray.storage.remote import Output, RemoteOutput
 from ikd_ray.sweep.sync import pull_sweep
@@ -92,13 +92,13 @@ def validate(config: SweepConfig, resumes: bool = False) -> Request:
     from ikd_ray.distill.teacher import find_teacher
 
     source = find_teacher(config.teacher, task)
-    depths = tuple(sorted(space.reachable("student_layers")))
+    depths = tuple(sorted(space.possible_values("student_layers")))
     if depths[-1] > source.layers:
         raise UsageError(
             f"{config.space}: student_layers: up to {depths[-1]}, but the teacher {source.name} has "
             f"{source.layers} layers; give at most that"
         )
-    assistants = assisted(str(config.space), budget.spaces.values(), source.layers)
+    assistants = assistant_depths(str(config.space), budget.spaces.values(), source.layers)
     if config.workers_per_trial > 1:
         _check_workers(config, space, dataset)
     if resumes:
@@ -111,13 +111,13 @@ def validate(config: SweepConfig, resumes: bool = False) -> Request:
 
 def _check_workers(config: SweepConfig, space: Space, dataset: Dataset) -> None:
     """Whether every batch is large enough for a trial's workers to split."""
-    workers, smallest = config.workers_per_trial, min(space.reachable("batch_size"))
+    workers, smallest = config.workers_per_trial, min(space.possible_values("batch_size"))
     if smallest < 2 * workers:
         raise UsageError(
             f"{config.space}: batch_size: {smallest} examples are too few for {workers} workers "
             "to split; give at least two a worker"
         )
-    least = space.least("train_fraction")
+    least = space.minimum("train_fraction")
     fewest = len(nested_subset(dataset.splits["train"].labels, least, seed=0))  # as many with every seed
     if fewest < 2 * workers:
         raise UsageError(
@@ -143,8 +143,9 @@ def _budget(config: SweepConfig, space: Space) -> Budget:
     budget = Budget(space, config.trials)
     if budget.total > MOST_TRIALS:
         raise UsageError(
-            f"--trials {config.trials or TRIALS}: {budget.total:,} trials, as {config.space} trains each configuration "
-            f"with {space.seeds} seeds, for each of {len(space.methods)} methods; at most {MOST_TRIALS:,} are possible"
+            f"--trials {config.trials or DEFAULT_TRIALS}: {budget.total:,} trials, as {config.space} trains each "
+            f"configuration with {space.seeds} seeds, for each of {len(space.methods)} methods; "
+            f"at most {MOST_TRIALS:,} are possible"
         )
     return budget
 

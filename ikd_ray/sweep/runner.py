@@ -21,11 +21,11 @@ from ikd_ray.errors import UsageError, causes, first_line
 from ikd_ray.records import SweepRecord, TrialRecord, is_sweep, load_intact_trials, num_pending, read_trials
 from ikd_ray.redaction import redact_uri
 from ikd_ray.report.summary_files import PLOT, write_summary_files
-from ikd_ray.search.results import MAX_FAILURES
 from ikd_ray.storage import store
 from ikd_ray.sweep.callback import StopRequest, SweepCallback, SweepStoppedError
 from ikd_ray.sweep.cluster import ClusterLostError, allocate, cluster_nodes, ray_cluster
 from ikd_ray.sweep.request import Request
+from ikd_ray.sweep.results import MAX_FAILURES
 from ikd_ray.sweep.searcher import OrderedSearch, open_study
 from ikd_ray.sweep.setup import open_sweep, owned, prepare_shared
 from ikd_ray.sweep.sync import SweepSync, pull_students
@@ -248,7 +248,7 @@ def _round(
     if left:
         matched = {depth: layer_map(depth, request.source.layers) for depth in request.depths}
         callback = SweepCallback(request.folder, matched, async_tracker, console, sync, search, halt)
-        metric = request.space.compared_by(request.task)
+        metric = request.space.selection_metric(request.task)
         with console.sweep(left, trial_context.resources.concurrent, metric):
             try:
                 _tuner(trial_context, search, callback).fit()

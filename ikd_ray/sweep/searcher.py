@@ -20,9 +20,9 @@ from ikd_ray.distill.epoch_cache import PendingEpoch
 from ikd_ray.errors import first_line
 from ikd_ray.records import STUDY, STUDY_FILE, TrialRecord, quarantine
 from ikd_ray.search.budget import SEEDS, Budget, TrialSpec
-from ikd_ray.search.results import FAILED, PAUSED, REPORT
 from ikd_ray.search.windowed_storage import WindowedStorage
 from ikd_ray.storage.store import digest, is_full
+from ikd_ray.sweep.results import FAILED, PAUSED, REPORT
 
 STARTUP = 10  # random trials before TPE models what it has seen
 
@@ -155,7 +155,7 @@ class OrderedSearch(Searcher):
         """Take up what an earlier run left in the study on disk; what that lacks of ended trials it gets now."""
         known = self._kept.get_trials(deepcopy=False)
         for number in range(max([len(known), *(number + 1 for number in ended)])):
-            record, place = ended.get(number), self._budget.place(number)
+            record, place = ended.get(number), self._budget.spec(number)
             if number < len(known):
                 self._take(number, place, _without_method(known[number]))
             elif record:
@@ -164,7 +164,7 @@ class OrderedSearch(Searcher):
                 self._take(number, place, (trial.params, trial.distributions))
                 self._keep(number, place)
             else:
-                if not place.again:
+                if not place.retrain:
                     self._tell_before(number - self._lag, place.method)
                 self._suggest(number, place)
             self._next = number + 1
@@ -199,10 +199,10 @@ class OrderedSearch(Searcher):
     def _new(self) -> dict[str, Any] | None:
         if self._interrupted:
             number = self._interrupted.pop(0)
-            place = self._budget.place(number)
+            place = self._budget.spec(number)
         else:
             number = self._next
-            place = self._budget.place(number)
+            place = self._budget.spec(number)
             if not self._is_time(number, place):
                 return None
             try:
@@ -218,20 +218,20 @@ class OrderedSearch(Searcher):
         return {
             "number": number,
             "method": place.method,
-            "retrained": place.again,
-            "seeds": self._budget.seeds_of(place),
+            "retrained": place.retrain,
+            "seeds": self._budget.seed_count(place),
             "params": {"seed": seed, **params, **constants},
         }
 
     def _is_time(self, number: int, place: TrialSpec) -> bool:
         """Whether all has ended that the suggestion depends on."""
-        if place.again:
-            return all(n in self._worth for each in self._budget.searching(place.method) for n in each)
+        if place.retrain:
+            return all(n in self._worth for each in self._budget.configurations(place.method) for n in each)
         return self._tell_before(number - self._lag, place.method)
 
     def _suggest(self, number: int, place: TrialSpec) -> None:
         """A new trial, which is in the studies from now on."""
-        first = self._best(place.method) if place.again else self._budget.first(number)
+        first = self._best(place.method) if place.retrain else self._budget.first_trial(number)
         if first == number:
             trial = self._ask(number, place)
             self._budget.spaces[place.method].suggest(trial)
@@ -244,7 +244,7 @@ class OrderedSearch(Searcher):
     def _take(self, number: int, place: TrialSpec, given: Given) -> None:
         """A trial of which nobody asks the sampler. If it searches, the sampler will see what comes of it."""
         self._given[number] = given
-        if not place.again:
+        if not place.retrain:
             _add(self._seen[place.method], *given)
             self._untold[place.method].append(number)
 
@@ -270,8 +270,8 @@ class OrderedSearch(Searcher):
             return statistics.fmean(self._worth.get(number, -math.inf) for number in numbers)
 
         # What has begun to be trained again stays the one, also if a trial that was lost then did better since.
-        begun = (number for number in self._budget.again(method) if number in self._given)
-        return next(begun, None) or max(self._budget.searching(method), key=worth)[0]
+        begun = (number for number in self._budget.retrained(method) if number in self._given)
+        return next(begun, None) or max(self._budget.configurations(method), key=worth)[0]
 
     def _tell_before(self, horizon: int, method: str) -> bool:
         """Tell the method's results of trials below `horizon`; false if one that matters is still missing."""
@@ -283,7 +283,7 @@ class OrderedSearch(Searcher):
             return False
         for number in below:
             state, values = self._outcomes.pop(number)
-            self._seen[method].tell(self._budget.turn(number), values, state)
+            self._seen[method].tell(self._budget.position(number), values, state)
             self._untold[method].remove(number)
         self._told[method] += len(below)
         return True
@@ -324,7 +324,7 @@ class OrderedSearch(Searcher):
     def _end(self, number: int, metrics: Mapping[str, float], write: bool = True) -> None:
         state, values = outcome(metrics, self._objectives)
         self._worth[number] = -self._sign * values[self._main] if values else -math.inf
-        if not self._budget.place(number).again:
+        if not self._budget.spec(number).retrain:
             self._outcomes[number] = state, values
         if not write:
             return

@@ -22,7 +22,6 @@ from ikd_ray.distill.training import DivergedError
 from ikd_ray.errors import UsageError
 from ikd_ray.records import SPACE_FILE, SweepRecord, read_sweep, sweep_lock, task_digest, write_sweep
 from ikd_ray.redaction import has_credentials, redact_uri
-from ikd_ray.search.results import MAX_FAILURES
 from ikd_ray.sweep.cluster import cluster_nodes
 from ikd_ray.sweep.prepare import (
     AssistantReady,
@@ -35,6 +34,7 @@ from ikd_ray.sweep.prepare import (
     prepare_artifacts,
 )
 from ikd_ray.sweep.request import Request
+from ikd_ray.sweep.results import MAX_FAILURES
 from ikd_ray.terminal.console import Console
 from ikd_ray.version import code_version
 
@@ -158,7 +158,7 @@ def _within(events: Iterator[Event], console: Console, request: Request, who: st
         if isinstance(event, Progress):
             console.progress(event.done, event.total, "examples")
         elif isinstance(event, Epoch):
-            metric = request.space.compared_by(request.task)
+            metric = request.space.selection_metric(request.task)
             shown = {key: event.metrics[key] for key in ("train/loss", metric)}
             console.epoch(who, event.epoch, event.epoch + event.remaining, shown)
         else:

@@ -18,10 +18,10 @@ from ikd_ray.errors import UsageError
 from ikd_ray.records import SPACE_FILE, SweepRecord, TrialRecord, load_intact_trials, read_sweep, sweep_lock
 from ikd_ray.report.summary_files import stale, write_summary_files
 from ikd_ray.search.budget import Budget
-from ikd_ray.search.results import trial_id
 from ikd_ray.search.space import load_space
 from ikd_ray.storage.remote import Output
 from ikd_ray.sweep.request import tracking_uri_of
+from ikd_ray.sweep.results import trial_id
 from ikd_ray.sweep.searcher import STUDY, OrderedSearch, begin_study_again, open_study, outcome
 from ikd_ray.sweep.sync import pull_students
 from ikd_ray.tracking.publish import show_front

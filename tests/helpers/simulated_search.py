@@ -8,7 +8,7 @@ from ikd_ray.config import make_trial
 from ikd_ray.distill.loop import Epoch
 from ikd_ray.records import TrialRecord
 from ikd_ray.search.budget import Budget
-from ikd_ray.search.results import REPORT
+from ikd_ray.sweep.results import REPORT
 from ikd_ray.sweep.searcher import OrderedSearch, open_study
 
 OBJECTIVES = {"dev/mcc": "max", "student/params": "min"}

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from ikd_ray.errors import UsageError
-from ikd_ray.search.assistant_depths import assisted
+from ikd_ray.search.assistant_depths import assistant_depths
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ from ikd_ray.search.assistant_depths import assisted
 )
 def test_what_the_space_can_reach(load, params, found):
     space = load(f"params: {{{params}}}")
-    assert assisted("space.yaml", [space], 6) == found
+    assert assistant_depths("space.yaml", [space], 6) == found
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_what_the_space_can_reach(load, params, found):
 def test_one_that_cannot_be_is_named(load, params, told):
     space = load(f"params: {{{params}}}")
     with pytest.raises(UsageError, match=r"space.yaml: assistant_layers: ") as error:
-        assisted("space.yaml", [space], 6)
+        assistant_depths("space.yaml", [space], 6)
     assert re.search(told, str(error.value))
     assert "\n" not in str(error.value)
 

@@ -27,19 +27,19 @@ def load(tmp_path):
 
 
 def places(budget):
-    return [budget.place(number) for number in range(budget.total)]
+    return [budget.spec(number) for number in range(budget.total)]
 
 
 def test_methods_take_turns_seeds_follow_one_another_and_the_best_come_last(load):
     budget = Budget(load(TPE), 2)
-    assert (budget.searched, budget.total) == (8, 14)
+    assert (budget.search_trials, budget.total) == (8, 14)
     assert places(budget) == [
         *(TrialSpec(method, turn, seed) for turn in (0, 1) for method in "ab" for seed in (0, 1)),
-        *(TrialSpec(method, 0, seed, again=True) for seed in (2, 3, 4) for method in "ab"),
+        *(TrialSpec(method, 0, seed, retrain=True) for seed in (2, 3, 4) for method in "ab"),
     ]
-    assert [list(numbers) for numbers in budget.searching("b")] == [[2, 3], [6, 7]]
-    assert [budget.first(number) for number in range(4)] == [0, 0, 2, 2]
-    assert [budget.turn(number) for number in (2, 3, 6, 7)] == [0, 1, 2, 3]
+    assert [list(numbers) for numbers in budget.configurations("b")] == [[2, 3], [6, 7]]
+    assert [budget.first_trial(number) for number in range(4)] == [0, 0, 2, 2]
+    assert [budget.position(number) for number in (2, 3, 6, 7)] == [0, 1, 2, 3]
 
 
 def test_no_two_trials_are_the_same(load):

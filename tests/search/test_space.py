@@ -36,7 +36,7 @@ def test_what_is_not_written_keeps_its_default(load):
         assert space.suggest(optuna.create_study().ask()) == {}
         assert space.objectives == {"dev/metric": "max", "student/params": "min"}
         assert (space.teacher.epochs, space.data.max_length, space.targets.mode) == (5, 128, "auto")
-        assert space.reachable("student_layers") == (3,)
+        assert space.possible_values("student_layers") == (3,)
         assert space.text == text
 
 
@@ -56,7 +56,7 @@ def test_sections_and_objectives_are_read(load):
 @pytest.mark.parametrize("number", ["5e-5", "5E-5", "5.0e-5", "0.00005", ".5e-4", "+5e-5"])
 def test_a_small_float_may_be_written_either_way(load, number):
     space = load(f"params: {{learning_rate: {{choice: [{number}, 1e-4]}}}}")
-    assert space.reachable("learning_rate") == (5e-5, 1e-4)
+    assert space.possible_values("learning_rate") == (5e-5, 1e-4)
     assert (
         load(f"params: {{learning_rate: {{float: [{number}, 1e-4]}}}}").params["learning_rate"].domain.low
         == 5e-5
@@ -92,7 +92,7 @@ def test_objectives_are_those_of_the_split_that_selects(load):
         ("holdout/attention_kl", "min"),
         ("student/params", "min"),
     ]
-    assert (held_out.compared_by(MRPC), load(text).compared_by(MRPC)) == ("holdout/f1", "dev/f1")
+    assert (held_out.selection_metric(MRPC), load(text).selection_metric(MRPC)) == ("holdout/f1", "dev/f1")
     with pytest.raises(UsageError, match=r"objectives: dev/metric is dev/mcc for cola; keep one"):
         load("selection: holdout\nobjectives: {dev/mcc: max, dev/metric: min}\n").objectives_for(COLA)
 
@@ -165,7 +165,7 @@ def test_a_step_that_misses_the_high_end_is_no_warning(load, recwarn):
         trial = study.ask()
         space.suggest(trial)
         seen.add(trial.params["epochs"])
-    assert seen == set(space.reachable("epochs")) == {1, 3, 5}
+    assert seen == set(space.possible_values("epochs")) == {1, 3, 5}
     assert not [warning for warning in recwarn if "step" in str(warning.message)]
 
 
@@ -187,7 +187,7 @@ def test_what_is_sampled_is_a_row_of_the_grid(load):
 def test_a_condition_on_an_unlisted_field_looks_at_its_default(load):
     space = load("sampler: grid\nparams:\n  epochs: {choice: [1, 2], when: {regime: kd}}\n")
     assert space.grid() == [{"epochs": 1}, {"epochs": 2}]
-    assert space.reachable("epochs") == (1, 2)
+    assert space.possible_values("epochs") == (1, 2)
 
 
 def test_only_separate_values_make_a_grid(load):
@@ -199,15 +199,15 @@ def test_only_separate_values_make_a_grid(load):
 
 def test_reachable_values(load):
     space = load(CONDITIONAL)
-    assert space.reachable("student_layers") == (1, 3, 5)
-    assert space.reachable("regime") == ("kd", "pid", "sid")
-    assert space.reachable("batch_size") == (16,)
-    assert space.reachable("epochs") == (3,)
+    assert space.possible_values("student_layers") == (1, 3, 5)
+    assert space.possible_values("regime") == ("kd", "pid", "sid")
+    assert space.possible_values("batch_size") == (16,)
+    assert space.possible_values("epochs") == (3,)
     with pytest.raises(ValueError, match="cosine_threshold is a float range"):
-        space.reachable("cosine_threshold")
+        space.possible_values("cosine_threshold")
     sometimes = "params:\n  regime: {choice: [kd, id]}\n  student_layers: {int: [1, 2], when: {regime: %s}}\n"
-    assert load(sometimes % "id").reachable("student_layers") == (1, 2, 3)
-    assert load(sometimes % "[kd, id]").reachable("student_layers") == (1, 2)
+    assert load(sometimes % "id").possible_values("student_layers") == (1, 2, 3)
+    assert load(sometimes % "[kd, id]").possible_values("student_layers") == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -220,15 +220,15 @@ def test_reachable_values(load):
     ],
 )
 def test_the_least_value(load, domain, least):
-    assert load(f"params:\n  train_fraction: {domain}\n").least("train_fraction") == least
-    assert load("params: {}\n").least("train_fraction") == 1.0
+    assert load(f"params:\n  train_fraction: {domain}\n").minimum("train_fraction") == least
+    assert load("params: {}\n").minimum("train_fraction") == 1.0
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_shipped_spaces_make_valid_trials(name):
     space = load_space(SHIPPED / f"{name}.yaml")
     for method in space.methods:
-        own = space.of(method)
+        own = space.for_method(method)
         for row in own.grid() if own.sampler == "grid" else suggestions(own, seed=0, count=50):
             assert make_trial(row).params().items() >= row.items()
     assert space.text.startswith("# ")
@@ -240,7 +240,9 @@ def test_shipped_spaces_are_all_tested():
 
 def test_the_papers_rows():
     space = load_space(SHIPPED / "paper.yaml")
-    rows = {name: make_trial(suggestions(space.of(name), seed=0, count=1)[0]) for name in space.methods}
+    rows = {
+        name: make_trial(suggestions(space.for_method(name), seed=0, count=1)[0]) for name in space.methods
+    }
     found = [
         (row.regime, row.internal_losses, row.soft_labels, row.assistant_layers) for row in rows.values()
     ]
@@ -271,7 +273,7 @@ def test_shipped_curves(name, varied, values):
     assert space.seeds == 3
     assert [fixed["regime"] for fixed in space.methods.values()] == ["hard", "kd", "id", "pid", "sid"]
     for method in space.methods:
-        assert [row[varied] for row in space.of(method).grid()] == values
+        assert [row[varied] for row in space.for_method(method).grid()] == values
 
 
 def test_the_default_space_searches_each_regimes_own_parameters():

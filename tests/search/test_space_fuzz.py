@@ -84,7 +84,7 @@ def loads_or_explains(load, content: str | bytes) -> None:
 
 def samples_are_valid(space: Space) -> None:
     for method in space.methods:
-        own = space.of(method)
+        own = space.for_method(method)
         trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
         constants = own.suggest(trial)
         make_trial({**trial.params, **constants})

@@ -9,10 +9,10 @@ import pytest
 
 from ikd_ray.distill.loop import Epoch
 from ikd_ray.records import TrialRecord, read_trials, write_trial
-from ikd_ray.search.results import FAILED, REPORT, STOPPED
 from ikd_ray.storage.remote import Output
 from ikd_ray.sweep import callback
 from ikd_ray.sweep.callback import SweepCallback
+from ikd_ray.sweep.results import FAILED, REPORT, STOPPED
 from ikd_ray.sweep.sync import SweepSync
 from ikd_ray.terminal.console import Console
 

@@ -8,10 +8,10 @@ from filelock import FileLock
 from ray.tune.search import Searcher
 
 from ikd_ray.distill.epoch_cache import PendingEpoch
-from ikd_ray.search.results import FAILED, PAUSED, REPORT, Paused
 from ikd_ray.search.space import load_space
 from ikd_ray.search.windowed_storage import WindowedStorage
 from ikd_ray.storage import store
+from ikd_ray.sweep.results import FAILED, PAUSED, REPORT, Paused
 from ikd_ray.sweep.searcher import STUDY, open_study
 from tests.helpers.simulated_search import (
     make,

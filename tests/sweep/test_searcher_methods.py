@@ -7,8 +7,8 @@ import pytest
 from ray.tune.search import Searcher
 
 from ikd_ray.search.budget import Budget
-from ikd_ray.search.results import FAILED, REPORT
 from ikd_ray.search.space import load_space
+from ikd_ray.sweep.results import FAILED, REPORT
 from ikd_ray.sweep.searcher import STUDY, OrderedSearch, open_study
 from tests.helpers.simulated_search import (
     OBJECTIVES,
