@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 
-NONE = "-"
-REASON = 200  # characters of a failure's reason
+MISSING = "-"
+"""Cell of a table whose value is not known."""
+
+MAX_REASON_CHARS = 200
+"""Most characters of a failure's reason that one line shows."""
+
+GENERATED_WARNING = "GENERATED corpus, not CoLA"
+"""Shown beside every result of the embedded corpus."""
+
 _ESCAPE = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?")
 
 
@@ -39,7 +48,12 @@ def clock(seconds: float | None) -> str:
 
 def decimal(value: float | None) -> str:
     """A metric of the order of 1."""
-    return NONE if value is None else f"{value:.3f}"
+    return MISSING if value is None else f"{value:.3f}"
+
+
+def null_nonfinite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Return the metrics with None for nan and infinities, which JSON cannot write."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def short_name(metric: str) -> str:
@@ -61,7 +75,7 @@ def short_stage(name: str, width: int) -> str:
     return name[:head] + "…" + name[len(name) - (width - 1 - head) :] if width > 1 else "…"
 
 
-def main_metrics(metrics: dict[str, float]) -> str:
+def metrics_line(metrics: dict[str, float]) -> str:
     """The dev and held-out metrics, the layers' own left out, the training loss and the epoch's time."""
     shown = [
         f"{short_name(name)} {decimal(value)}"

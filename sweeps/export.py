@@ -11,9 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ikd_ray.analysis.evaluation_data import evaluation_data
-from ikd_ray.analysis.pareto import GENERATED
-from ikd_ray.analysis.pick import Pick, choose, parse
+from ikd_ray.analysis.evaluation_data import load_evaluation_data
+from ikd_ray.analysis.pick import Pick, parse_pick, select_students
 from ikd_ray.errors import UsageError
 from ikd_ray.export.students import (
     Convert,
@@ -21,7 +20,7 @@ from ikd_ray.export.students import (
     export_students,
 )
 from ikd_ray.extras import require
-from ikd_ray.formatting import NONE, clean
+from ikd_ray.formatting import GENERATED_WARNING, MISSING, clean
 from ikd_ray.records import (
     SweepRecord,
     TrialRecord,
@@ -81,7 +80,7 @@ def export(
         refuse_secrets("--tracking-uri", tracking_uri)
         if context.args and pick is None:
             raise UsageError(f"{context.args[0]!r}: no argument is expected there; flags begin with --")
-        picked = parse([pick, *context.args]) if pick is not None else None
+        picked = parse_pick([pick, *context.args]) if pick is not None else None
         flags = {"--int8": int8, "--onnx": onnx, "--force": force, "--register": register is not None}
         flag = next((name for name, given in flags.items() if given), None)
         if show and flag:
@@ -94,7 +93,7 @@ def export(
             pull_sweeps(place)
         folder = select_sweep(place.folder, resolve_task(task, place.folder), name)
         sweep = read_sweep(folder)
-        students = choose(sweep, read_trials(folder), picked)
+        students = select_students(sweep, read_trials(folder), picked)
         if show:
             _list(sweep, students, picked)
             return
@@ -138,13 +137,13 @@ def _store(sweep: SweepRecord, tracking_uri: str | None, name: str) -> Tracker:
 def _converter(folder: Path, sweep: SweepRecord, int8: bool, room: Path) -> Convert:
     from ikd_ray.export.onnx_export import OnnxExport  # imported late: it takes seconds
 
-    return OnnxExport(evaluation_data(folder.parent, sweep, teacher_folder(folder, sweep), room), int8)
+    return OnnxExport(load_evaluation_data(folder.parent, sweep, teacher_folder(folder, sweep), room), int8)
 
 
 def _console(sweep: SweepRecord) -> Console:
     console = Console(markup=False, highlight=False, emoji=False)
     if sweep.data["generated"]:
-        console.print(f" {GENERATED} ", style="bold white on red")
+        console.print(f" {GENERATED_WARNING} ", style="bold white on red")
     return console
 
 
@@ -168,7 +167,7 @@ def _show(sweep: SweepRecord, students: list[Exported], picked: Pick | None) -> 
         table.add_column(metric, justify="right")
     for student in students:
         metrics = student.trial.metrics
-        values = (f"{metrics[metric]:,.6g}" if metric in metrics else NONE for metric in sweep.objectives)
+        values = (f"{metrics[metric]:,.6g}" if metric in metrics else MISSING for metric in sweep.objectives)
         table.add_row(str(student.folder), *values)
     console.print(table)
     if any(student.forms for student in students):

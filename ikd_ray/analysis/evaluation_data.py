@@ -19,7 +19,7 @@ def tokens_folder(output: Path, sweep: SweepRecord) -> Path:
     return output / "cache" / "tokens" / key
 
 
-def evaluation_data(output: Path, sweep: SweepRecord, teacher: Path, room: Path) -> TaskData:
+def load_evaluation_data(output: Path, sweep: SweepRecord, teacher: Path, room: Path) -> TaskData:
     """The sweep's evaluation splits as tokens: those that are kept, else read again as the sweep read them.
 
     Args:

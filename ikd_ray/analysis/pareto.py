@@ -10,19 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ikd_ray.analysis.configurations import by_seed, contenders
-from ikd_ray.records import Direction, SweepRecord, TrialRecord
+from ikd_ray.analysis.objectives import Objectives, main_metric
+from ikd_ray.formatting import null_nonfinite
+from ikd_ray.records import SweepRecord, TrialRecord
 
-Objectives = Mapping[str, Direction]
 Members = list[tuple[TrialRecord, dict[str, float]]]  # with the objectives that count
 
-SELECTING = ("dev/", "holdout/")
-"""How the names of metrics begin that students may be compared by: a sweep has objectives on one of the splits."""
 
-GENERATED = "GENERATED corpus, not CoLA"
-"""Shown wherever a result of the embedded corpus is."""
-
-
-def front(trials: Sequence[TrialRecord], objectives: Objectives) -> list[TrialRecord]:
+def pareto_front(trials: Sequence[TrialRecord], objectives: Objectives) -> list[TrialRecord]:
     """The finished trials that no other one dominates; of a configuration that was run with several seeds one at most.
 
     One trial dominates another if it is at least as good in every objective and better in one. A trial that
@@ -39,23 +34,23 @@ def front(trials: Sequence[TrialRecord], objectives: Objectives) -> list[TrialRe
     Returns:
         The smallest first, by the first "min" objective; without one, the best first by the first objective.
     """
-    return [trial for trial, _ in front_values(trials, objectives)]
+    return [trial for trial, _ in front_candidates(trials, objectives)]
 
 
-def front_values(trials: Sequence[TrialRecord], objectives: Objectives) -> Members:
+def front_candidates(trials: Sequence[TrialRecord], objectives: Objectives) -> Members:
     """The `front`, and for each member the objectives that put it there: its own, or its configuration's means."""
-    candidates: dict[tuple[float, ...], tuple[TrialRecord, dict[str, float]]] = {}
-    for trial, values in sorted(candidates_of(trials, objectives), key=lambda candidate: candidate[0].number):
+    best: dict[tuple[float, ...], tuple[TrialRecord, dict[str, float]]] = {}
+    for trial, values in sorted(candidates(trials, objectives), key=lambda candidate: candidate[0].number):
         costs = tuple(values[name] * (1 if way == "min" else -1) for name, way in objectives.items())
-        candidates.setdefault(costs, (trial, values))
-    best = [costs for costs in candidates if not any(_dominates(other, costs) for other in candidates)]
+        best.setdefault(costs, (trial, values))
+    front = [costs for costs in best if not any(_dominates(other, costs) for other in best)]
     directions = list(objectives.values())
     leading = directions.index("min") if "min" in directions else 0
-    best.sort(key=lambda costs: (costs[leading], candidates[costs][0].number))
-    return [candidates[costs] for costs in best]
+    front.sort(key=lambda costs: (costs[leading], best[costs][0].number))
+    return [best[costs] for costs in front]
 
 
-def candidates_of(trials: Sequence[TrialRecord], objectives: Objectives) -> Members:
+def candidates(trials: Sequence[TrialRecord], objectives: Objectives) -> Members:
     """Who takes part in a choice, see `front`, with the objectives that count: a trial's own, or means over seeds."""
 
     def values(trial: TrialRecord) -> dict[str, float]:
@@ -84,33 +79,18 @@ def _nearest(trials: Sequence[TrialRecord], metric: str, means: Mapping[str, flo
     return min(trials, key=lambda trial: (abs(trial.metrics[metric] - means[metric]), trial.number))
 
 
-def main_metric(objectives: Mapping[str, str]) -> str:
-    """What students are compared by: the first objective on the split that selects, else the first."""
-    return next((name for name in objectives if name.startswith(SELECTING)), next(iter(objectives)))
-
-
-def on_dev(metric: str) -> str:
-    """The name on the dev split of what students are chosen by: dev is told beside a held-out split."""
-    return metric.replace("holdout/", "dev/")
-
-
 def _dominates(costs: tuple[float, ...], others: tuple[float, ...]) -> bool:
     return costs != others and all(cost <= other for cost, other in zip(costs, others, strict=True))
 
 
-def json_ready(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """The metrics with null for what JSON cannot write: nan and infinities."""
-    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-
-
 def pareto_content(sweep: SweepRecord, members: Members) -> dict[str, Any]:
-    """What `pareto.json` holds; `members` is the sweep's front, in its order, with `front_values`' objectives."""
+    """What `pareto.json` holds; `members` is the sweep's front, in its order, with `front_candidates`' objectives."""
     return {
         "sweep": sweep.name,
         "task": sweep.task,
         "data": sweep.data["description"],
         "generated": sweep.data["generated"],
-        "teacher": {"name": sweep.teacher["name"], "metrics": json_ready(sweep.teacher["metrics"])},
+        "teacher": {"name": sweep.teacher["name"], "metrics": null_nonfinite(sweep.teacher["metrics"])},
         "objectives": dict(sweep.objectives),
         "front": [_member(trial, values) for trial, values in members],
     }
@@ -118,7 +98,7 @@ def pareto_content(sweep: SweepRecord, members: Members) -> dict[str, Any]:
 
 def _member(trial: TrialRecord, values: Mapping[str, float]) -> dict[str, Any]:
     own = {"id": trial.id, "number": trial.number, "params": trial.params}
-    own |= {"objectives": dict(values), "metrics": json_ready(trial.metrics)}
+    own |= {"objectives": dict(values), "metrics": null_nonfinite(trial.metrics)}
     return own | ({"method": trial.method, "again": trial.retrained} if trial.method else {})
 
 

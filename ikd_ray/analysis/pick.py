@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ikd_ray.analysis import pareto
+from ikd_ray.analysis.objectives import SELECTION_SPLITS, direction, main_metric
+from ikd_ray.analysis.pareto import candidates, pareto_front
 from ikd_ray.errors import UsageError
 from ikd_ray.records import SweepRecord, TrialRecord
 
@@ -24,7 +25,7 @@ class Pick:
     within: float = 0.0
 
 
-def parse(given: Sequence[str]) -> Pick:
+def parse_pick(given: Sequence[str]) -> Pick:
     """What the command line says: `best`, `smallest-within 0.02` (in one word or two, or with a `=`), or a trial's id.
 
     Raises:
@@ -52,19 +53,21 @@ def _amount(words: Sequence[str]) -> float:
     return value
 
 
-def choose(sweep: SweepRecord, trials: Sequence[TrialRecord], pick: Pick | None) -> list[TrialRecord]:
+def select_students(
+    sweep: SweepRecord, trials: Sequence[TrialRecord], pick: Pick | None
+) -> list[TrialRecord]:
     """The front, or the one student picked, which may be any finished trial's.
 
     `best` and `smallest-within` look at all finished trials and go by the first objective on the split that
     selects (dev, or the training set's held-out part); of a configuration with several seeds by their mean, and at the
-    student that is nearest to it, as `pareto.front` does. Of students of equal size the better one is taken, of those
+    student that is nearest to it, as `pareto_front` does. Of students of equal size the better one is taken, of those
     equal in both the one suggested first.
 
     Raises:
         UsageError: there is no such student.
     """
     if pick is None:
-        members = pareto.front(trials, sweep.objectives)
+        members = pareto_front(trials, sweep.objectives)
         if not members:
             raise UsageError(
                 f"{sweep.name}: no finished trial to export, or none whose objectives are finite"
@@ -83,14 +86,14 @@ def _by_id(sweep: SweepRecord, trials: Sequence[TrialRecord], id: str) -> TrialR
 
 
 def _smallest(sweep: SweepRecord, trials: Sequence[TrialRecord], within: float) -> TrialRecord:
-    metric = pareto.main_metric(sweep.objectives)
-    if not metric.startswith(pareto.SELECTING):
+    metric = main_metric(sweep.objectives)
+    if not metric.startswith(SELECTION_SPLITS):
         raise UsageError(
             f"--pick: sweep {sweep.name} has no objective on the dev split or a held-out one to compare students by "
             f"({', '.join(sweep.objectives)}); give a trial's id"
         )
-    sign = 1 if sweep.objectives[metric] == "min" else -1
-    found = pareto.candidates_of(trials, {metric: sweep.objectives[metric]})
+    sign = 1 if direction(metric, sweep.objectives) == "min" else -1
+    found = candidates(trials, {metric: sweep.objectives[metric]})
     costs = {trial.id: sign * values[metric] for trial, values in found}
     if not costs:
         raise UsageError(f"{sweep.name}: no finished trial with a finite {metric} to pick from")

@@ -73,7 +73,7 @@ def _part(trained: int, total: int, unit: str, ratio: float | None) -> str:
     return f"{trained} of {total} {unit} trained{fewer}"
 
 
-def savings(trials: Sequence[TrialRecord]) -> Savings:
+def compute_savings(trials: Sequence[TrialRecord]) -> Savings:
     """What the finished ones among `trials` shared; those of versions that shared nothing trained all."""
     finished = [trial for trial in trials if trial.status == "finished"]
     epochs = [epoch for trial in finished for epoch in _epochs(trial)]
@@ -93,9 +93,9 @@ def _epochs(trial: TrialRecord) -> Iterator[tuple[Stage, bool]]:
     """Each epoch's stage, and whether the epoch was reused."""
     stages = REGIMES[trial.params["regime"]](make_trial(trial.params))
     for epoch in trial.history:
-        yield stages[int(epoch["stage"]) - 1], was_reused(epoch)
+        yield stages[int(epoch["stage"]) - 1], is_reused(epoch)
 
 
-def was_reused(epoch: Mapping[str, float]) -> bool:
+def is_reused(epoch: Mapping[str, float]) -> bool:
     """Whether an epoch with these metrics was trained by another trial."""
     return epoch.get("time/reused_s", 0.0) > 0

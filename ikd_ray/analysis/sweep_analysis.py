@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 
 from ikd_ray import records
-from ikd_ray.analysis import pareto
 from ikd_ray.analysis.intervals import Estimate
+from ikd_ray.analysis.objectives import direction, selection_metric
+from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.config import make_trial
 from ikd_ray.errors import UsageError
 from ikd_ray.formatting import clean
@@ -43,7 +44,7 @@ class SweepAnalysis:
     @property
     def chosen_by(self) -> str:
         """The main metric on the split that students are chosen by: dev, or the training set's held-out part."""
-        return _on_selecting(self.sweep, self.task)
+        return selection_metric(self.sweep, self.task.metric)
 
     @property
     def sign(self) -> int:
@@ -52,12 +53,11 @@ class SweepAnalysis:
 
     def sign_of(self, metric: str) -> int:
         """1 where more of a metric is better, else -1."""
-        return 1 if self.way(metric) == "max" else -1
+        return 1 if self.direction(metric) == "max" else -1
 
-    def way(self, metric: str) -> Direction:
-        """Whether more or less of a metric is better, on whichever split: as the objectives say, where they do."""
-        ways = {pareto.on_dev(name): way for name, way in self.sweep.objectives.items()}
-        return ways.get(pareto.on_dev(metric), "max")
+    def direction(self, metric: str) -> Direction:
+        """Return whether more or less of a metric is better."""
+        return direction(metric, self.sweep.objectives)
 
     @property
     def taught(self) -> float:
@@ -67,7 +67,7 @@ class SweepAnalysis:
     @cached_property
     def front(self) -> list[TrialRecord]:
         """Its members, by size, whose main metric is finite too."""
-        on_front = pareto.front(self.trials, self.sweep.objectives)
+        on_front = pareto_front(self.trials, self.sweep.objectives)
         return [trial for trial in on_front if trial in self.finished]
 
     @cached_property
@@ -83,8 +83,8 @@ class SweepAnalysis:
             for trial in self.trials
             if trial.params["regime"] == "kd" and not trial.params.get("assistant_layers")
         ]
-        ways = {self.chosen_by: self.way(self.chosen_by)}
-        return next((trial for trial in pareto.front(own, ways) if trial in self.finished), None)
+        ways = {self.chosen_by: self.direction(self.chosen_by)}
+        return next((trial for trial in pareto_front(own, ways) if trial in self.finished), None)
 
     @cached_property
     def closely(self) -> list[TrialRecord]:
@@ -111,12 +111,6 @@ class SweepAnalysis:
         ]
 
 
-def _on_selecting(sweep: SweepRecord, task: Task) -> str:
-    main = pareto.main_metric(sweep.objectives)
-    asked = main if main.startswith(pareto.SELECTING) else task.metric
-    return f"{sweep.data.get('selection', 'dev')}/{asked.rpartition('/')[2]}"
-
-
 def open_analysis(folder: Path) -> SweepAnalysis:
     """The sweep in a folder.
 
@@ -127,7 +121,7 @@ def open_analysis(folder: Path) -> SweepAnalysis:
     task = records.read_task(folder)
     trials = records.read_trials(folder)
     metric = f"dev/{task.metric}"
-    needed = {metric, _on_selecting(sweep, task)}
+    needed = {metric, selection_metric(sweep, task.metric)}
     finished = [
         trial
         for trial in trials

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ikd_ray.analysis.savings import savings, was_reused
+from ikd_ray.analysis.savings import compute_savings, is_reused
 from ikd_ray.bench.inputs import DEFAULT_SPACE, Request
 from ikd_ray.bench.processes import RESULT, sweep_alone
 from ikd_ray.config import SweepConfig
@@ -99,7 +99,7 @@ def _compare(
     alone: tuple[list[TrialRecord], float] | None = None,
 ) -> Sharing:
     trials, seconds = shared
-    found = savings(trials)
+    found = compute_savings(trials)
     sharing = Sharing(
         space=space,
         trials=len(trials),
@@ -132,7 +132,7 @@ def _trained_share(alone: list[TrialRecord], shared: list[TrialRecord]) -> float
         for epoch, again in zip(one.history, other.history, strict=True):
             seconds = epoch["time/epoch_s"] + epoch["time/evaluation_s"]
             total += seconds
-            trained += seconds * (not was_reused(again))
+            trained += seconds * (not is_reused(again))
     return trained / total
 
 

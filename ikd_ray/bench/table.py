@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ikd_ray.bench.results import Report
-from ikd_ray.formatting import NONE
+from ikd_ray.formatting import MISSING
 
 WIDTH = 120  # of tables in a file
 NOTES = (
@@ -89,7 +89,7 @@ def _peaks(report: Report) -> Iterator[str]:
 
 
 def _number(value: float | None) -> str:
-    return NONE if value is None else f"{value:.2f}"
+    return MISSING if value is None else f"{value:.2f}"
 
 
 def _text(value: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ikd_ray.analysis import pareto
+from ikd_ray.formatting import null_nonfinite
 
 WEIGHTS, ONNX, INT8 = "model.safetensors", "model.onnx", "model.int8.onnx"
 MOST_ONNX_MB = 2_147  # one file of protocol buffers holds 2 GiB
@@ -62,6 +62,6 @@ class ExportedFiles:
     def facts(self) -> dict[str, Any]:
         """The same as JSON."""
         return asdict(self) | {
-            "forms": [asdict(form) | {"metrics": pareto.json_ready(form.metrics)} for form in self.forms],
+            "forms": [asdict(form) | {"metrics": null_nonfinite(form.metrics)} for form in self.forms],
             "how": self.how(),
         }

@@ -8,14 +8,14 @@ from typing import Any
 
 import yaml
 
-from ikd_ray.analysis import pareto
 from ikd_ray.export.exported_files import ExportedFiles
+from ikd_ray.formatting import GENERATED_WARNING
 from ikd_ray.records import SweepRecord, TrialRecord
 from ikd_ray.tasks import Task
 
 WARNING = f"""\
 > [!WARNING]
-> **{pareto.GENERATED}.** This student learned from, and was measured on, sentences that a grammar generated.
+> **{GENERATED_WARNING}.** This student learned from, and was measured on, sentences that a grammar generated.
 > Its metrics say nothing about the real task and compare with no published number."""
 
 
@@ -127,7 +127,7 @@ def _provenance(sweep: SweepRecord, trial: TrialRecord) -> list[tuple[str, Any]]
     helped = f"{trial.params.get('assistant_layers')} layers ({assistant.get('key')}), in the teacher's place"
     return [
         ("task", sweep.task),
-        ("data", f"**{pareto.GENERATED}.** {source}" if sweep.data["generated"] else source),
+        ("data", f"**{GENERATED_WARNING}.** {source}" if sweep.data["generated"] else source),
         ("data fingerprint", sweep.data["fingerprint"]),
         ("teacher", f"{sweep.teacher['name']}, {sweep.teacher['layers']} layers ({sweep.teacher['key']})"),
         *([("assistant", helped)] if assistant else []),

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ikd_ray import records
-from ikd_ray.analysis import pareto
-from ikd_ray.analysis.pick import choose
+from ikd_ray.analysis.pick import select_students
 from ikd_ray.config import Regime
 from ikd_ray.errors import UsageError
 from ikd_ray.export.exported_files import WEIGHTS, ExportedFiles, ExportError
 from ikd_ray.export.model_card import model_card
+from ikd_ray.formatting import null_nonfinite
 from ikd_ray.records import SweepRecord, TrialRecord
 from ikd_ray.storage import store
 from ikd_ray.tasks import Task
@@ -72,7 +72,7 @@ def export_students(
         UsageError: no sweep, no finished trial, no tokenizer, a target exists, or `to` cannot be written.
     """
     sweep, task = records.read_sweep(sweep_folder), records.read_task(sweep_folder)
-    members = choose(sweep, records.read_trials(sweep_folder), None) if trials is None else trials
+    members = select_students(sweep, records.read_trials(sweep_folder), None) if trials is None else trials
     tokenizer = _tokenizer_files(records.teacher_folder(sweep_folder, sweep))
     targets = [to / _folder_name(sweep, trial) for trial in members]
     _check_targets(to, targets, force)
@@ -185,7 +185,7 @@ def _config(path: Path, task: Task) -> str:
 
 
 def _ready(assistant: dict[str, Any]) -> dict[str, Any]:
-    return assistant | {"metrics": pareto.json_ready(assistant.get("metrics", {}))}
+    return assistant | {"metrics": null_nonfinite(assistant.get("metrics", {}))}
 
 
 def _facts(sweep: SweepRecord, trial: TrialRecord) -> dict[str, Any]:
@@ -195,13 +195,13 @@ def _facts(sweep: SweepRecord, trial: TrialRecord) -> dict[str, Any]:
         "task": sweep.task,
         "data": sweep.data,
         "generated": sweep.data["generated"],
-        "teacher": teacher | {"metrics": pareto.json_ready(teacher["metrics"])},
+        "teacher": teacher | {"metrics": null_nonfinite(teacher["metrics"])},
         **({"assistant": _ready(assistant)} if assistant else {}),
         "sweep": {"name": sweep.name, "seed": sweep.seed, "objectives": sweep.objectives},
         "trial": {"id": trial.id, "number": trial.number, "duration_s": trial.duration_s},
         "params": trial.params,
         "layer_map": trial.layer_map,
-        "metrics": pareto.json_ready(trial.metrics),
+        "metrics": null_nonfinite(trial.metrics),
         "command": sweep.command,
         "code_version": sweep.code_version,
         "exported_by": code_version(),

@@ -15,8 +15,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
 
-from ikd_ray.analysis import pareto
-from ikd_ray.formatting import clean
+from ikd_ray.analysis.objectives import main_metric
+from ikd_ray.analysis.pareto import front_candidates
+from ikd_ray.formatting import GENERATED_WARNING, clean
 from ikd_ray.records import Direction, SweepRecord, TrialRecord
 from ikd_ray.report.style import DPI, INK, MUTED, RED, STYLES, axis_label, decorate, style_of
 
@@ -75,7 +76,7 @@ def pareto_png(sweep: SweepRecord, trials: Sequence[TrialRecord], front: Sequenc
 def _axes(sweep: SweepRecord) -> tuple[_Axis, _Axis]:
     """The horizontal and the vertical axis."""
     names = list(sweep.objectives)
-    vertical = pareto.main_metric(sweep.objectives)
+    vertical = main_metric(sweep.objectives)
     others = [name for name in names if name != vertical]
     size = "student/params"
     horizontal = size if size in others or not others else others[0]
@@ -123,7 +124,7 @@ def _draw_trials(axes: Axes, trials: Sequence[TrialRecord], on_front: set[str], 
 
 def _draw_steps(axes: Axes, trials: Sequence[TrialRecord], x: _Axis, y: _Axis) -> None:
     """The best value to be had at each size. Of three objectives the two drawn have a front of their own."""
-    best = pareto.front_values(trials, {x.metric: x.direction, y.metric: y.direction})
+    best = front_candidates(trials, {x.metric: x.direction, y.metric: y.direction})
     if not best:
         return
     points = sorted((x.of(values), y.of(values)) for _, values in best)
@@ -194,7 +195,7 @@ def _head(figure: Figure, sweep: SweepRecord, trials: int, members: int) -> None
             "fontsize": 12.5,
             "weight": "bold",
         }
-        figure.text(0.5, 0.966, pareto.GENERATED, **banner)
+        figure.text(0.5, 0.966, GENERATED_WARNING, **banner)
     title = textwrap.shorten(clean(f"{sweep.task}: sweep {sweep.name}"), 75, placeholder="...")
     counts = f"{trials} trial{'s' * (trials != 1)}, {members} on the front"
     about = textwrap.shorten(clean(f"{counts} | {sweep.data['description']}"), 105, placeholder="...")

@@ -11,9 +11,8 @@ from jinja2 import Environment, StrictUndefined
 from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
-from ikd_ray.analysis.pareto import GENERATED
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis
-from ikd_ray.formatting import clean
+from ikd_ray.formatting import GENERATED_WARNING, clean
 from ikd_ray.report.components import Picture, Section
 from ikd_ray.version import code_version
 
@@ -52,7 +51,7 @@ def render(subject: SweepAnalysis, sections: Sequence[Section]) -> str:
     plots = {part.name: _plot(part.name, part.plot) for part in pictures if part.plot is not None}
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=clean(f"{sweep.task}: sweep {sweep.name}"),
-        banner=GENERATED if sweep.data["generated"] else "",
+        banner=GENERATED_WARNING if sweep.data["generated"] else "",
         about=_about(subject),
         sections=sections,
         images={part.name: _data_uri(part.png) for part in pictures},
@@ -72,7 +71,10 @@ def _about(subject: SweepAnalysis) -> list[tuple[str, str]]:
     ended = f"{len(subject.trials)} of {sweep.trials} have ended, {len(subject.finished)} finished, {failed} failed"
     return [
         ("task", sweep.task),
-        ("data", f"{f'{GENERATED}. ' if sweep.data['generated'] else ''}{clean(sweep.data['description'])}"),
+        (
+            "data",
+            f"{f'{GENERATED_WARNING}. ' if sweep.data['generated'] else ''}{clean(sweep.data['description'])}",
+        ),
         ("teacher", f"{clean(teacher['name'])}, {teacher['layers']} layers; {taught}"),
         ("trials", ended),
         ("seed", str(sweep.seed)),

@@ -11,9 +11,9 @@ from pathlib import Path
 from filelock import FileLock
 
 from ikd_ray.analysis.model_loader import ModelLoader
-from ikd_ray.analysis.pareto import GENERATED
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis, open_analysis
 from ikd_ray.errors import UnavailableError, UsageError
+from ikd_ray.formatting import GENERATED_WARNING
 from ikd_ray.report.components import Picture, Section, Table
 from ikd_ray.report.figures import attention, costs, errors, front, layers, methods, regimes, search
 from ikd_ray.report.markdown import table_text
@@ -57,7 +57,7 @@ def make_report(
 def _files(subject: SweepAnalysis, sections: Sequence[Section]) -> dict[str, bytes]:
     """What else than the page there is: pictures, and tables for a README."""
     parts = [part for section in sections for part in section.parts]
-    warning = GENERATED if subject.sweep.data["generated"] else ""
+    warning = GENERATED_WARNING if subject.sweep.data["generated"] else ""
     pictures = {f"{part.name}.png": part.png for part in parts if isinstance(part, Picture)}
     tables = [part for part in parts if isinstance(part, Table) and part.name]
     return pictures | {f"{part.name}.md": table_text(part, warning).encode() for part in tables}

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ikd_ray.analysis.pareto import Members, front_values, pareto_content, trials_csv
+from ikd_ray.analysis.pareto import Members, front_candidates, pareto_content, trials_csv
 from ikd_ray.records import SweepRecord, TrialRecord
 from ikd_ray.storage import store
 
@@ -15,7 +15,7 @@ PLOT, FRONT, TABLE = SUMMARY_FILES = ("pareto.png", "pareto.json", "trials.csv")
 
 def write_summary_files(folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Write them, each replaced at once; returns the front."""
-    members = front_values(trials, sweep.objectives)
+    members = front_candidates(trials, sweep.objectives)
     for name, text in _texts(sweep, trials, members).items():
         store.replace(folder / name, text)
     best = [trial for trial, _ in members]
@@ -32,7 +32,7 @@ def stale(folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> li
     """Which of them are not there, or not what the records say."""
     if not trials:
         return []
-    members = front_values(trials, sweep.objectives)
+    members = front_candidates(trials, sweep.objectives)
     found = [name for name, text in _texts(sweep, trials, members).items() if _read(folder / name) != text]
     return found + [PLOT] * bool(members and not (folder / PLOT).is_file())
 

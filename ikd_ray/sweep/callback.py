@@ -15,7 +15,7 @@ from ray import tune
 
 from ikd_ray.config import make_trial
 from ikd_ray.errors import first_line
-from ikd_ray.formatting import REASON, clean
+from ikd_ray.formatting import MAX_REASON_CHARS, clean
 from ikd_ray.records import TrialRecord, read_trial, trial_folder, write_trial
 from ikd_ray.sweep.results import FAILED, MAX_FAILURES, PAUSED, REPORT, SPEC_FIELDS, STOPPED, trial_id
 from ikd_ray.sweep.searcher import OrderedSearch
@@ -32,7 +32,9 @@ def _last_line(file: str | None) -> str:
         with suppress(OSError, IndexError):
             text = Path(file).read_text().strip()
             # Ray's own last line is advice on how to set Ray up.
-            return OUT_OF_MEMORY if "low on memory" in text else clean(text.splitlines()[-1], REASON)
+            return (
+                OUT_OF_MEMORY if "low on memory" in text else clean(text.splitlines()[-1], MAX_REASON_CHARS)
+            )
     return "nobody knows why"
 
 

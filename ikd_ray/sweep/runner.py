@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from ray import tune
 from ray.exceptions import OutOfMemoryError
 
-from ikd_ray.analysis.pareto import front
-from ikd_ray.analysis.savings import savings
+from ikd_ray.analysis.pareto import pareto_front
+from ikd_ray.analysis.savings import compute_savings
 from ikd_ray.distill.assistant import AssistantDivergedError
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.student import layer_map
@@ -175,7 +175,7 @@ def _sweep(
         if not async_tracker.complete:
             raise async_tracker.error or TimeoutError("it does not answer")
         tracker.conclude(request.folder, sweep, trials)
-        pull_students(request.output, request.folder, front(trials, sweep.objectives))
+        pull_students(request.output, request.folder, pareto_front(trials, sweep.objectives))
         show_front(tracker, request.folder, sweep, trials)
     except Exception as error:  # every store raises its own
         console.warn(
@@ -303,7 +303,7 @@ def _conclude(
         objectives=sweep.objectives,
         teacher_metrics=sweep.teacher["metrics"],
         failed=[trial for trial in trials if trial.status == "failed"],
-        savings=savings(trials),
+        savings=compute_savings(trials),
         lines=lines,
     )
     return bool(best)

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 from sqlalchemy.exc import DatabaseError
 
-from ikd_ray.analysis.pareto import main_metric
+from ikd_ray.analysis.objectives import main_metric
 from ikd_ray.distill.epoch_cache import PendingEpoch
 from ikd_ray.errors import first_line
 from ikd_ray.records import STUDY, STUDY_FILE, TrialRecord, quarantine

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import optuna
 
-from ikd_ray.analysis.pareto import front
+from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.errors import UsageError
 from ikd_ray.records import SPACE_FILE, SweepRecord, TrialRecord, load_intact_trials, read_sweep, sweep_lock
 from ikd_ray.report.summary_files import stale, write_summary_files
@@ -121,7 +121,7 @@ def _mlflow(
     tracker.start(sweep)
     tracker.conclude(folder, sweep, trials)
     with output.reachable():
-        pull_students(output, folder, front(trials, sweep.objectives))
+        pull_students(output, folder, pareto_front(trials, sweep.objectives))
     with suppress(UsageError):  # what a student lacks is seen below
         show_front(tracker, folder, sweep, trials)
     left = {difference.what for difference in tracker.inspect(sweep, trials)}

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ikd_ray.distill.cache_contents import KindSummary, StageSummary, epoch_of, total_bytes
-from ikd_ray.formatting import NONE, clean, short_stage
+from ikd_ray.formatting import MISSING, clean, short_stage
 from ikd_ray.storage.eviction import State
 
 STAGES_SHOWN = 30
@@ -24,7 +24,7 @@ def kinds_table(kinds: Sequence[KindSummary]) -> Table:
     table = _empty_table("kind", "entries", "size", "last used")
     table.add_column("folder", overflow="fold")
     for kind in kinds:
-        used = NONE if kind.last_used is None else _format_time(kind.last_used)
+        used = MISSING if kind.last_used is None else _format_time(kind.last_used)
         folder = Text(clean(kind.folder))
         table.add_row(kind.folder.name, str(kind.entries), decimal(kind.bytes), used, folder)
     return table
@@ -38,7 +38,7 @@ def stages_table(stages: Sequence[StageSummary]) -> Table:
     fields = ("task", "regime", "stage", "student_layers", "student_init", "learning_rate", "seed")
     for stage in stages[:STAGES_SHOWN]:
         cells = [_field(stage.about, name) for name in fields]
-        cells += [format_ranges(stage.epochs) or NONE, decimal(stage.bytes)]
+        cells += [format_ranges(stage.epochs) or MISSING, decimal(stage.bytes)]
         cells += [_format_time(stage.last_used)[:10], {True: "yes", False: "no", None: "?"}[stage.in_use]]
         table.add_row(*map(Text, cells))
     return table
@@ -56,7 +56,7 @@ def _justify(column: str) -> Any:
 
 
 def _field(about: dict[str, Any], name: str) -> str:
-    value = about.get(name, NONE)
+    value = about.get(name, MISSING)
     return short_stage(f"{value:g}" if isinstance(value, float) else clean(value), STAGE_WIDTH)
 
 

@@ -14,9 +14,18 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
-from ikd_ray.analysis.pareto import Objectives
+from ikd_ray.analysis.objectives import Objectives
 from ikd_ray.analysis.savings import Savings
-from ikd_ray.formatting import REASON, clean, clock, decimal, duration, main_metrics, short_name, short_stage
+from ikd_ray.formatting import (
+    MAX_REASON_CHARS,
+    clean,
+    clock,
+    decimal,
+    duration,
+    metrics_line,
+    short_name,
+    short_stage,
+)
 from ikd_ray.records import TrialRecord
 from ikd_ray.terminal import interrupts
 from ikd_ray.terminal.progress_table import ProgressTable, Row, Step
@@ -99,7 +108,7 @@ class Console:
 
     def epoch(self, label: str, number: int, total: int, metrics: dict[str, float]) -> None:
         """An epoch of the step."""
-        line = f"{clean(label)} epoch {number}/{total}: {main_metrics(metrics)}"
+        line = f"{clean(label)} epoch {number}/{total}: {metrics_line(metrics)}"
         self._step.add_epoch(line)
         self._plain(f"  {line}")
 
@@ -132,7 +141,7 @@ class Console:
         row = self._board.start(id, number, params)
         self._said[id] = self._now()
         values = " ".join(f"{name}={_brief(value)}" for name, value in params.items())
-        self._trial(row, f"started: {clean(values, REASON)}")
+        self._trial(row, f"started: {clean(values, MAX_REASON_CHARS)}")
 
     def trial_epoch(
         self,
@@ -223,7 +232,7 @@ class Console:
             self._line("")
             self._line(Text(f"{len(failed)} failed", style="bold red"))
         for trial in failed[:FAILED_SHOWN]:
-            self._line(f"  #{trial.number} {clean(trial.id)}: {clean(trial.reason, REASON)}")
+            self._line(f"  #{trial.number} {clean(trial.id)}: {clean(trial.reason, MAX_REASON_CHARS)}")
         self._more(len(failed) - FAILED_SHOWN)
         self._line("")
         if savings and savings.reused:

@@ -20,7 +20,16 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from ikd_ray.formatting import NONE, REASON, clean, clock, decimal, duration, short_name, short_stage
+from ikd_ray.formatting import (
+    MAX_REASON_CHARS,
+    MISSING,
+    clean,
+    clock,
+    decimal,
+    duration,
+    short_name,
+    short_stage,
+)
 
 ENDED_SHOWN = 5
 EPOCHS_SHOWN = 8
@@ -166,7 +175,7 @@ class Row:
 
     @property
     def title(self) -> str:
-        number = NONE if self.number is None else f"{self.number}"
+        number = MISSING if self.number is None else f"{self.number}"
         return f"#{number} {clean(self.id)}"
 
     @property
@@ -176,7 +185,7 @@ class Row:
         return f"{count:.0f} of {count + self.metrics['trained_epochs']:.0f} epochs" if count else ""
 
     def param(self, name: str) -> str:
-        return clean(self.params.get(name, NONE))
+        return clean(self.params.get(name, MISSING))
 
 
 class ProgressTable:
@@ -242,7 +251,7 @@ class ProgressTable:
                 row.metrics = row.metrics | (metrics or {})
                 self._count_finished(row)
             else:
-                row.reason = clean(reason, REASON) or "no reason given"
+                row.reason = clean(reason, MAX_REASON_CHARS) or "no reason given"
                 self.failed += 1
                 self._last_failure = row
         return row
@@ -322,7 +331,7 @@ class ProgressTable:
     def _cells(self, row: Row, stage: int) -> list[Text]:
         name = f"{row.stage}/{row.stages} " if row.stages else ""
         name += short_stage(clean(row.stage_name), stage - len(name))
-        epoch = str(row.epoch) if row.reports else NONE
+        epoch = str(row.epoch) if row.reports else MISSING
         if row.ended is None:
             epoch += f"/{row.epoch + row.remaining}" if row.reports else ""
             left = Text(clock(None if row.waits else row.time_left(self._now())))
@@ -333,7 +342,7 @@ class ProgressTable:
             left, name = Text("done", style="not dim green"), f"took {clock(row.ended - row.started)}"
             if row.reused and len(more := f"{name}, {row.reused} reused") <= stage:
                 name = more
-        number = NONE if row.number is None else str(row.number)
+        number = MISSING if row.number is None else str(row.number)
         values = [decimal(row.metrics.get(key)) for key in (self.metric, "dev/attention_kl")]
         texts = [number, clean(row.id), row.param("regime"), row.param("student_layers"), name, epoch]
         return [*map(Text, texts), *map(Text, values), left]

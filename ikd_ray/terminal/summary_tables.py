@@ -8,9 +8,9 @@ from collections.abc import Callable
 from rich.table import Table
 from rich.text import Text
 
-from ikd_ray.analysis.pareto import Objectives, on_dev
+from ikd_ray.analysis.objectives import Objectives, dev_metric, task_metric
 from ikd_ray.export.exported_files import ExportedFiles
-from ikd_ray.formatting import NONE, clean, decimal, short_name
+from ikd_ray.formatting import MISSING, clean, decimal, short_name
 from ikd_ray.records import TrialRecord
 
 FRONT_SHOWN, FAILED_SHOWN = 20, 10
@@ -32,21 +32,13 @@ _MEASURES: dict[str, tuple[str, Format]] = {
 }
 
 
-def main_metric(objectives: Objectives, teacher_metrics: dict[str, float]) -> str | None:
-    """What students are ranked by: the first objective that the teacher was scored on too, else its first metric,
-    where there is a held-out split that one's."""
-    held_out = (name for name in teacher_metrics if name.startswith("holdout/"))
-    first = next(held_out, next(iter(teacher_metrics), None))
-    return next((name for name in objectives if name in teacher_metrics), first)
-
-
 def front_table(front: list[TrialRecord], objectives: Objectives, teacher_metrics: dict[str, float]) -> Table:
     """Students of the front, the best first, below the teacher. An arrow marks what was optimised."""
-    main = main_metric(objectives, teacher_metrics)
+    main = task_metric(objectives, teacher_metrics)
     columns: dict[str, tuple[str, Format]] = {}
     if main:
         columns[main] = (short_name(main), decimal)
-        columns[on_dev(main)] = (short_name(on_dev(main)), decimal)
+        columns[dev_metric(main)] = (short_name(dev_metric(main)), decimal)
     columns |= _MEASURES
     columns |= {name: (short_name(name), "{:.4g}".format) for name in objectives if name not in columns}
 
@@ -62,7 +54,7 @@ def front_table(front: list[TrialRecord], objectives: Objectives, teacher_metric
     table.add_row("teacher", "", *teacher, "", style="dim")
     for trial in _best_first(front, main):
         cells = [_cell(trial.metrics, name, shown) for name, (_, shown) in columns.items()]
-        first = [clean(trial.params.get(name, NONE)) for name in ("regime", "student_layers")]
+        first = [clean(trial.params.get(name, MISSING)) for name in ("regime", "student_layers")]
         table.add_row(*map(Text, [*first, *cells, clean(trial.id)]))
     return table
 
@@ -93,4 +85,4 @@ def _best_first(front: list[TrialRecord], main: str | None) -> list[TrialRecord]
 
 
 def _cell(metrics: dict[str, float], name: str, shown: Format) -> str:
-    return shown(metrics[name]) if name in metrics else NONE
+    return shown(metrics[name]) if name in metrics else MISSING

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ikd_ray.analysis.pareto import on_dev
+from ikd_ray.analysis.objectives import dev_metric
 from ikd_ray.export.students import export_student
 from ikd_ray.records import SweepRecord, TrialRecord
 
@@ -61,7 +61,7 @@ def log_student(client: MlflowClient, run: Run, folder: Path, sweep: SweepRecord
             client.delete_logged_model(model.model_id)
             raise
         client.finalize_logged_model(model.model_id, "READY")
-    measured = dict.fromkeys((*sweep.objectives, *map(on_dev, sweep.objectives)))
+    measured = dict.fromkeys((*sweep.objectives, *map(dev_metric, sweep.objectives)))
     told = [*measured, "student/params", "student/latency_ms"]
     _log_metrics(client, run, model.model_id, told, trial)
     # Last: it is what says that the run has its model.

@@ -9,9 +9,9 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ikd_ray.analysis import pareto
-from ikd_ray.analysis.pareto import main_metric
-from ikd_ray.formatting import clean
+from ikd_ray.analysis.objectives import dev_metric, main_metric
+from ikd_ray.analysis.pareto import pareto_front
+from ikd_ray.formatting import GENERATED_WARNING, clean
 from ikd_ray.records import SweepRecord, TrialRecord
 
 NOTE = "mlflow.note.content"  # a run's or an experiment's description, in Markdown
@@ -48,7 +48,7 @@ def experiment_tags(sweep: SweepRecord) -> dict[str, str]:
 def _state(sweep: SweepRecord) -> dict[str, Any]:
     """All trials of all sweeps, the best first."""
     metric = main_metric(sweep.objectives)
-    metrics = [f"metrics.`{name}`" for name in dict.fromkeys((metric, pareto.on_dev(metric), *METRICS))]
+    metrics = [f"metrics.`{name}`" for name in dict.fromkeys((metric, dev_metric(metric), *METRICS))]
     compared = ("method", "again") if sweep.settings.get("methods") else ()
     params = [f"params.`{name}`" for name in (*compared, *PARAMS)]
     columns = [*metrics, *params, f"tags.`{FRONT}`", "tags.`ikd.sweep`", "attributes.`Models`"]
@@ -81,9 +81,9 @@ def _packed(state: Mapping[str, Any]) -> str:
 
 def description(sweep: SweepRecord, trials: Sequence[TrialRecord], experiment_id: str) -> str:
     """The parent run's, in Markdown: what was swept, how to read it, and the front as it is."""
-    best = pareto.front(trials, sweep.objectives)
+    best = pareto_front(trials, sweep.objectives)
     students = f"#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}"
-    warning = f"**{pareto.GENERATED}.** " if sweep.data["generated"] else ""
+    warning = f"**{GENERATED_WARNING}.** " if sweep.data["generated"] else ""
     parts = [
         f"Students of **{_plain(sweep.teacher['name'])}** for {_plain(sweep.task)}, by {len(trials)} of {sweep.trials} "
         f"trials. {warning}Data: {_plain(sweep.data['description'])}.",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ikd_ray.analysis.pareto import front
+from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.errors import UsageError
 from ikd_ray.records import SweepRecord, TrialRecord
 from ikd_ray.redaction import redact_uri
@@ -23,7 +23,7 @@ def show_front(tracker: Tracker, folder: Path, sweep: SweepRecord, trials: Seque
     """
     client = tracker.client
     client.set_tag(tracker.parent, NOTE, description(sweep, trials, tracker.experiment_id))
-    best = {trial.id: trial for trial in front(trials, sweep.objectives)}
+    best = {trial.id: trial for trial in pareto_front(trials, sweep.objectives)}
     for trial, run in _runs(tracker, tracker.parent).items():
         if (run.data.tags.get(FRONT) == "true") != (trial in best):
             client.set_tag(run.info.run_id, FRONT, str(trial in best).lower())

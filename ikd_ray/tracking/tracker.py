@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ikd_ray.analysis.pareto import front
-from ikd_ray.analysis.savings import savings
+from ikd_ray.analysis.pareto import pareto_front
+from ikd_ray.analysis.savings import compute_savings
 from ikd_ray.errors import UsageError, first_line
 from ikd_ray.formatting import clean
 from ikd_ray.records import SPACE_FILE, SweepRecord, TrialRecord, num_pending, trial_name
@@ -180,7 +180,7 @@ class Tracker:
         if not self.parent:
             return [Difference("the sweep had no run")]
         records, seen = {record.id: record for record in trials}, set()
-        best = {trial.id for trial in front(trials, sweep.objectives)}
+        best = {trial.id for trial in pareto_front(trials, sweep.objectives)}
         for run in list(self.search(f"tags.`mlflow.parentRunId` = '{self.parent}'")):
             trial, run_id = run.data.tags[TRIAL], run.info.run_id
             if trial in seen:
@@ -314,7 +314,7 @@ class Tracker:
         """All that there is to tell of a sweep that has come to an end, or to a halt; what is told already stays."""
         for trial in trials:
             self.settle(trial)
-        self._metrics(self.parent, savings(trials).metrics(), 0)
+        self._metrics(self.parent, compute_savings(trials).metrics(), 0)
         for path in (folder / name for name in (*SUMMARY_FILES, SPACE_FILE)):
             if path.is_file():
                 self.client.log_artifact(self.parent, str(path))
@@ -325,7 +325,7 @@ class Tracker:
         """The status that the parent's run ends with."""
         if num_pending(sweep.trials, trials):
             return "KILLED"
-        return "FINISHED" if front(trials, sweep.objectives) else "FAILED"
+        return "FINISHED" if pareto_front(trials, sweep.objectives) else "FAILED"
 
     def finish(self, status: str) -> None:
         """End the parent run, and as KILLED the trials that have not ended."""

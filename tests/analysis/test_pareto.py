@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ikd_ray.analysis.pareto import front, front_values, main_metric, pareto_content, trials_csv, trials_table
+from ikd_ray.analysis.objectives import main_metric
+from ikd_ray.analysis.pareto import front_candidates, pareto_content, pareto_front, trials_csv, trials_table
 from ikd_ray.records import SweepRecord, TrialRecord
 from ikd_ray.report.summary_files import FRONT, SUMMARY_FILES, TABLE, stale, write_summary_files
 
@@ -61,7 +62,7 @@ def test_front_is_its_definition(drawn, objectives, random):
 
     expected = {t.id for t in able if not any(excludes(other, t) for other in able)}
     random.shuffle(trials)
-    found = front(trials, objectives)
+    found = pareto_front(trials, objectives)
     assert {t.id for t in found} == expected
     assert len(found) == len(expected)
     leading = next((name for name in objectives if objectives[name] == "min"), next(iter(objectives)))
@@ -70,7 +71,7 @@ def test_front_is_its_definition(drawn, objectives, random):
 
 
 def test_no_trial_no_front():
-    assert front([], OBJECTIVES) == []
+    assert pareto_front([], OBJECTIVES) == []
 
 
 def seeded(number: int, seed: int, value: float, again: bool = False, **params) -> TrialRecord:
@@ -82,15 +83,15 @@ def test_of_a_configuration_with_several_seeds_the_mean_counts():
     """It has the luckiest trial of all, and the worse mean."""
     lucky = [seeded(n, n, value, temperature=2.0) for n, value in enumerate((0.9, 0.1, 0.2))]
     steady = [seeded(n, n, value, temperature=3.0) for n, value in ((3, 0.38), (4, 0.55), (5, 0.45))]
-    assert [t.id for t in front([*lucky, *steady], OBJECTIVES)] == ["t5"]  # the nearest to 0.46
-    ((member, values),) = front_values([*lucky, *steady], OBJECTIVES)
+    assert [t.id for t in pareto_front([*lucky, *steady], OBJECTIVES)] == ["t5"]  # the nearest to 0.46
+    ((member, values),) = front_candidates([*lucky, *steady], OBJECTIVES)
     assert member.metrics["dev/mcc"] == 0.45
     assert values == {"dev/mcc": pytest.approx(0.46), "student/params": 10}
-    assert [t.id for t in front(lucky, OBJECTIVES)] == ["t2"]  # and not the best one of its own
+    assert [t.id for t in pareto_front(lucky, OBJECTIVES)] == ["t2"]  # and not the best one of its own
 
 
 def test_of_trials_equally_near_the_mean_the_first_stands_for_them():
-    assert [t.id for t in front([seeded(1, 1, 0.5), seeded(0, 0, 0.25)], OBJECTIVES)] == ["t0"]
+    assert [t.id for t in pareto_front([seeded(1, 1, 0.5), seeded(0, 0, 0.25)], OBJECTIVES)] == ["t0"]
 
 
 def test_where_a_configuration_was_run_again_these_trials_alone_count():
@@ -99,17 +100,17 @@ def test_where_a_configuration_was_run_again_these_trials_alone_count():
         seeded(n, 100 + n, value, again=True, temperature=2.0) for n, value in ((2, 0.3), (3, 0.4), (4, 0.35))
     ]
     rival = seeded(1, 0, 0.5, temperature=3.0)
-    assert front([picked, rival], OBJECTIVES) == [picked]
-    assert front([picked, rival, *anew], OBJECTIVES) == [anew[2]], "nor does the rival, which was not"
-    assert [t.id for t in front([picked, *anew], OBJECTIVES)] == ["t4"]
-    assert [t.id for t in front([picked, anew[0]], OBJECTIVES)] == ["t2"]
+    assert pareto_front([picked, rival], OBJECTIVES) == [picked]
+    assert pareto_front([picked, rival, *anew], OBJECTIVES) == [anew[2]], "nor does the rival, which was not"
+    assert [t.id for t in pareto_front([picked, *anew], OBJECTIVES)] == ["t4"]
+    assert [t.id for t in pareto_front([picked, anew[0]], OBJECTIVES)] == ["t2"]
     broken = [replace(one, status="failed") for one in anew]
-    assert front([picked, *broken], OBJECTIVES) == [picked]
+    assert pareto_front([picked, *broken], OBJECTIVES) == [picked]
 
 
 def test_a_seed_that_diverged_or_failed_counts_for_nothing():
     trials = [seeded(0, 0, math.nan), seeded(1, 1, 0.5), replace(seeded(2, 2, 0.1), status="failed")]
-    ((member, values),) = front_values(trials, OBJECTIVES)
+    ((member, values),) = front_candidates(trials, OBJECTIVES)
     assert (member.id, values["dev/mcc"]) == ("t1", 0.5)
 
 
@@ -123,14 +124,14 @@ def test_pareto_json_is_standard_json(tmp_path):
     small = trial(0, {"dev/mcc": 0.25, "student/params": 10, "dev/attention_kl": math.nan})
     large = trial(1, {"dev/mcc": 0.5, "student/params": 20})
     worse = trial(2, {"dev/mcc": 0.1, "student/params": 20})
-    members = front([large, worse, small], OBJECTIVES)
+    members = pareto_front([large, worse, small], OBJECTIVES)
     write_summary_files(tmp_path, sweep(), [large, worse, small])
 
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 
     read = json.loads((tmp_path / "pareto.json").read_text(), parse_constant=refuse)
-    assert read == pareto_content(sweep(), front_values(members, OBJECTIVES))
+    assert read == pareto_content(sweep(), front_candidates(members, OBJECTIVES))
     assert [member["id"] for member in read["front"]] == ["t0", "t1"]
     assert read["front"][0]["metrics"] == {"dev/mcc": 0.25, "student/params": 10, "dev/attention_kl": None}
     assert read["teacher"] == {"name": "mini", "metrics": {"dev/mcc": 0.5}}

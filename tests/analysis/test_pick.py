@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ikd_ray.analysis.pick import Pick, choose, parse
+from ikd_ray.analysis.pick import Pick, parse_pick, select_students
 from ikd_ray.errors import UsageError
 from ikd_ray.records import SweepRecord, TrialRecord
 
@@ -40,7 +40,7 @@ TRIALS = [
     ],
 )
 def test_what_the_command_line_says(given, wanted):
-    assert parse(given) == wanted
+    assert parse_pick(given) == wanted
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_what_the_command_line_says(given, wanted):
 )
 def test_mistakes_name_what_is_right(given, message):
     with pytest.raises(UsageError, match="--pick") as error:
-        parse(given)
+        parse_pick(given)
     assert message in str(error.value)
 
 
@@ -77,25 +77,27 @@ def test_mistakes_name_what_is_right(given, message):
     ],
 )
 def test_the_student_that_is_meant(given, wanted):
-    assert [student.id for student in choose(sweep(), TRIALS, parse(given))] == [wanted]
+    assert [student.id for student in select_students(sweep(), TRIALS, parse_pick(given))] == [wanted]
 
 
 def test_without_a_pick_it_is_the_front():
-    assert [student.id for student in choose(sweep(), TRIALS, None)] == ["t002", "t000", "t001"]
+    assert [student.id for student in select_students(sweep(), TRIALS, None)] == ["t002", "t000", "t001"]
 
 
 def test_a_metric_to_minimise_is_best_where_it_is_least():
     trials = [trial(0, 0.5, 10, "dev/attention_kl"), trial(1, 0.1, 30, "dev/attention_kl")]
     about = sweep(**{"student/latency_ms": "min", "dev/attention_kl": "min"})
-    assert [student.id for student in choose(about, trials, parse(["best"]))] == ["t001"]
-    assert [student.id for student in choose(about, trials, parse(["smallest-within", "0.4"]))] == ["t000"]
+    assert [student.id for student in select_students(about, trials, parse_pick(["best"]))] == ["t001"]
+    assert [
+        student.id for student in select_students(about, trials, parse_pick(["smallest-within", "0.4"]))
+    ] == ["t000"]
 
 
 def test_of_equals_the_smaller_then_the_better_then_the_earlier_one():
     equal = [trial(0, 0.3, 20), trial(1, 0.3, 10), trial(2, 0.3, 10)]
-    assert choose(sweep(), equal, parse(["best"]))[0].id == "t001"
+    assert select_students(sweep(), equal, parse_pick(["best"]))[0].id == "t001"
     near = [trial(0, 0.3, 20), trial(1, 0.28, 10), trial(2, 0.29, 10)]
-    assert choose(sweep(), near, parse(["smallest-within", "0.1"]))[0].id == "t002"
+    assert select_students(sweep(), near, parse_pick(["smallest-within", "0.1"]))[0].id == "t002"
 
 
 def test_trials_that_failed_or_diverged_are_never_picked():
@@ -105,15 +107,15 @@ def test_trials_that_failed_or_diverged_are_never_picked():
         trial(2, None, 5),
         trial(3, 0.9, 5, status="failed", reason="out of memory"),
     ]
-    assert choose(sweep(), trials, parse(["smallest-within", "1"]))[0].id == "t000"
+    assert select_students(sweep(), trials, parse_pick(["smallest-within", "1"]))[0].id == "t000"
     with pytest.raises(UsageError, match="has failed"):
-        choose(sweep(), trials, parse(["t003"]))
+        select_students(sweep(), trials, parse_pick(["t003"]))
     with pytest.raises(UsageError, match="no such trial"):
-        choose(sweep(), trials, parse(["t009"]))
+        select_students(sweep(), trials, parse_pick(["t009"]))
     with pytest.raises(UsageError, match="finite dev/mcc"):
-        choose(sweep(), trials[1:], parse(["best"]))
+        select_students(sweep(), trials[1:], parse_pick(["best"]))
 
 
 def test_sweep_without_a_dev_objective():
     with pytest.raises(UsageError, match="give a trial's id"):
-        choose(sweep(**{"student/params": "min"}), TRIALS, parse(["best"]))
+        select_students(sweep(**{"student/params": "min"}), TRIALS, parse_pick(["best"]))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ikd_ray.analysis.savings import Savings, savings
+from ikd_ray.analysis.savings import Savings, compute_savings
 from ikd_ray.records import TrialRecord
 
 LAYERWISE = [1, 1, 2, 2, 3, 3, 4, 4, 4]  # stage of each epoch: three layers, two epochs each, then three
@@ -42,7 +42,7 @@ def trial(regime: str, stages: list[int], reused: set[int] = frozenset(), **para
     ],
 )
 def test_a_layer_through_an_epoch_is_the_unit_of_internal_stages(regime, params, internal, classification):
-    found = savings([trial(regime, LAYERWISE, **params)])
+    found = compute_savings([trial(regime, LAYERWISE, **params)])
     assert (found.internal_trained, found.internal_total) == (internal, internal)
     assert (found.classification_trained, found.classification_total) == (classification, classification)
 
@@ -50,7 +50,7 @@ def test_a_layer_through_an_epoch_is_the_unit_of_internal_stages(regime, params,
 @pytest.mark.parametrize("regime", ["hard", "kd", "id"])
 def test_regimes_of_one_stage_have_no_internal_stages(regime):
     """ID has internal losses, but its learning rate falls with the classification's."""
-    assert savings([trial(regime, [1, 1, 1])]) == Savings(0, 0, 3, 3, 30.0, 0.0)
+    assert compute_savings([trial(regime, [1, 1, 1])]) == Savings(0, 0, 3, 3, 30.0, 0.0)
 
 
 def test_what_trials_reused_is_split_by_kind_of_stage():
@@ -61,7 +61,7 @@ def test_what_trials_reused_is_split_by_kind_of_stage():
         trial("pid", [1, 2, 2, 3, 4], {0}),  # a threshold ended two of its stages
         trial("kd", [1, 1]),
     ]
-    found = savings(trials)
+    found = compute_savings(trials)
     assert (found.internal_trained, found.internal_total) == (12 + 6 + 0 + 3, 12 + 12 + 12 + 4)
     assert (found.classification_trained, found.classification_total) == (
         3 + 3 + 0 + 1 + 2,
@@ -77,14 +77,14 @@ def test_what_trials_reused_is_split_by_kind_of_stage():
 def test_reused_and_trained_epochs_in_any_order(reused):
     """A trial may have to train again what it could reuse before, and the other way round."""
     indices = {index for index, flag in enumerate(reused) if flag}
-    found = savings([trial("kd", [1] * len(reused), indices)])
+    found = compute_savings([trial("kd", [1] * len(reused), indices)])
     assert (found.classification_trained, found.classification_total) == (reused.count(False), len(reused))
     assert found.reused == any(reused)
 
 
 def test_only_finished_trials_count():
     failed = TrialRecord("t001", 1, {"regime": "kd"}, [2], "failed", reason="loss became nan", duration_s=9.0)
-    assert savings([failed]) == savings([]) == Savings()
+    assert compute_savings([failed]) == compute_savings([]) == Savings()
     assert Savings().internal_ratio is None
     assert Savings().classification_ratio is None
 
@@ -93,13 +93,13 @@ def test_records_of_earlier_versions_trained_all():
     history = [{"stage": float(stage)} for stage in LAYERWISE]
     params = {"regime": "sid", "student_layers": 3}
     old = TrialRecord("t000", 0, params, [2, 4, 6], "finished", history[-1], history, duration_s=50.0)
-    found = savings([old])
+    found = compute_savings([old])
     assert found == Savings(12, 12, 3, 3, 50.0, 0.0)
     assert not found.reused
 
 
 def test_metrics_for_mlflow():
-    assert savings([trial("sid", LAYERWISE, {0, 1})]).metrics() == {
+    assert compute_savings([trial("sid", LAYERWISE, {0, 1})]).metrics() == {
         "sharing/internal_layer_epochs": 12.0,
         "sharing/internal_layer_epochs_trained": 10.0,
         "sharing/classification_epochs": 3.0,

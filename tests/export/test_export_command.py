@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ikd_ray import records
-from ikd_ray.analysis.pareto import GENERATED
+from ikd_ray.formatting import GENERATED_WARNING
 from ikd_ray.storage import store
 from tests.helpers.sample_students import (
     LARGE_EXPORT,
@@ -42,9 +42,9 @@ def test_generated_corpus_is_unmissable(tmp_path, app):
     make_student_sweep(tmp_path / "outputs", generated=True)
     result = invoke(app, "--task", "cola", "--output", tmp_path / "outputs", "--to", tmp_path / "exports")
     assert result.exit_code == 0
-    assert GENERATED in result.stdout
+    assert GENERATED_WARNING in result.stdout
     card = (tmp_path / "exports" / SMALL_EXPORT / "README.md").read_text()
-    assert card.count(GENERATED) >= 2
+    assert card.count(GENERATED_WARNING) >= 2
     assert "generated-data" in card
     assert json.loads((tmp_path / "exports" / SMALL_EXPORT / "ikd.json").read_text())["generated"] is True
 
@@ -195,7 +195,7 @@ def test_list_of_the_generated_corpus_says_so(tmp_path, app):
     make_student_sweep(tmp_path / "outputs", generated=True)
     result = invoke(app, "--task", "cola", "--output", tmp_path / "outputs", "--list")
     assert result.exit_code == 0
-    assert GENERATED in result.stdout
+    assert GENERATED_WARNING in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,11 @@ import yaml
 from transformers import AutoTokenizer, pipeline
 
 from ikd_ray import records
-from ikd_ray.analysis.pareto import GENERATED
 from ikd_ray.distill.fast_layers import use_onednn
 from ikd_ray.errors import UsageError
 from ikd_ray.export import students
 from ikd_ray.export.students import export_students
+from ikd_ray.formatting import GENERATED_WARNING
 from ikd_ray.storage import store
 from ikd_ray.tasks import get_task
 from tests.helpers.sample_students import (
@@ -108,7 +108,7 @@ def test_folder_is_whole_and_says_how_it_was_made(output, tmp_path):
     assert "python sweeps/run.py --task cola --name first" in card
     assert "| 1 | 6 |" in card
     assert all(f"| {name} | {value} |" in card for name, value in small.trial.params.items())
-    assert GENERATED not in card
+    assert GENERATED_WARNING not in card
     assert "assistant" not in facts
     assert "| assistant |" not in card
     assert not list((tmp_path / "exports").glob(".*"))

@@ -9,7 +9,7 @@ import optuna
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from ikd_ray.analysis.savings import was_reused
+from ikd_ray.analysis.savings import is_reused
 from ikd_ray.distill.epoch_cache import EPOCH_FILE
 from ikd_ray.records import TrialRecord, read_sweep, read_trials
 from ikd_ray.tracking.tracker import SWEEP_ID
@@ -99,7 +99,7 @@ def assert_no_epoch_lost(home: Path, name: str, kept: dict[Path, float]) -> None
     again = [path for path, seconds in kept.items() if now.get(path) != seconds]
     assert not again, f"trained again: {again}"
     trained = {
-        record.id: {epoch["time/epoch_s"] for epoch in record.history if not was_reused(epoch)}
+        record.id: {epoch["time/epoch_s"] for epoch in record.history if not is_reused(epoch)}
         for record in read_trials(home / "outputs" / name)
     }
     for path, seconds in kept.items():

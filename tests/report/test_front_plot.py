@@ -8,7 +8,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from ikd_ray.analysis.pareto import GENERATED, front
+from ikd_ray.analysis.pareto import pareto_front
+from ikd_ray.formatting import GENERATED_WARNING
 from ikd_ray.records import SweepRecord, TrialRecord
 from ikd_ray.report import front_plot
 from ikd_ray.report.front_plot import pareto_png
@@ -54,7 +55,7 @@ def texts(figure) -> list[str]:
 
 
 def test_shows_front_teacher_regimes_and_units(tmp_path, drawn):
-    draw(tmp_path / "pareto.png", sweep(), TRIALS, front(TRIALS, OBJECTIVES))
+    draw(tmp_path / "pareto.png", sweep(), TRIALS, pareto_front(TRIALS, OBJECTIVES))
     (figure,) = drawn
     axes = figure.axes[0]
     assert axes.get_xlabel() == "Parameters (millions)"
@@ -64,7 +65,7 @@ def test_shows_front_teacher_regimes_and_units(tmp_path, drawn):
     assert "3L id101234" in shown
     assert "teacher mini: 0.41" in shown
     assert "cola: sweep first" in shown
-    assert GENERATED not in shown
+    assert GENERATED_WARNING not in shown
     assert [text.get_text() for text in figure.legends[0].texts] == ["hard", "kd", "sid", "Pareto front"]
     steps = next(line for line in axes.lines if line.get_label() == "Pareto front")
     assert list(steps.get_ydata()) == [0.1, 0.3, 0.3]
@@ -73,8 +74,8 @@ def test_shows_front_teacher_regimes_and_units(tmp_path, drawn):
 
 
 def test_generated_corpus_has_a_red_banner(tmp_path, drawn):
-    draw(tmp_path / "pareto.png", sweep(generated=True), TRIALS, front(TRIALS, OBJECTIVES))
-    assert GENERATED in texts(drawn[0])
+    draw(tmp_path / "pareto.png", sweep(generated=True), TRIALS, pareto_front(TRIALS, OBJECTIVES))
+    assert GENERATED_WARNING in texts(drawn[0])
     top_row = imread(tmp_path / "pareto.png")[5, :, :3]
     assert np.allclose(top_row, to_rgb(front_plot.RED), atol=0.01)
 
@@ -95,7 +96,7 @@ def test_generated_corpus_has_a_red_banner(tmp_path, drawn):
 def test_axes_follow_the_objectives(tmp_path, drawn, objectives, labels):
     more = {"student/latency_ms": 2.0, "dev/attention_kl": 0.5, "student/size_mb": 45.0}
     trials = [trial(n, "kd", n + 1, 0.1 * n, **more) for n in range(3)]
-    draw(tmp_path / "pareto.png", sweep(objectives=objectives), trials, front(trials, objectives))
+    draw(tmp_path / "pareto.png", sweep(objectives=objectives), trials, pareto_front(trials, objectives))
     axes = drawn[0].axes[0]
     assert axes.get_xlabel().startswith(labels[0])
     assert axes.get_ylabel().startswith(labels[1])
@@ -104,7 +105,7 @@ def test_axes_follow_the_objectives(tmp_path, drawn, objectives, labels):
 def test_labels_of_a_crowded_front_stay_apart(tmp_path, drawn):
     objectives = {"dev/mcc": "max", "student/latency_ms": "min"}
     trials = [trial(n, "kd", 2, 0.1 + 0.02 * n, **{"student/latency_ms": 3 + 0.1 * n}) for n in range(5)]
-    draw(tmp_path / "pareto.png", sweep(objectives=objectives), trials, front(trials, objectives))
+    draw(tmp_path / "pareto.png", sweep(objectives=objectives), trials, pareto_front(trials, objectives))
     boxes = [text.get_window_extent() for text in drawn[0].axes[0].texts]
     assert len(boxes) == 6
     assert not any(one.overlaps(two) for i, one in enumerate(boxes) for two in boxes[:i])
@@ -113,7 +114,7 @@ def test_labels_of_a_crowded_front_stay_apart(tmp_path, drawn):
 @pytest.mark.parametrize("trials", [[], TRIALS[3:], TRIALS[:1]])
 def test_few_trials_and_awkward_names_draw(tmp_path, trials):
     strange = sweep(name="$\\frac_{" * 20, teacher={})
-    draw(tmp_path / "pareto.png", strange, trials, front(trials, OBJECTIVES))
+    draw(tmp_path / "pareto.png", strange, trials, pareto_front(trials, OBJECTIVES))
     assert imread(tmp_path / "pareto.png").shape[:2] == (896, 1408)
 
 

@@ -9,14 +9,14 @@ from dataclasses import replace
 import pytest
 from rich.console import Console as Terminal
 
-from ikd_ray.analysis.evaluation_data import evaluation_data
-from ikd_ray.analysis.pareto import main_metric
-from ikd_ray.analysis.pick import choose, parse
+from ikd_ray.analysis.evaluation_data import load_evaluation_data
+from ikd_ray.analysis.objectives import main_metric
+from ikd_ray.analysis.pick import parse_pick, select_students
 from ikd_ray.analysis.sweep_analysis import open_analysis
 from ikd_ray.data.holdout import hold_out
 from ikd_ray.data.sources import load
 from ikd_ray.errors import UsageError
-from ikd_ray.formatting import main_metrics, short_name
+from ikd_ray.formatting import metrics_line, short_name
 from ikd_ray.records import read_sweep, read_trials, trial_folder, write_sweep, write_trial
 from ikd_ray.tasks import get_task
 from ikd_ray.terminal.summary_tables import front_table
@@ -49,7 +49,9 @@ def test_students_are_chosen_by_it_and_shown_on_dev(sweep):
     assert (subject.chosen_by, subject.metric) == ("holdout/mcc", "dev/mcc")
     assert subject.best.id == subject.best_of(subject.trials).id == least.id
     assert subject.taught == 0.41
-    assert [student.id for student in choose(subject.sweep, subject.trials, parse(["best"]))] == [least.id]
+    assert [
+        student.id for student in select_students(subject.sweep, subject.trials, parse_pick(["best"]))
+    ] == [least.id]
 
 
 def test_a_trial_without_a_number_to_choose_by_is_not_looked_at(sweep):
@@ -85,7 +87,7 @@ def test_names_say_where_it_is_not_dev():
         "holdout mcc",
         "params",
     ]
-    shown = main_metrics(
+    shown = metrics_line(
         {"train/loss": 0.5, "holdout/mcc": 0.25, "holdout/layer_1/kl": 1.0, "dev/mcc": 0.125}
     )
     assert shown == "holdout mcc 0.250, mcc 0.125, training loss 0.500"
@@ -115,9 +117,9 @@ def test_examples_that_are_read_again_are_held_out_again(sweep, tmp_path):
     record = replace(record, data=data, settings={"data_dir": str(glue)})
     teacher = tmp_path / "teacher"
     write_tokenizer(teacher)
-    found = evaluation_data(sweep.parent, record, teacher, tmp_path / "room")
+    found = load_evaluation_data(sweep.parent, record, teacher, tmp_path / "room")
     assert {name: len(split) for name, split in found.splits.items()} == {"dev": 40, "holdout": 10}
     assert found.splits["holdout"].labels.tolist() == dataset.splits["holdout"].labels.tolist()
     other = replace(record, data=data | {"selection": "dev"})
     with pytest.raises(UsageError, match="its data has changed"):
-        evaluation_data(sweep.parent, other, teacher, tmp_path / "other")
+        load_evaluation_data(sweep.parent, other, teacher, tmp_path / "other")

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ikd_ray.analysis.model_loader import ModelLoader
-from ikd_ray.analysis.pareto import front as pareto_front
+from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.analysis.sweep_analysis import IDLE, open_analysis
 from ikd_ray.config import make_trial
 from ikd_ray.distill.losses import attention_kl

@@ -10,8 +10,8 @@ from html.parser import HTMLParser
 import mlflow
 import pytest
 
-from ikd_ray.analysis.pareto import GENERATED
 from ikd_ray.analysis.sweep_analysis import open_analysis
+from ikd_ray.formatting import GENERATED_WARNING
 from ikd_ray.records import read_sweep, read_trials, write_sweep
 from ikd_ray.report.figures import costs, front, regimes
 from ikd_ray.report.page import TERMS, render
@@ -74,7 +74,7 @@ def test_the_page_has_everything_in_it(made):
     assert all(attributes["alt"] for tag, attributes in page.tags if tag == "img")
     sweep = read_sweep(output / "first")
     for words in (
-        GENERATED,
+        GENERATED_WARNING,
         sweep.command,
         sweep.code_version,
         "made up",

@@ -12,7 +12,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
-from ikd_ray.analysis.savings import savings
+from ikd_ray.analysis.savings import compute_savings
 from ikd_ray.records import read_trials
 from tests.helpers.run_command import start_sweep, sweep_flags
 
@@ -68,7 +68,7 @@ def alone(inputs, command, tmp_path_factory):
     done = command("run", *arguments(inputs, home, "alone", "--no-share"), cwd=home)
     assert done.returncode == 0, done.stderr
     assert not (home / "outputs" / "cache" / "stages").exists()
-    assert savings(read_trials(home / "outputs" / "alone")).saved_s == 0
+    assert compute_savings(read_trials(home / "outputs" / "alone")).saved_s == 0
     return home
 
 
@@ -92,7 +92,7 @@ def test_sharing_changes_no_number_and_no_weight(alone, shared):
 
 def test_no_epoch_is_trained_twice(shared):
     """Of each internal stage the longest stay is trained, once for each state that it can start from."""
-    found = savings(read_trials(shared[0] / "outputs" / "shared"))
+    found = compute_savings(read_trials(shared[0] / "outputs" / "shared"))
     # PID and SID have the first layer's stage in common: 2 epochs. The second one starts from either epoch's
     # state, and lasts as long: 1 + 2 epochs, of one layer in PID and of two in SID.
     assert found.internal_trained == 2 + 3 * 1 + 3 * 2
@@ -166,7 +166,7 @@ def test_trials_that_wait_leave_their_place_and_come_again(inputs, command, envi
     again = command("run", "--resume", "waits", cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     assert_same(tmp_path / "outputs" / "shared", tmp_path / "outputs" / "waits")
-    assert savings(read_trials(tmp_path / "outputs" / "waits")).internal_trained == 2
+    assert compute_savings(read_trials(tmp_path / "outputs" / "waits")).internal_trained == 2
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("ikd-cola").experiment_id
     runs = client.search_runs([experiment], "tags.`ikd.sweep` = 'waits' and tags.`ikd.kind` = 'trial'")

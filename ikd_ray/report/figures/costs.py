@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ikd_ray.analysis.savings import Savings, savings
+from ikd_ray.analysis.savings import Savings, compute_savings
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis, title
 from ikd_ray.formatting import duration
 from ikd_ray.records import TrialRecord
@@ -39,7 +39,7 @@ def cost(trial: TrialRecord) -> Cost:
 
 
 def section(subject: SweepAnalysis) -> Section:
-    found = savings(subject.finished)
+    found = compute_savings(subject.finished)
     words = f"Of all that the finished trials went through: {found}."
     if not found.reused:
         words += " No trial took an epoch from another one."

@@ -9,8 +9,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from ikd_ray.analysis import pareto
 from ikd_ray.analysis.configurations import have_seeds
+from ikd_ray.analysis.pareto import front_candidates
 from ikd_ray.analysis.sweep_analysis import IDLE, SweepAnalysis, depth, number, title
 from ikd_ray.config import sort_regimes
 from ikd_ray.formatting import clean
@@ -208,9 +208,9 @@ def _traces(subject: SweepAnalysis, cost: str, teacher: float) -> list[go.Scatte
 
 def _steps(subject: SweepAnalysis, cost: str, known: list[TrialRecord]) -> go.Scatter:
     """The best value to be had at each cost."""
-    ways: dict[str, Direction] = {cost: "min", subject.metric: subject.way(subject.metric)}
+    ways: dict[str, Direction] = {cost: "min", subject.metric: subject.direction(subject.metric)}
     unit = axis_label(cost)[1]
-    best = pareto.front_values(known, ways)
+    best = front_candidates(known, ways)
     points = sorted((values[cost] / unit, values[subject.metric]) for _, values in best)
     across, up = zip(*points, strict=True)
     line = {"shape": "hv", "color": INK, "width": 1.6}

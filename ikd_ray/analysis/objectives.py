@@ -1,0 +1,55 @@
+"""The metric that students are compared by, and whether more or less of a metric is better."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from ikd_ray.records import Direction, SweepRecord
+
+Objectives = Mapping[str, Direction]
+
+SELECTION_SPLITS = ("dev/", "holdout/")
+"""Prefixes of the metrics that students may be compared by; a sweep has objectives on one of the two splits."""
+
+
+def main_metric(objectives: Collection[str]) -> str:
+    """Return the first objective on a selection split, or else the first objective."""
+    return next((name for name in objectives if name.startswith(SELECTION_SPLITS)), next(iter(objectives)))
+
+
+def task_metric(objectives: Objectives, teacher_metrics: Collection[str]) -> str | None:
+    """Return the metric by which a table ranks students beside their teacher.
+
+    Returns:
+        The first objective that the teacher was scored on as well; without one, the teacher's first held-out metric,
+        or else its first metric. None if the teacher has no metric.
+    """
+    shared = [name for name in objectives if name in teacher_metrics]
+    held_out = [name for name in teacher_metrics if name.startswith("holdout/")]
+    return next(iter([*shared, *held_out, *teacher_metrics]), None)
+
+
+def selection_metric(sweep: SweepRecord, task_metric: str) -> str:
+    """Return the metric, with its split, that configurations and students are chosen by.
+
+    Args:
+        task_metric: name of the task's main metric, without a split; it is taken where no objective is on a
+            selection split.
+    """
+    main = main_metric(sweep.objectives)
+    metric = main if main.startswith(SELECTION_SPLITS) else task_metric
+    return f"{sweep.data.get('selection', 'dev')}/{metric.rpartition('/')[2]}"
+
+
+def dev_metric(metric: str) -> str:
+    """Return the name that a held-out metric has on the dev split; other names are returned unchanged."""
+    return metric.replace("holdout/", "dev/")
+
+
+def direction(metric: str, objectives: Objectives) -> Direction:
+    """Return whether more ("max") or less ("min") of a metric is better.
+
+    The objective of that name decides, whichever split it is on; any other metric is to be maximised.
+    """
+    directions = {dev_metric(name): value for name, value in objectives.items()}
+    return directions.get(dev_metric(metric), "max")
