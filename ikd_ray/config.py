@@ -130,7 +130,7 @@ class TargetConfig(_Config):
 
     mode: Literal["auto", "stored", "online"] = Field(
         "auto",
-        description="the teacher's attention is stored, computed for each batch (online), or stored where it fits",
+        description="store the teacher's attention where it fits (auto), always (stored), or never (online)",
     )
     budget_gb: float = Field(
         20.0, gt=0, description="auto: gigabytes of all targets above which attention is not stored"

@@ -1,4 +1,4 @@
-"""What README says to type works as it stands there, and what it shows is there."""
+"""Every README: commands, flags, links, code blocks and quoted messages agree with the repository."""
 
 from __future__ import annotations
 
@@ -8,117 +8,183 @@ import runpy
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from ikd_ray.config import Trial
+from ikd_ray.data.task_file import load_task
 from ikd_ray.distill import regimes
+from ikd_ray.records import TrialRecord
 from ikd_ray.search.budget import Budget
-from ikd_ray.search.space import load_space
+from ikd_ray.search.space import OBJECTIVES, load_space
+from tests.helpers import field_tables
 from tests.helpers.run_command import write_glue
 from tests.helpers.servers import free_port, is_healthy, wait_until
+from tests.helpers.tiny_models import make_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
-# Checked by other means, and how; each must be there.
-ELSEWHERE = {
-    "python3 -m venv .venv": ".ci/run installs and tests in this way",
-    "python -m pytest tests/faults --kills 20": "test_kills.py runs a quick form of it",
-    "python sweeps/bench.py": "a quarter of an hour; tests/bench runs it on a few sentences",
+FOLDERS = ("", "sweeps", "sweeps/cluster", "search_spaces", "ikd_ray", "ikd_ray/report", "ikd_ray/bench")
+NAMES = [*(str(Path(folder, "README.md")) for folder in FOLDERS), ".github/CONTRIBUTING.md"]
+TEXTS = {name: (ROOT / name).read_text() for name in NAMES}
+MAIN, SWEEPS = TEXTS["README.md"], TEXTS["sweeps/README.md"]
+SPACES, BENCH = TEXTS["search_spaces/README.md"], TEXTS["ikd_ray/bench/README.md"]
+MAX_PICTURE_BYTES = 200_000
+
+# How a command that no test here runs is checked. A file that is named exists.
+CHECKED_ELSEWHERE = {
+    "python3 -m venv .venv": ".ci/run",  # installs and tests in this way
+    ".venv/bin/ruff": ".ci/run",
+    ".venv/bin/python -m pytest": ".ci/run",
+    "source .venv/bin/activate": ".pre-commit-config.yaml",  # its hooks are compared with .ci/run below
+    "python -m pytest tests/faults": "tests/faults/test_kills.py",  # a shorter form of it
+    "python -m tests.helpers.field_tables": "tests/helpers/field_tables.py",  # its output is compared below
+    "python sweeps/bench.py": "tests/bench/test_bench.py",  # on a few sentences; the command takes a quarter of an hour
+    "python sweeps/cache.py": "tests/terminal/test_cache_tables.py",
+    "python sweeps/report.py --check": "tests/sweep/test_verify.py",
+    "python sweeps/report.py": "tests/report/test_report_page.py",
+    "python sweeps/run.py --resume": "tests/sweep/test_run.py",
+    "python sweeps/run.py": "tests/sweep/test_run.py",  # hours on real data; flags and trials are checked below
+    "python sweeps/export.py": "tests/export/test_export_command.py",
 }
 
 
-def section(title: str) -> str:
-    return re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", README, re.S | re.M)[1]
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.S | re.M)
 
 
 def commands(text: str) -> list[str]:
-    lines = "\n".join(re.findall(r"^```sh\n(.*?)^```", text, re.S | re.M)).splitlines()
+    lines = [line for block in blocks(text, "sh") for line in block.splitlines()]
     return [line for line in (line.partition(" #")[0].strip() for line in lines) if line]
 
 
-CLUSTER = commands(section("A cluster"))  # test_cluster_docs.py holds these
-CLAIMS = commands(section("The paper's claims, measured again"))  # hours; a test reads what they ask for
-OTHERS = {*CLUSTER, *CLAIMS}
-HERE = [line for line in commands(README) if line not in OTHERS and not line.startswith(tuple(ELSEWHERE))]
+def section(text: str, title: str) -> str:
+    return re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.S | re.M)[1]
 
 
-def test_every_command_is_run_by_some_test():
-    assert len(HERE) > 8
-    for start in ELSEWHERE:
-        assert any(line.startswith(start) for line in commands(README)), start
-    ci = (ROOT / ".ci" / "run").read_text()
-    tests = next(line for line in commands(README) if "-m pytest" in line)
-    for part in ('pip install -e ".[test]"', "-m pytest -n 2 --dist loadfile"):
-        assert part in tests
-    assert '-m pip install --quiet --editable ".[test]"' in ci
-    assert "-m pytest -q -n 2 --dist loadfile" in ci
+def first_column(text: str, title: str) -> set[str]:
+    """Return the code words in the first column of a section's tables."""
+    rows = re.findall(r"^\| (`.*?) \|", section(text, title), re.M)
+    return {word for row in rows for word in re.findall(r"`([^`]*)`", row)}
+
+
+# test_cluster_docs.py checks the README of sweeps/cluster.
+COMMANDS = {
+    (name, line): shlex.split(line)
+    for name, text in TEXTS.items()
+    if name != "sweeps/cluster/README.md"
+    for line in commands(text)
+}
+SWEEP_COMMANDS = {
+    f"{name}: {line}": words
+    for (name, line), words in COMMANDS.items()
+    if words[0] == "python" and words[1].startswith("sweeps/")
+}
+DAILY = [line for title in ("Daily use", "Your own data") for line in commands(section(MAIN, title))]
+
+
+def application(script: str) -> typer.Typer:
+    return runpy.run_path(str(ROOT / script))["app"]
+
+
+# Commands
+
+
+def test_every_command_is_checked_somewhere():
+    assert len(DAILY) > 8
+    for (name, line), _ in COMMANDS.items():
+        if not (name == "README.md" and line in DAILY):
+            assert line.startswith(tuple(CHECKED_ELSEWHERE)), f"{name}: {line}"
+    for start, path in CHECKED_ELSEWHERE.items():
+        assert any(line.startswith(start) for _, line in COMMANDS), start
+        assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("words", SWEEP_COMMANDS.values(), ids=SWEEP_COMMANDS)
+def test_commands_have_flags_that_exist(words):
+    _, script, *arguments = words
+    command = typer.main.get_command(application(script))
+    if script == "sweeps/cache.py":
+        command, arguments = command.commands[arguments[0]], arguments[1:]
+    context = command.make_context(script, arguments)
+    assert (ROOT / context.params.get("space", ".")).exists()
+
+
+def test_the_two_commands_are_those_of_ci():
+    script = (ROOT / ".ci" / "run").read_text()
+    install, tests = 'pip install -e ".[test]"', "-m pytest -n 2 --dist loadfile"
+    for text in (MAIN, TEXTS[".github/CONTRIBUTING.md"]):
+        assert any(install in line for line in commands(text))
+        assert any(tests in line for line in commands(text))
+    assert '-m pip install --quiet --editable ".[test]"' in script
+    assert "-m pytest -q -n 2 --dist loadfile" in script
+
+
+def test_pre_commit_runs_the_checks_of_ci():
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    script = (ROOT / ".ci" / "run").read_text().replace('"', "")
+    programs = {hook["entry"].removesuffix(" --fix") for hook in repository["hooks"]}
+    assert programs == {"ruff check", "ruff format", "mypy"}
+    assert all(f"bin/{program}" in script for program in programs)
+
+
+def test_the_claims_were_measured_with_the_trials_that_the_table_gives():
+    claims = section(BENCH, "The paper's claims, measured again")
+    runs = [words for line in commands(claims) if "run.py" in (words := shlex.split(line))[1]]
+    for _, script, *arguments in runs:
+        asked = typer.main.get_command(application(script)).make_context(script, arguments).params
+        (trials,) = re.findall(rf"\| `{asked['name']}` \| (\d+) \|", claims)
+        assert Budget(load_space(ROOT / asked["space"]), asked["trials"]).total == int(trials)
+    assert len(runs) == 5
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory):
-    """A folder as README has it in mind: the repository's, with a little data. And its environment."""
-    here = tmp_path_factory.mktemp("readme")
+def working_folder(tmp_path_factory):
+    """A working folder as the README assumes it, with little data."""
+    folder = tmp_path_factory.mktemp("readme")
     for name in ("sweeps", "search_spaces"):
-        (here / name).symlink_to(ROOT / name)
-    write_glue(here / "glue")
-    block = next(text for text in re.findall(r"^```yaml\n(.*?)^```", README, re.S | re.M) if "stars" in text)
-    (here / "reviews.yaml").write_text(block)
-    (here / "reviews").mkdir()
-    rows = [
-        f'"A film, number {n}, that was {word}.",{stars}' for n in range(20) for word, stars in WORDS.items()
-    ]
+        (folder / name).symlink_to(ROOT / name)
+    write_glue(folder / "glue")
+    (folder / "reviews.yaml").write_text(task_block())
+    (folder / "reviews").mkdir()
+    stars = {"bad": 1, "passable": 3, "good": 5}
+    rows = [f'"Film number {n} was {word}.",{label}' for n in range(20) for word, label in stars.items()]
     for name, part in (("train", rows), ("dev", rows[:24])):
-        (here / "reviews" / f"{name}.csv").write_text("\n".join(["review,stars", *part]) + "\n")
-    unset = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
-    kept = {key: value for key, value in os.environ.items() if key not in unset}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return here, kept | {"PATH": path, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"}
-
-
-WORDS = {"bad": 1, "passable": 3, "good": 5}
-
-
-def test_what_it_measured_is_asked_for_as_it_says():
-    table = section("The paper's claims, measured again")
-    for line in CLAIMS:
-        _, program, *words = shlex.split(line)
-        context = typer.main.get_command(runpy.run_path(str(ROOT / program))["app"]).make_context(
-            program, words
-        )
-        asked = context.params
-        (trials,) = re.findall(rf"\| `{asked['name']}` \| (\d+) \|", table)
-        if "space" in asked:
-            space = load_space(ROOT / asked["space"])
-            assert Budget(space, asked["trials"]).total == int(trials), line
+        (folder / "reviews" / f"{name}.csv").write_text("\n".join(["review,stars", *part]) + "\n")
+    return folder
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_its_commands_work_one_after_the_other(here):
-    folder, environment = here
-    for line in HERE:
+def test_daily_commands_work_one_after_the_other(working_folder, environment):
+    """The sequence of commands in README.md, each in a process of its own, on little data."""
+    environment = environment | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for line in DAILY:
         words = shlex.split(line)
         if words[:2] == ["mlflow", "ui"]:
-            serves(words, folder, environment)
+            check_server(words, working_folder, environment)
             continue
-        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(
+            words, cwd=working_folder, env=environment, capture_output=True, text=True, timeout=600
+        )
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-    assert list(folder.glob("outputs/*/report/report.html"))
-    assert [path.name for path in folder.glob("onnx/*/*.onnx")]
-    assert len(list(folder.glob("small/*/model.safetensors"))) == 1
-    reviews = list(folder.glob("exports/reviews-*/config.json"))
+    assert list(working_folder.glob("outputs/*/report/report.html"))
+    assert list(working_folder.glob("onnx/*/model.int8.onnx"))
+    assert len(list(working_folder.glob("small/*/model.safetensors"))) == 1
+    reviews = list(working_folder.glob("exports/reviews-*/config.json"))
     assert reviews
     assert all('"negative"' in config.read_text() for config in reviews)
+    names = check_block_of_pipeline(next(working_folder.glob("exports/cola-*")))
+    assert names <= {"acceptable", "unacceptable"}
 
 
-def serves(words: list[str], folder: Path, environment: dict[str, str]) -> None:
-    """The command starts a server that answers; its port is another one, as somebody may use the usual one."""
-
-    port = free_port()
-    with open(folder / "mlflow.log", "ab") as log:
+def check_server(words: list[str], folder: Path, environment: dict[str, str]) -> None:
+    """Check that a command starts a server that answers, at a port that is free."""
+    port, log_path = free_port(), folder / "mlflow.log"
+    with log_path.open("ab") as log:
         server = subprocess.Popen(
             [*words, "--port", str(port)],
             cwd=folder,
@@ -127,18 +193,113 @@ def serves(words: list[str], folder: Path, environment: dict[str, str]) -> None:
             stderr=log,
             start_new_session=True,
         )
-
     try:
-        wait_until(lambda: is_healthy(f"http://127.0.0.1:{port}"), server, folder / "mlflow.log")
+        wait_until(lambda: is_healthy(f"http://127.0.0.1:{port}"), server, log_path)
     finally:
         os.killpg(server.pid, 9)
         server.wait()
 
 
-def test_the_new_regime_is_one():
-    block = next(
-        text for text in re.findall(r"^```python\n(.*?)^```", README, re.S | re.M) if "top_down" in text
+def check_block_of_pipeline(student: Path) -> set[str]:
+    """Run README.md's Python block on an exported student; return the labels that it gives."""
+    (block,) = blocks(MAIN, "python")
+    block = block.replace("exports/cola-kd-3L-t000", str(student))
+    names: dict = {}
+    exec(compile(block, "README.md", "exec"), names)
+    return {answer["label"] for answer in names["classify"](["w1 w2.", "w2 w1."])}
+
+
+# Flags, keys and names
+
+
+@pytest.mark.parametrize(
+    ("script", "text", "title"),
+    [
+        ("run", SWEEPS, "run.py: run a sweep"),
+        ("report", SWEEPS, "report.py: draw or check a sweep"),
+        ("export", SWEEPS, "export.py: export students"),
+        ("bench", BENCH, "Speed"),
+    ],
+)
+def test_tables_have_all_flags(script, text, title):
+    command = typer.main.get_command(application(f"sweeps/{script}.py"))
+    flags = {flag for parameter in command.params for flag in parameter.opts}
+    assert {word for word in first_column(text, title) if word.startswith("--")} == flags - {"--help"}
+
+
+def test_the_cache_has_one_flag():
+    commands = typer.main.get_command(application("sweeps/cache.py")).commands
+    assert commands.keys() == {"list", "clear"}
+    assert {parameter.name for command in commands.values() for parameter in command.params} == {"output"}
+
+
+def test_the_keys_of_a_trial_are_those_of_its_record():
+    assert first_column(SWEEPS, "The output folder") >= {field.name for field in fields(TrialRecord)}
+
+
+def test_field_tables_are_those_of_the_models():
+    _, marker, tables = SPACES.partition(field_tables.MARKER)
+    assert marker
+    assert tables.strip() == field_tables.tables().strip(), (
+        "the tables of search_spaces/README.md differ from ikd_ray/config.py; "
+        "make them anew: python -m tests.helpers.field_tables"
     )
+
+
+def test_all_objectives_are_listed():
+    assert first_column(SPACES, "Objectives") == set(OBJECTIVES)
+
+
+def test_all_space_files_are_listed():
+    listed = set(re.findall(r"\]\((\w+\.yaml)\)", SPACES))
+    assert listed == {path.name for path in (ROOT / "search_spaces").glob("*.yaml")}
+
+
+def test_messages_are_those_of_the_code():
+    code = "\n".join(path.read_text() for path in (ROOT / "ikd_ray").rglob("*.py"))
+    code = re.sub(r'"\s*\n\s*f?"', "", re.sub(r"\{[^{}]*\}", "...", code))
+    rows = re.findall(r"^\| `(.*?)` \|", section(SWEEPS, "Troubleshooting"), re.M)
+    assert len(rows) > 8
+    for row in rows:
+        piece = max(re.split(r"\.\.\.|NAME|: ", row), key=len).strip(" ()")
+        assert piece in code, row
+
+
+def test_results_of_the_main_readme_are_those_of_the_benchmark():
+    mrpc = re.search(r"^### Regimes on MRPC\n(.*?)^### ", BENCH, re.S | re.M)[1]
+    rows = [row.split(" | ") for row in re.findall(r"^\| (.*) \|$", section(MAIN, "Results"), re.M)[1:]]
+    assert len(rows) == 6
+    for name, *cells in rows:
+        (row,) = re.findall(rf"^\| {name} \| (.*) \|$", mrpc, re.M)
+        assert set(cells) <= set(row.split(" | "))
+
+
+# Code blocks
+
+
+def task_block() -> str:
+    return next(block for block in blocks(MAIN, "yaml") if "stars" in block)
+
+
+def test_the_task_file_is_valid(tmp_path):
+    (tmp_path / "reviews.yaml").write_text(task_block())
+    assert load_task(tmp_path / "reviews.yaml").name == "reviews"
+
+
+@pytest.mark.parametrize(
+    "block", [*blocks(SPACES, "yaml"), *(block for block in blocks(MAIN, "yaml") if "params:" in block)]
+)
+def test_space_blocks_are_valid(block, tmp_path):
+    (tmp_path / "space.yaml").write_text(block)
+    assert load_space(tmp_path / "space.yaml").params
+
+
+def python_block(name: str, word: str) -> str:
+    return next(block for block in blocks(TEXTS[name], "python") if word in block)
+
+
+def test_the_new_regime_is_one():
+    block = python_block("ikd_ray/README.md", "top_down")
     names = dict(vars(regimes))
     exec(compile(block, "README.md", "exec"), names)
     stages = names["top_down"](Trial(student_layers=3))
@@ -146,25 +307,54 @@ def test_the_new_regime_is_one():
     assert len(block.strip().splitlines()) <= 15
 
 
-def test_messages_are_those_that_people_see():
-    sources = "\n".join(path.read_text() for path in (ROOT / "ikd_ray").rglob("*.py"))
-    sources = re.sub(r"\{[^{}]*\}", "...", sources)
-    rows = re.findall(r"^\| `(.*?)` \|", section("Troubleshooting"), re.M)
-    assert len(rows) > 8
-    for row in rows:
-        piece = max(re.split(r"\.\.\.|NAME|: ", row), key=len).strip(" ()")
-        assert piece in sources, row
+def test_one_trial_runs_without_ray_and_its_metrics_are_listed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ikd_ray.data.sources.load", lambda task, folder: make_dataset(task.name))
+    names: dict = {}
+    exec(compile(python_block("ikd_ray/README.md", "distill("), "README.md", "exec"), names)
+    assert (tmp_path / "student" / "model.safetensors").is_file()
+    listed = first_column(SWEEPS, "MLflow")
+    for metric in names["result"].metrics:
+        metric = re.sub(r"layer_\d+", "layer_<i>", metric).replace("dev/mcc", "dev/<metric>")
+        assert metric in listed
 
 
-@pytest.mark.parametrize("picture", re.findall(r"\]\((?!http|#)([^)]*)\)", README))
-def test_what_it_links_to_is_there(picture):
-    assert (ROOT / picture).is_file()
-    assert (ROOT / picture).stat().st_size < 200_000, "small enough to load at once"
+# Links
 
 
-def test_its_sections_are_there():
-    titles = {
-        re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
-        for title in re.findall(r"^## (.*)", README, re.M)
-    }
-    assert set(re.findall(r"\]\(#([^)]*)\)", README)) <= titles
+def anchors(text: str) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a text."""
+    titles = re.findall(r"^#+ (.*)", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M), re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+LINKS = sorted(
+    {(name, link) for name, text in TEXTS.items() for link in re.findall(r"\]\((?!http)([^)\s]*)\)", text)}
+)
+
+
+@pytest.mark.parametrize(("name", "link"), LINKS, ids=[f"{name}: {link}" for name, link in LINKS])
+def test_links_lead_somewhere(name, link):
+    path, _, anchor = link.partition("#")
+    target = (ROOT / name).parent / path if path else ROOT / name
+    assert target.exists()
+    if anchor:
+        assert anchor in anchors(target.read_text())
+    if target.suffix == ".png":
+        assert target.stat().st_size < MAX_PICTURE_BYTES, "too large to load at once"
+
+
+def test_every_readme_can_be_reached_from_the_main_one():
+    linked = {(ROOT / name).parent / link.partition("#")[0] for name, link in LINKS if name == "README.md"}
+    assert {ROOT / name for name in NAMES[1:]} <= {path.resolve() for path in linked}
+    tracked = subprocess.run(["git", "ls-files", "*README.md"], cwd=ROOT, capture_output=True, text=True)
+    assert set(tracked.stdout.split()) <= set(NAMES)
+
+
+def test_the_rooms_are_listed_in_their_order():
+    from tests.test_structure import GROUND, ROOMS
+
+    text = TEXTS["ikd_ray/README.md"]
+    rooms = re.findall(r"^\| \[(\w+)(?:\.py)?\]\(", text.partition("## Modules at the top")[0], re.M)
+    assert rooms == list(ROOMS)
+    assert set(re.findall(r"\[(\w+)\.py\]", section(text, "Modules at the top"))) == set(GROUND)

@@ -1,7 +1,8 @@
-"""What KubeRay 1.7.0 and Kubernetes let stand in the README's manifest; only what it may need, nothing beside it.
+"""JSON schema of the fields that KubeRay 1.7.0 and Kubernetes allow in `sweeps/cluster/rayjob.yaml`.
 
-Written by hand from the fields of the custom resource definition `rayjobs.ray.io`, version v1, which is a hundred
-times as long. `test_the_schema_says_what_the_definition_says` compares the two where a definition is at hand.
+Written by hand from the custom resource definition `rayjobs.ray.io`, version v1, which is a hundred times as long; it
+has only the fields that the manifest may need. `test_the_schema_agrees_with_the_definition` compares the two where the
+definition is at hand.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ TEXTS = {"type": "object", "additionalProperties": TEXT}
 
 
 def fields(*required: str, **properties: Schema) -> Schema:
-    """An object with these fields and no others."""
+    """Return the schema of an object with these fields and no others."""
     return {
         "type": "object",
         "properties": properties,

@@ -1,4 +1,4 @@
-"""The README's section on clusters: manifests that their schemas accept, commands whose flags exist."""
+"""The files of `sweeps/cluster`: manifests that their schemas accept, and commands whose flags exist."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from ray.scripts.scripts import cli
 
 from tests.helpers.rayjob_schema import CLAIM, RAY_JOB, RAY_JOB_SPEC, Schema
 
-README = Path(__file__).resolve().parents[2] / "README.md"
-SECTION = re.search(r"^## A cluster\n(.*?)^## ", README.read_text(), re.S | re.M)[1]
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", SECTION, re.S | re.M)
-UP, (VOLUME_CLAIM, JOB) = (list(yaml.safe_load_all(text)) for language, text in BLOCKS if language == "yaml")
-CLUSTER = UP[0]
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "sweeps" / "cluster"
+README, DOCKERFILE = (FOLDER / "README.md").read_text(), (FOLDER / "Dockerfile").read_text()
+SHELL_BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.S | re.M)
+CLUSTER = yaml.safe_load((FOLDER / "cluster.yaml").read_text())
+VOLUME_CLAIM, JOB = yaml.safe_load_all((FOLDER / "rayjob.yaml").read_text())
 CRD = os.environ.get("IKD_RAYJOB_CRD")  # of `kubectl get crd rayjobs.ray.io -o json`
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The simple commands of a shell text, without what they are given in the environment."""
+    """Yield the simple commands of a shell text, without the variables set for them."""
     words: list[str] = []
     for line in text.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars="();<>|&")
@@ -47,8 +48,8 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def shell_texts() -> Iterator[str]:
-    """Everything in the section that a shell reads."""
-    yield from (text for language, text in BLOCKS if language == "sh")
+    """Yield everything in the folder that a shell reads."""
+    yield from SHELL_BLOCKS
     yield from (line for name, value in CLUSTER.items() if name.endswith("_commands") for line in value)
     yield JOB["spec"]["entrypoint"]
 
@@ -61,14 +62,14 @@ SWEEPS = [
 
 
 def check_cluster(config: dict[str, Any]) -> None:
-    """What `ray up` checks before it asks a cloud; its schema lets any field stand in `provider`."""
+    """Check what `ray up` checks before it asks a cloud, and the keys of `provider`, which Ray's schema leaves open."""
     validate_config(prepare_config(copy.deepcopy(config)))
     schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
     assert config["provider"].keys() <= schema["properties"]["provider"]["properties"].keys()
 
 
 def paths(value: Any, path: tuple = ()) -> Iterator[tuple]:
-    """Where the keys of nested mappings are."""
+    """Yield the path of each key of nested mappings."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
         if isinstance(value, dict):
@@ -77,7 +78,7 @@ def paths(value: Any, path: tuple = ()) -> Iterator[tuple]:
 
 
 def misspelt(value: Any, path: tuple) -> Any:
-    """A copy in which the key at a path has a letter too many."""
+    """Return a copy in which the key at a path has one letter too many."""
     changed = inner = copy.deepcopy(value)
     for key in path[:-1]:
         inner = inner[key]
@@ -85,11 +86,11 @@ def misspelt(value: Any, path: tuple) -> Any:
     return changed
 
 
-def test_ray_up_takes_the_cluster():
+def test_ray_up_accepts_the_cluster():
     check_cluster(CLUSTER)
 
 
-FREE = {"file_mounts", "node_config"}  # whose keys are paths, and a cloud's own
+FREE = {"file_mounts", "node_config"}  # their keys are paths, and names of the cloud
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ FREE = {"file_mounts", "node_config"}  # whose keys are paths, and a cloud's own
     ],
     ids=lambda path: ".".join(map(str, path)),
 )
-def test_a_misspelt_key_of_the_cluster_is_found(path):
+def test_a_misspelt_key_of_the_cluster_is_refused(path):
     with pytest.raises((jsonschema.ValidationError, AssertionError, ValueError, KeyError)):
         check_cluster(misspelt(CLUSTER, path))
 
@@ -121,7 +122,7 @@ def test_the_cloud_knows_the_fields_of_a_node(node):
 @pytest.mark.parametrize(
     ("manifest", "schema"), [(VOLUME_CLAIM, CLAIM), (JOB, RAY_JOB)], ids=["claim", "job"]
 )
-def test_kubernetes_takes_the_manifest(manifest, schema):
+def test_kubernetes_accepts_the_manifest(manifest, schema):
     jsonschema.validate(manifest, schema)
 
 
@@ -130,12 +131,13 @@ def test_kubernetes_takes_the_manifest(manifest, schema):
     [path for path in paths(JOB) if "limits" not in path[:-1]],
     ids=lambda path: ".".join(map(str, path)),
 )
-def test_a_misspelt_key_of_the_job_is_found(path):
+def test_a_misspelt_key_of_the_job_is_refused(path):
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(misspelt(JOB, path), RAY_JOB)
 
 
 def definition() -> Schema:
+    """Return the schema of a RayJob's `spec` from KubeRay's own definition."""
     if not CRD:
         pytest.skip("no IKD_RAYJOB_CRD: a file with the custom resource definition rayjobs.ray.io")
     versions = yaml.safe_load(Path(CRD).read_text())["spec"]["versions"]
@@ -144,7 +146,7 @@ def definition() -> Schema:
 
 
 def closed(schema: Any) -> Any:
-    """The schema with unknown fields refused, as `kubectl apply --validate=strict` does."""
+    """Return the schema with unknown fields refused, as `kubectl apply --validate=strict` does."""
     if isinstance(schema, list):
         return [closed(item) for item in schema]
     if not isinstance(schema, dict):
@@ -153,12 +155,12 @@ def closed(schema: Any) -> Any:
     return {"additionalProperties": False} | changed if "properties" in schema else changed
 
 
-def test_the_definition_takes_the_job():
+def test_the_definition_accepts_the_job():
     jsonschema.validate(JOB["spec"], closed(definition()))
 
 
 def differences(mine: Schema, theirs: Schema, path: str = "spec") -> Iterator[str]:
-    """Fields that a part of a schema has and the whole lacks, or that the whole says otherwise of."""
+    """Yield the differences of a schema to the definition that it is a part of."""
     for key in ("type", "enum", "required"):
         if mine.get(key) and sorted(mine[key]) != sorted(theirs.get(key, [])):
             yield f"{path}: {key} {mine[key]}, not {theirs.get(key)}"
@@ -174,7 +176,7 @@ def differences(mine: Schema, theirs: Schema, path: str = "spec") -> Iterator[st
             yield from differences(mine[key], theirs[key], f"{path}.{key}")
 
 
-def test_the_schema_says_what_the_definition_says():
+def test_the_schema_agrees_with_the_definition():
     assert list(differences(RAY_JOB_SPEC, definition())) == []
 
 
@@ -183,7 +185,7 @@ def pods() -> list[Schema]:
     return [group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
 
 
-def test_every_pod_sees_what_the_sweep_shares():
+def test_every_pod_mounts_the_shared_folder():
     (arguments,) = commands(JOB["spec"]["entrypoint"])
     shared = [arguments[arguments.index(flag) + 1] for flag in ("--output", "--data-dir")]
     assert VOLUME_CLAIM["spec"]["accessModes"] == ["ReadWriteMany"]
@@ -195,18 +197,27 @@ def test_every_pod_sees_what_the_sweep_shares():
         assert all(Path(folder).is_relative_to(mount["mountPath"]) for folder in shared)
 
 
-def test_the_image_has_the_jobs_ray():
-    (dockerfile,) = (text for language, text in BLOCKS if language == "dockerfile")
+def test_the_image_has_the_jobs_version_of_ray():
     version = JOB["spec"]["rayClusterSpec"]["rayVersion"]
-    assert f"FROM rayproject/ray:{version}-" in dockerfile
-    assert set(re.findall(r"ray\[default\]==([\d.]+)", SECTION)) == {version}
+    assert f"FROM rayproject/ray:{version}-" in DOCKERFILE
+    texts = (README, DOCKERFILE, (FOLDER / "cluster.yaml").read_text())
+    assert [set(re.findall(r"ray\[default\]==([\d.]+)", text)) for text in texts] == [{version}] * 3
 
 
-def test_every_cluster_keeps_rays_token():
+def test_the_commands_name_files_that_exist():
+    files = {word for command in COMMANDS for word in command if word.startswith("sweeps/cluster/")}
+    assert {ROOT / file for file in files} == {
+        FOLDER / "cluster.yaml",
+        FOLDER / "Dockerfile",
+        FOLDER / "rayjob.yaml",
+    }
+
+
+def test_every_cluster_asks_for_rays_token():
     assert JOB["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
     assert any("RAY_AUTH_MODE=token" in line for line in CLUSTER["initialization_commands"])
     assert any(mount.endswith("/.ray/auth_token") for mount in CLUSTER["file_mounts"])
-    assert any("export" in line and "RAY_AUTH_MODE=token" in line for line in BLOCKS[0][1].splitlines())
+    assert any("export" in line and "RAY_AUTH_MODE=token" in line for line in SHELL_BLOCKS[0].splitlines())
 
 
 @pytest.mark.parametrize("command", RAY_COMMANDS, ids=" ".join)
@@ -227,7 +238,7 @@ def test_the_commands_are_found():
 
 
 @pytest.mark.parametrize("text", ["ray start --hed", "A=b ray start --port=x", "x && (ray start --nodes 2)"])
-def test_a_flag_that_ray_lacks_is_found(text):
+def test_an_unknown_flag_of_ray_is_refused(text):
     name, *arguments = next(command[1:] for command in commands(text) if command[0] == "ray")
     with pytest.raises(click.UsageError):
         cli.commands[name].make_context(name, arguments)
