@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from ikd_ray.config import DataConfig, PrefixConfig, SharingConfig, TargetConfig
 
 README = Path(__file__).resolve().parents[2] / "search_spaces" / "README.md"
 MARKER = "<!-- The tables below are made from ikd_ray/config.py: python -m tests.helpers.field_tables -->\n"
+WIDTH = 120
 SECTIONS: dict[str, tuple[str, type[BaseModel] | None]] = {
     "Fields of a trial": (
         "These are the names that `params` and `methods` take. They are also a trial's parameters in MLflow, Optuna "
@@ -91,7 +93,11 @@ def tables() -> str:
     """Return the Markdown of all tables."""
     sections = []
     for title, (words, model) in SECTIONS.items():
-        sections.append("\n".join([f"## {title}", "", words, *(["", *rows(model)] if model else [])]))
+        sections.append(
+            "\n".join(
+                [f"## {title}", "", textwrap.fill(words, WIDTH), *(["", *rows(model)] if model else [])]
+            )
+        )
     return "\n\n".join(sections) + "\n"
 
 
