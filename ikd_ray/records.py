@@ -154,7 +154,7 @@ def sweep_lock(sweep: Path) -> Iterator[None]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file atomically."""
-    store.replace(path, json.dumps(content, indent=1) + "\n")
+    store.write_atomic(path, json.dumps(content, indent=1) + "\n")
 
 
 def write_sweep(folder: Path, record: SweepRecord) -> None:

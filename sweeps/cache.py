@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.filesize import decimal
 
-from ikd_ray.storage.remote import open_output
+from ikd_ray.storage.remote import open_storage
 from ikd_ray.terminal.command_line import print_error, run, usage_errors
 
 # The rooms that do the work are imported late: they take seconds.
@@ -24,7 +24,7 @@ def show(output: Output = "outputs") -> None:
 
     console = Console(markup=False, highlight=False, emoji=False)
     with usage_errors():
-        cache = open_cache(open_output(output).folder)
+        cache = open_cache(open_storage(output).folder)
         kinds, stages = summarize_kinds(cache), summarize_stages(cache)
     console.print(kinds_table(kinds))
     typer.echo()
@@ -48,10 +48,10 @@ def clear(output: Output = "outputs") -> None:
     from ikd_ray.terminal.cache_tables import format_count
 
     with usage_errors():
-        location = open_output(output)
+        location = open_storage(output)
         if location.uri:
-            with location.reachable():
-                location.clear(location.folder / "cache" / STAGES)
+            with location.usage_errors():
+                location.delete_remote(location.folder / "cache" / STAGES)
             (location.folder / "cache").mkdir(parents=True, exist_ok=True)
         cache = open_cache(location.folder)
         result = clear_stages(cache)

@@ -31,7 +31,7 @@ from ikd_ray.records import (
     teacher_folder,
 )
 from ikd_ray.redaction import refuse_secrets
-from ikd_ray.storage.remote import open_output
+from ikd_ray.storage.remote import open_storage
 from ikd_ray.sweep.sync import pull_students, pull_sweeps
 from ikd_ray.tasks import TASKS
 from ikd_ray.terminal.command_line import print_error, run, usage_errors
@@ -88,8 +88,8 @@ def export(
         if onnx or int8:
             assert flag is not None
             require(flag, "onnx", ("onnx", "onnxscript", "onnxruntime"))
-        place = open_output(output)
-        with place.reachable():
+        place = open_storage(output)
+        with place.usage_errors():
             pull_sweeps(place)
         folder = select_sweep(place.folder, resolve_task(task, place.folder), name)
         sweep = read_sweep(folder)
@@ -97,7 +97,7 @@ def export(
         if show:
             _list(sweep, students, picked)
             return
-        with place.reachable():
+        with place.usage_errors():
             pull_students(place, folder, students, tokens=onnx or int8)
         store = _store(sweep, tracking_uri, register) if register is not None else None
         made = _export(folder, sweep, students, to, force, int8 if onnx or int8 else None)

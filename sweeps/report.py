@@ -9,7 +9,7 @@ import typer
 
 from ikd_ray.errors import UsageError
 from ikd_ray.redaction import refuse_secrets
-from ikd_ray.storage.remote import Output, open_output
+from ikd_ray.storage.remote import SharedStorage, open_storage
 from ikd_ray.sweep.sync import SweepSync, pull_sweeps
 from ikd_ray.tasks import TASKS
 from ikd_ray.terminal.command_line import print_error, print_warning, run, script_command, usage_errors
@@ -48,7 +48,7 @@ def report(
             raise UsageError("give --task TASK to draw a sweep, or --check NAME to check one")
         if check is not None and (name is not None or sentence):
             raise UsageError("--check takes neither --name nor --sentence: they say what --task draws")
-        place = open_output(output)
+        place = open_storage(output)
         if task is not None:
             status = _draw(place, task, name, sentence or [], tracking_uri)
         elif check is not None:
@@ -56,7 +56,7 @@ def report(
     raise typer.Exit(status)
 
 
-def _check(place: Output, name: str, uri: str | None, output: str) -> int:
+def _check(place: SharedStorage, name: str, uri: str | None, output: str) -> int:
     from ikd_ray.records import num_pending
     from ikd_ray.sweep.request import find_sweep
     from ikd_ray.sweep.verify import verify  # imported late: it takes seconds
@@ -78,12 +78,12 @@ def _check(place: Output, name: str, uri: str | None, output: str) -> int:
     return 1 if left else 0
 
 
-def _draw(place: Output, task: str, name: str | None, texts: list[str], uri: str | None) -> int:
+def _draw(place: SharedStorage, task: str, name: str | None, texts: list[str], uri: str | None) -> int:
     from ikd_ray.records import read_sweep, resolve_task, select_sweep  # imported late: it takes seconds
     from ikd_ray.sweep.request import tracking_uri_of
     from ikd_ray.tracking.publish import log_report
 
-    with place.reachable():
+    with place.usage_errors():
         pull_sweeps(place)
     folder = select_sweep(place.folder, resolve_task(task, place.folder), name)
     sweep = read_sweep(folder)
@@ -91,10 +91,10 @@ def _draw(place: Output, task: str, name: str | None, texts: list[str], uri: str
 
     from ikd_ray.report.report import make_report
 
-    with place.reachable():
+    with place.usage_errors():
         files = make_report(place, folder, texts, typer.echo)
         for file in files:
-            place.push_file(file)
+            place.upload_file(file)
     typer.echo(f"report: {_where(place, files[0])}")
     typer.echo(f"{len(files) - 1} figures beside it")
     problem = log_report(sweep, files, store)
@@ -103,7 +103,7 @@ def _draw(place: Output, task: str, name: str | None, texts: list[str], uri: str
     return 0
 
 
-def _where(place: Output, page: Path) -> str:
+def _where(place: SharedStorage, page: Path) -> str:
     if place.uri is None:
         return str(page)
     return f"{page} and {place.uri.partition('?')[0]}/{page.relative_to(place.folder)}"

@@ -21,7 +21,7 @@ import typer
 
 from ikd_ray.errors import UsageError
 from ikd_ray.redaction import refuse_secrets
-from ikd_ray.storage.remote import open_output
+from ikd_ray.storage.remote import open_storage
 from ikd_ray.terminal.command_line import run, usage_errors
 from ikd_ray.terminal.console import Console
 
@@ -143,7 +143,7 @@ def main(
 
         if resume and dry_run:
             raise UsageError("--dry-run is for a new sweep; leave out --resume, or leave out --dry-run")
-        place = open_output(output)
+        place = open_storage(output)
         if resume:
             config = resumed_config(resume, given, place)
         elif not task:

@@ -17,7 +17,7 @@ CALLS = {
     *(f"yaml.{name}" for name in ("load", "load_all", "unsafe_load", "full_load", "Loader", "UnsafeLoader")),
     *("datasets.load_from_disk", "huggingface_hub.hf_hub_download", "huggingface_hub.snapshot_download"),
 }
-NO_REMOTE_CODE = "NO_CODE"  # ikd_ray.distill.teacher_files: trust_remote_code=False
+NO_REMOTE_CODE = "NO_REMOTE_CODE"  # ikd_ray.distill.teacher_files: trust_remote_code=False
 
 
 def dangers(source: str) -> Iterator[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ikd_ray.data.holdout import HOLDOUT, hold_out
-from ikd_ray.data.sources import load
-from ikd_ray.data.tokens import TaskData, data_key, open_data, prepare
+from ikd_ray.data.sources import load_dataset
+from ikd_ray.data.splits import HOLDOUT, hold_out
+from ikd_ray.data.tokens import TaskData, data_key, open_data, tokenize
 from ikd_ray.errors import UsageError
 from ikd_ray.records import SweepRecord, read_task
 from ikd_ray.storage import store
@@ -39,7 +39,7 @@ def load_evaluation_data(output: Path, sweep: SweepRecord, teacher: Path, room: 
 
     data_dir = sweep.settings.get("data_dir")
     try:
-        dataset = load(read_task(output / sweep.name), Path(data_dir) if data_dir else None)
+        dataset = load_dataset(read_task(output / sweep.name), Path(data_dir) if data_dir else None)
         if sweep.data.get("selection") == HOLDOUT:
             dataset = hold_out(dataset)
     except UsageError as error:
@@ -49,7 +49,7 @@ def load_evaluation_data(output: Path, sweep: SweepRecord, teacher: Path, room: 
         raise _gone(sweep, kept, f"has changed: it was {was}")
     splits = {name: split for name, split in dataset.splits.items() if name != "train"}
     tokenizer = AutoTokenizer.from_pretrained(teacher, **NO_REMOTE_CODE)
-    return prepare(replace(dataset, splits=splits), tokenizer, "", sweep.data["max_length"], room)
+    return tokenize(replace(dataset, splits=splits), tokenizer, "", sweep.data["max_length"], room)
 
 
 def _gone(sweep: SweepRecord, kept: Path, what: str) -> UsageError:

@@ -25,7 +25,7 @@ from ikd_ray.errors import UnavailableError, UsageError, first_line
 from ikd_ray.formatting import clean
 from ikd_ray.records import STUDENT, SweepRecord, TrialRecord, teacher_folder, trial_folder
 from ikd_ray.storage import store
-from ikd_ray.storage.remote import Output
+from ikd_ray.storage.remote import SharedStorage
 
 FORMAT = 1
 SPLIT = "dev"
@@ -45,7 +45,11 @@ class ModelLoader:
     """Opens the models of a sweep and the dev set that they were measured on; what was computed once is kept."""
 
     def __init__(
-        self, output: Output, folder: Path, sweep: SweepRecord, tell: Callable[[str], None] = lambda _: None
+        self,
+        output: SharedStorage,
+        folder: Path,
+        sweep: SweepRecord,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         """
         Args:
@@ -99,7 +103,7 @@ class ModelLoader:
         return self.data.splits[SPLIT]
 
     def _fetch(self, folder: Path, what: str) -> None:
-        self._output.fetch(folder)
+        self._output.download(folder)
         if not store.is_intact(folder):
             state = "is damaged" if folder.exists() else "is not there any more"
             raise UnavailableError(f"{what} {state} ({folder}); sweeps/run.py --resume makes it again.")

@@ -9,8 +9,8 @@ import numpy as np
 
 from ikd_ray.config import DataConfig
 from ikd_ray.data.dataset import Dataset, Split, fingerprint
-from ikd_ray.data.sources import load
-from ikd_ray.data.tokens import TaskData, open_data, prepare
+from ikd_ray.data.sources import load_dataset
+from ikd_ray.data.tokens import TaskData, open_data, tokenize
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.teacher import TeacherSource, find_teacher, load_source, load_teacher, load_tokenizer
@@ -69,14 +69,14 @@ def find(request: Request) -> tuple[TeacherSource, Dataset]:
             f"--student-layers {request.student_layers}: the teacher {source.name} has {source.layers} "
             f"layers; give 1 to {source.layers}"
         )
-    dataset = load(task, request.data_dir)
+    dataset = load_dataset(task, request.data_dir)
     return source, dataset if request.limit is None else first(dataset, request.limit)
 
 
 def first(dataset: Dataset, limit: int) -> Dataset:
     """The first `limit` examples of every split."""
     splits = {
-        name: Split(split.first[:limit], split.second and split.second[:limit], split.labels[:limit])
+        name: Split(split.text[:limit], split.text_pair and split.text_pair[:limit], split.labels[:limit])
         for name, split in dataset.splits.items()
     }
     return replace(
@@ -90,7 +90,7 @@ def first(dataset: Dataset, limit: int) -> Dataset:
 def lay_out(request: Request, source: TeacherSource, dataset: Dataset, folder: Path, threads: int) -> Inputs:
     """Tokens and teacher in `folder`. A teacher without a head gets a random one: times do not depend on it."""
     tokenizer, length = load_tokenizer(source), min(DataConfig().max_length, source.max_tokens)
-    data = prepare(dataset, tokenizer, source.key, length, folder / "tokens")
+    data = tokenize(dataset, tokenizer, source.key, length, folder / "tokens")
     load_source(source, dataset.task, seed=0).model.save_pretrained(folder / "teacher")
     tokenizer.save_pretrained(folder / "teacher")
     (folder / "scratch").mkdir()

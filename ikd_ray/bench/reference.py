@@ -31,20 +31,20 @@ from ikd_ray.distill.fast_layers import use_onednn
 from ikd_ray.distill.losses import attention_kl, cls_cosine, hard_label_loss, soft_label_loss
 from ikd_ray.distill.student import build_student
 from ikd_ray.distill.teacher_files import NO_REMOTE_CODE
-from ikd_ray.storage.ragged import Ragged
+from ikd_ray.storage.arrays import RaggedArray
 
 LEARNING_RATE, TEMPERATURE, LAMBDA = 5e-5, 2.0, 0.2
 
 
 def examples(split: TokenSplit, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
     """The split as tokenizers return it, with the labels."""
-    columns = {"input_ids": _lists(split.ids), "token_type_ids": _lists(split.segments)}
+    columns = {"input_ids": _lists(split.input_ids), "token_type_ids": _lists(split.token_type_ids)}
     columns = {name: column for name, column in columns.items() if name in tokenizer.model_input_names}
     columns["labels"] = split.labels.tolist()
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _lists(column: Ragged) -> list[list[int]]:
+def _lists(column: RaggedArray) -> list[list[int]]:
     return [row.tolist() for row in np.split(column.values, column.offsets[1:-1])]
 
 

@@ -20,7 +20,7 @@ from ikd_ray.bench.peers import PEERS, check_peers
 from ikd_ray.bench.processes import alone, temporary_files_in, together
 from ikd_ray.bench.reference import reference_epoch
 from ikd_ray.bench.results import Concurrency, Memory, Report, mean_of_stages, rows
-from ikd_ray.data.batches import training_plan
+from ikd_ray.data.batches import training_batches
 from ikd_ray.data.dataset import Dataset
 from ikd_ray.data.tokens import TokenSplit, open_data
 from ikd_ray.distill.teacher import TeacherSource, load_teacher
@@ -184,7 +184,7 @@ def _report(
 
 def _padding(split: TokenSplit, batch_size: int) -> tuple[float, float]:
     """Share of padding in the project's batches, and in batches drawn at random."""
-    plan = training_plan(split.lengths, batch_size, 0, "bench", 1)
+    plan = training_batches(split.lengths, batch_size, 0, "bench", 1)
     order = np.random.default_rng(0).permutation(len(split))
     random = np.split(order, range(batch_size, len(order), batch_size))
     return inputs.padding_share(split.lengths, plan), inputs.padding_share(split.lengths, random)

@@ -23,9 +23,9 @@ class Batch:
     """Tensors of B examples padded to their longest, L tokens."""
 
     rows: np.ndarray  # (B,), the examples' positions in the split
-    ids: Tensor  # (B, L), int64
-    segments: Tensor  # (B, L), int64
-    mask: Tensor  # (B, L), bool, true for tokens
+    input_ids: Tensor  # (B, L), int64
+    token_type_ids: Tensor  # (B, L), int64
+    attention_mask: Tensor  # (B, L), bool, true for tokens
     labels: Tensor  # (B,)
 
     def __len__(self) -> int:
@@ -33,13 +33,15 @@ class Batch:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with every tensor put through a function."""
-        return Batch(self.rows, *map(function, (self.ids, self.segments, self.mask, self.labels)))
+        return Batch(
+            self.rows, *map(function, (self.input_ids, self.token_type_ids, self.attention_mask, self.labels))
+        )
 
     def to(self, device: torch.device) -> Batch:
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
 
-def training_plan(lengths: np.ndarray, batch_size: int, *key: int | str) -> list[np.ndarray]:
+def training_batches(lengths: np.ndarray, batch_size: int, *key: int | str) -> list[np.ndarray]:
     """Length-bucketed random batches of all rows: a pure function of its arguments.
 
     Rows are shuffled, sorted by length within pools of `POOL` batches, cut, and the batches shuffled. Within
@@ -62,7 +64,7 @@ def _entropy(part: int | str) -> int:
     return part if isinstance(part, int) else int.from_bytes(part.encode(), "big")
 
 
-def evaluation_plan(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+def evaluation_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """All rows in order of length, cut into batches."""
     ordered = np.argsort(lengths, kind="stable")
     return np.array_split(ordered, -(-len(lengths) // batch_size))
@@ -70,8 +72,8 @@ def evaluation_plan(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
 
 def collate(split: TokenSplit, rows: np.ndarray, pad_id: int) -> Batch:
     """The rows' tensors, padded to the longest of them."""
-    ids, mask = split.ids.padded(rows, pad_id)
-    segments, _ = split.segments.padded(rows, 0)
+    ids, mask = split.input_ids.padded(rows, pad_id)
+    segments, _ = split.token_type_ids.padded(rows, 0)
     return Batch(
         rows,
         torch.from_numpy(ids).long(),

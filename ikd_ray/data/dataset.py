@@ -13,28 +13,28 @@ from ikd_ray.tasks import Task
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Examples in their source's order: `first` (and `second` for pairs), and as many `labels`."""
+    """Examples in their source's order: `text` (and `text_pair` for pairs), and as many `labels`."""
 
-    first: list[str]
-    second: list[str] | None
+    text: list[str]
+    text_pair: list[str] | None
     labels: np.ndarray
     """(n,) int64 class indices, or float32 scores for regression."""
 
     def __len__(self) -> int:
-        return len(self.first)
+        return len(self.text)
 
-    def take(self, rows: np.ndarray) -> Split:
+    def select(self, rows: np.ndarray) -> Split:
         """These examples alone, in the order of `rows`."""
-        first = [self.first[row] for row in rows]
-        second = None if self.second is None else [self.second[row] for row in rows]
-        return Split(first, second, self.labels[rows])
+        text = [self.text[row] for row in rows]
+        text_pair = None if self.text_pair is None else [self.text_pair[row] for row in rows]
+        return Split(text, text_pair, self.labels[rows])
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A task's splits ("train", "dev", for mnli also "dev_mismatched") and where they came from.
 
-    `hold_out` (`ikd_ray.data.holdout`) adds "holdout".
+    `hold_out` (`ikd_ray.data.splits`) adds "holdout".
     """
 
     task: Task
@@ -56,7 +56,7 @@ def fingerprint(task: Task, splits: dict[str, Split]) -> str:
     digest = hashlib.sha256(task.identity.encode())
     for name, split in sorted(splits.items()):
         digest.update(f"\0{name}\0{len(split)}\0".encode())
-        for texts in (split.first, split.second or ()):
+        for texts in (split.text, split.text_pair or ()):
             for text in texts:
                 data = text.encode()
                 # The length first, so that no two lists of texts give the same bytes.

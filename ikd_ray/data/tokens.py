@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ikd_ray.data.dataset import Dataset, Split
-from ikd_ray.data.holdout import HOLDOUT
+from ikd_ray.data.splits import HOLDOUT
 from ikd_ray.data.task_file import keep_task, kept_task
 from ikd_ray.storage import store
-from ikd_ray.storage.by_length import LengthOrder
-from ikd_ray.storage.ragged import Ragged, RaggedWriter
+from ikd_ray.storage.arrays import LengthOrder, RaggedArray, RaggedArrayWriter
 from ikd_ray.tasks import Task
 
 if TYPE_CHECKING:
@@ -31,8 +30,8 @@ CHUNK = 2_000  # examples tokenized at a time: bounds memory
 class TokenSplit:
     """One split. Row r's ids and segment ids have equal length."""
 
-    ids: Ragged  # int32
-    segments: Ragged  # uint8: 0 for the first text, 1 for the second
+    input_ids: RaggedArray  # int32
+    token_type_ids: RaggedArray  # uint8: 0 for the first text, 1 for the second
     labels: np.ndarray  # (n,), int64 classes or float32 scores
 
     def __len__(self) -> int:
@@ -40,7 +39,7 @@ class TokenSplit:
 
     @property
     def lengths(self) -> np.ndarray:
-        return self.ids.sizes
+        return self.input_ids.sizes
 
     @cached_property
     def order(self) -> LengthOrder:
@@ -62,12 +61,13 @@ class TaskData:
     def train(self) -> TokenSplit:
         return self.splits["train"]
 
-    def evaluation(self) -> dict[str, TokenSplit]:
+    @property
+    def evaluation_splits(self) -> dict[str, TokenSplit]:
         """Every split but the training one: `dev`, for MNLI `dev_mismatched`, and `holdout` where there is one."""
         return {name: split for name, split in self.splits.items() if name != "train"}
 
     @property
-    def selection(self) -> str:
+    def selection_split(self) -> str:
         """The split that models are chosen by: the held-out part of the training set where there is one, else dev."""
         return HOLDOUT if HOLDOUT in self.splits else "dev"
 
@@ -76,8 +76,8 @@ def _chunks(
     split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> Iterator[tuple[list[list[int]], list[list[int]]]]:
     for start in range(0, len(split), CHUNK):
-        first = split.first[start : start + CHUNK]
-        second = split.second[start : start + CHUNK] if split.second is not None else None
+        first = split.text[start : start + CHUNK]
+        second = split.text_pair[start : start + CHUNK] if split.text_pair is not None else None
         coded = tokenizer(
             first,
             second,
@@ -94,8 +94,8 @@ def _encode(
 ) -> None:
     """Tokenize a split into files of `folder`; memory holds one chunk at a time."""
     with (
-        closing(RaggedWriter(folder, f"{name}.ids", np.int32)) as ids,
-        closing(RaggedWriter(folder, f"{name}.segments", np.uint8)) as segments,
+        closing(RaggedArrayWriter(folder, f"{name}.ids", np.int32)) as ids,
+        closing(RaggedArrayWriter(folder, f"{name}.segments", np.uint8)) as segments,
     ):
         for chunk_ids, chunk_segments in _chunks(split, tokenizer, max_length):
             ids.append(chunk_ids)
@@ -104,11 +104,11 @@ def _encode(
 
 
 def data_key(fingerprint: str, tokenizer_key: str, max_length: int) -> str:
-    """Names the folder that `prepare` leaves."""
+    """Names the folder that `tokenize` leaves."""
     return store.digest(FORMAT, fingerprint, tokenizer_key, max_length)
 
 
-def prepare(
+def tokenize(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, tokenizer_key: str, max_length: int, root: Path
 ) -> TaskData:
     """Tokenize a data set into `root/<key>`, or open what an earlier run left there.
@@ -131,12 +131,12 @@ def prepare(
 
 
 def open_data(folder: Path) -> TaskData:
-    """Memory-map what `prepare` stored."""
+    """Memory-map what `tokenize` stored."""
     about = json.loads((folder / "about.json").read_text())
     splits = {
         name: TokenSplit(
-            Ragged.open(folder, f"{name}.ids"),
-            Ragged.open(folder, f"{name}.segments"),
+            RaggedArray.open(folder, f"{name}.ids"),
+            RaggedArray.open(folder, f"{name}.segments"),
             np.load(folder / f"{name}.labels.npy", allow_pickle=False),
         )
         for name in about["splits"]

@@ -77,7 +77,7 @@ def make_assistant(
                 yield event
     except DivergedError as error:
         raise AssistantDivergedError(f"{error} (of {recipe.student_layers} layers)") from None
-    splits = tuple(f"{name}/" for name in data.evaluation())
+    splits = tuple(f"{name}/" for name in data.evaluation_splits)
     card = {
         "name": f"{recipe.student_layers}L of {teacher.name}",
         "metrics": {name: value for name, value in history[-1].items() if name.startswith(splits)},

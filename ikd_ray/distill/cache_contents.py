@@ -13,7 +13,7 @@ from typing import Any
 
 from ikd_ray.distill.epoch_cache import EPOCH_FILE, STAGES
 from ikd_ray.errors import UsageError
-from ikd_ray.storage.eviction import State, make_room, seen_in_use, states
+from ikd_ray.storage.eviction import CacheEntry, cache_entries, evict, leased_keys
 
 KINDS = ("tokens", "teachers", "targets", "latency", STAGES)
 
@@ -43,9 +43,9 @@ class StageSummary:
 class ClearResult:
     """Outcome of `clear_stages`."""
 
-    removed: list[State]
-    in_use: list[State]  # used by running trials
-    failed: list[State]  # refused by the file system
+    removed: list[CacheEntry]
+    in_use: list[CacheEntry]  # used by running trials
+    failed: list[CacheEntry]  # refused by the file system
 
 
 def open_cache(output: Path) -> Path:
@@ -81,7 +81,7 @@ def _summarize_kind(folder: Path) -> KindSummary:
     except OSError as error:
         raise UsageError(f"{folder}: cannot be read ({error.strerror})") from None
     if folder.name == STAGES:  # without epochs that are being saved or removed
-        saved = states(folder)
+        saved = cache_entries(folder)
         used = max((state.used for state in saved), default=None)
         return KindSummary(folder, len({state.key for state in saved}), total_bytes(saved), used)
     files = list(_file_stats(entries))
@@ -101,11 +101,11 @@ def summarize_stages(cache: Path) -> list[StageSummary]:
     """Summarize the stages with saved epochs, the most recently used first, without writing to the cache."""
     folder = cache / STAGES
     try:
-        in_use = seen_in_use(folder)
+        in_use = leased_keys(folder)
     except OSError:
         in_use = None
     stages = []
-    saved = sorted(states(folder), key=lambda state: (state.key, epoch_of(state)))
+    saved = sorted(cache_entries(folder), key=lambda state: (state.key, epoch_of(state)))
     for key, group in groupby(saved, key=lambda state: state.key):
         members = list(group)
         stages.append(
@@ -138,12 +138,12 @@ def clear_stages(cache: Path) -> ClearResult:
     if not folder.is_dir():
         return ClearResult([], [], [])
     try:
-        in_use = seen_in_use(folder)
-        removed = make_room(folder, 0)
-        in_use |= seen_in_use(folder)  # a trial may have started meanwhile
+        in_use = leased_keys(folder)
+        removed = evict(folder, 0)
+        in_use |= leased_keys(folder)  # a trial may have started meanwhile
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written to ({error.strerror or error})") from None
-    left = states(folder)
+    left = cache_entries(folder)
     return ClearResult(
         removed,
         [state for state in left if state.key in in_use],
@@ -151,12 +151,12 @@ def clear_stages(cache: Path) -> ClearResult:
     )
 
 
-def epoch_of(state: State) -> int:
+def epoch_of(state: CacheEntry) -> int:
     """Return a saved epoch's number; 0 for what is saved beside a stage's epochs."""
     name = state.folder.name
     return int(name) if name.isdecimal() else 0
 
 
-def total_bytes(saved: Iterable[State]) -> int:
+def total_bytes(saved: Iterable[CacheEntry]) -> int:
     """Return the disk space of saved epochs in bytes."""
     return sum(state.bytes for state in saved)

@@ -45,7 +45,7 @@ def _code() -> str:
         *sorted((root / "data").glob("*.py")),
         *sorted((root / "distill").glob("*.py")),
     ]
-    return store.digest([[path.name, store.file_digest(path)] for path in files])
+    return store.digest([[path.name, store.file_sha256(path)] for path in files])
 
 
 def environment(world: DistributedContext) -> list[object]:

@@ -117,8 +117,8 @@ class Encoder(nn.Module):
     def embed(self, batch: Batch) -> Tensor:
         """(B, L, hidden): what enters the first layer."""
         base: Any = self.model.base_model
-        segments = {"token_type_ids": batch.segments} if uses_segment_ids(self.config) else {}
-        hidden = base.embeddings(input_ids=batch.ids, **segments)
+        segments = {"token_type_ids": batch.token_type_ids} if uses_segment_ids(self.config) else {}
+        hidden = base.embeddings(input_ids=batch.input_ids, **segments)
         return base.embeddings_project(hidden) if hasattr(base, "embeddings_project") else hidden
 
     def classify(self, cls: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ class Encoder(nn.Module):
 
     def hidden(self, batch: Batch, depth: int, start: Tensor | None = None, below: int = 0) -> Tensor:
         """(B, L, hidden): what comes out of layer `depth`; `start` is what came out of layer `below`."""
-        mask = batch.mask[:, None, None, :]
+        mask = batch.attention_mask[:, None, None, :]
         hidden = self.embed(batch) if start is None else start
         for layer in self.layers[below:depth]:
             hidden = layer(hidden, mask)
@@ -158,7 +158,7 @@ class Encoder(nn.Module):
         """
         output = EncoderOutput()
         depth = len(self.layers) if depth is None else depth
-        mask = batch.mask[:, None, None, :]
+        mask = batch.attention_mask[:, None, None, :]
         hidden = self.embed(batch) if start is None else start
         for number in range(below + 1, depth + 1):
             layer = self.layers[number - 1]

@@ -5,8 +5,8 @@ FOLDER/KEY/cls-EPOCH/ what the whole encoder gives then, where it is frozen from
 FOLDER/.locks/KEY     held by the process that trains the stage
 FOLDER/.in_use/, .going/, .housekeeping.lock: see `ikd_ray.storage.eviction`
 
-Where nodes share no folder, epochs come and go through an `Output`, and locks hold within a node: two nodes may train
-the same epoch, which costs time alone.
+Where nodes share no folder, epochs come and go through a `SharedStorage`, and locks hold within a node: two nodes may
+train the same epoch, which costs time alone.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ikd_ray.storage import store
-from ikd_ray.storage.eviction import LOCKS, CacheEviction, mark_used
-from ikd_ray.storage.remote import Output
+from ikd_ray.storage.eviction import LOCKS, CacheEviction, touch
+from ikd_ray.storage.remote import SharedStorage
 
 EPOCH_FILE, WEIGHTS, OPTIMIZER = "epoch.json", "weights.safetensors", "optimizer.safetensors"
 
@@ -111,7 +111,7 @@ class StageCache:
         trial: str,
         owner: str,
         unreadable: set[Path],
-        output: Output,
+        output: SharedStorage,
     ) -> None:
         self._folder, self._upkeep, self._about, self._output = folder, upkeep, about, output
         self._trial, self._owner, self._unreadable = trial, owner, unreadable
@@ -156,14 +156,14 @@ class StageCache:
         if folder in self._unreadable:
             return None
         if not store.is_intact(folder):
-            if not self._output.fetch(folder):
+            if not self._output.download(folder):
                 return None
-            self._upkeep.saved(folder)
+            self._upkeep.entry_saved(folder)
         try:
             card = json.loads((folder / EPOCH_FILE).read_text())
         except OSError:
             return None
-        mark_used(folder)
+        touch(folder)
         return CachedEpoch(folder, card["metrics"], card["trial"], card["owner"] == self._owner)
 
     def abandon(self) -> None:
@@ -191,8 +191,8 @@ class StageCache:
             (folder / EPOCH_FILE).write_text(json.dumps(card, indent=1))
             save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
             save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, folder / OPTIMIZER)
-        self._upkeep.saved(target)
-        self._output.push(target)
+        self._upkeep.entry_saved(target)
+        self._output.upload(target)
 
 
 class EpochCache:
@@ -204,7 +204,7 @@ class EpochCache:
         disk_gb: float,
         trial: str = "",
         owner: str | None = None,
-        output: Output | None = None,
+        output: SharedStorage | None = None,
     ) -> None:
         """
         Args:
@@ -217,7 +217,7 @@ class EpochCache:
         self._folder, self._trial, self._owner = folder, trial, owner or uuid.uuid4().hex
         self._unreadable: set[Path] = set()
         self._upkeep = CacheEviction(folder, disk_gb)
-        self._output = output or Output(os.fspath(folder))
+        self._output = output or SharedStorage(os.fspath(folder))
 
     def lease(self) -> AbstractContextManager[None]:
         """Within it nothing goes that `trajectory` was asked for."""
@@ -233,7 +233,7 @@ class EpochCache:
         Raises:
             OSError: the disk does not take the note that they are in use.
         """
-        self._upkeep.keep(key)
+        self._upkeep.pin(key)
         return StageCache(
             self._folder / key, self._upkeep, about, self._trial, self._owner, self._unreadable, self._output
         )
@@ -245,7 +245,7 @@ class EpochCache:
         folder = self._folder / found.folder.parent.name / found.folder.name
         if not folder.exists():
             with suppress(OSError):  # it counts as lost, then
-                self._output.fetch(folder)
+                self._output.download(folder)
         return replace(found, folder=folder)
 
     def mark_unreadable(self, saved: CachedEpoch) -> None:

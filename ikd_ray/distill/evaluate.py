@@ -11,7 +11,7 @@ import torch
 from scipy.stats import pearsonr
 from torch import Tensor
 
-from ikd_ray.data.batches import Batch, collate, evaluation_plan
+from ikd_ray.data.batches import Batch, collate, evaluation_batches
 from ikd_ray.data.tokens import TaskData, TokenSplit
 from ikd_ray.distill.encoder import Encoder, EncoderOutput
 from ikd_ray.distill.frozen_activations import FrozenActivations
@@ -34,7 +34,7 @@ def predict(model: Encoder, split: TokenSplit, pad_id: int) -> np.ndarray:
 def score(model: Encoder, data: TaskData) -> dict[str, float]:
     """The task's metrics on every evaluation split, e.g. `dev/mcc`."""
     metrics: dict[str, float] = {}
-    for name, split in data.evaluation().items():
+    for name, split in data.evaluation_splits.items():
         logits = predict(model, split, data.pad_id)
         metrics |= {f"{name}/{key}": value for key, value in data.task.score(split.labels, logits).items()}
     return metrics
@@ -68,7 +68,7 @@ class StudentEvaluator:
 
     def recall(self, metrics: Mapping[str, float]) -> None:
         """Take metrics that a call gave, in whatever process, for those of the call before."""
-        for name in self._data.evaluation():
+        for name in self._data.evaluation_splits:
             inside = f"{name}/layer_"
             self._inside[name] = {
                 key.removeprefix(f"{name}/"): value
@@ -79,7 +79,7 @@ class StudentEvaluator:
     @torch.inference_mode()
     def __call__(self) -> dict[str, float]:
         metrics: dict[str, float] = {}
-        for name, split in self._data.evaluation().items():
+        for name, split in self._data.evaluation_splits.items():
             # Without a call before nothing is known of the frozen layers.
             below = self._prefix.depth if self._prefix and name in self._inside else 0
             logits, taught, inside = self._pass(name, split, below)
@@ -108,7 +108,7 @@ class StudentEvaluator:
             logits[batch.rows] = output.logits.float().cpu().numpy()
             taught[batch.rows] = target.logits.cpu().numpy()
             for layer, source in matched.items():
-                kl = attention_kl(output.attention[layer], target.attention[source], batch.mask)
+                kl = attention_kl(output.attention[layer], target.attention[source], batch.attention_mask)
                 sums[f"layer_{layer}/kl"] += kl * len(batch)
                 sums[f"layer_{layer}/cos"] += cls_cosine(output.cls[layer], target.cls[source]) * len(batch)
         return logits, taught, {key: float(value) / len(split) for key, value in sums.items()}
@@ -125,7 +125,7 @@ def _passes(
     """Each batch with the model's output; `start(rows)` is what its first `below` layers give."""
     model.eval()
     device = next(model.parameters()).device
-    for rows in evaluation_plan(split.lengths, BATCH):
+    for rows in evaluation_batches(split.lengths, BATCH):
         batch = collate(split, rows, pad_id).to(device)
         hidden = None
         if start:

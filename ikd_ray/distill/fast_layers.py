@@ -112,7 +112,9 @@ class CompactVocabulary:
     """
 
     def __init__(self, embedding: nn.Embedding, split: TokenSplit, pad_id: int, used: np.ndarray) -> None:
-        rows = torch.from_numpy(np.union1d(np.arange(pad_id + 1), split.ids.flat(used)).astype(np.int64))
+        rows = torch.from_numpy(
+            np.union1d(np.arange(pad_id + 1), split.input_ids.flat(used)).astype(np.int64)
+        )
         self._embedding = embedding
         self._rows = rows.to(embedding.weight.device)
         self._lookup = torch.zeros(embedding.num_embeddings, dtype=torch.int64, device=self._rows.device)
@@ -121,7 +123,7 @@ class CompactVocabulary:
 
     def translate(self, batch: Batch) -> Batch:
         """Return the batch with token ids that index the smaller embedding."""
-        return replace(batch, ids=self._lookup[batch.ids])
+        return replace(batch, input_ids=self._lookup[batch.input_ids])
 
     @contextmanager
     def installed(self) -> Iterator[None]:

@@ -17,13 +17,13 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from ikd_ray.config import PrefixConfig
-from ikd_ray.data.batches import collate, evaluation_plan
+from ikd_ray.data.batches import collate, evaluation_batches
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.epoch_cache import DISK_ERRORS
 from ikd_ray.storage import store
-from ikd_ray.storage.by_length import ByLength, LengthOrder
-from ikd_ray.storage.eviction import mark_used
+from ikd_ray.storage.arrays import BucketedArray, LengthOrder
+from ikd_ray.storage.eviction import touch
 
 BATCH = 64
 KEPT = "prefix.safetensors"
@@ -42,7 +42,7 @@ class FrozenActivations:
         self.depth = 0
         self.failed = False  # whether there ever was no room for what `fits`
         self._student, self._data, self._config = student, data, config
-        self._stored: dict[str, ByLength] = {}
+        self._stored: dict[str, BucketedArray] = {}
         self._orders = {name: split.order for name, split in data.splits.items()}
         if rows is not None and len(rows) < len(data.train):
             self._orders["train"] = LengthOrder(data.train.lengths, rows)
@@ -86,14 +86,14 @@ class FrozenActivations:
     def _within_budget(self, gigabytes: float) -> bool:
         return gigabytes <= max(self._config.memory_gb, self._config.disk_gb)
 
-    def _layout(self, depth: int) -> tuple[dict[str, ByLength], float]:
+    def _layout(self, depth: int) -> tuple[dict[str, BucketedArray], float]:
         """How the output of layer `depth` is laid out for each split, and its gigabytes."""
         whole, hidden = depth == len(self._student.layers), self._student.config.hidden_size
         shape = (lambda length: (hidden,)) if whole else (lambda length: (length, hidden))
-        arrays = {name: ByLength(None, order, shape) for name, order in self._orders.items()}
+        arrays = {name: BucketedArray(None, order, shape) for name, order in self._orders.items()}
         return arrays, sum(array.size for array in arrays.values()) * self._type.itemsize / 1e9
 
-    def _make_room(self, depth: int) -> dict[str, ByLength]:
+    def _make_room(self, depth: int) -> dict[str, BucketedArray]:
         """Notes a failure where what is to be held finds no room."""
         if depth == 0:
             return {}
@@ -101,7 +101,7 @@ class FrozenActivations:
         if not self._within_budget(gigabytes):
             return {}
         in_memory = gigabytes <= self._config.memory_gb
-        free = store.SPARE * shutil.disk_usage(tempfile.gettempdir()).free / 1e9
+        free = store.MAX_DISK_SHARE * shutil.disk_usage(tempfile.gettempdir()).free / 1e9
         if not in_memory and gigabytes > free:
             self.failed = True
             return {}
@@ -114,11 +114,11 @@ class FrozenActivations:
         return room
 
     @torch.no_grad()
-    def _fill(self, split: str, target: ByLength, source: ByLength | None, below: int) -> None:
+    def _fill(self, split: str, target: BucketedArray, source: BucketedArray | None, below: int) -> None:
         student, tokens = self._student.eval(), self._data.splits[split]
         device = next(student.parameters()).device
         used = self._orders[split].rows
-        for places in evaluation_plan(tokens.lengths[used], BATCH):
+        for places in evaluation_batches(tokens.lengths[used], BATCH):
             rows = used[places]
             batch = collate(tokens, rows, self._data.pad_id).to(device)
             start = torch.from_numpy(source.read(rows)).to(device) if source else None
@@ -129,7 +129,7 @@ class FrozenActivations:
             target.write(rows, output.cpu().numpy())
 
 
-def _read(kept: Path, arrays: dict[str, ByLength]) -> bool:
+def _read(kept: Path, arrays: dict[str, BucketedArray]) -> bool:
     """Fill the arrays with what is kept, if it is there and intact."""
     if not store.is_intact(kept):
         return False
@@ -137,14 +137,14 @@ def _read(kept: Path, arrays: dict[str, ByLength]) -> bool:
         values = load_file(kept / KEPT)
     except DISK_ERRORS:
         return False
-    mark_used(kept)
+    touch(kept)
     for split, array in arrays.items():
         assert array.values is not None
         array.values[:] = values[split]
     return True
 
 
-def _write(folder: Path, arrays: dict[str, ByLength]) -> None:
+def _write(folder: Path, arrays: dict[str, BucketedArray]) -> None:
     save_file({split: np.asarray(array.values) for split, array in arrays.items()}, folder / KEPT)
 
 

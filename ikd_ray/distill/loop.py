@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ikd_ray.config import PrefixConfig, Trial
-from ikd_ray.data.subset import nested_subset
+from ikd_ray.data.splits import nested_subset
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.cache_keys import environment, stage_key, start_key
 from ikd_ray.distill.distributed import DistributedContext

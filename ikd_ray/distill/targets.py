@@ -25,8 +25,7 @@ from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.errors import UsageError
 from ikd_ray.storage import store
-from ikd_ray.storage.array_files import GrowingArrays
-from ikd_ray.storage.by_length import ByLength, LengthOrder
+from ikd_ray.storage.arrays import BucketedArray, LengthOrder, ResumableArrays
 
 FORMAT = 2
 BATCH = 64
@@ -73,7 +72,7 @@ def should_store_attention(size: float, free: float, config: TargetConfig, there
     Raises:
         UsageError: it must be stored and there is no room.
     """
-    fits = size - there <= store.SPARE * free
+    fits = size - there <= store.MAX_DISK_SHARE * free
     if config.mode == "stored" and not fits:
         raise UsageError(
             f"targets.mode stored: {size - there:.1f} GB and {free:.1f} GB free; write auto, or make room"
@@ -107,7 +106,7 @@ class Targets:
         self._attention_stored = attention_stored
         self.teacher = teacher.eval().requires_grad_(False).to(device or torch.device("cpu"))
         self._data = data
-        self._open: dict[tuple[str, str], np.ndarray | ByLength] = {}
+        self._open: dict[tuple[str, str], np.ndarray | BucketedArray] = {}
 
     def fingerprint(self, layers: Collection[int]) -> str:
         """A key of what is read here: the targets of these layers as they are stored, and the teacher."""
@@ -119,7 +118,7 @@ class Targets:
     def _teacher_key(self) -> str:
         return self.teacher.fingerprint()
 
-    def _stored(self, part: str, split: str) -> np.ndarray | ByLength:
+    def _stored(self, part: str, split: str) -> np.ndarray | BucketedArray:
         if (part, split) not in self._open:
             path = self.folder / part / f"{split}.npy"
             # As a plain array: numpy's class for memory maps takes its time over every access.
@@ -127,7 +126,7 @@ class Targets:
             if part.startswith("attention"):
                 heads = self.teacher.config.num_attention_heads
                 order = self._data.splits[split].order
-                self._open[part, split] = ByLength(values, order, lambda length: (heads, length, length))
+                self._open[part, split] = BucketedArray(values, order, lambda length: (heads, length, length))
             else:
                 self._open[part, split] = values
         return self._open[part, split]
@@ -156,14 +155,14 @@ class Targets:
             out.cls[layer] = torch.from_numpy(stored[positions])
         for layer in attention if self._attention_stored else ():
             stored = self._stored(f"attention-{layer}", split)
-            assert isinstance(stored, ByLength)
+            assert isinstance(stored, BucketedArray)
             out.attention[layer] = torch.from_numpy(stored.read(rows))
         return out
 
     def complete(self, target: TargetBatch, batch: Batch, attention: Collection[int] = ()) -> TargetBatch:
         """What `read` gave for the batch's rows as float32 on the batch's device, and the attention of those of
         the layers where it is not stored."""
-        device = batch.ids.device
+        device = batch.input_ids.device
         out = target.map(lambda tensor: tensor.to(device, non_blocking=True).float())
         absent = [layer for layer in attention if layer not in out.attention]
         if absent:
@@ -171,7 +170,7 @@ class Targets:
                 online = self.teacher(
                     batch, depth=max(absent), attention_layers=absent, classify=False
                 ).attention
-            queries = batch.mask[:, None, :, None]
+            queries = batch.attention_mask[:, None, :, None]
             out.attention |= {layer: online[layer].float() * queries for layer in absent}
         return out
 
@@ -219,7 +218,7 @@ def build_targets(
         _check_room(folder, missing, data, teacher)
         unfinished = folder / UNFINISHED
         key = store.digest(FORMAT, BATCH, CELLS, data.key)
-        with GrowingArrays(unfinished, key, np.float16, _entries(missing, data, teacher)) as arrays:
+        with ResumableArrays(unfinished, key, np.float16, _entries(missing, data, teacher)) as arrays:
             yield from _fill(arrays, missing, data, teacher)
         for part in missing:
             store.publish(unfinished / part, folder / part)
@@ -229,7 +228,7 @@ def build_targets(
 def _check_room(folder: Path, parts: list[str], data: TaskData, teacher: Encoder) -> None:
     need = _size(parts, data, teacher) - _size_on_disk(folder / UNFINISHED, parts)
     free = shutil.disk_usage(folder).free
-    if need > store.SPARE * free:
+    if need > store.MAX_DISK_SHARE * free:
         raise UsageError(
             f"{folder}: the teacher's targets take {need / 1e9:.3g} GB more and {free / 1e9:.3g} GB are free there; "
             "make room, or choose another --output"
@@ -237,7 +236,7 @@ def _check_room(folder: Path, parts: list[str], data: TaskData, teacher: Encoder
 
 
 def _fill(
-    arrays: GrowingArrays, parts: list[str], data: TaskData, teacher: Encoder
+    arrays: ResumableArrays, parts: list[str], data: TaskData, teacher: Encoder
 ) -> Iterator[tuple[int, int]]:
     """Run the teacher over what is not done yet, appending its outputs step by step."""
     device = next(teacher.eval().parameters()).device

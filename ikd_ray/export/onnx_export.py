@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from ikd_ray.data.batches import Batch, collate, evaluation_plan
+from ikd_ray.data.batches import Batch, collate, evaluation_batches
 from ikd_ray.data.tokens import TaskData, TokenSplit
 from ikd_ray.distill.encoder import Encoder, uses_segment_ids
 from ikd_ray.distill.evaluate import BATCH
@@ -86,7 +86,7 @@ class OnnxExport:
 
     def _compare(self, model: PreTrainedModel, inputs: tuple[str, ...], path: Path) -> tuple[int, float]:
         """How many dev sequences both models were given, and by how much their logits differ at most."""
-        split, session = next(iter(self._data.evaluation().values())), _Session(path)
+        split, session = next(iter(self._data.evaluation_splits.values())), _Session(path)
         count, largest = 0, 0.0
         for rows in _spread(split):
             batch = collate(split, rows, self._data.pad_id)
@@ -97,8 +97,8 @@ class OnnxExport:
             if not difference <= CLOSE or (found.argmax(1) != wanted.argmax(1)).any():
                 raise ExportError(
                     f"its ONNX model is not what PyTorch's is: for {len(rows)} dev sequences of up to "
-                    f"{batch.ids.shape[1]} tokens logits differ by {difference:.2g} (at most {CLOSE:g} are allowed, "
-                    "and no other label)"
+                    f"{batch.input_ids.shape[1]} tokens logits differ by {difference:.2g} (at most {CLOSE:g} are "
+                    "allowed, and no other label)"
                 )
             count, largest = count + len(rows), max(largest, difference)
         return count, largest
@@ -119,9 +119,9 @@ class OnnxExport:
     def _metrics(self, session: _Session) -> dict[str, float]:
         """Those of the task on every evaluation split, as `ikd_ray.distill.evaluate.score` names them."""
         metrics: dict[str, float] = {}
-        for name, split in self._data.evaluation().items():
+        for name, split in self._data.evaluation_splits.items():
             logits = np.empty((len(split), self._data.task.num_labels), np.float32)
-            for rows in evaluation_plan(split.lengths, BATCH):
+            for rows in evaluation_batches(split.lengths, BATCH):
                 logits[rows] = session.logits(collate(split, rows, self._data.pad_id))
             found = self._data.task.score(split.labels, logits)
             metrics |= {f"{name}/{metric}": value for metric, value in found.items()}
@@ -173,7 +173,7 @@ def _inputs(model: PreTrainedModel) -> tuple[str, ...]:
 
 def _tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """In the order of `_inputs`."""
-    return batch.ids, batch.mask.long(), batch.segments
+    return batch.input_ids, batch.attention_mask.long(), batch.token_type_ids
 
 
 def _convert(model: PreTrainedModel, inputs: tuple[str, ...], path: Path) -> None:

@@ -19,13 +19,16 @@ from ikd_ray.report.figures import attention, costs, errors, front, layers, meth
 from ikd_ray.report.markdown import table_text
 from ikd_ray.report.page import render
 from ikd_ray.storage import store
-from ikd_ray.storage.remote import Output
+from ikd_ray.storage.remote import SharedStorage
 
 FOLDER, PAGE = "report", "report.html"
 
 
 def make_report(
-    output: Output, folder: Path, texts: Sequence[str] = (), tell: Callable[[str], None] = lambda _: None
+    output: SharedStorage,
+    folder: Path,
+    texts: Sequence[str] = (),
+    tell: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
     """Draw everything there is to see of a sweep into its `report/`, in place of an earlier report.
 

@@ -17,14 +17,14 @@ def write_summary_files(folder: Path, sweep: SweepRecord, trials: Sequence[Trial
     """Write them, each replaced at once; returns the front."""
     members = front_candidates(trials, sweep.objectives)
     for name, text in _texts(sweep, trials, members).items():
-        store.replace(folder / name, text)
+        store.write_atomic(folder / name, text)
     best = [trial for trial, _ in members]
     if best:
         from ikd_ray.report.front_plot import (
             pareto_png,  # imported late: until here nobody waits for matplotlib
         )
 
-        store.replace(folder / PLOT, pareto_png(sweep, trials, best))
+        store.write_atomic(folder / PLOT, pareto_png(sweep, trials, best))
     return best
 
 

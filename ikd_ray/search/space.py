@@ -94,7 +94,7 @@ class Space:
     sampler: Sampler
     selection: Selection
     """Which examples teachers and students are chosen by: dev's, or a tenth of the training set, on which nothing
-    trains then (`ikd_ray.data.holdout`), so that dev is scored and never chosen on. A teacher that has a head
+    trains then (`ikd_ray.data.splits`), so that dev is scored and never chosen on. A teacher that has a head
     already was fine-tuned by its maker, maybe on that tenth too."""
     teacher: TeacherConfig
     data: DataConfig

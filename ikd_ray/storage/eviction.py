@@ -16,11 +16,11 @@ from filelock import FileLock, Timeout
 from ikd_ray.storage import store
 
 IN_USE, GOING, LOCKS, HOUSEKEEPING = ".in_use", ".going", ".locks", ".housekeeping.lock"
-LOOK_EVERY = 0.02  # of the room: so much is saved between two looks at all there is
+SCAN_EVERY = 0.02  # of the room: so much is saved between two looks at all there is
 
 
 @dataclass(frozen=True)
-class State:
+class CacheEntry:
     """A saved epoch, or what is saved beside a stage's epochs, seen from outside."""
 
     folder: Path
@@ -33,18 +33,18 @@ class State:
         return self.folder.parent.name
 
 
-def mark_used(state: Path) -> None:
+def touch(state: Path) -> None:
     """Its time of change is when it was last used; only that is lost where it is another user's."""
     with suppress(OSError):
         os.utime(state)
 
 
-def states(folder: Path) -> list[State]:
+def cache_entries(folder: Path) -> list[CacheEntry]:
     """Everything saved below the folder of all stages."""
     found = []
     for epoch in folder.glob("[!.]*/[!.]*"):
         with suppress(OSError):  # it went meanwhile
-            found.append(State(epoch, _bytes(epoch), epoch.stat().st_mtime))
+            found.append(CacheEntry(epoch, _bytes(epoch), epoch.stat().st_mtime))
     return found
 
 
@@ -68,7 +68,7 @@ class CacheEviction:
 
     @contextmanager
     def lease(self) -> Iterator[None]:
-        """Within it, nothing of what is given to `keep` goes."""
+        """Within it, nothing of what is given to `pin` goes."""
         home = self._folder / IN_USE
         home.mkdir(parents=True, exist_ok=True)
         (self._folder / LOCKS).mkdir(exist_ok=True)
@@ -88,25 +88,25 @@ class CacheEviction:
         with suppress(OSError):
             lease.with_suffix(".lock").unlink()
 
-    def keep(self, key: str) -> None:
+    def pin(self, key: str) -> None:
         """The stage's epochs, those still to come too, are stood on from now on."""
         assert self._lease is not None, "within `lease` alone"
         # Not while somebody makes room: they have read what is in use.
         with FileLock(self._folder / HOUSEKEEPING), open(self._lease, "a") as keys:
             keys.write(f"{key}\n")
 
-    def saved(self, folder: Path) -> None:
+    def entry_saved(self, folder: Path) -> None:
         """Note a new state; makes room where all together take too much."""
         since = _since_look.get(self._folder, self._room) + _bytes(folder)  # the first look is due
-        if since >= LOOK_EVERY * self._room:
+        if since >= SCAN_EVERY * self._room:
             since = 0
             with suppress(OSError):  # another time, then
-                make_room(self._folder, self._room)
+                evict(self._folder, self._room)
         _since_look[self._folder] = since
 
 
-def make_room(folder: Path, room: float) -> list[State]:
-    """Remove states, the least recently used first, until the others take at most `room` bytes.
+def evict(folder: Path, room: float) -> list[CacheEntry]:
+    """Remove cache_entries, the least recently used first, until the others take at most `room` bytes.
 
     What a running trial stands on stays, even if that is more. What killed processes left goes. Where the disk
     is nearly full, what others need of it is not for the states.
@@ -118,9 +118,9 @@ def make_room(folder: Path, room: float) -> list[State]:
     going.mkdir(exist_ok=True)
     with FileLock(folder / HOUSEKEEPING):
         used = _in_use(folder)
-        there = sorted(states(folder), key=lambda state: state.used)
+        there = sorted(cache_entries(folder), key=lambda state: state.used)
         total = sum(state.bytes for state in there)
-        room = min(room, store.SPARE * (total + shutil.disk_usage(folder).free))
+        room = min(room, store.MAX_DISK_SHARE * (total + shutil.disk_usage(folder).free))
         for state in there:
             if total <= room:
                 break
@@ -173,7 +173,7 @@ def _in_use(folder: Path) -> set[str]:
     return used
 
 
-def seen_in_use(folder: Path) -> set[str]:
+def leased_keys(folder: Path) -> set[str]:
     """The same for who must not write there; right for the moment only.
 
     Raises:

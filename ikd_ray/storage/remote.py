@@ -40,22 +40,22 @@ class _DamagedError(Exception):
 
 
 @dataclass(frozen=True)
-class Output:
+class SharedStorage:
     """A folder that every node sees under the same path: nothing needs to be sent or fetched."""
 
-    where: str
+    path: str
 
     @property
     def folder(self) -> Path:
         """The folder, on whichever node asks."""
-        return Path(self.where)
+        return Path(self.path)
 
     @property
     def uri(self) -> str | None:
         """What the folder stands for; none: for itself."""
         return None
 
-    def fetch(self, path: Path, only: Collection[str] = ()) -> bool:
+    def download(self, path: Path, only: Collection[str] = ()) -> bool:
         """Make the published folder at a path below `folder` what the URI has of it; false: that has none.
 
         One that is here already stays as it is if it is the same. Safe when several processes ask at once.
@@ -68,7 +68,7 @@ class Output:
         """
         return False
 
-    def forget(self, path: Path) -> None:
+    def delete(self, path: Path) -> None:
         """Remove a published folder, from the URI too.
 
         Raises:
@@ -76,14 +76,14 @@ class Output:
         """
         shutil.rmtree(path)
 
-    def clear(self, path: Path) -> None:
+    def delete_remote(self, path: Path) -> None:
         """Remove all that the URI has below a path; the folder stays as it is.
 
         Raises:
             OSError: the URI cannot be reached.
         """
 
-    def push(self, path: Path) -> None:
+    def upload(self, path: Path) -> None:
         """Leave a published folder at the URI for others; where one is there by now, that replaces this one.
 
         So all nodes go on with the same one, whoever made it first.
@@ -92,7 +92,7 @@ class Output:
             OSError: the URI cannot be reached.
         """
 
-    def fetch_file(self, path: Path) -> bool:
+    def download_file(self, path: Path) -> bool:
         """Make a single file what the URI has of it, unless this one is newer; false: that has none.
 
         Raises:
@@ -100,7 +100,7 @@ class Output:
         """
         return False
 
-    def push_file(self, path: Path, content: Path | None = None) -> None:
+    def upload_file(self, path: Path, content: Path | None = None) -> None:
         """Replace a single file at the URI.
 
         Args:
@@ -110,7 +110,7 @@ class Output:
             OSError: the URI cannot be reached.
         """
 
-    def names(self, path: Path) -> list[str]:
+    def list_names(self, path: Path) -> list[str]:
         """What the URI has directly below a path: nothing, where the folder is all there is.
 
         Raises:
@@ -119,24 +119,24 @@ class Output:
         return []
 
     @contextmanager
-    def reachable(self) -> Iterator[None]:
+    def usage_errors(self) -> Iterator[None]:
         """Within it the user is told in a line what is wrong with the URI, by a `UsageError`."""
         yield
 
 
 @dataclass(frozen=True)
-class RemoteOutput(Output):
+class RemoteStorage(SharedStorage):
     """A URI; each node has a folder of its own for it. Credentials are those of the node, never the URI's."""
 
     @property
     def folder(self) -> Path:
-        return Path.home() / ".cache" / "ikd-ray" / store.digest(self.where)
+        return Path.home() / ".cache" / "ikd-ray" / store.digest(self.path)
 
     @property
     def uri(self) -> str:
-        return self.where
+        return self.path
 
-    def fetch(self, path: Path, only: Collection[str] = ()) -> bool:
+    def download(self, path: Path, only: Collection[str] = ()) -> bool:
         name = self._name(path)
         manifest = self._manifest(name)
         if manifest is None or not manifest.keys() >= set(only):
@@ -158,26 +158,26 @@ class RemoteOutput(Output):
                 return False
         return True
 
-    def forget(self, path: Path) -> None:
-        files, base = _opened(self.where)
+    def delete(self, path: Path) -> None:
+        files, base = _opened(self.path)
         with suppress(FileNotFoundError):
             files.delete_file(f"{base}/{self._name(path)}/{store.MANIFEST}")
         shutil.rmtree(path, ignore_errors=True)
 
-    def clear(self, path: Path) -> None:
-        files, base = _opened(self.where)
+    def delete_remote(self, path: Path) -> None:
+        files, base = _opened(self.path)
         with suppress(FileNotFoundError):
             files.delete_dir(f"{base}/{self._name(path)}")
 
-    def push(self, path: Path) -> None:
-        if self.fetch(path):
+    def upload(self, path: Path) -> None:
+        if self.download(path):
             return
         name, manifest = self._name(path), json.loads((path / store.MANIFEST).read_text())
         self._each(manifest, lambda file: self._put(path / file, f"{name}/{file}"))
         self._put(path / store.MANIFEST, f"{name}/{store.MANIFEST}")
 
-    def fetch_file(self, path: Path) -> bool:
-        files, base = _opened(self.where)
+    def download_file(self, path: Path) -> bool:
+        files, base = _opened(self.path)
         name = self._name(path)
         changed = files.get_file_info(f"{base}/{name}").mtime_ns
         if changed is None:
@@ -192,28 +192,28 @@ class RemoteOutput(Output):
             os.replace(got, path)
         return True
 
-    def push_file(self, path: Path, content: Path | None = None) -> None:
+    def upload_file(self, path: Path, content: Path | None = None) -> None:
         self._put(content or path, self._name(path))
 
-    def names(self, path: Path) -> list[str]:
+    def list_names(self, path: Path) -> list[str]:
         from pyarrow.fs import FileSelector
 
-        files, base = _opened(self.where)
+        files, base = _opened(self.path)
         below = base if path == self.folder else f"{base}/{self._name(path)}"
         selector = FileSelector(below, allow_not_found=True)
         return sorted({info.base_name for info in files.get_file_info(selector)} - {"", ".", ".."})
 
     @contextmanager
-    def reachable(self) -> Iterator[None]:
+    def usage_errors(self) -> Iterator[None]:
         from pyarrow import ArrowException
 
         try:
             yield
         except (OSError, ArrowException) as error:
-            if store.is_full(error):
+            if store.is_disk_full(error):
                 raise
             raise UsageError(
-                f"--output {self.where.partition('?')[0]}: cannot be used ({first_line(error)}); give a folder, or "
+                f"--output {self.path.partition('?')[0]}: cannot be used ({first_line(error)}); give a folder, or "
                 "a URI that pyarrow opens, with credentials where its store's own tools look for them"
             ) from None
 
@@ -225,7 +225,7 @@ class RemoteOutput(Output):
 
     def _manifest(self, name: str) -> dict[str, str] | None:
         """The checksums of a folder's files; none where it is not there or no folder of ours."""
-        files, base = _opened(self.where)
+        files, base = _opened(self.path)
         try:
             with files.open_input_stream(f"{base}/{name}/{store.MANIFEST}") as stream:
                 manifest = json.loads(stream.read())
@@ -239,7 +239,7 @@ class RemoteOutput(Output):
             list(pool.map(transfer, names))
 
     def _get(self, name: str, target: Path, checksum: str | None = None) -> None:
-        files, base = _opened(self.where)
+        files, base = _opened(self.path)
         seen = hashlib.sha256()
         target.parent.mkdir(parents=True, exist_ok=True)
         with files.open_input_stream(f"{base}/{name}") as stream, open(target, "wb") as file:
@@ -250,7 +250,7 @@ class RemoteOutput(Output):
             raise _DamagedError(name)
 
     def _put(self, source: Path, name: str) -> None:
-        files, base = _opened(self.where)
+        files, base = _opened(self.path)
         target = f"{base}/{name}"
         if files.type_name not in OBJECT_STORES:
             files.create_dir(target.rpartition("/")[0], recursive=True)
@@ -272,24 +272,24 @@ def _opened(uri: str) -> tuple[Any, str]:
     return files, base.rstrip("/")
 
 
-def open_output(where: str) -> Output:
+def open_storage(where: str) -> SharedStorage:
     """What `--output` names: a folder, or a URI that can be reached.
 
     Raises:
         UsageError: it is a URI with credentials in it, of a kind that is not known, or nobody answers there.
     """
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", where):
-        return Output(where)
+        return SharedStorage(where)
     _refuse_secrets(where)
     path, mark, query = where.partition("?")
-    output = RemoteOutput(path.rstrip("/") + mark + query)
-    with output.reachable():
-        files, base = _opened(output.where)
+    output = RemoteStorage(path.rstrip("/") + mark + query)
+    with output.usage_errors():
+        files, base = _opened(output.path)
         if files.type_name in OBJECT_STORES:  # which list an absent bucket as an empty one
             bucket = base.partition("/")[0]
             if files.get_file_info(bucket).type.name == "NotFound":
                 raise FileNotFoundError(f"there is no bucket {bucket}")
-        output.names(output.folder)
+        output.list_names(output.folder)
     return output
 
 

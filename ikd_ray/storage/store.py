@@ -21,7 +21,7 @@ from ikd_ray.errors import causes
 MANIFEST = "manifest.json"
 VERIFIED = ".verified"  # which files had their checksums, and the files' stamps then
 TICK_NS = 2_000_000_000  # the coarsest clock of a file system
-SPARE = 0.9  # of the free disk that may be taken
+MAX_DISK_SHARE = 0.9  # of the free disk that may be taken
 
 
 def digest(*parts: Any) -> str:
@@ -30,7 +30,7 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def file_digest(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """sha256 of a file's bytes, hex."""
     checksum = hashlib.sha256()
     with open(path, "rb") as file:
@@ -39,7 +39,7 @@ def file_digest(path: Path) -> str:
     return checksum.hexdigest()
 
 
-def is_full(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Whether a disk, or somebody's share of one, had no room left: for the error itself or what it came from."""
     return any(_says_full(cause) for cause in causes(error))  # Optuna hides what SQLite said
 
@@ -80,15 +80,15 @@ def publish(folder: Path, target: Path) -> None:
     verified: dict[str, list[str | int]] = {}
     for path in files:
         name, stamp = str(path.relative_to(folder)), _settled_stamp(path)
-        manifest[name] = file_digest(path)
+        manifest[name] = file_sha256(path)
         if stamp:
             verified[name] = [manifest[name], *stamp]
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
     _remember(folder, verified)
     for path in [*files, folder / MANIFEST, folder]:
-        flush(path)
+        fsync(path)
     os.rename(folder, target)
-    flush(target.parent)
+    fsync(target.parent)
 
 
 def swap_dir(new: Path, target: Path) -> None:
@@ -107,10 +107,10 @@ def swap_dir(new: Path, target: Path) -> None:
             if os.path.lexists(old):
                 os.rename(old, target)
             raise
-        flush(target.parent)
+        fsync(target.parent)
 
 
-def flush(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Wait until a file's content, or a folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -119,7 +119,7 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace(path: Path, content: str | bytes) -> None:
+def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file of which every reader, also after a power loss, sees all or what was there before."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -129,7 +129,7 @@ def replace(path: Path, content: str | bytes) -> None:
             os.fsync(descriptor)
         os.chmod(name, 0o644)
         os.replace(name, path)
-        flush(path.parent)
+        fsync(path.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -149,7 +149,7 @@ def is_intact(folder: Path) -> bool:
         for name, checksum in manifest.items():
             stamp = _settled_stamp(folder / name)
             known = stamp and before.get(name) == [checksum, *stamp]
-            if not known and file_digest(folder / name) != checksum:
+            if not known and file_sha256(folder / name) != checksum:
                 return False
             if stamp:
                 now[name] = [checksum, *stamp]
@@ -179,7 +179,7 @@ def _remembered(folder: Path) -> dict[str, list[str | int]]:
 def _remember(folder: Path, verified: dict[str, list[str | int]]) -> None:
     # Only speed is lost where the folder cannot be written to.
     with suppress(OSError):
-        replace(folder / VERIFIED, json.dumps(verified))
+        write_atomic(folder / VERIFIED, json.dumps(verified))
 
 
 def discard(target: Path) -> None:

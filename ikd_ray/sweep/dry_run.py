@@ -14,7 +14,7 @@ import torch
 from ray._private.utils import get_num_cpus
 
 from ikd_ray.config import Trial, make_trial
-from ikd_ray.data.tokens import TaskData, prepare
+from ikd_ray.data.tokens import TaskData, tokenize
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.student import matched_layers
@@ -64,7 +64,7 @@ def dry_run(request: Request) -> Iterator[Note]:
         teacher = load_source(request.source, request.task, seed=0)
         sample = sampled(request.dataset, SIZED)
         tokenizer, key = load_tokenizer(request.source), request.source.key
-        data = prepare(sample, tokenizer, key, request.max_length, Path(room) / "tokens")
+        data = tokenize(sample, tokenizer, key, request.max_length, Path(room) / "tokens")
         yield Note("targets", _targets(request, teacher, data))
         batch_size = min(space.possible_values("batch_size"), key=lambda size: abs(size - 32))
         depth, threads = max((*request.depths, *request.assisted)), resources.cpus * resources.workers

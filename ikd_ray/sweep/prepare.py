@@ -38,14 +38,14 @@ from ikd_ray.distill.teacher import (
     teacher_key,
 )
 from ikd_ray.records import write_json
-from ikd_ray.storage.remote import Output
+from ikd_ray.storage.remote import SharedStorage
 
 
 @dataclass(frozen=True)
 class PrepareJob:
     """Inputs of the preparation. They are sent to the node that runs it, which may not be the driver's."""
 
-    output: Output
+    output: SharedStorage
     tokens: Path  # the tokenized data set, relative to the output folder
     source: TeacherSource
     depths: tuple[int, ...]  # student depths that the space can reach
@@ -72,10 +72,10 @@ class TeacherArtifacts:
     parts: tuple[str, ...]  # subfolders of `targets`
     attention_stored: bool
 
-    def load_targets(self, output: Output, data: TaskData, device: torch.device) -> Targets:
+    def load_targets(self, output: SharedStorage, data: TaskData, device: torch.device) -> Targets:
         """Load the targets, fetching first what this node lacks."""
         for path in (self.teacher, *(self.targets / part for part in self.parts)):
-            output.fetch(output.folder / path)
+            output.download(output.folder / path)
         teacher = load_teacher(output.folder / self.teacher)
         return Targets(output.folder / self.targets, data, teacher, self.attention_stored, device)
 
@@ -84,7 +84,7 @@ class TeacherArtifacts:
 class SharedArtifacts:
     """Paths of what every trial needs, relative to the output folder; small enough to be sent with each trial."""
 
-    output: Output
+    output: SharedStorage
     tokens: Path
     teacher: TeacherArtifacts
     latency_ms: dict[int, float]  # by student depth
@@ -92,7 +92,7 @@ class SharedArtifacts:
 
     def load(self, device: torch.device) -> LoadedArtifacts:
         """Load data and teacher, fetching first what this node lacks."""
-        self.output.fetch(self.output.folder / self.tokens)
+        self.output.download(self.output.folder / self.tokens)
         return LoadedArtifacts(self, open_data(self.output.folder / self.tokens), device)
 
 
@@ -162,7 +162,7 @@ def prepare_artifacts(job: PrepareJob, threads: int) -> Iterator[Event]:
     torch.set_num_threads(threads)
     logging.disable_progress_bar()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    job.output.fetch(job.output.folder / job.tokens)
+    job.output.download(job.output.folder / job.tokens)
     data = open_data(job.output.folder / job.tokens)
     folder = job.cache / "teachers" / teacher_key(job.source, data, job.teacher)
     stage = StageStarted(f"{'scoring' if job.source.has_head else 'fine-tuning'} {job.source.name}")
@@ -187,16 +187,16 @@ def prepare_artifacts(job: PrepareJob, threads: int) -> Iterator[Event]:
 
 
 def _get_or_train(
-    output: Output, folder: Path, stage: StageStarted, train: Callable[[], Iterator[Event]]
+    output: SharedStorage, folder: Path, stage: StageStarted, train: Callable[[], Iterator[Event]]
 ) -> Generator[Event, None, TeacherRecord]:
     """Return the record of the teacher or assistant in `folder`, training it where the folder lacks it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f".{folder.name}.making.lock"):  # another sweep may need the same one
-        output.fetch(folder)
+        output.download(folder)
         if open_teacher(folder) is None:
             yield stage
             yield from train()
-        output.push(folder)
+        output.upload(folder)
         record = open_teacher(folder)
     assert record is not None
     return record
@@ -223,11 +223,11 @@ def _store_targets(
     yield StageStarted(f"storing the {model}'s targets")
     parts = part_names(layers, attention)
     for part in parts:
-        job.output.fetch(targets / part)
+        job.output.download(targets / part)
     for done, total in build_targets(targets, data, teacher, layers, attention):
         yield Progress(done, total)
     for part in parts:
-        job.output.push(targets / part)
+        job.output.upload(targets / part)
     home = job.output.folder
     return TeacherArtifacts(
         record.folder.relative_to(home), targets.relative_to(home), tuple(parts), attention

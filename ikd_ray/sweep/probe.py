@@ -12,7 +12,7 @@ import torch
 
 from ikd_ray.config import Trial
 from ikd_ray.data.dataset import Dataset, fingerprint
-from ikd_ray.data.tokens import TaskData, prepare
+from ikd_ray.data.tokens import TaskData, tokenize
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.loop import Distillation, Epoch
 from ikd_ray.distill.regimes import Stage
@@ -91,7 +91,7 @@ def typical(dataset: Dataset, lengths: Mapping[str, np.ndarray], limit: int) -> 
 
 
 def _taken(dataset: Dataset, rows: Mapping[str, np.ndarray]) -> Dataset:
-    splits = {name: split.take(rows[name]) for name, split in dataset.splits.items()}
+    splits = {name: split.select(rows[name]) for name, split in dataset.splits.items()}
     return replace(dataset, splits=splits, fingerprint=fingerprint(dataset.task, splits))
 
 
@@ -136,8 +136,8 @@ class Probe:
 
     def _costs(self, sample: Dataset) -> Costs:
         tokenizer = load_tokenizer(self._source)
-        data = prepare(sample, tokenizer, self._source.key, self._max_length, self._room / "tokens")
-        train, dev = len(data.train), sum(map(len, data.evaluation().values()))
+        data = tokenize(sample, tokenizer, self._source.key, self._max_length, self._room / "tokens")
+        train, dev = len(data.train), sum(map(len, data.evaluation_splits.values()))
         layers = matched_layers((self._depth, 1), len(self._teacher.layers))
         started = time.perf_counter()
         folder = self._room / f"targets-{len(data.train)}"

@@ -16,16 +16,15 @@ from pydantic import BaseModel, Field, ValidationError
 
 from ikd_ray.config import SweepConfig, first_error
 from ikd_ray.data.dataset import Dataset
-from ikd_ray.data.holdout import HOLDOUT, hold_out
-from ikd_ray.data.sources import load
-from ikd_ray.data.subset import nested_subset
+from ikd_ray.data.sources import load_dataset
+from ikd_ray.data.splits import HOLDOUT, hold_out, nested_subset
 from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, is_task_file
 from ikd_ray.errors import UsageError
 from ikd_ray.records import SPACE_FILE, SWEEP_FILE, Direction, SweepRecord, is_sweep, read_sweep, read_task
 from ikd_ray.search.assistant_depths import assistant_depths
 from ikd_ray.search.budget import DEFAULT_TRIALS, Budget
 from ikd_ray.search.space import Space, load_space
-from ikd_ray.storage.remote import Output, RemoteOutput
+from ikd_ray.storage.remote import RemoteStorage, SharedStorage
 from ikd_ray.sweep.sync import pull_sweep
 from ikd_ray.tasks import Task
 
@@ -60,13 +59,13 @@ class Request:
         return self.budget.total
 
     @property
-    def output(self) -> Output:
+    def output(self) -> SharedStorage:
         """Where the sweep lies, for any node."""
         return _output(self.config.uri, self.config.output)
 
 
-def _output(uri: str | None, folder: Path) -> Output:
-    return RemoteOutput(uri) if uri else Output(os.path.realpath(folder))
+def _output(uri: str | None, folder: Path) -> SharedStorage:
+    return RemoteStorage(uri) if uri else SharedStorage(os.path.realpath(folder))
 
 
 def validate(config: SweepConfig, resumes: bool = False) -> Request:
@@ -85,7 +84,7 @@ def validate(config: SweepConfig, resumes: bool = False) -> Request:
     config = config.model_copy(update={"name": name, **_absolute(config.model_dump())})
     folder = _folder(config, resumes)
     budget = _budget(config, space)
-    dataset = load(task, config.data_dir)
+    dataset = load_dataset(task, config.data_dir)
     if space.selection == HOLDOUT:
         dataset = hold_out(dataset)
     # Imported late: it takes seconds, and the mistakes above should be answered at once.
@@ -187,8 +186,8 @@ def _folder(config: SweepConfig, resumes: bool) -> Path:
     if config.name == "cache":
         raise UsageError("--name cache: that folder holds what sweeps share; choose another name")
     output = _output(config.uri, config.output)
-    with output.reachable():
-        elsewhere = output.names(output.folder / config.name)
+    with output.usage_errors():
+        elsewhere = output.list_names(output.folder / config.name)
     # os.path answers False, and raises nothing, where a folder may not even be looked into.
     if not resumes and (elsewhere or os.path.exists(folder)):
         known = SWEEP_FILE in elsewhere or is_sweep(folder)
@@ -209,24 +208,24 @@ def _folder(config: SweepConfig, resumes: bool) -> Path:
     return folder
 
 
-def find_sweep(name: str, flag: str, output: Output) -> Path:
+def find_sweep(name: str, flag: str, output: SharedStorage) -> Path:
     """The folder of a sweep that is there, with all that is known of it.
 
     Raises:
         UsageError: there is none of that name, or its record is damaged.
     """
     folder = output.folder / validate_name(name, flag)
-    with output.reachable():
+    with output.usage_errors():
         pull_sweep(output, folder)
     if not is_sweep(folder):
         known = sorted(path.parent.name for path in output.folder.glob(f"*/{SWEEP_FILE}"))
         there = f"; there are: {', '.join(known[:20])}" if known else ""
-        raise UsageError(f"{flag} {name}: no sweep of that name in {output.where}{there}")
+        raise UsageError(f"{flag} {name}: no sweep of that name in {output.path}{there}")
     read_task(folder)  # damaged ones are refused before anybody locks them
     return folder
 
 
-def resumed_config(name: str, changes: dict[str, Any], output: Output) -> SweepConfig:
+def resumed_config(name: str, changes: dict[str, Any], output: SharedStorage) -> SweepConfig:
     """The configuration of an earlier sweep, with what the command line changes.
 
     Raises:

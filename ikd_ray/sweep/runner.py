@@ -92,7 +92,7 @@ def run(request: Request, command: str, console: Console, method: type[Distillat
 
 def _machine_lacks(error: Exception, request: Request) -> str | None:
     """What the machine has no more of, in a line; none where the error has another reason."""
-    if store.is_full(error):
+    if store.is_disk_full(error):
         return f"{request.config.output}: no space left on device ({first_line(error)}); make room there"
     if _out_of_memory(error):
         return (
@@ -132,7 +132,7 @@ def _run(request: Request, command: str, console: Console, method: type[Distilla
         with console.step("opening MLflow"):
             tracker = Tracker(config.tracking_uri, request.task.name)
         with owned(request):
-            with request.output.reachable():
+            with request.output.usage_errors():
                 teacher, shared = prepare_shared(request, console)
             sweep = open_sweep(request, command, tracker.uri, teacher, shared, resources.planned_concurrency)
             console.note("sweep", f"{sweep.name}; if it is cut off: {_resume(request)}")

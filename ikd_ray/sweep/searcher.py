@@ -21,7 +21,7 @@ from ikd_ray.errors import first_line
 from ikd_ray.records import STUDY, STUDY_FILE, TrialRecord, quarantine
 from ikd_ray.search.budget import SEEDS, Budget, TrialSpec
 from ikd_ray.search.windowed_storage import WindowedStorage
-from ikd_ray.storage.store import digest, is_full
+from ikd_ray.storage.store import digest, is_disk_full
 from ikd_ray.sweep.results import FAILED, PAUSED, REPORT
 
 STARTUP = 10  # random trials before TPE models what it has seen
@@ -42,7 +42,7 @@ def open_study(sweep: Path) -> optuna.storages.RDBStorage:
     try:
         return optuna.storages.RDBStorage(f"sqlite:///{path}")
     except (DatabaseError, StorageInternalError) as error:
-        if is_full(error):
+        if is_disk_full(error):
             raise
         quarantine(sweep, path)
         return optuna.storages.RDBStorage(f"sqlite:///{path}")

@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from ikd_ray.data.task_file import keep_task
-from ikd_ray.data.tokens import prepare
+from ikd_ray.data.tokens import tokenize
 from ikd_ray.distill.loop import Epoch
 from ikd_ray.distill.teacher import TeacherRecord, load_tokenizer
 from ikd_ray.distill.training import DivergedError
@@ -66,8 +66,8 @@ def prepare_shared(request: Request, console: Console) -> tuple[TeacherRecord, S
     tokens = output.folder / "cache" / "tokens"
     with console.step("tokenizing"):
         tokenizer = load_tokenizer(request.source)
-        data = prepare(request.dataset, tokenizer, request.source.key, request.max_length, tokens)
-        output.push(data.folder)
+        data = tokenize(request.dataset, tokenizer, request.source.key, request.max_length, tokens)
+        output.upload(data.folder)
     known = read_sweep(request.folder).settings["latency_ms"] if request.resumes else {}
     job = PrepareJob(
         output,

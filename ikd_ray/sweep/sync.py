@@ -18,7 +18,7 @@ from ikd_ray.errors import first_line
 from ikd_ray.records import SPACE_FILE, STUDY_FILE, SWEEP_FILE, TRIAL_FILE, TrialRecord, trial_folder
 from ikd_ray.report.summary_files import SUMMARY_FILES
 from ikd_ray.storage import store
-from ikd_ray.storage.remote import Output
+from ikd_ray.storage.remote import SharedStorage
 
 FILES = (SWEEP_FILE, SPACE_FILE, TASK_FILE, *SUMMARY_FILES)
 
@@ -26,7 +26,7 @@ FILES = (SWEEP_FILE, SPACE_FILE, TASK_FILE, *SUMMARY_FILES)
 class SweepSync:
     """One sweep as its driver has it, which goes on where the URI is away for a while."""
 
-    def __init__(self, output: Output, sweep: Path, tell: Callable[[str], None]) -> None:
+    def __init__(self, output: SharedStorage, sweep: Path, tell: Callable[[str], None]) -> None:
         """
         Args:
             sweep: its folder, below the output's.
@@ -47,7 +47,7 @@ class SweepSync:
     def push_trial(self, trial: str) -> None:
         """Leave a trial's folder for others."""
         with self._may_be_away():
-            self._output.push(trial_folder(self._sweep, trial))
+            self._output.upload(trial_folder(self._sweep, trial))
 
     def forget(self, trial: str) -> None:
         """A trial is to run once more.
@@ -55,7 +55,7 @@ class SweepSync:
         Raises:
             OSError: the URI cannot be reached.
         """
-        self._output.forget(trial_folder(self._sweep, trial))
+        self._output.delete(trial_folder(self._sweep, trial))
 
     def push(self) -> None:
         """Leave all that this machine has, and others need to go on or to look at."""
@@ -63,11 +63,11 @@ class SweepSync:
             return
         with self._may_be_away():
             for folder in (self._sweep / "trials").glob("[!.]*"):
-                if store.MANIFEST not in self._output.names(folder) and store.is_intact(folder):
-                    self._output.push(folder)
+                if store.MANIFEST not in self._output.list_names(folder) and store.is_intact(folder):
+                    self._output.upload(folder)
             for name in FILES:
                 if (self._sweep / name).exists():
-                    self._output.push_file(self._sweep / name)
+                    self._output.upload_file(self._sweep / name)
             if (self._sweep / STUDY_FILE).exists():
                 self._push_study()
 
@@ -78,7 +78,7 @@ class SweepSync:
             copy = Path(room) / STUDY_FILE
             with closing(sqlite3.connect(study)) as source, closing(sqlite3.connect(copy)) as target:
                 source.backup(target)
-            self._output.push_file(study, copy)
+            self._output.upload_file(study, copy)
 
     @contextmanager
     def _may_be_away(self) -> Iterator[None]:
@@ -91,32 +91,32 @@ class SweepSync:
             )
 
 
-def pull_sweep(output: Output, sweep: Path) -> None:
+def pull_sweep(output: SharedStorage, sweep: Path) -> None:
     """Get what other machines have left of a sweep.
 
     Raises:
         OSError: the URI cannot be reached.
     """
     for name in FILES:
-        output.fetch_file(sweep / name)
+        output.download_file(sweep / name)
     study = sweep / STUDY_FILE
     before = study.stat().st_ino if study.exists() else None
-    output.fetch_file(study)
+    output.download_file(study)
     if before and study.stat().st_ino != before:
         study.with_name(f"{STUDY_FILE}-journal").unlink(missing_ok=True)  # it was of the one that went
-    for trial in output.names(sweep / "trials"):
+    for trial in output.list_names(sweep / "trials"):
         _record(output, sweep, trial)
 
 
-def pull_sweeps(output: Output) -> None:
+def pull_sweeps(output: SharedStorage) -> None:
     """The same of all sweeps."""
-    for name in output.names(output.folder):
-        if SWEEP_FILE in output.names(output.folder / name):
+    for name in output.list_names(output.folder):
+        if SWEEP_FILE in output.list_names(output.folder / name):
             pull_sweep(output, output.folder / name)
 
 
 def pull_students(
-    output: Output, sweep: Path, trials: Sequence[TrialRecord], *, tokens: bool = False
+    output: SharedStorage, sweep: Path, trials: Sequence[TrialRecord], *, tokens: bool = False
 ) -> None:
     """Get trials' students, and the teacher for its tokenizer.
 
@@ -131,13 +131,13 @@ def pull_students(
     with suppress(ValueError, TypeError, KeyError):  # who exports them says what is wrong with the records
         about = records.read_sweep(sweep)
         for trial in trials:
-            output.fetch(trial_folder(sweep, trial.id))
-        output.fetch(output.folder / "cache" / "teachers" / about.teacher["key"])
+            output.download(trial_folder(sweep, trial.id))
+        output.download(output.folder / "cache" / "teachers" / about.teacher["key"])
         if tokens:
-            output.fetch(tokens_folder(output.folder, about))
+            output.download(tokens_folder(output.folder, about))
 
 
-def _record(output: Output, sweep: Path, trial: str) -> None:
+def _record(output: SharedStorage, sweep: Path, trial: str) -> None:
     folder = trial_folder(sweep, trial)
     if output.uri and not store.is_intact(folder):
-        output.fetch(folder, only=(TRIAL_FILE,))
+        output.download(folder, only=(TRIAL_FILE,))

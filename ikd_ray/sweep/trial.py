@@ -96,7 +96,7 @@ def run_trial(
     except DivergedError as error:
         yield {FAILED: str(error)}
     except DISK_ERRORS as error:
-        if not (store.is_full(error) or context.artifacts.output.uri):
+        if not (store.is_disk_full(error) or context.artifacts.output.uri):
             raise
         yield {STOPPED: first_line(error)}
 
@@ -143,7 +143,7 @@ def _write_record(
         **{name: config[name] for name in SPEC_FIELDS},
     )
     write_trial(context.sweep, record, lambda folder: run.student.model.save_pretrained(folder))
-    output.push(folder)
+    output.upload(folder)
 
 
 def format_error(error: BaseException) -> str:

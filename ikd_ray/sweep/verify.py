@@ -19,7 +19,7 @@ from ikd_ray.records import SPACE_FILE, SweepRecord, TrialRecord, load_intact_tr
 from ikd_ray.report.summary_files import stale, write_summary_files
 from ikd_ray.search.budget import Budget
 from ikd_ray.search.space import load_space
-from ikd_ray.storage.remote import Output
+from ikd_ray.storage.remote import SharedStorage
 from ikd_ray.sweep.request import tracking_uri_of
 from ikd_ray.sweep.results import trial_id
 from ikd_ray.sweep.searcher import STUDY, OrderedSearch, begin_study_again, open_study, outcome
@@ -38,7 +38,7 @@ class Discrepancy:
 
 
 def verify(
-    output: Output, folder: Path, tracking_uri: str | None
+    output: SharedStorage, folder: Path, tracking_uri: str | None
 ) -> tuple[SweepRecord, list[TrialRecord], list[Discrepancy]]:
     """Compare all that there is of a sweep, and mend what can be derived.
 
@@ -113,14 +113,14 @@ def _tell_study(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialRecor
 
 
 def _mlflow(
-    tracker: Tracker, output: Output, folder: Path, sweep: SweepRecord, trials: list[TrialRecord]
+    tracker: Tracker, output: SharedStorage, folder: Path, sweep: SweepRecord, trials: list[TrialRecord]
 ) -> list[Discrepancy]:
     before = tracker.inspect(sweep, trials)
     for difference in before:
         tracker.give_up(difference)
     tracker.start(sweep)
     tracker.conclude(folder, sweep, trials)
-    with output.reachable():
+    with output.usage_errors():
         pull_students(output, folder, pareto_front(trials, sweep.objectives))
     with suppress(UsageError):  # what a student lacks is seen below
         show_front(tracker, folder, sweep, trials)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ikd_ray.distill.cache_contents import KindSummary, StageSummary, epoch_of, total_bytes
 from ikd_ray.formatting import MISSING, clean, short_stage
-from ikd_ray.storage.eviction import State
+from ikd_ray.storage.eviction import CacheEntry
 
 STAGES_SHOWN = 30
 STAGE_WIDTH = 16  # characters of a stage's name
@@ -75,7 +75,7 @@ def format_ranges(numbers: Sequence[int]) -> str:
     return ", ".join("-".join(map(str, run)) for run in runs)
 
 
-def format_count(saved: Sequence[State]) -> str:
+def format_count(saved: Sequence[CacheEntry]) -> str:
     """Describe saved epochs: `3 epochs of 1 stage, 4.5 MB`."""
     epochs, stages = sum(epoch_of(state) > 0 for state in saved), len({state.key for state in saved})
     number = f"{epochs} epoch{'' if epochs == 1 else 's'} of {stages} stage{'' if stages == 1 else 's'}"

@@ -42,7 +42,7 @@ def test_batches_hold_every_example_once_in_random_order(batches, data):
         for batch in batches
         for ids, mask, label in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True)
     ]
-    ids = data.train.ids
+    ids = data.train.input_ids
     rows = [ids.values[start:end] for start, end in zip(ids.offsets[:-1], ids.offsets[1:], strict=True)]
     expected = [(tuple(row.tolist()), int(label)) for row, label in zip(rows, data.train.labels, strict=True)]
     assert seen != expected
@@ -53,7 +53,11 @@ def test_first_losses_are_the_projects(folder, data, tmp_path, batches):
     taught, learnt = load_models(folder, 2)
     learnt.eval()
     batch = collate(data.train, torch.arange(8).numpy(), data.pad_id)
-    inputs = {"input_ids": batch.ids, "attention_mask": batch.mask.long(), "token_type_ids": batch.segments}
+    inputs = {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask.long(),
+        "token_type_ids": batch.token_type_ids,
+    }
     outputs = (
         model(**inputs, output_attentions=True, output_hidden_states=True) for model in (taught, learnt)
     )

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ikd_ray.data.batches import AHEAD, POOL, collate, evaluation_plan, prefetch, training_plan
+from ikd_ray.data.batches import AHEAD, POOL, collate, evaluation_batches, prefetch, training_batches
 from ikd_ray.data.tokens import TokenSplit
-from ikd_ray.storage.ragged import Ragged, offsets_of
+from ikd_ray.storage.arrays import RaggedArray, row_offsets
 
 quick = settings(max_examples=60, deadline=None)
 counts, sizes = st.integers(1, 700), st.integers(1, 70)
@@ -37,7 +37,7 @@ def same(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
 @quick
 @given(counts, sizes, st.integers(0, 2**31 - 1))
 def test_every_row_once_and_no_batch_too_large(count, size, seed):
-    plan = training_plan(some_lengths(count), size, seed, "C", 1)
+    plan = training_batches(some_lengths(count), size, seed, "C", 1)
     assert sorted(np.concatenate(plan).tolist()) == list(range(count))
     assert all(1 <= len(rows) <= size for rows in plan)
 
@@ -47,7 +47,7 @@ def test_every_row_once_and_no_batch_too_large(count, size, seed):
 def test_batches_of_a_pool_differ_by_one_row_at_most(count, size):
     """Up to `POOL` batches make one pool, and then no fewer batches would do."""
     size = max(size, -(-count // POOL))
-    plan = training_plan(some_lengths(count), size, 0)
+    plan = training_batches(some_lengths(count), size, 0)
     found = [len(rows) for rows in plan]
     assert max(found) - min(found) <= 1
     assert len(plan) == -(-count // size)
@@ -57,7 +57,7 @@ def test_batches_of_a_pool_differ_by_one_row_at_most(count, size):
 def test_batches_of_several_pools_are_nearly_full(count, size):
     """A pool holds at least half of `POOL` batches and needs at most one batch more than full ones would."""
     assert count > POOL * size
-    found = [len(rows) for rows in training_plan(np.full(count, 9), size, 0)]
+    found = [len(rows) for rows in training_batches(np.full(count, 9), size, 0)]
     fewest = POOL // 2
     assert min(found) >= size * fewest // (fewest + 1)
     assert len(found) <= -(-count // size) + -(-count // (POOL * size))
@@ -67,42 +67,47 @@ def test_batches_of_several_pools_are_nearly_full(count, size):
 def test_the_number_of_batches_is_the_same_every_epoch(count):
     """The learning rate's schedule counts on it."""
     lengths = some_lengths(count)
-    plans = [training_plan(lengths, 32), *(training_plan(lengths, 32, seed, "1", 3) for seed in range(4))]
+    plans = [
+        training_batches(lengths, 32),
+        *(training_batches(lengths, 32, seed, "1", 3) for seed in range(4)),
+    ]
     assert len({len(plan) for plan in plans}) == 1
 
 
 def test_the_plan_is_a_pure_function_of_its_key():
     lengths = some_lengths(500)
-    first = training_plan(lengths, 16, 3, "1+2", 4)
+    first = training_batches(lengths, 16, 3, "1+2", 4)
     np.random.seed(0)
     torch.manual_seed(0)
-    assert same(first, training_plan(lengths.copy(), 16, 3, "1+2", 4))
+    assert same(first, training_batches(lengths.copy(), 16, 3, "1+2", 4))
 
 
 def test_the_plan_is_the_same_in_another_process():
     code = (
-        "import numpy as np; from ikd_ray.data.batches import training_plan;"
-        "print(np.concatenate(training_plan(np.arange(3, 60), 7, 3, '1+2', 4)).tolist())"
+        "import numpy as np; from ikd_ray.data.batches import training_batches;"
+        "print(np.concatenate(training_batches(np.arange(3, 60), 7, 3, '1+2', 4)).tolist())"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == str(np.concatenate(training_plan(np.arange(3, 60), 7, 3, "1+2", 4)).tolist())
+    assert out.stdout.strip() == str(
+        np.concatenate(training_batches(np.arange(3, 60), 7, 3, "1+2", 4)).tolist()
+    )
 
 
 def test_another_seed_stage_or_epoch_is_another_plan():
     lengths = some_lengths(500)
     keys = [(0, "1", 1), (1, "1", 1), (0, "2", 1), (0, "1", 2), (0, "1+2", 1), (0, "C", 1), (1, "C", 0)]
-    plans = [training_plan(lengths, 16, *key) for key in keys]
+    plans = [training_batches(lengths, 16, *key) for key in keys]
     assert not any(same(plans[i], plans[j]) for i in range(len(keys)) for j in range(i))
 
 
 def test_batches_mix_examples_and_lengths():
     """Neighbours change from epoch to epoch, and short batches do not all come first."""
     lengths = some_lengths(4000)
-    first, second = (training_plan(lengths, 16, 0, "C", epoch) for epoch in (1, 2))
+    first, second = (training_batches(lengths, 16, 0, "C", epoch) for epoch in (1, 2))
     mates = {frozenset(map(int, pair)) for rows in first for pair in itertools.pairwise(rows)}
     again = {frozenset(map(int, pair)) for rows in second for pair in itertools.pairwise(rows)}
     assert len(mates & again) < 0.05 * len(mates)
-    one_pool = training_plan(lengths[: 16 * POOL], 16, 0, "C", 1)
+    one_pool = training_batches(lengths[: 16 * POOL], 16, 0, "C", 1)
     means = [lengths[rows].mean() for rows in one_pool]
     assert abs(np.corrcoef(means, np.arange(POOL))[0, 1]) < 0.5
 
@@ -111,24 +116,24 @@ def test_batches_mix_examples_and_lengths():
 def test_little_padding(count, size):
     lengths = some_lengths(count)
     assert 10 < lengths.mean() < 13
-    share = padding_share(training_plan(lengths, size, 0, "C", 1), lengths)
+    share = padding_share(training_batches(lengths, size, 0, "C", 1), lengths)
     assert share < 0.08
     shuffled = np.random.default_rng(0).permutation(count)
     assert share < padding_share(np.array_split(shuffled, count // size), lengths) / 3
-    assert padding_share(evaluation_plan(lengths, 64), lengths) < 0.06
+    assert padding_share(evaluation_batches(lengths, 64), lengths) < 0.06
 
 
 def test_little_padding_on_cola(glue_dir):
     lines = (glue_dir / "CoLA" / "train.tsv").read_text().splitlines()
     lengths = np.array([len(line.split("\t")[3].split()) + 3 for line in lines])
-    assert padding_share(training_plan(lengths, 32, 0, "C", 1), lengths) < 0.08
+    assert padding_share(training_batches(lengths, 32, 0, "C", 1), lengths) < 0.08
 
 
 @quick
 @given(counts, sizes)
 def test_evaluation_covers_every_row_in_order_of_length(count, size):
     lengths = some_lengths(count)
-    plan = evaluation_plan(lengths, size)
+    plan = evaluation_batches(lengths, size)
     rows = np.concatenate(plan)
     assert sorted(rows.tolist()) == list(range(count))
     assert (np.diff(lengths[rows]) >= 0).all()
@@ -138,10 +143,10 @@ def test_evaluation_covers_every_row_in_order_of_length(count, size):
 @st.composite
 def splits(draw):
     lengths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=8))
-    offsets = offsets_of(np.array(lengths))
+    offsets = row_offsets(np.array(lengths))
     ids = np.arange(100, 100 + offsets[-1], dtype=np.int32)
     segments = (ids % 3 == 0).astype(np.uint8)
-    split = TokenSplit(Ragged(ids, offsets), Ragged(segments, offsets), np.arange(len(lengths)))
+    split = TokenSplit(RaggedArray(ids, offsets), RaggedArray(segments, offsets), np.arange(len(lengths)))
     rows = draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=8))
     return split, np.array(rows)
 
@@ -152,26 +157,38 @@ def test_collate(case, pad_id):
     split, rows = case
     batch = collate(split, rows, pad_id)
     longest = max(int(split.lengths[row]) for row in rows)
-    assert batch.ids.shape == batch.segments.shape == batch.mask.shape == (len(rows), longest)
-    assert (batch.ids.dtype, batch.segments.dtype, batch.mask.dtype) == (torch.int64, torch.int64, torch.bool)
+    assert (
+        batch.input_ids.shape
+        == batch.token_type_ids.shape
+        == batch.attention_mask.shape
+        == (len(rows), longest)
+    )
+    assert (batch.input_ids.dtype, batch.token_type_ids.dtype, batch.attention_mask.dtype) == (
+        torch.int64,
+        torch.int64,
+        torch.bool,
+    )
     assert len(batch) == len(rows)
     for i, row in enumerate(rows):
-        start, end = split.ids.offsets[row], split.ids.offsets[row + 1]
+        start, end = split.input_ids.offsets[row], split.input_ids.offsets[row + 1]
         length = int(end - start)
         padding = longest - length
-        assert batch.ids[i].tolist() == split.ids.values[start:end].tolist() + [pad_id] * padding
-        assert batch.segments[i].tolist() == split.segments.values[start:end].tolist() + [0] * padding
-        assert batch.mask[i].tolist() == [True] * length + [False] * padding
+        assert batch.input_ids[i].tolist() == split.input_ids.values[start:end].tolist() + [pad_id] * padding
+        assert (
+            batch.token_type_ids[i].tolist()
+            == split.token_type_ids.values[start:end].tolist() + [0] * padding
+        )
+        assert batch.attention_mask[i].tolist() == [True] * length + [False] * padding
         assert int(batch.labels[i]) == row
 
 
 def test_scores_stay_floats():
-    offsets = offsets_of(np.array([2]))
-    ids = Ragged(np.array([5, 6], np.int32), offsets)
-    split = TokenSplit(ids, Ragged(np.zeros(2, np.uint8), offsets), np.array([3.8], np.float32))
+    offsets = row_offsets(np.array([2]))
+    ids = RaggedArray(np.array([5, 6], np.int32), offsets)
+    split = TokenSplit(ids, RaggedArray(np.zeros(2, np.uint8), offsets), np.array([3.8], np.float32))
     batch = collate(split, np.array([0]), 0)
     assert batch.labels.dtype == torch.float32
-    assert batch.to(torch.device("cpu")).ids is batch.ids
+    assert batch.to(torch.device("cpu")).input_ids is batch.input_ids
 
 
 def test_prefetch_is_map_in_another_thread():

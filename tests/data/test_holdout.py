@@ -7,7 +7,7 @@ import pytest
 
 from ikd_ray.data import sources
 from ikd_ray.data.dataset import Dataset, Split, fingerprint
-from ikd_ray.data.holdout import SHARE, hold_out
+from ikd_ray.data.splits import SHARE, hold_out
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import get_task
 
@@ -25,7 +25,7 @@ def made(task_name: str, labels: list) -> Dataset:
 
 
 def examples(split: Split) -> list[tuple]:
-    return list(zip(split.first, split.second or split.first, split.labels.tolist(), strict=True))
+    return list(zip(split.text, split.text_pair or split.text, split.labels.tolist(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_too_few_to_part(task, labels, words):
 
 
 def test_the_embedded_corpus_too():
-    whole = sources.load(get_task("cola"), None)
+    whole = sources.load_dataset(get_task("cola"), None)
     assert whole.generated
     parted = hold_out(whole)
     assert parted.generated
@@ -94,7 +94,7 @@ def test_the_embedded_corpus_too():
 def test_the_parts_do_not_depend_on_the_texts():
     """So a file whose texts are mended holds out the same examples."""
     whole = made("cola", [0, 1, 1] * 20)
-    other = replace(whole.splits["train"], first=[text.upper() for text in whole.splits["train"].first])
+    other = replace(whole.splits["train"], text=[text.upper() for text in whole.splits["train"].text])
     changed = replace(whole, splits=whole.splits | {"train": other})
-    upper = [text.upper() for text in hold_out(whole).splits["holdout"].first]
-    assert hold_out(changed).splits["holdout"].first == upper
+    upper = [text.upper() for text in hold_out(whole).splits["holdout"].text]
+    assert hold_out(changed).splits["holdout"].text == upper

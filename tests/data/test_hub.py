@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from huggingface_hub import constants
 
-from ikd_ray.data import hub, sources
+from ikd_ray.data import sources
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import TASKS, get_task
 
@@ -26,9 +26,9 @@ def online(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", False)
-    hub._answers.cache_clear()
+    sources._answers.cache_clear()
     yield monkeypatch
-    hub._answers.cache_clear()
+    sources._answers.cache_clear()
 
 
 @pytest.fixture
@@ -55,8 +55,8 @@ def server(online):
 
 
 def test_a_hub_that_answers_is_asked_once_and_stays_online(server):
-    assert hub.hub_reachable()
-    assert hub.offline_unless_reachable()
+    assert sources.hub_reachable()
+    assert sources.offline_unless_reachable()
     assert server.asked == 1
     assert os.environ["HF_HUB_OFFLINE"] == "0"
     assert not constants.is_offline_mode()
@@ -65,14 +65,14 @@ def test_a_hub_that_answers_is_asked_once_and_stays_online(server):
 @pytest.mark.parametrize(("status", "reachable"), [(307, True), (401, True), (404, True), (503, False)])
 def test_what_counts_as_an_answer(server, status, reachable):
     server.status = status
-    assert hub.hub_reachable() is reachable
+    assert sources.hub_reachable() is reachable
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"])
 @pytest.mark.parametrize("value", ["1", "true", "YES"])
 def test_an_offline_environment_is_not_asked(server, online, variable, value):
     online.setenv(variable, value)
-    assert not hub.hub_reachable()
+    assert not sources.hub_reachable()
     assert server.asked == 0
 
 
@@ -80,17 +80,17 @@ def test_a_silent_hub_takes_two_seconds_once(online):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         online.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         start = time.monotonic()
-        assert not hub.hub_reachable()
-        assert time.monotonic() - start < 2 * hub.PROBE_SECONDS
+        assert not sources.hub_reachable()
+        assert time.monotonic() - start < 2 * sources.PROBE_SECONDS
         start = time.monotonic()
-        assert not hub.hub_reachable()
+        assert not sources.hub_reachable()
         assert time.monotonic() - start < 0.1
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://hub.invalid", "not an address"])
 def test_out_of_reach_puts_imported_libraries_offline(online, endpoint):
     online.setattr(constants, "ENDPOINT", endpoint)
-    assert not hub.offline_unless_reachable()
+    assert not sources.offline_unless_reachable()
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     assert constants.is_offline_mode()
     assert datasets.config.HF_HUB_OFFLINE
@@ -101,7 +101,7 @@ def test_out_of_reach_puts_imported_libraries_offline(online, endpoint):
 def test_libraries_imported_later_are_offline_too():
     environment = {name: value for name, value in os.environ.items() if "OFFLINE" not in name}
     script = (
-        "from ikd_ray.data.hub import offline_unless_reachable as reachable; assert not reachable();"
+        "from ikd_ray.data.sources import offline_unless_reachable as reachable; assert not reachable();"
         "import datasets, transformers;"
         "assert datasets.config.HF_HUB_OFFLINE and transformers.utils.hub.is_offline_mode()"
     )
@@ -118,7 +118,7 @@ def test_libraries_imported_later_are_offline_too():
 def test_quiet_hides_and_restores(capfd):
     before = datasets.logging.get_verbosity()
     logger = datasets.logging.get_logger("datasets.load")
-    with hub.quiet():
+    with sources.quiet():
         logger.warning("about the cache")
         assert datasets.are_progress_bars_disabled()
     assert "about the cache" not in capfd.readouterr().err
@@ -128,7 +128,7 @@ def test_quiet_hides_and_restores(capfd):
 
 def refused(task: str) -> str:
     with pytest.raises(UsageError) as caught:
-        sources.load(get_task(task), None)
+        sources.load_dataset(get_task(task), None)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -180,18 +180,18 @@ def hub_cache(tmp_path, monkeypatch):
 
 
 def test_offline_the_hubs_local_cache_is_read(hub_cache, capfd):
-    data = sources.load(get_task("cola"), None)
+    data = sources.load_dataset(get_task("cola"), None)
     assert data.source == "hub"
     assert data.description == "Hugging Face hub's local cache nyu-mll/glue (cola, 3 train / 3 dev)"
-    assert data.splits["dev"].first == ["sentence 0", "sentence 1", "sentence 2"]
-    assert data.splits["dev"].second is None
+    assert data.splits["dev"].text == ["sentence 0", "sentence 1", "sentence 2"]
+    assert data.splits["dev"].text_pair is None
     assert data.splits["dev"].labels.tolist() == [1, 0, 1]
     assert data.splits["dev"].labels.dtype == np.int64
-    pairs = sources.load(get_task("stsb"), None)
-    assert pairs.splits["train"].second == ["sentence2 0", "sentence2 1", "sentence2 2"]
+    pairs = sources.load_dataset(get_task("stsb"), None)
+    assert pairs.splits["train"].text_pair == ["sentence2 0", "sentence2 1", "sentence2 2"]
     assert pairs.splits["train"].labels.dtype == np.float32
-    some = pairs.splits["train"].take(np.array([2, 0]))
-    assert (some.first, some.second) == (["sentence1 2", "sentence1 0"], ["sentence2 2", "sentence2 0"])
+    some = pairs.splits["train"].select(np.array([2, 0]))
+    assert (some.text, some.text_pair) == (["sentence1 2", "sentence1 0"], ["sentence2 2", "sentence2 0"])
     assert some.labels.tolist() == [1.0, 1.0]
     assert capfd.readouterr() == ("", "")
 
@@ -200,8 +200,8 @@ def test_hub_and_folder_give_one_fingerprint(hub_cache, tmp_path):
     task = get_task("cola")
     for file in ("train.tsv", "dev.tsv"):
         (tmp_path / file).write_text("s\t1\t\tsentence 0\ns\t0\t\tsentence 1\ns\t1\t\tsentence 2\n")
-    folder = sources.load(task, tmp_path)
-    assert folder.fingerprint == sources.load(task, None).fingerprint
+    folder = sources.load_dataset(task, tmp_path)
+    assert folder.fingerprint == sources.load_dataset(task, None).fingerprint
 
 
 def test_a_hub_with_other_labels_is_refused(hub_cache, monkeypatch):
@@ -218,7 +218,9 @@ def test_a_cache_without_the_task(hub_cache):
 
 def test_a_reachable_hub_is_named_as_such_and_its_failure_is_told(hub_cache, monkeypatch):
     monkeypatch.setattr(sources, "offline_unless_reachable", lambda: True)
-    assert sources.load(get_task("cola"), None).description.startswith("Hugging Face hub nyu-mll/glue (cola,")
+    assert sources.load_dataset(get_task("cola"), None).description.startswith(
+        "Hugging Face hub nyu-mll/glue (cola,"
+    )
 
     def full(*_):
         raise OSError(28, "No space left on device")

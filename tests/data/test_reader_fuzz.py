@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ikd_ray.data.dataset import Split, fingerprint
-from ikd_ray.data.glue_files import read_split
-from ikd_ray.data.table_rows import MAX_LINE
+from ikd_ray.data.readers import MAX_LINE, read_glue_split
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import TASKS, Task
 
@@ -38,7 +37,7 @@ def read(content: bytes, task: Task) -> tuple[Split, int]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "train.tsv"
         path.write_bytes(content)
-        return read_split(path, task)
+        return read_glue_split(path, task)
 
 
 def reads_or_explains(content: bytes, task: Task) -> None:
@@ -53,9 +52,9 @@ def reads_or_explains(content: bytes, task: Task) -> None:
         assert message[2].isprintable()
         assert len(message[2]) < 300
         return
-    assert len(split) == len(split.first) == len(split.labels) > 0
-    assert (split.second is not None) == task.is_pair
-    assert all(text.strip() for text in (*split.first, *(split.second or ())))
+    assert len(split) == len(split.text) == len(split.labels) > 0
+    assert (split.text_pair is not None) == task.is_pair
+    assert all(text.strip() for text in (*split.text, *(split.text_pair or ())))
     if task.is_regression:
         assert ((split.labels >= 0) & (split.labels <= 5)).all()
     else:
@@ -104,8 +103,8 @@ def test_every_table_is_read_exactly(task, rows, end, bom):
     content = bom + (table(task, rows) + end).encode()
     split, skipped = read(content, task)
     assert skipped == 0
-    assert split.first == [first for first, _, _ in rows]
-    assert split.second == ([second for _, second, _ in rows] if task.is_pair else None)
+    assert split.text == [first for first, _, _ in rows]
+    assert split.text_pair == ([second for _, second, _ in rows] if task.is_pair else None)
     outputs = 6 if task.is_regression else task.num_labels
     assert split.labels.tolist() == [number % outputs for _, _, number in rows]
 

@@ -44,7 +44,7 @@ def good_rows(task: Task) -> list[list[str]]:
 
 def refused(task: str, data_dir: Path | None) -> str:
     with pytest.raises(UsageError) as caught:
-        sources.load(get_task(task), data_dir)
+        sources.load_dataset(get_task(task), data_dir)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -55,7 +55,7 @@ def refused(task: str, data_dir: Path | None) -> str:
 )
 def test_the_real_data(glue_dir, name, train, dev):
     task = get_task(name)
-    data = sources.load(task, glue_dir)
+    data = sources.load_dataset(task, glue_dir)
     assert {split: len(part) for split, part in data.splits.items()} == {"train": train, "dev": dev}
     assert data.description == f"GLUE folder {glue_dir.name} ({task.folder}, {train} train / {dev} dev)"
     assert data.source == "folder"
@@ -63,25 +63,25 @@ def test_the_real_data(glue_dir, name, train, dev):
     for part in data.splits.values():
         assert part.labels.dtype == np.int64
         assert set(part.labels) == {0, 1}
-        assert (part.second is not None) == task.is_pair
-    direct = sources.load(task, glue_dir / task.folder)
+        assert (part.text_pair is not None) == task.is_pair
+    direct = sources.load_dataset(task, glue_dir / task.folder)
     assert direct.fingerprint == data.fingerprint
 
 
 def test_the_real_quotes_and_byte_order_mark(glue_dir):
-    train = sources.load(get_task("mrpc"), glue_dir).splits["train"]
-    assert train.first[0].startswith('Amrozi accused his brother , whom he called " the witness " ,')
+    train = sources.load_dataset(get_task("mrpc"), glue_dir).splits["train"]
+    assert train.text[0].startswith('Amrozi accused his brother , whom he called " the witness " ,')
     assert train.labels[:2].tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_each_layout(tmp_path, name):
     task = get_task(name)
-    data = sources.load(task, write(tmp_path / "glue", task, good_rows(task)))
+    data = sources.load_dataset(task, write(tmp_path / "glue", task, good_rows(task)))
     assert list(data.splits) == (["train", "dev", "dev_mismatched"] if name == "mnli" else ["train", "dev"])
     for part in data.splits.values():
-        assert part.first == ["A first text."] * len(part)
-        assert part.second == (["A second."] * len(part) if task.is_pair else None)
+        assert part.text == ["A first text."] * len(part)
+        assert part.text_pair == (["A second."] * len(part) if task.is_pair else None)
         if name == "stsb":
             assert part.labels.dtype == np.float32
             assert part.labels.tolist() == pytest.approx([0, 3.8, 5])
@@ -91,19 +91,19 @@ def test_each_layout(tmp_path, name):
 
 def test_labels_follow_the_hubs_order(tmp_path):
     rte = get_task("rte")
-    data = sources.load(rte, write(tmp_path, rte, [row(rte, ("a", "b"), "not_entailment")]))
+    data = sources.load_dataset(rte, write(tmp_path, rte, [row(rte, ("a", "b"), "not_entailment")]))
     assert rte.labels[data.splits["dev"].labels[0]] == "not_entailment"
     wnli = get_task("wnli")
-    data = sources.load(wnli, write(tmp_path, wnli, [row(wnli, ("a", "b"), "1")]))
+    data = sources.load_dataset(wnli, write(tmp_path, wnli, [row(wnli, ("a", "b"), "1")]))
     assert wnli.labels[data.splits["dev"].labels[0]] == "entailment"
 
 
 def test_columns_are_found_by_name_in_any_order(tmp_path):
     task = get_task("qnli")
     text = b"label\textra\tsentence\tquestion\r\nentailment\tx\tIt is.\tIs it?\r\n"
-    data = sources.load(task, write(tmp_path, task, [], train=b"\xef\xbb\xbf" + text, dev=text))
-    assert data.splits["train"].first == ["Is it?"]
-    assert data.splits["train"].second == ["It is."]
+    data = sources.load_dataset(task, write(tmp_path, task, [], train=b"\xef\xbb\xbf" + text, dev=text))
+    assert data.splits["train"].text == ["Is it?"]
+    assert data.splits["train"].text_pair == ["It is."]
 
 
 def test_texts_are_kept_as_they_are(tmp_path):
@@ -118,17 +118,17 @@ def test_texts_are_kept_as_they_are(tmp_path):
         "\ufeffmark",
     ]
     rows = [row(task, (text,), "1") for text in texts]
-    data = sources.load(
+    data = sources.load_dataset(
         task, write(tmp_path, task, rows, dev=b"\xef\xbb\xbfs\t0\t\tlast line without an end")
     )
-    assert data.splits["train"].first == texts
-    assert data.splits["dev"].first == ["last line without an end"]
+    assert data.splits["train"].text == texts
+    assert data.splits["dev"].text == ["last line without an end"]
 
 
 def test_qqp_leaves_corrupted_rows_out_and_says_so(tmp_path):
     task = get_task("qqp")
     broken = [["9", "a question cut", "by a line feed"], ["", "0"], ["9", "no second", "", "1"]]
-    data = sources.load(task, write(tmp_path / "glue", task, [*good_rows(task), *broken]))
+    data = sources.load_dataset(task, write(tmp_path / "glue", task, [*good_rows(task), *broken]))
     assert len(data.splits["train"]) == 2
     assert data.description == "GLUE folder glue (QQP, 2 train / 2 dev, 6 corrupted rows skipped)"
     only = write(tmp_path / "only", task, broken)
@@ -248,9 +248,11 @@ def test_any_rows_round_trip(rows):
         task = get_task(name)
         wanted = [(row_[: len(task.text_columns)], row_[2]) for row_ in rows]
         with tempfile.TemporaryDirectory() as folder:
-            data = sources.load(task, write(Path(folder), task, [row(task, *each) for each in wanted]))
+            data = sources.load_dataset(
+                task, write(Path(folder), task, [row(task, *each) for each in wanted])
+            )
         part = data.splits["train"]
-        texts = zip(part.first, part.second, strict=True) if task.is_pair else zip(part.first, strict=True)
+        texts = zip(part.text, part.text_pair, strict=True) if task.is_pair else zip(part.text, strict=True)
         assert [(pair, str(label)) for pair, label in zip(texts, part.labels, strict=True)] == wanted
 
 
@@ -272,13 +274,16 @@ def test_fingerprints(tmp_path):
         key(mrpc, ["d", "e"], ["ab", "c"]),
     ]
     assert len({base, *others}) == 7
-    one = sources.load(cola, write(tmp_path / "one", cola, good_rows(cola)))
-    assert one.fingerprint == sources.load(cola, write(tmp_path / "two", cola, good_rows(cola))).fingerprint
+    one = sources.load_dataset(cola, write(tmp_path / "one", cola, good_rows(cola)))
+    assert (
+        one.fingerprint
+        == sources.load_dataset(cola, write(tmp_path / "two", cola, good_rows(cola))).fingerprint
+    )
 
 
 def test_the_embedded_corpus(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    data = sources.load(get_task("cola"), None)
+    data = sources.load_dataset(get_task("cola"), None)
     assert data.generated
     assert data.source == "embedded"
     assert data.description.startswith("GENERATED corpus (not CoLA): ")
@@ -287,7 +292,7 @@ def test_the_embedded_corpus(tmp_path, monkeypatch):
         assert len(part) == len(part.labels)
         assert set(part.labels) == {0, 1}
         assert part.labels.dtype == np.int64
-    assert data.fingerprint == sources.load(get_task("cola"), None).fingerprint
+    assert data.fingerprint == sources.load_dataset(get_task("cola"), None).fingerprint
 
 
 def test_a_given_folder_never_falls_through(tmp_path):
@@ -296,8 +301,8 @@ def test_a_given_folder_never_falls_through(tmp_path):
 
 def test_a_first_run_without_network_is_quick_and_quiet(tmp_path):
     script = (
-        "import time; from ikd_ray.data.sources import load; from ikd_ray.tasks import get_task;"
-        "start = time.monotonic(); data = load(get_task('cola'), None);"
+        "import time; from ikd_ray.data.sources import load_dataset; from ikd_ray.tasks import get_task;"
+        "start = time.monotonic(); data = load_dataset(get_task('cola'), None);"
         "assert data.generated; print(time.monotonic() - start)"
     )
     environment = {name: value for name, value in os.environ.items() if "OFFLINE" not in name}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ikd_ray.data.subset import nested_subset
+from ikd_ray.data.splits import nested_subset
 
 CLASSES = st.lists(st.integers(0, 3), min_size=1, max_size=60).map(lambda found: np.array(found, np.int64))
 SCORES = st.integers(1, 60).map(lambda count: np.linspace(0, 5, count, dtype=np.float32))

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from ikd_ray.data import sources
 from ikd_ray.data.dataset import Split
-from ikd_ray.data.table_files import read_table
-from ikd_ray.data.table_rows import MAX_LINE
+from ikd_ray.data.readers import MAX_LINE, read_table
 from ikd_ray.data.task_file import ENDINGS, CustomTask
 from ikd_ray.errors import UsageError
 
@@ -81,8 +80,8 @@ def test_what_other_programs_write_is_read_exactly(rows, ending, typed):
         for first, second, label in rows
     ]
     split = read(written(records, ending), ending, PAIR)
-    assert split.first == [first for first, _, _ in rows]
-    assert split.second == [second for _, second, _ in rows]
+    assert split.text == [first for first, _, _ in rows]
+    assert split.text_pair == [second for _, second, _ in rows]
     assert split.labels.tolist() == [label for _, _, label in rows]
     assert split.labels.dtype == "int64"
 
@@ -93,14 +92,14 @@ def test_scores(ending):
     split = read(written(rows, ending), ending, SCORE)
     assert split.labels.tolist() == [0.5, -1.0]
     assert split.labels.dtype == "float32"
-    assert split.second is None
+    assert split.text_pair is None
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_words_for_nothing_are_words(ending):
     texts = ["NA", "null", "nan", "None", "#N/A", "007", "1e5", "true"]
     rows = [{"text": text, "label": "0"} for text in texts]
-    assert read(written(rows, ending), ending).first == texts
+    assert read(written(rows, ending), ending).text == texts
 
 
 def test_truth_is_a_label():
@@ -113,7 +112,7 @@ def test_truth_is_a_label():
 
 
 def test_a_byte_order_mark_is_no_part_of_a_name():
-    assert read(b"\xef\xbb\xbftext,label\r\na,1\r\n", ".csv").first == ["a"]
+    assert read(b"\xef\xbb\xbftext,label\r\na,1\r\n", ".csv").text == ["a"]
 
 
 HEAD = "text,label\n"
@@ -261,16 +260,16 @@ def test_both_splits_are_read(tmp_path):
     with pytest.raises(
         UsageError, match=r"dev\.csv: there is no such file; task one reads train\.csv, dev\.csv"
     ):
-        sources.load(ONE, tmp_path)
+        sources.load_dataset(ONE, tmp_path)
     (tmp_path / "dev.csv").write_text(HEAD + "c,1\n")
-    data = sources.load(ONE, tmp_path)
-    assert {name: split.first for name, split in data.splits.items()} == {"train": ["a", "b"], "dev": ["c"]}
+    data = sources.load_dataset(ONE, tmp_path)
+    assert {name: split.text for name, split in data.splits.items()} == {"train": ["a", "b"], "dev": ["c"]}
     assert data.description == f"folder {tmp_path.name} (one, 2 train / 1 dev)"
     assert not data.generated
     with pytest.raises(UsageError, match=r"is a file, not a folder; give the folder that holds train\.csv"):
-        sources.load(ONE, tmp_path / "dev.csv")
+        sources.load_dataset(ONE, tmp_path / "dev.csv")
     with pytest.raises(UsageError, match="there is no such folder"):
-        sources.load(ONE, tmp_path / "nowhere")
+        sources.load_dataset(ONE, tmp_path / "nowhere")
 
 
 # What breaks readers: other line ends, quotes, escapes, BOMs, halves of characters, JSON's and CSV's own signs.
@@ -319,9 +318,9 @@ def reads_or_explains(content: bytes, ending: str, task: CustomTask) -> None:
         assert message.isprintable()
         assert len(message) < 400
         return
-    assert len(split) == len(split.first) == len(split.labels) > 0
-    assert (split.second is not None) == task.is_pair
-    assert all(text.strip() and text.encode() for text in (*split.first, *(split.second or ())))
+    assert len(split) == len(split.text) == len(split.labels) > 0
+    assert (split.text_pair is not None) == task.is_pair
+    assert all(text.strip() and text.encode() for text in (*split.text, *(split.text_pair or ())))
     if task.is_regression:
         assert ((split.labels >= -1) & (split.labels <= 1)).all()
     else:

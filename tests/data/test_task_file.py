@@ -240,4 +240,4 @@ def test_data_must_be_given(load):
     with pytest.raises(
         UsageError, match=r"--data-dir is missing; give the folder that holds train\.csv, dev\.csv"
     ):
-        sources.load(load(PLAIN), None)
+        sources.load_dataset(load(PLAIN), None)

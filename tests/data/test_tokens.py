@@ -10,7 +10,7 @@ from transformers import BertTokenizerFast
 from ikd_ray.data import tokens
 from ikd_ray.data.dataset import Dataset, Split, fingerprint
 from ikd_ray.data.task_file import load_task
-from ikd_ray.data.tokens import TaskData, open_data, prepare
+from ikd_ray.data.tokens import TaskData, open_data, tokenize
 from ikd_ray.tasks import get_task
 
 WORDS = [f"w{i}" for i in range(40)]
@@ -47,11 +47,11 @@ def assert_direct(data: TaskData, dataset: Dataset, tokenizer, max_length: int) 
         assert found.labels.tolist() == split.labels.tolist()
         assert found.labels.dtype == split.labels.dtype
         for row in range(len(split)):
-            pair = (split.second[row],) if split.second is not None else ()
+            pair = (split.text_pair[row],) if split.text_pair is not None else ()
             expected = tokenizer(
-                split.first[row], *pair, truncation=True, max_length=max_length, return_token_type_ids=True
+                split.text[row], *pair, truncation=True, max_length=max_length, return_token_type_ids=True
             )
-            for ragged, values in ((found.ids, "input_ids"), (found.segments, "token_type_ids")):
+            for ragged, values in ((found.input_ids, "input_ids"), (found.token_type_ids, "token_type_ids")):
                 start, end = ragged.offsets[row : row + 2]
                 assert ragged.values[start:end].tolist() == expected[values]
             assert found.lengths[row] == len(expected["input_ids"]) <= max_length
@@ -64,7 +64,7 @@ def test_a_custom_task_travels_with_its_tokens(tmp_path, tokenizer):
     task = load_task(path)
     splits = make("cola").splits
     dataset = Dataset(task, splits, "folder", "made up", fingerprint(task, splits))
-    kept = prepare(dataset, tokenizer, "t", 12, tmp_path / "tokens").folder
+    kept = tokenize(dataset, tokenizer, "t", 12, tmp_path / "tokens").folder
     path.unlink()
     code = "import sys; from pathlib import Path; from ikd_ray.data.tokens import open_data\n"
     code += "task = open_data(Path(sys.argv[1])).task; print(task.name, task.labels, task.metric)"
@@ -76,26 +76,26 @@ def test_a_custom_task_travels_with_its_tokens(tmp_path, tokenizer):
 @pytest.mark.parametrize("max_length", [8, 12, 128])
 def test_rows_are_the_tokenizers(tmp_path, tokenizer, task, max_length):
     dataset = make(task)
-    data = prepare(dataset, tokenizer, "t", max_length, tmp_path)
+    data = tokenize(dataset, tokenizer, "t", max_length, tmp_path)
     assert_direct(data, dataset, tokenizer, max_length)
     lengths = data.train.lengths
     assert len(set(lengths.tolist())) > 1
     assert (lengths == max_length).any() == (max_length < 20), "nothing was cut, or all was short"
-    segments = {int(value) for value in data.train.segments.values}
+    segments = {int(value) for value in data.train.token_type_ids.values}
     assert segments == ({0, 1} if dataset.task.is_pair else {0})
 
 
 def test_chunks_do_not_matter(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr(tokens, "CHUNK", 7)
     dataset = make("mrpc")
-    assert_direct(prepare(dataset, tokenizer, "t", 16, tmp_path), dataset, tokenizer, 16)
+    assert_direct(tokenize(dataset, tokenizer, "t", 16, tmp_path), dataset, tokenizer, 16)
 
 
 def test_reopened_equal(tmp_path, tokenizer, monkeypatch):
     dataset = make("mnli")
-    data = prepare(dataset, tokenizer, "t", 16, tmp_path)
+    data = tokenize(dataset, tokenizer, "t", 16, tmp_path)
     monkeypatch.setattr(tokens, "_encode", lambda *_: pytest.fail("tokenized again"))
-    for again in (prepare(dataset, tokenizer, "t", 16, tmp_path), open_data(data.folder)):
+    for again in (tokenize(dataset, tokenizer, "t", 16, tmp_path), open_data(data.folder)):
         assert (again.task, again.key, again.pad_id, again.folder) == (
             data.task,
             data.key,
@@ -104,7 +104,10 @@ def test_reopened_equal(tmp_path, tokenizer, monkeypatch):
         )
         for name, split in data.splits.items():
             other = again.splits[name]
-            for mine, theirs in ((split.ids, other.ids), (split.segments, other.segments)):
+            for mine, theirs in (
+                (split.input_ids, other.input_ids),
+                (split.token_type_ids, other.token_type_ids),
+            ):
                 assert np.array_equal(mine.values, theirs.values)
                 assert np.array_equal(mine.offsets, theirs.offsets)
             assert np.array_equal(split.labels, other.labels)
@@ -113,28 +116,28 @@ def test_reopened_equal(tmp_path, tokenizer, monkeypatch):
 
 def test_the_key_names_content_tokenizer_and_limit(tmp_path, tokenizer):
     keys = {
-        prepare(make("cola"), tokenizer, "t", 16, tmp_path).key,
-        prepare(make("cola"), tokenizer, "t", 17, tmp_path).key,
-        prepare(make("cola"), tokenizer, "u", 16, tmp_path).key,
-        prepare(make("cola", seed=1), tokenizer, "t", 16, tmp_path).key,
-        prepare(make("sst2"), tokenizer, "t", 16, tmp_path).key,
+        tokenize(make("cola"), tokenizer, "t", 16, tmp_path).key,
+        tokenize(make("cola"), tokenizer, "t", 17, tmp_path).key,
+        tokenize(make("cola"), tokenizer, "u", 16, tmp_path).key,
+        tokenize(make("cola", seed=1), tokenizer, "t", 16, tmp_path).key,
+        tokenize(make("sst2"), tokenizer, "t", 16, tmp_path).key,
     }
     assert len(keys) == 5
-    assert prepare(make("cola"), tokenizer, "t", 16, tmp_path).key in keys
+    assert tokenize(make("cola"), tokenizer, "t", 16, tmp_path).key in keys
 
 
 def test_a_damaged_copy_is_made_anew(tmp_path, tokenizer):
     dataset = make("cola")
-    data = prepare(dataset, tokenizer, "t", 16, tmp_path)
-    path = data.folder / "train.ids.npy"
+    data = tokenize(dataset, tokenizer, "t", 16, tmp_path)
+    path = data.folder / "train.input_ids.npy"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert_direct(prepare(dataset, tokenizer, "t", 16, tmp_path), dataset, tokenizer, 16)
+    assert_direct(tokenize(dataset, tokenizer, "t", 16, tmp_path), dataset, tokenizer, 16)
 
 
 @pytest.mark.parametrize(("task", "names"), [("cola", ["dev"]), ("mnli", ["dev", "dev_mismatched"])])
 def test_evaluation_splits(tmp_path, tokenizer, task, names):
-    data = prepare(make(task), tokenizer, "t", 16, tmp_path)
-    assert list(data.evaluation()) == names
+    data = tokenize(make(task), tokenizer, "t", 16, tmp_path)
+    assert list(data.evaluation_splits) == names
     assert data.train is data.splits["train"]

@@ -192,5 +192,5 @@ def test_other_kinds_of_task(tmp_path, record, task):
     model = make_encoder(labels=len(data.task.labels) or 1)
     made = tmp_path / "made"
     list(make_assistant(record, data, make_targets(tmp_path / "targets", data, model), RECIPE, made))
-    measured = {f"{split}/{metric}" for split in data.evaluation() for metric in data.task.metrics}
+    measured = {f"{split}/{metric}" for split in data.evaluation_splits for metric in data.task.metrics}
     assert measured <= open_teacher(made).metrics.keys()

@@ -80,4 +80,4 @@ def test_what_goes_to_a_gpu_is_pinned(data, targets, monkeypatch):
         assert isinstance(target, TargetBatch)
         assert start is None
         assert len(pinned) == count
-    assert all(any(tensor is one for one in pinned) for tensor in (batch.ids, target.logits))
+    assert all(any(tensor is one for one in pinned) for tensor in (batch.input_ids, target.logits))

@@ -24,10 +24,14 @@ def eager(model, batch):
     model.set_attn_implementation("eager")
     segments = {}
     if model.config.model_type != "distilbert" and model.config.type_vocab_size > 1:
-        segments = {"token_type_ids": batch.segments}
+        segments = {"token_type_ids": batch.token_type_ids}
     with torch.no_grad():
         return model(
-            batch.ids, batch.mask.long(), **segments, output_attentions=True, output_hidden_states=True
+            batch.input_ids,
+            batch.attention_mask.long(),
+            **segments,
+            output_attentions=True,
+            output_hidden_states=True,
         )
 
 
@@ -76,9 +80,9 @@ def test_padding_does_not_reach_a_sequence(family):
             alone = random_batch([length])
             alone = type(alone)(
                 alone.rows,
-                batch.ids[row : row + 1, :length],
-                batch.segments[row : row + 1, :length],
-                batch.mask[row : row + 1, :length],
+                batch.input_ids[row : row + 1, :length],
+                batch.token_type_ids[row : row + 1, :length],
+                batch.attention_mask[row : row + 1, :length],
                 batch.labels[row : row + 1],
             )
             output = encoder(alone, attention_layers=[LAYERS])
@@ -111,7 +115,7 @@ def test_a_truncated_pass_has_the_same_losses_and_gradients(family, depth):
         output = encoder(batch, attention_layers=[depth], **options)
         assert (output.logits is None) == bool(options)
         assert set(output.cls) == set(range(1, (depth if options else LAYERS) + 1))
-        loss = internal_loss(output, target, depth, batch.mask)
+        loss = internal_loss(output, target, depth, batch.attention_mask)
         loss.backward()
         values.append(float(loss.detach()))
         gradients.append({n: p.grad for n, p in encoder.named_parameters() if p.grad is not None})

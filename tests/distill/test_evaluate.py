@@ -46,7 +46,7 @@ def test_score_is_the_tasks_own_of_a_plain_forward(setting, task):
     data, _, student = setting(task)
     metrics = score(student, data)
     expected = {}
-    for name, split in data.evaluation().items():
+    for name, split in data.evaluation_splits.items():
         values = data.task.score(split.labels, plain_logits(student, split, data.pad_id))
         expected |= {f"{name}/{key}": value for key, value in values.items()}
     assert metrics == pytest.approx(expected, abs=1e-5)
@@ -67,7 +67,7 @@ def test_mnli_has_two_dev_sets(setting):
 def test_comparison_is_the_mean_over_examples_one_by_one(setting, task, matched):
     data, targets, student = setting(task)
     metrics = StudentEvaluator(student, data, targets, matched)()
-    for name, split in data.evaluation().items():
+    for name, split in data.evaluation_splits.items():
         kl, cos = np.zeros((2, 2, len(split)))
         for row, batch in enumerate(one_by_one(split, data.pad_id)):
             target = targets.fetch(name, batch, cls=matched, attention=matched)

@@ -22,7 +22,7 @@ def outputs(student, data, split, rows, depth):
     with torch.no_grad():
         if depth == LAYERS:
             return student(batch, classify=False).cls[LAYERS]
-        return student.hidden(batch, depth) * batch.mask[:, :, None]
+        return student.hidden(batch, depth) * batch.attention_mask[:, :, None]
 
 
 @pytest.mark.parametrize("config", [PrefixConfig(), PrefixConfig(memory_gb=0)], ids=["memory", "disk"])

@@ -71,7 +71,7 @@ def kinds(model) -> set[type]:
 @pytest.mark.parametrize("family", ["bert", "distilbert", "electra"])
 def test_a_model_is_the_same_either_way(family):
     model, batch = make_classifier(family), random_batch([3, 9, 1, 6])
-    before, given = copy_state(model), (batch.ids, batch.mask.long())
+    before, given = copy_state(model), (batch.input_ids, batch.attention_mask.long())
     with torch.no_grad():
         expected = model(*given).logits
         use_onednn(model, True)

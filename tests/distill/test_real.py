@@ -8,8 +8,8 @@ import torch
 
 from ikd_ray.config import TeacherConfig, Trial
 from ikd_ray.data.dataset import Dataset, Split, fingerprint
-from ikd_ray.data.sources import load
-from ikd_ray.data.tokens import prepare
+from ikd_ray.data.sources import load_dataset
+from ikd_ray.data.tokens import tokenize
 from ikd_ray.distill.loop import distill
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.targets import Targets, build_targets
@@ -25,7 +25,7 @@ def first_rows(dataset: Dataset) -> Dataset:
     splits = {}
     for name, split in dataset.splits.items():
         rows = np.random.default_rng(0).permutation(len(split))[: ROWS[name]]
-        splits[name] = Split([split.first[row] for row in rows], None, split.labels[rows])
+        splits[name] = Split([split.text[row] for row in rows], None, split.labels[rows])
     return Dataset(dataset.task, splits, "folder", "part of CoLA", fingerprint(dataset.task, splits))
 
 
@@ -33,8 +33,8 @@ def first_rows(dataset: Dataset) -> Dataset:
 def prepared(glue_dir, tmp_path_factory):
     root, task = tmp_path_factory.mktemp("real"), get_task("cola")
     source = find_teacher(None, task)
-    dataset = first_rows(load(task, glue_dir))
-    data = prepare(dataset, load_tokenizer(source), source.key, 128, root / "tokens")
+    dataset = first_rows(load_dataset(task, glue_dir))
+    data = tokenize(dataset, load_tokenizer(source), source.key, 128, root / "tokens")
     list(make_teacher(source, data, TeacherConfig(epochs=1), root / "teacher", torch.device("cpu")))
     teacher = load_teacher(root / "teacher")
     list(build_targets(root / "targets", data, teacher, layer_map(3, 6), attention=True))

@@ -105,9 +105,9 @@ def test_a_saved_student_is_an_ordinary_hugging_face_model(tmp_path, family, att
     options = {"attn_implementation": attention} if attention else {}
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path, **options).eval()
     assert loaded.config.num_hidden_layers == 2
-    inputs = {"input_ids": batch.ids, "attention_mask": batch.mask.long()}
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.long()}
     if family in ("bert", "electra"):
-        inputs["token_type_ids"] = batch.segments
+        inputs["token_type_ids"] = batch.token_type_ids
     with torch.no_grad():
         expected = student(batch).logits
         torch.testing.assert_close(loaded(**inputs).logits, expected, rtol=1e-5, atol=1e-5)
@@ -120,7 +120,9 @@ def test_a_student_in_memory_is_an_ordinary_hugging_face_model(init):
     student = build_student(make_encoder(), 2, init).eval()
     batch = random_batch([3, 8, 5])
     student.model.set_attn_implementation("eager")
-    output = student.model(batch.ids, batch.mask.long(), batch.segments, output_attentions=True)
+    output = student.model(
+        batch.input_ids, batch.attention_mask.long(), batch.token_type_ids, output_attentions=True
+    )
     assert len(output.attentions) == 2
     assert all(attention is not None for attention in output.attentions)
 

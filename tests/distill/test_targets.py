@@ -18,7 +18,9 @@ from tests.helpers.tiny_models import HEADS, HIDDEN, make_encoder
 
 def pairs_of(batch) -> torch.Tensor:
     """(B, HEADS, L, L), true where query and key are both tokens."""
-    return (batch.mask[:, None, :, None] & batch.mask[:, None, None, :]).expand(-1, HEADS, -1, -1)
+    return (batch.attention_mask[:, None, :, None] & batch.attention_mask[:, None, None, :]).expand(
+        -1, HEADS, -1, -1
+    )
 
 
 def orders(count: int) -> list[np.ndarray]:

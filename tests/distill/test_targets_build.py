@@ -17,8 +17,8 @@ from ikd_ray.data.tokens import open_data
 from ikd_ray.distill import targets as module
 from ikd_ray.distill.targets import build_targets, size_gb, stored_gb
 from ikd_ray.errors import UsageError
-from ikd_ray.storage import array_files, store
-from ikd_ray.storage.by_length import LengthOrder
+from ikd_ray.storage import arrays, store
+from ikd_ray.storage.arrays import LengthOrder
 from tests.helpers.target_files import (
     HALF,
     array_contents,
@@ -63,7 +63,9 @@ def test_a_step_holds_no_more_attention_than_it_may(tmp_path, data, teacher, tar
     monkeypatch.setattr(module, "CELLS", cells)
     shapes, forward = [], teacher.forward
     monkeypatch.setattr(
-        teacher, "forward", lambda batch, **keys: shapes.append(batch.ids.shape) or forward(batch, **keys)
+        teacher,
+        "forward",
+        lambda batch, **keys: shapes.append(batch.input_ids.shape) or forward(batch, **keys),
     )
     build_all(tmp_path, data, teacher)
     assert all(4 * HEADS * rows * length**2 <= cells for rows, length in shapes)
@@ -118,7 +120,7 @@ def test_a_damaged_part_is_rebuilt(tmp_path, data, teacher, part, damage):
 def steps(monkeypatch) -> SimpleNamespace:
     """Steps of 8 examples, each a durable point; `total` of them for `data`."""
     monkeypatch.setattr(module, "BATCH", 8)
-    monkeypatch.setattr(array_files, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(arrays, "SAVE_SECONDS", 0.0)
     return SimpleNamespace(total=6 + 3)
 
 
@@ -158,10 +160,10 @@ def test_an_interrupted_build_goes_on(tmp_path, data, teacher, steps, passes, af
 def _build_until_killed(folder: Path, data_folder: Path, durable: int, after: int) -> None:
     """Makes `after` steps, of which the first `durable` are on the disk for good."""
     torch.set_num_threads(1)
-    module.BATCH, array_files.SAVE_SECONDS = 8, 0.0
+    module.BATCH, arrays.SAVE_SECONDS = 8, 0.0
     for step, _ in enumerate(build_targets(folder, open_data(data_folder), make_encoder(), [2, 3], True), 1):
         if step == durable:
-            array_files.SAVE_SECONDS = 1e9
+            arrays.SAVE_SECONDS = 1e9
         if step == after:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -77,8 +77,8 @@ def write_qqp(folder: Path, words: list[str], pairs: int) -> None:
 
 def prepare_all(folder: Path, pairs: int) -> dict:
     """What a sweep's own process does: read the files, tokenize."""
-    from ikd_ray.data.sources import load
-    from ikd_ray.data.tokens import prepare
+    from ikd_ray.data.sources import load_dataset
+    from ikd_ray.data.tokens import tokenize
     from ikd_ray.distill.teacher import find_teacher, load_tokenizer
     from ikd_ray.tasks import get_task
 
@@ -91,9 +91,9 @@ def prepare_all(folder: Path, pairs: int) -> dict:
     with measured(report, "nothing"):
         pass
     with measured(report, "read"):
-        dataset = load(task, folder / "glue")
+        dataset = load_dataset(task, folder / "glue")
     with measured(report, "tokenize"):
-        data = prepare(dataset, tokenizer, source.key, MAX_LENGTH, folder / "tokens")
+        data = tokenize(dataset, tokenizer, source.key, MAX_LENGTH, folder / "tokens")
     report["tokens"] = float(data.train.lengths.mean())
     return report
 
@@ -106,7 +106,7 @@ def build_some(folder: Path, examples: int) -> dict:
     from ikd_ray.data.tokens import TaskData, TokenSplit, open_data
     from ikd_ray.distill.encoder import Encoder
     from ikd_ray.distill.targets import build_targets
-    from ikd_ray.storage.ragged import Ragged, offsets_of
+    from ikd_ray.storage.arrays import RaggedArray, row_offsets
 
     report: dict = {}
     torch.set_num_threads(1)
@@ -114,10 +114,10 @@ def build_some(folder: Path, examples: int) -> dict:
     train = whole.train
     rows = np.argsort(train.lengths, kind="stable")[::-1].copy()
     rows = np.concatenate([rows[:256], np.random.default_rng(0).permutation(rows[256:])])[:examples]
-    spans = zip(train.ids.offsets[rows], train.ids.offsets[rows + 1], strict=True)
-    pick = [train.ids.values[start:end] for start, end in spans]
-    ids = Ragged(np.concatenate(pick), offsets_of(train.lengths[rows]))
-    split = TokenSplit(ids, Ragged(np.zeros_like(ids.values, np.uint8), ids.offsets), train.labels[rows])
+    spans = zip(train.input_ids.offsets[rows], train.input_ids.offsets[rows + 1], strict=True)
+    pick = [train.input_ids.values[start:end] for start, end in spans]
+    ids = RaggedArray(np.concatenate(pick), row_offsets(train.lengths[rows]))
+    split = TokenSplit(ids, RaggedArray(np.zeros_like(ids.values, np.uint8), ids.offsets), train.labels[rows])
     data = TaskData(whole.task, {"train": split}, whole.pad_id, whole.key, whole.folder)
     config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
     teacher = Encoder(BertForSequenceClassification(config).eval())

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config
 
 from ikd_ray.config import TeacherConfig
-from ikd_ray.data.holdout import hold_out
-from ikd_ray.data.tokens import prepare
+from ikd_ray.data.splits import hold_out
+from ikd_ray.data.tokens import tokenize
 from ikd_ray.distill import teacher as teachers
 from ikd_ray.distill.evaluate import score
 from ikd_ray.distill.teacher import (
@@ -197,11 +197,11 @@ def test_patience(save, data, tmp_path, monkeypatch, scores, ran, best):
 def test_the_held_out_examples_choose_the_epoch(save, tmp_path, monkeypatch):
     """Scripted: dev says something else, and is not asked."""
     parted = hold_out(make_dataset())
-    data = prepare(parted, write_tokenizer(tmp_path / "tokenizer"), "tiny", 32, tmp_path / "data")
+    data = tokenize(parted, write_tokenizer(tmp_path / "tokenizer"), "tiny", 32, tmp_path / "data")
     seen, scores = [], [0.5, 0.1, 0.3, 0.2, 0.1]
 
     def scripted(model, given):
-        assert set(given.evaluation()) == {"dev", "holdout"}
+        assert set(given.evaluation_splits) == {"dev", "holdout"}
         seen.append(copy_state(model))
         return {"dev/mcc": float(len(seen)), "holdout/mcc": scores[len(seen) - 1]}
 
@@ -258,7 +258,7 @@ def test_the_kept_folder_is_a_hugging_face_model_of_the_task(
     loaded = load_teacher(record.folder)
     assert not any(module.training for module in loaded.model.modules())
     with torch.no_grad():
-        plain = model(batch.ids, batch.mask.long(), batch.segments).logits
+        plain = model(batch.input_ids, batch.attention_mask.long(), batch.token_type_ids).logits
         torch.testing.assert_close(loaded(batch).logits, plain, rtol=1e-5, atol=1e-5)
     text = "w1 w2s w3ed."
     kept, original = AutoTokenizer.from_pretrained(record.folder), load_tokenizer(source)

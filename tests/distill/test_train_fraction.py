@@ -10,9 +10,9 @@ import torch
 from safetensors.numpy import load_file
 
 from ikd_ray.config import PrefixConfig, Trial
-from ikd_ray.data.batches import training_plan
-from ikd_ray.data.subset import nested_subset
-from ikd_ray.data.tokens import prepare
+from ikd_ray.data.batches import training_batches
+from ikd_ray.data.splits import nested_subset
+from ikd_ray.data.tokens import tokenize
 from ikd_ray.distill import frozen_activations
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.epoch_cache import EpochCache
@@ -58,7 +58,7 @@ def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
 def test_of_the_whole_set_the_batches_are_what_they_are_without_a_fraction(data, targets, plans):
     list(Distillation(trial_of(regime="hard", train_fraction=1.0), data, targets))
     lengths = data.train.lengths
-    expected = [training_plan(lengths, SMALL["batch_size"], SEED, "C", epoch) for epoch in (1, 2)]
+    expected = [training_batches(lengths, SMALL["batch_size"], SEED, "C", epoch) for epoch in (1, 2)]
     assert len(plans) == 2
     assert all(map(same, plans, expected))
 
@@ -79,8 +79,8 @@ def cut(data, teacher, tmp_path_factory):
     root, whole = tmp_path_factory.mktemp("cut"), make_dataset()
     train = whole.splits["train"]
     rows = nested_subset(train.labels, 0.5, SEED)
-    fewer = replace(whole, splits=whole.splits | {"train": train.take(rows)}, fingerprint="cut")
-    tokens = prepare(fewer, write_tokenizer(root / "tokenizer"), "tiny", 32, root / "data")
+    fewer = replace(whole, splits=whole.splits | {"train": train.select(rows)}, fingerprint="cut")
+    tokens = tokenize(fewer, write_tokenizer(root / "tokenizer"), "tiny", 32, root / "data")
     return tokens, make_targets(root / "targets", tokens, teacher)
 
 

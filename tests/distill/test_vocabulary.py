@@ -13,7 +13,7 @@ from ikd_ray.distill import loop, training
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.fast_layers import CompactVocabulary
 from ikd_ray.distill.regimes import Stage
-from ikd_ray.storage.ragged import Ragged, offsets_of
+from ikd_ray.storage.arrays import RaggedArray, row_offsets
 from tests.helpers.tiny_models import copy_state, make_encoder, make_targets
 
 STAGE = Stage("C", epochs=2, hard=1.0, trains=(1, 2), head=True, embeddings=True)
@@ -23,9 +23,9 @@ class Dense(CompactVocabulary):
     """The reference: every row of the vocabulary is in the embedding that trains."""
 
     def __init__(self, embedding, split, pad_id, used):
-        everything = torch.arange(embedding.num_embeddings).numpy().astype(split.ids.values.dtype)
-        ids = Ragged(everything, offsets_of(np.array([len(everything)])))
-        super().__init__(embedding, replace(split, ids=ids), pad_id, np.array([0]))
+        everything = torch.arange(embedding.num_embeddings).numpy().astype(split.input_ids.values.dtype)
+        ids = RaggedArray(everything, row_offsets(np.array([len(everything)])))
+        super().__init__(embedding, replace(split, input_ids=ids), pad_id, np.array([0]))
 
 
 def train(data, family, monkeypatch, kind):
@@ -48,7 +48,7 @@ def test_exact(make_task_data, family, monkeypatch):
     start = make_encoder(family, layers=2, dropout=0.1).model
     words = next(name for name in compact if name.endswith("word_embeddings.weight"))
     used = torch.zeros(len(compact[words]), dtype=torch.bool)
-    used[data.train.ids.values.astype("int64")] = True
+    used[data.train.input_ids.values.astype("int64")] = True
     assert 5 < used.sum() < len(used) - 5
     assert torch.equal(compact[words][~used], start.state_dict()[words][~used])
     assert (compact[words][used] != start.state_dict()[words][used]).any(1).all()

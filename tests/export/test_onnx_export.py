@@ -17,9 +17,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from ikd_ray import records
 from ikd_ray.config import Trial
-from ikd_ray.data.batches import collate, evaluation_plan
-from ikd_ray.data.sources import load
-from ikd_ray.data.tokens import prepare
+from ikd_ray.data.batches import collate, evaluation_batches
+from ikd_ray.data.sources import load_dataset
+from ikd_ray.data.tokens import tokenize
 from ikd_ray.distill.encoder import FAMILIES, Encoder
 from ikd_ray.distill.evaluate import score
 from ikd_ray.export.exported_files import INT8, ONNX, WEIGHTS, ExportError
@@ -47,17 +47,21 @@ def session(path: Path):
 
 def logits(found, batch) -> np.ndarray:
     given = {
-        "input_ids": batch.ids.numpy(),
-        "attention_mask": batch.mask.long().numpy(),
-        "token_type_ids": batch.segments.numpy(),
+        "input_ids": batch.input_ids.numpy(),
+        "attention_mask": batch.attention_mask.long().numpy(),
+        "token_type_ids": batch.token_type_ids.numpy(),
     }
     return found.run(["logits"], {put.name: given[put.name] for put in found.get_inputs()})[0]
 
 
 def wanted(model, batch) -> np.ndarray:
-    segments = {"token_type_ids": batch.segments} if getattr(model.config, "type_vocab_size", 1) > 1 else {}
+    segments = (
+        {"token_type_ids": batch.token_type_ids} if getattr(model.config, "type_vocab_size", 1) > 1 else {}
+    )
     with torch.inference_mode():
-        return model(input_ids=batch.ids, attention_mask=batch.mask.long(), **segments).logits.numpy()
+        return model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask.long(), **segments
+        ).logits.numpy()
 
 
 @pytest.mark.parametrize(
@@ -103,13 +107,13 @@ def test_int8_metrics_are_those_of_its_own_logits_and_most_weights_have_a_byte(t
     forms = OnnxExport(data, int8=True)(folder, TRIAL)
     split, found = data.splits["dev"], session(folder / INT8)
     own = np.empty((len(split), 2), np.float32)
-    for rows in evaluation_plan(split.lengths, 64):
+    for rows in evaluation_batches(split.lengths, 64):
         own[rows] = logits(found, collate(split, rows, data.pad_id))
     assert forms.forms[-1].metrics == {"dev/mcc": data.task.score(split.labels, own)["mcc"]}
     full = session(folder / ONNX)
     assert any(
         np.abs(logits(full, collate(split, rows, 0)) - own[rows]).max() > 0
-        for rows in evaluation_plan(split.lengths, 64)
+        for rows in evaluation_batches(split.lengths, 64)
     )
     sizes = Counter()
     for entry in onnx.load(folder / INT8).graph.initializer:
@@ -148,10 +152,10 @@ def test_another_models_logits_are_seen(tmp_path):
 def make_sweep(home: Path) -> Path:
     """Two students on the front, one beside it, and the tokens of the data that they were measured on."""
     output, glue = home / "outputs", write_glue(home / "glue", train=16, dev=30)
-    dataset = load(get_task("cola"), glue)
+    dataset = load_dataset(get_task("cola"), glue)
     with store.staging_dir(output / "cache" / "teachers" / "key") as folder:
         tokenizer = write_tokenizer(folder)
-    data = prepare(dataset, tokenizer, "tiny", 32, output / "cache" / "tokens")
+    data = tokenize(dataset, tokenizer, "tiny", 32, output / "cache" / "tokens")
     sweep = output / "first"
     sweep.mkdir()
     about = {

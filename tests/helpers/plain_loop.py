@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn.functional import log_softmax, normalize
 
-from ikd_ray.data.batches import training_plan
+from ikd_ray.data.batches import training_batches
 
 
 def padded_examples(split, rows, pad_id):
@@ -23,9 +23,11 @@ def padded_examples(split, rows, pad_id):
     ids = torch.full((len(rows), longest), pad_id)
     segments, mask = torch.zeros_like(ids), torch.zeros_like(ids)
     for place, row in enumerate(rows):
-        start, end = int(split.ids.offsets[row]), int(split.ids.offsets[row + 1])
-        ids[place, : end - start] = torch.from_numpy(np.array(split.ids.values[start:end])).long()
-        segments[place, : end - start] = torch.from_numpy(np.array(split.segments.values[start:end])).long()
+        start, end = int(split.input_ids.offsets[row]), int(split.input_ids.offsets[row + 1])
+        ids[place, : end - start] = torch.from_numpy(np.array(split.input_ids.values[start:end])).long()
+        segments[place, : end - start] = torch.from_numpy(
+            np.array(split.token_type_ids.values[start:end])
+        ).long()
         mask[place, : end - start] = 1
     return ids, segments, mask, torch.from_numpy(np.array(split.labels[rows]))
 
@@ -88,10 +90,10 @@ def train_stages(student, teacher, stages, trial, data, matched):
             parameter.requires_grad_(name in names)
         parameters = [p for p in student.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, weight_decay=0.0, foreach=False, fused=False)
-        per_epoch = len(training_plan(data.train.lengths, trial.batch_size))
+        per_epoch = len(training_batches(data.train.lengths, trial.batch_size))
         steps = count()
         for epoch in range(1, stage.epochs + 1):
-            plan = training_plan(data.train.lengths, trial.batch_size, trial.seed, stage.name, epoch)
+            plan = training_batches(data.train.lengths, trial.batch_size, trial.seed, stage.name, epoch)
             for rows in plan:
                 ids, segments, mask, labels = padded_examples(data.train, rows, data.pad_id)
                 with torch.no_grad():

@@ -37,7 +37,7 @@ def write_glue(folder: Path, train: int = 96, dev: int = 40) -> Path:
     """Made-up sentences in the layout of GLUE's CoLA."""
     (folder / "CoLA").mkdir(parents=True)
     for name, split in make_dataset(train=train, dev=dev).splits.items():
-        rows = (f"x\t{label}\t\t{text}\n" for text, label in zip(split.first, split.labels, strict=True))
+        rows = (f"x\t{label}\t\t{text}\n" for text, label in zip(split.text, split.labels, strict=True))
         (folder / "CoLA" / f"{name}.tsv").write_text("".join(rows))
     return folder
 

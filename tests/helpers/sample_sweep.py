@@ -12,7 +12,7 @@ import torch
 
 from ikd_ray import records
 from ikd_ray.config import make_trial
-from ikd_ray.data.tokens import prepare
+from ikd_ray.data.tokens import tokenize
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.student import build_student, layer_map, size_metrics
@@ -51,7 +51,7 @@ def make_sweep(
     encoder = Encoder(teacher)
     if weights:
         tokenizer = write_tokenizer(output.parent / "tokenizer")
-        prepare(dataset, tokenizer, "source", MAX_LENGTH, output / "cache" / "tokens")
+        tokenize(dataset, tokenizer, "source", MAX_LENGTH, output / "cache" / "tokens")
         if not teacher_folder.exists():
             with store.staging_dir(teacher_folder) as folder:
                 teacher.save_pretrained(folder)

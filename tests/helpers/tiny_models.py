@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from ikd_ray.data.batches import Batch
 from ikd_ray.data.dataset import Dataset, Split, fingerprint
-from ikd_ray.data.tokens import TaskData, prepare
+from ikd_ray.data.tokens import TaskData, tokenize
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.targets import Targets, build_targets
 from ikd_ray.tasks import get_task
@@ -111,7 +111,7 @@ def make_dataset(task_name: str = "cola", train: int = 48, dev: int = 20, seed: 
 
 def make_data(root: Path, task_name: str = "cola", train: int = 48, dev: int = 20, seed: int = 0) -> TaskData:
     tokenizer = write_tokenizer(root / "tokenizer")
-    return prepare(make_dataset(task_name, train, dev, seed), tokenizer, "tiny", 32, root / "data")
+    return tokenize(make_dataset(task_name, train, dev, seed), tokenizer, "tiny", 32, root / "data")
 
 
 def make_targets(folder: Path, data: TaskData, teacher: Encoder, attention: bool = True) -> Targets:

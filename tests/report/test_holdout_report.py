@@ -13,8 +13,8 @@ from ikd_ray.analysis.evaluation_data import load_evaluation_data
 from ikd_ray.analysis.objectives import main_metric
 from ikd_ray.analysis.pick import parse_pick, select_students
 from ikd_ray.analysis.sweep_analysis import open_analysis
-from ikd_ray.data.holdout import hold_out
-from ikd_ray.data.sources import load
+from ikd_ray.data.sources import load_dataset
+from ikd_ray.data.splits import hold_out
 from ikd_ray.errors import UsageError
 from ikd_ray.formatting import metrics_line, short_name
 from ikd_ray.records import read_sweep, read_trials, trial_folder, write_sweep, write_trial
@@ -111,7 +111,7 @@ def test_mlflow_s_table_sorts_by_it_and_has_dev_beside_it(sweep):
 
 def test_examples_that_are_read_again_are_held_out_again(sweep, tmp_path):
     glue = write_glue(tmp_path / "glue")
-    dataset = hold_out(load(get_task("cola"), glue))
+    dataset = hold_out(load_dataset(get_task("cola"), glue))
     record = read_sweep(sweep)
     data = record.data | {"fingerprint": dataset.fingerprint}
     record = replace(record, data=data, settings={"data_dir": str(glue)})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ikd_ray.report.report import make_report
-from ikd_ray.storage.remote import Output
+from ikd_ray.storage.remote import SharedStorage
 from tests.helpers.browser import launch_browser, screenshot_dir
 from tests.helpers.sample_comparison import METHODS, make_comparison
 from tests.helpers.sample_sweep import make_sweep
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("browser") / "outputs"
-    return make_report(Output(str(output)), make_sweep(output, trials=12))[0]
+    return make_report(SharedStorage(str(output)), make_sweep(output, trials=12))[0]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_on_paper_the_plots_are_pictures(page):
 def test_a_comparison_of_methods_fits_the_page(browser, tmp_path, width):
     output = tmp_path / "outputs"
     varied = [{"student_layers": layers} for layers in (1, 2, 3)]
-    report = make_report(Output(str(output)), make_comparison(output, varied=varied, task="mrpc"))[0]
+    report = make_report(SharedStorage(str(output)), make_comparison(output, varied=varied, task="mrpc"))[0]
     page = browser.new_page(viewport={"width": width, "height": 900})
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text))

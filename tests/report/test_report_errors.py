@@ -11,7 +11,7 @@ from ikd_ray.errors import UnavailableError
 from ikd_ray.records import trial_folder
 from ikd_ray.report.figures import attention, errors
 from ikd_ray.storage import store
-from ikd_ray.storage.remote import Output
+from ikd_ray.storage.remote import SharedStorage
 from tests.helpers.sample_sweep import make_sweep
 
 
@@ -28,7 +28,7 @@ def test_overlap_of_errors():
 def test_predictions_are_computed_once_and_anew_for_other_weights(tmp_path):
     sweep = make_sweep(tmp_path / "outputs", trials=3)
     subject, told = open_analysis(sweep), []
-    weights = ModelLoader(Output(str(sweep.parent)), sweep, subject.sweep, told.append)
+    weights = ModelLoader(SharedStorage(str(sweep.parent)), sweep, subject.sweep, told.append)
     student = weights.student(subject.best)
     first = weights.logits(student)
     assert np.array_equal(weights.logits(student), first)
@@ -40,7 +40,7 @@ def test_predictions_are_computed_once_and_anew_for_other_weights(tmp_path):
 def test_what_is_gone_is_said(tmp_path):
     sweep = make_sweep(tmp_path / "outputs", trials=3)
     subject = open_analysis(sweep)
-    weights = ModelLoader(Output(str(sweep.parent)), sweep, subject.sweep)
+    weights = ModelLoader(SharedStorage(str(sweep.parent)), sweep, subject.sweep)
     (trial_folder(sweep, subject.best.id) / "student" / "model.safetensors").write_bytes(b"other")
     section = errors.section(subject, weights)
     assert f"The student of {subject.best.id} is damaged" in section.words[1]
@@ -48,13 +48,13 @@ def test_what_is_gone_is_said(tmp_path):
         attention.section(subject, weights, ())
     store.discard(sweep.parent / "cache" / "tokens" / weights.data.key)
     with pytest.raises(UnavailableError, match="tokenized dev set is not there any more"):
-        errors.section(subject, ModelLoader(Output(str(sweep.parent)), sweep, subject.sweep))
+        errors.section(subject, ModelLoader(SharedStorage(str(sweep.parent)), sweep, subject.sweep))
 
 
 def test_regression_has_no_errors(tmp_path):
     sweep = make_sweep(tmp_path / "outputs", trials=3, task="stsb")
     subject = open_analysis(sweep)
-    weights = ModelLoader(Output(str(sweep.parent)), sweep, subject.sweep)
+    weights = ModelLoader(SharedStorage(str(sweep.parent)), sweep, subject.sweep)
     with pytest.raises(UnavailableError, match="regression"):
         errors.section(subject, weights)
     assert "The teacher says" in attention.section(subject, weights, ()).words[0]

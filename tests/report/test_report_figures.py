@@ -23,7 +23,7 @@ from ikd_ray.records import read_trials, trial_folder, write_json
 from ikd_ray.report import style
 from ikd_ray.report.components import Picture, Table
 from ikd_ray.report.figures import attention, costs, errors, front, layers, regimes, search
-from ikd_ray.storage.remote import Output
+from ikd_ray.storage.remote import SharedStorage
 from tests.helpers.sample_sweep import make_sweep
 
 
@@ -40,7 +40,7 @@ def subject(sweep):
 
 @pytest.fixture
 def weights(sweep, subject):
-    return ModelLoader(Output(str(sweep.parent)), sweep, subject.sweep)
+    return ModelLoader(SharedStorage(str(sweep.parent)), sweep, subject.sweep)
 
 
 def pictures(section) -> dict[str, Picture]:
@@ -185,7 +185,7 @@ def eager(folder, inputs):
 def test_attention_is_that_of_transformers(tmp_path, task):
     sweep = make_sweep(tmp_path / "outputs", trials=3, task=task)
     subject = open_analysis(sweep)
-    weights = ModelLoader(Output(str(sweep.parent)), sweep, subject.sweep)
+    weights = ModelLoader(SharedStorage(str(sweep.parent)), sweep, subject.sweep)
     texts = ["w1 w2 w3 .", "w9 w4s"][: len(subject.task.text_columns)]
     example = attention.from_texts(subject, weights, texts)
     pairs, answers = attention.look(subject.best, weights, example)
@@ -295,7 +295,7 @@ def test_errors_are_those_of_the_models_own_forward_passes(subject, weights):
         (trial.id, weights.student(trial).weights) for trial in subject.closely
     ]:
         model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-        values, offsets = weights.dev.ids.values, weights.dev.ids.offsets
+        values, offsets = weights.dev.input_ids.values, weights.dev.input_ids.offsets
         ids = [values[start:end].tolist() for start, end in pairwise(offsets)]
         inputs = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
         with torch.inference_mode():

@@ -19,7 +19,7 @@ from ikd_ray.report.figures import curves, errors, front, methods, regimes, sear
 from ikd_ray.report.markdown import table_text
 from ikd_ray.report.page import render
 from ikd_ray.report.report import make_report
-from ikd_ray.storage.remote import Output
+from ikd_ray.storage.remote import SharedStorage
 from tests.helpers.sample_comparison import (
     METHODS,
     edit_trial_records,
@@ -34,7 +34,7 @@ HOSTILE = '<a href="http://evil.example">|\x1b[31m**SID**</a>\n$\\frac{x}'
 
 
 def open_weights(sweep: Path, subject: SweepAnalysis) -> ModelLoader:
-    return ModelLoader(Output(str(sweep.parent)), sweep, subject.sweep)
+    return ModelLoader(SharedStorage(str(sweep.parent)), sweep, subject.sweep)
 
 
 def compared(sweep: Path):
@@ -263,7 +263,7 @@ def test_a_plain_search_has_no_comparison_and_its_report_none_of_its_files(tmp_p
     assert [part.name for part in section.parts] == ["depth", "agreement"]
     assert section.parts[0].caption.startswith("The best of each regime at each depth")
     assert "nearest" not in front.section(subject, {}).parts[0].caption
-    files = make_report(Output(str(sweep.parent)), sweep)
+    files = make_report(SharedStorage(str(sweep.parent)), sweep)
     assert {file.suffix for file in files} == {".html", ".png"}
 
 
@@ -307,7 +307,7 @@ def test_the_front_s_steps_go_through_the_means(sweep):
 def test_tables_are_files_that_a_readme_can_include(tmp_path):
     varied = [{"student_layers": n, "train_fraction": part} for n in (1, 2) for part in (0.1, 1.0)]
     sweep = make_comparison(tmp_path / "outputs", seeds=2, varied=varied, generated=True)
-    files = {file.name: file for file in make_report(Output(str(sweep.parent)), sweep)}
+    files = {file.name: file for file in make_report(SharedStorage(str(sweep.parent)), sweep)}
     assert {"methods.md", "differences.md", "depth.md", "data-size.md"} < files.keys()
     assert {"methods.png", "depth.png", "data-size.png"} < files.keys()
     warning, table, caption = files["methods.md"].read_text().strip().split("\n\n")
@@ -347,7 +347,7 @@ def test_a_method_s_name_is_text_wherever_it_shows(tmp_path):
     assert '<a href="http' not in page
     assert "\x1b" not in page
     assert "&lt;a href=" in page
-    files = make_report(Output(str(sweep.parent)), sweep)
+    files = make_report(SharedStorage(str(sweep.parent)), sweep)
     (text,) = [file.read_text() for file in files if file.name == "methods.md"]
     assert "\x1b" not in text
     assert "<" not in text.replace(r"\<", "")

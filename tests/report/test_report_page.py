@@ -16,7 +16,7 @@ from ikd_ray.records import read_sweep, read_trials, write_sweep
 from ikd_ray.report.figures import costs, front, regimes
 from ikd_ray.report.page import TERMS, render
 from ikd_ray.report.report import make_report
-from ikd_ray.storage.remote import Output, open_output
+from ikd_ray.storage.remote import SharedStorage, open_storage
 from ikd_ray.sweep.sync import SweepSync
 from ikd_ray.tracking.publish import log_report
 from ikd_ray.tracking.tracker import Tracker
@@ -62,7 +62,7 @@ def made(tmp_path_factory):
     """The output folder with a sweep of twelve trials, and the files of its report."""
     output = tmp_path_factory.mktemp("page") / "outputs"
     sweep = make_sweep(output, trials=12, generated=True)
-    return output, make_report(Output(str(output)), sweep)
+    return output, make_report(SharedStorage(str(output)), sweep)
 
 
 def test_the_page_has_everything_in_it(made):
@@ -138,7 +138,7 @@ def test_a_page_without_interactive_figures_has_no_script(tmp_path):
 
 
 def test_a_second_report_replaces_the_first_and_leaves_what_is_not_its_own(tmp_path):
-    output = Output(str(tmp_path / "outputs"))
+    output = SharedStorage(str(tmp_path / "outputs"))
     sweep = make_sweep(tmp_path / "outputs", trials=4)
     told: list[str] = []
     before = make_report(output, sweep, tell=told.append)
@@ -156,7 +156,7 @@ def test_a_second_report_replaces_the_first_and_leaves_what_is_not_its_own(tmp_p
 
 
 def test_what_an_earlier_report_alone_had_goes(tmp_path):
-    output = Output(str(tmp_path / "outputs"))
+    output = SharedStorage(str(tmp_path / "outputs"))
     sweep = make_sweep(tmp_path / "outputs", trials=12)
     make_report(output, sweep)
     assert (sweep / "report" / "importances.png").exists()
@@ -168,7 +168,7 @@ def test_what_an_earlier_report_alone_had_goes(tmp_path):
 
 def test_weights_that_are_gone_leave_the_rest(tmp_path):
     sweep = make_sweep(tmp_path / "outputs", trials=4, weights=False)
-    files = make_report(Output(str(tmp_path / "outputs")), sweep)
+    files = make_report(SharedStorage(str(tmp_path / "outputs")), sweep)
     text = Tags(files[0].read_text()).text
     assert "The tokenized dev set is not there any more" in text
     assert "What it cost, and what sharing saved" in text
@@ -292,15 +292,15 @@ def test_the_newest_sweep_with_a_finished_trial_is_drawn(tmp_path, app):
 def test_a_report_of_a_sweep_at_a_uri(tmp_path, app, s3, monkeypatch):
     """The students come from there, and the report goes there."""
     monkeypatch.setenv("HOME", str(tmp_path / "driver"))
-    place = open_output(s3)
+    place = open_storage(s3)
     sweep = make_sweep(place.folder, trials=3)
     SweepSync(place, sweep, pytest.fail).push()
     for folder in (place.folder / "cache").glob("*/[!.]*"):
-        place.push(folder)
+        place.upload(folder)
     monkeypatch.setenv("HOME", str(tmp_path / "reader"))
     result = invoke(app, "--task", "cola", "--output", s3, "--tracking-uri", f"sqlite:///{tmp_path / 'm.db'}")
     assert result.exit_code == 0, result.output
     page = place.folder / "first" / "report" / "report.html"  # in the reader's home
     assert page.is_relative_to(tmp_path / "reader")
     assert "Student layer 1 beside teacher layer" in page.read_text()
-    assert set(place.names(page.parent)) >= {"report.html", "pareto.png", "errors.png"}
+    assert set(place.list_names(page.parent)) >= {"report.html", "pareto.png", "errors.png"}

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ikd_ray.storage import array_files
-from ikd_ray.storage.array_files import PROGRESS, ArrayFile, GrowingArrays
+from ikd_ray.storage import arrays
+from ikd_ray.storage.arrays import PROGRESS, ArrayFile, ResumableArrays
 
 ENTRIES = {"a/x": (2,), "b/x": ()}
 STEPS = 6
@@ -16,12 +16,12 @@ STEPS = 6
 
 def write(folder: Path, upto: int = STEPS, key: str = "k", entries=ENTRIES) -> list[int]:
     """Go on up to a step; returns the steps made."""
-    with GrowingArrays(folder, key, np.float16, entries) as arrays:
-        made = list(range(arrays.steps, upto))
+    with ResumableArrays(folder, key, np.float16, entries) as files:
+        made = list(range(files.steps, upto))
         for step in made:
             for name, entry in entries.items():
-                arrays.append(name, np.full((step + 1, *entry), step))  # steps of different sizes
-            arrays.end_step()
+                files.append(name, np.full((step + 1, *entry), step))  # steps of different sizes
+            files.end_step()
     return made
 
 
@@ -32,7 +32,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def every_step(monkeypatch):
     """A durable point after each."""
-    monkeypatch.setattr(array_files, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(arrays, "SAVE_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize("count", [0, 1, 9, 12_345])
@@ -73,12 +73,12 @@ def test_arrays_that_were_left_go_on(tmp_path):
 
 def write_and_fail(folder: Path) -> None:
     """Two steps, and a part of the third."""
-    with GrowingArrays(folder, "k", np.float16, ENTRIES) as arrays:
+    with ResumableArrays(folder, "k", np.float16, ENTRIES) as files:
         for step in range(2):
             for name, entry in ENTRIES.items():
-                arrays.append(name, np.full((step + 1, *entry), step))
-            arrays.end_step()
-        arrays.append("a/x", np.full((3, 2), 7))
+                files.append(name, np.full((step + 1, *entry), step))
+            files.end_step()
+        files.append("a/x", np.full((3, 2), 7))
         raise ZeroDivisionError
 
 
@@ -92,12 +92,12 @@ def test_an_exception_costs_what_follows_the_last_durable_point(tmp_path, every_
 
 def test_durable_points_come_with_time(tmp_path, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(array_files.time, "monotonic", lambda: clock[0])
-    with GrowingArrays(tmp_path / "x", "k", np.float16, {"x": ()}) as arrays:
+    monkeypatch.setattr(arrays.time, "monotonic", lambda: clock[0])
+    with ResumableArrays(tmp_path / "x", "k", np.float16, {"x": ()}) as files:
         saved = []
         for _ in range(25):
             clock[0] += 1
-            arrays.end_step()
+            files.end_step()
             saved.append(json.loads((tmp_path / "x" / PROGRESS).read_text())["steps"])
     assert saved == [0] * 9 + [10] * 10 + [20] * 6
 

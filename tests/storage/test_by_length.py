@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ikd_ray.data.batches import evaluation_plan
-from ikd_ray.storage.by_length import ByLength, LengthOrder
+from ikd_ray.data.batches import evaluation_batches
+from ikd_ray.storage.arrays import BucketedArray, LengthOrder
 
 SHAPES = {
     "maps": lambda length: (2, length, length),
@@ -30,10 +30,10 @@ def entries_of(lengths: np.ndarray, shape) -> list[np.ndarray]:
     return [value.reshape(shape(int(length))) for value, length in zip(values, lengths, strict=True)]
 
 
-def pack(lengths: np.ndarray, shape) -> ByLength:
+def pack(lengths: np.ndarray, shape) -> BucketedArray:
     """Appended in order of length, each entry's values as they are."""
     order, entries = LengthOrder(lengths), entries_of(lengths, shape)
-    return ByLength(np.concatenate([entries[row].ravel() for row in order.rows]), order, shape)
+    return BucketedArray(np.concatenate([entries[row].ravel() for row in order.rows]), order, shape)
 
 
 def padded(entries: list[np.ndarray], shape) -> np.ndarray:
@@ -58,7 +58,7 @@ def test_read_is_the_rows_entries_padded(kind, case):
 def test_write_is_the_inverse_of_read(kind, case):
     (lengths, rows), shape = case, SHAPES[kind]
     rows = np.unique(rows)[::-1].copy()
-    full, target = pack(lengths, shape), ByLength(None, LengthOrder(lengths), shape)
+    full, target = pack(lengths, shape), BucketedArray(None, LengthOrder(lengths), shape)
     assert target.size == full.size == len(full.values)
     target.values = np.zeros(target.size, np.float32)
     noisy = full.read(rows)
@@ -73,7 +73,7 @@ def test_write_is_the_inverse_of_read(kind, case):
 def test_the_order_is_that_of_evaluation(case, size):
     lengths, _ = case
     order = LengthOrder(lengths)
-    assert order.rows.tolist() == np.concatenate(evaluation_plan(lengths, size)).tolist()
+    assert order.rows.tolist() == np.concatenate(evaluation_batches(lengths, size)).tolist()
     assert order.positions[order.rows].tolist() == list(range(len(lengths)))
     assert len(order) == len(lengths)
     for length, (first, count) in order.blocks.items():
@@ -90,7 +90,7 @@ def test_of_some_rows_it_is_that_of_a_set_of_these_rows(case):
     assert part.blocks == alone.blocks
     assert part.positions[rows].tolist() == alone.positions.tolist()
     shape = SHAPES["tokens"]
-    array = ByLength(None, part, shape)
+    array = BucketedArray(None, part, shape)
     entries = entries_of(lengths, shape)
     array.values = np.zeros(array.size, np.float32)
     array.write(rows, padded([entries[row] for row in rows], shape(int(lengths[rows].max(initial=0)))))
@@ -107,7 +107,7 @@ def test_what_is_read_is_a_copy(tmp_path):
     lengths = np.array([2, 3, 2])
     packed = pack(lengths, SHAPES["maps"])
     np.save(tmp_path / "x.npy", packed.values)
-    stored = ByLength(np.load(tmp_path / "x.npy", mmap_mode="r"), LengthOrder(lengths), SHAPES["maps"])
+    stored = BucketedArray(np.load(tmp_path / "x.npy", mmap_mode="r"), LengthOrder(lengths), SHAPES["maps"])
     for rows in (np.array([0, 2]), np.array([0, 1])):
         found = stored.read(rows)
         assert type(found) is np.ndarray
@@ -117,11 +117,11 @@ def test_what_is_read_is_a_copy(tmp_path):
 
 def test_no_rows_at_all():
     order = LengthOrder(np.zeros(0, np.int64))
-    array = ByLength(np.zeros(0, np.float16), order, SHAPES["maps"])
+    array = BucketedArray(np.zeros(0, np.float16), order, SHAPES["maps"])
     assert (len(order), array.size, array.read(np.zeros(0, np.int64)).shape) == (0, 0, (0, 2, 0, 0))
 
 
 def test_sizes_are_wide():
     """Attention's cells outgrow 32 bits, whatever type the lengths have."""
     lengths = np.full(400_000, 512, np.int32)
-    assert ByLength(None, LengthOrder(lengths), lambda n: (12, n, n)).size == 400_000 * 12 * 512**2
+    assert BucketedArray(None, LengthOrder(lengths), lambda n: (12, n, n)).size == 400_000 * 12 * 512**2

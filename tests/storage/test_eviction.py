@@ -24,11 +24,11 @@ from ikd_ray.storage.eviction import (
     GOING,
     HOUSEKEEPING,
     IN_USE,
-    LOOK_EVERY,
+    SCAN_EVERY,
     CacheEviction,
-    make_room,
-    seen_in_use,
-    states,
+    cache_entries,
+    evict,
+    leased_keys,
 )
 
 FAST = {"student_layers": 2, "batch_size": 16, "learning_rate": 3e-3, "epochs": 2, "epochs_per_layer": 1}
@@ -55,7 +55,7 @@ def start(folder, data, targets):
 
 
 def places(folder: Path) -> set[Path]:
-    return {state.folder for state in states(folder)}
+    return {state.folder for state in cache_entries(folder)}
 
 
 def save(folder: Path, key: str, epoch: int = 1, disk_gb: float = PLENTY) -> None:
@@ -74,34 +74,36 @@ def leftovers(folder: Path) -> list[Path]:
 
 def test_the_least_recently_used_goes_first_until_the_rest_fits(folder, start):
     list(start(regime="pid"))
-    found = states(folder)
+    found = cache_entries(folder)
     assert len({state.key for state in found}) == 3
     for age, state in enumerate(found):
         os.utime(state.folder, (time.time() - age, time.time() - age))
     oldest = found[::-1]
     room = sum(state.bytes for state in found) - oldest[0].bytes - 1  # two must go
-    assert [state.folder for state in make_room(folder, room)] == [state.folder for state in oldest[:2]]
+    assert [state.folder for state in evict(folder, room)] == [state.folder for state in oldest[:2]]
     assert places(folder) == {state.folder for state in oldest[2:]}
-    assert make_room(folder, room) == []
+    assert evict(folder, room) == []
     assert not leftovers(folder)
 
 
 def test_taking_an_epoch_is_using_it(folder, start):
     list(start(regime="kd"))
-    first = states(folder)
+    first = cache_entries(folder)
     list(start(regime="hard"))
-    second = [state for state in states(folder) if state.folder not in {state.folder for state in first}]
+    second = [
+        state for state in cache_entries(folder) if state.folder not in {state.folder for state in first}
+    ]
     for age, found in ((200, first), (100, second)):
         for state in found:
             os.utime(state.folder, (time.time() - age, time.time() - age))
     list(start(regime="kd"))
-    make_room(folder, sum(state.bytes for state in first))
+    evict(folder, sum(state.bytes for state in first))
     assert places(folder) == {state.folder for state in first}
 
 
 def test_a_size_counts_every_file_of_a_state_once(folder, start):
     list(start())
-    for state in states(folder):
+    for state in cache_entries(folder):
         assert state.bytes == sum(file.stat().st_size for file in state.folder.iterdir()) > 0
 
 
@@ -114,12 +116,12 @@ def test_a_trial_keeps_what_it_saved_and_what_it_took_however_small_the_room(fol
     assert mine <= places(folder)
     list(start(NONE, regime="hard"))  # makes room for itself
     assert places(folder) >= mine
-    assert make_room(folder, 0) != []
+    assert evict(folder, 0) != []
     assert places(folder) == mine
-    assert {path.parent.name for path in mine} == seen_in_use(folder)
+    assert {path.parent.name for path in mine} == leased_keys(folder)
     course.close()
-    assert seen_in_use(folder) == set()
-    assert {state.folder for state in make_room(folder, 0)} == mine
+    assert leased_keys(folder) == set()
+    assert {state.folder for state in evict(folder, 0)} == mine
     assert not leftovers(folder)
 
 
@@ -127,20 +129,20 @@ def test_room_is_made_while_saving(folder):
     for number in range(5):
         save(folder, f"key{number}")
         os.utime(folder / f"key{number}" / "1", (number, number))
-    save(folder, "last", disk_gb=3.5 * states(folder)[0].bytes / 1e9)
-    assert {state.key for state in states(folder)} == {"key3", "key4", "last"}
+    save(folder, "last", disk_gb=3.5 * cache_entries(folder)[0].bytes / 1e9)
+    assert {state.key for state in cache_entries(folder)} == {"key3", "key4", "last"}
 
 
 def test_not_every_save_looks_at_all_there_is(folder, monkeypatch):
     save(folder, "key")
-    (state,) = states(folder)
+    (state,) = cache_entries(folder)
     looks = []
-    monkeypatch.setattr(eviction, "make_room", lambda *arguments: looks.append(arguments))
-    keeper = CacheEviction(folder, 3.5 * state.bytes / LOOK_EVERY / 1e9)
+    monkeypatch.setattr(eviction, "evict", lambda *arguments: looks.append(arguments))
+    keeper = CacheEviction(folder, 3.5 * state.bytes / SCAN_EVERY / 1e9)
     for _ in range(9):
-        keeper.saved(state.folder)
+        keeper.entry_saved(state.folder)
     assert (
-        looks == [(folder, 3.5 * state.bytes / LOOK_EVERY)] * 2
+        looks == [(folder, 3.5 * state.bytes / SCAN_EVERY)] * 2
     )  # after each four: who saved the first one has looked
 
 
@@ -148,7 +150,7 @@ def test_a_state_that_cannot_go_is_not_counted_as_gone(folder, monkeypatch):
     for number in range(3):
         save(folder, f"key{number}")
         os.utime(folder / f"key{number}" / "1", (number, number))
-    (stuck, first, _) = sorted(states(folder), key=lambda state: state.used)
+    (stuck, first, _) = sorted(cache_entries(folder), key=lambda state: state.used)
     rename = os.rename
 
     def refuse(path, target):
@@ -157,7 +159,7 @@ def test_a_state_that_cannot_go_is_not_counted_as_gone(folder, monkeypatch):
         rename(path, target)
 
     monkeypatch.setattr(os, "rename", refuse)
-    assert make_room(folder, 2 * stuck.bytes) == [first]
+    assert evict(folder, 2 * stuck.bytes) == [first]
 
 
 def test_a_killed_trial_keeps_nothing(folder, start):
@@ -175,15 +177,15 @@ def test_a_killed_trial_keeps_nothing(folder, start):
     try:
         assert taken.poll(30)
         assert taken.recv() == [1, 2]
-        used = seen_in_use(folder)
-        gone = {state.folder for state in make_room(folder, 0)}
+        used = leased_keys(folder)
+        gone = {state.folder for state in evict(folder, 0)}
         assert places(folder) == {place for place in everything if place.parent.name in used}
         assert len(gone) == len(places(folder)) == 2  # the top stage's two are not stood on yet
     finally:
         trial.kill()
         trial.join()
-    assert seen_in_use(folder) == set()
-    assert {state.folder for state in make_room(folder, 0)} == everything - gone
+    assert leased_keys(folder) == set()
+    assert {state.folder for state in evict(folder, 0)} == everything - gone
     assert not leftovers(folder)
 
 
@@ -192,10 +194,10 @@ def test_nobody_begins_to_stand_on_anything_while_room_is_made(folder):
     keeper = CacheEviction(folder, PLENTY)
     with keeper.lease(), ThreadPoolExecutor() as pool:
         with FileLock(folder / HOUSEKEEPING):
-            kept = pool.submit(keeper.keep, "key")
+            kept = pool.submit(keeper.pin, "key")
             assert not wait([kept], timeout=0.3).done
         kept.result(timeout=30)
-        assert seen_in_use(folder) == {"key"}
+        assert leased_keys(folder) == {"key"}
 
 
 def compete(rank: int, folder: Path, evicted) -> None:
@@ -229,7 +231,7 @@ def test_processes_that_make_room_at_once_take_nothing_from_each_other(folder):
         trial.join(60)
     assert [trial.exitcode for trial in trials] == [0] * RANKS
     assert all(count > 1 for count in evicted), list(evicted)
-    make_room(folder, 0)
+    evict(folder, 0)
     assert not places(folder)
     assert not leftovers(folder)
 
@@ -256,7 +258,7 @@ def trace_lines(seen) -> None:
 
 
 def test_killed_at_any_line_nothing_is_lost_or_left(folder, monkeypatch):
-    monkeypatch.setattr(store, "flush", lambda path: None)  # the machine stays up
+    monkeypatch.setattr(store, "fsync", lambda path: None)  # the machine stays up
 
     def work() -> None:
         save(folder, "new", disk_gb=NONE)
@@ -266,7 +268,7 @@ def test_killed_at_any_line_nothing_is_lost_or_left(folder, monkeypatch):
     trace_lines(lines.add)
     work()
     sys.settrace(before)
-    make_room(folder, 0)
+    evict(folder, 0)
     assert len(lines) > 40
     for line in sorted(lines):
         save(folder, "old")
@@ -277,17 +279,17 @@ def test_killed_at_any_line_nothing_is_lost_or_left(folder, monkeypatch):
             with checkpoints.lease(), checkpoints.stage_cache(key, {}) as trajectory:
                 trajectory.find(1)
                 assert not trajectory.damaged, line
-                assert seen_in_use(folder) == {key}, line
-        make_room(folder, 0)
+                assert leased_keys(folder) == {key}, line
+        evict(folder, 0)
         assert not places(folder), line
         assert not leftovers(folder), line
 
 
 def test_locks_go_with_their_stage(folder, start):
     list(start(regime="pid", top_trains="head"))
-    beside = [state.folder for state in states(folder) if not state.folder.name.isdecimal()]
+    beside = [state.folder for state in cache_entries(folder) if not state.folder.name.isdecimal()]
     assert len(beside) == 1  # the encoder's output, which has a lock of its own
-    assert set(beside) < {state.folder for state in make_room(folder, 0)}
+    assert set(beside) < {state.folder for state in evict(folder, 0)}
     assert not leftovers(folder)
 
 
@@ -300,7 +302,7 @@ class Killing(dict):
 
 def test_what_a_killed_saver_left_counts_nowhere_and_goes_when_nobody_saves_there(folder):
     save(folder, "key")
-    (whole,) = states(folder)
+    (whole,) = cache_entries(folder)
     child = os.fork()
     if not child:
         checkpoints = EpochCache(folder, PLENTY)
@@ -308,12 +310,12 @@ def test_what_a_killed_saver_left_counts_nowhere_and_goes_when_nobody_saves_ther
             trajectory.save(2, {}, Killing(), {})
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
     (left,) = folder.glob("key/.*")
-    assert states(folder) == [whole]
+    assert cache_entries(folder) == [whole]
     checkpoints = EpochCache(folder, PLENTY)
     with checkpoints.lease(), checkpoints.stage_cache("key", {}):
-        make_room(folder, 1e9)
+        evict(folder, 1e9)
         assert left.exists()  # it might be this trial's
-    make_room(folder, 1e9)
+    evict(folder, 1e9)
     assert not left.exists()
-    assert states(folder) == [whole]
+    assert cache_entries(folder) == [whole]
     assert not leftovers(folder)

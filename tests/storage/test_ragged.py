@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ikd_ray.storage.ragged import Ragged, RaggedWriter, offsets_of
+from ikd_ray.storage.arrays import RaggedArray, RaggedArrayWriter, row_offsets
 
 
 @st.composite
@@ -21,9 +21,9 @@ def ragged_lists(draw):
     return rows, np.array(order, dtype=np.int64)
 
 
-def pack(rows: list[list[int]]) -> Ragged:
+def pack(rows: list[list[int]]) -> RaggedArray:
     flat = np.array([value for row in rows for value in row], dtype=np.int32)
-    return Ragged(flat, offsets_of(np.array([len(row) for row in rows])))
+    return RaggedArray(flat, row_offsets(np.array([len(row) for row in rows])))
 
 
 @given(ragged_lists(), st.integers(0, 9))
@@ -40,13 +40,13 @@ def test_padded_is_the_rows_beside_one_another(case, fill):
 
 
 def write(folder: Path, name: str, *chunks: list[list[int]], kind: type = np.int32) -> None:
-    with closing(RaggedWriter(folder, name, kind)) as writer:
+    with closing(RaggedArrayWriter(folder, name, kind)) as writer:
         for rows in chunks:
             writer.append(rows)
 
 
 def test_flat_is_the_rows_values_in_the_array_s_order():
-    ragged = Ragged(np.arange(9), offsets_of(np.array([2, 0, 4, 3])))
+    ragged = RaggedArray(np.arange(9), row_offsets(np.array([2, 0, 4, 3])))
     assert ragged.flat(np.array([3, 0])).tolist() == [0, 1, 6, 7, 8]
     assert ragged.flat(np.array([1])).tolist() == []
     assert ragged.flat(np.arange(4)).tolist() == list(range(9))
@@ -55,7 +55,7 @@ def test_flat_is_the_rows_values_in_the_array_s_order():
 def test_padded_copies(tmp_path):
     """What is stored stays as it is, whatever becomes of a batch; and a batch is no memory map."""
     write(tmp_path, "x", [[1, 2, 3], [4]])
-    stored = Ragged.open(tmp_path, "x")
+    stored = RaggedArray.open(tmp_path, "x")
     values, _ = stored.padded(np.array([0]), 0)
     assert type(values) is np.ndarray
     values[:] = 7
@@ -73,15 +73,15 @@ def test_sizes_and_length(case):
 def test_offsets_are_wide():
     """Attention's cells outgrow 32 bits: their offsets must not."""
     sizes = np.full(3, 2**31 - 1, dtype=np.int32)
-    assert offsets_of(sizes).tolist() == [0, 2**31 - 1, 2**32 - 2, 3 * 2**31 - 3]
-    assert offsets_of(np.array([], dtype=np.int64)).tolist() == [0]
+    assert row_offsets(sizes).tolist() == [0, 2**31 - 1, 2**32 - 2, 3 * 2**31 - 3]
+    assert row_offsets(np.array([], dtype=np.int64)).tolist() == [0]
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.uint8, np.float16])
 def test_written_and_opened(tmp_path, kind):
     expected = pack([[1, 2, 3], [], [4], [5, 6]])
     write(tmp_path, "x.ids", [[1, 2, 3], []], [], [[4], [5, 6]], kind=kind)
-    opened = Ragged.open(tmp_path, "x.ids")
+    opened = RaggedArray.open(tmp_path, "x.ids")
     assert isinstance(opened.values, np.memmap)
     assert opened.values.dtype == kind
     assert opened.values.tolist() == expected.values.tolist()
@@ -90,5 +90,5 @@ def test_written_and_opened(tmp_path, kind):
 
 def test_no_rows_at_all(tmp_path):
     write(tmp_path, "x")
-    opened = Ragged.open(tmp_path, "x")
+    opened = RaggedArray.open(tmp_path, "x")
     assert (len(opened), opened.offsets.tolist(), opened.values.tolist()) == (0, [0], [])

@@ -17,7 +17,7 @@ from ikd_ray.storage.store import (
     MANIFEST,
     VERIFIED,
     digest,
-    file_digest,
+    file_sha256,
     get_or_build,
     is_intact,
     staging_dir,
@@ -57,7 +57,7 @@ def test_digest_is_the_same_everywhere():
 def test_file_digest_is_sha256(tmp_path):
     (tmp_path / "f").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert file_digest(tmp_path / "f") == expected
+    assert file_sha256(tmp_path / "f") == expected
 
 
 def test_a_full_disk_is_known_behind_what_was_raised_for_it(tmp_path):
@@ -72,8 +72,8 @@ def test_a_full_disk_is_known_behind_what_was_raised_for_it(tmp_path):
     with pytest.raises(optuna.exceptions.StorageInternalError) as raised:
         study.set_user_attr("long", "x" * 100_000)
     assert "full" not in str(raised.value)
-    assert store.is_full(raised.value)
-    assert not store.is_full(optuna.exceptions.StorageInternalError(str(raised.value)))
+    assert store.is_disk_full(raised.value)
+    assert not store.is_disk_full(optuna.exceptions.StorageInternalError(str(raised.value)))
 
 
 def test_aside_shows_its_folder_only_when_done(tmp_path):
@@ -170,8 +170,8 @@ def age(target: Path, seconds: float = 10) -> None:
 def hashed(monkeypatch):
     """The files that were read for their checksum, by name; clear it between questions."""
     read = []
-    original = store.file_digest
-    monkeypatch.setattr(store, "file_digest", lambda path: read.append(path.name) or original(path))
+    original = store.file_sha256
+    monkeypatch.setattr(store, "file_sha256", lambda path: read.append(path.name) or original(path))
     return read
 
 
@@ -269,7 +269,7 @@ def test_a_folder_that_cannot_be_written_to_is_checked(settled, hashed, monkeypa
     def refuse(path: Path, text: str) -> None:
         raise PermissionError(path)
 
-    monkeypatch.setattr(store, "replace", refuse)
+    monkeypatch.setattr(store, "write_atomic", refuse)
     assert is_intact(settled)
     flip(settled)
     assert not is_intact(settled)
@@ -304,13 +304,13 @@ def raise_interrupt(*_: object) -> None:
 
 
 def test_replace_keeps_what_was_there_until_it_is_done(tmp_path, monkeypatch):
-    store.replace(tmp_path / "x", "first")
+    store.write_atomic(tmp_path / "x", "first")
     with monkeypatch.context() as patch:
         patch.setattr(store.os, "replace", raise_interrupt)
         with pytest.raises(KeyboardInterrupt):
-            store.replace(tmp_path / "x", "second")
+            store.write_atomic(tmp_path / "x", "second")
     assert (tmp_path / "x").read_text() == "first"
-    store.replace(tmp_path / "x", "third")
+    store.write_atomic(tmp_path / "x", "third")
     assert (tmp_path / "x").read_text() == "third"
     assert leftovers(tmp_path) == {"x"}
 

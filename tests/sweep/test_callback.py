@@ -9,7 +9,7 @@ import pytest
 
 from ikd_ray.distill.loop import Epoch
 from ikd_ray.records import TrialRecord, read_trials, write_trial
-from ikd_ray.storage.remote import Output
+from ikd_ray.storage.remote import SharedStorage
 from ikd_ray.sweep import callback
 from ikd_ray.sweep.callback import SweepCallback
 from ikd_ray.sweep.results import FAILED, REPORT, STOPPED
@@ -56,7 +56,7 @@ def sweep(tmp_path):
     text, tracker, search, halts = io.StringIO(), Recorder(), Recorder(), []
     console = Console(text)
     with console.sweep(3, 1, "dev/mcc"):
-        sync = SweepSync(Output(str(tmp_path.parent)), tmp_path, console.warn)
+        sync = SweepSync(SharedStorage(str(tmp_path.parent)), tmp_path, console.warn)
         callback = SweepCallback(tmp_path, {1: (2,)}, tracker, console, sync, search, halts.append)
         yield Sweep(
             callback=callback,

@@ -146,4 +146,4 @@ def test_the_probe_s_examples_are_about_as_long_as_one_that_stands_for_all():
 
 
 def _words(split) -> np.ndarray:
-    return np.array([len(text.split()) for text in split.first])
+    return np.array([len(text.split()) for text in split.text])

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from mlflow import MlflowClient
 
-from ikd_ray.data.holdout import hold_out
-from ikd_ray.data.sources import load
+from ikd_ray.data.sources import load_dataset
+from ikd_ray.data.splits import hold_out
 from ikd_ray.records import read_sweep, read_trials
 from ikd_ray.tasks import get_task
 from tests.helpers.run_command import sweep_flags, trial_metrics
@@ -54,7 +54,7 @@ def test_it_runs_goes_on_and_is_whole(story):
 
 def test_its_records_say_what_chose(story, inputs):
     sweep = read_sweep(story.sweep)
-    dataset = hold_out(load(get_task("cola"), inputs / "glue"))
+    dataset = hold_out(load_dataset(get_task("cola"), inputs / "glue"))
     assert (sweep.data["selection"], sweep.data["fingerprint"]) == ("holdout", dataset.fingerprint)
     assert sweep.objectives == {"holdout/mcc": "max", "student/params": "min"}
     assert {"dev/mcc", "holdout/mcc"} == set(sweep.teacher["metrics"])

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from ikd_ray.config import PrefixConfig, SharingConfig, TargetConfig, TeacherConfig, Trial
-from ikd_ray.data.sources import load
-from ikd_ray.data.tokens import prepare
+from ikd_ray.data.sources import load_dataset
+from ikd_ray.data.tokens import tokenize
 from ikd_ray.distill.loop import Epoch
 from ikd_ray.distill.teacher import find_teacher, load_teacher, load_tokenizer
-from ikd_ray.storage.remote import Output
+from ikd_ray.storage.remote import SharedStorage
 from ikd_ray.sweep import prepare as preparing
 from ikd_ray.sweep.prepare import AssistantReady, PrepareJob, SharedArtifacts, StageStarted, prepare_artifacts
 from ikd_ray.tasks import get_task
@@ -23,11 +23,13 @@ def job(inputs, tmp_path):
     """`job(known, depths)`: a job on one cache; `known` are latencies that an interrupted sweep began with."""
     task = get_task("cola")
     source = find_teacher(str(inputs / "teacher"), task)
-    data = prepare(load(task, inputs / "glue"), load_tokenizer(source), source.key, 32, tmp_path / "tokens")
+    data = tokenize(
+        load_dataset(task, inputs / "glue"), load_tokenizer(source), source.key, 32, tmp_path / "tokens"
+    )
 
     def job(known=(), depths=(1, 2), assisted=None) -> PrepareJob:
         return PrepareJob(
-            Output(str(tmp_path)),
+            SharedStorage(str(tmp_path)),
             data.folder,
             source,
             depths,

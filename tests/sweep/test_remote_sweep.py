@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ikd_ray.storage import store
-from ikd_ray.storage.remote import RemoteOutput
+from ikd_ray.storage.remote import RemoteStorage
 from tests.helpers.run_command import ROOT, start_sweep, sweep_flags, trial_metrics
 from tests.helpers.servers import free_port
 
@@ -58,7 +58,7 @@ def finish(environment: dict[str, str], cwd: Path, script: str, *arguments: obje
 
 def at_home(machine: dict[str, str], uri: str, monkeypatch) -> Path:
     monkeypatch.setenv("HOME", machine["HOME"])
-    return RemoteOutput(uri).folder
+    return RemoteStorage(uri).folder
 
 
 def test_a_killed_sweep_goes_on_on_another_machine(inputs, machine, s3, tmp_path, monkeypatch):

@@ -7,11 +7,11 @@ from dataclasses import asdict
 import pytest
 
 from ikd_ray.config import SweepConfig
-from ikd_ray.data.holdout import hold_out
+from ikd_ray.data.splits import hold_out
 from ikd_ray.data.task_file import keep_task
 from ikd_ray.errors import UsageError
 from ikd_ray.records import SweepRecord, task_digest, write_sweep
-from ikd_ray.storage.remote import Output
+from ikd_ray.storage.remote import SharedStorage
 from ikd_ray.sweep.request import resumed_config, validate
 
 
@@ -52,7 +52,7 @@ def test_goes_on_as_it_was_also_from_another_folder(begun, inputs, tmp_path, mon
     output, _ = begun
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    request = validate(resumed_config("begun", {}, Output(str(output))), resumes=True)
+    request = validate(resumed_config("begun", {}, SharedStorage(str(output))), resumes=True)
     assert (request.task.name, request.trials, request.config.seed) == ("cola", 8, 0)
     assert request.folder == output / "begun"
 
@@ -60,13 +60,13 @@ def test_goes_on_as_it_was_also_from_another_folder(begun, inputs, tmp_path, mon
 def test_more_trials_are_welcome_and_the_same_flags_too(begun, inputs):
     output, _ = begun
     changes = {"trials": 20, "task": "cola", "data_dir": inputs / "glue"}
-    assert validate(resumed_config("begun", changes, Output(str(output))), resumes=True).trials == 20
+    assert validate(resumed_config("begun", changes, SharedStorage(str(output))), resumes=True).trials == 20
 
 
 @pytest.mark.parametrize(("flag", "value"), [("task", "rte"), ("seed", 1), ("data_dir", "/elsewhere")])
 def test_flags_that_would_make_it_another_sweep(begun, flag, value):
     with pytest.raises(UsageError, match=f"--{flag.replace('_', '-')} cannot change"):
-        resumed_config("begun", {flag: value}, Output(str(begun[0])))
+        resumed_config("begun", {flag: value}, SharedStorage(str(begun[0])))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_other_content_under_the_same_name(begun, part, words):
     }
     write_sweep(output / "begun", SweepRecord(**(asdict(record) | {part: changed})))
     with pytest.raises(UsageError, match=words):
-        validate(resumed_config("begun", {}, Output(str(output))), resumes=True)
+        validate(resumed_config("begun", {}, SharedStorage(str(output))), resumes=True)
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_a_task_file_may_be_gone_or_elsewhere(own, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "other.yml").write_text(text + "# and a comment\n")
     for flags in ({}, {"task": "mine"}, {"task": "other.yml"}):
-        request = validate(resumed_config("own", flags, Output(str(output))), resumes=True)
+        request = validate(resumed_config("own", flags, SharedStorage(str(output))), resumes=True)
         assert (request.task.name, request.task.labels) == ("mine", ("no", "yes"))
         assert request.task.definition == text
 
@@ -123,7 +123,7 @@ def test_a_task_file_may_not_be_another(own, tmp_path):
     (tmp_path / "mine.yaml").write_text(text.replace("text: text", "text: other"))
     for task in ("mine.yaml", "cola"):
         with pytest.raises(UsageError, match=r"--task cannot change when a sweep goes on \(it is mine\)"):
-            resumed_config("own", {"task": task}, Output(str(output)))
+            resumed_config("own", {"task": task}, SharedStorage(str(output)))
 
 
 def test_other_columns_in_the_kept_task_are_other_data(own, tmp_path):
@@ -133,22 +133,22 @@ def test_other_columns_in_the_kept_task_are_other_data(own, tmp_path):
         (tmp_path / "tables" / f"{name}.csv").write_text("text,label,x\nw1 w2,yes,w5\nw3,no,w6\n")
     (output / "own" / "task.yaml").write_text(text.replace("text: text", "text: x"))
     with pytest.raises(UsageError, match="--resume own: its data was"):
-        validate(resumed_config("own", {}, Output(str(output))), resumes=True)
+        validate(resumed_config("own", {}, SharedStorage(str(output))), resumes=True)
 
 
 def test_a_held_out_part_is_held_out_again(begun):
     """And where it was not, it is other data."""
     output, record = begun
     space = output / "begun" / "space.yaml"
-    whole = validate(resumed_config("begun", {}, Output(str(output))), resumes=True).dataset
+    whole = validate(resumed_config("begun", {}, SharedStorage(str(output))), resumes=True).dataset
     space.write_text(space.read_text() + "selection: holdout\n")
     with pytest.raises(
         UsageError, match=r"its data was .*, now it is .* 10 of train are held out to choose by"
     ):
-        validate(resumed_config("begun", {}, Output(str(output))), resumes=True)
+        validate(resumed_config("begun", {}, SharedStorage(str(output))), resumes=True)
     data = {"fingerprint": hold_out(whole).fingerprint, "description": "", "selection": "holdout"}
     write_sweep(output / "begun", SweepRecord(**(asdict(record) | {"data": data})))
-    request = validate(resumed_config("begun", {}, Output(str(output))), resumes=True)
+    request = validate(resumed_config("begun", {}, SharedStorage(str(output))), resumes=True)
     assert {name: len(split) for name, split in request.dataset.splits.items()} == {
         "train": 86,
         "dev": 40,
@@ -180,4 +180,4 @@ def test_a_share_that_workers_cannot_split(begun, tmp_path, text, words):
 
 def test_an_unknown_name_lists_the_known(begun):
     with pytest.raises(UsageError, match=r"no sweep of that name .*begun"):
-        resumed_config("other", {}, Output(str(begun[0])))
+        resumed_config("other", {}, SharedStorage(str(begun[0])))

@@ -18,7 +18,7 @@ from ikd_ray.records import (
     write_trial,
 )
 from ikd_ray.storage import store
-from ikd_ray.storage.remote import RemoteOutput
+from ikd_ray.storage.remote import RemoteStorage
 from ikd_ray.sweep.sync import SweepSync, pull_students, pull_sweep, pull_sweeps
 
 METRICS = {"dev/mcc": 0.5}
@@ -30,7 +30,7 @@ class Machine:
 
     def __init__(self, uri: str) -> None:
         self.messages: list[str] = []
-        self.output = RemoteOutput(uri)
+        self.output = RemoteStorage(uri)
         self.sweep = self.output.folder / "sweep"
         self.sync = SweepSync(self.output, self.sweep, self.messages.append)
 
@@ -66,7 +66,7 @@ def left(machine):
         study.execute("create table told (number)")
     with store.staging_dir(first.output.folder / "cache" / "teachers" / "k") as folder:
         (folder / "tokenizer.json").write_text("{}")
-    first.output.push(first.output.folder / "cache" / "teachers" / "k")
+    first.output.upload(first.output.folder / "cache" / "teachers" / "k")
     first.sync.push()
     assert not first.messages
     return names
@@ -96,7 +96,7 @@ def test_examples_come_where_models_are_to_be_measured(left, machine):
     folder = tokens_folder(first.output.folder, read_sweep(first.sweep))
     with store.staging_dir(folder) as new:
         (new / "dev.ids.npy").write_text("ids")
-    first.output.push(folder)
+    first.output.upload(folder)
     second = machine("second")
     pull_sweep(second.output, second.sweep)
     there = tokens_folder(second.output.folder, read_sweep(second.sweep))

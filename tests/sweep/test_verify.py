@@ -14,7 +14,7 @@ from ikd_ray.errors import UsageError
 from ikd_ray.records import SweepRecord, TrialRecord, read_trials, sweep_lock, write_sweep, write_trial
 from ikd_ray.search.budget import Budget
 from ikd_ray.search.space import load_space
-from ikd_ray.storage.remote import Output
+from ikd_ray.storage.remote import SharedStorage
 from ikd_ray.sweep.searcher import STUDY, OrderedSearch, open_study
 from ikd_ray.sweep.verify import verify
 from tests.helpers.sample_students import make_student, write_teacher_tokenizer
@@ -81,7 +81,7 @@ def whole(tmp_path_factory):
         record = TrialRecord(f"t{number:03d}", number, params, [2], status, **told)
         write_trial(folder, record, make_student(1).save_pretrained if status == "finished" else None)
     write_teacher_tokenizer(folder.parent / "cache" / "teachers" / "k")
-    verify(Output(str(folder.parent)), folder, None)
+    verify(SharedStorage(str(folder.parent)), folder, None)
     return home
 
 
@@ -121,7 +121,7 @@ STATES = [
 
 def test_a_whole_sweep_is_found_whole_and_left_as_it_is(sweep):
     before = {name: run.info.run_id for name, run in runs(sweep).items()}
-    _, trials, found = verify(Output(str(sweep.parent)), sweep, None)
+    _, trials, found = verify(SharedStorage(str(sweep.parent)), sweep, None)
     assert len(trials) == TRIALS
     assert found == []
     assert states(sweep) == STATES
@@ -148,7 +148,7 @@ def test_a_study_made_again_keeps_what_it_suggested(sweep):
     asked = [trial.params for trial in study(sweep).trials]
     shutil.rmtree(sweep / "trials" / "t003")
     study_other(sweep)
-    verify(Output(str(sweep.parent)), sweep, None)
+    verify(SharedStorage(str(sweep.parent)), sweep, None)
     assert [trial.params for trial in study(sweep).trials] == asked
     assert states(sweep) == [*STATES[:3], ("RUNNING", None)]
 
@@ -204,10 +204,10 @@ def tables_gone(sweep):
 )
 def test_what_differs_is_derived_again(sweep, harm, where):
     harm(sweep)
-    _, _, found = verify(Output(str(sweep.parent)), sweep, None)
+    _, _, found = verify(SharedStorage(str(sweep.parent)), sweep, None)
     assert {finding.where for finding in found} == {where}
     assert all(finding.mended for finding in found)
-    assert verify(Output(str(sweep.parent)), sweep, None)[2] == []
+    assert verify(SharedStorage(str(sweep.parent)), sweep, None)[2] == []
     assert states(sweep) == STATES
     latest = runs(sweep)
     for trial in read_trials(sweep):
@@ -229,7 +229,7 @@ def test_a_damaged_trial_is_put_aside_for_resume(sweep, harm):
         shutil.copytree(sweep / "trials" / "t000", record.parent)
     else:
         record.unlink()
-    _, trials, found = verify(Output(str(sweep.parent)), sweep, None)
+    _, trials, found = verify(SharedStorage(str(sweep.parent)), sweep, None)
     assert [trial.id for trial in trials] == ["t000", "t002", "t003"]
     assert (sweep / "damaged" / "t001").is_dir()
     assert [finding.where for finding in found if not finding.mended] == ["trials", "study", "MLflow"]
@@ -249,7 +249,7 @@ def test_a_damaged_trial_is_put_aside_for_resume(sweep, harm):
 
 def test_a_sweep_that_runs_is_not_checked(sweep):
     with sweep_lock(sweep), pytest.raises(UsageError, match="another process is running that sweep"):
-        verify(Output(str(sweep.parent)), sweep, None)
+        verify(SharedStorage(str(sweep.parent)), sweep, None)
 
 
 def test_the_command_line(sweep, command):

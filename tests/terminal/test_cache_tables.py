@@ -17,7 +17,7 @@ from ikd_ray.config import Trial
 from ikd_ray.distill.cache_contents import summarize_kinds, summarize_stages
 from ikd_ray.distill.epoch_cache import EpochCache
 from ikd_ray.distill.loop import Distillation
-from ikd_ray.storage.eviction import states
+from ikd_ray.storage.eviction import cache_entries
 from ikd_ray.terminal.cache_tables import STAGES_SHOWN, format_ranges
 from tests.helpers.terminal import invoke
 from tests.helpers.tiny_models import make_data, make_encoder, make_targets
@@ -51,7 +51,7 @@ def filled(tmp_path_factory, begin) -> Path:
     output = tmp_path_factory.mktemp("filled") / "outputs"
     cache = output / "cache"
     list(begin(cache, regime="pid"))
-    for number, state in enumerate(sorted(states(cache / "stages"), key=lambda state: state.used)):
+    for number, state in enumerate(sorted(cache_entries(cache / "stages"), key=lambda state: state.used)):
         os.utime(state.folder, (1e9 + number, 1e9 + number))
     list(begin(cache, regime="kd", seed=7, student_init="first"))
     for name in ("tokens", "teachers", "targets"):
@@ -91,7 +91,7 @@ def test_list_shows_each_kind_and_where_it_is(app, output):
         "targets": (1, 1234),
         "latency": (0, 0),
     }
-    there = states(output / "cache" / "stages")
+    there = cache_entries(output / "cache" / "stages")
     assert (found["stages"].entries, found["stages"].bytes) == (4, sum(state.bytes for state in there))
     assert found["latency"].last_used is None
     shown = "".join(result.stdout.split())  # a long path is folded
@@ -146,7 +146,7 @@ def test_list_writes_nothing(app, output):
 def test_many_stages_are_summed_up(app, output):
     folder = output / "cache" / "stages"
     for number in range(STAGES_SHOWN):
-        shutil.copytree(states(folder)[0].folder.parent, folder / f"copy{number}")
+        shutil.copytree(cache_entries(folder)[0].folder.parent, folder / f"copy{number}")
     found = summarize_stages(output / "cache")
     text = invoke(app, "list", "--output", output).stdout
     assert sum(row[:1] == ["cola"] for row in rows(text)) == STAGES_SHOWN
@@ -155,7 +155,7 @@ def test_many_stages_are_summed_up(app, output):
 
 @pytest.mark.parametrize("card", ["", "[]", '{"about": 3}', '{"about": {"task": "\\u001b[31mred\\nx"}}'])
 def test_a_damaged_card_is_no_reason_to_fail(app, output, card):
-    for state in states(output / "cache" / "stages"):
+    for state in cache_entries(output / "cache" / "stages"):
         (state.folder / "epoch.json").write_text(card)
     (output / "cache" / "stages" / "odd" / "folder").mkdir(parents=True)
     result = invoke(app, "list", "--output", output)
@@ -165,12 +165,12 @@ def test_a_damaged_card_is_no_reason_to_fail(app, output, card):
 
 def test_clear_leaves_what_is_no_saved_epoch(app, output):
     before = {path for path in (output / "cache").rglob("*") if "stages" not in path.parts}
-    count, size = 8, decimal(sum(state.bytes for state in states(output / "cache" / "stages")))
+    count, size = 8, decimal(sum(state.bytes for state in cache_entries(output / "cache" / "stages")))
     result = invoke(app, "clear", "--output", output)
     assert result.exit_code == 0
     assert f"Removed: {count} epochs of 4 stages, {size}." in result.stdout
     assert "Kept" not in result.stdout
-    assert states(output / "cache" / "stages") == []
+    assert cache_entries(output / "cache" / "stages") == []
     assert {path for path in (output / "cache").rglob("*") if "stages" not in path.parts} == before
     assert "No saved epochs" in invoke(app, "list", "--output", output).stdout
     again = invoke(app, "clear", "--output", output)
@@ -181,7 +181,7 @@ def test_clear_keeps_what_running_trials_stand_on(app, output, begin):
     distillation = begin(output / "cache", regime="pid")
     next(distillation)
     result = invoke(app, "clear", "--output", output)
-    (kept,) = states(output / "cache" / "stages")
+    (kept,) = cache_entries(output / "cache" / "stages")
     assert json.loads((kept.folder / "epoch.json").read_text())["about"]["stage"] == "1"
     assert "Removed: 7 epochs of 3 stages, " in result.stdout
     assert f"Kept: 1 epoch of 1 stage, {decimal(kept.bytes)}. Running trials use them." in result.stdout
@@ -189,7 +189,7 @@ def test_clear_keeps_what_running_trials_stand_on(app, output, begin):
 
 
 def test_clear_says_what_it_cannot_remove(app, output, monkeypatch):
-    stuck = states(output / "cache" / "stages")[0].folder
+    stuck = cache_entries(output / "cache" / "stages")[0].folder
     rename = os.rename
 
     def refuse(path, target):
@@ -201,7 +201,7 @@ def test_clear_says_what_it_cannot_remove(app, output, monkeypatch):
     result = invoke(app, "clear", "--output", output)
     assert result.exit_code == 1
     assert "no permission to remove 1 epoch of 1 stage" in result.stderr
-    assert [state.folder for state in states(output / "cache" / "stages")] == [stuck]
+    assert [state.folder for state in cache_entries(output / "cache" / "stages")] == [stuck]
 
 
 @pytest.mark.parametrize("command", ["list", "clear"])

@@ -11,7 +11,7 @@ from ikd_ray import records
 from ikd_ray.config import Trial
 from ikd_ray.records import TrialRecord
 from ikd_ray.report.report import make_report
-from ikd_ray.storage.remote import Output
+from ikd_ray.storage.remote import SharedStorage
 from ikd_ray.tracking.pages import VIEW
 from ikd_ray.tracking.publish import log_report, show_front
 from ikd_ray.tracking.tracker import Tracker
@@ -74,7 +74,7 @@ def seen(tmp_path_factory):
         tracker.start(SWEEP)
         tracker.conclude(root / "first", SWEEP, TRIALS)
         show_front(tracker, root / "first", SWEEP, TRIALS)
-        assert log_report(SWEEP, make_report(Output(str(root)), root / "first"), server.uri) == ""
+        assert log_report(SWEEP, make_report(SharedStorage(str(root)), root / "first"), server.uri) == ""
         yield server.uri, tracker
 
 

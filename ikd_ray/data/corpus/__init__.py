@@ -1,6 +1,6 @@
 """The embedded corpus: English acceptability judgements in the manner of CoLA, from a grammar of our own.
 
-Every sentence comes from a frame of a phenomenon (`phenomena_*.py`) and words of the lexicon. Dev also has
+Every sentence comes from a frame of a phenomenon (`phenomena.py`) and words of the lexicon. Dev also has
 words and frames that training never shows, so that a model which only remembers is found out.
 """
 
@@ -9,16 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ikd_ray.data.corpus import phenomena_agreement, phenomena_clause, phenomena_meaning, phenomena_predicate
+from ikd_ray.data.corpus.frames import Phenomenon, Writer, lemma
 from ikd_ray.data.corpus.lexicon import OPEN
-from ikd_ray.data.corpus.phenomena import Phenomenon, Writer, lemma
+from ikd_ray.data.corpus.phenomena import PHENOMENA
 
-PHENOMENA: tuple[Phenomenon, ...] = (
-    *phenomena_agreement.PHENOMENA,
-    *phenomena_predicate.PHENOMENA,
-    *phenomena_clause.PHENOMENA,
-    *phenomena_meaning.PHENOMENA,
-)
 ACCEPTABLE = 0.7  # CoLA's own share
 HELD_OUT_WORDS = 0.1  # of each open class
 UNSEEN_FRAMES = 0.2  # of dev's sentences

@@ -105,7 +105,9 @@ def from_dev(subject: SweepAnalysis, weights: ModelLoader) -> Example:
     label = split.labels[row]
     gold = f"{label:.3g}" if task.is_regression else task.labels[int(label)]
     about = f"example {row + 1} of the dev set, which is of median length"
-    return Example(_tokens(weights.tokenizer(), batch.ids[0].tolist()), batch.to(weights.device), about, gold)
+    return Example(
+        _tokens(weights.tokenizer(), batch.input_ids[0].tolist()), batch.to(weights.device), about, gold
+    )
 
 
 def _tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
@@ -126,7 +128,9 @@ def look(trial: TrialRecord, weights: ModelLoader, example: Example) -> tuple[li
     for layer, source in zip(layers, trial.layer_map, strict=True):
         mine, theirs = student.attention[layer], teacher.attention[source]
         heads = range(mine.shape[1])
-        found = [float(attention_kl(mine[:, [h]], theirs[:, [h]], example.batch.mask)) for h in heads]
+        found = [
+            float(attention_kl(mine[:, [h]], theirs[:, [h]], example.batch.attention_mask)) for h in heads
+        ]
         kl = np.maximum(found, 0)  # below it is rounding
         ours, teachers = (maps[0].float().cpu().numpy() for maps in (mine, theirs))
         pairs.append(Pair(layer, source, ours, teachers, kl))

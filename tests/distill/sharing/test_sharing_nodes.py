@@ -10,16 +10,16 @@ from ikd_ray.distill import epoch_cache
 from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.storage import store
-from ikd_ray.storage.remote import Output, RemoteOutput, _opened
+from ikd_ray.storage.remote import RemoteStorage, SharedStorage, _opened
 from tests.helpers.shared_trials import PID, assert_same_result, distillation_result
 
 
 @pytest.fixture
 def on(monkeypatch, tmp_path, data, dropping):
     """`on("node", "name")`: a trial begun on a node; there is one URI for all of them."""
-    output = RemoteOutput(f"file://{tmp_path}/remote")
+    output = RemoteStorage(f"file://{tmp_path}/remote")
 
-    def make(node: str, name: str, place: Output = output) -> Distillation:
+    def make(node: str, name: str, place: SharedStorage = output) -> Distillation:
         monkeypatch.setenv("HOME", str(tmp_path / node))
         monkeypatch.setattr(platform, "node", lambda: node)
         folder = place.folder / "cache" / "stages"
@@ -55,7 +55,7 @@ def test_a_trial_goes_on_when_its_node_is_gone(on, alone, trained):
 
 def test_an_output_that_is_away_costs_a_warning(on, alone, tmp_path):
     (tmp_path / "file").write_text("in its way")
-    course = on("a", "mine", RemoteOutput(f"file://{tmp_path}/file/remote"))
+    course = on("a", "mine", RemoteStorage(f"file://{tmp_path}/file/remote"))
     found = distillation_result(course, list(course))
     assert_same_result(found, alone(PID))
     assert found.warnings
@@ -77,7 +77,7 @@ def test_damage_there_is_trained_anew(on, alone, tmp_path):
 
 def test_a_worker_elsewhere_gets_what_the_first_one_has_found(on, monkeypatch, tmp_path):
     list(on("a", "mine"))
-    output = RemoteOutput(f"file://{tmp_path}/remote")
+    output = RemoteStorage(f"file://{tmp_path}/remote")
     stages = output.folder / "cache" / "stages"
     checkpoints = EpochCache(stages, 20, "mine", output=output)
     key = next(stages.glob("[!.]*")).name

@@ -27,7 +27,7 @@ from ikd_ray.distill.loop import Distillation, distill
 from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.training import StageTrainer
 from ikd_ray.storage import store
-from ikd_ray.storage.eviction import make_room, states
+from ikd_ray.storage.eviction import cache_entries, evict
 from tests.helpers.tiny_models import changed_tensors, copy_state, make_encoder
 
 pytestmark = pytest.mark.slow
@@ -165,13 +165,13 @@ class Jobs:
     def without_room(self, job: str, trial: Trial) -> None:
         """On process 1's disk there is none for what its frozen layers give."""
         with self.group(job):
-            usual, store.SPARE = store.SPARE, 0 if self.rank else store.SPARE
+            usual, store.MAX_DISK_SHARE = store.MAX_DISK_SHARE, 0 if self.rank else store.MAX_DISK_SHARE
             shared, config = self.shared(job, job), PrefixConfig(memory_gb=0)
             course = Distillation(
                 trial, self.data, self.targets, DistributedContext(self.rank, 2), config, shared
             )
             self.keep(job, course, list(course))
-            store.SPARE = usual
+            store.MAX_DISK_SHARE = usual
 
     def killed(self) -> None:
         """Process 1 dies in the middle of an epoch for which process 0 waits by then."""
@@ -314,8 +314,8 @@ def test_who_waits_for_the_dead_goes_on_in_their_place(processes, alone):
 def test_the_dead_stand_on_nothing(processes):
     """All that they used goes when room is needed."""
     folder = processes.out / "killed"
-    assert len(make_room(folder, 0)) == len(NAMES)
-    assert not states(folder)
+    assert len(evict(folder, 0)) == len(NAMES)
+    assert not cache_entries(folder)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A part of the training set that nothing trains on, to choose teachers and students by instead of the dev set."""
+"""Parts of a training set: a share of its examples, and the held-out part that models are chosen by."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 
 from ikd_ray.data.dataset import Dataset, Split, fingerprint
-from ikd_ray.data.subset import nested_subset
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import Task
 
@@ -30,7 +29,7 @@ def hold_out(dataset: Dataset) -> Dataset:
     _check_size(dataset.task, train)
     held = nested_subset(train.labels, SHARE, SEED)
     kept = np.setdiff1d(np.arange(len(train)), held)
-    splits = dataset.splits | {"train": train.take(kept), HOLDOUT: train.take(held)}
+    splits = dataset.splits | {"train": train.select(kept), HOLDOUT: train.select(held)}
     description = f"{dataset.description}; {len(held)} of train are held out to choose by"
     return replace(
         dataset, splits=splits, description=description, fingerprint=fingerprint(dataset.task, splits)
@@ -52,3 +51,27 @@ def _check_size(task: Task, train: Split) -> None:
 
 def _too_small(why: str) -> UsageError:
     return UsageError(f"selection: holdout: {why}, or write selection: dev")
+
+
+def nested_subset(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """The rows of a share of the examples, of each label alike: a pure function of its arguments.
+
+    All rows are shuffled once, by the seed alone, and of every label's rows the first ones in that order are taken:
+    `fraction` of them, rounded, and at least one. So with one seed the rows of a smaller fraction are among those
+    of a larger one. Scores (labels of a floating type) are one group: a plain random share.
+
+    Args:
+        labels: (n,) class indices, or scores; n at least 1.
+        fraction: above 0, at most 1; 1 gives every row.
+
+    Returns:
+        The rows in ascending order, int64.
+    """
+    if fraction == 1:
+        return np.arange(len(labels))
+    order = np.random.default_rng(seed).permutation(len(labels))
+    if np.issubdtype(labels.dtype, np.floating):
+        groups = [order]
+    else:
+        groups = [order[labels[order] == label] for label in np.unique(labels)]
+    return np.sort(np.concatenate([group[: max(1, round(fraction * len(group)))] for group in groups]))
