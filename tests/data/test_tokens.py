@@ -129,7 +129,7 @@ def test_the_key_names_content_tokenizer_and_limit(tmp_path, tokenizer):
 def test_a_damaged_copy_is_made_anew(tmp_path, tokenizer):
     dataset = make("cola")
     data = tokenize(dataset, tokenizer, "t", 16, tmp_path)
-    path = data.folder / "train.input_ids.npy"
+    path = data.folder / "train.ids.npy"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
