@@ -355,6 +355,10 @@ def test_every_readme_can_be_reached_from_the_main_one():
     assert set(tracked.stdout.split()) <= set(NAMES)
 
 
+def test_the_main_readme_is_short():
+    assert len(MAIN.splitlines()) <= 200
+
+
 def test_the_rooms_are_listed_in_their_order():
     from tests.test_structure import GROUND, ROOMS
 
