@@ -104,7 +104,7 @@ def _sweep(trials: int, concurrent: int, folder: Path, launched: float) -> Overh
     )
     from ikd_ray.sweep import runner  # imported late, as `sweeps/run.py` does
 
-    status = runner.run(request, "overhead", console, method=MadeUp)
+    status = runner.run(request, "overhead", console, distillation=MadeUp)
     if status:
         raise SystemExit(status)
     return console.overhead(concurrent, launched)

@@ -1,4 +1,4 @@
-"""The driver's ear: what Tune hears of trials goes to MLflow, to the console and, for failures, to disk."""
+"""Ray Tune callback that forwards trial events to MLflow, the terminal and disk."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,38 +24,35 @@ from ikd_ray.sweep.sync import SweepSync
 from ikd_ray.terminal.console import Console
 from ikd_ray.tracking.async_tracker import AsyncTracker
 
-OUT_OF_MEMORY = "the machine ran out of memory"
-
-
-def _last_line(file: str | None) -> str:
-    """Of what Tune wrote there of an error."""
-    if file is not None:
-        with suppress(OSError, IndexError):
-            text = Path(file).read_text().strip()
-            # Ray's own last line is advice on how to set Ray up.
-            return (
-                OUT_OF_MEMORY if "low on memory" in text else clean(text.splitlines()[-1], MAX_REASON_CHARS)
-            )
-    return "nobody knows why"
-
 
 class SweepStoppedError(RuntimeError):
-    """The machine does not let a sweep go on; the message says what it lacks."""
+    """The machine lacks something that the sweep needs; the message says what."""
 
 
 class StopRequest:
-    """Ends the sweep, as Ctrl-C does, where the machine does not let it go on."""
+    """Interrupts the sweep, like Ctrl-C, and keeps the first reason for it."""
 
     reason = ""
 
     def __call__(self, reason: str) -> None:
+        """Interrupt the main thread unless that has been done."""
         if not self.reason:
             self.reason = reason
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@dataclass
+class _TrialState:
+    """What the callback has received of a trial that has not ended."""
+
+    epoch: int = 0  # the last one
+    failures: int = 0  # of its process in a row, without a new epoch in between
+    origins: set[str] = field(default_factory=set)  # trials whose epochs it reused
+    warnings: list[str] = field(default_factory=list)
+
+
 class SweepCallback(tune.Callback):
-    """One writer for everything outside the trials' own folders."""
+    """Writes everything about trials that is outside the folders of finished ones."""
 
     def __init__(
         self,
@@ -64,57 +62,46 @@ class SweepCallback(tune.Callback):
         console: Console,
         sync: SweepSync,
         search: OrderedSearch,
-        halt: StopRequest,
+        stop: StopRequest,
     ) -> None:
         self._sweep, self._layer_maps = sweep, layer_maps
         self._tracker, self._console = tracker, console
-        self._sync, self._search, self._halt = sync, search, halt
-        self._listens = signal.getsignal(signal.SIGINT)  # before Tune does
-        self._heard: dict[str, int] = defaultdict(int)  # trial -> epochs
-        self._deaths: dict[str, int] = defaultdict(
-            int
-        )  # trial -> times its process died since its last new epoch
-        self._origins: dict[str, set[str]] = defaultdict(set)  # trial -> the trials whose epochs it took
-        self._warnings: dict[str, list[str]] = defaultdict(list)
+        self._sync, self._search, self._stop = sync, search, stop
+        self._trials: dict[str, _TrialState] = defaultdict(_TrialState)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its callbacks for `Tuner.restore`, which sweeps do not go on by.
+        # Tune pickles its callbacks for `Tuner.restore`, which sweeps do not use.
         return {}
 
-    def setup(self, *_: Any, **info: Any) -> None:
-        """Take Ctrl-C back from Tune, which waits for each trial's running epoch, and keeps listening after its end."""
-        signal.signal(signal.SIGINT, self._listens)
-
-    def _record(self, trial: Any, status: str, **more: Any) -> TrialRecord:
-        config = trial.config
-        number, params = config["number"], make_trial(config["params"]).params()
-        layers = list(self._layer_maps[params["student_layers"]])
-        told = {name: config[name] for name in SPEC_FIELDS} | more
-        return TrialRecord(trial_id(number), number, params, layers, status, **told)
-
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        record, asked = self._record(trial, "running"), trial.config["params"]
-        self._tracker.put("trial_started", record.id, record.tracked_params, time.time())
-        # What the user did not ask for is in MLflow; the terminal is narrow.
-        shown = ("method", "regime", "student_layers", *(name for name in asked if name != "seed"))
-        about = {name: record.tracked_params[name] for name in shown if name in record.tracked_params}
-        self._console.trial_started(record.id, record.number, about)
+        """Announce a trial that starts, or continues."""
+        record = self._make_record(trial, "running")
+        params = record.tracked_params
+        self._tracker.put("trial_started", record.id, params, time.time())
+        # The terminal shows only what the space names; MLflow has every parameter.
+        named = (name for name in trial.config["params"] if name != "seed")
+        shown = ("method", "regime", "student_layers", *named)
+        self._console.trial_started(
+            record.id, record.number, {name: params[name] for name in shown if name in params}
+        )
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
+        """Forward an epoch, unless a trial that was started again repeats it."""
         name, epoch = trial_id(trial.config["number"]), result.get(REPORT)
-        if epoch is None or epoch.epoch <= self._heard[name]:  # one that comes again tells all from the start
+        state = self._trials[name]
+        if epoch is None or epoch.epoch <= state.epoch:
             return
-        self._heard[name], self._deaths[name] = epoch.epoch, 0
+        state.epoch, state.failures = epoch.epoch, 0
         self._tracker.put("trial_epoch", name, epoch.metrics, epoch.epoch, time.time())
-        if epoch.reused_from and epoch.reused_from not in self._origins[name]:
-            self._origins[name].add(epoch.reused_from)
-            self._tracker.put("trial_reused", name, sorted(self._origins[name]))
+        if epoch.reused_from and epoch.reused_from not in state.origins:
+            state.origins.add(epoch.reused_from)
+            self._tracker.put("trial_reused", name, sorted(state.origins))
         for warning in epoch.warnings:
             self._console.warn(f"{name}: {warning}")
-            self._warnings[name].append(warning)
-            self._tracker.put("trial_warned", name, list(self._warnings[name]))
+            state.warnings.append(warning)
+            self._tracker.put("trial_warned", name, list(state.warnings))
         self._console.trial_epoch(
             name,
             epoch=epoch.epoch,
@@ -128,49 +115,79 @@ class SweepCallback(tune.Callback):
         )
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Handle the last result of a trial."""
         result, name = trial.last_result, trial_id(trial.config["number"])
         if STOPPED in result:
-            self._halt(f"{name}: {result[STOPPED]}")
+            self._stop(f"{name}: {result[STOPPED]}")
         elif FAILED in result:
-            self._failed(trial, result[FAILED])
+            self._fail_trial(trial, result[FAILED])
         elif PAUSED in result:
             self._console.trial_waits(name)
         elif REPORT in result and result[REPORT].remaining == 0:
-            self._finished(name, result[REPORT].metrics)
+            self._finish_trial(name, result[REPORT].metrics)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Its process died, or its machine: errors of a trial's own come as results."""
+        """Handle the death of a trial's process or node; errors of the trial itself are results."""
         number, name = trial.config["number"], trial_id(trial.config["number"])
-        self._deaths[name] += 1
+        state = self._trials[name]
+        state.failures += 1
         self._sync.fetch_trial(name)
-        if trial_folder(self._sweep, name).exists():  # but not before it had finished
+        if trial_folder(self._sweep, name).exists():  # the trial had finished before
             metrics = read_trial(self._sweep, name).metrics
             self._search.finished(number, metrics)
-            self._finished(name, metrics)
-        elif self._deaths[name] < MAX_FAILURES:
-            self._search.retry(number, self._warnings[name])
+            self._finish_trial(name, metrics)
+        elif state.failures < MAX_FAILURES:
+            self._search.retry(number, state.warnings)
             self._console.trial_died(name)
         else:
-            reason = f"its process died {MAX_FAILURES} times in a row: {_last_line(trial.error_file)}"
-            self._failed(trial, reason, died=True)
+            cause = _read_error(trial.error_file)
+            reason = f"its process died {MAX_FAILURES} times in a row: {cause}"
+            self._fail_trial(trial, reason, died=True)
 
-    def _finished(self, name: str, metrics: dict[str, float]) -> None:
+    def _finish_trial(self, name: str, metrics: dict[str, float]) -> None:
         self._sync.fetch_trial(name)
         self._tracker.settle(name)
         self._console.trial_finished(name, metrics)
 
-    def _failed(self, trial: Any, reason: str, died: bool = False) -> None:
+    def _fail_trial(self, trial: Any, reason: str, died: bool = False) -> None:
         name = trial_id(trial.config["number"])
-        origins, warnings = sorted(self._origins[name]), self._warnings[name]
-        record = self._record(
-            trial, "failed", reason=reason, died=died, reused_from=origins, warnings=warnings
+        state = self._trials[name]
+        record = self._make_record(
+            trial,
+            "failed",
+            reason=reason,
+            died=died,
+            reused_from=sorted(state.origins),
+            warnings=state.warnings,
         )
         try:
             write_trial(self._sweep, record)
-        except OSError as error:  # it runs again when the sweep goes on
-            self._halt(f"{name}: {first_line(error)}")
+        except OSError as error:  # the trial runs again when the sweep is resumed
+            self._stop(f"{name}: {first_line(error)}")
             return
         self._sync.push_trial(name)
         self._search.fail(record.number, final=not died)
         self._tracker.settle(name)
         self._console.trial_failed(name, reason)
+
+    def _make_record(self, trial: Any, status: str, **fields: Any) -> TrialRecord:
+        config = trial.config
+        number, params = config["number"], make_trial(config["params"]).params()
+        layers = list(self._layer_maps[params["student_layers"]])
+        fields |= {name: config[name] for name in SPEC_FIELDS}
+        return TrialRecord(trial_id(number), number, params, layers, status, **fields)
+
+
+def _read_error(file: str | None) -> str:
+    """Return the last line of the error that Tune wrote to a file."""
+    if file is not None:
+        with suppress(OSError, IndexError):
+            text = Path(file).read_text().strip()
+            # Ray's own last line is advice on configuring Ray.
+            is_memory = "low on memory" in text
+            return (
+                "the machine ran out of memory"
+                if is_memory
+                else clean(text.splitlines()[-1], MAX_REASON_CHARS)
+            )
+    return "the reason is unknown"

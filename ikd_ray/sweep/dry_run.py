@@ -11,7 +11,6 @@ from typing import Any
 
 import optuna
 import torch
-from ray._private.utils import get_num_cpus
 
 from ikd_ray.config import Trial, make_trial
 from ikd_ray.data.tokens import TaskData, tokenize
@@ -24,10 +23,11 @@ from ikd_ray.formatting import duration
 from ikd_ray.search.budget import Budget
 from ikd_ray.search.parameters import Fixed, FloatRange, IntRange, Param
 from ikd_ray.search.space import Space
-from ikd_ray.sweep.cluster import Node, TrialResources, allocate
 from ikd_ray.sweep.prepare import Note
 from ikd_ray.sweep.probe import Costs, Probe, sampled
+from ikd_ray.sweep.ray_internals import count_cpus
 from ikd_ray.sweep.request import Request
+from ikd_ray.sweep.resources import Node, TrialResources, allocate
 
 DRAWS = 500  # trials that stand for what a sampler may suggest
 SIZED = 4096  # examples of each split whose lengths stand for all
@@ -47,7 +47,7 @@ def dry_run(request: Request) -> Iterator[Note]:
         yield Note(
             "assistant",
             f"{recipe.student_layers} layers, {recipe.regime}, at most {_epochs(recipe)} epochs, once; "
-            f"for students of depth {_or(request.assisted[recipe.student_layers])}",
+            f"for students of depth {_or(request.assistant_students[recipe.student_layers])}",
         )
     yield Note("objectives", ", ".join(f"{name} ({way})" for name, way in request.objectives.items()))
     for name, param in space.params.items():
@@ -67,7 +67,10 @@ def dry_run(request: Request) -> Iterator[Note]:
         data = tokenize(sample, tokenizer, key, request.max_length, Path(room) / "tokens")
         yield Note("targets", _targets(request, teacher, data))
         batch_size = min(space.possible_values("batch_size"), key=lambda size: abs(size - 32))
-        depth, threads = max((*request.depths, *request.assisted)), resources.cpus * resources.workers
+        depth, threads = (
+            max((*request.depths, *request.assistant_students)),
+            resources.cpus * resources.workers,
+        )
         probe = Probe(request.source, teacher, request.max_length, depth, batch_size, threads, Path(room))
         costs = probe.measure(sample, {name: split.lengths for name, split in data.splits.items()})
     yield from _time(request, trials, costs, resources)
@@ -80,7 +83,7 @@ def _resources(request: Request) -> TrialResources:
         asked = {"concurrent": None, "workers_per_trial": 1, "gpus_per_worker": None}
         config = config.model_copy(update=asked)
     return allocate(
-        [Node(int(get_num_cpus()), torch.cuda.device_count())],
+        [Node(count_cpus(), torch.cuda.device_count())],
         trials=request.trials,
         concurrent=config.concurrent,
         workers=config.workers_per_trial,
@@ -119,7 +122,7 @@ def _teacher(request: Request) -> str:
 def _assistants(request: Request) -> list[Trial]:
     """How each is distilled."""
     recipe = request.space.assistant
-    return [recipe.model_copy(update={"student_layers": layers}) for layers in request.assisted]
+    return [recipe.model_copy(update={"student_layers": layers}) for layers in request.assistant_students]
 
 
 def _dimension(name: str, param: Param) -> str:
@@ -180,10 +183,13 @@ def _epochs(trial: Trial) -> int:
 def _targets(request: Request, teacher: Encoder, data: TaskData) -> str:
     """Their size, by the tokens of a sample."""
     share = sum(map(len, data.splits.values())) / sum(map(len, request.dataset.splits.values()))
-    depths, source = {*request.depths, *request.assisted}, request.source.layers
+    depths, source = {*request.depths, *request.assistant_students}, request.source.layers
     layers = matched_layers(depths, source)
     told = [_stored(request, data, teacher, layers, share, "teacher")]
-    for assistant, students in request.assisted.items():  # of the teacher's width, so as large a layer
+    for (
+        assistant,
+        students,
+    ) in request.assistant_students.items():  # of the teacher's width, so as large a layer
         layers = matched_layers(students, assistant)
         told.append(_stored(request, data, teacher, layers, share, f"{assistant}-layer assistant"))
     return "; ".join(told)
@@ -208,7 +214,7 @@ def _time(request: Request, trials: list[Trial], costs: Costs, resources: TrialR
         teacher = request.space.teacher.epochs * costs.teacher_s(request.source.layers, train, dev)
     targets = (train + dev) * costs.target
     # A pass of an assistant takes its share of the teacher's.
-    passes = sum(request.assisted) / request.source.layers * targets
+    passes = sum(request.assistant_students) / request.source.layers * targets
     recipes = [trial_s(recipe, costs, train, dev) for recipe in _assistants(request)]
     assistants = costs.together * sum(recipes) + passes
     mean = statistics.mean(trial_s(trial, costs, train, dev) for trial in trials)
@@ -222,7 +228,7 @@ def _time(request: Request, trials: list[Trial], costs: Costs, resources: TrialR
     yield Note(
         "time",
         f"at most about {duration(in_all)}: teacher {duration(teacher)}, its targets {duration(targets)}, "
-        f"{f'assistants and theirs {duration(assistants)}, ' if request.assisted else ''}"
+        f"{f'assistants and theirs {duration(assistants)}, ' if request.assistant_students else ''}"
         f"{request.trials} trials of {duration(mean)} on average, {resources.concurrent} at a time with {where}",
     )
     yield Note("less", "where a teacher is kept, thresholds end stages, or trials share epochs")

@@ -47,7 +47,7 @@ class Request:
     dataset: Dataset
     source: TeacherSource
     depths: tuple[int, ...]
-    assisted: dict[int, tuple[int, ...]]  # the depths of assistants, each with its students'
+    assistant_students: dict[int, tuple[int, ...]]  # student depths by the depth of their assistant
     max_length: int
     budget: Budget
     folder: Path

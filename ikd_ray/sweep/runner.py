@@ -1,4 +1,4 @@
-"""A whole sweep: prepare what trials share, run them under Tune, record them, find the Pareto front."""
+"""Run a sweep: prepare what trials share, run the trials under Ray Tune, record them, find the Pareto front."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from ray import tune
 from ray.exceptions import OutOfMemoryError
@@ -23,11 +24,12 @@ from ikd_ray.redaction import redact_uri
 from ikd_ray.report.summary_files import PLOT, write_summary_files
 from ikd_ray.storage import store
 from ikd_ray.sweep.callback import StopRequest, SweepCallback, SweepStoppedError
-from ikd_ray.sweep.cluster import ClusterLostError, allocate, cluster_nodes, ray_cluster
+from ikd_ray.sweep.cluster import ClusterLostError, cluster_nodes, ray_cluster
 from ikd_ray.sweep.request import Request
+from ikd_ray.sweep.resources import allocate
 from ikd_ray.sweep.results import MAX_FAILURES
 from ikd_ray.sweep.searcher import OrderedSearch, open_study
-from ikd_ray.sweep.setup import open_sweep, owned, prepare_shared
+from ikd_ray.sweep.setup import locked_sweep, open_sweep, run_preparation
 from ikd_ray.sweep.sync import SweepSync, pull_students
 from ikd_ray.sweep.trainable import make_trainable
 from ikd_ray.sweep.trial import TUNE_FOLDER, TrialContext
@@ -38,40 +40,46 @@ from ikd_ray.tracking.async_tracker import PATIENCE_S, AsyncTracker
 from ikd_ray.tracking.publish import show_front
 from ikd_ray.tracking.tracker import Tracker
 
-INTERRUPTED = 130  # the shell's status for Ctrl-C
-HURRY_S = 2.0  # for MLflow, where the user waits for the end
+INTERRUPTED = 130  # the shell's exit status for Ctrl-C
+INTERRUPTED_PATIENCE_S = 2.0  # for MLflow when the user waits for the process to end
 
-# Tune prints and writes nothing of its own, but for one snapshot of its state: the study and the trials' folders
-# hold all that a sweep goes on by.
+# Tune prints nothing, and writes nothing but one snapshot of its state: sweeps resume from the study and the
+# trials' folders. Tune's handler of Ctrl-C would wait for each running trial's epoch.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 
 
-def run(request: Request, command: str, console: Console, method: type[Distillation] = Distillation) -> int:
-    """Run a sweep to its end and tell the user; returns the exit status.
+def run(
+    request: Request, command: str, console: Console, distillation: type[Distillation] = Distillation
+) -> int:
+    """Run a sweep to its end, and return the exit status of the command.
 
-    0: it ended, with at least one finished trial. 1: no trial finished, or the machine does not let it go on.
-    130: interrupted. After all but 0 the user is told how to go on.
+    The status is 0 with at least one finished trial, 1 if no trial finished or the machine stopped the sweep, and
+    130 if the user interrupted it. Unless it is 0 the console says how to resume.
 
     Args:
-        method: how a trial is run.
+        request: The sweep.
+        command: The command line, without passwords, for the sweep's record.
+        console: The user's terminal.
+        distillation: Class that trains a trial's student.
 
     Raises:
-        UsageError: the cluster or the tracking store is not what the flags need.
+        UsageError: The cluster or the tracking store does not fit the flags.
     """
     status = 1
     try:
         with _sigterm_as_sigint():
-            return _run(request, command, console, method)
+            return _run_locked(request, command, console, distillation)
     except KeyboardInterrupt:
         console.note("interrupted", "what was finished is kept")
         status = INTERRUPTED
+    except AssistantDivergedError as error:
+        console.warn(f"an assistant did not train: {error}; give a smaller assistant.learning_rate")
+        return status
     except DivergedError as error:
-        if isinstance(error, AssistantDivergedError):
-            console.warn(f"an assistant did not train: {error}; give a smaller assistant.learning_rate")
-        else:
-            console.warn(f"the teacher did not train: {error}; give a smaller teacher.learning_rate")
+        console.warn(f"the teacher did not train: {error}; give a smaller teacher.learning_rate")
         return status
     except SweepStoppedError as error:
         print_error(str(error))
@@ -80,21 +88,21 @@ def run(request: Request, command: str, console: Console, method: type[Distillat
     except UsageError:
         raise
     except Exception as error:
-        line = _machine_lacks(error, request)
-        if line is None:
-            print_error("the sweep ended by an error that it did not expect")
-            _tell_how_to_go_on(request, console)
+        message = _describe_shortage(error, request)
+        if message is None:
+            print_error("the sweep ended with an unexpected error")
+            _note_resume(request, console)
             raise
-        print_error(line)
-    _tell_how_to_go_on(request, console)
+        print_error(message)
+    _note_resume(request, console)
     return status
 
 
-def _machine_lacks(error: Exception, request: Request) -> str | None:
-    """What the machine has no more of, in a line; none where the error has another reason."""
+def _describe_shortage(error: Exception, request: Request) -> str | None:
+    """Return a message where the error means that disk or memory ran out, else None."""
     if store.is_disk_full(error):
         return f"{request.config.output}: no space left on device ({first_line(error)}); make room there"
-    if _out_of_memory(error):
+    if _is_out_of_memory(error):
         return (
             f"the machine ran out of memory {MAX_FAILURES} times with no trial ended in between; "
             "end what else runs there, or give a smaller --concurrent or batch_size"
@@ -102,19 +110,38 @@ def _machine_lacks(error: Exception, request: Request) -> str | None:
     return None
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """Whether Ray ended processes before the system would have: it tells Tune so by an error unknown to it."""
+def _is_out_of_memory(error: Exception) -> bool:
+    """Return whether Ray killed processes to save memory; Tune wraps that in an error of its own."""
     return any(isinstance(cause, OutOfMemoryError) for cause in causes(error))
 
 
-def _tell_how_to_go_on(request: Request, console: Console) -> None:
-    if is_sweep(request.folder):
-        console.note("go on", _resume(request))
-    else:
-        console.note("go on", "the same command does, with what was finished")
+def _note_resume(request: Request, console: Console) -> None:
+    has_record = is_sweep(request.folder)
+    console.note(
+        "go on", _resume_command(request) if has_record else "the same command does, with what was finished"
+    )
 
 
-def _run(request: Request, command: str, console: Console, method: type[Distillation]) -> int:
+def _resume_command(request: Request) -> str:
+    return _command("run", f"--resume {request.config.name}", request)
+
+
+def _command(name: str, flags: str, request: Request) -> str:
+    return script_command(name, flags, request.config.uri or str(request.config.output))
+
+
+@contextmanager
+def _sigterm_as_sigint() -> Iterator[None]:
+    """Let `kill` end a sweep as cleanly as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run_locked(request: Request, command: str, console: Console, distillation: type[Distillation]) -> int:
+    """Start Ray and MLflow, lock and prepare the sweep, and run it."""
     config = request.config
     if request.dataset.generated:
         console.warn(request.dataset.description)
@@ -131,187 +158,178 @@ def _run(request: Request, command: str, console: Console, method: type[Distilla
         )
         with console.step("opening MLflow"):
             tracker = Tracker(config.tracking_uri, request.task.name)
-        with owned(request):
+        with locked_sweep(request):
             with request.output.usage_errors():
-                teacher, shared = prepare_shared(request, console)
-            sweep = open_sweep(request, command, tracker.uri, teacher, shared, resources.planned_concurrency)
-            console.note("sweep", f"{sweep.name}; if it is cut off: {_resume(request)}")
-            sharing = None if config.no_share else request.space.sharing
-            trial_context = TrialContext(
-                shared, resources, sweep.name, sweep.settings["id"], request.space.prefix, sharing, method
+                teacher, artifacts = run_preparation(request, console)
+            record = open_sweep(
+                request, command, tracker.uri, teacher, artifacts, resources.planned_concurrency
             )
-            sync = SweepSync(request.output, trial_context.sweep, console.warn)
+            console.note("sweep", f"{record.name}; if it is cut off: {_resume_command(request)}")
+            context = TrialContext(
+                artifacts=artifacts,
+                resources=resources,
+                sweep_name=record.name,
+                sweep_id=record.settings["id"],
+                prefix=request.space.prefix,
+                sharing=None if config.no_share else request.space.sharing,
+                distillation=distillation,
+            )
+            sync = SweepSync(request.output, context.sweep, console.warn)
             sync.push()
             async_tracker = AsyncTracker(tracker, request.folder, console.warn)
-            async_tracker.start(sweep, teacher)
+            async_tracker.start(record, teacher)
             try:
-                return _sweep(request, sweep, trial_context, tracker, async_tracker, sync, console)
+                return _Sweep(request, record, context, tracker, async_tracker, sync, console).run()
             finally:
                 sync.push()
 
 
-def _sweep(
-    request: Request,
-    sweep: SweepRecord,
-    trial_context: TrialContext,
-    tracker: Tracker,
-    async_tracker: AsyncTracker,
-    sync: SweepSync,
-    console: Console,
-) -> int:
-    """The trials and what comes of them; returns the exit status."""
-    try:
-        trials = _trials(request, trial_context, async_tracker, sync, console)
-    except BaseException:
-        async_tracker.close(HURRY_S)
-        if async_tracker.complete:
-            with suppress(Exception):  # the first error is the one to show
-                tracker.finish("KILLED")
-        raise
-    complete = not num_pending(sweep.trials, trials)
-    async_tracker.close(PATIENCE_S if complete else HURRY_S)
-    found = _conclude(request, sweep, trials, tracker, console)
-    try:
-        if not async_tracker.complete:
-            raise async_tracker.error or TimeoutError("it does not answer")
-        tracker.conclude(request.folder, sweep, trials)
-        pull_students(request.output, request.folder, pareto_front(trials, sweep.objectives))
-        show_front(tracker, request.folder, sweep, trials)
-    except Exception as error:  # every store raises its own
-        console.warn(
-            f"MLflow lacks a part of this sweep ({tracker.redact_error(error)}); {_resume(request)} delivers it"
-        )
-    if not complete:
-        return INTERRUPTED
-    return 0 if found else 1
+@dataclass(frozen=True)
+class _Sweep:
+    """A prepared sweep, from its first trial to its summary."""
 
+    request: Request
+    record: SweepRecord
+    context: TrialContext
+    tracker: Tracker
+    async_tracker: AsyncTracker
+    sync: SweepSync
+    console: Console
 
-@contextmanager
-def _sigterm_as_sigint() -> Iterator[None]:
-    """`kill` ends a sweep as cleanly as Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _trials(
-    request: Request,
-    trial_context: TrialContext,
-    async_tracker: AsyncTracker,
-    sync: SweepSync,
-    console: Console,
-) -> list[TrialRecord]:
-    """Run the trials that are still to run; returns all that have ended, fewer than asked for if interrupted.
-
-    Raises:
-        HaltedError: the machine does not let them go on.
-    """
-    deaths, ended = 0, len(read_trials(request.folder))
-    while True:
+    def run(self) -> int:
+        """Run the trials, conclude, and return the exit status."""
         try:
-            return _round(request, trial_context, async_tracker, sync, console)
-        except RuntimeError as error:
-            known, ended = ended, len(read_trials(request.folder))
-            deaths = 1 if ended > known else deaths + 1
-            if deaths == MAX_FAILURES or not _out_of_memory(error):
-                raise
-            console.warn("the machine ran out of memory; trials that ran go on from their last saved epoch")
+            trials = self._run_trials()
+        except BaseException:
+            self.async_tracker.close(INTERRUPTED_PATIENCE_S)
+            if self.async_tracker.complete:
+                with suppress(Exception):  # the first error is the one to show
+                    self.tracker.finish("KILLED")
+            raise
+        complete = not num_pending(self.record.trials, trials)
+        self.async_tracker.close(PATIENCE_S if complete else INTERRUPTED_PATIENCE_S)
+        has_front = self._summarize(trials)
+        self._conclude_tracking(trials)
+        if not complete:
+            return INTERRUPTED
+        return 0 if has_front else 1
 
+    def _run_trials(self) -> list[TrialRecord]:
+        """Run the trials that have not ended, and return all that have: fewer than requested if interrupted.
 
-def _round(
-    request: Request,
-    trial_context: TrialContext,
-    async_tracker: AsyncTracker,
-    sync: SweepSync,
-    console: Console,
-) -> list[TrialRecord]:
-    """What `_trials` does, until Ray ends it."""
-    trials, damaged = load_intact_trials(request.folder)
-    for path in damaged:
-        console.warn(f"{request.folder / 'trials' / path.name}: damaged; made again, and kept in {path}")
-    for died in [trial for trial in trials if trial.died]:  # on another day, or another machine, it may not
-        sync.forget(died.id)
-        trials.remove(died)
-    left, halt = num_pending(request.trials, trials), StopRequest()
-    search = OrderedSearch(
-        request.budget,
-        request.objectives,
-        request.config.seed,
-        trial_context.resources.planned_concurrency,
-        open_study(request.folder),
-        {trial.number: trial for trial in trials},
-        left,
-        halt,
-    )
-    if left:
-        matched = {depth: layer_map(depth, request.source.layers) for depth in request.depths}
-        callback = SweepCallback(request.folder, matched, async_tracker, console, sync, search, halt)
-        metric = request.space.selection_metric(request.task)
-        with console.sweep(left, trial_context.resources.concurrent, metric):
+        Raises:
+            SweepStoppedError: The machine lacks something that the sweep needs.
+        """
+        failures, ended = 0, len(read_trials(self.request.folder))
+        while True:
             try:
-                _tuner(trial_context, search, callback).fit()
-            except (KeyboardInterrupt, SystemError) as error:
-                # Ctrl-C, or a halt; in its own calls Ray may make a SystemError of it.
-                if not (isinstance(error, KeyboardInterrupt) or interrupts.was_interrupted()):
+                return self._run_tune()
+            except RuntimeError as error:
+                before, ended = ended, len(read_trials(self.request.folder))
+                failures = 1 if ended > before else failures + 1
+                if failures == MAX_FAILURES or not _is_out_of_memory(error):
                     raise
-        if halt.reason:
-            raise SweepStoppedError(halt.reason)
-        shutil.rmtree(request.folder / TUNE_FOLDER, ignore_errors=True)
-        sync.pull()
-    return read_trials(request.folder)
+                self.console.warn(
+                    "the machine ran out of memory; trials that ran go on from their last saved epoch"
+                )
 
+    def _run_tune(self) -> list[TrialRecord]:
+        request, resources = self.request, self.context.resources
+        trials = self._read_ended_trials()
+        remaining, stop = num_pending(request.trials, trials), StopRequest()
+        search = OrderedSearch(
+            request.budget,
+            request.objectives,
+            request.config.seed,
+            resources.planned_concurrency,
+            open_study(request.folder),
+            {trial.number: trial for trial in trials},
+            remaining,
+            stop,
+        )
+        if remaining:
+            layer_maps = {depth: layer_map(depth, request.source.layers) for depth in request.depths}
+            callback = SweepCallback(
+                request.folder, layer_maps, self.async_tracker, self.console, self.sync, search, stop
+            )
+            metric = request.space.selection_metric(request.task)
+            with self.console.sweep(remaining, resources.concurrent, metric):
+                try:
+                    self._tuner(search, callback).fit()
+                except (KeyboardInterrupt, SystemError) as error:
+                    # Within its own calls Ray may turn the interrupt into a SystemError.
+                    if not (isinstance(error, KeyboardInterrupt) or interrupts.was_interrupted()):
+                        raise
+            if stop.reason:
+                raise SweepStoppedError(stop.reason)
+            shutil.rmtree(request.folder / TUNE_FOLDER, ignore_errors=True)
+            self.sync.pull()
+        return read_trials(request.folder)
 
-def _tuner(trial_context: TrialContext, search: OrderedSearch, callback: SweepCallback) -> tune.Tuner:
-    return tune.Tuner(
-        make_trainable(trial_context),
-        tune_config=tune.TuneConfig(
-            search_alg=search,
-            num_samples=-1,  # the search says when it is over
-            # Where nodes may join, what they have room for says it.
-            max_concurrent_trials=None
-            if trial_context.resources.grows
-            else trial_context.resources.concurrent,
-            reuse_actors=trial_context.resources.workers == 1,
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=str(trial_context.sweep / TUNE_FOLDER),
-            callbacks=[callback],
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            verbose=0,
-        ),
-    )
+    def _read_ended_trials(self) -> list[TrialRecord]:
+        """Read the trials that need not run again; damaged ones and those whose process died do."""
+        folder = self.request.folder
+        trials, damaged = load_intact_trials(folder)
+        for path in damaged:
+            self.console.warn(f"{folder / 'trials' / path.name}: damaged; made again, and kept in {path}")
+        for died in [trial for trial in trials if trial.died]:
+            self.sync.forget(died.id)
+            trials.remove(died)
+        return trials
 
+    def _tuner(self, search: OrderedSearch, callback: SweepCallback) -> tune.Tuner:
+        resources = self.context.resources
+        return tune.Tuner(
+            make_trainable(self.context),
+            tune_config=tune.TuneConfig(
+                search_alg=search,
+                num_samples=-1,  # the search ends the sweep
+                # On a cluster that may grow, its resources alone limit the number.
+                max_concurrent_trials=None if resources.grows else resources.concurrent,
+                reuse_actors=resources.workers == 1,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(self.context.sweep / TUNE_FOLDER),
+                callbacks=[callback],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                verbose=0,
+            ),
+        )
 
-def _conclude(
-    request: Request, sweep: SweepRecord, trials: list[TrialRecord], tracker: Tracker, console: Console
-) -> bool:
-    """The front: its files and the summary; whether there is one."""
-    best, lines = write_summary_files(request.folder, sweep, trials), []
-    if best:
-        lines.append(("plot", str(request.folder / PLOT)))
-    lines.append(("MLflow", f"{redact_uri(tracker.uri)}, experiment {tracker.experiment}: mlflow ui"))
-    if num_pending(sweep.trials, trials):
-        lines.append(("go on", _resume(request)))
-    if best:
-        lines.append(("export", _script("export", f"--task {sweep.task} --name {sweep.name}", request)))
-    console.summary(
-        front=best,
-        objectives=sweep.objectives,
-        teacher_metrics=sweep.teacher["metrics"],
-        failed=[trial for trial in trials if trial.status == "failed"],
-        savings=compute_savings(trials),
-        lines=lines,
-    )
-    return bool(best)
+    def _summarize(self, trials: list[TrialRecord]) -> bool:
+        """Write the summary files and show the summary; return whether the Pareto front has a member."""
+        request, sweep, tracker = self.request, self.record, self.tracker
+        members, lines = write_summary_files(request.folder, sweep, trials), []
+        if members:
+            lines.append(("plot", str(request.folder / PLOT)))
+        lines.append(("MLflow", f"{redact_uri(tracker.uri)}, experiment {tracker.experiment}: mlflow ui"))
+        if num_pending(sweep.trials, trials):
+            lines.append(("go on", _resume_command(request)))
+        if members:
+            lines.append(("export", _command("export", f"--task {sweep.task} --name {sweep.name}", request)))
+        self.console.summary(
+            front=members,
+            objectives=sweep.objectives,
+            teacher_metrics=sweep.teacher["metrics"],
+            failed=[trial for trial in trials if trial.status == "failed"],
+            savings=compute_savings(trials),
+            lines=lines,
+        )
+        return bool(members)
 
-
-def _resume(request: Request) -> str:
-    return _script("run", f"--resume {request.config.name}", request)
-
-
-def _script(name: str, flags: str, request: Request) -> str:
-    return script_command(name, flags, request.config.uri or str(request.config.output))
+    def _conclude_tracking(self, trials: list[TrialRecord]) -> None:
+        """Complete the sweep's runs in MLflow; where that fails, `--resume` completes them."""
+        folder, sweep = self.request.folder, self.record
+        try:
+            if not self.async_tracker.complete:
+                raise self.async_tracker.error or TimeoutError("it does not answer")
+            self.tracker.conclude(folder, sweep, trials)
+            pull_students(self.request.output, folder, pareto_front(trials, sweep.objectives))
+            show_front(self.tracker, folder, sweep, trials)
+        except Exception as error:  # every store raises its own
+            self.console.warn(
+                f"MLflow lacks a part of this sweep ({self.tracker.redact_error(error)}); "
+                f"{_resume_command(self.request)} delivers it"
+            )

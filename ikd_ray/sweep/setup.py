@@ -1,4 +1,4 @@
-"""From a request to a sweep that can run: what its trials share, shown while it is made, and its folder."""
+"""Setup of a requested sweep: its lock, the preparation of what trials share, and its folder with its record."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,154 +40,159 @@ from ikd_ray.version import code_version
 
 
 @contextmanager
-def owned(request: Request) -> Iterator[None]:
-    """This process's alone: no second one runs or resumes the same sweep meanwhile."""
+def locked_sweep(request: Request) -> Iterator[None]:
+    """Lock the sweep, so that no other process runs, resumes or creates it while the block runs.
+
+    Raises:
+        UsageError: Another process has it locked, or has created it since it was requested.
+    """
     request.config.output.mkdir(parents=True, exist_ok=True)
     with sweep_lock(request.folder):
         if request.folder.exists() and not request.resumes:
             raise UsageError(
                 f"--name {request.folder.name}: {request.folder} exists already; choose another name"
             )
-        # Of those killed while they saved a trial, or began this sweep.
-        begun = request.folder.parent.glob(_beginning(request, "?" * 8))
-        for left in (*(request.folder / "trials").glob(".*"), *begun):
-            shutil.rmtree(left, ignore_errors=True)
+        # Left by processes that were killed while they wrote a trial or created this sweep.
+        created = request.folder.parent.glob(_staging_prefix(request) + "?" * 8)
+        for leftover in (*(request.folder / "trials").glob(".*"), *created):
+            shutil.rmtree(leftover, ignore_errors=True)
         yield
 
 
-def _beginning(request: Request, suffix: str = "") -> str:
-    """The name of a sweep's folder that is not complete yet."""
-    return f".{request.folder.name}.begins.{suffix}"
+def _staging_prefix(request: Request) -> str:
+    return f".{request.folder.name}.begins."
 
 
-def prepare_shared(request: Request, console: Console) -> tuple[TeacherRecord, SharedArtifacts]:
-    """What all trials share, shown while it is made."""
-    output = request.output
-    tokens = output.folder / "cache" / "tokens"
+def run_preparation(request: Request, console: Console) -> tuple[TeacherRecord, SharedArtifacts]:
+    """Prepare what all trials share, and show the progress on the console."""
+    teacher = artifacts = None
+    model = "teacher"
+    metric = request.space.selection_metric(request.task)
+    job = _prepare_job(request, console)
+    with ExitStack() as step:
+        for event in _run_job(job):
+            if isinstance(event, Progress):
+                console.progress(event.done, event.total, "examples")
+                continue
+            if isinstance(event, Epoch):
+                shown = {name: event.metrics[name] for name in ("train/loss", metric)}
+                console.epoch(model, event.epoch, event.epoch + event.remaining, shown)
+                continue
+            step.close()  # any other event ends the stage before it
+            if isinstance(event, StageStarted):
+                model = event.model
+                step.enter_context(console.step(event.text))
+            elif isinstance(event, Note):
+                console.note(event.label, event.text)
+            elif isinstance(event, TeacherRecord):
+                teacher = event
+                console.note("teacher", _format_scores(request, teacher))
+            elif isinstance(event, AssistantReady):
+                assert teacher is not None
+                teacher.assistants[event.layers] = event.record
+                console.note("assistant", f"{event.layers} layers, {_format_scores(request, event.record)}")
+            else:
+                artifacts = event
+    assert teacher is not None
+    assert artifacts is not None
+    return teacher, artifacts
+
+
+def _prepare_job(request: Request, console: Console) -> PrepareJob:
+    """Tokenize the data set and describe the rest of the preparation."""
+    output, space = request.output, request.space
     with console.step("tokenizing"):
-        tokenizer = load_tokenizer(request.source)
-        data = tokenize(request.dataset, tokenizer, request.source.key, request.max_length, tokens)
+        data = tokenize(
+            request.dataset,
+            load_tokenizer(request.source),
+            request.source.key,
+            request.max_length,
+            output.folder / "cache" / "tokens",
+        )
         output.upload(data.folder)
-    known = read_sweep(request.folder).settings["latency_ms"] if request.resumes else {}
-    job = PrepareJob(
-        output,
-        data.folder.relative_to(output.folder),
-        request.source,
-        request.depths,
-        request.space.teacher,
-        request.space.targets,
-        {int(depth): milliseconds for depth, milliseconds in known.items()},
-        request.assisted,
-        request.space.assistant,
-        request.space.prefix,
-        None if request.config.no_share else request.space.sharing,
+    latency_ms = read_sweep(request.folder).settings["latency_ms"] if request.resumes else {}
+    return PrepareJob(
+        output=output,
+        tokens=data.folder.relative_to(output.folder),
+        source=request.source,
+        depths=request.depths,
+        teacher=space.teacher,
+        targets=space.targets,
+        latency_ms={int(depth): milliseconds for depth, milliseconds in latency_ms.items()},
+        assistant_students=request.assistant_students,
+        assistant=space.assistant,
+        prefix=space.prefix,
+        sharing=None if request.config.no_share else space.sharing,
     )
-    events = _events(job)
-    record = shared = None
-    event = next(events, None)
-    while event is not None:
-        if isinstance(event, StageStarted):
-            with console.step(event.text):
-                event = _within(events, console, request, event.model)
-            continue
-        if isinstance(event, Note):
-            console.note(event.label, event.text)
-        elif isinstance(event, TeacherRecord):
-            record = event
-            console.note("teacher", _scores(request, record))
-        elif isinstance(event, AssistantReady):
-            assert record is not None
-            record.assistants[event.layers] = event.record
-            console.note("assistant", f"{event.layers} layers, {_scores(request, event.record)}")
-        elif isinstance(event, SharedArtifacts):
-            shared = event
-        event = next(events, None)
-    assert record is not None
-    assert shared is not None
-    return record, shared
 
 
-def _events(job: PrepareJob) -> Iterator[Event]:
-    """The preparation: in this process, which has all it needs imported, or where the GPUs are."""
+def _run_job(job: PrepareJob) -> Iterator[Event]:
+    """Run the preparation in this process, or on a cluster as a task on the best node."""
     node = max(cluster_nodes(), key=lambda node: (node.gpus > 0, node.cpus))
     if not node.gpus and "RAY_ADDRESS" not in os.environ:
         return prepare_artifacts(job, node.cpus)
     cpus, gpus = max(1, min(node.cpus, int(ray.available_resources().get("CPU", 0)))), min(1, node.gpus)
     task = ray.remote(num_cpus=cpus, num_gpus=gpus, num_returns="streaming", max_retries=0)(prepare_artifacts)
-    return _events_of(task, job, cpus)
+    return _run_task(task, job, cpus)
 
 
-def _events_of(task: Any, job: PrepareJob, cpus: int) -> Iterator[Event]:
-    """A node that dies takes only time with it: what was made is kept, and the rest is made on another one."""
-    for others in reversed(range(MAX_FAILURES)):
+def _run_task(task: Any, job: PrepareJob, cpus: int) -> Iterator[Event]:
+    """Run the task, and again on another node if its node dies: what is prepared already is reused."""
+    for retries_left in reversed(range(MAX_FAILURES)):
         try:
-            yield from map(_result, task.remote(job, cpus))
+            yield from map(_get_event, task.remote(job, cpus))
             return
         except RayTaskError:
             raise
         except RayError:
-            if not others:
+            if not retries_left:
                 raise
 
 
-def _result(reference: ray.ObjectRef[Event]) -> Event:
+def _get_event(reference: ray.ObjectRef[Event]) -> Event:
     try:
         return ray.get(reference)
     except RayTaskError as error:
-        # Ray wraps what a task raises in a traceback; these are for the user.
+        # Ray wraps errors of a task in a traceback; these ones are messages for the user.
         if isinstance(error.cause, (UsageError, DivergedError, OSError)):
             raise error.cause from None
         raise
 
 
-def _scores(request: Request, record: TeacherRecord) -> str:
-    """The task's metrics; an assistant has others too, against the teacher."""
-    measured = {
-        name: value for name, value in record.metrics.items() if name.split("/")[-1] in request.task.metrics
-    }
-    return ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
-
-
-def _within(events: Iterator[Event], console: Console, request: Request, who: str) -> Event | None:
-    """Show what happens within a step; returns the event that ends it.
-
-    Args:
-        who: trains in it.
-    """
-    for event in events:
-        if isinstance(event, Progress):
-            console.progress(event.done, event.total, "examples")
-        elif isinstance(event, Epoch):
-            metric = request.space.selection_metric(request.task)
-            shown = {key: event.metrics[key] for key in ("train/loss", metric)}
-            console.epoch(who, event.epoch, event.epoch + event.remaining, shown)
-        else:
-            return event
-    return None
+def _format_scores(request: Request, record: TeacherRecord) -> str:
+    """Format the task's metrics; an assistant's record also compares it with the teacher."""
+    return ", ".join(
+        f"{name} {value:.4f}"
+        for name, value in record.metrics.items()
+        if name.split("/")[-1] in request.task.metrics
+    )
 
 
 def open_sweep(
     request: Request,
     command: str,
-    store: str,
+    tracking_uri: str,
     teacher: TeacherRecord,
-    shared: SharedArtifacts,
+    artifacts: SharedArtifacts,
     planned_concurrency: int,
 ) -> SweepRecord:
-    """The sweep's folder and its record: new ones, or those that go on.
+    """Create the sweep's folder, or update its record where the sweep is resumed.
 
     Args:
-        store: MLflow's URI.
-        planned_concurrency: trials at once, which the search's suggestions depend on.
+        request: The sweep.
+        command: The command line that started it, without passwords.
+        tracking_uri: MLflow's URI.
+        teacher: The teacher and its assistants.
+        artifacts: What the preparation returned.
+        planned_concurrency: Trials at once that the search's suggestions depend on.
     """
     config, dataset = request.config, request.dataset
     assert config.name is not None
     settings = config.model_dump(mode="json") | {
         "task": request.task.name,
-        # One with a password is not kept: it must be given again.
-        "tracking_uri": None if has_credentials(store) else store,
-        "store": redact_uri(store),
-        "latency_ms": shared.latency_ms,
+        "tracking_uri": None if has_credentials(tracking_uri) else tracking_uri,
+        "store": redact_uri(tracking_uri),
+        "latency_ms": artifacts.latency_ms,
         "foreseen": planned_concurrency,
         "methods": [name for name in request.space.methods if name],
         "id": uuid.uuid4().hex,
@@ -212,38 +217,38 @@ def open_sweep(
             "max_length": request.max_length,
             "task": task_digest(request.task),
         },
-        teacher={
-            "name": teacher.name,
-            "key": teacher.key,
-            "source_key": request.source.key,
-            "layers": request.source.layers,
-            "metrics": teacher.metrics,
-            **_assistants(teacher),
-        },
+        teacher=_teacher_entry(request, teacher),
         objectives=request.objectives,
         settings=settings,
     )
-    _keep(request, sweep)
+    if request.resumes:
+        write_sweep(request.folder, sweep)
+    else:
+        _create_folder(request, sweep)
     return sweep
 
 
-def _assistants(teacher: TeacherRecord) -> dict[str, Any]:
-    """What a sweep's record has of them, where there are some."""
-    found = {
-        str(layers): {"name": record.name, "key": record.key, "metrics": record.metrics}
-        for layers, record in teacher.assistants.items()
+def _teacher_entry(request: Request, teacher: TeacherRecord) -> dict[str, Any]:
+    entry = {
+        "name": teacher.name,
+        "key": teacher.key,
+        "source_key": request.source.key,
+        "layers": request.source.layers,
+        "metrics": teacher.metrics,
     }
-    return {"assistants": found} if found else {}
+    if teacher.assistants:
+        entry["assistants"] = {
+            str(layers): {"name": record.name, "key": record.key, "metrics": record.metrics}
+            for layers, record in teacher.assistants.items()
+        }
+    return entry
 
 
-def _keep(request: Request, sweep: SweepRecord) -> None:
-    """Whole or not at all: a folder that is no sweep could neither be gone on with nor begun again."""
-    if request.resumes:
-        write_sweep(request.folder, sweep)
-        return
-    new = Path(tempfile.mkdtemp(prefix=_beginning(request), dir=request.folder.parent))
-    (new / SPACE_FILE).write_text(request.space.text)
-    keep_task(new, request.task)
-    write_sweep(new, sweep)
-    new.chmod(0o755)
-    os.rename(new, request.folder)
+def _create_folder(request: Request, sweep: SweepRecord) -> None:
+    """Create the sweep's folder completely or not at all: half of one could be neither resumed nor created."""
+    staging = Path(tempfile.mkdtemp(prefix=_staging_prefix(request), dir=request.folder.parent))
+    (staging / SPACE_FILE).write_text(request.space.text)
+    keep_task(staging, request.task)
+    write_sweep(staging, sweep)
+    staging.chmod(0o755)
+    os.rename(staging, request.folder)

@@ -18,8 +18,8 @@ from ikd_ray.distill.training import DivergedError
 from ikd_ray.errors import first_line
 from ikd_ray.records import TrialRecord, trial_folder, write_trial
 from ikd_ray.storage import store
-from ikd_ray.sweep.cluster import TrialResources
 from ikd_ray.sweep.prepare import LoadedArtifacts, SharedArtifacts
+from ikd_ray.sweep.resources import TrialResources
 from ikd_ray.sweep.results import FAILED, PAUSED, REPORT, SPEC_FIELDS, STOPPED, Paused, trial_id
 
 TUNE_FOLDER = ".tune"  # state of Ray Tune and Ray Train in a sweep's folder; removed when the sweep ends

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from ikd_ray.errors import UsageError
-from ikd_ray.sweep.cluster import Node, TrialResources, allocate, ray_cluster
+from ikd_ray.sweep.cluster import ray_cluster
+from ikd_ray.sweep.resources import Node, TrialResources, allocate
 
 
-def shares(*nodes, trials=100, concurrent=None, workers=1, gpus_per_worker=None):
+def allocated(*nodes, trials=100, concurrent=None, workers=1, gpus_per_worker=None):
     return allocate(
         [Node(*node) for node in nodes],
         trials=trials,
@@ -42,7 +43,7 @@ ONE_GPU, FOUR_GPUS = (16, 1), (16, 4)
     ],
 )
 def test_the_whole_cluster_is_used(nodes, asked, given):
-    assert shares(*nodes, **asked) == given
+    assert allocated(*nodes, **asked) == given
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_the_whole_cluster_is_used(nodes, asked, given):
 )
 def test_more_than_there_is_is_refused(nodes, asked, words):
     with pytest.raises(UsageError) as error:
-        shares(*nodes, **asked)
+        allocated(*nodes, **asked)
     assert all(word in str(error.value) for word in words)
 
 
