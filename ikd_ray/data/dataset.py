@@ -1,4 +1,4 @@
-"""What every source of examples gives."""
+"""Data sets of a task before tokenization."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from ikd_ray.tasks import Task
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Examples in their source's order: `text` (and `text_pair` for pairs), and as many `labels`."""
+    """Examples in the order of their source. The fields are named as a tokenizer names its arguments."""
 
     text: list[str]
     text_pair: list[str] | None
+    """Second texts of a task of pairs, else `None`."""
     labels: np.ndarray
     """(n,) int64 class indices, or float32 scores for regression."""
 
@@ -24,7 +25,7 @@ class Split:
         return len(self.text)
 
     def select(self, rows: np.ndarray) -> Split:
-        """These examples alone, in the order of `rows`."""
+        """Return the examples at `rows`, in that order."""
         text = [self.text[row] for row in rows]
         text_pair = None if self.text_pair is None else [self.text_pair[row] for row in rows]
         return Split(text, text_pair, self.labels[rows])
@@ -32,9 +33,9 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A task's splits ("train", "dev", for mnli also "dev_mismatched") and where they came from.
+    """A task's splits and their source.
 
-    `hold_out` (`ikd_ray.data.splits`) adds "holdout".
+    The splits are "train", "dev", for MNLI "dev_mismatched", and "holdout" after `ikd_ray.data.splits.hold_out`.
     """
 
     task: Task
@@ -43,28 +44,28 @@ class Dataset:
     description: str
     """One line for people and for tags."""
     fingerprint: str
-    """`fingerprint()` of the content."""
+    """See `fingerprint`."""
 
     @property
     def generated(self) -> bool:
-        """Whether the examples are the project's own instead of the task's."""
+        """Whether the examples are this project's own instead of the task's."""
         return self.source == "embedded"
 
 
 def fingerprint(task: Task, splits: dict[str, Split]) -> str:
-    """SHA-256 (hex) of the task's identity and of every text and label: equal content, equal fingerprint."""
+    """Return the SHA-256 (hex) of the task's identity and of every text and label."""
     digest = hashlib.sha256(task.identity.encode())
     for name, split in sorted(splits.items()):
         digest.update(f"\0{name}\0{len(split)}\0".encode())
         for texts in (split.text, split.text_pair or ()):
             for text in texts:
                 data = text.encode()
-                # The length first, so that no two lists of texts give the same bytes.
+                # The length comes first, so that no two lists of texts give the same bytes.
                 digest.update(len(data).to_bytes(8, "little") + data)
         digest.update(split.labels.astype(split.labels.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()
 
 
-def sizes(splits: dict[str, Split]) -> str:
-    """For descriptions: `8551 train / 1043 dev`."""
+def format_sizes(splits: dict[str, Split]) -> str:
+    """Return a text such as `8551 train / 1043 dev`."""
     return " / ".join(f"{len(split)} {name}" for name, split in splits.items())

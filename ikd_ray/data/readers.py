@@ -1,11 +1,8 @@
-"""Readers of the files that hold examples: the GLUE release's folders and a custom task's tables.
+"""Readers of files with examples: the GLUE release's TSV files and a custom task's tables.
 
-GLUE's files are tab-separated UTF-8 without quoting: a quote is plain text. A line ends at a line feed and
-nowhere else, since sentences hold characters such as U+0085 and U+2028 that `str.splitlines` breaks at.
-
-Of tables (CSV, TSV, JSON lines and Parquet, told apart by their ending) nothing is guessed: no cell is taken for a
-missing one because it reads `NA`, no number for a label that only looks like it, and what cannot be read as it should
-is named with its row.
+GLUE's files are tab-separated UTF-8 without quoting: a quote is plain text. Tables are CSV, TSV, JSON lines or Parquet,
+by their ending. Nothing in them is guessed: a cell that reads `NA` is a text, and a label must be written exactly as
+the task says. What cannot be read is reported with its row.
 """
 
 from __future__ import annotations
@@ -25,128 +22,152 @@ import numpy as np
 
 from ikd_ray.data.dataset import Split
 from ikd_ray.data.task_file import CustomTask
-from ikd_ray.errors import UsageError
+from ikd_ray.errors import UsageError, first_line
 from ikd_ray.tasks import TASKS, GlueTask, Task
+
+PARQUET_BATCH = 1_000  # rows read at a time: bounds memory
+MAX_LINE = 2**20  # bytes: bounds memory where a file has no line ends
+
+Row = tuple[str, Sequence[Any]]  # file and line (or row) for messages, and the values of the task's columns
 
 
 def find_glue_folder(data_dir: Path, task: GlueTask) -> Path:
-    """The task's folder: `data_dir / task.folder`, or `data_dir` where that holds `train.tsv` itself.
+    """Return `data_dir / task.folder`, or `data_dir` where that holds `train.tsv` itself.
 
     Raises:
         UsageError: `data_dir` is no folder, or holds neither.
     """
-    if not os.path.isdir(data_dir):  # Unlike Path.is_dir, it raises nothing where access is denied.
-        what = "is a file, not a folder" if os.path.exists(data_dir) else "there is no such folder"
-        raise UsageError(f"--data-dir {data_dir}: {what}; pass the folder that holds {task.folder}/train.tsv")
+    _require_folder(data_dir, f"pass the folder that holds {task.folder}/train.tsv")
     if os.path.isdir(data_dir / task.folder):
         return data_dir / task.folder
     if os.path.exists(data_dir / "train.tsv"):
         return data_dir
-    there = [known.folder for known in TASKS.values() if os.path.isdir(data_dir / known.folder)]
+    present = [other.folder for other in TASKS.values() if os.path.isdir(data_dir / other.folder)]
     raise UsageError(
         f"--data-dir {data_dir}: task {task.name} needs the folder {data_dir / task.folder}; "
-        f"GLUE folders there: {', '.join(there) or 'none'}"
+        f"GLUE folders there: {', '.join(present) or 'none'}"
     )
 
 
 def read_glue_split(path: Path, task: GlueTask) -> tuple[Split, int]:
-    """The file's examples, and how many corrupted rows were left out (only where `task.skips_corrupted`).
+    """Read one of the GLUE release's files.
+
+    Returns:
+        The examples, and how many corrupted rows were skipped (0 unless `task.skips_corrupted`).
 
     Raises:
-        UsageError: the file cannot be read, or its content is not what the task's files hold. The message
-            names the file, the line (from 1, the header counted) and what would be right.
+        UsageError: the file cannot be read, or its content is not that of the task's files. The message names the
+            file, the line (1-based, including the header) and what would be right.
     """
-    lines = _lines(path, task)
-    if task.headless:
-        names, start = list(task.headless), 1
-    else:
-        names, start = next(lines, "").split("\t"), 2
-        for name in (*task.file_text, task.file_label):
-            if name not in names:
-                wanted = ", ".join((*task.file_text, task.file_label))
+    _require_file(path, "a tab-separated file", task, [names.file for names in task.splits])
+    lines = (line.removesuffix("\n").removesuffix("\r") for line in _read_lines(path))
+    columns, first_line_number = list(task.headless), 1
+    if not columns:
+        columns, first_line_number = next(lines, "").split("\t"), 2
+        required = (*task.file_text, task.file_label)
+        for name in required:
+            if name not in columns:
                 raise UsageError(
-                    f"{path} line 1: the header has no column {name!r}; it must name {wanted} "
-                    f"(got {shown(names)})"
+                    f"{path} line 1: the header has no column {name!r}; it must name {', '.join(required)} "
+                    f"(got {_shown(columns)})"
                 )
-    columns = [names.index(name) for name in task.file_text]
-    label_column = names.index(task.file_label)
+    text_indices = [columns.index(name) for name in task.file_text]
+    label_index = columns.index(task.file_label)
 
-    rows, skipped = Rows(task), 0
-    for number, line in enumerate(lines, start):
-        where = f"{path} line {number}"
+    builder, skipped = _SplitBuilder(task), 0
+    for number, line in enumerate(lines, first_line_number):
         fields = line.split("\t")
-        problem = _malformed(fields, names, columns)
+        problem = _problem(fields, columns, text_indices)
         if problem and task.skips_corrupted:
             skipped += 1
-            continue
-        if problem:
-            raise UsageError(f"{where}: {problem}")
-        rows.add([fields[column] for column in columns], fields[label_column], where)
-    if not len(rows):
-        corrupted = f" besides {skipped} corrupted ones" if skipped else ""
-        raise UsageError(f"{path}: no rows{corrupted}; one example a line is needed")
-    return rows.split(), skipped
-
-
-def _malformed(fields: list[str], names: list[str], text_columns: list[int]) -> str | None:
-    """What is wrong with a row before its label is looked at."""
-    if len(fields) != len(names):
-        return f"the row has {len(fields)} tab-separated columns where {len(names)} are right"
-    for column in text_columns:
-        if not fields[column].strip():
-            return f"column {names[column]!r} is empty where a text is needed"
-    return None
-
-
-def _lines(path: Path, task: GlueTask) -> Iterator[str]:
-    """The file's lines without their ends, read one at a time."""
-    files = ", ".join(names.file for names in task.splits)
-    refuse_what_is_no_file(path, "a tab-separated file", f"task {task.name} reads {files}")
-    return (line.removesuffix("\n").removesuffix("\r") for line in read_lines(path))
-
-
-BATCH = 1_000  # rows of a Parquet file at a time: bounds memory
-
-Row = tuple[str, Sequence[Any]]  # file and line (or row), and the wanted columns' values
+        elif problem:
+            raise UsageError(f"{path} line {number}: {problem}")
+        else:
+            texts = [fields[index] for index in text_indices]
+            builder.add(texts, fields[label_index], f"{path} line {number}")
+    corrupted = f" besides {skipped} corrupted ones" if skipped else ""
+    return builder.build(f"{path}: no rows{corrupted}; one example a line is needed"), skipped
 
 
 def read_tables(data_dir: Path, task: CustomTask) -> dict[str, Split]:
-    """The task's splits from their files in a folder.
+    """Read the splits of a custom task from the tables in a folder.
 
     Raises:
-        UsageError: there is no such folder, or a file's content is not what the task says. The message names the
-            file, the line or row (from 1; a header is line 1), the column, and what would be right.
+        UsageError: there is no such folder, or a table's content is not what the task says. The message names the
+            file, the line or row (1-based; a header is line 1), the column, and what would be right.
     """
     names = ", ".join(name for _, name in task.files)
-    if not os.path.isdir(data_dir):  # Unlike Path.is_dir, it raises nothing where access is denied.
-        what = "is a file, not a folder" if os.path.exists(data_dir) else "there is no such folder"
-        raise UsageError(f"--data-dir {data_dir}: {what}; give the folder that holds {names}")
+    _require_folder(data_dir, f"give the folder that holds {names}")
     return {split: read_table(data_dir / name, task) for split, name in task.files}
 
 
 def read_table(path: Path, task: CustomTask) -> Split:
-    """The file's examples, in its order.
-
-    Raises:
-        UsageError: see `read_tables`.
-    """
-    names = ", ".join(name for _, name in task.files)
-    refuse_what_is_no_file(path, "a table", f"task {task.name} reads {names}")
-    rows = Rows(task)
-    wanted = (*task.text_columns, task.file_label)
-    for where, values in _READERS[path.suffix.lower()](path, wanted):
+    """Read one table of a custom task; `UsageError` as in `read_tables`."""
+    _require_file(path, "a table", task, [name for _, name in task.files])
+    builder = _SplitBuilder(task)
+    for where, values in _READERS[path.suffix.lower()](path, (*task.text_columns, task.file_label)):
         *texts, label = values
         for column, text in zip(task.text_columns, texts, strict=True):
             _check_text(text, f"{where}: column {column!r}")
-        rows.add(texts, _as_written(label, f"{where}: column {task.file_label!r}"), where)
-    if not len(rows):
-        raise UsageError(f"{path}: no rows; at least one example is needed")
-    return rows.split()
+        builder.add(texts, _label_text(label, f"{where}: column {task.file_label!r}"), where)
+    return builder.build(f"{path}: no rows; at least one example is needed")
+
+
+class _SplitBuilder:
+    """Collects the examples of a file."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._columns: list[list[str]] = [[] for _ in task.text_columns]
+        self._labels: list[float] = []
+
+    def add(self, texts: Sequence[str], label: str, where: str) -> None:
+        """Append an example, its label as the file writes it; `where` begins the message about a wrong label."""
+        self._labels.append(_parse_label(label, self._task, where))
+        for column, text in zip(self._columns, texts, strict=True):
+            column.append(text)
+
+    def build(self, if_empty: str) -> Split:
+        """Return the split; without any example raise a `UsageError` with the message `if_empty`."""
+        if not self._labels:
+            raise UsageError(if_empty)
+        dtype = np.float32 if self._task.is_regression else np.int64
+        text_pair = self._columns[1] if self._task.is_pair else None
+        return Split(self._columns[0], text_pair, np.array(self._labels, dtype))
+
+
+def _parse_label(text: str, task: Task, where: str) -> float:
+    """Return a class index or a score."""
+    if task.is_regression:
+        low, high = task.score_range
+        try:
+            score = float(text)
+        except ValueError:
+            score = float("nan")
+        if not low <= score <= high:
+            raise UsageError(
+                f"{where}: {task.file_label} {_shown(text)} is not a number from {low:g} to {high:g}"
+            )
+        return score
+    if text not in task.file_labels:
+        allowed = _shortened(", ".join(task.file_labels), 200)
+        raise UsageError(f"{where}: {task.file_label} {_shown(text)} is not one of: {allowed}")
+    return task.file_labels.index(text)
+
+
+def _problem(fields: list[str], columns: list[str], text_indices: list[int]) -> str | None:
+    """Return what is wrong with a row of a GLUE file, its label aside."""
+    if len(fields) != len(columns):
+        return f"the row has {len(fields)} tab-separated columns where {len(columns)} are right"
+    for index in text_indices:
+        if not fields[index].strip():
+            return f"column {columns[index]!r} is empty where a text is needed"
+    return None
 
 
 def _check_text(value: Any, where: str) -> None:
     if not isinstance(value, str):
-        raise UsageError(f"{where} holds {shown(value)} where a text is needed")
+        raise UsageError(f"{where} holds {_shown(value)} where a text is needed")
     if not value.strip():
         raise UsageError(f"{where} is empty where a text is needed")
     if len(value) > MAX_LINE:
@@ -154,180 +175,110 @@ def _check_text(value: Any, where: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"{where} holds half a character, {shown(value)}; save the text as UTF-8") from None
+        raise UsageError(f"{where} holds half a character, {_shown(value)}; save the text as UTF-8") from None
 
 
-def _as_written(value: Any, where: str) -> str:
-    """A label as a text file would have it: formats with types write 1 and true, not "1" and "true"."""
+def _label_text(value: Any, where: str) -> str:
+    """Return a label as a text file writes it; JSON and Parquet have 1 and true where CSV has "1" and "true"."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str | int | float):
         return str(value)
-    raise UsageError(f"{where} holds {shown(value)} where a label is needed")
+    raise UsageError(f"{where} holds {_shown(value)} where a label is needed")
 
 
-def _positions(found: Sequence[str], wanted: Sequence[str], where: str) -> list[int]:
-    """Where in a row the wanted columns are."""
-    for name in wanted:
-        if name not in found:
+def _column_indices(columns: Sequence[str], required: Sequence[str], where: str) -> list[int]:
+    for name in required:
+        if name not in columns:
             raise UsageError(
-                f"{where}: there is no column {name!r}; the task reads {', '.join(wanted)} (got {shown(list(found))})"
+                f"{where}: there is no column {name!r}; the task reads {', '.join(required)} "
+                f"(got {_shown(list(columns))})"
             )
-    name, count = Counter(found).most_common(1)[0]
+    name, count = Counter(columns).most_common(1)[0]
     if count > 1:
-        raise UsageError(f"{where}: {count} columns are called {shown(name)}; give each a name of its own")
-    return [found.index(name) for name in wanted]
+        raise UsageError(f"{where}: {count} columns are called {_shown(name)}; give each a name of its own")
+    return [columns.index(name) for name in required]
 
 
-def _separated(path: Path, wanted: Sequence[str], delimiter: str) -> Iterator[Row]:
-    """RFC 4180: a cell in double quotes may hold delimiters and line ends, and a quote as two."""
-    rows = csv.reader(read_lines(path), delimiter=delimiter, strict=True)
-    begins, columns, width = 1, None, 0
+def _read_separated(path: Path, required: Sequence[str], delimiter: str) -> Iterator[Row]:
+    """Read CSV or TSV as RFC 4180 has it: a quoted cell may hold delimiters, line ends, and quotes doubled."""
+    rows = csv.reader(_read_lines(path), delimiter=delimiter, strict=True)
+    line_number, indices, width = 1, None, 0
     while True:
         try:
             row = next(rows, None)
         except csv.Error as error:
-            told = str(error).replace("\t", "\\t")  # it names the delimiter as it is
+            reason = str(error).replace("\t", "\\t")  # it quotes the delimiter
             raise UsageError(
-                f"{path} line {begins}: {told}; put a cell that holds quotes or line ends in double quotes, and "
-                'write each quote in it as ""'
+                f"{path} line {line_number}: {reason}; put a cell that holds quotes or line ends in double quotes, "
+                'and write each quote in it as ""'
             ) from None
         if row is None:
             return
-        where, begins = f"{path} line {begins}", rows.line_num + 1
-        if columns is None:
-            columns, width = _positions(row, wanted, where), len(row)
+        where, line_number = f"{path} line {line_number}", rows.line_num + 1
+        if indices is None:
+            indices, width = _column_indices(row, required, where), len(row)
         elif len(row) != width:
             raise UsageError(f"{where}: the row has {len(row)} columns where {width} are right")
         else:
-            yield where, [row[column] for column in columns]
+            yield where, [row[index] for index in indices]
 
 
-def _json_lines(path: Path, wanted: Sequence[str]) -> Iterator[Row]:
-    for number, line in enumerate(read_lines(path), 1):
+def _read_json_lines(path: Path, required: Sequence[str]) -> Iterator[Row]:
+    for number, line in enumerate(_read_lines(path), 1):
         where = f"{path} line {number}"
         try:
-            record = json.loads(line, object_pairs_hook=_unique, parse_constant=_no_number)
+            record = json.loads(line, object_pairs_hook=_unique, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
-            reason = "nested too deep" if isinstance(error, RecursionError) else shown(str(error))
+            reason = "nested too deep" if isinstance(error, RecursionError) else _shown(str(error))
             raise UsageError(f"{where}: not JSON ({reason}); write one object a line") from None
         if not isinstance(record, dict):
-            raise UsageError(f'{where}: not a JSON object; write one a line, as in {{"{wanted[0]}": ...}}')
-        _positions(list(record), wanted, where)
-        yield where, [record[name] for name in wanted]
+            raise UsageError(f'{where}: not a JSON object; write one a line, as in {{"{required[0]}": ...}}')
+        _column_indices(list(record), required, where)
+        yield where, [record[name] for name in required]
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    record = dict(pairs)
+    if len(record) < len(pairs):
         raise ValueError("a name is given twice in an object")
-    return found
+    return record
 
 
-def _no_number(name: str) -> NoReturn:
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
 
-def _parquet(path: Path, wanted: Sequence[str]) -> Iterator[Row]:
-    import pyarrow as pa  # imported late: only who has such files waits for it
+def _read_parquet(path: Path, required: Sequence[str]) -> Iterator[Row]:
+    import pyarrow as pa  # imported late: slow, and few tasks need it
     import pyarrow.parquet as pq
 
-    wheres = (f"{path} row {number}" for number in itertools.count(1))
+    number = itertools.count(1)
     try:
         with path.open("rb") as source, pq.ParquetFile(source) as table:
-            _positions(table.schema_arrow.names, wanted, str(path))
-            for batch in table.iter_batches(BATCH, columns=list(wanted), use_threads=False):
-                columns = [batch.column(name).to_pylist() for name in wanted]
-                yield from ((next(wheres), values) for values in zip(*columns, strict=True))
+            _column_indices(table.schema_arrow.names, required, str(path))
+            for batch in table.iter_batches(PARQUET_BATCH, columns=list(required), use_threads=False):
+                columns = [batch.column(name).to_pylist() for name in required]
+                yield from ((f"{path} row {next(number)}", values) for values in zip(*columns, strict=True))
     except UsageError:
         raise
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        reason = shown((str(error).splitlines() or [type(error).__name__])[0])
+        reason = _shown(first_line(error))
         raise UsageError(f"{path}: no Parquet file that can be read ({reason}); write it again") from None
 
 
 _READERS: dict[str, Callable[[Path, Sequence[str]], Iterator[Row]]] = {
-    ".csv": partial(_separated, delimiter=","),
-    ".tsv": partial(_separated, delimiter="\t"),
-    ".jsonl": _json_lines,
-    ".parquet": _parquet,
+    ".csv": partial(_read_separated, delimiter=","),
+    ".tsv": partial(_read_separated, delimiter="\t"),
+    ".jsonl": _read_json_lines,
+    ".parquet": _read_parquet,
 }
 
 
-MAX_LINE = 2**20  # bytes: bounds memory where a file has no line ends
+def _read_lines(path: Path) -> Iterator[str]:
+    """Yield a text file's lines with their ends.
 
-
-class Rows:
-    """The examples of a file, one after the other."""
-
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self._texts: tuple[list[str], ...] = tuple([] for _ in task.text_columns)
-        self._labels: list[float] = []
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def add(self, texts: list[str], label: str, where: str) -> None:
-        """Takes an example with its label as the file writes it.
-
-        Raises:
-            UsageError: the label is none of the task's; the message begins with `where`.
-        """
-        self._labels.append(label_of(label, self._task, where))
-        for column, text in zip(self._texts, texts, strict=True):
-            column.append(text)
-
-    def split(self) -> Split:
-        """All of them; there must be one."""
-        dtype = np.float32 if self._task.is_regression else np.int64
-        second = self._texts[1] if self._task.is_pair else None
-        return Split(self._texts[0], second, np.array(self._labels, dtype))
-
-
-def label_of(value: str, task: Task, where: str) -> float:
-    """The class's index, or the score.
-
-    Raises:
-        UsageError: the value is none of the task's.
-    """
-    if task.is_regression:
-        low, high = task.score_range
-        try:
-            score = float(value)
-        except ValueError:
-            score = float("nan")
-        if not low <= score <= high:
-            raise UsageError(
-                f"{where}: {task.file_label} {shown(value)} is not a number from {low:g} to {high:g}"
-            )
-        return score
-    if value not in task.file_labels:
-        allowed = shortened(", ".join(task.file_labels), 200)
-        raise UsageError(f"{where}: {task.file_label} {shown(value)} is not one of: {allowed}")
-    return task.file_labels.index(value)
-
-
-def refuse_what_is_no_file(path: Path, needed: str, files: str) -> None:
-    """Before a file is opened: a pipe would be waited for until somebody writes to it; a device may have no end.
-
-    Args:
-        needed: what the file should be: `a tab-separated file`.
-        files: what is read of its folder, for who lacks it.
-
-    Raises:
-        UsageError: it is a folder, something of that kind, or not there.
-    """
-    if os.path.isdir(path):
-        raise UsageError(f"{path}: is a folder where {needed} is needed")
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise UsageError(f"{path}: no ordinary file where {needed} is needed")
-    if not os.path.lexists(path):
-        raise UsageError(f"{path}: there is no such file; {files}")
-
-
-def read_lines(path: Path) -> Iterator[str]:
-    """A text file's lines with their ends, read one at a time; a line ends at a line feed and nowhere else.
+    A line ends at a line feed and nowhere else: sentences hold U+0085 and U+2028, at which `str.splitlines` breaks.
 
     Raises:
         UsageError: the file cannot be read, is not UTF-8 or has a line of over `MAX_LINE` bytes.
@@ -351,10 +302,26 @@ def read_lines(path: Path) -> Iterator[str]:
         ) from None
 
 
-def shown(value: object) -> str:
-    """A file's content for the terminal: control characters escaped, and short."""
-    return shortened(repr(value), 60)
+def _require_folder(data_dir: Path, advice: str) -> None:
+    if not os.path.isdir(data_dir):  # unlike Path.is_dir, it does not raise where access is denied
+        problem = "is a file, not a folder" if os.path.exists(data_dir) else "there is no such folder"
+        raise UsageError(f"--data-dir {data_dir}: {problem}; {advice}")
 
 
-def shortened(text: str, limit: int) -> str:
+def _require_file(path: Path, kind: str, task: Task, names: Sequence[str]) -> None:
+    """Refuse folders, and pipes and devices, whose reading might never end, before the file is opened."""
+    if os.path.isdir(path):
+        raise UsageError(f"{path}: is a folder where {kind} is needed")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UsageError(f"{path}: no ordinary file where {kind} is needed")
+    if not os.path.lexists(path):
+        raise UsageError(f"{path}: there is no such file; task {task.name} reads {', '.join(names)}")
+
+
+def _shown(value: object) -> str:
+    """Return a value for a message: control characters escaped, at most 60 characters."""
+    return _shortened(repr(value), 60)
+
+
+def _shortened(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,4 +1,4 @@
-"""Where examples come from: a custom task's tables, a GLUE folder, the hub, or (cola only) the embedded corpus."""
+"""Sources of examples: a custom task's tables, a GLUE folder, the Hugging Face hub, the embedded corpus (cola only)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from ikd_ray.data.dataset import Dataset, Split, fingerprint, sizes
+from ikd_ray.data.dataset import Dataset, Split, fingerprint, format_sizes
 from ikd_ray.data.readers import find_glue_folder, read_glue_split, read_tables
 from ikd_ray.data.task_file import CustomTask
 from ikd_ray.errors import UsageError
@@ -28,24 +28,67 @@ _OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFF
 
 
 def load_dataset(task: GlueTask | CustomTask, data_dir: Path | None) -> Dataset:
-    """The task's examples from `data_dir`, where given, and from nowhere else then; else from the hub or its
-    local cache; else, for cola, from the embedded corpus. A custom task needs `data_dir`.
+    """Load a task's examples.
+
+    They come from `data_dir` alone if it is given (a custom task requires it), else from the hub or its local cache,
+    else, for cola only, from the embedded corpus.
 
     Raises:
-        UsageError: the folder's content is wrong (the message names file and line), or nothing has the task.
+        UsageError: the folder's content is wrong (the message names file and line), or no source has the task.
     """
     if isinstance(task, CustomTask):
         return _from_tables(task, data_dir)
     if data_dir is not None:
-        return _from_folder(task, data_dir)
+        return _from_glue_folder(task, data_dir)
     try:
         return _from_hub(task)
-    except _NoHubError as error:
+    except _HubError as error:
         if task.name == "cola":
-            return _embedded(task, str(error))
+            return _from_corpus(task, str(error))
         raise UsageError(
             f"task {task.name}: {error}; pass --data-dir with a folder that holds {task.folder}/train.tsv"
         ) from None
+
+
+def hub_reachable() -> bool:
+    """Return whether the hub (or HF_ENDPOINT, if set) answers; `False` where the environment asks to stay offline.
+
+    The endpoint is asked once per process, for at most `PROBE_SECONDS`.
+    """
+    from huggingface_hub import constants
+
+    if any(os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"} for name in _OFFLINE_VARIABLES):
+        return False
+    return _answers(constants.ENDPOINT)
+
+
+def offline_unless_reachable() -> bool:
+    """Return `hub_reachable()`, and switch the process to offline mode where that is `False`.
+
+    In offline mode Hugging Face libraries load what their caches hold and fail at once on anything else, instead of
+    retrying for half a minute.
+    """
+    if hub_reachable():
+        return True
+    from huggingface_hub import constants
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    # The libraries read the environment when they are imported; those that are imported already are set by hand.
+    constants.HF_HUB_OFFLINE = True
+    if "datasets" in sys.modules:
+        from datasets import config
+
+        config.HF_HUB_OFFLINE = config.HF_DATASETS_OFFLINE = True
+    return False
+
+
+def _dataset(
+    task: GlueTask | CustomTask,
+    splits: dict[str, Split],
+    source: Literal["folder", "hub", "embedded"],
+    description: str,
+) -> Dataset:
+    return Dataset(task, splits, source, description, fingerprint(task, splits))
 
 
 def _from_tables(task: CustomTask, data_dir: Path | None) -> Dataset:
@@ -53,44 +96,44 @@ def _from_tables(task: CustomTask, data_dir: Path | None) -> Dataset:
         names = ", ".join(name for _, name in task.files)
         raise UsageError(f"--data-dir is missing; give the folder that holds {names} of task {task.name}")
     splits = read_tables(data_dir, task)
-    description = f"folder {data_dir.resolve().name} ({task.name}, {sizes(splits)})"
-    return Dataset(task, splits, "folder", description, fingerprint(task, splits))
+    description = f"folder {data_dir.resolve().name} ({task.name}, {format_sizes(splits)})"
+    return _dataset(task, splits, "folder", description)
 
 
-def _from_folder(task: GlueTask, data_dir: Path) -> Dataset:
+def _from_glue_folder(task: GlueTask, data_dir: Path) -> Dataset:
     folder = find_glue_folder(data_dir, task)
     splits: dict[str, Split] = {}
     skipped = 0
     for names in task.splits:
-        splits[names.name], skips = read_glue_split(folder / names.file, task)
-        skipped += skips
+        splits[names.name], skipped_rows = read_glue_split(folder / names.file, task)
+        skipped += skipped_rows
     note = f", {skipped} corrupted rows skipped" if skipped else ""
-    description = f"GLUE folder {data_dir.resolve().name} ({task.folder}, {sizes(splits)}{note})"
-    return Dataset(task, splits, "folder", description, fingerprint(task, splits))
+    description = f"GLUE folder {data_dir.resolve().name} ({task.folder}, {format_sizes(splits)}{note})"
+    return _dataset(task, splits, "folder", description)
 
 
-class _NoHubError(Exception):
-    """Why the hub did not give the data, in one line."""
+class _HubError(Exception):
+    """The hub did not provide the data; the message says why in one line."""
 
 
 def _from_hub(task: GlueTask) -> Dataset:
     reachable = offline_unless_reachable()
     import datasets
 
-    with quiet():
+    with _quiet_hugging_face():
         try:
             tables = datasets.load_dataset(HUB_NAME, task.name)
             splits = {names.name: _hub_split(task, tables[names.hub]) for names in task.splits}
         except Exception as error:
-            # `datasets` lets errors of a dozen libraries through, and all of them mean: not from here.
+            # `datasets` raises errors of a dozen libraries; all of them mean that the hub has nothing for us.
             if not reachable and isinstance(error, ConnectionError):
-                raise _NoHubError("the Hugging Face hub is out of reach and its local cache empty") from error
+                raise _HubError("the Hugging Face hub is out of reach and its local cache empty") from error
             which = HUB_NAME if reachable else f"the local cache of {HUB_NAME}"
             reason = (str(error).splitlines() or [""])[0][:160]
-            raise _NoHubError(f"{which} did not load ({type(error).__name__}: {reason})") from error
+            raise _HubError(f"{which} did not load ({type(error).__name__}: {reason})") from error
     where = "hub" if reachable else "hub's local cache"
-    description = f"Hugging Face {where} {HUB_NAME} ({task.name}, {sizes(splits)})"
-    return Dataset(task, splits, "hub", description, fingerprint(task, splits))
+    description = f"Hugging Face {where} {HUB_NAME} ({task.name}, {format_sizes(splits)})"
+    return _dataset(task, splits, "hub", description)
 
 
 def _hub_split(task: GlueTask, table: datasets.Dataset) -> Split:
@@ -103,94 +146,57 @@ def _hub_split(task: GlueTask, table: datasets.Dataset) -> Split:
     return Split(texts[0], texts[1] if task.is_pair else None, np.array(columns["label"], dtype))
 
 
-def _embedded(task: GlueTask, reason: str) -> Dataset:
-    # Imported late: most runs bring data of their own.
-    from ikd_ray.data.corpus import generate
+def _from_corpus(task: GlueTask, reason: str) -> Dataset:
+    from ikd_ray.data.corpus import generate  # imported late: most runs have data of their own
 
-    splits = {
-        name: Split(
-            [judgement.sentence for judgement in judgements],
-            None,
-            np.array([judgement.label for judgement in judgements], np.int64),
-        )
-        for name, judgements in zip(("train", "dev"), generate(seed=0), strict=True)
-    }
+    splits = {}
+    for name, judgements in zip(("train", "dev"), generate(seed=0), strict=True):
+        labels = np.array([judgement.label for judgement in judgements], np.int64)
+        splits[name] = Split([judgement.sentence for judgement in judgements], None, labels)
+    sizes = format_sizes(splits)
     description = (
-        f"GENERATED corpus (not CoLA): made by this project's own grammar, {sizes(splits)}, because {reason}"
+        f"GENERATED corpus (not CoLA): made by this project's own grammar, {sizes}, because {reason}"
     )
-    return Dataset(task, splits, "embedded", description, fingerprint(task, splits))
-
-
-def hub_reachable() -> bool:
-    """Whether the hub (or HF_ENDPOINT, if set) answers; False where the environment asks to stay offline.
-
-    The endpoint is asked once in the life of the process, for at most `PROBE_SECONDS`.
-    """
-    from huggingface_hub import constants
-
-    if any(os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"} for name in _OFFLINE_VARIABLES):
-        return False
-    return _answers(constants.ENDPOINT)
-
-
-def offline_unless_reachable() -> bool:
-    """`hub_reachable()`; where that is False, the process goes offline for good.
-
-    Then Hugging Face libraries load what their caches hold and fail at once on anything else, instead of
-    retrying for half a minute.
-    """
-    if hub_reachable():
-        return True
-    from huggingface_hub import constants
-
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    # The libraries read the environment when they are imported, so one that was must be told.
-    constants.HF_HUB_OFFLINE = True
-    if "datasets" in sys.modules:
-        from datasets import config
-
-        config.HF_HUB_OFFLINE = config.HF_DATASETS_OFFLINE = True
-    return False
+    return _dataset(task, splits, "embedded", description)
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps progress bars and logs below errors of `datasets` and `huggingface_hub` off the terminal."""
+def _quiet_hugging_face() -> Iterator[None]:
+    """Hide the progress bars of `datasets` and `huggingface_hub`, and their logs below errors."""
     import datasets
     import huggingface_hub.utils
 
     modules = (datasets, huggingface_hub.utils)
     loggers = (datasets.logging, huggingface_hub.utils.logging)
     levels = [logger.get_verbosity() for logger in loggers]
-    shown = [module for module in modules if not module.are_progress_bars_disabled()]
+    with_bars = [module for module in modules if not module.are_progress_bars_disabled()]
     for logger in loggers:
         logger.set_verbosity_error()
-    for module in shown:
+    for module in with_bars:
         module.disable_progress_bars()
     try:
         yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.set_verbosity(level)
-        for module in shown:
+        for module in with_bars:
             module.enable_progress_bars()
 
 
 @cache
 def _answers(endpoint: str) -> bool:
+    """Return whether an HTTP server answers at the endpoint with anything but a server error."""
     from huggingface_hub import get_session
 
     statuses: list[int] = []
 
     def ask() -> None:
-        # The hub library's own client, so that its proxies and certificates count. Which exceptions that
-        # client raises differs between its versions, and every one of them means: no answer.
         try:
             statuses.append(get_session().head(endpoint, timeout=PROBE_SECONDS).status_code)
         except Exception:
             return
 
-    # A thread, because no client's timeout bounds the look-up of the name.
+    # In a thread, because no client's timeout covers the lookup of the host name.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(PROBE_SECONDS)

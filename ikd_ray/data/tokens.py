@@ -1,12 +1,11 @@
-"""Examples as token ids: encoded once, stored flat, memory-mapped by every process that trains."""
+"""Tokenized data sets: encoded once, stored as flat arrays, memory-mapped by every process that trains."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,19 +15,19 @@ from ikd_ray.data.dataset import Dataset, Split
 from ikd_ray.data.splits import HOLDOUT
 from ikd_ray.data.task_file import keep_task, kept_task
 from ikd_ray.storage import store
-from ikd_ray.storage.arrays import LengthOrder, RaggedArray, RaggedArrayWriter
+from ikd_ray.storage.arrays import LengthOrder, RaggedArray, row_offsets
 from ikd_ray.tasks import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FORMAT = 1
-CHUNK = 2_000  # examples tokenized at a time: bounds memory
+CHUNK = 2_000  # examples tokenized at a time: bounds the memory that Python's lists take
 
 
 @dataclass(frozen=True)
 class TokenSplit:
-    """One split. Row r's ids and segment ids have equal length."""
+    """Tokenized examples of one split. `input_ids` and `token_type_ids` have rows of equal sizes."""
 
     input_ids: RaggedArray  # int32
     token_type_ids: RaggedArray  # uint8: 0 for the first text, 1 for the second
@@ -39,89 +38,67 @@ class TokenSplit:
 
     @property
     def lengths(self) -> np.ndarray:
+        """The (n,) numbers of tokens."""
         return self.input_ids.sizes
 
     @cached_property
     def order(self) -> LengthOrder:
-        """How arrays of an entry an example are laid out."""
+        """The order of arrays that have one entry per example."""
         return LengthOrder(self.lengths)
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task's tokenized splits, and what identifies them."""
+    """A task's tokenized splits."""
 
     task: Task
     splits: dict[str, TokenSplit]
     pad_id: int
     key: str
+    """Identifies the content: the name of `folder`."""
     folder: Path
 
     @property
     def train(self) -> TokenSplit:
+        """The training split."""
         return self.splits["train"]
 
     @property
     def evaluation_splits(self) -> dict[str, TokenSplit]:
-        """Every split but the training one: `dev`, for MNLI `dev_mismatched`, and `holdout` where there is one."""
+        """All splits but "train": "dev", for MNLI "dev_mismatched", and "holdout" where there is one."""
         return {name: split for name, split in self.splits.items() if name != "train"}
 
     @property
     def selection_split(self) -> str:
-        """The split that models are chosen by: the held-out part of the training set where there is one, else dev."""
+        """Name of the split that models are selected by: "holdout" where there is one, else "dev"."""
         return HOLDOUT if HOLDOUT in self.splits else "dev"
 
 
-def _chunks(
-    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> Iterator[tuple[list[list[int]], list[list[int]]]]:
-    for start in range(0, len(split), CHUNK):
-        first = split.text[start : start + CHUNK]
-        second = split.text_pair[start : start + CHUNK] if split.text_pair is not None else None
-        coded = tokenizer(
-            first,
-            second,
-            truncation=True,
-            max_length=max_length,
-            return_token_type_ids=True,
-            return_attention_mask=False,
-        )
-        yield coded["input_ids"], coded["token_type_ids"]
-
-
-def _encode(
-    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, folder: Path, name: str
-) -> None:
-    """Tokenize a split into files of `folder`; memory holds one chunk at a time."""
-    with (
-        closing(RaggedArrayWriter(folder, f"{name}.ids", np.int32)) as ids,
-        closing(RaggedArrayWriter(folder, f"{name}.segments", np.uint8)) as segments,
-    ):
-        for chunk_ids, chunk_segments in _chunks(split, tokenizer, max_length):
-            ids.append(chunk_ids)
-            segments.append(chunk_segments)
-    np.save(folder / f"{name}.labels.npy", split.labels)
-
-
 def data_key(fingerprint: str, tokenizer_key: str, max_length: int) -> str:
-    """Names the folder that `tokenize` leaves."""
+    """Return the name of the folder that `tokenize` writes."""
     return store.digest(FORMAT, fingerprint, tokenizer_key, max_length)
 
 
 def tokenize(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, tokenizer_key: str, max_length: int, root: Path
 ) -> TaskData:
-    """Tokenize a data set into `root/<key>`, or open what an earlier run left there.
+    """Tokenize a data set into `root/<key>`, or open the result of an earlier call.
 
     Args:
+        dataset: the texts and labels.
+        tokenizer: of the teacher.
         tokenizer_key: identifies the tokenizer: equal keys must mean equal output.
-        max_length: tokens kept of an example, special ones included.
+        max_length: tokens per example, special tokens included; longer examples are truncated.
+        root: folder of all tokenized data sets.
     """
     key = data_key(dataset.fingerprint, tokenizer_key, max_length)
 
     def write(folder: Path) -> None:
         for name, split in dataset.splits.items():
-            _encode(split, tokenizer, max_length, folder, name)
+            input_ids, token_type_ids = _encode(split, tokenizer, max_length)
+            input_ids.save(folder, f"{name}.ids")
+            token_type_ids.save(folder, f"{name}.segments")
+            np.save(folder / f"{name}.labels.npy", split.labels)
         about = {"task": dataset.task.name, "splits": list(dataset.splits), "pad_id": tokenizer.pad_token_id}
         (folder / "about.json").write_text(json.dumps(about))
         keep_task(folder, dataset.task)
@@ -131,7 +108,7 @@ def tokenize(
 
 
 def open_data(folder: Path) -> TaskData:
-    """Memory-map what `tokenize` stored."""
+    """Memory-map a folder that `tokenize` wrote."""
     about = json.loads((folder / "about.json").read_text())
     splits = {
         name: TokenSplit(
@@ -142,3 +119,28 @@ def open_data(folder: Path) -> TaskData:
         for name in about["splits"]
     }
     return TaskData(kept_task(folder, about["task"]), splits, about["pad_id"], folder.name, folder)
+
+
+def _encode(
+    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[RaggedArray, RaggedArray]:
+    """Return the input ids and token type ids of a split."""
+    sizes: list[int] = []
+    input_ids, token_type_ids = [np.zeros(0, np.int32)], [np.zeros(0, np.uint8)]
+    for start in range(0, len(split), CHUNK):
+        chunk = slice(start, start + CHUNK)
+        encoded = tokenizer(
+            split.text[chunk],
+            None if split.text_pair is None else split.text_pair[chunk],
+            truncation=True,
+            max_length=max_length,
+            return_token_type_ids=True,
+            return_attention_mask=False,
+        )
+        sizes += map(len, encoded["input_ids"])
+        input_ids.append(np.fromiter(chain.from_iterable(encoded["input_ids"]), np.int32))
+        token_type_ids.append(np.fromiter(chain.from_iterable(encoded["token_type_ids"]), np.uint8))
+    offsets = row_offsets(np.array(sizes, np.int64))
+    return RaggedArray(np.concatenate(input_ids), offsets), RaggedArray(
+        np.concatenate(token_type_ids), offsets
+    )

@@ -8,6 +8,7 @@ reading a batch of similar lengths is a few dense copies.
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
@@ -218,7 +219,7 @@ def build_targets(
         _check_room(folder, missing, data, teacher)
         unfinished = folder / UNFINISHED
         key = store.digest(FORMAT, BATCH, CELLS, data.key)
-        with ResumableArrays(unfinished, key, np.float16, _entries(missing, data, teacher)) as arrays:
+        with ResumableArrays(unfinished, key, np.float16, _shapes(missing, data, teacher)) as arrays:
             yield from _fill(arrays, missing, data, teacher)
         for part in missing:
             store.publish(unfinished / part, folder / part)
@@ -307,22 +308,24 @@ def _flat(attention: Tensor, lengths: np.ndarray) -> Tensor:
     )
 
 
-def _entries(parts: list[str], data: TaskData, teacher: Encoder) -> dict[str, tuple[int, ...]]:
-    """The shape of each file's entries: an example's, but attention's are of no common shape, so a value's."""
+def _shapes(parts: list[str], data: TaskData, teacher: Encoder) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each part's array for each split; attention, of no common shape, is flat."""
     config = teacher.config
-    shapes = {"logits": (config.num_labels,), "cls": (config.hidden_size,), "attention": ()}
-    return {f"{part}/{split}": shapes[part.partition("-")[0]] for part in parts for split in data.splits}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, split in data.splits.items():
+        cells = config.num_attention_heads * int(np.square(split.lengths, dtype=np.int64).sum())
+        by_kind = {
+            "logits": (len(split), config.num_labels),
+            "cls": (len(split), config.hidden_size),
+            "attention": (cells,),
+        }
+        shapes |= {f"{part}/{name}": by_kind[part.partition("-")[0]] for part in parts}
+    return shapes
 
 
 def _size(parts: list[str], data: TaskData, teacher: Encoder) -> int:
-    """Bytes that the parts take."""
-    config, lengths = teacher.config, np.concatenate([split.lengths for split in data.splits.values()])
-    values = {
-        "logits": len(lengths) * config.num_labels,
-        "cls": len(lengths) * config.hidden_size,
-        "attention": int(np.square(lengths, dtype=np.int64).sum()) * config.num_attention_heads,
-    }
-    return ITEM * sum(values[part.partition("-")[0]] for part in parts)
+    """Return the bytes that the parts take."""
+    return ITEM * sum(map(math.prod, _shapes(parts, data, teacher).values()))
 
 
 def _size_on_disk(folder: Path, parts: list[str]) -> int:

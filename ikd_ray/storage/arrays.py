@@ -1,4 +1,4 @@
-"""Arrays on disk: ragged rows, entries grouped by length, and arrays that survive an interrupted build."""
+"""Arrays on disk: ragged rows, entries grouped by length, and arrays whose writing survives an interruption."""
 
 from __future__ import annotations
 
@@ -7,276 +7,247 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
-from math import prod
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import open_memmap
 
 from ikd_ray.storage import store
 
-SAVE_SECONDS = 10.0  # between durable points: the work that a killed process loses at most
+CHECKPOINT_SECONDS = 10.0  # between two checkpoints: the most work that a killed process loses
 PROGRESS = "progress.json"
 
 
-class ArrayFile:
-    """An .npy file that grows entry by entry; only a small buffer of it is in memory."""
-
-    def __init__(self, path: Path, dtype: type, entry: tuple[int, ...] = (), count: int = 0) -> None:
-        """
-        Args:
-            entry: shape of an entry.
-            count: entries to keep of a file begun before; what follows them is cut off.
-
-        Raises:
-            ValueError: the file has fewer.
-        """
-        self._dtype, self._entry, self.count = np.dtype(dtype), entry, count
-        self._file = open(path, "r+b" if count else "wb")  # noqa: SIM115 - closed by `close`
-        self._write_header()
-        end = self._file.tell() + count * math.prod(entry) * self._dtype.itemsize
-        if self._file.seek(0, os.SEEK_END) < end:
-            self._file.close()
-            raise ValueError(f"{path}: shorter than the {end} bytes of {count} entries")
-        self._file.truncate(end)
-        self._file.seek(end)
-
-    def _write_header(self) -> None:
-        # numpy leaves room in it for any count, so that it can be written again when the count is known.
-        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self.count, *self._entry)}
-        np.lib.format.write_array_header_1_0(self._file, header)
-
-    def append(self, entries: np.ndarray) -> None:
-        """Write (n, *entry) more."""
-        self._file.write(np.ascontiguousarray(entries, self._dtype).data)
-        self.count += len(entries)
-
-    def sync(self) -> None:
-        """Wait until all entries are on the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Without it numpy cannot read the file."""
-        try:
-            self._file.seek(0)
-            self._write_header()
-        finally:
-            self._file.close()
-
-
-class ResumableArrays:
-    """Array files that grow together in a folder of their own, step by step, with durable points.
-
-    A context for one process at a time. Leaving it by an exception, or by being killed, leaves the folder: the
-    next process goes on from its last durable point.
-    """
-
-    def __init__(self, folder: Path, key: str, dtype: type, entries: Mapping[str, tuple[int, ...]]) -> None:
-        """
-        Args:
-            key: identifies what the steps are: a folder of another key is not gone on with.
-            entries: each array's path in the folder, without suffix, and the shape of its entries. A folder
-                that lacks one of them is not gone on with; what it has besides is removed.
-        """
-        self.steps = 0  # done, by earlier processes too
-        self._folder, self._key, self._dtype, self._entries = folder, key, dtype, entries
-        self._files: dict[str, ArrayFile] = {}
-
-    def __enter__(self) -> ResumableArrays:
-        self._closing = ExitStack()
-        try:
-            progress = json.loads((self._folder / PROGRESS).read_text())
-            if progress["key"] != self._key:
-                raise ValueError(f"{self._folder}: of other steps")
-            self._open(progress["counts"])
-            self.steps = progress["steps"]
-        except (FileNotFoundError, ValueError, LookupError, TypeError):
-            self._closing.close()
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._open(dict.fromkeys(self._entries, 0))
-        for path in self._folder.rglob("*.npy"):
-            if path.relative_to(self._folder).with_suffix("").as_posix() not in self._entries:
-                path.unlink()
-        self.save()
-        return self
-
-    def _open(self, counts: Mapping[str, int]) -> None:
-        for name, entry in self._entries.items():
-            path = self._folder / f"{name}.npy"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._files[name] = file = ArrayFile(path, self._dtype, entry, counts[name])
-            self._closing.callback(file.close)
-            store.fsync(path.parent)
-        store.fsync(self._folder)
-
-    def append(self, name: str, entries: np.ndarray) -> None:
-        self._files[name].append(entries)
-
-    def end_step(self) -> None:
-        """All of a step's entries are appended; from time to time this makes a durable point."""
-        self.steps += 1
-        if time.monotonic() - self._saved >= SAVE_SECONDS:
-            self.save()
-
-    def save(self) -> None:
-        """Make a durable point."""
-        for file in self._files.values():
-            file.sync()
-        counts = {name: file.count for name, file in self._files.items()}
-        progress = {"key": self._key, "steps": self.steps, "counts": counts}
-        store.write_atomic(self._folder / PROGRESS, json.dumps(progress))
-        self._saved = time.monotonic()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._closing:
-            if kind is None:
-                self.save()
-
-
 def row_offsets(sizes: np.ndarray) -> np.ndarray:
-    """(n,) row sizes -> (n + 1,) offsets, int64."""
+    """Return the (n + 1,) int64 offsets of rows with (n,) sizes."""
     return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
 
 @dataclass(frozen=True)
 class RaggedArray:
-    """Row r is `values[offsets[r]:offsets[r + 1]]`; `values` may be a memory map."""
+    """Rows of different sizes in one flat array: row r is `values[offsets[r]:offsets[r + 1]]`."""
 
-    values: np.ndarray
-    offsets: np.ndarray
+    values: np.ndarray  # (total,), may be a memory map
+    offsets: np.ndarray  # (n + 1,), int64
 
     @property
     def sizes(self) -> np.ndarray:
+        """The (n,) sizes of the rows."""
         return np.diff(self.offsets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def flat(self, rows: np.ndarray) -> np.ndarray:
-        """The values of these rows one after the other, in the order of the array."""
-        wanted = np.zeros(len(self), bool)
-        wanted[rows] = True
-        return np.asarray(self.values)[np.repeat(wanted, self.sizes)]
+        """Return the values of the given rows as one flat array, in the order of the array."""
+        selected = np.zeros(len(self), bool)
+        selected[rows] = True
+        return np.asarray(self.values)[np.repeat(selected, self.sizes)]
 
     def padded(self, rows: np.ndarray, fill: int) -> tuple[np.ndarray, np.ndarray]:
-        """The rows beside one another, `fill` beyond their ends.
+        """Stack rows, padded with `fill` to the longest of them.
 
         Returns:
-            (B, L) values, L the longest of the rows, and their mask (B, L), true within the rows.
+            The (B, L) values and their (B, L) mask, true within the rows. Both are copies.
         """
         starts = self.offsets[rows]
         sizes = self.offsets[rows + 1] - starts
         columns = np.arange(sizes.max(initial=0))
         mask = columns < sizes[:, None]
-        # Places beyond a row's end may be beyond the array's; what is there is overwritten.
+        # An index beyond the row's end may lie beyond the array's; its value is overwritten by `fill`.
         values = np.asarray(self.values).take(starts[:, None] + columns, mode="clip")
         values[~mask] = fill
         return values, mask
 
+    def save(self, folder: Path, name: str) -> None:
+        """Write the array as `NAME.npy` and `NAME.offsets.npy`."""
+        np.save(folder / f"{name}.npy", self.values)
+        np.save(folder / f"{name}.offsets.npy", self.offsets)
+
     @classmethod
     def open(cls, folder: Path, name: str) -> RaggedArray:
-        """Memory-mapped values; the offsets are read."""
+        """Open what `save` wrote, with memory-mapped values."""
         values = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         return cls(values, np.load(folder / f"{name}.offsets.npy", allow_pickle=False))
 
 
-class RaggedArrayWriter:
-    """Writes what `RaggedArray.open` reads, from the first row to the last; only the rows' sizes are in memory."""
-
-    def __init__(self, folder: Path, name: str, dtype: type) -> None:
-        self._offsets, self._dtype = folder / f"{name}.offsets.npy", dtype
-        self._values = ArrayFile(folder / f"{name}.npy", dtype)
-        self._sizes = [np.zeros(0, np.int64)]
-
-    def append(self, rows: Sequence[Sequence[int]]) -> None:
-        sizes = np.fromiter(map(len, rows), np.int64, len(rows))
-        self._values.append(np.fromiter(chain.from_iterable(rows), self._dtype, int(sizes.sum())))
-        self._sizes.append(sizes)
-
-    def close(self) -> None:
-        """Without it the rows cannot be read."""
-        self._values.close()
-        np.save(self._offsets, row_offsets(np.concatenate(self._sizes)))
-
-
 class LengthOrder:
-    """Examples in order of length, those of equal length in order of row: how such arrays are laid out.
+    """Rows sorted by length (stable), as the entries of a `BucketedArray` are.
 
-    Entries of one length lie side by side as one dense block, so that a batch is read with one copy for each
-    length in it instead of one for each example, and evaluation, which goes by length, reads front to back.
+    Entries of equal length form one dense block. A batch is read with one copy per length instead of one per row,
+    and evaluation, which goes by length, reads the file from front to back.
+
+    Attributes:
+        lengths: (n,) tokens of each row.
+        rows: position -> row.
+        positions: (n,) row -> position. A row without an entry has a position beyond the end of every array.
+        blocks: length -> (first position, number of rows), by ascending length.
     """
 
     def __init__(self, lengths: np.ndarray, rows: np.ndarray | None = None) -> None:
-        """
+        """Sort rows by length.
+
         Args:
             lengths: (n,) tokens of each row.
-            rows: those that have an entry, ascending; none: all.
+            rows: the rows that have an entry, ascending; `None` means all.
         """
         rows = np.arange(len(lengths)) if rows is None else rows
         self.lengths = lengths
-        self.rows = rows[np.argsort(lengths[rows], kind="stable")]  # position -> row
-        # Row -> position; a row that has no entry has one beyond every array's end.
+        self.rows = rows[np.argsort(lengths[rows], kind="stable")]
         self.positions = np.full(len(lengths), len(lengths))
         self.positions[self.rows] = np.arange(len(self.rows))
-        distinct, counts = np.unique(lengths[rows], return_counts=True)
-        first = np.cumsum(counts) - counts
-        self.blocks: dict[int, tuple[int, int]] = {  # length -> first position, number of examples; ascending
-            length: (start, count)
-            for length, start, count in zip(distinct.tolist(), first.tolist(), counts.tolist(), strict=True)
-        }
+        distinct, firsts, counts = np.unique(lengths[self.rows], return_index=True, return_counts=True)
+        self.blocks: dict[int, tuple[int, int]] = dict(
+            zip(distinct.tolist(), zip(firsts.tolist(), counts.tolist(), strict=True), strict=True)
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
 class BucketedArray:
-    """A flat array, which may be a memory map, of entries in `LengthOrder`."""
+    """One entry per row in `LengthOrder`, its shape a function of the row's length, all in one flat array."""
 
     def __init__(
         self, values: np.ndarray | None, order: LengthOrder, shape: Callable[[int], tuple[int, ...]]
     ) -> None:
-        """
+        """Lay entries out in a flat array.
+
         Args:
-            values: flat, all entries one after the other; may be set later.
-            shape: an entry's shape for a length.
+            values: (size,), may be a memory map; may be assigned later.
+            order: the rows that have entries.
+            shape: maps a length to the shape of an entry.
         """
         self.values, self._order, self._shape = values, order, shape
         self._spans: dict[int, tuple[int, int]] = {}
         end = 0
         for length, (_, count) in order.blocks.items():
-            start, end = end, end + count * prod(shape(length))
+            start, end = end, end + count * math.prod(shape(length))
             self._spans[length] = start, end
         self.size = end  # of the flat array
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """(B, *shape of the longest): the rows' entries, a copy, 0 beyond an entry's own shape."""
+        """Return a copy of the rows' entries, (B, *shape of the longest), padded with 0."""
         longest = int(self._order.lengths[rows].max(initial=0))
         assert self.values is not None
         out = np.zeros((len(rows), *self._shape(longest)), self.values.dtype)
-        for which, inside, block, places in self._pieces(rows):
-            there: tuple[np.ndarray | slice, ...] = (which, *inside)
-            out[there] = block[places]
+        for index, block, positions in self._blocks(rows):
+            out[index] = block[positions]
         return out
 
     def write(self, rows: np.ndarray, entries: np.ndarray) -> None:
-        """The inverse of `read`; what lies beyond an entry's own shape is left out."""
-        for which, inside, block, places in self._pieces(rows):
-            there: tuple[np.ndarray | slice, ...] = (which, *inside)
-            block[places] = entries[there]
+        """Store padded entries as `read` returns them, without the padding."""
+        for index, block, positions in self._blocks(rows):
+            block[positions] = entries[index]
 
-    def _pieces(
+    def _blocks(
         self, rows: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, tuple[slice, ...], np.ndarray, np.ndarray]]:
-        """For each length among the rows: which of them have it, how far its entries reach in a padded array,
-        the block of all entries of that length, and the rows' places in it."""
+    ) -> Iterator[tuple[tuple[np.ndarray | slice, ...], np.ndarray, np.ndarray]]:
+        """Yield for each length: the index of its rows in a padded array, its block, and their positions there."""
         lengths, positions = self._order.lengths[rows], self._order.positions[rows]
-        values = np.asarray(self.values)  # a memory map's own class takes its time over every slice
+        values = np.asarray(self.values)  # slicing a np.memmap is slow
         for length in np.unique(lengths).tolist():
             which = np.flatnonzero(lengths == length)
             shape, (first, count) = self._shape(length), self._order.blocks[length]
             block = values[slice(*self._spans[length])].reshape(count, *shape)
-            yield which, tuple(map(slice, shape)), block, positions[which] - first
+            yield (which, *map(slice, shape)), block, positions[which] - first
+
+
+class ResumableArrays:
+    """Array files that are filled from front to back, step by step, by a process that may be killed at any time.
+
+    A context manager for one process at a time. A checkpoint records how much of every file is safely on the disk;
+    after an exception or a kill the next process continues from the last checkpoint. Memory holds only what is being
+    appended.
+
+    Attributes:
+        steps: number of steps that are complete, those of earlier processes included.
+    """
+
+    def __init__(self, folder: Path, key: str, dtype: type, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Name the arrays.
+
+        Args:
+            folder: belongs to these arrays alone. A folder of another key, or one that lacks an array, is not
+                continued but replaced; arrays that are not in `shapes` are removed.
+            key: identifies the sequence of steps.
+            dtype: type of all values.
+            shapes: path of each array below `folder`, without suffix -> its final shape.
+        """
+        self.steps = 0
+        self._folder, self._key, self._dtype, self._shapes = folder, key, np.dtype(dtype), shapes
+        self._filled = dict.fromkeys(shapes, 0)  # entries, along the first axis, that are written
+        self._data_offsets: dict[str, int] = {}  # bytes of each file's header
+
+    def __enter__(self) -> ResumableArrays:
+        try:
+            self._resume()
+        except (FileNotFoundError, ValueError, LookupError, TypeError):
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._create()
+        for path in self._folder.rglob("*.npy"):
+            if path.relative_to(self._folder).with_suffix("").as_posix() not in self._shapes:
+                path.unlink()
+        self.checkpoint()
+        return self
+
+    def append(self, name: str, entries: np.ndarray) -> None:
+        """Write (n, *entry shape) entries behind those that an array has."""
+        count, *entry_shape = self._shapes[name]
+        start, end = self._filled[name], self._filled[name] + len(entries)
+        if end > count:
+            raise ValueError(f"{self._path(name)}: {end} entries where {count} are expected")
+        # Written, not assigned to a memory map: where a disk is full, that would kill the process.
+        with open(self._path(name), "r+b") as file:
+            file.seek(self._data_offsets[name] + start * math.prod(entry_shape) * self._dtype.itemsize)
+            file.write(np.ascontiguousarray(entries, self._dtype).data)
+        self._filled[name] = end
+
+    def end_step(self) -> None:
+        """Count a step as complete; every `CHECKPOINT_SECONDS` this makes a checkpoint."""
+        self.steps += 1
+        if time.monotonic() - self._checkpointed >= CHECKPOINT_SECONDS:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Wait until all that is written is on the disk, then record it."""
+        for name in self._shapes:
+            store.fsync(self._path(name))
+        progress = {"key": self._key, "steps": self.steps, "counts": self._filled}
+        store.write_atomic(self._folder / PROGRESS, json.dumps(progress))
+        self._checkpointed = time.monotonic()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.checkpoint()
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.npy"
+
+    def _resume(self) -> None:
+        progress = json.loads((self._folder / PROGRESS).read_text())
+        if progress["key"] != self._key:
+            raise ValueError(f"{self._folder} belongs to another sequence of steps")
+        for name, shape in self._shapes.items():
+            array = open_memmap(self._path(name), "r")
+            if (array.dtype, array.shape) != (self._dtype, shape):
+                raise ValueError(f"{self._path(name)} has another type or shape")
+            self._data_offsets[name] = array.offset
+            self._filled[name] = progress["counts"][name]
+        self.steps = progress["steps"]
+
+    def _create(self) -> None:
+        self._filled = dict.fromkeys(self._shapes, 0)
+        for name, shape in self._shapes.items():
+            path = self._path(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._data_offsets[name] = open_memmap(path, "w+", self._dtype, shape).offset
+            if hasattr(
+                os, "posix_fallocate"
+            ):  # Linux: notice now, not in the middle, that the disk is too small
+                with open(path, "r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            store.fsync(path.parent)
+        store.fsync(self._folder)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ikd_ray.data.batches import AHEAD, POOL, collate, evaluation_batches, prefetch, training_batches
+from ikd_ray.data.batches import POOL, PREFETCH, collate, evaluation_batches, prefetch, training_batches
 from ikd_ray.data.tokens import TokenSplit
 from ikd_ray.storage.arrays import RaggedArray, row_offsets
 
@@ -218,7 +218,7 @@ def test_prefetch_is_only_a_little_ahead():
     found = prefetch(lambda item: made.append(item) or item, range(100))
     assert next(found) == 0
     found.close()
-    assert len(made) <= AHEAD + 1
+    assert len(made) <= PREFETCH + 1
 
 
 def test_prefetch_passes_errors_on():

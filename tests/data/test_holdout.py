@@ -7,7 +7,7 @@ import pytest
 
 from ikd_ray.data import sources
 from ikd_ray.data.dataset import Dataset, Split, fingerprint
-from ikd_ray.data.splits import SHARE, hold_out
+from ikd_ray.data.splits import HOLDOUT_FRACTION, hold_out
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import get_task
 
@@ -48,7 +48,7 @@ def test_the_training_set_is_parted_and_the_rest_is_as_it_was(task, labels):
     assert set(parted.splits) == {*whole.splits, "holdout"}
     if task != "stsb":
         share = np.bincount(parted.splits["holdout"].labels) / np.bincount(whole.splits["train"].labels)
-        assert share == pytest.approx(SHARE, abs=0.02)
+        assert share == pytest.approx(HOLDOUT_FRACTION, abs=0.02)
 
 
 def test_it_is_other_data_and_says_so():
@@ -87,7 +87,7 @@ def test_the_embedded_corpus_too():
     assert whole.generated
     parted = hold_out(whole)
     assert parted.generated
-    assert len(parted.splits["holdout"]) == round(SHARE * len(whole.splits["train"]))
+    assert len(parted.splits["holdout"]) == round(HOLDOUT_FRACTION * len(whole.splits["train"]))
     assert parted.description.startswith(whole.description)
 
 

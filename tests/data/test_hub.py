@@ -118,7 +118,7 @@ def test_libraries_imported_later_are_offline_too():
 def test_quiet_hides_and_restores(capfd):
     before = datasets.logging.get_verbosity()
     logger = datasets.logging.get_logger("datasets.load")
-    with sources.quiet():
+    with sources._quiet_hugging_face():
         logger.warning("about the cache")
         assert datasets.are_progress_bars_disabled()
     assert "about the cache" not in capfd.readouterr().err

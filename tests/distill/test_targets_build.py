@@ -120,7 +120,7 @@ def test_a_damaged_part_is_rebuilt(tmp_path, data, teacher, part, damage):
 def steps(monkeypatch) -> SimpleNamespace:
     """Steps of 8 examples, each a durable point; `total` of them for `data`."""
     monkeypatch.setattr(module, "BATCH", 8)
-    monkeypatch.setattr(arrays, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(arrays, "CHECKPOINT_SECONDS", 0.0)
     return SimpleNamespace(total=6 + 3)
 
 
@@ -160,10 +160,10 @@ def test_an_interrupted_build_goes_on(tmp_path, data, teacher, steps, passes, af
 def _build_until_killed(folder: Path, data_folder: Path, durable: int, after: int) -> None:
     """Makes `after` steps, of which the first `durable` are on the disk for good."""
     torch.set_num_threads(1)
-    module.BATCH, arrays.SAVE_SECONDS = 8, 0.0
+    module.BATCH, arrays.CHECKPOINT_SECONDS = 8, 0.0
     for step, _ in enumerate(build_targets(folder, open_data(data_folder), make_encoder(), [2, 3], True), 1):
         if step == durable:
-            arrays.SAVE_SECONDS = 1e9
+            arrays.CHECKPOINT_SECONDS = 1e9
         if step == after:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -253,10 +253,10 @@ def test_a_full_disk_does_not_matter_where_all_is_there(tmp_path, data, teacher,
 
 def test_what_an_interrupted_build_has_needs_no_room(tmp_path, data, teacher, steps, monkeypatch):
     interrupt(tmp_path, data, teacher, [2], 6)
-    there = stored_gb(tmp_path, [2])
-    need = size_gb(data, teacher, [2])
-    assert 0.3 * need < there < need
-    disk_with(monkeypatch, (need - there) * 1e9 / 0.9 + 1)
+    assert stored_gb(tmp_path, [2]) >= size_gb(
+        data, teacher, [2]
+    )  # the whole files are reserved at the start
+    disk_with(monkeypatch, 0)
     assert build_all(tmp_path, data, teacher, [2])
 
 
