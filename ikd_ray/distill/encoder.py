@@ -1,4 +1,4 @@
-"""A BERT-family sequence classifier run layer by layer, as far as a stage needs."""
+"""Run a BERT-family sequence classifier layer by layer, as far as a stage needs."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ def _attention(
     first_only: bool = False,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention for transformers' registry: SDPA, unless the caller passed a list to record into.
+    """Compute attention as transformers' registry of attention functions expects it.
 
-    transformers itself can return attention weights only after dropout. What is appended to `record` is the
-    softmax before it, (B, heads, L, L). With `first_only` just the first position's output is right.
+    transformers itself returns attention weights only after dropout. With a list as `record` the weights before
+    dropout, (B, heads, L, L), are appended to it; without one PyTorch's fused kernel is used. With `first_only` only
+    the first position's output is right.
     """
     length = query.shape[2]
     if record is None:
@@ -50,7 +51,7 @@ def _attention(
         probabilities = scores.softmax(-1)
         record.append(probabilities)
         out = drop(probabilities[:, :, :1] if first_only else probabilities, dropout) @ value
-    # transformers wants the shape of all positions.
+    # transformers expects the shape of all positions.
     return out.expand(-1, -1, length, -1).transpose(1, 2), None
 
 
@@ -59,21 +60,28 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 def uses_segment_ids(config: PretrainedConfig) -> bool:
-    """Whether a model of `FAMILIES` tells a pair's first text from its second by `token_type_ids`."""
+    """Return whether a model of `FAMILIES` distinguishes the two texts of a pair by `token_type_ids`."""
     return config.model_type != "distilbert" and getattr(config, "type_vocab_size", 2) >= 2
 
 
 @dataclass
 class EncoderOutput:
-    """What a forward pass was asked for; layers count from 1."""
+    """Outputs of a forward pass; layers count from 1."""
 
-    logits: Tensor | None = None  # (B, labels)
-    cls: dict[int, Tensor] = field(default_factory=dict)  # layer -> (B, hidden)
-    attention: dict[int, Tensor] = field(default_factory=dict)  # layer -> (B, heads, L, L), before dropout
+    logits: Tensor | None = None
+    """(B, labels), where they were asked for."""
+    cls: dict[int, Tensor] = field(default_factory=dict)
+    """Layer -> [CLS] vectors, (B, hidden), of every layer that was run."""
+    attention: dict[int, Tensor] = field(default_factory=dict)
+    """Layer -> attention probabilities before dropout, (B, heads, L, L), of the layers asked for."""
 
 
 class Encoder(nn.Module):
-    """Wraps a Hugging Face `...ForSequenceClassification` model of one of `FAMILIES`; shares its parameters."""
+    """Wrapper of a Hugging Face `...ForSequenceClassification` model of one of `FAMILIES`.
+
+    Args:
+        model: the model. Its parameters are shared; its attention and linear layers are replaced in place.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -82,30 +90,32 @@ class Encoder(nn.Module):
         self.model = model
 
     @property
-    def config(self) -> Any:  # a configuration of its family
+    def config(self) -> Any:
+        """The model's configuration, of a class that depends on its family."""
         return self.model.config
 
     @property
     def layers(self) -> nn.ModuleList:
+        """The transformer layers, from the input up."""
         base: Any = self.model.base_model
         return base.transformer.layer if self.config.model_type == "distilbert" else base.encoder.layer
 
     @property
     def embeddings(self) -> nn.ModuleList:
-        """Everything below the first layer."""
+        """All modules below the first layer."""
         base: Any = self.model.base_model
         return nn.ModuleList([base.embeddings, getattr(base, "embeddings_project", nn.Identity())])
 
     @property
     def head(self) -> nn.ModuleList:
-        """Everything above the last layer: pooler, if any, and classifier."""
+        """All modules above the last layer: the pooler, if there is one, and the classifier."""
         names = ("pre_classifier", "classifier")
         above = [getattr(self.model, name) for name in names if hasattr(self.model, name)]
         pooler = getattr(self.model.base_model, "pooler", None)
         return nn.ModuleList([pooler, *above] if pooler is not None else above)
 
     def fingerprint(self) -> str:
-        """A key of the model's configuration and weights, wherever it was loaded from."""
+        """Return a SHA-256 (hex) of the model's configuration and weights, independent of where it was loaded from."""
         config = json.loads(self.config.to_json_string(use_diff=False))
         config.pop("_name_or_path", None)
         checksum = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
@@ -115,14 +125,14 @@ class Encoder(nn.Module):
         return checksum.hexdigest()
 
     def embed(self, batch: Batch) -> Tensor:
-        """(B, L, hidden): what enters the first layer."""
+        """Return the input of the first layer, (B, L, hidden)."""
         base: Any = self.model.base_model
         segments = {"token_type_ids": batch.token_type_ids} if uses_segment_ids(self.config) else {}
         hidden = base.embeddings(input_ids=batch.input_ids, **segments)
         return base.embeddings_project(hidden) if hasattr(base, "embeddings_project") else hidden
 
     def classify(self, cls: Tensor) -> Tensor:
-        """Logits (B, labels) from the last layer's [CLS] vectors (B, hidden)."""
+        """Return the logits, (B, labels), for the last layer's [CLS] vectors, (B, hidden)."""
         model: Any = self.model
         kind, sequence = self.config.model_type, cls[:, None]
         if kind == "bert":
@@ -131,11 +141,11 @@ class Encoder(nn.Module):
             return model.classifier(model.dropout(torch.relu(model.pre_classifier(cls))))
         return model.classifier(sequence)
 
-    def hidden(self, batch: Batch, depth: int, start: Tensor | None = None, below: int = 0) -> Tensor:
-        """(B, L, hidden): what comes out of layer `depth`; `start` is what came out of layer `below`."""
+    def hidden(self, batch: Batch, depth: int, start: Tensor | None = None, start_layer: int = 0) -> Tensor:
+        """Return the output of layer `depth`, (B, L, hidden); `start` is that of layer `start_layer`, if stored."""
         mask = batch.attention_mask[:, None, None, :]
         hidden = self.embed(batch) if start is None else start
-        for layer in self.layers[below:depth]:
+        for layer in self.layers[start_layer:depth]:
             hidden = layer(hidden, mask)
         return hidden
 
@@ -146,41 +156,44 @@ class Encoder(nn.Module):
         attention_layers: Collection[int] = (),
         classify: bool = True,
         start: Tensor | None = None,
-        below: int = 0,
+        start_layer: int = 0,
     ) -> EncoderOutput:
-        """Run the first `depth` layers (all of them by default), the last of them for [CLS] alone.
+        """Run the lower layers of the model; the highest of them is computed for [CLS] only.
 
         Args:
-            attend: layers whose attention probabilities are wanted; the others use the fused kernel.
-            classify: compute logits; needs every layer.
-            start: what the first `below` layers give, which are then not run: (B, L, hidden), or where `below`
-                is all of them their [CLS] vectors (B, hidden).
+            batch: B examples of L tokens.
+            depth: number of layers to run; None: all.
+            attention_layers: layers whose attention probabilities are returned; the others use the fused kernel.
+            classify: whether to compute logits, which takes all layers.
+            start: output of layer `start_layer`, from where the pass starts: (B, L, hidden), or where it is the last
+                layer its [CLS] vectors, (B, hidden).
+            start_layer: number of layers that are not run.
         """
         output = EncoderOutput()
         depth = len(self.layers) if depth is None else depth
         mask = batch.attention_mask[:, None, None, :]
         hidden = self.embed(batch) if start is None else start
-        for number in range(below + 1, depth + 1):
+        for number in range(start_layer + 1, depth + 1):
             layer = self.layers[number - 1]
             record: list[Tensor] | None = [] if number in attention_layers else None
             if number < depth:
                 hidden = layer(hidden, mask, record=record)
                 output.cls[number] = hidden[:, 0]
             else:
-                output.cls[number] = self._cls_of(layer, hidden, mask, record)
+                output.cls[number] = self._cls_output(layer, hidden, mask, record)
             if record:
                 output.attention[number] = record[0]
         if classify:
-            top = output.cls[depth] if below < depth else start
+            top = output.cls[depth] if start_layer < depth else start
             assert top is not None
             output.logits = self.classify(top)
         return output
 
-    def _cls_of(self, layer: Any, hidden: Tensor, mask: Tensor, record: list[Tensor] | None) -> Tensor:
-        """(B, hidden): a layer's [CLS] vectors.
+    def _cls_output(self, layer: Any, hidden: Tensor, mask: Tensor, record: list[Tensor] | None) -> Tensor:
+        """Return a layer's [CLS] vectors, (B, hidden).
 
-        Beyond attention a layer works on each position by itself, so for the last one to be run three quarters
-        of its arithmetic are needed at the first position alone.
+        Apart from attention a layer works on each position by itself, so the highest layer that is run needs three
+        quarters of its arithmetic at the first position only.
         """
         attention = layer.attention if self.config.model_type == "distilbert" else layer.attention.self
         context, _ = attention(hidden, mask, record=record, first_only=True)

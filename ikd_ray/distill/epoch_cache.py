@@ -1,12 +1,12 @@
-"""Saved epochs of stages, found by what determines them, so that no two trials train the same epoch.
+"""Cache of trained epochs: no two trials train the same epoch, and a resumed trial goes on where it stopped.
 
-FOLDER/KEY/EPOCH/     one epoch's state: metrics, weights that the stage trains, optimizer
-FOLDER/KEY/cls-EPOCH/ what the whole encoder gives then, where it is frozen from there on
+FOLDER/KEY/EPOCH/     state after one epoch of a stage: metrics, trained weights, optimizer
+FOLDER/KEY/cls-EPOCH/ output of the whole encoder after that epoch, where it is frozen from there on
 FOLDER/.locks/KEY     held by the process that trains the stage
 FOLDER/.in_use/, .going/, .housekeeping.lock: see `ikd_ray.storage.eviction`
 
-Where nodes share no folder, epochs come and go through a `SharedStorage`, and locks hold within a node: two nodes may
-train the same epoch, which costs time alone.
+KEY comes from `ikd_ray.distill.cache_keys`. Where nodes share no folder, epochs are copied through a `SharedStorage`,
+and locks hold within a node: two nodes may train the same epoch, which costs time only.
 """
 
 from __future__ import annotations
@@ -32,39 +32,48 @@ from ikd_ray.storage.eviction import LOCKS, CacheEviction, touch
 from ikd_ray.storage.remote import SharedStorage
 
 EPOCH_FILE, WEIGHTS, OPTIMIZER = "epoch.json", "weights.safetensors", "optimizer.safetensors"
+STAGES = "stages"
+"""Folder of all stages in the cache that sweeps share."""
 
-STAGES = "stages"  # the folder of all stages, below the cache that sweeps share
-
-PATIENCE = 15.0  # seconds until a trial looks again for what another node may have left
-DISK_ERRORS = (OSError, SafetensorError)  # the latter where a disk is full, too
+PATIENCE = 15.0
+"""Seconds after which a trial looks again for an epoch that another node trains."""
+DISK_ERRORS = (OSError, SafetensorError)
+"""Errors of a disk that is full or broken; safetensors has one of its own."""
 
 
 class LostCheckpointError(RuntimeError):
-    """A state that was there a moment ago cannot be read any more."""
+    """A saved epoch that was found earlier can no longer be read."""
 
 
 @dataclass(frozen=True)
 class CachedEpoch:
-    """A stage's state after one of its epochs. Small: the tensors stay on disk until they are loaded."""
+    """State of a stage after one of its epochs. The tensors stay on disk until they are loaded."""
 
     folder: Path
     metrics: dict[str, float]
-    trial: str  # the trial that trained it
-    own: bool  # it is the very one that asks
+    trial: str
+    """Name of the trial that trained it."""
+    own: bool
+    """Whether the asking trial itself trained it, before it was interrupted."""
+
+    @property
+    def reused_from(self) -> str:
+        """Name of the other trial that trained it; empty where it is the asking trial's own."""
+        return "" if self.own else self.trial or "a trial without a name"
 
     def weights(self) -> dict[str, Tensor]:
-        """The parameters that the stage trains.
+        """Load the parameters that the stage trains, by name.
 
         Raises:
-            LostCheckpointError: they are gone.
+            LostCheckpointError: they cannot be read.
         """
         return self._load(WEIGHTS)
 
     def optimizer(self) -> dict[str, Tensor]:
-        """The optimizer's state: what training goes on from.
+        """Load the optimizer's state (`StageOptimizer.state`).
 
         Raises:
-            LostCheckpointError: it is gone.
+            LostCheckpointError: it cannot be read.
         """
         return self._load(OPTIMIZER)
 
@@ -77,17 +86,20 @@ class CachedEpoch:
 
 @dataclass(frozen=True)
 class PendingEpoch:
-    """What a trial waits for: an epoch that another process is training."""
+    """An epoch that another process is training."""
 
-    folder: Path | None  # none: no epoch will do, but the other one's end with the stage
+    folder: Path | None
+    """Where it will be saved; None: wait until the other process leaves the stage, as no epoch there is of use."""
     lock: Path
-    node: str = ""  # where folder and lock can be seen; none: everywhere
-    since: float = 0.0  # seconds since 1970
+    node: str = ""
+    """The node where folder and lock can be seen; empty: every node."""
+    since: float = 0.0
+    """When the wait began, in seconds since 1970."""
 
     def ready(self) -> bool:
-        """Whether there is no reason to wait any longer: the epoch is there, or nobody trains it any more.
+        """Return whether waiting is over: the epoch is saved, or no process trains it any more.
 
-        Who cannot see that from here says so after a while.
+        On a node that cannot see this, waiting is over after `PATIENCE` seconds.
         """
         if self.node not in ("", platform.node()):
             return time.time() - self.since > PATIENCE
@@ -100,103 +112,16 @@ class PendingEpoch:
             return False
 
 
-class StageCache:
-    """The epochs of one stage. A context: what is claimed within it is free again after it."""
-
-    def __init__(
-        self,
-        folder: Path,
-        upkeep: CacheEviction,
-        about: Mapping[str, Any],
-        trial: str,
-        owner: str,
-        unreadable: set[Path],
-        output: SharedStorage,
-    ) -> None:
-        self._folder, self._upkeep, self._about, self._output = folder, upkeep, about, output
-        self._trial, self._owner, self._unreadable = trial, owner, unreadable
-        self.damaged: list[Path] = []  # what `look` found and was no intact state
-        self._lock = FileLock(folder.parent / LOCKS / folder.name, blocking=False)
-        self._gave_up = False
-
-    @property
-    def claimed(self) -> bool:
-        """Whether this is the process that trains the stage."""
-        return self._lock.is_locked
-
-    def __enter__(self) -> StageCache:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-    def find(self, epoch: int) -> CachedEpoch | PendingEpoch | None:
-        """The state after an epoch, or who else is at it; none: it is this process's to train.
-
-        Unless it gave the stage up, this process has claimed it then.
-
-        Raises:
-            OSError: it cannot be claimed, or nobody can tell.
-        """
-        saved, folder = self._find(epoch), self._folder / str(epoch)
-        if saved is None and not self.claimed and not self._gave_up:
-            try:
-                self._lock.acquire()
-            except Timeout:
-                node = platform.node() if self._output.uri else ""
-                awaited = None if folder in self._unreadable else folder
-                return PendingEpoch(awaited, Path(self._lock.lock_file), node, time.time())
-            saved = self._find(epoch)  # it may have come since
-        if saved is None and folder.exists():
-            self.damaged.append(folder)
-        return saved
-
-    def _find(self, epoch: int) -> CachedEpoch | None:
-        folder = self._folder / str(epoch)
-        if folder in self._unreadable:
-            return None
-        if not store.is_intact(folder):
-            if not self._output.download(folder):
-                return None
-            self._upkeep.entry_saved(folder)
-        try:
-            card = json.loads((folder / EPOCH_FILE).read_text())
-        except OSError:
-            return None
-        touch(folder)
-        return CachedEpoch(folder, card["metrics"], card["trial"], card["owner"] == self._owner)
-
-    def abandon(self) -> None:
-        """Leave the stage to others from now on: what this process trains of it will not be saved."""
-        self._gave_up = True
-        self._lock.release()
-
-    def save(
-        self,
-        epoch: int,
-        metrics: Mapping[str, float],
-        weights: Mapping[str, Tensor],
-        optimizer: Mapping[str, Tensor],
-    ) -> None:
-        """Keep the state after an epoch, whole or not at all. To be called by who has claimed the stage.
-
-        Raises:
-            OSError, SafetensorError: the disk does not take it, or others cannot be given it.
-        """
-        target = self._folder / str(epoch)
-        self._unreadable.discard(target)
-        store.discard(target)  # what was damaged
-        card = {"metrics": dict(metrics), "trial": self._trial, "owner": self._owner, "about": self._about}
-        with store.staging_dir(target) as folder:
-            (folder / EPOCH_FILE).write_text(json.dumps(card, indent=1))
-            save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
-            save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, folder / OPTIMIZER)
-        self._upkeep.entry_saved(target)
-        self._output.upload(target)
-
-
 class EpochCache:
-    """The saved epochs of all stages below a folder, as one trial uses them."""
+    """The saved epochs of all stages below a folder, as one trial uses them.
+
+    Args:
+        folder: every process that shares epochs sees it under this path, unless they share an `output`.
+        disk_gb: above so many gigabytes the least recently used epochs are removed.
+        trial: name under which other trials report that they reuse this one's epochs.
+        owner: identifier of the trial, unique over all sweeps; None: a new one.
+        output: copies epochs between nodes that do not share `folder`, which lies within the output's folder.
+    """
 
     def __init__(
         self,
@@ -206,48 +131,126 @@ class EpochCache:
         owner: str | None = None,
         output: SharedStorage | None = None,
     ) -> None:
-        """
-        Args:
-            folder: every process that shares states sees it under this path, unless they share an `output`.
-            disk_gb: the least recently used states go when all together take more gigabytes.
-            trial: what the trial is called where its states are used.
-            owner: the same, in one word that no other trial anywhere has; none: one is made up.
-            output: where nodes that do not see `folder`, which is within it, leave states for each other.
-        """
-        self._folder, self._trial, self._owner = folder, trial, owner or uuid.uuid4().hex
-        self._unreadable: set[Path] = set()
-        self._upkeep = CacheEviction(folder, disk_gb)
-        self._output = output or SharedStorage(os.fspath(folder))
+        self.folder, self.trial, self.owner = folder, trial, owner or uuid.uuid4().hex
+        self.eviction = CacheEviction(folder, disk_gb)
+        self.output = output or SharedStorage(os.fspath(folder))
+        self.unreadable: set[Path] = set()
+        """Epochs whose checksums are right but that could not be loaded: treated as damaged."""
 
     def lease(self) -> AbstractContextManager[None]:
-        """Within it nothing goes that `trajectory` was asked for."""
-        return self._upkeep.lease()
+        """Return a context within which no stage that `stage_cache` was asked for is evicted."""
+        return self.eviction.lease()
 
     def sibling_dir(self, key: str, name: str) -> Path:
-        """A folder for something else that follows from a stage's epochs; it is kept, and goes, as they do."""
-        return self._folder / key / name
+        """Return a folder beside a stage's epochs for other results that follow from them; evicted as they are."""
+        return self.folder / key / name
 
     def stage_cache(self, key: str, about: Mapping[str, Any]) -> StageCache:
-        """The epochs of the stage with a key; `about` tells people what they are.
+        """Return the epochs of the stage with a key.
+
+        Args:
+            key: a `cache_keys.stage_key`.
+            about: description of the stage for people who list the cache.
 
         Raises:
-            OSError: the disk does not take the note that they are in use.
+            OSError: the lease cannot be written.
         """
-        self._upkeep.pin(key)
-        return StageCache(
-            self._folder / key, self._upkeep, about, self._trial, self._owner, self._unreadable, self._output
-        )
+        self.eviction.pin(key)
+        return StageCache(self, key, about)
 
     def fetch_local(self, found: CachedEpoch | PendingEpoch | None) -> CachedEpoch | PendingEpoch | None:
-        """What another worker of the trial has found as this one has it, fetched where its node lacks it."""
+        """Return what another worker found with this node's path, and copy the epoch here where it is missing."""
         if not isinstance(found, CachedEpoch):
             return found
-        folder = self._folder / found.folder.parent.name / found.folder.name
+        folder = self.folder / found.folder.parent.name / found.folder.name
         if not folder.exists():
-            with suppress(OSError):  # it counts as lost, then
-                self._output.download(folder)
+            with suppress(OSError):  # then loading it raises LostCheckpointError
+                self.output.download(folder)
         return replace(found, folder=folder)
 
-    def mark_unreadable(self, saved: CachedEpoch) -> None:
-        """From now on the state counts as damaged: it could not be loaded."""
-        self._unreadable.add(saved.folder)
+
+class StageCache:
+    """The saved epochs of one stage. A context manager that releases the claim on the stage at its end."""
+
+    def __init__(self, cache: EpochCache, key: str, about: Mapping[str, Any]) -> None:
+        self._cache, self._folder, self._about = cache, cache.folder / key, about
+        self._lock = FileLock(cache.folder / LOCKS / key, blocking=False)
+        self._abandoned = False
+        self.damaged: list[Path] = []
+        """Folders that `find` came across and that hold no intact epoch."""
+
+    @property
+    def claimed(self) -> bool:
+        """Whether this process is the one that trains the stage."""
+        return self._lock.is_locked
+
+    def __enter__(self) -> StageCache:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def find(self, epoch: int) -> CachedEpoch | PendingEpoch | None:
+        """Return the saved epoch, or that another process trains it; None: this process has to train it.
+
+        With None this process has claimed the stage, unless it abandoned it before.
+
+        Raises:
+            OSError: the cache cannot be read, or the stage not be claimed.
+        """
+        cached, folder = self._load(epoch), self._folder / str(epoch)
+        if cached is None and not self.claimed and not self._abandoned:
+            try:
+                self._lock.acquire()
+            except Timeout:
+                node = platform.node() if self._cache.output.uri else ""
+                awaited = None if folder in self._cache.unreadable else folder
+                return PendingEpoch(awaited, Path(self._lock.lock_file), node, time.time())
+            cached = self._load(epoch)  # saved by another process just before the claim
+        if cached is None and folder.exists():
+            self.damaged.append(folder)
+        return cached
+
+    def _load(self, epoch: int) -> CachedEpoch | None:
+        folder = self._folder / str(epoch)
+        if folder in self._cache.unreadable:
+            return None
+        if not store.is_intact(folder):
+            if not self._cache.output.download(folder):
+                return None
+            self._cache.eviction.entry_saved(folder)
+        try:
+            record = json.loads((folder / EPOCH_FILE).read_text())
+        except OSError:
+            return None
+        touch(folder)
+        own = record["owner"] == self._cache.owner
+        return CachedEpoch(folder, record["metrics"], record["trial"], own)
+
+    def abandon(self) -> None:
+        """Leave the stage to other processes: the epochs that this one trains will not be saved."""
+        self._abandoned = True
+        self._lock.release()
+
+    def save(
+        self,
+        epoch: int,
+        metrics: Mapping[str, float],
+        weights: Mapping[str, Tensor],
+        optimizer: Mapping[str, Tensor],
+    ) -> None:
+        """Save the state after an epoch, whole or not at all. The stage must be claimed.
+
+        Raises:
+            OSError, SafetensorError: it cannot be written, or not be copied to the output.
+        """
+        cache, target = self._cache, self._folder / str(epoch)
+        cache.unreadable.discard(target)
+        store.discard(target)  # a damaged epoch
+        record = {"metrics": dict(metrics), "trial": cache.trial, "owner": cache.owner, "about": self._about}
+        with store.staging_dir(target) as folder:
+            (folder / EPOCH_FILE).write_text(json.dumps(record, indent=1))
+            save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
+            save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, folder / OPTIMIZER)
+        cache.eviction.entry_saved(target)
+        cache.output.upload(target)

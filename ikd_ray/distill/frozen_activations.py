@@ -1,7 +1,7 @@
-"""What the frozen bottom of a student makes of every example: computed once a stage instead of every epoch.
+"""Stored outputs of a student's frozen lower layers, computed once a stage instead of in every epoch.
 
-Where a stage trains layer k and what lies above, embeddings and layers below it are a constant function of the input
-(they drop nothing out), so their output is stored and training starts from it.
+Where a stage trains layer k and those above, the embeddings and the layers below k are a constant function of the
+input (they drop nothing out), so their output is stored and training starts from it.
 """
 
 from __future__ import annotations
@@ -26,118 +26,131 @@ from ikd_ray.storage.arrays import BucketedArray, LengthOrder
 from ikd_ray.storage.eviction import touch
 
 BATCH = 64
-KEPT = "prefix.safetensors"
+ACTIVATIONS_FILE = "prefix.safetensors"
 
 
 class FrozenActivations:
-    """Outputs of a student's lowest `depth` layers for every example of every split; none at depth 0."""
+    """Outputs of a student's layer `depth` for every example of every split; nothing at depth 0.
+
+    Args:
+        student: the student, which trains meanwhile.
+        data: its examples.
+        config: gigabytes that the outputs may take in memory and in a temporary file.
+        rows: (n,) training examples in use, ascending; None: all. Nothing is stored for others.
+    """
 
     def __init__(
         self, student: Encoder, data: TaskData, config: PrefixConfig, rows: np.ndarray | None = None
     ) -> None:
-        """
-        Args:
-            rows: those of the training set that are in use, ascending; of others nothing is held. None: all.
-        """
         self.depth = 0
-        self.failed = False  # whether there ever was no room for what `fits`
+        self.out_of_space = False
+        """Whether outputs that the budgets allow could not be stored at any time."""
         self._student, self._data, self._config = student, data, config
-        self._stored: dict[str, BucketedArray] = {}
+        self._arrays: dict[str, BucketedArray] = {}
         self._orders = {name: split.order for name, split in data.splits.items()}
         if rows is not None and len(rows) < len(data.train):
             self._orders["train"] = LengthOrder(data.train.lengths, rows)
-        self._type = torch.empty(0, dtype=next(student.parameters()).dtype).numpy().dtype
 
-    def raise_to(self, depth: int, kept: Path | None = None) -> None:
-        """Hold the output of layer `depth` from now on.
+    def fits(self, depth: int) -> bool:
+        """Return whether the budgets allow to store the output of layer `depth`."""
+        return depth > 0 and self._within_budget(self._layout(depth)[1])
 
-        Layers up to the depth held so far must not have changed since; the output is computed from what is held.
-        Where it fits neither memory nor disk the depth becomes 0, and nothing is held.
+    def advance(self, depth: int, cache_dir: Path | None = None) -> None:
+        """Store the output of layer `depth`, computed from the output that is stored so far.
+
+        Layers up to the current depth must not have changed since they were stored. Where the outputs fit neither
+        memory nor disk nothing is stored, and the depth becomes 0.
 
         Args:
-            kept: the folder where this very output is found, or else left for others.
+            depth: number of frozen layers; 0 drops what is stored.
+            cache_dir: folder from which exactly these outputs are read, or to which they are written for others.
         """
         if depth == self.depth:
             return
-        below, source = self.depth, self._stored
-        if not 0 < below < depth:
-            below, source, self._stored = 0, {}, {}
-        # Entries keep their shape from layer to layer, so they can take each other's place; but of the last layer
-        # only [CLS] is of use.
-        same_shape = bool(source) and depth < len(self._student.layers)
-        target = source if same_shape else self._make_room(depth)
+        start_layer, source = self.depth, self._arrays
+        if not 0 < start_layer < depth:
+            start_layer, source, self._arrays = 0, {}, {}
+        # Entries keep their shape from layer to layer, so outputs are updated in place; but of the last layer only
+        # the [CLS] vectors are stored.
+        in_place = bool(source) and depth < len(self._student.layers)
+        target = source if in_place else self._allocate(depth)
         self.depth = depth if target else 0
-        if not (target and kept and _read(kept, target)):
+        if not (target and cache_dir and _read(cache_dir, target)):
             for split in target:
-                self._fill(split, target[split], source.get(split), below)
-            if target and kept:
-                with suppress(*DISK_ERRORS):  # others compute it themselves
-                    store.get_or_build(kept, lambda folder: _write(folder, target))
-        self._stored = target
+                self._fill(split, target[split], source.get(split), start_layer)
+            if target and cache_dir:
+                with suppress(*DISK_ERRORS):  # others compute them themselves
+                    store.get_or_build(cache_dir, lambda folder: _write(folder, target))
+        self._arrays = target
 
     def read(self, split: str, rows: np.ndarray) -> torch.Tensor | None:
-        """(B, L, hidden) of these rows, 0 at padding; at the depth of all layers their [CLS] vectors, (B, hidden)."""
-        return torch.from_numpy(self._stored[split].read(rows)) if self._stored else None
+        """Return the stored outputs of some rows of a split, None at depth 0.
 
-    def fits(self, depth: int) -> bool:
-        """Whether the output of layer `depth` is to be held, going by the budgets alone."""
-        return depth > 0 and self._within_budget(self._layout(depth)[1])
+        Returns:
+            (B, L, hidden), 0 at padding; at the depth of all layers the [CLS] vectors, (B, hidden).
+        """
+        return torch.from_numpy(self._arrays[split].read(rows)) if self._arrays else None
 
     def _within_budget(self, gigabytes: float) -> bool:
         return gigabytes <= max(self._config.memory_gb, self._config.disk_gb)
 
     def _layout(self, depth: int) -> tuple[dict[str, BucketedArray], float]:
-        """How the output of layer `depth` is laid out for each split, and its gigabytes."""
+        """Return each split's array without its values, and the gigabytes of all values."""
         whole, hidden = depth == len(self._student.layers), self._student.config.hidden_size
         shape = (lambda length: (hidden,)) if whole else (lambda length: (length, hidden))
         arrays = {name: BucketedArray(None, order, shape) for name, order in self._orders.items()}
-        return arrays, sum(array.size for array in arrays.values()) * self._type.itemsize / 1e9
+        return arrays, sum(array.size for array in arrays.values()) * self._dtype.itemsize / 1e9
 
-    def _make_room(self, depth: int) -> dict[str, BucketedArray]:
-        """Notes a failure where what is to be held finds no room."""
+    @property
+    def _dtype(self) -> np.dtype:
+        return torch.empty(0, dtype=next(self._student.parameters()).dtype).numpy().dtype
+
+    def _allocate(self, depth: int) -> dict[str, BucketedArray]:
+        """Return each split's array with room for its values; nothing where there is no room."""
         if depth == 0:
             return {}
-        room, gigabytes = self._layout(depth)
+        arrays, gigabytes = self._layout(depth)
         if not self._within_budget(gigabytes):
             return {}
         in_memory = gigabytes <= self._config.memory_gb
         free = store.MAX_DISK_SHARE * shutil.disk_usage(tempfile.gettempdir()).free / 1e9
-        if not in_memory and gigabytes > free:
-            self.failed = True
+        try:
+            if not in_memory and gigabytes > free:
+                raise OSError(f"{gigabytes:.1f} GB where {free:.1f} GB are free")
+            for array in arrays.values():
+                array.values = (np.empty if in_memory else _empty_on_disk)(array.size, self._dtype)
+        except OSError:  # also where another process took the space meanwhile
+            self.out_of_space = True
             return {}
-        for array in room.values():
-            try:
-                array.values = (np.empty if in_memory else _on_disk)(array.size, self._type)
-            except OSError:  # somebody else took the room meanwhile
-                self.failed = True
-                return {}
-        return room
+        return arrays
 
     @torch.no_grad()
-    def _fill(self, split: str, target: BucketedArray, source: BucketedArray | None, below: int) -> None:
+    def _fill(
+        self, split: str, target: BucketedArray, source: BucketedArray | None, start_layer: int
+    ) -> None:
         student, tokens = self._student.eval(), self._data.splits[split]
         device = next(student.parameters()).device
         used = self._orders[split].rows
-        for places in evaluation_batches(tokens.lengths[used], BATCH):
-            rows = used[places]
+        for batch_rows in evaluation_batches(tokens.lengths[used], BATCH):
+            rows = used[batch_rows]
             batch = collate(tokens, rows, self._data.pad_id).to(device)
             start = torch.from_numpy(source.read(rows)).to(device) if source else None
             if self.depth == len(student.layers):
-                output = student(batch, classify=False, start=start, below=below).cls[self.depth]
+                output = student(batch, classify=False, start=start, start_layer=start_layer).cls[self.depth]
             else:
-                output = student.hidden(batch, self.depth, start, below)
+                output = student.hidden(batch, self.depth, start, start_layer)
             target.write(rows, output.cpu().numpy())
 
 
-def _read(kept: Path, arrays: dict[str, BucketedArray]) -> bool:
-    """Fill the arrays with what is kept, if it is there and intact."""
-    if not store.is_intact(kept):
+def _read(folder: Path, arrays: dict[str, BucketedArray]) -> bool:
+    """Fill the arrays from a folder; return whether it is there and intact."""
+    if not store.is_intact(folder):
         return False
     try:
-        values = load_file(kept / KEPT)
+        values = load_file(folder / ACTIVATIONS_FILE)
     except DISK_ERRORS:
         return False
-    touch(kept)
+    touch(folder)
     for split, array in arrays.items():
         assert array.values is not None
         array.values[:] = values[split]
@@ -145,12 +158,12 @@ def _read(kept: Path, arrays: dict[str, BucketedArray]) -> bool:
 
 
 def _write(folder: Path, arrays: dict[str, BucketedArray]) -> None:
-    save_file({split: np.asarray(array.values) for split, array in arrays.items()}, folder / KEPT)
+    save_file({split: np.asarray(array.values) for split, array in arrays.items()}, folder / ACTIVATIONS_FILE)
 
 
-def _on_disk(size: int, kind: np.dtype) -> np.ndarray:
-    """A file without a name: it goes when the process goes, however that ends."""
+def _empty_on_disk(size: int, dtype: np.dtype) -> np.ndarray:
+    """Return a memory map of a file without a name, which disappears with the process."""
     with tempfile.TemporaryFile() as file:
         if hasattr(os, "posix_fallocate"):  # else a disk that fills up would kill the process
-            os.posix_fallocate(file.fileno(), 0, max(1, size * kind.itemsize))
-        return np.memmap(file, kind, "w+", shape=(size,))
+            os.posix_fallocate(file.fileno(), 0, max(1, size * dtype.itemsize))
+        return np.memmap(file, dtype, "w+", shape=(size,))

@@ -1,4 +1,4 @@
-"""Training through one stage: epochs of steps on fixed losses. It knows no regime by name, no Ray and no tracker."""
+"""Train one stage: epochs of steps on fixed losses. Knows no regime by name, no Ray and no tracker."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -27,49 +27,157 @@ from ikd_ray.distill.targets import TargetBatch, Targets
 from ikd_ray.storage.store import digest
 
 CLIP_NORM = 1.0
-WARMUP = 0.1  # of the stage's steps where the rate decays, of its first epoch's where it does not
-
-GIVE_BACK_EVERY = 16  # steps: often enough that memory stays within bounds, seldom enough to cost nothing
+WARMUP = 0.1
+"""Share of the steps with a rising learning rate: of the stage's where it decays, else of the first epoch's."""
+TRIM_EVERY = 16
+"""Steps between two calls of `trim_heap`: often enough to bound memory, seldom enough to cost nothing."""
 
 
 class DivergedError(RuntimeError):
-    """The loss is no finite number any more."""
+    """A training loss became NaN or infinite."""
 
 
-class Optimization(Protocol):
-    """What training reads of a configuration: `Trial` and `TeacherConfig` both have it."""
-
-    @property
-    def learning_rate(self) -> float | None: ...  # of a `TeacherConfig` none until it is tuned
+class OptimizerSettings(Protocol):
+    """The fields of a configuration that training reads: `Trial` and `TeacherConfig` have them."""
 
     @property
-    def batch_size(self) -> int: ...
+    def learning_rate(self) -> float | None:
+        """AdamW's peak learning rate. A `TeacherConfig` must have had its default resolved."""
 
     @property
-    def seed(self) -> int: ...
+    def batch_size(self) -> int:
+        """Examples per step, over all processes."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of batches and dropout."""
 
 
-def freeze(model: Encoder, stage: Stage) -> None:
-    """Let just the stage's parameters train, and drop out nowhere else.
+class StageTrainer:
+    """Trains a model through one stage.
 
-    What lies below the lowest part that trains is then a constant function of the input.
+    The result depends on the model, the stage's own losses and the settings alone: optimizer and schedule start
+    anew with the stage, and batches and dropout are seeded by (seed, stage, epoch, rank). So training can resume from
+    the state after any epoch (`optimizer`) exactly as if it had never stopped.
+
+    Args:
+        model: the model to train, in place. Nothing is computed before `train_epoch`.
+        stage: losses, epochs and trainable parts.
+        settings: learning rate, batch size and seed.
+        data: the training split is read.
+        targets: the teacher's outputs; None for a stage of hard labels alone.
+        matched: for each layer of the model the teacher layer it imitates, counted from 1.
+        world: the processes that train together.
+        frozen: stored outputs of the layers that the stage freezes; None: they are computed at every step.
+        activations_dir: folder where other trials find or leave exactly those outputs.
+        rows: (n,) training examples to use, ascending; None: all.
     """
-    groups: list[tuple[nn.Module, bool]] = [(model.embeddings, stage.embeddings), (model.head, stage.head)]
-    groups += [(layer, number in stage.trains) for number, layer in enumerate(model.layers, start=1)]
-    model.eval().requires_grad_(False)
-    for module, trains in groups:
-        module.train(trains).requires_grad_(trains)
-    dropout = getattr(model.model, "dropout", None)
-    if dropout is not None:
-        dropout.train(stage.head)
+
+    def __init__(
+        self,
+        model: Encoder,
+        stage: Stage,
+        settings: OptimizerSettings,
+        data: TaskData,
+        targets: Targets | None,
+        matched: tuple[int, ...],
+        world: DistributedContext,
+        frozen: FrozenActivations | None = None,
+        activations_dir: Path | None = None,
+        rows: np.ndarray | None = None,
+    ) -> None:
+        rows = np.arange(len(data.train)) if rows is None else rows
+        self.stage = stage
+        self.optimizer = StageOptimizer(model, stage, settings, data, rows)
+        self._loss = StageLoss(model, stage, matched, world.autocast)
+        self._loader = StageDataLoader(stage, settings, data, rows, targets, matched, world, frozen)
+        self._seed, self._world = settings.seed, world
+        self._frozen, self._activations_dir = frozen, activations_dir
+
+    def train_epoch(self, number: int) -> dict[str, float]:
+        """Train epoch `number` (1-based) on top of those before it.
+
+        Returns:
+            The epoch's mean losses, `train/<loss>`.
+
+        Raises:
+            DivergedError: a loss became NaN or infinite.
+        """
+        stage, world = self.stage, self._world
+        if self._frozen:
+            self._frozen.advance(stage.frozen(len(self._loss.model.layers)), self._activations_dir)
+        with self.optimizer.installed():
+            self.optimizer.prepare()
+            loss = self._wrapped_loss()
+            torch.manual_seed(_seed("dropout", self._seed, stage.name, number, world.rank))
+            plan = self._loader.plan(number)
+            sums = torch.zeros((), device=world.device)
+            for index, inputs in enumerate(self._loader.load(plan)):
+                step = (number - 1) * len(plan) + index
+                self.optimizer.set_lr(lr_factor(stage, step, len(plan)))
+                names, losses = self._step(loss, inputs)
+                sums = sums + losses * len(inputs.batch)
+                if index % TRIM_EVERY == 0:
+                    trim_heap()
+        means = (world.all_reduce_sum(sums) / sum(map(len, plan))).tolist()
+        metrics = {f"train/{name}": value for name, value in zip(names, means, strict=True)}
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise DivergedError(f"{name} became {value} in stage {stage.name}, epoch {number}")
+        return metrics
+
+    def load(self, weights: dict[str, Tensor], optimizer: dict[str, Tensor] | None = None) -> None:
+        """Restore the state after an epoch of this stage.
+
+        Args:
+            weights: as `StageOptimizer.weights` returned them.
+            optimizer: as `StageOptimizer.state` returned it; None where training does not resume in this stage.
+        """
+        if self._frozen and self.stage.frozen(len(self._loss.model.layers)) < self._frozen.depth:
+            self._frozen.advance(0)  # layers change whose output is stored
+        self.optimizer.load(weights, optimizer)
+
+    def _wrapped_loss(self) -> nn.Module:
+        # Wrapped anew for each epoch: after its first step DDP sums gradients in another order, so that an epoch's
+        # numbers would depend on whether this process trained the one before.
+        # The attention loss alone gives the top layer's values and feed-forward part no gradient.
+        some_unused = not (self.stage.cos or self.stage.classifies)
+        return self._world.wrap(self._loss, some_unused)
+
+    def _step(self, loss: nn.Module, inputs: StepInputs) -> tuple[list[str], Tensor]:
+        """Train on this process's share of a batch; return the names and means of its losses."""
+        batch = self.optimizer.translate(inputs.batch)
+        total, losses = loss(batch, inputs.target, inputs.start)
+        # DDP averages gradients as if the processes' shares were equal.
+        self.optimizer.step(total * (len(batch) * self._world.size / inputs.total))
+        return ["loss", *losses], torch.stack([total.detach(), *losses.values()])
+
+
+def train_stage(trainer: StageTrainer) -> Iterator[dict[str, float]]:
+    """Train until the stage ends, and yield each epoch's mean losses."""
+    for number in range(1, trainer.stage.epochs + 1):
+        metrics = trainer.train_epoch(number)
+        yield metrics
+        if trainer.stage.ends(metrics):
+            return
 
 
 def stage_losses(
     stage: Stage, output: EncoderOutput, target: TargetBatch | None, batch: Batch, matched: tuple[int, ...]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted total, and each loss by itself, unweighted.
+    """Compute a stage's losses on one batch.
 
-    The top active layer's cosine loss is among them even where it has no weight, since stages end on it.
+    The cosine loss of the top active layer is computed even where it has no weight, since stages end on it.
+
+    Args:
+        stage: the weights of the losses.
+        output: the student's outputs.
+        target: the teacher's outputs; None for hard labels alone.
+        batch: mask and labels.
+        matched: the teacher layer of each student layer, counted from 1.
+
+    Returns:
+        The weighted total, and each loss by name, unweighted.
     """
     losses: dict[str, Tensor] = {}
     weights: dict[str, float] = {}
@@ -94,14 +202,14 @@ def stage_losses(
         losses["hard"] = hard_label_loss(output.logits, batch.labels)
         weights["hard"] = stage.hard
     total = sum(weights[name] * loss for name, loss in losses.items() if weights[name])
-    assert isinstance(total, Tensor), "some loss has a weight"
+    assert isinstance(total, Tensor), "a stage has a loss with a weight"
     return total, losses
 
 
 class StageLoss(nn.Module):
-    """Forward pass and losses of a stage as one module whose one output with a gradient is the weighted total.
+    """Forward pass and losses of a stage as one module.
 
-    So whatever wraps it can tell which parameters the total depends on.
+    The weighted total is its one output with a gradient, so DDP can tell which parameters the total depends on.
     """
 
     def __init__(
@@ -117,7 +225,7 @@ class StageLoss(nn.Module):
     def forward(
         self, batch: Batch, target: TargetBatch | None, start: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """`start` is what the layers below those that train give, where that is stored."""
+        """Compute `stage_losses`; `start` is the stored output of the frozen layers, None where it is not stored."""
         stage, depth = self._stage, len(self.model.layers)
         with self._autocast():
             output = self.model(
@@ -126,16 +234,201 @@ class StageLoss(nn.Module):
                 attention_layers=stage.layers if stage.kl else (),
                 classify=stage.classifies,
                 start=start,
-                below=0 if start is None else stage.frozen(depth),
+                start_layer=0 if start is None else stage.frozen(depth),
             )
         total, losses = stage_losses(stage, output, target, batch, self._matched)
         return total, {name: loss.detach() for name, loss in losses.items()}
 
 
-def rate_factor(stage: Stage, step: int, steps_per_epoch: int) -> float:
-    """Factor of the peak learning rate at a step of the stage, counted from 0.
+class StepInputs(NamedTuple):
+    """One process's share of one step, on its device."""
 
-    Linear warm-up, then linear decay to zero or constant.
+    batch: Batch
+    target: TargetBatch | None
+    start: Tensor | None
+    """Stored output of the frozen layers, (B, L, hidden), or (B, hidden) where all layers are frozen."""
+    total: int
+    """Examples of the step over all processes."""
+
+
+class StageDataLoader:
+    """Loads what each step of a stage reads: a batch, the teacher's targets, the frozen layers' output.
+
+    A thread reads the next steps from memory and memory maps while the current one trains.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        settings: OptimizerSettings,
+        data: TaskData,
+        rows: np.ndarray,
+        targets: Targets | None,
+        matched: tuple[int, ...],
+        world: DistributedContext,
+        frozen: FrozenActivations | None,
+    ) -> None:
+        self._stage, self._settings = stage, settings
+        self._data, self._rows, self._targets = data, rows, targets
+        self._layers = [matched[layer - 1] for layer in stage.layers]
+        self._world, self._frozen = world, frozen
+
+    def plan(self, epoch: int) -> list[np.ndarray]:
+        """Return the rows of each step of an epoch (1-based), over all processes."""
+        lengths, settings = self._data.train.lengths[self._rows], self._settings
+        plan = training_batches(lengths, settings.batch_size, settings.seed, self._stage.name, epoch)
+        return [self._rows[batch] for batch in plan]
+
+    def load(self, plan: list[np.ndarray]) -> Iterator[StepInputs]:
+        """Yield this process's share of every step of a plan."""
+        world = self._world
+        shares = [rows[world.rank :: world.size] for rows in plan]
+        for rows, (batch, target, start) in zip(plan, prefetch(self._read, shares), strict=True):
+            batch = batch.to(world.device)
+            if target:
+                assert self._targets is not None
+                target = self._targets.complete(target, batch, self._attention_layers)
+            if start is not None:
+                start = start.to(world.device, non_blocking=True)
+            yield StepInputs(batch, target, start, len(rows))
+
+    @property
+    def _attention_layers(self) -> list[int]:
+        return self._layers if self._stage.kl else []
+
+    def _read(self, rows: np.ndarray) -> tuple[Batch, TargetBatch | None, Tensor | None]:
+        batch, target = collate(self._data.train, rows, self._data.pad_id), None
+        logits = self._stage.soft > 0
+        if self._layers or logits:
+            assert self._targets is not None
+            target = self._targets.read(
+                "train", rows, logits=logits, cls=self._layers, attention=self._attention_layers
+            )
+        start = self._frozen.read("train", rows) if self._frozen else None
+        if self._world.device.type != "cuda":
+            return batch, target, start
+        # Only pinned memory is copied while the GPU computes.
+        return batch.map(_pin), target and target.map(_pin), start if start is None else _pin(start)
+
+
+def _pin(tensor: Tensor) -> Tensor:
+    return tensor.pin_memory()
+
+
+class StageOptimizer:
+    """The parameters that a stage trains, and the optimizer that updates them.
+
+    Args:
+        model: the model, changed in place.
+        stage: which parts of it train.
+        settings: the peak learning rate.
+        data: the training split and the padding's id determine which embedding rows train.
+        rows: (n,) training examples in use.
+    """
+
+    def __init__(
+        self, model: Encoder, stage: Stage, settings: OptimizerSettings, data: TaskData, rows: np.ndarray
+    ) -> None:
+        assert settings.learning_rate is not None
+        self._model, self._stage, self._peak_lr = model, stage, settings.learning_rate
+        self._data, self._rows = data, rows
+        self._vocabulary: CompactVocabulary | None = None
+        self._adamw: torch.optim.Optimizer | None = None
+
+    def installed(self) -> AbstractContextManager[None]:
+        """Return a context within which embeddings that train are the compact ones."""
+        if self._stage.embeddings and self._vocabulary is None:
+            embedding = self._model.model.get_input_embeddings()
+            assert isinstance(embedding, nn.Embedding)
+            self._vocabulary = CompactVocabulary(embedding, self._data.train, self._data.pad_id, self._rows)
+        return self._vocabulary.installed() if self._vocabulary else nullcontext()
+
+    def translate(self, batch: Batch) -> Batch:
+        """Return the batch with ids of the compact embeddings. The teacher, whose targets these are not, has none."""
+        return self._vocabulary.translate(batch) if self._vocabulary else batch
+
+    def prepare(self) -> torch.optim.Optimizer:
+        """Unfreeze the stage's parameters, and create the optimizer at the first call. Call it within `installed`."""
+        set_trainable(self._model, self._stage)
+        if self._adamw is None:
+            parameters = list(self._trainable().values())
+            self._adamw = torch.optim.AdamW(parameters, lr=self._peak_lr, weight_decay=0.0, fused=True)
+        return self._adamw
+
+    def set_lr(self, factor: float) -> None:
+        """Set the learning rate to `factor` times the peak."""
+        assert self._adamw is not None
+        self._adamw.param_groups[0]["lr"] = self._peak_lr * factor
+
+    def step(self, loss: Tensor) -> None:
+        """Update the parameters by a loss's clipped gradient."""
+        assert self._adamw is not None
+        self._adamw.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._adamw.param_groups[0]["params"], CLIP_NORM)
+        self._adamw.step()
+
+    def _trainable(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self._model.named_parameters() if p.requires_grad}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the parameters that the stage trains, by name, after an epoch; not copied."""
+        with self.installed():
+            return {name: parameter.detach() for name, parameter in self._trainable().items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Return AdamW's state after an epoch, `<parameter>/<moment>` -> tensor; not copied."""
+        assert self._adamw is not None
+        names, state = list(self.weights()), self._adamw.state_dict()["state"]
+        return {
+            f"{names[index]}/{moment}": tensor
+            for index, moments in state.items()
+            for moment, tensor in moments.items()
+        }
+
+    def load(self, weights: dict[str, Tensor], state: dict[str, Tensor] | None = None) -> None:
+        """Restore the state after an epoch.
+
+        Args:
+            weights: as `weights` returned them.
+            state: as `state` returned it; None where training does not resume in this stage.
+        """
+        with self.installed():
+            set_trainable(self._model, self._stage)
+            parameters = self._trainable()
+            with torch.no_grad():
+                for name, tensor in weights.items():
+                    parameters[name].copy_(tensor)
+            if state is None:
+                return
+            adamw = self.prepare()
+            index = {name: number for number, name in enumerate(parameters)}
+            restored = adamw.state_dict() | {"state": {}}
+            for key, tensor in state.items():
+                name, _, moment = key.rpartition("/")
+                restored["state"].setdefault(index[name], {})[moment] = tensor
+            adamw.load_state_dict(restored)
+
+
+def set_trainable(model: Encoder, stage: Stage) -> None:
+    """Let only the stage's parts train, and drop out nowhere else.
+
+    All that lies below the lowest part that trains is then a constant function of the input.
+    """
+    parts: list[tuple[nn.Module, bool]] = [(model.embeddings, stage.embeddings), (model.head, stage.head)]
+    parts += [(layer, number in stage.trains) for number, layer in enumerate(model.layers, start=1)]
+    model.eval().requires_grad_(False)
+    for module, trains in parts:
+        module.train(trains).requires_grad_(trains)
+    dropout = getattr(model.model, "dropout", None)
+    if dropout is not None:
+        dropout.train(stage.head)
+
+
+def lr_factor(stage: Stage, step: int, steps_per_epoch: int) -> float:
+    """Return the factor of the peak learning rate at a step of the stage (0-based).
+
+    The rate rises linearly over the warm-up; then it falls linearly to zero (`stage.decays`) or stays.
     """
     total = stage.epochs * steps_per_epoch
     warmup = max(1, round(WARMUP * (total if stage.decays else steps_per_epoch)))
@@ -146,54 +439,6 @@ def rate_factor(stage: Stage, step: int, steps_per_epoch: int) -> float:
 
 def _seed(*key: object) -> int:
     return int(digest(*key)[:15], 16)
-
-
-class StageDataLoader:
-    """What each step of a stage reads, of a process's share of the batches.
-
-    A thread reads the next batches from memory and memory maps while the last one trains.
-    """
-
-    def __init__(
-        self,
-        stage: Stage,
-        data: TaskData,
-        targets: Targets | None,
-        matched: tuple[int, ...],
-        world: DistributedContext,
-        prefix: FrozenActivations | None,
-    ) -> None:
-        self._data, self._targets, self._prefix, self._world = data, targets, prefix, world
-        self._layers = [matched[layer - 1] for layer in stage.layers]
-        self._attention = self._layers if stage.kl else ()
-        self._logits = stage.soft > 0
-
-    def __call__(self, plan: list[np.ndarray]) -> Iterator[tuple[Batch, TargetBatch | None, Tensor | None]]:
-        """Batch, targets and the frozen layers' output, on the process's device."""
-        world = self._world
-        for batch, target, start in prefetch(self._read, [rows[world.rank :: world.size] for rows in plan]):
-            batch = batch.to(world.device)
-            if target:
-                assert self._targets is not None
-                target = self._targets.complete(target, batch, self._attention)
-            yield batch, target, start if start is None else start.to(world.device, non_blocking=True)
-
-    def _read(self, rows: np.ndarray) -> tuple[Batch, TargetBatch | None, Tensor | None]:
-        batch, target = collate(self._data.train, rows, self._data.pad_id), None
-        if self._layers or self._logits:
-            assert self._targets is not None
-            target = self._targets.read(
-                "train", rows, logits=self._logits, cls=self._layers, attention=self._attention
-            )
-        start = self._prefix.read("train", rows) if self._prefix else None
-        if self._world.device.type != "cuda":
-            return batch, target, start
-        # Only pinned memory is copied while the GPU computes.
-        return batch.map(_pin), target and target.map(_pin), start if start is None else _pin(start)
-
-
-def _pin(tensor: Tensor) -> Tensor:
-    return tensor.pin_memory()
 
 
 @cache
@@ -211,163 +456,3 @@ def trim_heap() -> None:
     trim = _malloc_trim()
     if trim is not None:
         trim(ctypes.c_size_t(0))
-
-
-class StageTrainer:
-    """A model on its way through one stage.
-
-    A stage's course depends on the model, the stage's own losses and the settings alone: optimizer and schedule
-    start anew, batches and dropout come from (seed, stage, epoch, rank). So it can go on from the state after any
-    epoch (`weights` and `optimizer`) exactly as if it had never been left.
-    """
-
-    def __init__(
-        self,
-        model: Encoder,
-        stage: Stage,
-        settings: Optimization,
-        data: TaskData,
-        targets: Targets | None,
-        matched: tuple[int, ...],
-        world: DistributedContext,
-        prefix: FrozenActivations | None = None,
-        kept: Path | None = None,
-        rows: np.ndarray | None = None,
-    ) -> None:
-        """Computes nothing yet.
-
-        Args:
-            prefix: where the output of layers that the stage freezes is kept; without one they run at every step.
-            kept: the folder where others find, or left, that very output.
-            rows: those of the training set that are trained on, ascending; none: all.
-        """
-        self.stage = stage
-        assert settings.learning_rate is not None
-        self._model, self._settings, self._data = model, settings, data
-        self._rate = settings.learning_rate
-        self._matched, self._world, self._prefix, self._kept = matched, world, prefix, kept
-        self._rows = np.arange(len(data.train)) if rows is None else rows
-        self._feed = StageDataLoader(stage, data, targets, matched, world, prefix)
-        self._vocabulary: CompactVocabulary | None = None
-        self._optimizer: torch.optim.Optimizer | None = None
-
-    def epoch(self, number: int) -> dict[str, float]:
-        """Train one epoch, counted from 1, on top of those before it; returns its mean losses (`train/...`).
-
-        Raises:
-            DivergedError: a loss became NaN or infinite.
-        """
-        stage, settings, world = self.stage, self._settings, self._world
-        if self._prefix:
-            self._prefix.raise_to(stage.frozen(len(self._model.layers)), self._kept)
-        with self._in_place():
-            optimizer = self._prepare()
-            loss_of = self._wrapped()
-            torch.manual_seed(_seed("dropout", settings.seed, stage.name, number, world.rank))
-            lengths = self._data.train.lengths[self._rows]
-            places = training_batches(lengths, settings.batch_size, settings.seed, stage.name, number)
-            plan = [self._rows[batch] for batch in places]
-            sums = torch.zeros((), device=world.device)
-            for index, (rows, fed) in enumerate(zip(plan, self._feed(plan), strict=True)):
-                optimizer.param_groups[0]["lr"] = self._rate * rate_factor(
-                    stage, (number - 1) * len(plan) + index, len(plan)
-                )
-                names, losses = self._step(loss_of, optimizer, *fed, len(rows))
-                sums = sums + losses * len(fed[0])
-                if index % GIVE_BACK_EVERY == 0:
-                    trim_heap()
-        means = (world.all_reduce_sum(sums) / len(lengths)).tolist()
-        metrics = {f"train/{name}": value for name, value in zip(names, means, strict=True)}
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                raise DivergedError(f"{name} became {value} in stage {stage.name}, epoch {number}")
-        return metrics
-
-    def _step(
-        self,
-        loss_of: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batch: Batch,
-        target: TargetBatch | None,
-        start: Tensor | None,
-        total_rows: int,
-    ) -> tuple[list[str], Tensor]:
-        """One step on this process's share of a batch of `total_rows`; returns the share's mean losses."""
-        # Its targets are the teacher's, who knows the whole vocabulary.
-        seen = self._vocabulary.translate(batch) if self._vocabulary else batch
-        total, losses = loss_of(seen, target, start)
-        optimizer.zero_grad(set_to_none=True)
-        # Workers' gradients are averaged as if their shares were equal.
-        (total * (len(batch) * self._world.size / total_rows)).backward()
-        torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], CLIP_NORM)
-        optimizer.step()
-        return ["loss", *losses], torch.stack([total.detach(), *losses.values()])
-
-    def _in_place(self) -> AbstractContextManager[Any]:
-        """Within it, embeddings that train are the small ones of the words in use."""
-        if self.stage.embeddings and self._vocabulary is None:
-            embedding = self._model.model.get_input_embeddings()
-            assert isinstance(embedding, nn.Embedding)
-            self._vocabulary = CompactVocabulary(embedding, self._data.train, self._data.pad_id, self._rows)
-        return self._vocabulary.installed() if self._vocabulary else nullcontext()
-
-    def _prepare(self) -> torch.optim.Optimizer:
-        """Free the stage's parameters; the first time also make what steps them, which must find them in place."""
-        freeze(self._model, self.stage)
-        if self._optimizer is None:
-            trained = list(self._trained().values())
-            self._optimizer = torch.optim.AdamW(trained, lr=self._rate, weight_decay=0.0, fused=True)
-        return self._optimizer
-
-    def _wrapped(self) -> nn.Module:
-        """The stage's losses, made anew for each epoch: after its first step DDP adds gradients up in another order,
-        so that an epoch's numbers would depend on whether this process trained the one before."""
-        # Attention alone gives the top layer's values and feed-forward part no gradient.
-        some_unused = not (self.stage.cos or self.stage.classifies)
-        loss_of = StageLoss(self._model, self.stage, self._matched, self._world.autocast)
-        return self._world.wrap(loss_of, some_unused)
-
-    def _trained(self) -> dict[str, nn.Parameter]:
-        return {name: p for name, p in self._model.named_parameters() if p.requires_grad}
-
-    def weights(self) -> dict[str, Tensor]:
-        """The parameters that the stage trains, after an epoch: name -> tensor, not copied."""
-        with self._in_place():
-            return {name: parameter.detach() for name, parameter in self._trained().items()}
-
-    def optimizer(self) -> dict[str, Tensor]:
-        """The optimizer's state after an epoch: "<parameter>/<moment>" -> tensor, not copied."""
-        assert self._optimizer is not None
-        names, state = list(self.weights()), self._optimizer.state_dict()["state"]
-        return {
-            f"{names[index]}/{moment}": tensor
-            for index, moments in state.items()
-            for moment, tensor in moments.items()
-        }
-
-    def load(self, weights: dict[str, Tensor], optimizer: dict[str, Tensor] | None = None) -> None:
-        """Go to the state after an epoch; with the optimizer's part training can go on from there."""
-        with self._in_place():
-            freeze(self._model, self.stage)
-            trained = self._trained()
-            with torch.no_grad():
-                for name, tensor in weights.items():
-                    trained[name].copy_(tensor)
-            if optimizer is None:
-                return
-            stepping = self._prepare()
-            index = {name: number for number, name in enumerate(trained)}
-            whole = stepping.state_dict() | {"state": {}}
-            for key, tensor in optimizer.items():
-                name, _, moment = key.rpartition("/")
-                whole["state"].setdefault(index[name], {})[moment] = tensor
-            stepping.load_state_dict(whole)
-
-
-def train_stage(training: StageTrainer) -> Iterator[dict[str, float]]:
-    """Train until the stage ends; yields each epoch's mean losses."""
-    for number in range(1, training.stage.epochs + 1):
-        metrics = training.epoch(number)
-        yield metrics
-        if training.stage.ends(metrics):
-            return

@@ -132,7 +132,7 @@ def test_the_assistant_teaches_and_the_teacher_is_what_it_is_compared_with(data,
         assert {name: mine.metrics[name] for name in same} == {name: other.metrics[name] for name in same}
     after = copy_state(run.student.model)
     assert all(torch.equal(tensor, after[name]) for name, tensor in copy_state(alone.student.model).items())
-    compared = StudentEvaluator(run.student, data, targets, layer_map(2, 4))()
+    compared = StudentEvaluator(run.student, data, targets, layer_map(2, 4)).evaluate()
     assert {name: mine.metrics[name] for name in compared} == pytest.approx(compared, rel=1e-5, abs=1e-6)
     assert mine.metrics["dev/layer_1/kl"] != other.metrics["dev/layer_1/kl"]
 

@@ -72,11 +72,13 @@ def test_what_goes_to_a_gpu_is_pinned(data, targets, monkeypatch):
     """Every tensor that the background thread reads, and on a CPU none."""
     pinned = []
     monkeypatch.setattr(training, "_pin", lambda tensor: pinned.append(tensor) or tensor)
-    stage = REGIMES["id"](Trial(regime="id", student_layers=2))[0]
+    trial = Trial(regime="id", student_layers=2)
+    stage = REGIMES["id"](trial)[0]
     rows = data.train.lengths.argsort()[:4]
     for device, count in (("cpu", 0), ("cuda", 4 + 1 + 2 + 2)):
         world = DistributedContext(device=torch.device(device))
-        batch, target, start = training.StageDataLoader(stage, data, targets, (2, 4), world, None)._read(rows)
+        loader = training.StageDataLoader(stage, trial, data, rows, targets, (2, 4), world, None)
+        batch, target, start = loader._read(rows)
         assert isinstance(target, TargetBatch)
         assert start is None
         assert len(pinned) == count

@@ -99,7 +99,7 @@ def test_what_frozen_layers_gave_on_dev_is_what_they_give(setting, fields):
     data, targets = setting
     course = Distillation(trial_of(fields), data, targets)
     for epoch in course:
-        fresh = StudentEvaluator(course.student, data, targets, course.matched)()
+        fresh = StudentEvaluator(course.student, data, targets, course.matched).evaluate()
         found = {name: value for name, value in epoch.metrics.items() if name in fresh}
         assert found == pytest.approx(fresh, rel=1e-6)
         assert found.keys() == fresh.keys()

@@ -55,7 +55,7 @@ def test_score_is_the_tasks_own_of_a_plain_forward(setting, task):
 
 def test_mnli_has_two_dev_sets(setting):
     data, targets, student = setting("mnli")
-    metrics = StudentEvaluator(student, data, targets, (2, 4))()
+    metrics = StudentEvaluator(student, data, targets, (2, 4)).evaluate()
     names = {"accuracy", "attention_kl", "teacher_agreement"}
     names |= {f"layer_{i}/{loss}" for i in (1, 2) for loss in ("kl", "cos")}
     assert set(metrics) == {f"{split}/{name}" for split in ("dev", "dev_mismatched") for name in names}
@@ -66,7 +66,7 @@ def test_mnli_has_two_dev_sets(setting):
 @pytest.mark.parametrize("matched", [(2, 4), (4, 1)])
 def test_comparison_is_the_mean_over_examples_one_by_one(setting, task, matched):
     data, targets, student = setting(task)
-    metrics = StudentEvaluator(student, data, targets, matched)()
+    metrics = StudentEvaluator(student, data, targets, matched).evaluate()
     for name, split in data.evaluation_splits.items():
         kl, cos = np.zeros((2, 2, len(split)))
         for row, batch in enumerate(one_by_one(split, data.pad_id)):
@@ -88,9 +88,11 @@ def test_comparison_is_the_mean_over_examples_one_by_one(setting, task, matched)
 @pytest.mark.parametrize("size", [1, 7, 22])
 def test_batching_does_not_matter(setting, monkeypatch, size):
     data, targets, student = setting("mrpc")
-    expected = StudentEvaluator(student, data, targets, (2, 4))()
+    expected = StudentEvaluator(student, data, targets, (2, 4)).evaluate()
     monkeypatch.setattr(evaluate, "BATCH", size)
-    assert StudentEvaluator(student, data, targets, (2, 4))() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert StudentEvaluator(student, data, targets, (2, 4)).evaluate() == pytest.approx(
+        expected, rel=1e-5, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("task", ["cola", "mnli"])
@@ -100,7 +102,9 @@ def test_agreement_is_the_share_of_equal_choices(setting, task):
     mine, theirs = (plain_logits(m, split, data.pad_id).argmax(1) for m in (student, targets.teacher))
     share = np.mean([a == b for a, b in zip(mine, theirs, strict=True)])
     assert 0 < share < 1
-    assert StudentEvaluator(student, data, targets, (2, 4))()["dev/teacher_agreement"] == pytest.approx(share)
+    assert StudentEvaluator(student, data, targets, (2, 4)).evaluate()[
+        "dev/teacher_agreement"
+    ] == pytest.approx(share)
 
 
 def test_agreement_of_regression_is_pearsons_correlation(setting):
@@ -108,7 +112,7 @@ def test_agreement_of_regression_is_pearsons_correlation(setting):
     split = data.splits["dev"]
     mine, theirs = (plain_logits(m, split, data.pad_id)[:, 0] for m in (student, targets.teacher))
     expected = np.corrcoef(mine, theirs)[0, 1]
-    found = StudentEvaluator(student, data, targets, (2, 4))()["dev/teacher_agreement"]
+    found = StudentEvaluator(student, data, targets, (2, 4)).evaluate()["dev/teacher_agreement"]
     assert found == pytest.approx(expected, abs=1e-3)
     assert abs(expected) < 0.99
 
@@ -119,14 +123,14 @@ def test_a_constant_regression_agrees_with_nothing(setting):
     with torch.no_grad():
         for parameter in constant.head[-1].parameters():
             parameter.zero_()
-    assert StudentEvaluator(constant, data, targets, (2, 4))()["dev/teacher_agreement"] == 0
+    assert StudentEvaluator(constant, data, targets, (2, 4)).evaluate()["dev/teacher_agreement"] == 0
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_clone_of_the_teacher_is_the_teacher(setting, task):
     data, targets, _ = setting(task)
     clone = build_student(targets.teacher, 4, "mapped")
-    metrics = StudentEvaluator(clone, data, targets, layer_map(4, 4))()
+    metrics = StudentEvaluator(clone, data, targets, layer_map(4, 4)).evaluate()
     for layer in range(1, 5):
         assert metrics[f"dev/layer_{layer}/kl"] == pytest.approx(0, abs=1e-3)
         assert metrics[f"dev/layer_{layer}/cos"] == pytest.approx(0, abs=1e-5)
@@ -139,13 +143,13 @@ def test_dropout_is_off(setting):
     data, targets, _ = setting("cola")
     student = make_encoder(layers=2, dropout=0.5).train()
     assert (
-        StudentEvaluator(student, data, targets, (2, 4))()
-        == StudentEvaluator(student.train(), data, targets, (2, 4))()
+        StudentEvaluator(student, data, targets, (2, 4)).evaluate()
+        == StudentEvaluator(student.train(), data, targets, (2, 4)).evaluate()
     )
     assert score(student.train(), data) == score(student.train(), data)
 
 
 def test_compare_and_score_agree(setting):
     data, targets, student = setting("mrpc")
-    scores, metrics = score(student, data), StudentEvaluator(student, data, targets, (2, 4))()
+    scores, metrics = score(student, data), StudentEvaluator(student, data, targets, (2, 4)).evaluate()
     assert scores == {name: metrics[name] for name in scores}

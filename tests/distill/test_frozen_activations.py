@@ -32,7 +32,7 @@ def test_holds_what_the_layers_give(data, family, depths, config):
     student = make_encoder(family, LAYERS, dropout=0.3).train()
     prefix = FrozenActivations(student, data, config)
     for depth in depths:
-        prefix.raise_to(depth)
+        prefix.advance(depth)
     assert prefix.depth == depths[-1]
     rng = np.random.default_rng(0)
     student.eval()
@@ -47,8 +47,8 @@ def test_holds_what_the_layers_give(data, family, depths, config):
 def test_nothing_is_held_at_depth_0(data):
     prefix = FrozenActivations(make_encoder(layers=LAYERS), data, PrefixConfig())
     assert prefix.read("train", np.arange(2)) is None
-    prefix.raise_to(1)
-    prefix.raise_to(0)
+    prefix.advance(1)
+    prefix.advance(0)
     assert prefix.read("train", np.arange(2)) is None
 
 
@@ -65,12 +65,12 @@ def test_the_budget_decides(data, memory, disk, where):
     prefix = FrozenActivations(
         make_encoder(layers=LAYERS), data, PrefixConfig(memory_gb=memory * size, disk_gb=disk * size)
     )
-    prefix.raise_to(1)
+    prefix.advance(1)
     assert prefix.depth == (0 if where is None else 1)
-    mapped = [isinstance(array.values, np.memmap) for array in prefix._stored.values()]
+    mapped = [isinstance(array.values, np.memmap) for array in prefix._arrays.values()]
     assert mapped == ([] if where is None else [where == "disk"] * 2)
     # [CLS] vectors alone are far smaller.
-    prefix.raise_to(LAYERS)
+    prefix.advance(LAYERS)
     assert prefix.depth == LAYERS
 
 
@@ -82,7 +82,7 @@ def test_a_full_disk_means_to_recompute(data, monkeypatch, tmp_path):
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     prefix = FrozenActivations(make_encoder(layers=LAYERS), data, PrefixConfig(memory_gb=0))
-    prefix.raise_to(1)
+    prefix.advance(1)
     assert prefix.depth == 0
     assert prefix.read("train", np.arange(2)) is None
 
@@ -90,6 +90,6 @@ def test_a_full_disk_means_to_recompute(data, monkeypatch, tmp_path):
 def test_on_disk_it_leaves_no_file(data, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     prefix = FrozenActivations(make_encoder(layers=LAYERS), data, PrefixConfig(memory_gb=0))
-    prefix.raise_to(1)
+    prefix.advance(1)
     assert prefix.depth == 1
     assert list(tmp_path.iterdir()) == []

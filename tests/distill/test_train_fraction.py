@@ -16,7 +16,7 @@ from ikd_ray.data.tokens import tokenize
 from ikd_ray.distill import frozen_activations
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.epoch_cache import EpochCache
-from ikd_ray.distill.frozen_activations import KEPT, FrozenActivations
+from ikd_ray.distill.frozen_activations import ACTIVATIONS_FILE, FrozenActivations
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.training import StageDataLoader
 from ikd_ray.errors import UsageError
@@ -41,13 +41,13 @@ def trial_of(**fields) -> Trial:
 @pytest.fixture
 def plans(monkeypatch):
     """The batches of every epoch that is trained."""
-    found, call = [], StageDataLoader.__call__
+    found, call = [], StageDataLoader.load
 
     def spy(self, plan):
         found.append(plan)
         return call(self, plan)
 
-    monkeypatch.setattr(StageDataLoader, "__call__", spy)
+    monkeypatch.setattr(StageDataLoader, "load", spy)
     return found
 
 
@@ -121,12 +121,12 @@ def test_the_prefix_is_that_of_the_rows_in_use(data, config, depths):
     student = make_encoder(layers=3)
     whole, part = FrozenActivations(student, data, config), FrozenActivations(student, data, config, rows)
     for depth in depths:
-        whole.raise_to(depth)
-        part.raise_to(depth)
+        whole.advance(depth)
+        part.advance(depth)
     for split, wanted in (("train", np.random.default_rng(0).permutation(rows)), ("dev", np.arange(9))):
         torch.testing.assert_close(part.read(split, wanted), whole.read(split, wanted), rtol=1e-5, atol=1e-5)
     tokens = rows if depths[-1] == 3 else data.train.lengths[rows]
-    assert part._stored["train"].size == HIDDEN * (len(tokens) if depths[-1] == 3 else tokens.sum())
+    assert part._arrays["train"].size == HIDDEN * (len(tokens) if depths[-1] == 3 else tokens.sum())
     with pytest.raises((IndexError, KeyError)):
         part.read("train", np.setdiff1d(np.arange(len(data.train)), rows)[:1])
 
@@ -150,7 +150,7 @@ def test_what_is_kept_of_the_whole_encoder_is_the_share_s(data, targets, tmp_pat
     for fraction in (0.25, 0.5, 1.0):
         trial = trial_of(regime="pid", top_trains="head", train_fraction=fraction)
         list(Distillation(trial, data, targets, checkpoints=EpochCache(tmp_path, 20, "t", "t")))
-    sizes = [load_file(file)["train"].size for file in tmp_path.glob(f"[!.]*/*/{KEPT}")]
+    sizes = [load_file(file)["train"].size for file in tmp_path.glob(f"[!.]*/*/{ACTIVATIONS_FILE}")]
     expected = [len(nested_subset(data.train.labels, fraction, SEED)) for fraction in (0.25, 0.5, 1.0)]
     assert sorted(sizes) == [HIDDEN * count for count in expected]
 

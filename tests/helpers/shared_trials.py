@@ -13,7 +13,7 @@ from tests.helpers.tiny_models import changed_tensors, copy_state
 
 SMALL = {"student_layers": 2, "batch_size": 24, "learning_rate": 3e-3, "epochs": 2, "epochs_per_layer": 2}
 PID = Trial(**SMALL, regime="pid")
-TRAIN_EPOCH = StageTrainer.epoch
+TRAIN_EPOCH = StageTrainer.train_epoch
 RECOMPUTED = PrefixConfig(memory_gb=0, disk_gb=0)
 PREFIXES = {"memory": PrefixConfig(), "disk": PrefixConfig(memory_gb=0), "recomputed": RECOMPUTED}
 

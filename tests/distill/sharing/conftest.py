@@ -58,7 +58,9 @@ def alone(data, dropping):
         if key not in known:
             course = Distillation(trial, data, dropping, prefix=prefix)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(StageTrainer, "epoch", TRAIN_EPOCH)  # for `trained` it is none of the trials
+                patch.setattr(
+                    StageTrainer, "train_epoch", TRAIN_EPOCH
+                )  # for `trained` it is none of the trials
                 known[key] = distillation_result(course, list(course))
         return known[key]
 
@@ -74,7 +76,7 @@ def trained(monkeypatch):
         calls.append((self.stage.name, number))
         return TRAIN_EPOCH(self, number)
 
-    monkeypatch.setattr(StageTrainer, "epoch", spy)
+    monkeypatch.setattr(StageTrainer, "train_epoch", spy)
     return calls
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from ikd_ray.distill import epoch_cache
 from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
-from ikd_ray.distill.frozen_activations import KEPT
+from ikd_ray.distill.frozen_activations import ACTIVATIONS_FILE
 from ikd_ray.storage import store
 from tests.helpers.shared_trials import (
     PID,
@@ -79,12 +79,12 @@ def test_a_damaged_output_of_the_encoder_is_computed_anew(run, alone, trained, f
     """What heads alone train on is kept beside the states."""
     head = with_fields(PID, top_trains="head")
     run(head, "first")
-    for file in folder.glob(f"[!.]*/*/{KEPT}"):
+    for file in folder.glob(f"[!.]*/*/{ACTIVATIONS_FILE}"):
         harm(file)
     other, trained[:] = with_fields(head, lambda_=0.5), []
     assert_same_result(run(other, "next"), alone(other))
     assert trained == [("C", 1), ("C", 2)]
-    assert all(store.is_intact(file.parent) for file in folder.glob(f"[!.]*/*/{KEPT}"))
+    assert all(store.is_intact(file.parent) for file in folder.glob(f"[!.]*/*/{ACTIVATIONS_FILE}"))
 
 
 def test_forgotten_checks_are_no_damage(run, trained, kept, folder):

@@ -51,14 +51,14 @@ class Jobs:
         self.data = open_data(data_folder)
         self.targets = Targets(target_folder, self.data, make_encoder(dropout=0.1))
         self.log = out / "no log"
-        epoch = StageTrainer.epoch
+        epoch = StageTrainer.train_epoch
 
         def spy(training, number: int):
             with open(self.log, "a") as file:
                 file.write(f"{training.stage.name} {number}\n")
             return epoch(training, number)
 
-        StageTrainer.epoch = spy
+        StageTrainer.train_epoch = spy
 
     def shared(self, folder: str, name: str) -> EpochCache:
         return EpochCache(self.out / folder, 20, name, f"owner of {name}")
