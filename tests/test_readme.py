@@ -310,7 +310,7 @@ def test_the_new_regime_is_one():
 
 def test_one_trial_runs_without_ray_and_its_metrics_are_listed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ikd_ray.data.sources.load", lambda task, folder: make_dataset(task.name))
+    monkeypatch.setattr("ikd_ray.data.sources.load_dataset", lambda task, folder: make_dataset(task.name))
     monkeypatch.setattr(
         "ikd_ray.distill.teacher.bundled_teacher", lambda: write_teacher(tmp_path / "teacher")
     )
