@@ -61,9 +61,9 @@ def dry_run(request: Request) -> Iterator[Note]:
     trials = draws(request.budget)
     yield Note("trials", _trials(request, trials))
     with tempfile.TemporaryDirectory(prefix="ikd-dry-run-") as room:
-        teacher = load_source(request.source, request.task, seed=0)
+        teacher = load_source(request.teacher_source, request.task, seed=0)
         sample = sampled(request.dataset, SIZED)
-        tokenizer, key = load_tokenizer(request.source), request.source.key
+        tokenizer, key = load_tokenizer(request.teacher_source), request.teacher_source.key
         data = tokenize(sample, tokenizer, key, request.max_length, Path(room) / "tokens")
         yield Note("targets", _targets(request, teacher, data))
         batch_size = min(space.possible_values("batch_size"), key=lambda size: abs(size - 32))
@@ -71,7 +71,9 @@ def dry_run(request: Request) -> Iterator[Note]:
             max((*request.depths, *request.assistant_students)),
             resources.cpus * resources.workers,
         )
-        probe = Probe(request.source, teacher, request.max_length, depth, batch_size, threads, Path(room))
+        probe = Probe(
+            request.teacher_source, teacher, request.max_length, depth, batch_size, threads, Path(room)
+        )
         costs = probe.measure(sample, {name: split.lengths for name, split in data.splits.items()})
     yield from _time(request, trials, costs, resources)
 
@@ -111,8 +113,8 @@ def _draws(space: Space, count: int) -> list[Trial]:
 
 
 def _teacher(request: Request) -> str:
-    about = f"{request.source.name}, {request.source.layers} layers"
-    if request.source.has_head:
+    about = f"{request.teacher_source.name}, {request.teacher_source.layers} layers"
+    if request.teacher_source.has_head:
         return f"{about}, used as it is"
     return (
         f"{about}, fine-tuned on {request.task.name} for at most {request.space.teacher.epochs} epochs, once"
@@ -183,7 +185,7 @@ def _epochs(trial: Trial) -> int:
 def _targets(request: Request, teacher: Encoder, data: TaskData) -> str:
     """Their size, by the tokens of a sample."""
     share = sum(map(len, data.splits.values())) / sum(map(len, request.dataset.splits.values()))
-    depths, source = {*request.depths, *request.assistant_students}, request.source.layers
+    depths, source = {*request.depths, *request.assistant_students}, request.teacher_source.layers
     layers = matched_layers(depths, source)
     told = [_stored(request, data, teacher, layers, share, "teacher")]
     for (
@@ -210,11 +212,11 @@ def _time(request: Request, trials: list[Trial], costs: Costs, resources: TrialR
     train = len(request.dataset.splits["train"])
     dev = sum(len(split) for name, split in request.dataset.splits.items() if name != "train")
     teacher = 0.0
-    if not request.source.has_head:
-        teacher = request.space.teacher.epochs * costs.teacher_s(request.source.layers, train, dev)
+    if not request.teacher_source.has_head:
+        teacher = request.space.teacher.epochs * costs.teacher_s(request.teacher_source.layers, train, dev)
     targets = (train + dev) * costs.target
     # A pass of an assistant takes its share of the teacher's.
-    passes = sum(request.assistant_students) / request.source.layers * targets
+    passes = sum(request.assistant_students) / request.teacher_source.layers * targets
     recipes = [trial_s(recipe, costs, train, dev) for recipe in _assistants(request)]
     assistants = costs.together * sum(recipes) + passes
     mean = statistics.mean(trial_s(trial, costs, train, dev) for trial in trials)

@@ -146,7 +146,7 @@ def _run_locked(request: Request, command: str, console: Console, distillation: 
     if request.dataset.generated:
         console.warn(request.dataset.description)
     console.note("data", request.dataset.description)
-    console.note("teacher", f"{request.source.name}, {request.source.layers} layers")
+    console.note("teacher", f"{request.teacher_source.name}, {request.teacher_source.layers} layers")
     with ray_cluster(nested=config.workers_per_trial > 1):
         resources = allocate(
             cluster_nodes(),
@@ -248,7 +248,7 @@ class _Sweep:
             stop,
         )
         if remaining:
-            layer_maps = {depth: layer_map(depth, request.source.layers) for depth in request.depths}
+            layer_maps = {depth: layer_map(depth, request.teacher_source.layers) for depth in request.depths}
             callback = SweepCallback(
                 request.folder, layer_maps, self.async_tracker, self.console, self.sync, search, stop
             )

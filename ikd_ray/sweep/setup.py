@@ -104,8 +104,8 @@ def _prepare_job(request: Request, console: Console) -> PrepareJob:
     with console.step("tokenizing"):
         data = tokenize(
             request.dataset,
-            load_tokenizer(request.source),
-            request.source.key,
+            load_tokenizer(request.teacher_source),
+            request.teacher_source.key,
             request.max_length,
             output.folder / "cache" / "tokens",
         )
@@ -114,7 +114,7 @@ def _prepare_job(request: Request, console: Console) -> PrepareJob:
     return PrepareJob(
         output=output,
         tokens=data.folder.relative_to(output.folder),
-        source=request.source,
+        source=request.teacher_source,
         depths=request.depths,
         teacher=space.teacher,
         targets=space.targets,
@@ -232,8 +232,8 @@ def _teacher_entry(request: Request, teacher: TeacherRecord) -> dict[str, Any]:
     entry = {
         "name": teacher.name,
         "key": teacher.key,
-        "source_key": request.source.key,
-        "layers": request.source.layers,
+        "source_key": request.teacher_source.key,
+        "layers": request.teacher_source.layers,
         "metrics": teacher.metrics,
     }
     if teacher.assistants:

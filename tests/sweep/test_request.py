@@ -40,7 +40,7 @@ def begun(inputs, tmp_path, monkeypatch):
         command="",
         code_version="",
         data={"fingerprint": request.dataset.fingerprint, "description": request.dataset.description},
-        teacher={"source_key": request.source.key},
+        teacher={"source_key": request.teacher_source.key},
         objectives=request.objectives,
         settings=request.config.model_dump(mode="json"),
     )
