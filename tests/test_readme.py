@@ -15,6 +15,7 @@ import typer
 import yaml
 from pydantic import TypeAdapter
 
+from ikd_ray.analysis.savings import Savings
 from ikd_ray.config import Trial
 from ikd_ray.data.task_file import load_task
 from ikd_ray.distill import regimes
@@ -236,6 +237,15 @@ def test_the_cache_has_one_flag():
 def test_the_keys_of_a_trial_are_those_of_its_record():
     properties = TypeAdapter(TrialRecord).json_schema(by_alias=True)["properties"]
     assert first_column(SWEEPS, "The output folder") >= properties.keys()
+
+
+def test_the_names_in_mlflow_are_those_of_the_code():
+    code = "\n".join(path.read_text() for path in (ROOT / "ikd_ray" / "tracking").glob("*.py"))
+    text = section(SWEEPS, "MLflow")
+    assert set(re.findall(r"`(ikd\.\w+)`", text)) == set(re.findall(r"\bikd\.(?!json)[a-z]\w*", code))
+    assert set(re.findall(r"`(sharing/\w+)`", text)) == {
+        name for name in Savings().metrics() if name.startswith("sharing/")
+    }
 
 
 def test_field_tables_are_those_of_the_models():
