@@ -1,4 +1,5 @@
-"""What several test modules share."""
+# ruff: noqa: E402 - environment and rewriting of assertions before what they are for
+"""Fixtures that tests of all rooms share."""
 
 from __future__ import annotations
 
@@ -10,7 +11,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import importlib.util
 import logging
 import subprocess
-import sys
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,8 +18,16 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import Result
+
+pytest.register_assert_rewrite("tests.helpers")
+
+from tests.helpers.run_command import script_command
+from tests.helpers.terminal import invoke
 
 ROOT = Path(__file__).resolve().parents[1]
+SWEEPS = {"one_worker", "on_s3"}  # one of the shared sweeps of each module that has some
+UNSET = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
 
 pytest_plugins = ["tests.helpers.fixtures"]
 
@@ -31,9 +39,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Modules with slow tests come first, so that of several processes none is left to end alone."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Put modules with real sweeps first, so that of several processes none is left to end alone."""
+    first = {
+        item.path for item in items if item.get_closest_marker("slow") or SWEEPS & set(item.fixturenames)
+    }
+    items.sort(key=lambda item: item.path not in first)
 
 
 @pytest.fixture(scope="session")
@@ -74,20 +84,29 @@ def s3_server() -> Iterator[str]:
         running.stop()
 
 
+@pytest.fixture(scope="session")
+def make_bucket(s3_server) -> Callable[[], str]:
+    """`make_bucket()`: the URI of a folder in a new bucket."""
+
+    def make() -> str:
+        bucket = f"bucket-{uuid.uuid4().hex[:8]}"
+        request = urllib.request.Request(f"http://{s3_server}/{bucket}", method="PUT")
+        urllib.request.urlopen(request).close()
+        return f"s3://{bucket}/some/where?scheme=http&endpoint_override={s3_server}&region=us-east-1"
+
+    return make
+
+
 @pytest.fixture
-def s3(s3_server) -> str:
-    """The URI of a bucket of the test's own."""
-    bucket = f"bucket-{uuid.uuid4().hex[:8]}"
-    request = urllib.request.Request(f"http://{s3_server}/{bucket}", method="PUT")
-    urllib.request.urlopen(request).close()
-    return f"s3://{bucket}/some/where?scheme=http&endpoint_override={s3_server}&region=us-east-1"
+def s3(make_bucket) -> str:
+    """Return the URI of a folder in a bucket of the test's own."""
+    return make_bucket()
 
 
 @pytest.fixture(scope="session")
-def environment():
-    """The user's, with no tracking server and no cluster that happen to be set."""
-    unset = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
-    return {key: value for key, value in os.environ.items() if key not in unset} | {
+def environment() -> dict[str, str]:
+    """Return the user's environment without a tracking server and a cluster that happen to be set."""
+    return {key: value for key, value in os.environ.items() if key not in UNSET} | {
         "HF_HUB_OFFLINE": "1",
         # Two threads that wait for each other in a loop come to a standstill where others want a core, too.
         "OMP_WAIT_POLICY": "passive",
@@ -95,20 +114,46 @@ def environment():
 
 
 @pytest.fixture(scope="session")
+def machine(environment, s3_server, tmp_path_factory):
+    """`machine("a")`: environment of a process on a machine with a disk and, for S3, keys of its own."""
+    root = tmp_path_factory.mktemp("machines")
+
+    def make(name: str) -> dict[str, str]:
+        (root / name).mkdir(exist_ok=True)
+        keys = {key: value for key, value in os.environ.items() if key.startswith("AWS_")}
+        return environment | keys | {"HOME": str(root / name)}
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def command(environment):
     """`command("run", "--task", "cola", cwd=..., NAME=value)`: a script of `sweeps/` in a process of its own.
 
-    Upper-case keywords are environment variables.
+    Further keywords are environment variables.
     """
 
     def run(script: str, *arguments: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess:
         return subprocess.run(
-            [sys.executable, str(ROOT / "sweeps" / f"{script}.py"), *map(str, arguments)],
+            script_command(script, *arguments),
             cwd=cwd,
             env=environment | variables,
             capture_output=True,
             text=True,
             timeout=500,
         )
+
+    return run
+
+
+@pytest.fixture
+def call(command_line, monkeypatch):
+    """`call("export", "--task", "cola", cwd=...)`: the result of a script of `sweeps/`, called in this process."""
+
+    def run(script: str, *arguments: object, cwd: Path) -> Result:
+        for name in UNSET:
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.chdir(cwd)
+        return invoke(command_line(script), *arguments)
 
     return run

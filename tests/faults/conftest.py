@@ -1,4 +1,4 @@
-"""What is killed, when, and what an undisturbed sweep comes to."""
+"""Fixtures of the tests that kill processes: the sweep, the same sweep undisturbed, and a list of all kills."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def pytest_terminal_summary(terminalreporter, config):
 
 
 @pytest.fixture(scope="session")
-def tell(pytestconfig):
-    """`tell(line)`: shown at the end, whatever the outcome."""
+def log(pytestconfig):
+    """`log(line)`: shown at the end, whatever the outcome."""
     return pytestconfig.stash.setdefault(KILLS, []).append
 
 
 @pytest.fixture(scope="session")
 def arguments(tmp_path_factory):
-    """`arguments(trials, workers, concurrent)`: of a sweep whose first trials are always the same."""
+    """`arguments(trials, workers, concurrent)`: flags of a sweep whose first trials are always the same."""
     root = write_inputs(tmp_path_factory.mktemp("inputs"), train=400, dev=100)
     (root / "space.yaml").write_text(SPACE)
 
@@ -52,14 +52,14 @@ def arguments(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def undisturbed(environment, arguments, tmp_path_factory):
-    """`undisturbed(trials, workers)`: a sweep that nothing happened to, one trial at a time."""
+    """`undisturbed(trials, workers)`: a sweep in which nothing is killed, one trial at a time."""
 
     @cache
     def run(trials: int, workers: int) -> KilledSweep:
         home = tmp_path_factory.mktemp(f"undisturbed-{workers}")
         sweep = KilledSweep(environment, home)
         sweep.run(arguments(trials, workers, 1), [], workers)
-        assert_consistent(home, NAME, trials)
+        assert_consistent(sweep.folder, f"sqlite:///{home / 'mlflow.db'}", trials)
         assert not sweep.left
         return sweep
 

@@ -1,4 +1,4 @@
-"""Processes of a sweep are killed; it goes on, loses nothing and comes to the same.
+"""Processes of a sweep are killed at seeded moments; it goes on, loses nothing and comes to the same numbers.
 
 `pytest tests/faults/test_kills.py --kills 20` is the long form; `--kill-seed` chooses the moments.
 """
@@ -12,11 +12,12 @@ import sqlite3
 
 import pytest
 
-from tests.helpers.consistency import assert_consistent, assert_no_epoch_lost
+from tests.helpers.consistency import assert_consistent, assert_no_epoch_lost, saved_epochs, trial_metrics
 from tests.helpers.killed_sweep import NAME, KilledSweep, draw_kill
-from tests.helpers.run_command import saved_epochs, trial_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+URI = "sqlite:///{}/mlflow.db"
 
 IN_TURN = ("driver", "trial", "raylet", "worker")
 TRIALS = 8
@@ -42,16 +43,16 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize(("kills", "trials", "workers", "concurrent"), cases, ids=names)
 
 
-def test_nothing_is_lost(
-    kills, trials, workers, concurrent, environment, arguments, undisturbed, tell, tmp_path
+def test_a_killed_sweep_loses_nothing_and_comes_to_the_same(
+    kills, trials, workers, concurrent, environment, arguments, undisturbed, log, tmp_path
 ):
     if workers * concurrent > (os.cpu_count() or 1):
         pytest.skip("one CPU: no room for two workers, or for two trials at once")
     calm = undisturbed(trials, workers)
-    sweep = KilledSweep(environment, tmp_path, tell)
+    sweep = KilledSweep(environment, tmp_path, log)
     sweep.run(arguments(trials, workers, concurrent), kills, workers)
-    assert_consistent(tmp_path, NAME, trials)
-    assert_no_epoch_lost(tmp_path, NAME, sweep.kept)
+    assert_consistent(sweep.folder, URI.format(tmp_path), trials)
+    assert_no_epoch_lost(sweep.folder, sweep.saved)
     mine, theirs = trial_metrics(sweep.folder), trial_metrics(calm.folder)
     if concurrent == 1:
         assert mine == theirs
@@ -81,11 +82,11 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", [*DAMAGE, "a record missing"])
-def test_the_check_notices(damage, undisturbed, tmp_path):
+def test_the_consistency_check_notices(damage, undisturbed, tmp_path):
     calm = undisturbed(TRIALS, 1)
     shutil.copytree(calm.home, tmp_path / "home")
     folder = tmp_path / "home" / "outputs" / NAME
-    assert_consistent(tmp_path / "home", NAME, TRIALS)
+    assert_consistent(folder, URI.format(tmp_path / "home"), TRIALS)
     if damage in DAMAGE:
         database, statement = DAMAGE[damage]
         path = (folder if database == "study.db" else tmp_path / "home") / database
@@ -94,13 +95,13 @@ def test_the_check_notices(damage, undisturbed, tmp_path):
     else:
         shutil.rmtree(folder / "trials" / "t007")
     with pytest.raises(AssertionError):
-        assert_consistent(tmp_path / "home", NAME, TRIALS)
+        assert_consistent(folder, URI.format(tmp_path / "home"), TRIALS)
 
 
-def test_the_check_notices_an_epoch_trained_again(undisturbed):
+def test_the_consistency_check_notices_an_epoch_trained_again(undisturbed):
     calm = undisturbed(TRIALS, 1)
-    kept = saved_epochs(calm.home / "outputs")
-    assert kept
-    assert_no_epoch_lost(calm.home, NAME, kept)
+    saved = saved_epochs(calm.home / "outputs")
+    assert saved
+    assert_no_epoch_lost(calm.folder, saved)
     with pytest.raises(AssertionError, match="trained again"):
-        assert_no_epoch_lost(calm.home, NAME, {path: seconds + 1e-6 for path, seconds in kept.items()})
+        assert_no_epoch_lost(calm.folder, {path: seconds + 1e-6 for path, seconds in saved.items()})

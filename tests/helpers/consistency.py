@@ -1,87 +1,138 @@
-"""Whether a sweep's records on disk, its Optuna study and MLflow tell the same story."""
+"""Checks that a sweep's records, its saved epochs, its Optuna study and MLflow agree."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import optuna
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from ikd_ray.analysis.savings import is_reused
-from ikd_ray.distill.epoch_cache import EPOCH_FILE
+from ikd_ray.distill.epoch_cache import EPOCH_FILE, STAGES
 from ikd_ray.records import TrialRecord, read_sweep, read_trials
-from ikd_ray.tracking.tracker import SWEEP_ID
-from tests.helpers.run_command import saved_epochs
+from ikd_ray.storage.store import MANIFEST, is_intact
+
+VARIES = (
+    "time/",
+    "latency",
+    "_epochs",
+)  # in names of metrics that depend on when and by whom they were measured
+SUMMARY_FILES = {"pareto.png", "pareto.json", "trials.csv", "space.yaml"}
 
 
-def assert_consistent(home: Path, name: str, trials: int) -> None:
-    """A finished sweep of `trials` finished trials, the only one in `home`: each is everywhere once, the same.
+def lasting(metrics: dict[str, float]) -> dict[str, float]:
+    """Return the metrics that depend on the configuration alone."""
+    return {name: value for name, value in metrics.items() if not any(word in name for word in VARIES)}
 
-    Raises:
-        AssertionError: it is not.
+
+def trial_metrics(sweep: Path) -> dict[str, dict[str, Any]]:
+    """Return each trial's parameters and its lasting metrics, per epoch and at its end, by the trial's id."""
+    return {
+        trial.id: {
+            "params": trial.params,
+            "history": [lasting(epoch) for epoch in trial.history],
+            "metrics": lasting(trial.metrics),
+        }
+        for trial in read_trials(sweep)
+    }
+
+
+def saved_epochs(output: Path) -> dict[Path, float]:
+    """Return the folder of every saved epoch and the seconds that its training took."""
+    cards = (output / "cache" / STAGES).glob(
+        "[!.]*/[!.]*/epoch.json"
+    )  # a dot marks one that is being written
+    return {card.parent: json.loads(card.read_text())["metrics"]["time/epoch_s"] for card in cards}
+
+
+def damaged_entries(output: Path) -> list[Path]:
+    """Return the folders of the cache, which must not be empty, whose content is not what their manifest says."""
+    folders = [manifest.parent for manifest in (output / "cache").rglob(MANIFEST)]
+    assert folders
+    return [folder for folder in folders if not is_intact(folder)]
+
+
+def mlflow_runs(client: MlflowClient, sweep: str, task: str = "cola") -> dict[str, list[Run]]:
+    """Return a task's runs by their kind: teachers and assistants of all sweeps, trials of one."""
+    experiment = client.get_experiment_by_name(f"ikd-{task}").experiment_id
+    runs: dict[str, list[Run]] = {"sweep": [], "teacher": [], "assistant": [], "trial": []}
+    for run in client.search_runs([experiment]):
+        kind = run.data.tags["ikd.kind"]
+        if kind in ("teacher", "assistant") or run.data.tags["ikd.sweep"] == sweep:
+            runs[kind].append(run)
+    return runs
+
+
+def metric_history(client: MlflowClient, run: Run, metric: str) -> list[tuple[int, float]]:
+    """Return (step, value) of every entry of a metric."""
+    return sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, metric))
+
+
+def assert_consistent(sweep: Path, uri: str, trials: int, task: str = "cola") -> None:
+    """Assert that a finished sweep's `trials` trials are on disk, in the study and in MLflow once, and equal.
+
+    Args:
+        sweep: the sweep's folder.
+        uri: MLflow's store.
+        trials: number of trials, each of which must have finished.
+        task: name of the sweep's task.
     """
-    folder = home / "outputs" / name
-    records = _check_disk(folder, trials)
-    _check_study(folder, records)
-    _check_mlflow(home, name, records)
+    records = _check_disk(sweep, trials)
+    _check_study(sweep, records)
+    _check_mlflow(sweep, MlflowClient(uri), records, task)
 
 
-def _check_disk(folder: Path, trials: int) -> list[TrialRecord]:
-    records = read_trials(folder)
+def _check_disk(sweep: Path, trials: int) -> list[TrialRecord]:
+    records = read_trials(sweep)
     assert [record.number for record in records] == list(range(trials))
     assert {record.status for record in records} == {"finished"}
     for record in records:
-        assert (folder / "trials" / record.id / "student" / "model.safetensors").is_file(), record.id
+        assert (sweep / "trials" / record.id / "student" / "model.safetensors").is_file(), record.id
         last = record.history[-1]
         assert {key: record.metrics[key] for key in last} == last, record.id
         assert not record.warnings, record.warnings
-    left = [path for pattern in (".*", "trials/.*") for path in folder.glob(pattern)]
+    left = [path for pattern in (".*", "trials/.*") for path in sweep.glob(pattern)]
     assert not left, f"left behind: {left}"
-    for file in ("sweep.json", "space.yaml", "pareto.json", "pareto.png", "trials.csv"):
-        assert (folder / file).is_file(), file
+    assert SUMMARY_FILES | {"sweep.json"} <= {path.name for path in sweep.iterdir()}
     return records
 
 
-def _check_study(folder: Path, records: list[TrialRecord]) -> None:
-    study = optuna.load_study(study_name="ikd", storage=f"sqlite:///{folder / 'study.db'}")
+def _check_study(sweep: Path, records: list[TrialRecord]) -> None:
+    study = optuna.load_study(study_name="ikd", storage=f"sqlite:///{sweep / 'study.db'}")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * len(records)
-    objectives = read_sweep(folder).objectives
+    objectives = read_sweep(sweep).objectives
     for trial, record in zip(study.trials, records, strict=True):
         assert trial.number == record.number
         assert trial.values == [record.metrics[objective] for objective in objectives], record.id
         assert trial.params == {key: record.params[key] for key in trial.params}, record.id
 
 
-def _check_mlflow(home: Path, name: str, records: list[TrialRecord]) -> None:
-    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("ikd-cola").experiment_id
-    runs: dict[str, list[Run]] = {"sweep": [], "teacher": [], "trial": []}
-    for run in client.search_runs([experiment]):
-        runs[run.data.tags["ikd.kind"]].append(run)
-        assert run.info.status == "FINISHED", f"{run.info.run_name} is {run.info.status}"
-    assert len(runs["sweep"]) == len(runs["teacher"]) == 1
-    identity = read_sweep(home / "outputs" / name).settings["id"]
-    assert runs["sweep"][0].data.tags[SWEEP_ID] == identity
+def _check_mlflow(sweep: Path, client: MlflowClient, records: list[TrialRecord], task: str) -> None:
+    runs = mlflow_runs(client, sweep.name, task)
+    assert {run.info.status for kind in runs.values() for run in kind} == {"FINISHED"}
+    [parent], [teacher] = runs["sweep"], runs["teacher"]
+    assert parent.data.tags["ikd.sweep_id"] == read_sweep(sweep).settings["id"]
+    assert {file.path for file in client.list_artifacts(parent.info.run_id)} == SUMMARY_FILES
+    steps = [step for step, _ in metric_history(client, teacher, "train/loss")]
+    assert steps == list(range(1, len(steps) + 1))
     by_trial = sorted(runs["trial"], key=lambda run: run.data.tags["ikd.trial"])
     assert [run.data.tags["ikd.trial"] for run in by_trial] == [record.id for record in records]
     for run, record in zip(by_trial, records, strict=True):
-        assert run.data.tags["mlflow.parentRunId"] == runs["sweep"][0].info.run_id
-        assert {key: run.data.params[key] for key in record.params} == {
-            key: str(value) for key, value in record.params.items()
-        }
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        params = record.params | {"layer_map": record.layer_map}
+        if record.method:
+            params |= {"method": record.method, "again": record.retrained}
+        assert run.data.params == {key: str(value) for key, value in params.items()}, record.id
         assert run.data.tags.get("ikd.reused_from", "") == ", ".join(record.reused_from), record.id
-        told = {key: _history(client, run, key) for key in run.data.metrics}
-        assert told == _expected(record), record.id
+        found = {key: metric_history(client, run, key) for key in run.data.metrics}
+        assert found == _expected_metrics(record), record.id
 
 
-def _history(client: MlflowClient, run: Run, metric: str) -> list[tuple[int, float]]:
-    return sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, metric))
-
-
-def _expected(record: TrialRecord) -> dict[str, list[tuple[int, float]]]:
-    """Every metric of every epoch once; the last epoch also has those of the trial as a whole."""
+def _expected_metrics(record: TrialRecord) -> dict[str, list[tuple[int, float]]]:
+    """Return every metric of every epoch once; the last epoch also has those of the whole trial."""
     expected: dict[str, list[tuple[int, float]]] = {}
     for step, epoch in enumerate([*record.history[:-1], record.metrics], start=1):
         for metric, value in epoch.items():
@@ -89,19 +140,15 @@ def _expected(record: TrialRecord) -> dict[str, list[tuple[int, float]]]:
     return expected
 
 
-def assert_no_epoch_lost(home: Path, name: str, kept: dict[Path, float]) -> None:
-    """Every epoch that was saved when something was killed was kept, and counts as trained by whom it was.
-
-    Raises:
-        AssertionError: it was trained again.
-    """
-    now = saved_epochs(home / "outputs")
-    again = [path for path, seconds in kept.items() if now.get(path) != seconds]
+def assert_no_epoch_lost(sweep: Path, saved: dict[Path, float]) -> None:
+    """Assert that epochs which were saved when something died are kept, and count as trained by their trial."""
+    now = saved_epochs(sweep.parent)
+    again = [path for path, seconds in saved.items() if now.get(path) != seconds]
     assert not again, f"trained again: {again}"
     trained = {
         record.id: {epoch["time/epoch_s"] for epoch in record.history if not is_reused(epoch)}
-        for record in read_trials(home / "outputs" / name)
+        for record in read_trials(sweep)
     }
-    for path, seconds in kept.items():
+    for path, seconds in saved.items():
         trial = json.loads((path / EPOCH_FILE).read_text())["trial"].rpartition("/")[2]
         assert seconds in trained[trial], f"{trial} did not go on from {path}"

@@ -1,4 +1,4 @@
-"""A sweep of which processes are killed at seeded moments, and which goes on until it has ended."""
+"""A sweep whose processes are killed at seeded moments, and which is resumed until it has ended."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.helpers.process_tree import Process, ProcessTree
-from tests.helpers.run_command import saved_epochs, start_sweep
+import psutil
 
-STARTED, STEP, EPOCH = " started: ", " ...", " epoch "  # in lines that `sweeps/run.py` prints
-FATAL = ("driver", "raylet")  # with these the sweep ends, and has to be resumed
+from tests.helpers.consistency import saved_epochs
+from tests.helpers.process_tree import title
+from tests.helpers.run_command import LINE_S, SweepExit, SweepProcess
+
+STARTED, STEP, EPOCH = " started: ", " ...", " epoch "  # in lines that `run.py` prints
+FATAL = ("driver", "raylet")  # without these the sweep ends, and has to be resumed
 NAME = "sweep"
-SECONDS = {1: 400.0, 2: 900.0}  # that a sweep of so many workers a trial may take
-LINE_SECONDS, END_SECONDS, GONE_SECONDS, LONG_GONE_SECONDS = 180.0, 90.0, 15.0, 60.0
+SWEEP_S = {1: 400.0, 2: 900.0}  # seconds that a sweep may take, by workers per trial
+END_S, GONE_S = 90.0, 15.0  # seconds from a kill to the end, and from there to that of the last process
 
 
 @dataclass(frozen=True)
 class Moment:
-    """`delay` seconds after the `count`-th line with `words` from now on."""
+    """The moment `delay` seconds after the `count`-th line with `words` from now on."""
 
     words: str
     count: int
@@ -37,169 +38,101 @@ class Moment:
 
 @dataclass(frozen=True)
 class Kill:
-    victim: str  # "driver", or one of `victims.TITLES`
+    """A process to kill, and when."""
+
+    victim: str  # "driver", or a kind of `process_tree.TITLES`
     moment: Moment
-    draw: float  # which one of several, from 0 to 1
+    draw: float  # which of several processes, from 0 to 1
 
 
 def draw_kill(victim: str, rng: random.Random) -> Kill:
-    """Some kills of trials, and half of those of a worker, come in the first epochs; others anywhere."""
+    """Draw the moment: for trials and half of the workers in their first epochs, else anywhere."""
     if victim == "worker":
         moments = [Moment(STARTED, 1, rng.uniform(0, 5)), Moment(EPOCH, 1, rng.uniform(0, 3))]
     else:
         moments = [Moment(STARTED, rng.randint(1, 2), rng.uniform(0, 2.5))]
-        # One in three while the sweep is being prepared, by when there is a raylet. A raylet's turn comes after a
-        # trial's, when that is over.
-        if victim == "driver":
+        if victim == "driver":  # one in three while the sweep is prepared
             moments = [*moments * 2, Moment(STEP, rng.randint(2, 4), rng.uniform(0, 1.5))]
     return Kill(victim, rng.choice(moments), rng.random())
 
 
-class SweepRun:
-    """One process of `sweeps/run.py`, from its start to its end."""
-
-    def __init__(self, environment: Mapping[str, str], home: Path, arguments: Sequence[object]) -> None:
-        self.process = start_sweep(dict(environment), home, list(arguments))
-        self.lines: list[str] = []
-        self.at_kill = 0  # lines that came before the last one
-        self._news = threading.Condition()
-        self._over = False
-        self._seen = 0  # lines that moments have been looked for in
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    @property
-    def text(self) -> str:
-        return "".join(self.lines)
-
-    def _read(self) -> None:
-        for line in self.process.stdout:
-            with self._news:
-                self.lines.append(line)
-                self._news.notify_all()
-        with self._news:
-            self._over = True
-            self._news.notify_all()
-
-    def wait_for(self, words: str, count: int) -> None:
-        """Until so many more lines have the words."""
-        end = time.monotonic() + LINE_SECONDS * count
-        with self._news:
-            while count:
-                fresh = self._news.wait_for(
-                    lambda: self._over or len(self.lines) > self._seen, end - time.monotonic()
-                )
-                assert fresh, f"too long without {words!r}:\n{self.text}"
-                assert len(self.lines) > self._seen, f"it ended before {words!r}:\n{self.text}"
-                count -= words in self.lines[self._seen]
-                self._seen += 1
-
-    def end(self, seconds: float) -> int:
-        """Its exit status. Without an end by itself, it is ended."""
-        try:
-            status = self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise AssertionError(f"no end within {seconds:.0f} s:\n{self.text}") from None
-        self._reader.join(10)
-        return status
-
-
 class KilledSweep:
-    """A sweep that is killed, and told to go on, until it has ended."""
+    """A sweep in a home of its own, through kills and resumptions to its end.
+
+    Attributes:
+        folder: the sweep's folder.
+        saved: epochs that had been saved when something was killed, with their seconds.
+        left: descriptions of processes that outlived a driver for too long.
+    """
 
     def __init__(
-        self, environment: Mapping[str, str], home: Path, say: Callable[[str], None] = print
+        self, environment: Mapping[str, str], home: Path, log: Callable[[str], None] = print
     ) -> None:
-        """`home` is a folder for this sweep alone. `say(line)` tells of each kill."""
-        self.home, self.folder, self._say = home, home / "outputs" / NAME, say
-        self._family = ProcessTree(home)
-        self._environment = {**environment, **self._family.environment}
-        self._rays_folders: set[Path] = set()
-        self.left: list[str] = []  # who outlived a process of `sweeps/run.py` for too long
-        self.legs: list[SweepRun] = []
-        self.kept: dict[Path, float] = {}  # epochs that were saved when something was killed
+        self.home, self.folder = home, home / "outputs" / NAME
+        self.saved: dict[Path, float] = {}
+        self.left: list[str] = []
+        self._environment, self._log = dict(environment), log
+        self._processes: list[SweepProcess] = []
 
     def run(self, arguments: Sequence[object], kills: Sequence[Kill], workers: int) -> None:
-        """To its end, through all the kills; of a sweep that has so many workers a trial."""
+        """Run to the end through all kills, and assert that the last process ended well."""
         try:
             self._start(arguments)
             for kill in kills:
-                self._kill(kill)
+                self._kill(kill, self._processes[-1])
                 if kill.victim in FATAL:
-                    self._check_end(kill.victim)
-                    # Before there is a record of the sweep, the same command starts it.
-                    recorded = (self.folder / "sweep.json").exists()
-                    self._start(["--resume", NAME] if recorded else arguments)
-            leg = self.legs[-1]
-            status = leg.end(SECONDS[workers])
-            assert status == 0, f"status {status}:\n{leg.text}"
-            self._note_who_is_left()
-            assert not any("Traceback" in leg.text for leg in self.legs), self.text
+                    # Before the sweep has a record, the same command starts it.
+                    self._start(["--resume", NAME] if self._has_record() else arguments)
+            ended = self._end(SWEEP_S[workers])
+            assert ended.status == 0, f"status {ended.status}:\n{ended.text}"
+            texts = [process.text for process in self._processes]
+            assert not any("Traceback" in text for text in texts), "\n--- next process ---\n".join(texts)
         finally:
-            self._clean()
-
-    @property
-    def text(self) -> str:
-        return "\n--- the next process ---\n".join(leg.text for leg in self.legs)
+            for process in self._processes:
+                process.close()
+                for folder in process.new_ray_folders():
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _start(self, arguments: Sequence[object]) -> None:
-        self.legs.append(SweepRun(self._environment, self.home, arguments))
+        self._processes.append(SweepProcess(self._environment, self.home, arguments, own_home=True))
 
-    def _kill(self, kill: Kill) -> None:
-        leg, moment = self.legs[-1], kill.moment
-        leg.wait_for(moment.words, moment.count)
+    def _has_record(self) -> bool:
+        return (self.folder / "sweep.json").exists()
+
+    def _kill(self, kill: Kill, sweep: SweepProcess) -> None:
+        sweep.wait_for(kill.moment.words, count=kill.moment.count)
         if kill.victim != "driver":
-            self._find(kill)
-        time.sleep(moment.delay)
+            self._find(kill, sweep)
+        time.sleep(kill.moment.delay)
         saved = saved_epochs(self.home / "outputs")
-        self._rays_folders |= self._family.rays_folders()
-        pid = leg.process.pid if kill.victim == "driver" else self._find(kill).pid
-        assert leg.process.poll() is None, f"it ended before {kill.victim} was killed:\n{leg.text}"
-        leg.at_kill = len(leg.lines)
+        pid = sweep.process.pid if kill.victim == "driver" else self._find(kill, sweep).pid
+        assert sweep.process.poll() is None, f"ended before {kill.victim} was killed:\n{sweep.text}"
         os.kill(pid, signal.SIGKILL)
-        self.kept |= saved
-        after = leg.lines[-1].rstrip() if leg.lines else "nothing"
-        self._say(f"{kill.victim} {pid} killed {moment}, with {len(saved)} epochs saved; last line: {after}")
+        self.saved |= saved
+        last = sweep.lines[-1].rstrip() if sweep.lines else "nothing"
+        self._log(
+            f"{kill.victim} {pid} killed {kill.moment}, with {len(saved)} epochs saved; last line: {last}"
+        )
+        if kill.victim == "driver":
+            assert self._end(END_S).status == -signal.SIGKILL
+        elif kill.victim in FATAL:
+            ended = self._end(END_S)
+            assert ended.status != 0, f"ended well without its {kill.victim}:\n{ended.text}"
+            hint = f"--resume {NAME}" if self._has_record() else "the same command"
+            assert ended.tells_to_resume(hint), f"no {hint!r} at its end:\n{ended.text}"
 
-    def _find(self, kill: Kill) -> Process:
-        end = time.monotonic() + LINE_SECONDS
-        while not (found := self._family.find(kill.victim)):
-            assert time.monotonic() < end, f"no {kill.victim} to kill:\n{self.text}"
+    def _find(self, kill: Kill, sweep: SweepProcess) -> psutil.Process:
+        end = time.monotonic() + LINE_S
+        while not (found := sweep.tree.find(kill.victim)):
+            assert time.monotonic() < end, f"no {kill.victim} to kill:\n{sweep.text}"
             time.sleep(0.05)
         return found[int(kill.draw * len(found))]
 
-    def _check_end(self, victim: str) -> None:
-        leg = self.legs[-1]
-        status = leg.end(END_SECONDS)
-        if victim == "driver":
-            assert status == -signal.SIGKILL
-        else:
-            assert status != 0, f"it ended well without its {victim}:\n{leg.text}"
-            # Without a record of it there is nothing to resume.
-            hint = f"--resume {NAME}" if (self.folder / "sweep.json").exists() else "the same command"
-            after = "".join(leg.lines[leg.at_kill :])
-            assert hint in after, f"status {status} without a hint {hint!r} at its end:\n{leg.text}"
-        self._note_who_is_left()
-
-    def _note_who_is_left(self) -> None:
-        """Told at the very end: what else is wrong is worth knowing, too."""
-        start = time.monotonic()
-        if left := self._family.left(GONE_SECONDS):
-            names = ", ".join(f"{process.pid} {process.title.strip()[:100]}" for process in left)
-            still = self._family.left(LONG_GONE_SECONDS)
-            end = "and stay" if still else f"and go after {time.monotonic() - start:.0f} s"
-            self.left.append(f"{GONE_SECONDS:.0f} s after an end there are still {names}, {end}")
-
-    def _clean(self) -> None:
-        """Whatever was found wrong, leave no process."""
-        self._rays_folders |= self._family.rays_folders()
-        while alive := self._family.alive():
-            for process in alive:
-                try:
-                    os.kill(process.pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
-            time.sleep(0.1)
-        for folder in self._rays_folders:
-            shutil.rmtree(folder, ignore_errors=True)
+    def _end(self, seconds: float) -> SweepExit:
+        """Wait for the end; note which processes outlive it, as a later failure may explain them."""
+        sweep = self._processes[-1]
+        ended = sweep.end(seconds)
+        if left := sweep.tree.wait_for_end(GONE_S, ignore_agents=True):
+            titles = ", ".join(f"{process.pid} {title(process)[:100]}" for process in left)
+            self.left.append(f"{GONE_S:.0f} s after an end there are still {titles}")
+        return ended

@@ -1,97 +1,101 @@
-"""All processes of one sweep, also those whose parents died. Linux only: it reads /proc."""
+"""The processes of one sweep, including those whose parents have died."""
 
 from __future__ import annotations
 
-import os
 import re
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
 
-# What Ray calls its processes.
+import psutil
+
+# Titles that Ray gives to its processes, by what they do for a sweep.
 TITLES = {
     "trial": re.compile(r"ray::\w*(Trainable|ImplicitFunc)\b"),
     "worker": re.compile(r"ray::\w*TrainWorker"),
     "raylet": re.compile(r"\S*/raylet\s"),
 }
-# They see that Ray is gone after a minute, whoever's driver was killed; then they go.
+# Agents notice within a minute that Ray is gone, and end then.
 AGENTS = re.compile(r"ray::(Dashboard|RuntimeEnv)Agent")
-MARK = "IKD_TESTED_SWEEP"  # of the environment, which every process inherits
-RAYS_FOLDER = re.compile(r"/tmp/ikd-[^/\s]+")
+MARK = "IKD_TESTED_SWEEP"  # environment variable, inherited by every process of a sweep
 
 
-@dataclass(frozen=True)
-class Process:
-    """One that is no zombie."""
-
-    pid: int
-    since: str  # tells it from a later one with the same id
-    parent: int = field(compare=False)
-    title: str = field(compare=False)
-    own: bool = field(compare=False)  # whether it has the sweep's mark, or works in its folder
+def title(process: psutil.Process) -> str:
+    """Return the command line of a process, or "" where it has ended."""
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
 
 
 class ProcessTree:
-    """Found by a mark in their environment, by their working folder and by their parents.
+    """Processes found by a mark in their environment, by their working directory and by their parents.
 
-    None of these is there for ever: processes that rename themselves write over the first.
+    All three are needed: a process that renames itself may overwrite its environment, and one whose parent dies
+    gets another.
     """
 
-    def __init__(self, home: Path) -> None:
-        """`home`: the folder that the sweep is started in, its own."""
-        self._home, self._mark = home, f"{MARK}={uuid.uuid4().hex}"
-        self._known: set[Process] = set()
+    def __init__(self, home: Path | None = None) -> None:
+        """Choose a new mark.
+
+        Args:
+            home: working directory of the sweep's processes, if nobody else works there.
+        """
+        self._home, self._mark = home, uuid.uuid4().hex
+        self._known: set[psutil.Process] = set()
 
     @property
     def environment(self) -> dict[str, str]:
-        """To be given to the sweep."""
-        return dict([self._mark.split("=")])
+        """Environment variables for the root process."""
+        return {MARK: self._mark}
 
-    def alive(self) -> list[Process]:
-        """Those that run now."""
-        there = list(self._processes())
-        known = {process.pid for process in there if process.own or process in self._known}
-        more = True
-        while more:
-            more = {process.pid for process in there if process.parent in known} - known
-            known |= more
-        found = [process for process in there if process.pid in known]
-        self._known |= set(found)
+    def alive(self) -> list[psutil.Process]:
+        """Return the processes that run now, zombies left out."""
+        parents = {}
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    parents[process] = process.ppid()
+        found = {process for process in parents if process in self._known or self._is_marked(process)}
+        while more := {p for p, parent in parents.items() if parent in {f.pid for f in found}} - found:
+            found |= more
+        self._known |= found
+        return sorted(found, key=lambda process: process.pid)
+
+    def find(self, kind: str) -> list[psutil.Process]:
+        """Return the processes of a kind of `TITLES` that run now."""
+        return [process for process in self.alive() if TITLES[kind].search(title(process))]
+
+    def wait_for_end(self, seconds: float, ignore_agents: bool = False) -> list[psutil.Process]:
+        """Return the processes that still run after `seconds`, at once when there are none."""
+        end = time.monotonic() + seconds
+        while True:
+            alive = [p for p in self.alive() if not (ignore_agents and AGENTS.match(title(p)))]
+            if not alive or time.monotonic() > end:
+                return alive
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """Kill all processes, and those that they start meanwhile."""
+        while alive := self.alive():
+            for process in alive:
+                with suppress(psutil.Error):
+                    process.kill()
+            psutil.wait_procs(alive, timeout=1)
+
+    def listening(self) -> list[tuple[str, str]]:
+        """Return (process name, address) of every socket that waits for connections or datagrams."""
+        found = []
+        for process in self.alive():
+            with suppress(psutil.Error):
+                sockets = process.net_connections(kind="inet")
+                waiting = [s for s in sockets if s.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)]
+                found += [(process.name(), socket.laddr.ip) for socket in waiting]
         return found
 
-    def find(self, victim: str) -> list[Process]:
-        """Those that run now and are what `TITLES` names."""
-        return [process for process in self.alive() if TITLES[victim].match(process.title)]
-
-    def left(self, seconds: float) -> list[Process]:
-        """Those that still run after so long, but for Ray's agents; it waits no longer than it must."""
-        end = time.monotonic() + seconds
-        while (alive := self._at_work()) and time.monotonic() < end:
-            time.sleep(0.2)
-        return alive
-
-    def _at_work(self) -> list[Process]:
-        return [process for process in self.alive() if not AGENTS.match(process.title)]
-
-    def rays_folders(self) -> set[Path]:
-        """Where Ray has its sockets and logs; nobody removes it where the driver is killed."""
-        return {Path(name) for process in self.alive() for name in RAYS_FOLDER.findall(process.title)}
-
-    def _processes(self) -> Iterator[Process]:
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and (process := self._read(entry)):
-                yield process
-
-    def _read(self, entry: Path) -> Process | None:
-        try:
-            state, parent, *more = (entry / "stat").read_text().rpartition(")")[2].split()
-            if state in "ZX":
-                return None
-            title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            at_home = Path(os.readlink(entry / "cwd")).is_relative_to(self._home)
-            own = at_home or self._mark.encode() in (entry / "environ").read_bytes().split(b"\0")
-        except OSError:  # it has ended meanwhile, or is somebody else's
-            return None
-        return Process(int(entry.name), more[17], int(parent), title, own)
+    def _is_marked(self, process: psutil.Process) -> bool:
+        with suppress(psutil.Error):
+            if self._home is not None and Path(process.cwd()).is_relative_to(self._home):
+                return True
+            return process.environ().get(MARK) == self._mark
+        return False

@@ -1,40 +1,31 @@
-"""`sweeps/run.py` as a user starts it."""
+"""The scripts of `sweeps/` as a user starts them, and the inputs that they need."""
 
 from __future__ import annotations
 
-import glob
-import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, Queue
-from threading import Thread
-from typing import Any
+from threading import Condition, Thread
 
-import psutil
+from filelock import FileLock, Timeout
 
-from ikd_ray.distill.epoch_cache import STAGES
-from ikd_ray.records import read_trials
-from ikd_ray.storage.store import MANIFEST, is_intact
+from tests.helpers.process_tree import ProcessTree, title
 from tests.helpers.tiny_models import make_dataset, write_teacher
 
 ROOT = Path(__file__).resolve().parents[2]
-MARK = "IKD_TEST_MARK"  # in the environment of a sweep and of all that it starts
-LINGER_S = 5  # in which the last of a sweep's processes may notice that its others are gone
-VARIES = ("time/", "latency", "_epochs")  # metrics that say when, where and by whom it was trained
-FOLDER = "/tmp/ikd-"  # how the names of Ray's folders begin
+LINE_S, END_S = 240.0, 120.0  # seconds to wait for a line, and for the end
+LINGER_S = 5.0  # seconds in which the last processes may notice that the others are gone
 
 
 def write_glue(folder: Path, train: int = 96, dev: int = 40) -> Path:
-    """Made-up sentences in the layout of GLUE's CoLA."""
+    """Write generated sentences in the layout of GLUE's CoLA."""
     (folder / "CoLA").mkdir(parents=True)
     for name, split in make_dataset(train=train, dev=dev).splits.items():
         rows = (f"x\t{label}\t\t{text}\n" for text, label in zip(split.text, split.labels, strict=True))
@@ -43,165 +34,159 @@ def write_glue(folder: Path, train: int = 96, dev: int = 40) -> Path:
 
 
 def write_inputs(folder: Path, **sizes: int) -> Path:
-    """A tiny teacher and made-up sentences, in `teacher` and `glue`. `sizes`: see `write_glue`."""
+    """Write a tiny teacher and a GLUE folder, `teacher` and `glue`; `sizes` as for `write_glue`."""
     write_teacher(folder / "teacher")
     write_glue(folder / "glue", **sizes)
     return folder
 
 
 def sweep_flags(inputs: Path, space: Path, name: str) -> list[object]:
-    """Of a sweep on the tiny teacher and data."""
+    """Return the flags of `run.py` for a sweep with the inputs of `write_inputs`."""
     teacher, glue = inputs / "teacher", inputs / "glue"
     return ["--task", "cola", "--teacher", teacher, "--data-dir", glue, "--space", space, "--name", name]
 
 
-def start_sweep(
-    environment: dict[str, str], home: Path, arguments: list[object], within: Sequence[str] = (), **options
-) -> subprocess.Popen:
-    """The sweep in a process whose lines can be read as they come, those on stderr among them.
-
-    Args:
-        within: a command that runs the command which follows it.
-        options: more of, or instead of, what `Popen` is given here.
-    """
-    given = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} | options
-    command = [*within, sys.executable, str(ROOT / "sweeps" / "run.py"), *map(str, arguments)]
-    return subprocess.Popen(command, cwd=home, env=environment, **given)
+def script_command(script: str, *arguments: object) -> list[str]:
+    """Return the command line of a script of `sweeps/`."""
+    return [sys.executable, str(ROOT / "sweeps" / f"{script}.py"), *map(str, arguments)]
 
 
 @dataclass
 class SweepExit:
-    """How a sweep ended, and what it left."""
+    """The end of a sweep's process and what it left behind."""
 
     status: int
-    seconds: float  # from the signal on, where there was one
-    output: str  # all its lines
-    errors: str  # those on stderr
-    processes: list[str]  # command lines of those that are still there
-    folders: set[str]  # of Ray, below /tmp
+    seconds: float  # since the last signal, or since the start
+    output: str
+    errors: str  # stderr
+    processes: list[str]  # command lines of processes that still run
+    folders: set[Path]  # Ray's temporary folders that nobody uses
+
+    @property
+    def text(self) -> str:
+        return self.output + self.errors
+
+    def tells_to_resume(self, words: str) -> bool:
+        """Return whether a line says how to go on, with these words."""
+        return any(line.startswith("go on: ") and words in line for line in self.text.splitlines())
 
 
 class SweepProcess:
-    """A running sweep: its lines, and all processes that come of it, whoever is their parent by now."""
+    """A running `sweeps/run.py`, its output line by line, and its process tree.
 
-    def __init__(self, *arguments, **options) -> None:
-        """What `start` takes."""
-        self._mark, self._before = uuid.uuid4().hex, _ray_folders()
-        self._since, self._errors = time.monotonic(), tempfile.TemporaryFile("w+")  # noqa: SIM115 - see `close`
-        environment, *others = arguments
-        # A session of its own, so that a signal to its group, as a terminal sends it, reaches nobody else.
-        options |= {"stderr": self._errors, "start_new_session": True}
-        self.process = start_sweep(environment | {MARK: self._mark}, *others, **options)
-        self._lines: list[str] = []
-        self._unread: Queue[str | None] = Queue()  # none: that was all
-        self._reader = Thread(target=self._read, daemon=True)
+    Attributes:
+        lines: the lines of stdout so far.
+        times: `time.monotonic()` at which each of them came.
+    """
+
+    def __init__(
+        self,
+        environment: dict[str, str],
+        home: Path,
+        arguments: Sequence[object],
+        within: Sequence[str] = (),
+        own_home: bool = False,
+    ) -> None:
+        """Start the sweep.
+
+        Args:
+            environment: environment variables.
+            home: working directory.
+            arguments: flags of `run.py`.
+            within: command that runs the command which follows it.
+            own_home: whether nobody else works in `home`.
+        """
+        self.tree = ProcessTree(home if own_home else None)
+        self.lines: list[str] = []
+        self.times: list[float] = []
+        self._folders, self._since, self._read = _ray_folders(), time.monotonic(), 0
+        self._news, self._closed = Condition(), False
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in `close`
+        self.process = subprocess.Popen(
+            [*within, *script_command("run", *arguments)],
+            cwd=home,
+            env=environment | self.tree.environment,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            start_new_session=True,  # a signal to its group, as a terminal sends it, must not reach pytest
+        )
+        self._reader = Thread(target=self._read_lines, daemon=True)
         self._reader.start()
 
-    def _read(self) -> None:
+    def _read_lines(self) -> None:
         for line in self.process.stdout:
-            self._lines.append(line)
-            self._unread.put(line)
-        self._unread.put(None)
+            with self._news:
+                self.lines.append(line)
+                self.times.append(time.monotonic())
+                self._news.notify_all()
+        with self._news:
+            self._closed = True
+            self._news.notify_all()
 
-    def wait_for(self, *words: str, count: int = 1, timeout: float = 200) -> str:
-        """The `count`-th line from here on that has one of these words."""
-        until = time.monotonic() + timeout
-        while count:
-            try:
-                line = self._unread.get(timeout=max(0.0, until - time.monotonic()))
-            except Empty:
-                raise AssertionError(f"no {words!r} in {timeout:g} s:\n{self._told()}") from None
-            if line is None:
-                raise AssertionError(f"ended without {words!r}:\n{self._told()}")
-            count -= any(some in line for some in words)
-        return line
+    @property
+    def text(self) -> str:
+        """The whole output so far, stderr last."""
+        self._errors.seek(0)
+        return "".join(self.lines) + self._errors.read()
 
-    def has_said(self, words: str) -> bool:
-        """Whether any of its lines so far has them."""
-        return any(words in line for line in self._lines)
+    def wait_for(self, *words: str, count: int = 1, timeout: float = LINE_S) -> str:
+        """Return the `count`-th line, of those not yet waited for, that has one of the words."""
+        end = time.monotonic() + timeout
+        with self._news:
+            while True:
+                while self._read == len(self.lines):
+                    assert not self._closed, f"ended without {words!r}:\n{self.text}"
+                    assert self._news.wait(end - time.monotonic()), (
+                        f"too long without {words!r}:\n{self.text}"
+                    )
+                line = self.lines[self._read]
+                self._read += 1
+                count -= any(word in line for word in words)
+                if not count:
+                    return line
 
-    def wait_until(self, condition: Callable[[], bool], timeout: float = 200) -> None:
-        """For what no line tells of."""
-        until = time.monotonic() + timeout
+    def wait_until(self, condition: Callable[[], bool], timeout: float = LINE_S) -> None:
+        """Wait for what no line tells."""
+        end = time.monotonic() + timeout
         while not condition():
-            if self.process.poll() is not None or time.monotonic() > until:
-                raise AssertionError(f"ended, or {timeout:g} s have passed:\n{self._told()}")
-            time.sleep(0.01)
+            assert self.process.poll() is None, f"ended meanwhile:\n{self.text}"
+            assert time.monotonic() < end, f"{timeout:g} s have passed:\n{self.text}"
+            time.sleep(0.02)
 
     def interrupt(self, group: bool = False) -> None:
-        """Ctrl-C: for the driver alone, or, as in a terminal, for its whole foreground group."""
+        """Send Ctrl-C to the driver, or, as a terminal does, to its whole process group."""
         self._since = time.monotonic()
         (os.killpg if group else os.kill)(self.process.pid, signal.SIGINT)
 
-    def end(self, timeout: float = 120) -> SweepExit:
-        """Wait for its end."""
+    def end(self, timeout: float = END_S) -> SweepExit:
+        """Wait for the end."""
         try:
             status = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"it did not end in {timeout:g} s:\n{self._told()}") from None
+            raise AssertionError(f"no end in {timeout:g} s:\n{self.text}") from None
         seconds = time.monotonic() - self._since
-        until = time.monotonic() + LINGER_S
-        while (processes := self.processes()) and time.monotonic() < until:
-            time.sleep(0.1)
-        left = [" ".join(process.cmdline()).strip() or process.name() for process in processes]
-        folders = _ray_folders() - self._before - _folders_in_use()
-        self._reader.join(1)  # longer where an orphan holds the pipe
+        processes = [title(process) for process in self.tree.wait_for_end(LINGER_S)]
+        self._reader.join(1)  # an orphan may still hold the pipe
         self._errors.seek(0)
-        return SweepExit(status, seconds, "".join(self._lines), self._errors.read(), left, folders)
+        output, errors = "".join(self.lines), self._errors.read()
+        return SweepExit(status, seconds, output, errors, processes, self.new_ray_folders())
 
-    def _output(self) -> str:
-        self._errors.seek(0)
-        return "".join(self._lines) + self._errors.read()
-
-    def processes(self) -> list[psutil.Process]:
-        """Those of this sweep that are there now."""
-        return processes_with_mark(self._mark)
+    def new_ray_folders(self) -> set[Path]:
+        """Return Ray's temporary folders that came since the start and that no driver holds."""
+        return {folder for folder in _ray_folders() - self._folders if _is_abandoned(folder)}
 
     def close(self) -> None:
-        """Nothing of it stays."""
-        kill_all(self._mark)
+        """Kill what still runs."""
+        self.tree.kill()
         self.process.wait()
         self._reader.join()
         self._errors.close()
 
 
-def processes_with_mark(mark: str) -> list[psutil.Process]:
-    """The processes, none that has ended, in whose environment `MARK` is that."""
-    return [process for process in psutil.process_iter() if _mark_of(process) == mark]
-
-
-def _mark_of(process: psutil.Process) -> str | None:
-    with suppress(psutil.Error):
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.environ().get(MARK)
-    return None
-
-
-def kill_all(mark: str) -> None:
-    """Kill them, and those that they start meanwhile."""
-    while left := processes_with_mark(mark):
-        for process in left:
-            with suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(left, timeout=1)
-
-
-def _ray_folders() -> set[str]:
-    return {folder for name in (FOLDER, FOLDER.replace("ikd", ".ikd")) for folder in glob.glob(f"{name}*")}
-
-
-def _folders_in_use() -> set[str]:
-    """Ray's folders of sweeps that have nothing to do with these tests."""
-    found = set()
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            words = " ".join(process.cmdline()).replace("=", " ").split()
-            found |= {"/".join(word.split("/")[:3]) for word in words if word.startswith(FOLDER)}
-    return found
-
-
 @contextmanager
 def run_sweep_process(*arguments, **options) -> Iterator[SweepProcess]:
-    """A sweep that runs while the block does, and of which nothing is left behind it. Takes what `start` takes."""
+    """Run a sweep while the block does; arguments as for `SweepProcess`."""
     sweep = SweepProcess(*arguments, **options)
     try:
         yield sweep
@@ -209,30 +194,18 @@ def run_sweep_process(*arguments, **options) -> Iterator[SweepProcess]:
         sweep.close()
 
 
-def trial_metrics(sweep: Path) -> dict[str, dict[str, Any]]:
-    """Of each trial what was asked for and all its numbers, but not what says when and by whom they were made."""
+def _ray_folders() -> set[Path]:
     return {
-        trial.id: {
-            "params": trial.params,
-            "history": [_lasting(epoch) for epoch in trial.history],
-            "metrics": _lasting(trial.metrics),
-        }
-        for trial in read_trials(sweep)
+        lock.parent for pattern in ("ikd-*", ".ikd-*") for lock in Path("/tmp").glob(f"{pattern}/owner.lock")
     }
 
 
-def _lasting(metrics: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if not any(word in name for word in VARIES)}
-
-
-def saved_epochs(output: Path) -> dict[Path, float]:
-    """The folders of all epochs that are saved, and how long each one's training took, to the nanosecond."""
-    cards = (output / "cache" / STAGES).glob("[!.]*/[!.]*/epoch.json")  # not those that are being written
-    return {card.parent: json.loads(card.read_text())["metrics"]["time/epoch_s"] for card in cards}
-
-
-def damaged_entries(output: Path) -> list[Path]:
-    """Folders of the cache that say what they hold and do not hold it; there must be some to look at."""
-    folders = [manifest.parent for manifest in (output / "cache").rglob(MANIFEST)]
-    assert folders
-    return [folder for folder in folders if not is_intact(folder)]
+def _is_abandoned(folder: Path) -> bool:
+    """Return whether a folder is Ray's and no driver holds its lock."""
+    try:
+        with FileLock(folder / "owner.lock", blocking=False):
+            return True
+    except Timeout:
+        return False
+    except OSError:  # it has gone meanwhile
+        return False

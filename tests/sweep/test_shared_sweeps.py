@@ -1,10 +1,10 @@
-"""Sweeps whose trials share epochs, as a user starts them, against sweeps whose trials do not."""
+"""Sweeps whose trials share epochs with other sweeps, wait for them or search with TPE, against sweeps left alone."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 
 from ikd_ray.analysis.savings import compute_savings
 from ikd_ray.records import read_trials
-from tests.helpers.run_command import start_sweep, sweep_flags
+from tests.helpers.consistency import lasting, mlflow_runs, trial_metrics
+from tests.helpers.run_command import run_sweep_process, sweep_flags
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow  # a dozen sweeps
 
 SPACE = """
 sampler: grid
@@ -31,156 +32,129 @@ params:
 teacher: {epochs: 1}
 """
 TRIALS = 3 + 8 + 4
+SEARCH = """
+params:
+  regime: {choice: [kd, id, pid]}
+  student_layers: {int: [1, 3]}
+  learning_rate: {float: [1.0e-4, 1.0e-2], log: true}
+  epochs: 1
+teacher: {epochs: 2}
+"""
 
 
-def arguments(inputs, folder, name, *more):
-    (folder / "space.yaml").write_text(SPACE)
+def arguments(inputs: Path, folder: Path, name: str, *more: object, space: str = SPACE) -> list[object]:
+    (folder / "space.yaml").write_text(space)
     return [*sweep_flags(inputs, folder / "space.yaml", name), *more]
 
 
-def numbers(trial):
-    """All that was measured, without what says when and by whom it was trained."""
-    return [
-        {key: value for key, value in epoch.items() if not key.startswith("time/") and "_epochs" not in key}
-        for epoch in trial.history
-    ]
-
-
-def weights(folder, trial):
-    return load_file(folder / "trials" / trial.id / "student" / "model.safetensors")
-
-
-def assert_same(folder, other):
-    mine, theirs = read_trials(folder), read_trials(other)
+def assert_same_students(one: Path, other: Path) -> None:
+    """Assert that all numbers and all weights of two sweeps are equal."""
+    mine, theirs = read_trials(one), read_trials(other)
     assert len(mine) == len(theirs) == TRIALS
-    for one, two in zip(mine, theirs, strict=True):
-        assert one.params == two.params
-        assert numbers(one) == numbers(two), one.params
-        first, second = weights(folder, one), weights(other, two)
+    assert trial_metrics(one) == trial_metrics(other)
+    for trial in mine:
+        first, second = (
+            load_file(sweep / "trials" / trial.id / "student" / "model.safetensors") for sweep in (one, other)
+        )
         assert first.keys() == second.keys()
-        assert all(torch.equal(first[name], second[name]) for name in first), one.params
+        assert all(torch.equal(first[name], second[name]) for name in first), trial.params
 
 
 @pytest.fixture(scope="module")
-def alone(inputs, command, tmp_path_factory):
-    """A sweep every trial of which trains all its epochs."""
-    home = tmp_path_factory.mktemp("alone")
-    done = command("run", *arguments(inputs, home, "alone", "--no-share"), cwd=home)
-    assert done.returncode == 0, done.stderr
-    assert not (home / "outputs" / "cache" / "stages").exists()
-    assert compute_savings(read_trials(home / "outputs" / "alone")).saved_s == 0
+def shared(inputs, command, tmp_path_factory) -> Path:
+    """Return the home of a sweep that shares and of one, with the same teacher, that does not."""
+    home = tmp_path_factory.mktemp("shared")
+    for given in (("alone", "--no-share"), ("shared",)):
+        done = command("run", *arguments(inputs, home, *given), cwd=home)
+        assert done.returncode == 0, done.stderr
     return home
 
 
-def with_cache_of(alone, home):
-    """The teacher and its targets, so that nobody has to wait for them again."""
-    shutil.copytree(alone / "outputs" / "cache", home / "outputs" / "cache")
-    return home
+def test_sharing_changes_no_number_and_no_weight(shared):
+    assert_same_students(shared / "outputs/alone", shared / "outputs/shared")
+    savings = compute_savings(read_trials(shared / "outputs/shared"))
+    # As in `test_sweep.py`; lambda and what trains at the top belong to the classification stage alone.
+    assert savings.internal_trained == 2 + 3 * 1 + 3 * 2
+    assert savings.internal_total == 4 * (2 + 4) + 2 * (3 + 6)
+    assert savings.classification_trained == savings.classification_total == 2 * TRIALS
 
 
-@pytest.fixture(scope="module")
-def shared(inputs, command, alone, tmp_path_factory):
-    home = with_cache_of(alone, tmp_path_factory.mktemp("shared"))
-    done = command("run", *arguments(inputs, home, "shared"), cwd=home)
+def test_another_sweep_trains_nothing(inputs, command, shared, tmp_path):
+    shutil.copytree(shared / "outputs", tmp_path / "outputs")
+    done = command("run", *arguments(inputs, tmp_path, "again"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    return home, done.stdout
-
-
-def test_sharing_changes_no_number_and_no_weight(alone, shared):
-    assert_same(alone / "outputs" / "alone", shared[0] / "outputs" / "shared")
-
-
-def test_no_epoch_is_trained_twice(shared):
-    """Of each internal stage the longest stay is trained, once for each state that it can start from."""
-    found = compute_savings(read_trials(shared[0] / "outputs" / "shared"))
-    # PID and SID have the first layer's stage in common: 2 epochs. The second one starts from either epoch's
-    # state, and lasts as long: 1 + 2 epochs, of one layer in PID and of two in SID.
-    assert found.internal_trained == 2 + 3 * 1 + 3 * 2
-    assert found.internal_total == 4 * (2 + 4) + 2 * (3 + 6)
-    assert found.classification_trained == found.classification_total == 2 * TRIALS
-
-
-def test_the_user_sees_what_was_saved(shared):
-    home, text = shared
-    assert "sharing: internal stages: 11 of 42 layer-epochs trained (3.8x fewer)" in text
-    assert "epochs reused" in text
-    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("ikd-cola").experiment_id
-    runs = {run.data.tags["ikd.kind"]: [] for run in client.search_runs([experiment])}
-    for run in client.search_runs([experiment]):
-        runs[run.data.tags["ikd.kind"]].append(run)
-    [parent] = runs["sweep"]
-    assert parent.data.metrics["sharing/internal_layer_epochs_trained"] == 11
-    assert parent.data.metrics["sharing/internal_layer_epochs"] == 42
-    records = {trial.id: trial for trial in read_trials(home / "outputs" / "shared")}
-    assert any(trial.reused_from for trial in records.values())
-    for run in runs["trial"]:
-        record = records[run.data.tags["ikd.trial"]]
-        latest = run.data.metrics
-        assert latest["reused_epochs"] + latest["trained_epochs"] == len(record.history)
-        assert (latest["reused_epochs"] > 0) == bool(record.reused_from)
-        assert run.data.tags.get("ikd.reused_from", "") == ", ".join(record.reused_from)
-        assert len(client.get_metric_history(run.info.run_id, "dev/mcc")) == len(record.history)
-
-
-def test_another_sweep_takes_it_all(inputs, command, shared, tmp_path):
-    home = tmp_path
-    shutil.copytree(shared[0] / "outputs", home / "outputs")
-    done = command("run", *arguments(inputs, home, "again"), cwd=home)
-    assert done.returncode == 0, done.stderr
-    again = read_trials(home / "outputs" / "again")
+    again = read_trials(tmp_path / "outputs/again")
     assert sum(trial.metrics["trained_epochs"] for trial in again) == 0
     assert {trial.reused_from[0].partition("/")[0] for trial in again} == {"shared"}
-    assert_same(home / "outputs" / "shared", home / "outputs" / "again")
+    assert_same_students(shared / "outputs/shared", tmp_path / "outputs/again")
 
 
-def read_until(process, words, count):
-    seen = 0
-    for line in process.stdout:
-        seen += words in line
-        if seen == count:
-            return
-    raise AssertionError(f"ended after {seen} lines with {words!r}")
-
-
-def test_trials_that_wait_leave_their_place_and_come_again(inputs, command, environment, shared, tmp_path):
-    """Somebody is at the first layer's stage, which PID and SID need: the other trials end meanwhile, Ctrl-C is
-    heard when there is nothing left but to wait, and what has waited goes on as if it never had."""
-    shutil.copytree(shared[0] / "outputs", tmp_path / "outputs")
-    stages = tmp_path / "outputs" / "cache" / "stages"
+def test_trials_that_wait_make_way_and_are_resumed(inputs, command, environment, shared, tmp_path):
+    """Somebody trains the first layer's stage, which PID and SID need: the other trials end meanwhile, Ctrl-C is
+    heeded while nothing but waiting is left, and what has waited goes on as if it never had."""
+    shutil.copytree(shared / "outputs", tmp_path / "outputs")
+    stages = tmp_path / "outputs/cache/stages"
     cards = {card: json.loads(card.read_text())["about"]["stage"] for card in stages.glob("*/*/epoch.json")}
     [first] = {card.parents[1] for card, stage in cards.items() if stage == "1"}
     for epoch in first.iterdir():
         shutil.rmtree(epoch)
-    with FileLock(stages / ".locks" / first.name):
-        process = start_sweep(environment, tmp_path, arguments(inputs, tmp_path, "waits"))
-        read_until(process, "waits for epoch 1", 10)  # the search looks no further ahead
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-        assert process.returncode == 130
-    assert [trial.params["regime"] for trial in read_trials(tmp_path / "outputs" / "waits")] == [
-        "hard",
-        "kd",
-        "id",
-    ]
+    with (
+        FileLock(stages / ".locks" / first.name),
+        run_sweep_process(environment, tmp_path, arguments(inputs, tmp_path, "waits")) as process,
+    ):
+        process.wait_for("waits for epoch 1", count=10)  # the search looks no further ahead
+        process.interrupt()
+        assert process.end(timeout=60).status == 130
+    waits = tmp_path / "outputs/waits"
+    assert [trial.params["regime"] for trial in read_trials(waits)] == ["hard", "kd", "id"]
     again = command("run", "--resume", "waits", cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert_same(tmp_path / "outputs" / "shared", tmp_path / "outputs" / "waits")
-    assert compute_savings(read_trials(tmp_path / "outputs" / "waits")).internal_trained == 2
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("ikd-cola").experiment_id
-    runs = client.search_runs([experiment], "tags.`ikd.sweep` = 'waits' and tags.`ikd.kind` = 'trial'")
+    assert_same_students(shared / "outputs/shared", waits)
+    assert compute_savings(read_trials(waits)).internal_trained == 2
+    runs = mlflow_runs(MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}"), "waits")["trial"]
     assert len({run.data.tags["ikd.trial"] for run in runs}) == len(runs) == TRIALS
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
-def test_a_sweep_that_was_killed_goes_on_where_it_was(inputs, command, environment, alone, tmp_path):
-    """SIGKILL for the driver, in the middle of trials; then --resume."""
-    home = with_cache_of(alone, tmp_path)
-    process = start_sweep(environment, home, arguments(inputs, home, "cut"))
-    read_until(process, "finished in", 6)
-    process.kill()
-    process.wait()
-    again = command("run", "--resume", "cut", cwd=home)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert_same(alone / "outputs" / "alone", home / "outputs" / "cut")
+def test_a_search_with_the_same_seed_is_the_same_also_when_interrupted(
+    inputs, command, environment, tmp_path
+):
+    given = arguments(inputs, tmp_path, "cut", "--trials", "4", space=SEARCH)
+    with run_sweep_process(environment, tmp_path, given) as process:
+        process.wait_for("finished in")
+        process.interrupt()
+        assert process.end().status == 130
+    assert 1 <= len(read_trials(tmp_path / "outputs/cut")) <= 4
+    again = command("run", "--resume", "cut", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    given[given.index("cut")] = "whole"
+    whole = command("run", *given, "--no-share", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    cut = trial_metrics(tmp_path / "outputs/cut")
+    assert len(cut) == 4
+    assert cut == trial_metrics(tmp_path / "outputs/whole")
+
+    longer = command("run", "--resume", "cut", "--trials", "5", cwd=tmp_path)
+    assert longer.returncode == 0, longer.stderr
+    extended = trial_metrics(tmp_path / "outputs/cut")
+    assert len(extended) == 5
+    assert {trial: extended[trial] for trial in cut} == cut
+
+
+def test_trials_of_two_workers_share_with_each_other(inputs, command, tmp_path):
+    space = "params: {regime: id, student_layers: 2, epochs: 2, batch_size: 16}\nteacher: {epochs: 1}\n"
+    for name in ("one", "two"):
+        given = arguments(inputs, tmp_path, name, "--trials", 1, "--workers-per-trial", 2, space=space)
+        done = command("run", *given, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    [one], [two] = (read_trials(tmp_path / "outputs" / name) for name in ("one", "two"))
+    assert two.reused_from == ["one/t000"]
+    assert two.metrics["trained_epochs"] == 0
+    assert [lasting(epoch) for epoch in one.history] == [lasting(epoch) for epoch in two.history]
+
+
+def test_a_sweep_all_of_whose_trials_fail_fails(inputs, command, tmp_path):
+    space = "params: {temperature: 1.0e-38, student_layers: 1}\nteacher: {epochs: 1}\n"
+    done = command("run", *arguments(inputs, tmp_path, "bad", "--trials", "2", space=space), cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.count("became nan") >= 2

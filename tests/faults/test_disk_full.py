@@ -1,4 +1,4 @@
-"""Sweeps whose disk fills up: a clear line, nothing damaged, and where there is room again they go on."""
+"""Sweeps whose disk is full: one clear line, nothing damaged, and they go on once there is room."""
 
 from __future__ import annotations
 
@@ -13,16 +13,8 @@ from pathlib import Path
 import pytest
 
 from ikd_ray.records import read_trials
-from tests.helpers.run_command import (
-    SweepExit,
-    SweepProcess,
-    damaged_entries,
-    run_sweep_process,
-    saved_epochs,
-    start_sweep,
-    sweep_flags,
-    trial_metrics,
-)
+from tests.helpers.consistency import damaged_entries, saved_epochs, trial_metrics
+from tests.helpers.run_command import SweepExit, SweepProcess, run_sweep_process, sweep_flags
 
 pytestmark = pytest.mark.slow
 
@@ -37,14 +29,20 @@ BLOCK = 4096
 
 @dataclass(frozen=True)
 class Disk:
-    """A small one, mounted for a test."""
+    """A small disk, mounted for a test.
 
-    folder: Path  # as a sweep sees it
-    seen: Path  # as the test does
-    within: Sequence[str]  # what a command is to run in that sees it
+    Attributes:
+        folder: its path for a sweep.
+        seen: its path for the test.
+        within: command within which a sweep sees it.
+    """
+
+    folder: Path
+    seen: Path
+    within: Sequence[str]
 
     def fill(self) -> None:
-        """Leave nothing."""
+        """Take all that is free."""
         with open(self.seen / "ballast", "wb", buffering=0) as ballast:
             for size in (1 << 20, BLOCK):
                 with suppress(OSError):  # somebody else took the last of them
@@ -55,13 +53,13 @@ class Disk:
         status = os.statvfs(self.seen)
         return status.f_bavail * status.f_frsize
 
-    def free(self) -> None:
+    def release(self) -> None:
         (self.seen / "ballast").unlink()
 
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Disk]:
-    """A file system in memory; without the right to mount one, in a name space where everybody has it."""
+    """Mount a file system in memory; without the right to, in a namespace where everybody has it."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "ikd-test", str(folder)]
     if shutil.which("mount") is None:
@@ -106,22 +104,24 @@ def arguments(inputs: Path, home: Path, name: str, output: Path) -> list[object]
 
 @pytest.fixture(scope="module")
 def whole(large, command, tmp_path_factory):
-    """The output folder of a sweep whose disk had room."""
+    """Return the output folder of a sweep whose disk had room."""
     home = tmp_path_factory.mktemp("whole")
     done = command("run", *arguments(large, home, "whole", home / "outputs"), cwd=home)
     assert done.returncode == 0, done.stderr
     return home / "outputs"
 
 
-def with_cache_of(whole: Path, disk: Disk) -> None:
-    """What trials share, but none of their epochs."""
+@pytest.fixture
+def prepared(whole, disk) -> Disk:
+    """Return a disk with the teacher and its targets, but no epoch of a trial."""
     ignored = shutil.ignore_patterns("stages")
     shutil.copytree(whole / "cache", disk.seen / "outputs" / "cache", ignore=ignored)
+    return disk
 
 
-def assert_told(ended: SweepExit, name: str | None) -> None:
-    """Status 1 and one line on stderr: what is the matter, and how to go on."""
-    assert ended.status == 1, ended.output + ended.errors
+def assert_reported(ended: SweepExit, name: str | None) -> None:
+    """Assert status 1, one line on stderr that names the reason, and a line that says how to go on."""
+    assert ended.status == 1, ended.text
     [line] = ended.errors.splitlines()
     assert line.startswith("error: ")
     assert "no space left on device" in line.lower()
@@ -131,65 +131,65 @@ def assert_told(ended: SweepExit, name: str | None) -> None:
     assert (ended.processes, ended.folders) == ([], set())
 
 
-def assert_finishes(environment, disk: Disk, home: Path, given: list[object], name: str, whole: Path) -> None:
-    """With the numbers of a sweep whose disk had room."""
-    process = start_sweep(environment, home, given, within=disk.within)
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, output
-    assert trial_metrics(disk.seen / "outputs" / name) == trial_metrics(whole / "whole")
+def assert_finishes(environment, disk: Disk, home: Path, given: list[object], whole: Path) -> None:
+    """Assert that the sweep goes on to the numbers of one whose disk had room."""
+    with run_sweep_process(environment, home, given, within=disk.within) as sweep:
+        ended = sweep.end(timeout=200)
+    assert ended.status == 0, ended.text
+    assert trial_metrics(disk.seen / "outputs" / "full") == trial_metrics(whole / "whole")
     assert damaged_entries(disk.seen / "outputs") == []
 
 
-def reached(sweep: SweepProcess, disk: Disk, epochs: int) -> None:
-    """So many epochs are saved: the next one runs."""
+def wait_for_epochs(sweep: SweepProcess, disk: Disk, count: int) -> None:
+    """Wait until `count` epochs are saved and the next one runs."""
     sweep.wait_for("started: ")
-    sweep.wait_until(lambda: len(saved_epochs(disk.seen / "outputs")) >= epochs)
+    sweep.wait_until(lambda: len(saved_epochs(disk.seen / "outputs")) >= count)
 
 
-def test_full_in_mid_epoch(large, environment, whole, disk, tmp_path):
-    """Nothing at all can be written from a moment in the second epoch on."""
-    with_cache_of(whole, disk)
-    given = arguments(large, tmp_path, "full", disk.folder / "outputs")
-    with run_sweep_process(environment, tmp_path, given, within=disk.within) as sweep:
-        reached(sweep, disk, 1)
-        disk.fill()
+def test_full_in_mid_epoch(large, environment, whole, prepared, tmp_path):
+    """From a moment in the second epoch on nothing can be written."""
+    given = arguments(large, tmp_path, "full", prepared.folder / "outputs")
+    with run_sweep_process(environment, tmp_path, given, within=prepared.within) as sweep:
+        wait_for_epochs(sweep, prepared, 1)
+        prepared.fill()
         ended = sweep.end()
     assert "epochs cannot be shared" in ended.output
-    assert_told(ended, "full")
-    disk.free()
-    assert damaged_entries(disk.seen / "outputs") == []
-    before = saved_epochs(disk.seen / "outputs")
+    assert_reported(ended, "full")
+    prepared.release()
+    assert damaged_entries(prepared.seen / "outputs") == []
+    before = saved_epochs(prepared.seen / "outputs")
     assert before
-    resume = ["--resume", "full", "--output", disk.folder / "outputs"]
-    assert_finishes(environment, disk, tmp_path, resume, "full", whole)
-    after = saved_epochs(disk.seen / "outputs")
+    resume = ["--resume", "full", "--output", prepared.folder / "outputs"]
+    assert_finishes(environment, prepared, tmp_path, resume, whole)
+    after = saved_epochs(prepared.seen / "outputs")
     assert before.items() <= after.items(), "a saved epoch was trained again"
     took = {
-        epoch["time/epoch_s"] for trial in read_trials(disk.seen / "outputs/full") for epoch in trial.history
+        epoch["time/epoch_s"]
+        for trial in read_trials(prepared.seen / "outputs/full")
+        for epoch in trial.history
     }
     assert set(before.values()) <= took
 
 
-def test_full_for_a_while(large, environment, whole, disk, tmp_path):
-    """An epoch that cannot be saved is a warning, no more."""
-    with_cache_of(whole, disk)
-    given = arguments(large, tmp_path, "full", disk.folder / "outputs")
-    with run_sweep_process(environment, tmp_path, given, within=disk.within) as sweep:
-        reached(sweep, disk, 1)
-        disk.fill()
+def test_full_for_a_while(large, environment, whole, prepared, tmp_path):
+    """An epoch that cannot be saved is no more than a warning."""
+    given = arguments(large, tmp_path, "full", prepared.folder / "outputs")
+    with run_sweep_process(environment, tmp_path, given, within=prepared.within) as sweep:
+        wait_for_epochs(sweep, prepared, 1)
+        prepared.fill()
         sweep.wait_for("t000: epochs cannot be shared")
-        disk.free()
+        prepared.release()
         ended = sweep.end()
-    assert ended.status == 0, ended.output + ended.errors
+    assert ended.status == 0, ended.text
     assert ended.errors == ""
-    first = read_trials(disk.seen / "outputs/full")[0]
+    first = read_trials(prepared.seen / "outputs/full")[0]
     assert any("no space left" in warning.lower() for warning in first.warnings)
-    assert trial_metrics(disk.seen / "outputs/full") == trial_metrics(whole / "whole")
-    assert damaged_entries(disk.seen / "outputs") == []
+    assert trial_metrics(prepared.seen / "outputs/full") == trial_metrics(whole / "whole")
+    assert damaged_entries(prepared.seen / "outputs") == []
 
 
-def test_full_while_the_sweep_is_prepared(large, environment, whole, disk, tmp_path):
-    """In one phase after the other; the same command goes on each time."""
+def test_full_during_preparation(large, environment, whole, disk, tmp_path):
+    """In each phase in turn; the same command goes on."""
     given, made = (
         arguments(large, tmp_path, "full", disk.folder / "outputs"),
         disk.seen / "outputs/full/sweep.json",
@@ -205,9 +205,9 @@ def test_full_while_the_sweep_is_prepared(large, environment, whole, disk, tmp_p
             sweep.wait_for(words, "sweep: full")  # the phase may have been over before the disk was full
             disk.fill()
             ended = sweep.end()
-        assert_told(ended, "full" if made.exists() else None)
-        disk.free()
+        assert_reported(ended, "full" if made.exists() else None)
+        disk.release()
         if made.exists():  # it was prepared by then
             given = ["--resume", "full", "--output", disk.folder / "outputs"]
             break
-    assert_finishes(environment, disk, tmp_path, given, "full", whole)
+    assert_finishes(environment, disk, tmp_path, given, whole)
