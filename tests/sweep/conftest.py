@@ -66,8 +66,8 @@ params:
   regime: kd
   student_layers: 2
   learning_rate: 1.0e-2
-  epochs: 2
-teacher: {epochs: 2, learning_rate: 1.0e-2}
+  epochs: 4
+teacher: {epochs: 4, learning_rate: 1.0e-2}
 """
 EMBEDDED = """\
 sampler: grid
