@@ -12,18 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ikd_ray.analysis.evaluation_data import load_evaluation_data
-from ikd_ray.analysis.pick import Pick, parse_pick, select_students
+from ikd_ray.analysis.pick import parse_pick, select_students
 from ikd_ray.errors import UsageError
-from ikd_ray.export.students import (
-    Convert,
-    Exported,
-    export_students,
-)
-from ikd_ray.extras import require
+from ikd_ray.export.hf_export import Convert, ExportedStudent, export_students
 from ikd_ray.formatting import GENERATED_WARNING, MISSING, clean
 from ikd_ray.records import (
     SweepRecord,
-    TrialRecord,
     read_sweep,
     read_trials,
     resolve_task,
@@ -34,15 +28,15 @@ from ikd_ray.redaction import refuse_secrets
 from ikd_ray.storage.remote import open_storage
 from ikd_ray.sweep.sync import pull_students, pull_sweeps
 from ikd_ray.tasks import TASKS
-from ikd_ray.terminal.command_line import print_error, run, usage_errors
+from ikd_ray.terminal.command_line import print_error, requires_backends, run, usage_errors
 from ikd_ray.terminal.summary_tables import exported_files_table, front_table
-from ikd_ray.tracking import publish
+from ikd_ray.tracking.publish import register_students
 from ikd_ray.tracking.tracker import Tracker
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command(context_settings={"allow_extra_args": True})  # for --pick's second word
+@app.command(context_settings={"allow_extra_args": True})  # the second word of --pick
 def export(
     context: typer.Context,
     task: Annotated[
@@ -81,52 +75,49 @@ def export(
         if context.args and pick is None:
             raise UsageError(f"{context.args[0]!r}: no argument is expected there; flags begin with --")
         picked = parse_pick([pick, *context.args]) if pick is not None else None
-        flags = {"--int8": int8, "--onnx": onnx, "--force": force, "--register": register is not None}
-        flag = next((name for name, given in flags.items() if given), None)
+        writing = {"--int8": int8, "--onnx": onnx, "--force": force, "--register": register is not None}
+        flag = next((name for name, given in writing.items() if given), None)
         if show and flag:
             raise UsageError(f"--list writes nothing; leave out {flag}")
         if onnx or int8:
-            assert flag is not None
-            require(flag, "onnx", ("onnx", "onnxscript", "onnxruntime"))
-        place = open_storage(output)
-        with place.usage_errors():
-            pull_sweeps(place)
-        folder = select_sweep(place.folder, resolve_task(task, place.folder), name)
+            requires_backends("--int8" if int8 else "--onnx", "onnx", ("onnx", "onnxscript", "onnxruntime"))
+        storage = open_storage(output)
+        with storage.usage_errors():
+            pull_sweeps(storage)
+        folder = select_sweep(storage.folder, resolve_task(task, storage.folder), name)
         sweep = read_sweep(folder)
-        students = select_students(sweep, read_trials(folder), picked)
+        trials = select_students(sweep, read_trials(folder), picked)
+        title = f"{sweep.task}: {'a student' if picked else 'front'} of sweep {clean(sweep.name)}"
         if show:
-            _list(sweep, students, picked)
+            console = _console(sweep)
+            console.print(title, soft_wrap=True)
+            console.print(front_table(trials, sweep.objectives, sweep.teacher["metrics"]))
             return
-        with place.usage_errors():
-            pull_students(place, folder, students, tokens=onnx or int8)
-        store = _store(sweep, tracking_uri, register) if register is not None else None
-        made = _export(folder, sweep, students, to, force, int8 if onnx or int8 else None)
-        whole = [student for student in made if student.folder is not None]
-        _show(sweep, whole, picked)
-        if store is not None and register is not None:
-            versions = publish.register(store, folder, sweep, [student.trial for student in whole], register)
-            for trial, version in versions.items():
+        with storage.usage_errors():
+            pull_students(storage, folder, trials, tokens=onnx or int8)
+        tracker = _tracker(sweep, tracking_uri, register) if register is not None else None
+        if onnx or int8:
+            busy = Console(stderr=True).status("making ONNX models, and measuring them")
+            with tempfile.TemporaryDirectory() as temporary, busy:
+                make_convert = partial(_onnx_converter, folder, sweep, int8, Path(temporary))
+                students, problems = export_students(
+                    folder, to, trials, force=force, make_convert=make_convert
+                )
+        else:
+            students, problems = export_students(folder, to, trials, force=force)
+        _print_students(sweep, students, title)
+        if tracker is not None and register is not None:
+            exported = [student.trial for student in students]
+            for trial, version in register_students(tracker, folder, sweep, exported, register).items():
                 typer.echo(f"{trial}: version {version} of {register}")
-    skipped = [student.problem for student in made if student.folder is None]
-    for problem in skipped:
+    for problem in problems:
         print_error(problem)
-    if skipped:
+    if problems:
         raise typer.Exit(1)
 
 
-def _export(
-    folder: Path, sweep: SweepRecord, students: list[TrialRecord], to: Path, force: bool, int8: bool | None
-) -> list[Exported]:
-    """`int8`: none: no ONNX models at all."""
-    if int8 is None:
-        return export_students(folder, to, students, force=force)
-    moving = Console(stderr=True).status("making ONNX models, and measuring them")
-    with tempfile.TemporaryDirectory() as room, moving:
-        converter = partial(_converter, folder, sweep, int8, Path(room))
-        return export_students(folder, to, students, force=force, converter=converter)
-
-
-def _store(sweep: SweepRecord, tracking_uri: str | None, name: str) -> Tracker:
+def _tracker(sweep: SweepRecord, tracking_uri: str | None, name: str) -> Tracker:
+    """Open the MLflow store that has the registry of model `name`."""
     if not name.strip() or set(name) & set("/:'"):
         raise UsageError(f"--register {name!r}: give a name without '/', ':' and quotes")
     from ikd_ray.sweep.request import tracking_uri_of  # imported late: it takes seconds
@@ -134,34 +125,28 @@ def _store(sweep: SweepRecord, tracking_uri: str | None, name: str) -> Tracker:
     return Tracker(tracking_uri_of(sweep, tracking_uri, "--name"), sweep.task)
 
 
-def _converter(folder: Path, sweep: SweepRecord, int8: bool, room: Path) -> Convert:
-    from ikd_ray.export.onnx_export import OnnxExport  # imported late: it takes seconds
+def _onnx_converter(folder: Path, sweep: SweepRecord, int8: bool, temporary: Path) -> Convert:
+    """Return the conversion to ONNX, after loading the data that its models are measured on."""
+    from ikd_ray.export.onnx_export import export_onnx  # imported late: it takes seconds
 
-    return OnnxExport(load_evaluation_data(folder.parent, sweep, teacher_folder(folder, sweep), room), int8)
+    data = load_evaluation_data(folder.parent, sweep, teacher_folder(folder, sweep), temporary)
+    return partial(export_onnx, data=data, int8=int8)
 
 
 def _console(sweep: SweepRecord) -> Console:
+    """Return a console on which the warning about generated data stands, if there is one."""
     console = Console(markup=False, highlight=False, emoji=False)
     if sweep.data["generated"]:
         console.print(f" {GENERATED_WARNING} ", style="bold white on red")
     return console
 
 
-def _title(sweep: SweepRecord, picked: Pick | None) -> str:
-    return f"{sweep.task}: {'a student' if picked else 'front'} of sweep {clean(sweep.name)}"
-
-
-def _list(sweep: SweepRecord, students: list[TrialRecord], picked: Pick | None) -> None:
-    console = _console(sweep)
-    console.print(_title(sweep, picked), soft_wrap=True)
-    console.print(front_table(students, sweep.objectives, sweep.teacher["metrics"]))
-
-
-def _show(sweep: SweepRecord, students: list[Exported], picked: Pick | None) -> None:
+def _print_students(sweep: SweepRecord, students: list[ExportedStudent], title: str) -> None:
+    """Print the exported folders, their objectives and files, and how to load one."""
     console = _console(sweep)
     if not students:
         return
-    table = Table(title=_title(sweep, picked), title_justify="left")
+    table = Table(title=title, title_justify="left")
     table.add_column("folder", overflow="fold")
     for metric in sweep.objectives:
         table.add_column(metric, justify="right")
@@ -170,8 +155,9 @@ def _show(sweep: SweepRecord, students: list[Exported], picked: Pick | None) -> 
         values = (f"{metrics[metric]:,.6g}" if metric in metrics else MISSING for metric in sweep.objectives)
         table.add_row(str(student.folder), *values)
     console.print(table)
-    if any(student.forms for student in students):
-        console.print(exported_files_table([(made.trial.id, made.forms) for made in students if made.forms]))
+    files = [(student.trial.id, student.files) for student in students if student.files]
+    if files:
+        console.print(exported_files_table(files))
     folder = str(students[-1].folder)
     typer.echo("Load one:")
     typer.echo(f"from transformers import pipeline; classify = pipeline('text-classification', {folder!r})")

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "ikd_ray"
 
-GROUND = ("errors", "config", "tasks", "yaml_file", "formatting", "version", "redaction", "extras")
+GROUND = ("errors", "config", "tasks", "yaml_file", "formatting", "version", "redaction")
 """Modules at the top of the package, which every room may import."""
 
 ROOMS = (

@@ -1,11 +1,11 @@
-"""A student as ONNX models: made, held against PyTorch, and measured."""
+"""Convert a student to ONNX, compare it with PyTorch, and measure it."""
 
 from __future__ import annotations
 
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
@@ -19,172 +19,142 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from ikd_ray.data.batches import Batch, collate, evaluation_batches
-from ikd_ray.data.tokens import TaskData, TokenSplit
+from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.encoder import Encoder, uses_segment_ids
 from ikd_ray.distill.evaluate import BATCH
 from ikd_ray.distill.fast_layers import cpu_model
 from ikd_ray.distill.student import LATENCY_ID, latencies_ms, latency_tokens
 from ikd_ray.distill.teacher_files import NO_REMOTE_CODE
 from ikd_ray.errors import first_line
-from ikd_ray.export.exported_files import (
-    INT8,
-    MOST_ONNX_MB,
-    ONNX,
-    WEIGHTS,
-    ExportedFile,
-    ExportedFiles,
-    ExportError,
-)
+from ikd_ray.export.hf_export import ExportError
+from ikd_ray.export.model_card import INT8, ONNX, WEIGHTS, ExportedFile, ExportedFiles
 from ikd_ray.records import TrialRecord
 
-OPSET = 18  # what PyTorch's exporter writes without converting; onnxruntime reads its files since 1.18
-CLOSE = 1e-4  # what logits may differ by
-COMPARED = (1, 2, 7, 32)  # batch sizes
-EXAMPLE = (2, 8)  # sequences and tokens that a model is traced with; no dimension of the result depends on it
+OPSET = 18  # written by PyTorch's exporter without conversion; onnxruntime reads it since 1.18
+MAX_MB = 2_147  # a protocol buffer file holds 2 GiB
+TOLERANCE = 1e-4  # of the logits
+COMPARED_BATCHES = (1, 2, 7, 32)  # sequences
+TRACED_SHAPE = (2, 8)  # sequences and tokens; the exported dimensions are dynamic
 KINDS = {WEIGHTS: "PyTorch, fp32", ONNX: "onnxruntime, fp32", INT8: "onnxruntime, int8"}
-CPU = ["CPUExecutionProvider"]
 
 
-class OnnxExport:
-    """Writes ONNX models beside a student's other files."""
+def export_onnx(folder: Path, trial: TrialRecord, data: TaskData, int8: bool) -> ExportedFiles:
+    """Write ONNX models beside the files of an exported student.
 
-    def __init__(self, data: TaskData, int8: bool) -> None:
-        """
-        Args:
-            data: the task's evaluation splits as tokens.
-            int8: also a quantised model.
-        """
-        self._data, self._int8 = data, int8
+    Args:
+        folder: Hugging Face folder of the student.
+        trial: Record of the student's trial.
+        data: Evaluation splits of the task.
+        int8: Write a quantized model, too.
 
-    def __call__(self, folder: Path, trial: TrialRecord) -> ExportedFiles:
-        """Write the models of the student in a folder.
+    Raises:
+        ExportError: the student cannot be converted, or its ONNX model has other logits.
+    """
+    transformers_logging.disable_progress_bar()
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, use_safetensors=True, dtype=torch.float32, attn_implementation="eager", **NO_REMOTE_CODE
+    ).eval()
+    segments = ("token_type_ids",) if uses_segment_ids(model.config) else ()
+    inputs = ("input_ids", "attention_mask", *segments)
+    try:
+        with _quiet():
+            _convert(model, inputs, folder / ONNX)
+            if int8:
+                _quantize(folder)
+    except OSError:
+        raise
+    except Exception as error:  # exporters raise what their parts raise
+        raise ExportError(
+            f"no ONNX model can be made of it ({type(error).__name__}: {first_line(error)[:200]})"
+        ) from None
+    compared, difference = compare_logits(model, folder / ONNX, data)
+    tokens = latency_tokens(model.config)
+    return ExportedFiles(
+        files=_measure(folder, model, trial, data, [ONNX, INT8] if int8 else [ONNX], tokens),
+        inputs=inputs,
+        opset=OPSET,
+        compared=compared,
+        largest_difference=difference,
+        batch=BATCH,
+        tokens=tokens,
+        versions={"PyTorch": torch.__version__, "onnxruntime": onnxruntime.__version__},
+        processor=cpu_model(),
+    )
 
-        Raises:
-            ExportError: a model cannot be made, or is not what PyTorch's is.
-        """
-        transformers_logging.disable_progress_bar()
-        model = AutoModelForSequenceClassification.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, attn_implementation="eager", **NO_REMOTE_CODE
-        ).eval()
-        inputs = _inputs(model)
-        try:
-            with _quiet():
-                _convert(model, inputs, folder / ONNX)
-                if self._int8:
-                    _quantise(folder)
-        except OSError:
-            raise
-        except Exception as error:  # exporters raise what their parts raise
+
+def compare_logits(model: PreTrainedModel, path: Path, data: TaskData) -> tuple[int, float]:
+    """Compare the logits of an ONNX model with PyTorch's on dev sequences of all lengths, in batches of several sizes.
+
+    Returns:
+        The number of sequences and the largest absolute difference.
+
+    Raises:
+        ExportError: logits differ by more than `TOLERANCE`, or a label differs.
+    """
+    split, session = next(iter(data.evaluation_splits.values())), _Session(path)
+    order = split.order.rows  # by length
+    spread = (order[np.linspace(0, len(order) - 1, size).astype(int)] for size in COMPARED_BATCHES)
+    count, largest = 0, 0.0
+    for rows in (order[-1:], *spread):
+        batch = collate(split, rows, data.pad_id)
+        with torch.inference_mode():
+            expected = model(**dict(zip(session.inputs, _tensors(batch), strict=False))).logits.numpy()
+        logits = session.logits(batch)
+        difference = float(np.abs(logits - expected).max())
+        if not difference <= TOLERANCE or (logits.argmax(1) != expected.argmax(1)).any():
             raise ExportError(
-                f"no ONNX model can be made of it ({type(error).__name__}: {first_line(error)[:200]})"
-            ) from None
-        compared, difference = self._compare(model, inputs, folder / ONNX)
-        forms = self._measured(folder, model, trial)
-        versions = {"PyTorch": torch.__version__, "onnxruntime": onnxruntime.__version__}
-        tokens = latency_tokens(model.config)
-        return ExportedFiles(forms, inputs, OPSET, compared, difference, BATCH, tokens, versions, cpu_model())
-
-    def _compare(self, model: PreTrainedModel, inputs: tuple[str, ...], path: Path) -> tuple[int, float]:
-        """How many dev sequences both models were given, and by how much their logits differ at most."""
-        split, session = next(iter(self._data.evaluation_splits.values())), _Session(path)
-        count, largest = 0, 0.0
-        for rows in _spread(split):
-            batch = collate(split, rows, self._data.pad_id)
-            with torch.inference_mode():
-                wanted = model(**dict(zip(inputs, _tensors(batch), strict=False))).logits.numpy()
-            found = session.logits(batch)
-            difference = float(np.abs(found - wanted).max())
-            if not difference <= CLOSE or (found.argmax(1) != wanted.argmax(1)).any():
-                raise ExportError(
-                    f"its ONNX model is not what PyTorch's is: for {len(rows)} dev sequences of up to "
-                    f"{batch.input_ids.shape[1]} tokens logits differ by {difference:.2g} (at most {CLOSE:g} are "
-                    "allowed, and no other label)"
-                )
-            count, largest = count + len(rows), max(largest, difference)
-        return count, largest
-
-    def _measured(self, folder: Path, model: PreTrainedModel, trial: TrialRecord) -> tuple[ExportedFile, ...]:
-        files = [ONNX, INT8] if self._int8 else [ONNX]
-        metrics = [self._metrics(_Session(folder / file)) for file in files]
-        recorded = {name: trial.metrics[name] for name in metrics[0] if name in trial.metrics}
-        tokens = latency_tokens(model.config)
-        calls = [_Session(folder / file, threads=1).call(tokens) for file in files]
-        return tuple(
-            ExportedFile(file, KINDS[file], found, (folder / file).stat().st_size / 1e6, milliseconds)
-            for file, found, milliseconds in zip(
-                [WEIGHTS, *files], [recorded, *metrics], latencies_ms(Encoder(model), *calls), strict=True
+                f"its ONNX model is not what PyTorch's is: for {len(rows)} dev sequences of up to "
+                f"{batch.input_ids.shape[1]} tokens logits differ by {difference:.2g} (at most {TOLERANCE:g} are "
+                "allowed, and no other label)"
             )
-        )
-
-    def _metrics(self, session: _Session) -> dict[str, float]:
-        """Those of the task on every evaluation split, as `ikd_ray.distill.evaluate.score` names them."""
-        metrics: dict[str, float] = {}
-        for name, split in self._data.evaluation_splits.items():
-            logits = np.empty((len(split), self._data.task.num_labels), np.float32)
-            for rows in evaluation_batches(split.lengths, BATCH):
-                logits[rows] = session.logits(collate(split, rows, self._data.pad_id))
-            found = self._data.task.score(split.labels, logits)
-            metrics |= {f"{name}/{metric}": value for metric, value in found.items()}
-        return metrics
+        count, largest = count + len(rows), max(largest, difference)
+    return count, largest
 
 
 class _Session:
-    """An ONNX model in onnxruntime, on the CPU."""
+    """An ONNX model in onnxruntime on the CPU."""
 
     def __init__(self, path: Path, threads: int = 0) -> None:
-        """
-        Args:
-            threads: 0: as many as there are cores.
-        """
+        """Load the model; 0 threads stand for one per core."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 3
-        self._session = onnxruntime.InferenceSession(path, options, providers=CPU)
-        self._inputs = [given.name for given in self._session.get_inputs()]
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.inputs = [value.name for value in self._session.get_inputs()]
 
     def logits(self, batch: Batch) -> np.ndarray:
-        """(B, labels)"""
-        return self._run([tensor.numpy() for tensor in _tensors(batch)])
+        """Return the logits of a batch, (B, labels)."""
+        return self.run([tensor.numpy() for tensor in _tensors(batch)])
 
-    def call(self, tokens: int) -> Callable[[], object]:
-        """A pass with the sequence that latency is measured with."""
-        ids = np.full((1, tokens), LATENCY_ID, np.int64)
-        given = [ids, np.ones_like(ids), np.zeros_like(ids)]
-        return lambda: self._run(given)
-
-    def _run(self, given: list[np.ndarray]) -> np.ndarray:
-        return self._session.run(None, dict(zip(self._inputs, given, strict=False)))[0]
+    def run(self, values: list[np.ndarray]) -> np.ndarray:
+        """Return the logits for ids, mask and, unless the model takes none, segments."""
+        return self._session.run(None, dict(zip(self.inputs, values, strict=False)))[0]
 
 
-class _Logits(nn.Module):
-    """A model that takes its inputs by place and gives its logits alone."""
+class _PositionalModel(nn.Module):
+    """A model that takes its inputs as positional arguments and returns logits only."""
 
     def __init__(self, model: PreTrainedModel, inputs: tuple[str, ...]) -> None:
         super().__init__()
         self.model, self.inputs = model, inputs
 
-    def forward(self, *given: Tensor) -> Tensor:
-        return self.model(**dict(zip(self.inputs, given, strict=True))).logits
-
-
-def _inputs(model: PreTrainedModel) -> tuple[str, ...]:
-    segments = ("token_type_ids",) if uses_segment_ids(model.config) else ()
-    return ("input_ids", "attention_mask", *segments)
+    def forward(self, *values: Tensor) -> Tensor:
+        return self.model(**dict(zip(self.inputs, values, strict=True))).logits
 
 
 def _tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """In the order of `_inputs`."""
+    """Return the inputs of a model in their order."""
     return batch.input_ids, batch.attention_mask.long(), batch.token_type_ids
 
 
 def _convert(model: PreTrainedModel, inputs: tuple[str, ...], path: Path) -> None:
-    if (size := model.num_parameters() * 4 / 1e6) > MOST_ONNX_MB:
-        raise ValueError(f"{size:,.0f} MB of weights; one file holds up to {MOST_ONNX_MB:,}")
-    ids = torch.full(EXAMPLE, LATENCY_ID)
-    given = (ids, torch.ones_like(ids), torch.zeros_like(ids))[: len(inputs)]
+    if (size := model.num_parameters() * 4 / 1e6) > MAX_MB:
+        raise ValueError(f"{size:,.0f} MB of weights; one file holds up to {MAX_MB:,}")
+    ids = torch.full(TRACED_SHAPE, LATENCY_ID)
+    values = (ids, torch.ones_like(ids), torch.zeros_like(ids))[: len(inputs)]
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
     program = torch.onnx.export(
-        _Logits(model, inputs).eval(),
-        given,
+        _PositionalModel(model, inputs).eval(),
+        values,
         input_names=inputs,
         output_names=["logits"],
         dynamic_shapes=((axes,) * len(inputs),),
@@ -194,13 +164,13 @@ def _convert(model: PreTrainedModel, inputs: tuple[str, ...], path: Path) -> Non
     )
     assert program is not None
     proto = program.model_proto
-    for node in proto.graph.node:  # where in which files of this machine its code is
+    for node in proto.graph.node:  # it names source files of this machine
         del node.metadata_props[:]
         node.ClearField("doc_string")
     onnx.save(proto, path)
 
 
-def _quantise(folder: Path) -> None:
+def _quantize(folder: Path) -> None:
     # One scale for a whole matrix costs several times the accuracy of one for each column. Without 7 bits sums of
     # two products overflow on x86 processors that have no VNNI, and the metrics would hold on others alone.
     quantize_dynamic(
@@ -213,17 +183,38 @@ def _quantise(folder: Path) -> None:
     )
 
 
-def _spread(split: TokenSplit) -> Iterator[np.ndarray]:
-    """Batches of several sizes, in each of which are lengths from the least to the greatest."""
-    order = split.order.rows
-    yield order[-1:]
-    for size in COMPARED:
-        yield order[np.linspace(0, len(order) - 1, size).astype(int)]
+def _measure(
+    folder: Path, model: PreTrainedModel, trial: TrialRecord, data: TaskData, names: list[str], tokens: int
+) -> tuple[ExportedFile, ...]:
+    """Measure metrics, size and latency of PyTorch's and the ONNX files."""
+    metrics = [_metrics(_Session(folder / name), data) for name in names]
+    recorded = {name: trial.metrics[name] for name in metrics[0] if name in trial.metrics}
+    ids = np.full((1, tokens), LATENCY_ID, np.int64)
+    values = [ids, np.ones_like(ids), np.zeros_like(ids)]
+    sessions = [_Session(folder / name, threads=1) for name in names]
+    calls = [lambda session=session: session.run(values) for session in sessions]
+    return tuple(
+        ExportedFile(name, KINDS[name], measured, (folder / name).stat().st_size / 1e6, milliseconds)
+        for name, measured, milliseconds in zip(
+            [WEIGHTS, *names], [recorded, *metrics], latencies_ms(Encoder(model), *calls), strict=True
+        )
+    )
+
+
+def _metrics(session: _Session, data: TaskData) -> dict[str, float]:
+    """Return the task's metrics on every evaluation split, named as by `ikd_ray.distill.evaluate.score`."""
+    metrics: dict[str, float] = {}
+    for name, split in data.evaluation_splits.items():
+        logits = np.empty((len(split), data.task.num_labels), np.float32)
+        for rows in evaluation_batches(split.lengths, BATCH):
+            logits[rows] = session.logits(collate(split, rows, data.pad_id))
+        metrics |= {f"{name}/{key}": value for key, value in data.task.score(split.labels, logits).items()}
+    return metrics
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what exporter and quantiser tell of their own progress; what they fail with they raise."""
+    """Hide the progress reports of exporter and quantizer; their errors are raised."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -77,7 +77,7 @@ class SweepCallback(tune.Callback):
         """Announce a trial that starts, or continues."""
         record = self._make_record(trial, "running")
         params = record.tracked_params
-        self._tracker.put("trial_started", record.id, params, time.time())
+        self._tracker.start_trial(record.id, params, time.time())
         # The terminal shows only what the space names; MLflow has every parameter.
         named = (name for name in trial.config["params"] if name != "seed")
         shown = ("method", "regime", "student_layers", *named)
@@ -94,14 +94,14 @@ class SweepCallback(tune.Callback):
         if epoch is None or epoch.epoch <= state.epoch:
             return
         state.epoch, state.failures = epoch.epoch, 0
-        self._tracker.put("trial_epoch", name, epoch.metrics, epoch.epoch, time.time())
+        self._tracker.log_epoch(name, epoch.metrics, epoch.epoch, time.time())
         if epoch.reused_from and epoch.reused_from not in state.origins:
             state.origins.add(epoch.reused_from)
-            self._tracker.put("trial_reused", name, sorted(state.origins))
+            self._tracker.set_reused_from(name, sorted(state.origins))
         for warning in epoch.warnings:
             self._console.warn(f"{name}: {warning}")
             state.warnings.append(warning)
-            self._tracker.put("trial_warned", name, list(state.warnings))
+            self._tracker.set_warnings(name, list(state.warnings))
         self._console.trial_epoch(
             name,
             epoch=epoch.epoch,
@@ -146,7 +146,7 @@ class SweepCallback(tune.Callback):
 
     def _finish_trial(self, name: str, metrics: dict[str, float]) -> None:
         self._sync.fetch_trial(name)
-        self._tracker.settle(name)
+        self._tracker.log_trial(name)
         self._console.trial_finished(name, metrics)
 
     def _fail_trial(self, trial: Any, reason: str, died: bool = False) -> None:
@@ -167,7 +167,7 @@ class SweepCallback(tune.Callback):
             return
         self._sync.push_trial(name)
         self._search.fail(record.number, final=not died)
-        self._tracker.settle(name)
+        self._tracker.log_trial(name)
         self._console.trial_failed(name, reason)
 
     def _make_record(self, trial: Any, status: str, **fields: Any) -> TrialRecord:

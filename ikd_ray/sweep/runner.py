@@ -37,7 +37,7 @@ from ikd_ray.terminal import interrupts
 from ikd_ray.terminal.command_line import print_error, script_command
 from ikd_ray.terminal.console import Console
 from ikd_ray.tracking.async_tracker import PATIENCE_S, AsyncTracker
-from ikd_ray.tracking.publish import show_front
+from ikd_ray.tracking.publish import publish_front
 from ikd_ray.tracking.tracker import Tracker
 
 INTERRUPTED = 130  # the shell's exit status for Ctrl-C
@@ -177,7 +177,7 @@ def _run_locked(request: Request, command: str, console: Console, distillation: 
             sync = SweepSync(request.output, context.sweep, console.warn)
             sync.push()
             async_tracker = AsyncTracker(tracker, request.folder, console.warn)
-            async_tracker.start(record, teacher)
+            async_tracker.start_sweep(record, teacher)
             try:
                 return _Sweep(request, record, context, tracker, async_tracker, sync, console).run()
             finally:
@@ -204,7 +204,7 @@ class _Sweep:
             self.async_tracker.close(INTERRUPTED_PATIENCE_S)
             if self.async_tracker.complete:
                 with suppress(Exception):  # the first error is the one to show
-                    self.tracker.finish("KILLED")
+                    self.tracker.terminate("KILLED")
             raise
         complete = not num_pending(self.record.trials, trials)
         self.async_tracker.close(PATIENCE_S if complete else INTERRUPTED_PATIENCE_S)
@@ -304,7 +304,9 @@ class _Sweep:
         members, lines = write_summary_files(request.folder, sweep, trials), []
         if members:
             lines.append(("plot", str(request.folder / PLOT)))
-        lines.append(("MLflow", f"{redact_uri(tracker.uri)}, experiment {tracker.experiment}: mlflow ui"))
+        lines.append(
+            ("MLflow", f"{redact_uri(tracker.uri)}, experiment {tracker.experiment_name}: mlflow ui")
+        )
         if num_pending(sweep.trials, trials):
             lines.append(("go on", _resume_command(request)))
         if members:
@@ -325,9 +327,9 @@ class _Sweep:
         try:
             if not self.async_tracker.complete:
                 raise self.async_tracker.error or TimeoutError("it does not answer")
-            self.tracker.conclude(folder, sweep, trials)
+            self.tracker.finish_sweep(folder, sweep, trials)
             pull_students(self.request.output, folder, pareto_front(trials, sweep.objectives))
-            show_front(self.tracker, folder, sweep, trials)
+            publish_front(self.tracker, folder, sweep, trials)
         except Exception as error:  # every store raises its own
             self.console.warn(
                 f"MLflow lacks a part of this sweep ({self.tracker.redact_error(error)}); "

@@ -24,7 +24,8 @@ from ikd_ray.sweep.request import tracking_uri_of
 from ikd_ray.sweep.results import trial_id
 from ikd_ray.sweep.searcher import STUDY, OrderedSearch, begin_study_again, open_study, outcome
 from ikd_ray.sweep.sync import pull_students
-from ikd_ray.tracking.publish import show_front
+from ikd_ray.tracking.differences import find_differences, repair
+from ikd_ray.tracking.publish import publish_front
 from ikd_ray.tracking.tracker import Tracker
 
 
@@ -115,14 +116,11 @@ def _tell_study(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialRecor
 def _mlflow(
     tracker: Tracker, output: SharedStorage, folder: Path, sweep: SweepRecord, trials: list[TrialRecord]
 ) -> list[Discrepancy]:
-    before = tracker.inspect(sweep, trials)
-    for difference in before:
-        tracker.give_up(difference)
-    tracker.start(sweep)
-    tracker.conclude(folder, sweep, trials)
+    before = find_differences(tracker, sweep, trials)
+    repair(tracker, folder, sweep, trials, before)
     with output.usage_errors():
         pull_students(output, folder, pareto_front(trials, sweep.objectives))
     with suppress(UsageError):  # what a student lacks is seen below
-        show_front(tracker, folder, sweep, trials)
-    left = {difference.what for difference in tracker.inspect(sweep, trials)}
+        publish_front(tracker, folder, sweep, trials)
+    left = {difference.what for difference in find_differences(tracker, sweep, trials)}
     return [Discrepancy("MLflow", what, what not in left) for what in (found.what for found in before)]

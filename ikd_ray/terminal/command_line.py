@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 from typer import Abort, Typer
 from typer.exceptions import TyperException
 
-from ikd_ray.errors import UsageError
+from ikd_ray.errors import UsageError, first_line
 from ikd_ray.redaction import redact_uris
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def script_command(name: str, flags: str, output: str) -> str:
@@ -54,6 +58,26 @@ def run(app: Typer, arguments: Sequence[str] | None = None) -> NoReturn:
     except Abort:
         status = 130  # Ctrl-C
     sys.exit(status or 0)
+
+
+def requires_backends(flag: str, extra: str, packages: Sequence[str]) -> None:
+    """Check that the packages of an optional extra can be imported.
+
+    Args:
+        flag: Flag that needs them.
+        extra: Name of the extra in pyproject.toml.
+        packages: Modules to import.
+
+    Raises:
+        UsageError: a package is missing; the message says how to install the extra.
+    """
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise UsageError(
+                f'{flag} needs {", ".join(packages)} ({first_line(error)}): pip install -e "{ROOT}[{extra}]"'
+            ) from None
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ikd_ray.analysis.objectives import Objectives, dev_metric, task_metric
-from ikd_ray.export.exported_files import ExportedFiles
+from ikd_ray.export.model_card import ExportedFiles
 from ikd_ray.formatting import MISSING, clean, decimal, short_name
 from ikd_ray.records import TrialRecord
 
@@ -61,14 +61,14 @@ def front_table(front: list[TrialRecord], objectives: Objectives, teacher_metric
 
 def exported_files_table(students: list[tuple[str, ExportedFiles]]) -> Table:
     """What each file of each student's weights is worth: trial's id and forms."""
-    names = list(dict.fromkeys(name for _, forms in students for name in forms.forms[-1].metrics))
+    names = list(dict.fromkeys(name for _, files in students for name in files.files[-1].metrics))
     table = Table(title="metrics, size, latency of one sequence", title_justify="left")
     for heading in ("trial", "file"):
         table.add_column(heading, overflow="fold")
     for heading in (*names, "MB", "ms"):
         table.add_column(heading, justify="right")
-    for trial, forms in students:
-        for form in forms.forms:
+    for trial, files in students:
+        for form in files.files:
             metrics = [_cell(form.metrics, name, "{:.4f}".format) for name in names]
             cells = [clean(trial), form.file, *metrics, _one_place(form.size_mb), _one_place(form.latency_ms)]
             table.add_row(*map(Text, cells))

@@ -1,148 +1,168 @@
-"""What happens in a sweep, on its way to MLflow: in order, in a thread of its own, and late rather than never."""
+"""Write to MLflow in a background thread that survives an unavailable server."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ikd_ray.distill.teacher import TeacherRecord
 from ikd_ray.records import SweepRecord, read_trial
 from ikd_ray.tracking.tracker import Tracker
 
-FIRST_RETRY_S, LAST_RETRY_S = 0.5, 10.0  # between two attempts; each is twice as late as the one before
-PATIENCE_S = 20.0  # at the end of a sweep, for a store that is away
-ATTEMPTS = 2  # for a call while the store answers other ones
+if TYPE_CHECKING:
+    from ikd_ray.distill.teacher import TeacherRecord
 
-# A trial, the tracker's method, arguments. What is of the sweep as a whole has no trial.
-Call = tuple[str, str, tuple[Any, ...]]
+FIRST_RETRY_S, LAST_RETRY_S = 0.5, 10.0  # bounds of the pause between attempts, which doubles
+PATIENCE_S = 20.0  # for an unavailable store at the end of a sweep
+MAX_REFUSALS = 2  # attempts of a call that the store answers with an error
+
+
+class _Call(NamedTuple):
+    trial: str  # empty for calls about the whole sweep
+    method: str  # of the tracker
+    arguments: tuple[Any, ...]
 
 
 class AsyncTracker:
-    """Training waits for no store, and no store is told anything twice or in another order.
+    """Queue of a tracker's calls, made in order by a thread of its own.
 
-    While the store is away what happens is kept: of running trials in memory, of ended ones on disk, where their
-    records have it all.
+    Training never waits for the store. While the store is unavailable, calls about running trials are kept in
+    memory; those about an ended trial are replaced by its record on disk.
+
+    Attributes:
+        error: Exception of the last attempt; None if it succeeded.
+        refused: Trials that have a call which the store refuses. `Tracker.finish_sweep` tries them again.
     """
 
-    def __init__(self, tracker: Tracker, sweep: Path, tell: Callable[[str], None]) -> None:
-        """
+    def __init__(self, tracker: Tracker, sweep: Path, notify: Callable[[str], None]) -> None:
+        """Start the thread.
+
         Args:
-            sweep: its folder, for the records of ended trials.
-            tell: called, maybe in another thread, with a line for the user.
+            tracker: Makes the calls.
+            sweep: Folder of the sweep, with the records of ended trials.
+            notify: Called with a line for the user, possibly from another thread.
         """
-        self._tracker, self._sweep, self._tell = tracker, sweep, tell
-        self._calls: deque[Call] = deque()
-        self._there = threading.Condition()
-        self._deadline: float | None = None  # once it is closed
-        self.error: Exception | None = None  # why the store was away when last tried; none: it is there
-        self.left_out: set[str] = (
-            set()
-        )  # trials of which the store refuses something, until `Tracker.conclude`
-        self._failures = self._refusals = 0
+        self._tracker, self._sweep, self._notify = tracker, sweep, notify
+        self._calls: deque[_Call] = deque()
+        self._changed = threading.Condition()
+        self._deadline: float | None = None  # set by `close`
+        self._failures = self._refusals = 0  # consecutive
+        self.error: Exception | None = None
+        self.refused: set[str] = set()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
-    def put(self, name: str, trial: str, *arguments: Any) -> None:
-        """Have the tracker's method `name` called with the trial and the arguments, soon."""
-        self._put((trial, name, (trial, *arguments)))
-
-    def start(self, sweep: SweepRecord, teacher: TeacherRecord) -> None:
-        """The sweep begins, or goes on, with that teacher and its assistants."""
-        self._put(("", "start", (sweep,)))
-        told = teacher.name, teacher.key, teacher.settings, teacher.history, teacher.metrics
-        self._put(("", "teacher", told))
+    def start_sweep(self, sweep: SweepRecord, teacher: TeacherRecord) -> None:
+        """Log the start of a sweep, its teacher and its assistants."""
+        self._put("", "start_sweep", sweep)
+        self._put("", "log_teacher", teacher)
         for assistant in teacher.assistants.values():
-            # It is its last epoch, which a teacher, its best one, may not be.
-            *before, last = assistant.history
-            told = assistant.name, assistant.key, assistant.settings, before, last
-            self._put(("", "teacher", (*told, "assistant")))
+            self._put("", "log_teacher", assistant, "assistant")
 
-    def _put(self, call: Call) -> None:
-        with self._there:
-            self._calls.append(call)
-            self._there.notify()
+    def start_trial(self, trial: str, params: Mapping[str, Any], at: float) -> None:
+        """Queue `Tracker.start_trial`."""
+        self._put(trial, "start_trial", trial, params, at)
 
-    def settle(self, trial: str) -> None:
-        """The trial has ended, and its record is on disk: what is still to be told of it comes from there."""
-        with self._there:
-            self._calls = deque(call for call in self._calls if call[0] != trial)
-            self._calls.append((trial, "settle", ()))
-            self._there.notify()
+    def log_epoch(self, trial: str, metrics: Mapping[str, float], epoch: int, at: float) -> None:
+        """Queue `Tracker.log_epoch`."""
+        self._put(trial, "log_epoch", trial, metrics, epoch, at)
+
+    def set_reused_from(self, trial: str, origins: Sequence[str]) -> None:
+        """Queue `Tracker.set_reused_from`."""
+        self._put(trial, "set_reused_from", trial, origins)
+
+    def set_warnings(self, trial: str, warnings: Sequence[str]) -> None:
+        """Queue `Tracker.set_warnings`."""
+        self._put(trial, "set_warnings", trial, warnings)
+
+    def log_trial(self, trial: str) -> None:
+        """Log an ended trial from its record on disk, in place of its calls that still wait."""
+        with self._changed:
+            self._calls = deque(call for call in self._calls if call.trial != trial)
+        self._put(trial, "log_trial")
 
     def close(self, patience_s: float = PATIENCE_S) -> None:
-        """Wait until all is delivered; no longer than `patience_s` for a store that is away, or does not answer."""
-        with self._there:
+        """Wait until the queue is empty, at most `patience_s` seconds for a store that is unavailable or hangs."""
+        with self._changed:
             self._deadline = time.monotonic() + patience_s
-            self._there.notify()
+            self._changed.notify()
         while self._thread.is_alive():
-            before = len(self._calls)
+            waiting = len(self._calls)
             self._thread.join(patience_s)
-            if len(self._calls) == before:
+            if len(self._calls) == waiting:
                 break
 
     @property
     def complete(self) -> bool:
-        """Whether the store has all that it was to be told."""
+        """Whether the tracker is closed and every call was made."""
         return not self._thread.is_alive() and not self._calls
 
+    def _put(self, trial: str, method: str, *arguments: Any) -> None:
+        with self._changed:
+            self._calls.append(_Call(trial, method, arguments))
+            self._changed.notify()
+
     def _work(self) -> None:
-        while call := self._next():
-            answers = not self._failures
+        while call := self._next_call():
+            available = not self._failures
             try:
                 if self._failures:
-                    self._tracker.take_stock()
-                    answers = True
-                self._deliver(call)
+                    self._tracker.refresh_runs()
+                    available = True
+                self._make(call)
             except Exception as error:  # every store raises its own
-                if not self._tries_again(call, error, answers):
+                if not self._retry(call, error, available):
                     return
             else:
                 if self._failures:
-                    self._tell("MLflow is back, and gets what it has missed")
-                self._done(call)
+                    self._notify("MLflow is back, and gets what it has missed")
+                self._remove(call)
 
-    def _next(self) -> Call | None:
-        """The oldest call; it stays in its place until it is done. None: it is closed, and there is none."""
-        with self._there:
-            while not self._calls and self._deadline is None:
-                self._there.wait()
+    def _next_call(self) -> _Call | None:
+        """Wait for a call and return it without removing it; None if the tracker is closed and the queue empty."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._calls or self._deadline is not None)
             return self._calls[0] if self._calls else None
 
-    def _deliver(self, call: Call) -> None:
-        trial, name, arguments = call
-        if trial in self.left_out:
+    def _make(self, call: _Call) -> None:
+        if call.trial in self.refused:
             return
-        if name == "settle":
-            self._tracker.settle(read_trial(self._sweep, trial))
+        if call.method == "log_trial":
+            self._tracker.log_trial(read_trial(self._sweep, call.trial))
         else:
-            getattr(self._tracker, name)(*arguments)
+            getattr(self._tracker, call.method)(*call.arguments)
 
-    def _done(self, call: Call) -> None:
+    def _remove(self, call: _Call) -> None:
         self.error, self._failures, self._refusals = None, 0, 0
-        with self._there:
-            if self._calls and self._calls[0] is call:  # else the trial has ended meanwhile
+        with self._changed:
+            if self._calls and self._calls[0] is call:  # `log_trial` may have replaced it
                 self._calls.popleft()
 
-    def _tries_again(self, call: Call, error: Exception, answers: bool) -> bool:
-        """After a failure: wait, if there is time left; `answers`: the store is there, and refuses just this."""
-        self._refusals += answers
-        if self._refusals > ATTEMPTS:
-            self.left_out.add(call[0])
-            self._done(call)
+    def _retry(self, call: _Call, error: Exception, available: bool) -> bool:
+        """Wait before the next attempt; return False if there is no time left for one.
+
+        Args:
+            call: The call that failed.
+            error: Why it failed.
+            available: The store answered another call just before: it refuses this one.
+        """
+        self._refusals += available
+        if self._refusals > MAX_REFUSALS:
+            self.refused.add(call.trial)
+            self._remove(call)
             return True
         if not self._failures:
-            self._tell(
+            self._notify(
                 f"MLflow cannot be written ({self._tracker.redact_error(error)}); the sweep goes on, and delivers it "
                 "later"
             )
         self.error, self._failures = error, self._failures + 1
         pause = min(FIRST_RETRY_S * 2**self._failures, LAST_RETRY_S)
-        with self._there:
-            self._there.wait_for(lambda: self._deadline is not None, pause)
+        with self._changed:
+            self._changed.wait_for(lambda: self._deadline is not None, pause)
         if self._deadline is None:
             return True
         time.sleep(FIRST_RETRY_S)

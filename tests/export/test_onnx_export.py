@@ -22,7 +22,8 @@ from ikd_ray.data.sources import load_dataset
 from ikd_ray.data.tokens import tokenize
 from ikd_ray.distill.encoder import FAMILIES, Encoder
 from ikd_ray.distill.evaluate import score
-from ikd_ray.export.exported_files import INT8, ONNX, WEIGHTS, ExportError
+from ikd_ray.export.hf_export import ExportError
+from ikd_ray.export.model_card import INT8, ONNX, WEIGHTS
 from ikd_ray.records import SweepRecord, TrialRecord
 from ikd_ray.storage import store
 from ikd_ray.tasks import get_task
@@ -35,7 +36,7 @@ onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 
-from ikd_ray.export.onnx_export import CLOSE, OnnxExport  # noqa: E402
+from ikd_ray.export.onnx_export import TOLERANCE, compare_logits, export_onnx  # noqa: E402
 
 TRIAL = TrialRecord("t000", 0, {"regime": "kd"}, [1, 2], "finished", {"dev/mcc": 0.5})
 SMALL, LARGE = "cola-kd-1L-aaaa1111", "cola-kd-2L-bbbb2222"
@@ -72,7 +73,7 @@ def test_models_of_each_family_give_what_pytorch_gives(tmp_path, family, task):
     model = make_classifier(family, layers=1, labels=data.task.num_labels)
     model.save_pretrained(folder)
     data = replace(data, pad_id=model.config.pad_token_id)
-    forms = OnnxExport(data, int8=True)(folder, TRIAL)
+    forms = export_onnx(folder, TRIAL, data, int8=True)
     found, small = session(folder / ONNX), session(folder / INT8)
 
     segments = ["token_type_ids"] if family in ("bert", "electra") else []
@@ -83,33 +84,33 @@ def test_models_of_each_family_give_what_pytorch_gives(tmp_path, family, task):
     for lengths in ([1], [3], [2, 32, 9], [40, 1], list(range(1, 20))):
         batch = random_batch(lengths, seed=len(lengths), pad_id=data.pad_id)
         right = wanted(model, batch)
-        assert np.abs(logits(found, batch) - right).max() < CLOSE
+        assert np.abs(logits(found, batch) - right).max() < TOLERANCE
         assert (logits(found, batch).argmax(1) == right.argmax(1)).all()
         if len(lengths) > 1:
             assert np.corrcoef(logits(small, batch).ravel(), right.ravel())[0, 1] > 0.95
 
-    metrics = {form.file: form.metrics for form in forms.forms}
+    metrics = {form.file: form.metrics for form in forms.files}
     assert list(metrics) == [WEIGHTS, ONNX, INT8]
     assert metrics[ONNX] == pytest.approx(score(Encoder(model), data), abs=1e-5)
     assert set(metrics[INT8]) == set(metrics[ONNX])
     assert metrics[WEIGHTS] == ({"dev/mcc": 0.5} if task == "cola" else {})
-    assert {form.file: form.size_mb for form in forms.forms} == {
+    assert {form.file: form.size_mb for form in forms.files} == {
         name: (folder / name).stat().st_size / 1e6 for name in (WEIGHTS, ONNX, INT8)
     }
-    assert all(form.latency_ms > 0 for form in forms.forms)
-    assert 0 <= forms.largest_difference < CLOSE
+    assert all(form.latency_ms > 0 for form in forms.files)
+    assert 0 <= forms.largest_difference < TOLERANCE
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", INT8, ONNX, WEIGHTS]
 
 
 def test_int8_metrics_are_those_of_its_own_logits_and_most_weights_have_a_byte(tmp_path):
     data, folder = make_data(tmp_path, dev=90), tmp_path / "student"
     make_classifier(layers=1).save_pretrained(folder)
-    forms = OnnxExport(data, int8=True)(folder, TRIAL)
+    forms = export_onnx(folder, TRIAL, data, int8=True)
     split, found = data.splits["dev"], session(folder / INT8)
     own = np.empty((len(split), 2), np.float32)
     for rows in evaluation_batches(split.lengths, 64):
         own[rows] = logits(found, collate(split, rows, data.pad_id))
-    assert forms.forms[-1].metrics == {"dev/mcc": data.task.score(split.labels, own)["mcc"]}
+    assert forms.files[-1].metrics == {"dev/mcc": data.task.score(split.labels, own)["mcc"]}
     full = session(folder / ONNX)
     assert any(
         np.abs(logits(full, collate(split, rows, 0)) - own[rows]).max() > 0
@@ -126,11 +127,11 @@ def test_int8_metrics_are_those_of_its_own_logits_and_most_weights_have_a_byte(t
 def test_models_tell_their_opset_and_nothing_of_this_machine(tmp_path):
     data, folder = make_data(tmp_path), tmp_path / "student"
     make_classifier(layers=1).save_pretrained(folder)
-    forms = OnnxExport(data, int8=False)(folder, TRIAL)
+    forms = export_onnx(folder, TRIAL, data, int8=False)
     model = onnx.load(folder / ONNX)
     onnx.checker.check_model(model, full_check=True)
     assert [entry.version for entry in model.opset_import if entry.domain == ""] == [forms.opset]
-    assert [form.file for form in forms.forms] == [WEIGHTS, ONNX]
+    assert [form.file for form in forms.files] == [WEIGHTS, ONNX]
     content = (folder / ONNX).read_bytes()
     for words in (b"site-packages", b"transformers/", str(Path.home()).encode(), str(tmp_path).encode()):
         assert words not in content
@@ -140,13 +141,12 @@ def test_another_models_logits_are_seen(tmp_path):
     data, folder = make_data(tmp_path), tmp_path / "student"
     model = make_classifier(layers=1)
     model.save_pretrained(folder)
-    export = OnnxExport(data, int8=False)
-    inputs = export(folder, TRIAL).inputs
-    export._compare(model, inputs, folder / ONNX)
+    export_onnx(folder, TRIAL, data, int8=False)
+    compare_logits(model, folder / ONNX, data)
     with torch.no_grad():
-        model.classifier.bias[0] += 3 * CLOSE
+        model.classifier.bias[0] += 3 * TOLERANCE
     with pytest.raises(ExportError, match="logits differ"):
-        export._compare(model, inputs, folder / ONNX)
+        compare_logits(model, folder / ONNX, data)
 
 
 def make_sweep(home: Path) -> Path:
@@ -237,7 +237,7 @@ def test_the_cards_example_runs(output, tmp_path, app):
     with torch.inference_mode():
         right = model(**AutoTokenizer.from_pretrained(folder)("A sentence.", return_tensors="pt")).logits
     assert shown.getvalue() == f"{names['session'].run(['logits'], names['inputs'])[0]}\n"
-    assert np.allclose(names["session"].run(["logits"], names["inputs"])[0], right.numpy(), atol=CLOSE)
+    assert np.allclose(names["session"].run(["logits"], names["inputs"])[0], right.numpy(), atol=TOLERANCE)
     assert not (folder / INT8).exists()
 
 

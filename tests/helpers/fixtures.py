@@ -95,5 +95,5 @@ def uri(tmp_path_factory):
 @pytest.fixture
 def tracker(uri, request):
     tracker = Tracker(uri, request.node.name)
-    tracker.start(sweep(request.node.name))
+    tracker.start_sweep(sweep(request.node.name))
     return tracker

@@ -50,12 +50,12 @@ def record(number: int, status: str = "finished") -> TrialRecord:
 
 def settle(tracker, *records):
     for trial in records:
-        tracker.settle(trial)
+        tracker.log_trial(trial)
 
 
 def children(tracker):
     client = tracker.client
-    experiment = client.get_experiment_by_name(tracker.experiment).experiment_id
+    experiment = client.get_experiment_by_name(tracker.experiment_name).experiment_id
     runs = client.search_runs([experiment], "tags.`ikd.kind` = 'trial'")
     return {run.data.tags["ikd.trial"]: run for run in runs}
 

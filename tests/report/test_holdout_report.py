@@ -20,7 +20,7 @@ from ikd_ray.formatting import metrics_line, short_name
 from ikd_ray.records import read_sweep, read_trials, trial_folder, write_sweep, write_trial
 from ikd_ray.tasks import get_task
 from ikd_ray.terminal.summary_tables import front_table
-from ikd_ray.tracking import pages
+from ikd_ray.tracking.tracker import students_view
 from tests.helpers.run_command import write_glue
 from tests.helpers.sample_sweep import make_sweep
 from tests.helpers.tiny_models import write_tokenizer
@@ -104,9 +104,9 @@ def test_the_front_has_both(sweep):
 
 
 def test_mlflow_s_table_sorts_by_it_and_has_dev_beside_it(sweep):
-    state = pages._state(read_sweep(sweep))
-    assert state["orderByKey"] == "metrics.`holdout/mcc`"
-    assert state["selectedColumns"][:2] == ["metrics.`holdout/mcc`", "metrics.`dev/mcc`"]
+    view = students_view(read_sweep(sweep))
+    assert view.order_by == "metrics.`holdout/mcc`"
+    assert view.columns[:2] == ["metrics.`holdout/mcc`", "metrics.`dev/mcc`"]
 
 
 def test_examples_that_are_read_again_are_held_out_again(sweep, tmp_path):

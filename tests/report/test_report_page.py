@@ -186,9 +186,9 @@ def tracked(tmp_path, monkeypatch):
     output = tmp_path / "outputs"
     sweep = make_sweep(output, trials=3, settings={"id": "5eed", "tracking_uri": uri, "space": "s.yaml"})
     tracker = Tracker(uri, "cola")
-    tracker.start(read_sweep(sweep))
-    tracker.conclude(sweep, read_sweep(sweep), read_trials(sweep))
-    return output, uri, tracker.parent
+    tracker.start_sweep(read_sweep(sweep))
+    tracker.finish_sweep(sweep, read_sweep(sweep), read_trials(sweep))
+    return output, uri, tracker.parent_run_id
 
 
 def test_the_files_go_to_the_sweep_s_run(tracked, app):

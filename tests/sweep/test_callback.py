@@ -47,8 +47,7 @@ class Sweep(SimpleNamespace):
             self.hear("complete", number, **report)
 
     def tracked(self) -> list[tuple]:
-        calls = (call[1:] if call[0] == "put" else call for call in self.tracker.calls)
-        return [call[:2] for call in calls]
+        return [call[:2] for call in self.tracker.calls]
 
 
 @pytest.fixture
@@ -71,7 +70,7 @@ def sweep(tmp_path):
 def test_a_finished_trial_is_settled_from_its_record(sweep):
     sweep.hear("start")
     sweep.epoch(1, remaining=0)
-    assert sweep.tracked() == [("trial_started", "t000"), ("trial_epoch", "t000"), ("settle", "t000")]
+    assert sweep.tracked() == [("start_trial", "t000"), ("log_epoch", "t000"), ("log_trial", "t000")]
     assert "finished in" in sweep.text()
 
 
@@ -81,7 +80,7 @@ def test_a_failed_trial_is_recorded_before_anyone_is_told(sweep):
     [trial] = read_trials(sweep.folder)
     assert (trial.status, trial.reason, trial.died) == ("failed", "loss became nan", False)
     assert sweep.search.calls == [("fail", 0, True)]
-    assert sweep.tracked()[-1] == ("settle", "t000")
+    assert sweep.tracked()[-1] == ("log_trial", "t000")
 
 
 def test_a_trial_whose_process_died_goes_on_after_what_was_heard_of_it(sweep):
@@ -94,7 +93,7 @@ def test_a_trial_whose_process_died_goes_on_after_what_was_heard_of_it(sweep):
     sweep.hear("start")
     for epoch in (1, 2, 3):
         sweep.epoch(epoch, remaining=3 - epoch)
-    messages = [call[4] for call in sweep.tracker.calls if call[1] == "trial_epoch"]
+    messages = [call[3] for call in sweep.tracker.calls if call[0] == "log_epoch"]
     assert messages == [1, 2, 3], "nothing twice"
     assert not read_trials(sweep.folder)
 
@@ -120,7 +119,7 @@ def test_a_trial_that_had_finished_when_its_process_died_has_finished(sweep):
     sweep.hear("start")
     sweep.hear("error")
     assert sweep.search.calls == [("finished", 0, metrics)]
-    assert sweep.tracked()[-1] == ("settle", "t000")
+    assert sweep.tracked()[-1] == ("log_trial", "t000")
 
 
 def test_a_full_disk_halts_the_sweep_and_fails_no_trial(sweep, monkeypatch):

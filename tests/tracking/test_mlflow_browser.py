@@ -6,13 +6,13 @@ import re
 from dataclasses import replace
 
 import pytest
+from ikd_ray.tracking.pages import VIEW
 
 from ikd_ray import records
 from ikd_ray.config import Trial
 from ikd_ray.records import TrialRecord
 from ikd_ray.report.report import make_report
 from ikd_ray.storage.remote import SharedStorage
-from ikd_ray.tracking.pages import VIEW
 from ikd_ray.tracking.publish import log_report, show_front
 from ikd_ray.tracking.tracker import Tracker
 from tests.helpers.browser import close_mlflow_assistant, open_page, save_screenshot

@@ -1,0 +1,195 @@
+"""Export students of a sweep as Hugging Face folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from ikd_ray import records
+from ikd_ray.config import Regime
+from ikd_ray.errors import UsageError
+from ikd_ray.export.model_card import WEIGHTS, ExportedFiles, model_card
+from ikd_ray.formatting import null_nonfinite
+from ikd_ray.records import SweepRecord, TrialRecord
+from ikd_ray.storage import store
+from ikd_ray.tasks import Task
+from ikd_ray.version import code_version
+
+CONFIG = "config.json"
+# Files that tokenizers of the supported families save; the teacher's folder holds others, too.
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+)
+
+Convert = Callable[[Path, TrialRecord], ExportedFiles]
+"""Writes further files of weights beside the student's in a folder; raises ExportError."""
+
+
+class ExportError(UsageError):
+    """One student cannot be exported; others can."""
+
+
+@dataclass(frozen=True)
+class ExportedStudent:
+    """A student's new folder, and a description of its files if it was converted."""
+
+    trial: TrialRecord
+    folder: Path
+    files: ExportedFiles | None = None
+
+
+def export_student(
+    sweep_folder: Path, trial: TrialRecord, target: Path, convert: Convert | None = None
+) -> ExportedStudent:
+    """Write a finished trial's student to `target`, atomically; an existing folder is replaced.
+
+    The folder holds model.safetensors, config.json with named labels, the teacher's tokenizer, README.md (a model
+    card), ikd.json (its facts), manifest.json (checksums) and what `convert` writes.
+
+    Args:
+        sweep_folder: Folder of the sweep.
+        trial: Record of the trial.
+        target: Folder of the export.
+        convert: Writes other files of weights, such as ONNX models.
+
+    Raises:
+        ExportError: the trial is damaged or cannot be converted.
+        UsageError: the sweep's records or the teacher's tokenizer cannot be read.
+        OSError: the folder cannot be written.
+    """
+    sweep, task = records.read_sweep(sweep_folder), records.read_task(sweep_folder)
+    tokenizer = _tokenizer_files(records.teacher_folder(sweep_folder, sweep))
+    source = records.trial_folder(sweep_folder, trial.id)
+    student = source / records.STUDENT
+    if not (store.is_intact(source) and all((student / name).is_file() for name in (CONFIG, WEIGHTS))):
+        raise ExportError(f"{source}: damaged (its checksums do not match)")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
+        new = Path(temporary) / "new"
+        with store.staging_dir(new) as folder:
+            for file in (student / WEIGHTS, *tokenizer):
+                shutil.copyfile(file, folder / file.name)
+            (folder / CONFIG).write_text(_config(student / CONFIG, task))
+            files = convert(folder, trial) if convert else None
+            (folder / "README.md").write_text(model_card(sweep, trial, task, files), encoding="utf-8")
+            records.write_json(folder / "ikd.json", _facts(sweep, trial, files))
+        store.swap_dir(new, target)
+    return ExportedStudent(trial, target, files)
+
+
+def export_students(
+    sweep_folder: Path,
+    to: Path,
+    trials: Sequence[TrialRecord],
+    *,
+    force: bool = False,
+    make_convert: Callable[[], Convert] | None = None,
+) -> tuple[list[ExportedStudent], list[str]]:
+    """Export each trial's student to `to/<task>-<regime>-<depth>L-<trial id>/`; see `export_student`.
+
+    Args:
+        sweep_folder: Folder of the sweep.
+        to: Folder of the exports.
+        trials: Finished trials.
+        force: Replace folders that exist.
+        make_convert: Makes the conversion, after the other arguments are checked.
+
+    Returns:
+        The exported students, and a message for each student that could not be exported.
+
+    Raises:
+        UsageError: a record or the tokenizer cannot be read, a target exists, or `to` cannot be written.
+    """
+    sweep = records.read_sweep(sweep_folder)
+    targets = [to / _folder_name(sweep, trial) for trial in trials]
+    _tokenizer_files(records.teacher_folder(sweep_folder, sweep))
+    _check_targets(to, targets, force)
+    convert = make_convert() if make_convert else None
+    students, problems = [], []
+    for trial, target in zip(trials, targets, strict=True):
+        try:
+            students.append(export_student(sweep_folder, trial, target, convert))
+        except ExportError as error:
+            problems.append(f"{trial.id}: not exported: {error}")
+        except OSError as error:
+            reason = error.strerror or error
+            raise UsageError(f"--to {to}: cannot write {target.name} there ({reason})") from None
+    return students, problems
+
+
+def _folder_name(sweep: SweepRecord, trial: TrialRecord) -> str:
+    regime = trial.params.get("regime")
+    if regime not in get_args(Regime):
+        raise UsageError(
+            f"{sweep.name}: {records.TRIAL_FILE} of {trial.id}: regime: unknown (got {regime!r})"
+        )
+    return f"{sweep.task}-{regime}-{len(trial.layer_map)}L-{trial.id}"
+
+
+def _tokenizer_files(teacher: Path) -> list[Path]:
+    files = sorted({file for pattern in TOKENIZER_FILES for file in teacher.glob(pattern)})
+    if not files or not store.is_intact(teacher):
+        raise UsageError(
+            f"{teacher}: the teacher, whose tokenizer its students share, is missing or damaged; "
+            "sweeps/run.py --resume makes it again"
+        )
+    return files
+
+
+def _check_targets(to: Path, targets: Sequence[Path], force: bool) -> None:
+    existing = next(path for path in (to, *to.absolute().parents) if os.path.lexists(path))
+    if not existing.is_dir():
+        raise UsageError(f"--to {to}: {existing} is no folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"--to {to}: no permission to write in {existing}")
+    taken = [target for target in targets if os.path.lexists(target)]
+    if taken and not force:
+        more = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
+        raise UsageError(f"{taken[0]}{more} exists already; --force replaces it")
+
+
+def _config(path: Path, task: Task) -> str:
+    """Return the student's configuration with the task's label names, which a fine-tuned teacher may lack."""
+    names = list(task.labels) or ["score"]
+    config = json.loads(path.read_text())
+    config["id2label"] = {str(number): name for number, name in enumerate(names)}
+    config["label2id"] = {name: number for number, name in enumerate(names)}
+    config["problem_type"] = "regression" if task.is_regression else "single_label_classification"
+    return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
+
+def _facts(sweep: SweepRecord, trial: TrialRecord, files: ExportedFiles | None) -> dict[str, Any]:
+    """Return the content of ikd.json."""
+    teacher = {name: value for name, value in sweep.teacher.items() if name != "assistants"}
+    assistant = sweep.assistant_of(trial.params)
+    facts = {
+        "task": sweep.task,
+        "data": sweep.data,
+        "generated": sweep.data["generated"],
+        "teacher": teacher | {"metrics": null_nonfinite(teacher["metrics"])},
+        "assistant": assistant | {"metrics": null_nonfinite(assistant.get("metrics", {}))}
+        if assistant
+        else None,
+        "sweep": {"name": sweep.name, "seed": sweep.seed, "objectives": sweep.objectives},
+        "trial": {"id": trial.id, "number": trial.number, "duration_s": trial.duration_s},
+        "params": trial.params,
+        "layer_map": trial.layer_map,
+        "metrics": null_nonfinite(trial.metrics),
+        "command": sweep.command,
+        "code_version": sweep.code_version,
+        "exported_by": code_version(),
+        "onnx": files.to_json() if files else None,
+    }
+    optional = {"assistant", "onnx"}
+    return {name: value for name, value in facts.items() if name not in optional or value is not None}
