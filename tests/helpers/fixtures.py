@@ -11,7 +11,7 @@ import torch
 from ikd_ray.search.space import Space, load_space
 from ikd_ray.tracking.tracker import Tracker
 from tests.helpers import distributed_jobs
-from tests.helpers.mlflow_sweeps import sweep
+from tests.helpers.mlflow_sweeps import sweep_record
 from tests.helpers.run_command import write_inputs
 from tests.helpers.terminal import FakeClock
 from tests.helpers.tiny_models import make_data, make_encoder, make_targets
@@ -95,5 +95,5 @@ def uri(tmp_path_factory):
 @pytest.fixture
 def tracker(uri, request):
     tracker = Tracker(uri, request.node.name)
-    tracker.start_sweep(sweep(request.node.name))
+    tracker.start_sweep(sweep_record(request.node.name))
     return tracker

@@ -1,4 +1,4 @@
-"""Calls on their way to a tracker that is away now and then."""
+"""Calls of a tracker whose store is unavailable now and then."""
 
 from __future__ import annotations
 
@@ -14,39 +14,37 @@ from ikd_ray.tracking import async_tracker
 from ikd_ray.tracking.async_tracker import AsyncTracker
 
 
-class Store:
-    """Writes down what it is told; `away` and `refused` make it fail."""
+class FakeTracker:
+    """Records its calls; `unavailable` and `refused` make it fail."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple] = []
-        self.away, self.refused, self.stocks = threading.Event(), "", 0
-        self.tried = threading.Event()
+        self.calls: list[tuple] = []
+        self.unavailable, self.refused, self.refreshes = threading.Event(), "", 0
+        self.called = threading.Event()
 
-    def _hear(self, *call: object) -> None:
-        self.tried.set()
-        if self.away.is_set():
+    def _call(self, *call: object) -> None:
+        self.called.set()
+        if self.unavailable.is_set():
             raise OSError("connection refused")
         if call[1] == self.refused:
             raise ValueError("not that one")
-        self.heard.append(call)
+        self.calls.append(call)
 
-    def start(self, sweep: str) -> None:
-        self._hear("start", sweep)
+    def start_sweep(self, sweep: str) -> None:
+        self._call("start", sweep)
 
-    def teacher(
-        self, name: str, key: str, settings: dict, history: list, metrics: dict, kind: str = "teacher"
-    ) -> None:
-        self._hear(kind, name, [*history, metrics])
+    def log_teacher(self, teacher: TeacherRecord, kind: str = "teacher") -> None:
+        self._call(kind, teacher.name)
 
-    def trial_epoch(self, trial: str, epoch: int) -> None:
-        self._hear("epoch", trial, epoch)
+    def log_epoch(self, trial: str, metrics: dict, epoch: int, at: float) -> None:
+        self._call("epoch", trial, epoch)
 
-    def settle(self, record: TrialRecord) -> None:
-        self._hear("settle", record.id)
+    def log_trial(self, record: TrialRecord) -> None:
+        self._call("trial", record.id)
 
-    def take_stock(self) -> None:
-        self.stocks += 1
-        if self.away.is_set():
+    def refresh_runs(self) -> None:
+        self.refreshes += 1
+        if self.unavailable.is_set():
             raise OSError("connection refused")
 
     def redact_error(self, error: Exception) -> str:
@@ -54,123 +52,113 @@ class Store:
 
 
 @pytest.fixture
-def store():
-    return Store()
+def fake():
+    return FakeTracker()
 
 
 @pytest.fixture
-def lines():
+def messages():
     return []
 
 
 @pytest.fixture
-def way(store, lines, tmp_path, monkeypatch):
+def tracker(fake, messages, tmp_path, monkeypatch):
     monkeypatch.setattr(async_tracker, "FIRST_RETRY_S", 0.01)
     monkeypatch.setattr(async_tracker, "LAST_RETRY_S", 0.05)
-    return AsyncTracker(store, tmp_path, lines.append)
+    return AsyncTracker(fake, tmp_path, messages.append)
 
 
-def leave(sweep, number):
-    write_trial(sweep, TrialRecord(f"t{number}", number, {}, [], "finished"))
+def log_epochs(tracker, trial, *epochs):
+    for epoch in epochs:
+        tracker.log_epoch(trial, {}, epoch, 0.0)
 
 
-def test_calls_come_in_their_order(way, store, lines):
-    for number in range(3000):
-        way.put("trial_epoch", "t0", number)
-    way.close()
-    assert store.heard == [("epoch", "t0", number) for number in range(3000)]
-    assert way.complete
-    assert not lines
-    assert not store.stocks, "nothing is read back where nothing went wrong"
+def test_calls_are_made_in_order(tracker, fake, messages):
+    log_epochs(tracker, "t0", *range(3000))
+    tracker.close()
+    assert fake.calls == [("epoch", "t0", number) for number in range(3000)]
+    assert tracker.complete
+    assert not messages
+    assert not fake.refreshes, "nothing is read back where nothing failed"
 
 
-def test_a_sweep_begins_in_a_store_that_is_away(way, store):
-    store.away.set()
-    epochs = [{"train/loss": 0.7, "dev/mcc": 0.1}, {"train/loss": 0.6, "dev/mcc": 0.2}]
-    assistant = TeacherRecord(Path("a"), "4L of MiniLM", "a", {"dev/mcc": 0.2}, {}, epochs)
-    teacher = TeacherRecord(Path("k"), "MiniLM", "k", {"dev/mcc": 0.5}, {}, [], {4: assistant})
-    way.start("the sweep", teacher)
-    way.put("trial_epoch", "t0", 1)
-    assert store.tried.wait(10)
-    store.away.clear()
-    way.close()
-    assert store.heard == [
+def test_a_sweep_starts_while_the_store_is_unavailable(tracker, fake):
+    fake.unavailable.set()
+    assistant = TeacherRecord(Path("a"), "4L of MiniLM", "a", {}, {}, [])
+    tracker.start_sweep("the sweep", TeacherRecord(Path("k"), "MiniLM", "k", {}, {}, [], {4: assistant}))
+    log_epochs(tracker, "t0", 1)
+    assert fake.called.wait(10)
+    fake.unavailable.clear()
+    tracker.close()
+    assert fake.calls == [
         ("start", "the sweep"),
-        ("teacher", "MiniLM", [{"dev/mcc": 0.5}]),
-        ("assistant", "4L of MiniLM", epochs),
+        ("teacher", "MiniLM"),
+        ("assistant", "4L of MiniLM"),
         ("epoch", "t0", 1),
     ]
 
 
-def test_what_a_store_missed_comes_when_it_is_back(way, store, lines, tmp_path):
-    way.put("trial_epoch", "t0", 1)
-    store.away.set()
-    for number in (2, 3):
-        way.put("trial_epoch", "t0", number)
-    assert store.tried.wait(10)
+def test_missed_calls_are_made_when_the_store_is_back(tracker, fake, messages):
+    log_epochs(tracker, "t0", 1)
+    fake.unavailable.set()
+    log_epochs(tracker, "t0", 2, 3)
+    assert fake.called.wait(10)
     time.sleep(0.1)
-    way.put("trial_epoch", "t1", 1)
-    store.away.clear()
-    way.close()
-    assert way.complete
-    assert store.heard == [("epoch", "t0", 1), ("epoch", "t0", 2), ("epoch", "t0", 3), ("epoch", "t1", 1)]
-    assert store.stocks, "which call came through nobody knows"
-    assert lines == [
+    log_epochs(tracker, "t1", 1)
+    fake.unavailable.clear()
+    tracker.close()
+    assert tracker.complete
+    assert fake.calls == [("epoch", "t0", 1), ("epoch", "t0", 2), ("epoch", "t0", 3), ("epoch", "t1", 1)]
+    assert fake.refreshes, "the outcome of the failed call is unknown"
+    assert messages == [
         "MLflow cannot be written (connection refused); the sweep goes on, and delivers it later",
         "MLflow is back, and gets what it has missed",
     ]
 
 
-def test_of_an_ended_trial_only_its_record_waits(way, store, tmp_path):
-    """A store may be away for a day."""
-    store.away.set()
-    for number in range(1000):
-        way.put("trial_epoch", "t0", number)
-    way.put("trial_epoch", "t1", 1)
-    leave(tmp_path, 0)
-    way.settle("t0")
-    assert len(way._calls) == 2
-    store.away.clear()
-    way.close()
-    assert store.heard == [("epoch", "t1", 1), ("settle", "t0")]
+def test_an_ended_trial_waits_as_its_record_alone(tracker, fake, tmp_path):
+    """A store may be unavailable for a day."""
+    fake.unavailable.set()
+    log_epochs(tracker, "t0", *range(1000))
+    log_epochs(tracker, "t1", 1)
+    write_trial(tmp_path, TrialRecord("t0", 0, {}, [], "finished"))
+    tracker.log_trial("t0")
+    assert len(tracker._calls) == 2
+    fake.unavailable.clear()
+    tracker.close()
+    assert fake.calls == [("epoch", "t1", 1), ("trial", "t0")]
 
 
-def test_who_closes_does_not_wait_for_a_store_that_is_away(way, store):
-    store.away.set()
-    way.put("trial_epoch", "t0", 1)
+@pytest.mark.parametrize("store", ["unavailable", "hangs"])
+def test_closing_does_not_wait_for_a_store_that_is_away(tracker, fake, monkeypatch, store):
+    released = threading.Event()
+    if store == "hangs":
+        monkeypatch.setattr(fake, "_call", lambda *call: released.wait(20))
+    else:
+        fake.unavailable.set()
+    log_epochs(tracker, "t0", 1)
     start = time.monotonic()
-    way.close(patience_s=0.3)
+    tracker.close(patience_s=0.3)
     assert time.monotonic() - start < 3
-    assert not way.complete
-    assert isinstance(way.error, OSError)
+    assert not tracker.complete
+    assert isinstance(tracker.error, OSError) == (store == "unavailable")
+    released.set()
 
 
-def test_nor_for_one_that_does_not_answer(way, store, monkeypatch):
-    held = threading.Event()
-    monkeypatch.setattr(store, "_hear", lambda *call: held.wait(20))
-    way.put("trial_epoch", "t0", 1)
-    start = time.monotonic()
-    way.close(patience_s=0.3)
-    assert time.monotonic() - start < 3
-    assert not way.complete
-    held.set()
+def test_closing_waits_for_a_slow_store(tracker, fake, monkeypatch):
+    call = fake._call
+    monkeypatch.setattr(fake, "_call", lambda *arguments: (time.sleep(0.05), call(*arguments)))
+    log_epochs(tracker, "t0", *range(20))
+    tracker.close(patience_s=0.3)
+    assert len(fake.calls) == 20
+    assert tracker.complete
 
 
-def test_who_closes_waits_for_a_store_that_is_slow(way, store, monkeypatch):
-    hear = store._hear
-    monkeypatch.setattr(store, "_hear", lambda *call: (time.sleep(0.05), hear(*call)))
-    for number in range(20):
-        way.put("trial_epoch", "t0", number)
-    way.close(patience_s=0.3)
-    assert len(store.heard) == 20
-    assert way.complete
-
-
-def test_a_store_that_refuses_one_trial_gets_the_others(way, store):
-    store.refused = "t1"
+def test_a_store_that_refuses_one_trial_gets_the_others(tracker, fake):
+    fake.refused = "t1"
     for trial in ("t0", "t1", "t2", "t1"):
-        way.put("trial_epoch", trial, 1)
-    way.close()
-    assert store.heard == [("epoch", "t0", 1), ("epoch", "t2", 1)]
-    assert way.left_out == {"t1"}
-    assert way.complete
+        log_epochs(tracker, trial, 1)
+    tracker.close()
+    assert fake.calls == [("epoch", "t0", 1), ("epoch", "t2", 1)]
+    assert tracker.refused == {"t1"}
+    assert tracker.complete

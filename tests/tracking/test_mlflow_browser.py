@@ -6,24 +6,24 @@ import re
 from dataclasses import replace
 
 import pytest
-from ikd_ray.tracking.pages import VIEW
 
 from ikd_ray import records
 from ikd_ray.config import Trial
 from ikd_ray.records import TrialRecord
 from ikd_ray.report.report import make_report
 from ikd_ray.storage.remote import SharedStorage
-from ikd_ray.tracking.publish import log_report, show_front
+from ikd_ray.tracking.mlflow_internals import VIEW
+from ikd_ray.tracking.publish import log_report, publish_front
 from ikd_ray.tracking.tracker import Tracker
 from tests.helpers.browser import close_mlflow_assistant, open_page, save_screenshot
-from tests.helpers.mlflow_sweeps import sweep
+from tests.helpers.mlflow_sweeps import sweep_record
 from tests.helpers.sample_students import make_student, write_teacher_tokenizer
 from tests.helpers.servers import mlflow_server
 
 pytestmark = pytest.mark.slow
 
 SWEEP = replace(
-    sweep("f1257"),
+    sweep_record("f1257"),
     name="first",
     trials=4,
     command="python sweeps/run.py --task cola",
@@ -71,9 +71,9 @@ def seen(tmp_path_factory):
         records.write_trial(root / "first", done, make_student(len(done.layer_map)).save_pretrained)
     with mlflow_server(root / "server") as server:
         tracker = Tracker(server.uri, "cola")
-        tracker.start(SWEEP)
-        tracker.conclude(root / "first", SWEEP, TRIALS)
-        show_front(tracker, root / "first", SWEEP, TRIALS)
+        tracker.start_sweep(SWEEP)
+        tracker.finish_sweep(root / "first", SWEEP, TRIALS)
+        publish_front(tracker, root / "first", SWEEP, TRIALS)
         assert log_report(SWEEP, make_report(SharedStorage(str(root)), root / "first"), server.uri) == ""
         yield server.uri, tracker
 
@@ -148,7 +148,7 @@ def test_layer_losses_are_curves(seen, tmp_path):
 def test_the_sweep_says_how_to_read_it(seen, tmp_path):
     uri, tracker = seen
     with open_page(1280, 1000) as page:
-        page.goto(f"{uri}/#/experiments/{tracker.experiment_id}/runs/{tracker.parent}")
+        page.goto(f"{uri}/#/experiments/{tracker.experiment_id}/runs/{tracker.parent_run_id}")
         page.get_by_role("heading", name="How to read this").wait_for()
         close_mlflow_assistant(page)
         page.get_by_text("Show more").click()
@@ -173,7 +173,7 @@ def test_the_report_is_an_artifact_that_opens(seen, tmp_path):
     uri, tracker = seen
     with open_page(1500, 900) as page:
         page.goto(
-            f"{uri}/#/experiments/{tracker.experiment_id}/runs/{tracker.parent}/artifacts/report/report.html"
+            f"{uri}/#/experiments/{tracker.experiment_id}/runs/{tracker.parent_run_id}/artifacts/report/report.html"
         )
         frame = page.frame_locator("iframe").first
         frame.get_by_role("heading", name="Regimes at equal depth").wait_for()

@@ -1,174 +1,175 @@
-"""MLflow's own SQLite store, written as a sweep writes it."""
+"""Runs that a tracker writes to MLflow's own SQLite store."""
 
 from __future__ import annotations
 
 import socket
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 
+from ikd_ray.distill.teacher import TeacherRecord
 from ikd_ray.errors import UsageError
 from ikd_ray.tracking.tracker import Tracker
-from tests.helpers.mlflow_sweeps import PARAMS, children, epoch, record, settle, sweep, values
+from tests.helpers.mlflow_sweeps import (
+    PARAMS,
+    epoch_metrics,
+    metric_history,
+    sweep_record,
+    trial_record,
+    trial_runs,
+)
+
+
+def log_trials(tracker, *records):
+    for record in records:
+        tracker.log_trial(record)
 
 
 def test_trials_are_nested_and_tagged(tracker):
-    tracker.trial_started("t000", PARAMS)
-    tracker.trial_epoch("t000", {"dev/mcc": 0.1}, 1)
-    tracker.trial_epoch("t000", {"dev/mcc": 0.3}, 2)
-    run = children(tracker)["t000"]
+    tracker.start_trial("t000", PARAMS)
+    tracker.log_epoch("t000", {"dev/mcc": 0.1}, 1)
+    tracker.log_epoch("t000", {"dev/mcc": 0.3}, 2)
+    run = trial_runs(tracker)["t000"]
     assert run.info.status == "RUNNING"
-    assert run.data.tags["mlflow.parentRunId"] == tracker.parent
+    assert run.data.tags["mlflow.parentRunId"] == tracker.parent_run_id
+    assert run.data.tags["ikd.kind"] == "trial"
     assert run.data.tags["ikd.data_source"] == "folder"
     assert run.data.params == {key: str(value) for key, value in PARAMS.items()}
-    assert values(tracker, run, "dev/mcc") == [(1, 0.1), (2, 0.3)]
+    assert metric_history(tracker, run, "dev/mcc") == [(1, 0.1), (2, 0.3)]
 
 
-def test_what_the_driver_missed_is_filled_in_once(tracker):
-    """One trial ended unheard while it ran, one was never seen, one failed; a second look changes nothing."""
-    tracker.trial_started("t000", PARAMS)
-    tracker.trial_epoch("t000", epoch(1, 0.1), 1, at=1001.5)
+def test_records_complete_runs_that_the_driver_missed(tracker):
+    """One trial ended unheard while it ran, one was never seen, one failed; a repetition changes nothing."""
+    tracker.start_trial("t000", PARAMS)
+    tracker.log_epoch("t000", epoch_metrics(1, 0.1), 1, at=1001.5)
     for _ in range(2):
-        settle(tracker, record(0), record(1), record(2, "failed"))
-    runs = children(tracker)
-    assert {name: run.info.status for name, run in runs.items()} == {
-        "t000": "FINISHED",
-        "t001": "FINISHED",
-        "t002": "FAILED",
-    }
+        log_trials(tracker, trial_record(0), trial_record(1), trial_record(2, "failed"))
+    runs = trial_runs(tracker)
+    statuses = {name: run.info.status for name, run in runs.items()}
+    assert statuses == {"t000": "FINISHED", "t001": "FINISHED", "t002": "FAILED"}
     for name in ("t000", "t001"):
-        assert values(tracker, runs[name], "dev/mcc") == [(1, 0.1), (2, 0.2)]
+        assert metric_history(tracker, runs[name], "dev/mcc") == [(1, 0.1), (2, 0.2)]
         assert runs[name].data.metrics["student/params"] == 5.0
     assert runs["t002"].data.tags["ikd.reason"] == "loss became nan"
 
 
-def test_a_sweep_that_goes_on_does_so_in_its_runs(tracker, uri, request):
-    """Also where the id of its own run was not kept: it was killed before it could."""
-    settle(tracker, record(0))
-    tracker.trial_started("t001", PARAMS)
-    tracker.trial_epoch("t001", epoch(1, 0.1), 1)
-    before = {name: run.info.run_id for name, run in children(tracker).items()}
-    for run_id in (tracker.parent, ""):
-        again = Tracker(uri, request.node.name)
-        again.start(sweep(request.node.name, run_id))
-        assert again.parent == tracker.parent
-        again.trial_started("t001", PARAMS)
-        for number in (1, 2):
-            again.trial_epoch("t001", epoch(number, 0.1 * number), number)
-        runs = children(again)
+def test_a_resumed_sweep_continues_its_runs(tracker, uri, request):
+    """It finds its parent run by the run's id, which old sweeps kept, or by its own."""
+    log_trials(tracker, trial_record(0))
+    tracker.start_trial("t001", PARAMS)
+    tracker.log_epoch("t001", epoch_metrics(1, 0.1), 1)
+    before = {name: run.info.run_id for name, run in trial_runs(tracker).items()}
+    for run_id in (tracker.parent_run_id, ""):
+        resumed = Tracker(uri, request.node.name)
+        resumed.start_sweep(sweep_record(request.node.name, run_id))
+        assert resumed.parent_run_id == tracker.parent_run_id
+        resumed.start_trial("t001", PARAMS)
+        for epoch in (1, 2):
+            resumed.log_epoch("t001", epoch_metrics(epoch, 0.1 * epoch), epoch)
+        runs = trial_runs(resumed)
         assert {name: run.info.run_id for name, run in runs.items()} == before
-        assert values(again, runs["t001"], "dev/mcc") == [(1, 0.1), (2, 0.2)]
-        again.finish("KILLED")
-        assert {name: run.info.status for name, run in children(again).items()} == {
-            "t000": "FINISHED",
-            "t001": "KILLED",
-        }
+        assert metric_history(resumed, runs["t001"], "dev/mcc") == [(1, 0.1), (2, 0.2)]
+        resumed.terminate("KILLED")
+        statuses = {name: run.info.status for name, run in trial_runs(resumed).items()}
+        assert statuses == {"t000": "FINISHED", "t001": "KILLED"}
 
 
-def test_of_a_run_made_twice_the_one_with_more_stays(tracker):
-    """The store made one, and its answer was lost."""
-    tracker.trial_started("t000", PARAMS)
-    tracker.trial_epoch("t000", epoch(1, 0.1), 1)
+def test_of_two_runs_of_a_trial_the_longer_one_stays(tracker):
+    """The store created one, and its answer was lost."""
+    tracker.start_trial("t000", PARAMS)
+    tracker.log_epoch("t000", epoch_metrics(1, 0.1), 1)
     tracker._runs.clear()
-    tracker.trial_started("t000", PARAMS)
-    tracker.take_stock()
-    [run] = tracker.search(f"tags.`mlflow.parentRunId` = '{tracker.parent}'")
-    assert values(tracker, run, "dev/mcc") == [(1, 0.1)]
+    tracker.start_trial("t000", PARAMS)
+    tracker.refresh_runs()
+    [run] = tracker.find_trial_runs(tracker.parent_run_id)
+    assert metric_history(tracker, run, "dev/mcc") == [(1, 0.1)]
 
 
-def test_a_sweep_of_several_pages_goes_on_without_a_run_twice(tracker, uri, request, monkeypatch):
-    settle(tracker, *(record(number) for number in range(8)))
+def test_runs_are_found_on_every_page_of_a_search(tracker, uri, request, monkeypatch):
+    log_trials(tracker, *(trial_record(number) for number in range(8)))
     for name in ("t008", "t009"):
-        tracker.trial_started(name, PARAMS)
-    tracker.finish("KILLED")
-    again = Tracker(uri, request.node.name)
-    search_runs = again.client.search_runs
-    monkeypatch.setattr(again.client, "search_runs", partial(search_runs, max_results=4))
-    again.start(sweep(request.node.name))
-    settle(again, *(record(number) for number in range(10)))
-    runs = list(again.search(f"tags.`mlflow.parentRunId` = '{tracker.parent}'"))
+        tracker.start_trial(name, PARAMS)
+    tracker.terminate("KILLED")
+    resumed = Tracker(uri, request.node.name)
+    search_runs = resumed.client.search_runs
+    monkeypatch.setattr(resumed.client, "search_runs", partial(search_runs, max_results=4))
+    resumed.start_sweep(sweep_record(request.node.name))
+    log_trials(resumed, *(trial_record(number) for number in range(10)))
+    runs = resumed.find_trial_runs(tracker.parent_run_id)
     assert sorted(run.data.tags["ikd.trial"] for run in runs) == [f"t{number:03d}" for number in range(10)]
 
 
-def test_a_store_that_does_not_answer_is_no_store_without_the_run(tracker, monkeypatch):
-    """Or the sweep would begin a second one in it."""
-    from mlflow.exceptions import MlflowException
-
-    def away(run_id):
+def test_a_store_that_does_not_answer_gets_no_second_parent_run(tracker, monkeypatch):
+    def fail(run_id):
         raise MlflowException("API request failed")
 
-    monkeypatch.setattr(tracker.client, "get_run", away)
+    monkeypatch.setattr(tracker.client, "get_run", fail)
     with pytest.raises(MlflowException):
-        tracker.start(sweep("another", tracker.parent))
+        tracker.start_sweep(sweep_record("another", tracker.parent_run_id))
 
 
-def test_a_trial_that_starts_again_goes_on_in_its_run(tracker):
-    """It waited for another trial's epochs, and had ended for Ray Tune alone."""
-    tracker.trial_started("t000", PARAMS, at=1000.0)
-    tracker.trial_epoch("t000", {"dev/mcc": 0.1}, 1)
-    tracker.trial_started("t000", PARAMS, at=1500.0)
-    tracker.trial_epoch("t000", {"dev/mcc": 0.3}, 2)
-    [run] = tracker.search(f"tags.`mlflow.parentRunId` = '{tracker.parent}'")
+def test_a_trial_that_paused_continues_in_its_run(tracker):
+    tracker.start_trial("t000", PARAMS, at=1000.0)
+    tracker.log_epoch("t000", {"dev/mcc": 0.1}, 1)
+    tracker.start_trial("t000", PARAMS, at=1500.0)
+    tracker.log_epoch("t000", {"dev/mcc": 0.3}, 2)
+    [run] = tracker.find_trial_runs(tracker.parent_run_id)
     assert run.info.start_time == 1_000_000
-    assert values(tracker, run, "dev/mcc") == [(1, 0.1), (2, 0.3)]
+    assert metric_history(tracker, run, "dev/mcc") == [(1, 0.1), (2, 0.3)]
 
 
-def test_a_run_says_whose_epochs_it_has_and_what_went_wrong(tracker):
+def test_runs_are_tagged_with_reused_trials_and_warnings(tracker):
     for name in ("t001", "t002"):
-        tracker.trial_started(name, PARAMS)
-    tracker.trial_reused("t001", ["t007"])
-    tracker.trial_reused("t001", ["t007", "t003", "t007"])
-    tracker.trial_warned("t001", ["/cache/1: damaged; trained anew"])
-    tracker.trial_warned("t001", ["/cache/1: damaged; trained anew", "disk full"])
-    tracker.trial_reused("t002", [])
-    tracker.trial_warned("t002", [])
-    runs = children(tracker)
+        tracker.start_trial(name, PARAMS)
+    tracker.set_reused_from("t001", ["t007"])
+    tracker.set_reused_from("t001", ["t007", "t003", "t007"])
+    tracker.set_warnings("t001", ["/cache/1: damaged; trained anew"])
+    tracker.set_warnings("t001", ["/cache/1: damaged; trained anew", "disk full"])
+    tracker.set_reused_from("t002", [])
+    tracker.set_warnings("t002", [])
+    log_trials(tracker, replace(trial_record(3), reused_from=["t002", "t001"], warnings=["disk full"]))
+    runs = trial_runs(tracker)
     assert runs["t001"].data.tags["ikd.reused_from"] == "t003, t007"
     assert runs["t001"].data.tags["ikd.warnings"] == "/cache/1: damaged; trained anew; disk full"
     assert not {"ikd.reused_from", "ikd.warnings"} & set(runs["t002"].data.tags)
+    assert runs["t003"].data.tags["ikd.reused_from"] == "t001, t002"
+    assert runs["t003"].data.tags["ikd.warnings"] == "disk full"
 
 
-def test_tags_fit_the_store_however_much_there_is_to_say(tracker):
-    tracker.trial_started("t000", PARAMS)
-    tracker.trial_reused("t000", [f"t{number:05d}" for number in range(3000)])
-    tracker.trial_warned("t000", ["disk full"] * 3000)
-    tags = children(tracker)["t000"].data.tags
+def test_long_tags_are_cut_to_what_the_store_takes(tracker):
+    tracker.start_trial("t000", PARAMS)
+    tracker.set_reused_from("t000", [f"t{number:05d}" for number in range(3000)])
+    tracker.set_warnings("t000", ["disk full"] * 3000)
+    tags = trial_runs(tracker)["t000"].data.tags
     assert tags["ikd.reused_from"].startswith("t00000, t00001, ")
     for name in ("ikd.reused_from", "ikd.warnings"):
         assert len(tags[name]) == 1000
         assert tags[name].endswith("…")
 
 
-def test_a_run_filled_in_later_has_its_tags_too(tracker):
-    reused = replace(record(0), reused_from=["t002", "t001"], warnings=["disk full"])
-    settle(tracker, reused, record(1))
-    runs = children(tracker)
-    assert runs["t000"].data.tags["ikd.reused_from"] == "t001, t002"
-    assert runs["t000"].data.tags["ikd.warnings"] == "disk full"
-    assert not {"ikd.reused_from", "ikd.warnings"} & set(runs["t001"].data.tags)
-
-
-def test_a_sweep_is_concluded_with_what_all_of_it_came_to(tracker, request, tmp_path):
+def test_a_finished_sweep_has_its_sums_files_and_status(tracker, request, tmp_path):
     (tmp_path / "trials.csv").write_text("id\n")
-    asked = sweep(request.node.name)  # for three trials
-    tracker.conclude(tmp_path, asked, [record(0)])
-    assert tracker.client.get_run(tracker.parent).info.status == "KILLED", "it can go on"
-    tracker.conclude(tmp_path, asked, [record(number) for number in range(3)])
-    run = tracker.client.get_run(tracker.parent)
-    assert run.info.status == "FINISHED"
-    assert run.data.metrics["sharing/classification_epochs"] == 6.0
-    assert [file.path for file in tracker.client.list_artifacts(tracker.parent)] == ["trials.csv"]
-    tracker.conclude(tmp_path, asked, [record(number, "failed") for number in range(3)])
-    assert tracker.client.get_run(tracker.parent).info.status == "FAILED"
+    sweep = sweep_record(request.node.name)  # of three trials
+    client, parent = tracker.client, tracker.parent_run_id
+    tracker.finish_sweep(tmp_path, sweep, [trial_record(0)])
+    assert client.get_run(parent).info.status == "KILLED", "it can be resumed"
+    tracker.finish_sweep(tmp_path, sweep, [trial_record(number) for number in range(3)])
+    assert client.get_run(parent).info.status == "FINISHED"
+    assert client.get_run(parent).data.metrics["sharing/classification_epochs"] == 6.0
+    assert [file.path for file in client.list_artifacts(parent)] == ["trials.csv"]
+    tracker.finish_sweep(tmp_path, sweep, [trial_record(number, "failed") for number in range(3)])
+    assert client.get_run(parent).info.status == "FAILED"
 
 
-def test_runs_have_the_times_of_what_happened(tracker):
-    """Not those of the writing, which may come later."""
-    tracker.trial_started("t000", PARAMS, at=1000.0)
-    tracker.trial_epoch("t000", epoch(1, 0.1), 1, at=1001.0)
-    settle(tracker, record(0), record(1))
-    runs = children(tracker)
+def test_runs_have_the_times_of_the_events(tracker):
+    """Not those of the calls, which may come later."""
+    tracker.start_trial("t000", PARAMS, at=1000.0)
+    tracker.log_epoch("t000", epoch_metrics(1, 0.1), 1, at=1001.0)
+    log_trials(tracker, trial_record(0), trial_record(1))
+    runs = trial_runs(tracker)
     assert (runs["t000"].info.start_time, runs["t000"].info.end_time) == (1_000_000, 1_002_500)
     assert (runs["t001"].info.start_time, runs["t001"].info.end_time) == (1_001_500, 1_002_500)
     for name, first in (("t000", 1_001_000), ("t001", 1_001_500)):
@@ -176,41 +177,45 @@ def test_runs_have_the_times_of_what_happened(tracker):
         assert [metric.timestamp for metric in history] == [first, 1_002_500]
 
 
-def test_a_teacher_is_recorded_once(tracker):
-    """Also where a killed driver has told half of it."""
-    client = tracker.client
-    experiment = client.get_experiment_by_name(tracker.experiment).experiment_id
-    told = "MiniLM", "key", {"epochs": 2}, [{"dev/mcc": 0.4}, {"dev/mcc": 0.3}], {"dev/mcc": 0.4}
+@pytest.mark.parametrize(("kind", "steps"), [("teacher", [0.4, 0.3, 0.4]), ("assistant", [0.4, 0.3])])
+def test_a_teacher_is_logged_once(tracker, kind, steps):
+    """Also after a driver was killed while it logged it. A teacher is its best epoch, an assistant its last."""
+    history = [{"dev/mcc": 0.4}, {"dev/mcc": 0.3}]
+    teacher = TeacherRecord(Path(), "MiniLM", kind, {"dev/mcc": steps[-1]}, {"epochs": 2}, history)
     for status in ("RUNNING", "FINISHED", "FINISHED"):
-        tracker.teacher(*told)
-        [run] = client.search_runs([experiment], "tags.`ikd.kind` = 'teacher'")
+        tracker.log_teacher(teacher, kind)
+        [run] = tracker.client.search_runs([tracker.experiment_id], f"tags.`ikd.kind` = '{kind}'")
         assert run.info.status == "FINISHED"
-        assert values(tracker, run, "dev/mcc") == [(1, 0.4), (2, 0.3), (3, 0.4)]
-        client.update_run(run.info.run_id, status=status)
+        assert run.info.run_name == f"{kind} MiniLM"
+        assert run.data.params == {"epochs": "2"}
+        assert metric_history(tracker, run, "dev/mcc") == list(enumerate(steps, start=1))
+        tracker.client.update_run(run.info.run_id, status=status)
 
 
 def test_a_deleted_experiment_is_a_usage_error(uri):
     tracker = Tracker(uri, "gone")
     tracker.client.delete_experiment(tracker.experiment_id)
-    with pytest.raises(
-        UsageError, match="ikd-gone is deleted; bring it back with 'mlflow experiments restore"
-    ):
+    message = "ikd-gone is deleted; bring it back with 'mlflow experiments restore"
+    with pytest.raises(UsageError, match=message):
         Tracker(uri, "gone")
 
 
-def test_no_store_there_is_a_usage_error():
+@pytest.mark.parametrize("given", ["argument", "environment"])
+def test_an_unavailable_store_is_a_usage_error_without_its_password(monkeypatch, given):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
+    uri = f"http://ann:secret@127.0.0.1:{port}"
+    if given == "environment":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(UsageError) as error:
-        Tracker(f"http://ann:secret@127.0.0.1:{port}", "cola")
+        Tracker(uri if given == "argument" else None, "cola")
     assert f"http://127.0.0.1:{port}: no MLflow store there" in str(error.value)
     assert "secret" not in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_what_is_whole_is_not_looked_up_again(tracker, monkeypatch):
-    """A thousand runs are not read back to find that nothing is missing."""
-    settle(tracker, record(0))
+def test_a_complete_run_is_not_read_again(tracker, monkeypatch):
+    log_trials(tracker, trial_record(0))
     monkeypatch.setattr(tracker, "client", None)
-    settle(tracker, record(0))
+    log_trials(tracker, trial_record(0))
