@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-# Before any Hugging Face library is imported: no test may depend on what the network happens to hold.
+# Set before any Hugging Face library is imported: no test may depend on the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import importlib.util
@@ -48,9 +48,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def glue_dir() -> Path:
-    """A GLUE folder with CoLA, RTE and MRPC: IKD_GLUE_DIR, else `shared/data/glue` beside the repository."""
-    beside = ROOT.parent / "shared" / "data" / "glue"
-    folder = Path(os.environ.get("IKD_GLUE_DIR") or beside)
+    """Return a GLUE folder with CoLA, RTE and MRPC: IKD_GLUE_DIR, else `shared/data/glue` beside the repository."""
+    folder = Path(os.environ.get("IKD_GLUE_DIR") or ROOT.parent / "shared" / "data" / "glue")
     if not folder.is_dir():
         pytest.skip(f"no GLUE data at {folder}; set IKD_GLUE_DIR")
     return folder
@@ -71,7 +70,7 @@ def command_line() -> Callable[[str], typer.Typer]:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """`host:port` of a server that answers as S3 does, and in the environment the keys that it asks for."""
+    """Run a server that answers as S3 does, with its keys in the environment; yield `host:port`."""
     server = pytest.importorskip("moto.server", reason="moto[server] is not installed: no S3 to talk to")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     with pytest.MonkeyPatch.context() as patch:
@@ -108,7 +107,7 @@ def environment() -> dict[str, str]:
     """Return the user's environment without a tracking server and a cluster that happen to be set."""
     return {key: value for key, value in os.environ.items() if key not in UNSET} | {
         "HF_HUB_OFFLINE": "1",
-        # Two threads that wait for each other in a loop come to a standstill where others want a core, too.
+        # Threads that wait for each other in a loop come to a standstill where others need the cores.
         "OMP_WAIT_POLICY": "passive",
     }
 

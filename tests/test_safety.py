@@ -1,4 +1,4 @@
-"""Nothing from outside is ever unpickled, run as code, or handed to a shell."""
+"""No input is ever unpickled, run as code, or passed to a shell."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NO_REMOTE_CODE = "NO_REMOTE_CODE"  # ikd_ray.distill.teacher_files: trust_remote
 
 
 def dangers(source: str) -> Iterator[str]:
-    """What a source file does that it must not, a line each."""
+    """Yield a line for everything that a source file must not do."""
     tree = ast.parse(source)
     full = names(tree)
     for node in ast.walk(tree):
@@ -35,7 +35,7 @@ def dangers(source: str) -> Iterator[str]:
 
 
 def names(tree: ast.AST) -> dict[str, str]:
-    """What the names that a file imports stand for: {"np": "numpy"}."""
+    """Return the full names behind the names that a file imports: {"np": "numpy"}."""
     found = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

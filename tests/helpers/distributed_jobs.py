@@ -1,4 +1,4 @@
-"""What tests run in processes of their own."""
+"""Functions that tests run in several processes."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ JOBS = {
     "cos": {"dropout": 0.0, "trial": _TRIAL | {"regime": "sid", "internal_losses": "cos"}},
     "always": {"dropout": 0.0, "trial": _TRIAL | {"regime": "sid", "soft_labels": "always"}},
     "head": {"dropout": 0.0, "trial": _TRIAL | {"regime": "pid", "top_trains": "head"}},
-    # Most of a layer gets no gradient from its attention maps.
+    # Attention maps give no gradient to most of a layer.
     "kl": {"dropout": 0.0, "trial": _TRIAL | {"regime": "pid", "internal_losses": "kl"}},
     "assisted": {"dropout": 0.0, "trial": _TRIAL | {"regime": "sid", "assistant_layers": 3}},
 }
 
 
 def targets_for(trial: Trial, targets: Targets, data: TaskData) -> dict[str, Targets]:
-    """Who teaches a trial, and whom its student is compared with, as `Distillation` takes them."""
+    """Return the arguments of `Distillation` that say who teaches a trial and with whom its student is compared."""
     if not trial.assistant_layers:
         return {"targets": targets}
     assistant = make_encoder(layers=trial.assistant_layers, seed=1)
@@ -42,7 +42,7 @@ def targets_for(trial: Trial, targets: Targets, data: TaskData) -> dict[str, Tar
 
 
 def run_processes(worker, *arguments: Any, processes: int = 2, seconds: float = 120) -> None:
-    """`worker(rank, *arguments)` in spawned processes; an exception in one is raised here."""
+    """Run `worker(rank, *arguments)` in spawned processes and raise the exception of one, if any."""
     context = mp.spawn(worker, arguments, nprocs=processes, join=False)
     deadline = time.monotonic() + seconds
     try:
@@ -54,21 +54,21 @@ def run_processes(worker, *arguments: Any, processes: int = 2, seconds: float = 
 
 
 def build_and_distill(rank: int, data_folder: Path, out: Path, barrier, yielded) -> None:
-    """Both at once, since starting a process takes longer than what it does here."""
+    """Do both in one process, since its start takes longer than the work."""
     torch.set_num_threads(1)
     build(rank, data_folder, out / "targets", barrier, yielded)
     distill(rank, data_folder, out / "targets", out)
 
 
 def build(rank: int, data_folder: Path, folder: Path, barrier, yielded) -> None:
-    """Build targets when the others are ready to; notes how many steps this process made itself."""
+    """Build targets at the same time as the others and store the number of steps made by this process."""
     data, teacher = open_data(data_folder), make_encoder()
     barrier.wait(60)
     yielded[rank] = len(list(build_targets(folder, data, teacher, (2, 4), True)))
 
 
 def distill(rank: int, data_folder: Path, target_folder: Path, out: Path) -> None:
-    """Every job's epochs and final weights, or its exception, to `out/<job>-<rank>.pt`."""
+    """Write every job's epochs and final weights, or its exception, to `out/<job>-<rank>.pt`."""
     data = open_data(data_folder)
     for name, job in JOBS.items():
         dist.init_process_group(
@@ -78,7 +78,7 @@ def distill(rank: int, data_folder: Path, target_folder: Path, out: Path) -> Non
             world_size=2,
             timeout=timedelta(seconds=20),
         )
-        torch.manual_seed(rank)  # whatever the processes did before must not matter
+        torch.manual_seed(rank)  # earlier random numbers must not matter
         result: dict[str, Any] = {}
         try:
             targets = Targets(target_folder, data, make_encoder(dropout=job["dropout"]))

@@ -1,4 +1,4 @@
-"""Fixtures that tests of several rooms share: tiny teachers, data, targets, sweeps' inputs and MLflow stores."""
+"""Fixtures that several rooms share: tiny teachers, data, targets, inputs of sweeps and MLflow stores."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def make_task_data(tmp_path_factory):
-    """`make_task_data("mnli", train=..., dev=...)`: tokenized splits of a made-up task, made once."""
+    """`make_task_data("mnli", train=..., dev=...)`: tokenized splits of generated examples, made once."""
     root = tmp_path_factory.mktemp("tiny")
     return lambda *args, **sizes: make_data(root, *args, **sizes)
 
@@ -33,20 +33,23 @@ def data(make_task_data):
 
 @pytest.fixture(scope="session")
 def teacher():
-    """Four layers; never change it."""
+    """Return a teacher of four layers, which no test may change."""
     return make_encoder(layers=4)
 
 
 @pytest.fixture(scope="session")
 def targets(tmp_path_factory, data, teacher):
-    """Everything the teacher says about `data`, stored."""
+    """Return the stored targets of all layers for `data`."""
     return make_targets(tmp_path_factory.mktemp("targets"), data, teacher)
 
 
 @pytest.fixture(scope="session")
 def two_processes(tmp_path_factory, data):
-    """What two processes did together: `folder`, the targets both asked for at once; `built`, the steps each
-    made of it; `jobs`, each of `workers.JOBS` and what either rank has of it."""
+    """Run two processes that build targets together and then train every job of `JOBS`.
+
+    Returns:
+        `folder` of the targets, `built`, the steps made by each process, and `jobs` with the result of each rank.
+    """
     out = tmp_path_factory.mktemp("processes")
     context = multiprocessing.get_context("spawn")
     barrier, built = context.Barrier(2), context.Array("i", 2)
@@ -60,13 +63,13 @@ def two_processes(tmp_path_factory, data):
 
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory):
-    """`teacher` and `glue`: folders that the command line takes."""
+    """Return a folder with a teacher and data for the command line, `teacher` and `glue`."""
     return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="session")
 def large(tmp_path_factory):
-    """The same, of which an epoch, and every other phase of a sweep, takes a while."""
+    """Return inputs with which every phase of a sweep takes a while."""
     return write_inputs(tmp_path_factory.mktemp("large"), train=2000, dev=500)
 
 

@@ -1,4 +1,4 @@
-"""Teachers' folders and sweeps' records that a command line must refuse, and the words of its answer."""
+"""Folders of teachers and records of sweeps that a command line must refuse, and words of its error message."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MARKER = "code-of-a-model-was-run"
 
 
 def teacher(change: Callable[[Path], None], **config: Any) -> MakeInput:
-    """A teacher's folder after a change, and with other entries in its config.json."""
+    """Write a teacher's folder, change it, and set entries of its config.json."""
 
     def make(here: Path) -> Path:
         folder = write_teacher(here / "teacher")
@@ -30,7 +30,7 @@ def teacher(change: Callable[[Path], None], **config: Any) -> MakeInput:
 
 
 def unchanged(folder: Path) -> None:
-    """No change."""
+    """Leave the folder as it is."""
 
 
 def classifier_with(labels: int, **config: Any) -> MakeInput:
@@ -52,7 +52,7 @@ def weights(change: Callable[[dict], dict]) -> Callable[[Path], None]:
 
 
 def write_model_code(folder: Path) -> None:
-    """Python files that leave a marker when they run."""
+    """Write Python files that leave a marker when they run."""
     for name in ("configuration_x", "modeling_x", "tokenization_x"):
         (folder / f"{name}.py").write_text(f"open({str(folder.parent / MARKER)!r}, 'w')\nclass X: pass\n")
 
@@ -175,7 +175,7 @@ TRIAL: dict[str, Any] = {
 
 
 def sweep(trial: dict[str, Any] | None = None, **changes: Any) -> MakeInput:
-    """An output folder with the sweep `begun` and one trial, after changes to their records."""
+    """Write an output folder with the sweep `begun`, whose record has `changes`, and one trial."""
 
     def make(here: Path) -> Path:
         begun = here / "outputs" / "begun"
@@ -189,7 +189,7 @@ def sweep(trial: dict[str, Any] | None = None, **changes: Any) -> MakeInput:
 
 
 def sweep_file(content: str | bytes | None) -> MakeInput:
-    """An output folder whose sweep has this for its record; none: a pipe."""
+    """Write an output folder whose sweep has this record, or, without content, a pipe in its place."""
 
     def make(here: Path) -> Path:
         output = sweep()(here)
@@ -207,7 +207,7 @@ def settings(**changes: Any) -> MakeInput:
     return sweep(settings=SWEEP["settings"] | changes)
 
 
-# Refused by `run.py --resume begun` and by `export.py --name begun` alike.
+# Refused by both `run.py --resume begun` and `export.py --name begun`.
 RECORDS: dict[str, tuple[MakeInput, tuple[str, ...]]] = {
     "truncated": (sweep_file(json.dumps(SWEEP)[:-40]), ("begun", "unreadable")),
     "empty": (sweep_file(""), ("begun", "unreadable")),

@@ -1,4 +1,4 @@
-"""Inputs that a command line must refuse, and the words that its answer must have."""
+"""Flags and files that a command line must refuse, and words of its error message."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any
 
 from ikd_ray.yaml_file import MAX_BYTES
 
-MakeInput = Callable[[Path], Any]  # a flag's value that needs files: makes them below a folder
-Cases = dict[str, tuple[dict[str, Any], tuple[str, ...]]]  # name -> flags, words
+MakeInput = Callable[[Path], Any]
+"""A function that writes files below a folder and returns the value of a flag."""
+
+Cases = dict[str, tuple[dict[str, Any], tuple[str, ...]]]
+"""Flags and words of the message, by the name of the case."""
 
 GOOD = "x\t1\t\tw1 w2\n"
 
@@ -206,7 +209,7 @@ SPACES: dict[str, tuple[MakeInput | str, tuple[str, ...]]] = {
 
 
 def cola(train: str | bytes, dev: str | bytes = GOOD) -> MakeInput:
-    """A data folder with these files."""
+    """Write a data folder with the given files."""
 
     def make(here: Path) -> Path:
         folder = here / "data" / "CoLA"
@@ -219,7 +222,7 @@ def cola(train: str | bytes, dev: str | bytes = GOOD) -> MakeInput:
 
 
 def with_train(make_file: Callable[[Path, str], Path]) -> MakeInput:
-    """A data folder whose train.tsv is what a maker makes."""
+    """Write a data folder whose train.tsv is what `make_file` makes."""
 
     def make(here: Path) -> Path:
         data = cola("")(here)

@@ -1,4 +1,4 @@
-"""Task files and tables of a user's own that a command line must refuse, and the words of its answer."""
+"""Task files and tables that a command line must refuse, and words of its error message."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ TABLES: dict[str, tuple[MakeInput | str | None, tuple[str, ...]]] = {
 
 
 def begun(definition: str | None, **changes: Any) -> MakeInput:
-    """An output folder with the sweep `begun` of the task `own`, and what is kept of that."""
+    """Write an output folder with the sweep `begun` of the task `own`, and its copy of the task file."""
     identity = '["own", 1, ["no", "yes"], ["mcc"], "mcc"]'
     record = {"task": "own", "data": SWEEP["data"] | {"task": digest(identity)}}
 
@@ -96,7 +96,7 @@ def begun(definition: str | None, **changes: Any) -> MakeInput:
     return make
 
 
-# Refused by `run.py --resume begun`, `report.py --check begun` and `export.py --task own --name begun` alike.
+# Refused by `run.py --resume begun`, `report.py --check begun` and `export.py --task own --name begun`.
 TASK_DEFINITIONS: dict[str, tuple[MakeInput, tuple[str, ...]]] = {
     "missing": (begun(None), ("task.yaml", "missing", "'own'")),
     "another's": (begun(TASK.replace("own", "others")), ("task.yaml", "others", "'own'")),

@@ -1,4 +1,4 @@
-"""The method's formulas, written from their definitions: float64 NumPy, one example, head and row at a time.
+"""The losses from their definitions, in float64 NumPy: one example, head and row at a time.
 
 Nothing here imports the package, and nothing is vectorised over what the formulas sum over, so that a wrong
 axis or a wrong divisor in the package cannot be repeated here by habit.

@@ -1,4 +1,4 @@
-"""The plain way to train a stage, which every fast path is held against.
+"""A plain training loop, the reference for every fast path.
 
 Hugging Face's own eager forward pass of every layer at every step, the teacher's too, all examples padded to the
 longest of all, formulas from their definitions, a dense optimizer that is not fused. Only the order of the examples
@@ -18,7 +18,7 @@ from ikd_ray.data.batches import training_batches
 
 
 def padded_examples(split, rows, pad_id):
-    """Ids, segments, mask and labels, one example after the other."""
+    """Return ids, segments, mask and labels, read one example after the other."""
     longest = int(split.lengths.max())
     ids = torch.full((len(rows), longest), pad_id)
     segments, mask = torch.zeros_like(ids), torch.zeros_like(ids)
@@ -80,7 +80,7 @@ def trainable_names(model, stage) -> list[str]:
 
 
 def train_stages(student, teacher, stages, trial, data, matched):
-    """A trained copy of `student`, a Hugging Face BERT classifier; a generator of its state after each stage."""
+    """Train a copy of `student`, a Hugging Face BERT classifier, and yield its state after each stage."""
     student, teacher = copy.deepcopy(student).eval(), copy.deepcopy(teacher).eval()
     for model in (student, teacher):
         model.set_attn_implementation("eager")
@@ -110,7 +110,7 @@ def train_stages(student, teacher, stages, trial, data, matched):
 
 
 def learning_rate_factor(stage, step, per_epoch):
-    """Linear warm-up over a tenth (of the stage, or of its first epoch), then linear decay or constant."""
+    """Return the factor of linear warm-up over a tenth of the stage (or of its first epoch) and linear decay."""
     total = stage.epochs * per_epoch
     warmup = max(1, round(0.1 * (total if stage.decays else per_epoch)))
     if step < warmup:

@@ -1,4 +1,4 @@
-"""A sweep that compares methods over several seeds, as one leaves it on disk."""
+"""The files of a sweep that compares methods over several seeds."""
 
 from __future__ import annotations
 
@@ -43,9 +43,16 @@ def make_comparison(
     weights: bool = False,
     **changes: Any,
 ) -> Path:
-    """Every method with each of `varied` and each seed, then `again` new seeds of each method's last one.
+    """Write a sweep of every method with each of `varied` and each seed.
 
     Args:
+        output: output folder.
+        methods: fields of each method.
+        seeds: number of seeds.
+        varied: fields that all methods are tried with.
+        again: number of further seeds with which each method's last configuration is retrained.
+        task: name of the task.
+        weights: whether students have weights.
         changes: further fields of the sweep's record.
     """
     sweep = make_sweep(output, 0, task, weights=weights, **changes)
@@ -83,13 +90,13 @@ def metric_by_seed(subject: SweepAnalysis, method: str, metric: str, again: bool
 
 
 def mean_and_interval(values, form: str = ".3f") -> str:
-    """The mean and half the 95% interval, by scipy's t-test."""
+    """Return the mean and half the 95 % interval by scipy's t-test."""
     low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     return f"{np.mean(values):{form}} ± {(high - low) / 2:.3f}"
 
 
 def paired_difference(subject: SweepAnalysis, one: str, other: str, counts) -> str:
-    """The mean difference and half its 95% interval, by scipy's paired t-test."""
+    """Return the mean difference and half its 95 % interval by scipy's paired t-test."""
     found = []
     for name in (one, other):
         trials = [t for t in subject.finished if t.method == name and counts(t)]
@@ -99,7 +106,7 @@ def paired_difference(subject: SweepAnalysis, one: str, other: str, counts) -> s
 
 
 def edit_trial_records(sweep: Path, change) -> None:
-    """Rewrite every trial's record."""
+    """Change every trial's record with `change`."""
     for file in (sweep / "trials").glob("*/trial.json"):
         record = json.loads(file.read_text())
         change(record)

@@ -1,4 +1,4 @@
-"""Tiny students, and sweeps of them as trials leave them."""
+"""Tiny students, and the files of a sweep of them."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def make_student(layers: int, labels: int = 2) -> BertForSequenceClassification:
         max_position_embeddings=64,
         num_labels=labels,
     )
-    # As students are in a sweep: wrapped, with the project's own attention.
+    # Students in a sweep are wrapped, with the project's own attention.
     return Encoder(BertForSequenceClassification(config).eval()).model
 
 
 def write_teacher_tokenizer(teacher: Path) -> None:
-    """The folder of a teacher of which nothing but the tokenizer is needed."""
+    """Write the folder of a teacher with a tokenizer and without weights."""
     with store.staging_dir(teacher) as folder:
         vocabulary = folder / "vocab.txt"
         vocabulary.write_text("\n".join(WORDS))
@@ -47,7 +47,7 @@ def write_teacher_tokenizer(teacher: Path) -> None:
 def make_student_sweep(
     output: Path, name: str = "first", task: str = "cola", generated: bool = False, **changes
 ) -> Path:
-    """A sweep of four trials, two of them on the front, and its teacher."""
+    """Write a teacher and a sweep of four trials, two of which are on the front and one of which failed."""
     teacher = output / "cache" / "teachers" / "key"
     if not teacher.exists():
         write_teacher_tokenizer(teacher)
@@ -86,5 +86,5 @@ def make_student_sweep(
 
 
 def file_contents(folder: Path) -> dict[str, bytes]:
-    """Every file's content, by its path in the folder."""
+    """Return the content of every file by its path in the folder."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}

@@ -1,4 +1,4 @@
-"""A sweep as one leaves it on disk: a tiny teacher, tokens, students with weights, records and a study."""
+"""The files of a sweep: a tiny teacher, tokens, students with weights, records and a study."""
 
 from __future__ import annotations
 
@@ -40,9 +40,15 @@ def make_sweep(
     generated: bool = False,
     **changes: Any,
 ) -> Path:
-    """A sweep over `SPACE`; the same in every call. Without `weights` it has records and a study alone.
+    """Write a sweep over `SPACE` which is the same in every call.
 
     Args:
+        output: output folder.
+        trials: number of trials.
+        task: name of the task.
+        name: name of the sweep.
+        weights: whether there are a teacher, tokens and weights beside the records and the study.
+        generated: whether the data is the embedded corpus.
         changes: further fields of the sweep's record.
     """
     dataset = make_dataset(task)
@@ -95,7 +101,7 @@ def make_sweep(
 
 
 def _move(student: Encoder, number: int) -> None:
-    """As training does: no two students are the same."""
+    """Change all weights, so that no two students are equal."""
     generator = torch.Generator().manual_seed(number)
     with torch.no_grad():
         for parameter in student.parameters():
@@ -103,7 +109,7 @@ def _move(student: Encoder, number: int) -> None:
 
 
 def _trial(number: int, rng: np.random.Generator, metric: str) -> tuple[TrialRecord, dict[str, Any]]:
-    """A finished trial whose numbers tell regimes and depths apart, and what was searched of it."""
+    """Return a finished trial, with metrics that differ by regime and depth, and its searched parameters."""
     regime, layers = SEARCHED[number % len(SEARCHED)], 1 + number % (LAYERS - 1)
     temperature, weight = (float(math.exp(rng.uniform(0, math.log(10)))) for _ in range(2))
     searched = {

@@ -37,24 +37,29 @@ def free_port() -> int:
 
 
 def is_healthy(uri: str) -> bool:
-    """Whether a server of MLflow is there, and well."""
+    """Return whether a server of MLflow answers."""
     with suppress(OSError):
         return urlopen(f"{uri}/health", timeout=5).status == 200
     return False
 
 
 class MlflowServer:
-    """MLflow's server in processes of its own, always on the same port and store."""
+    """An MLflow server in processes of its own, restarted on the same port and store."""
 
     def __init__(self, folder: Path, store: str = "") -> None:
-        """`folder`: of its database, artifacts and log. `store`: a database elsewhere."""
+        """Choose a port.
+
+        Args:
+            folder: folder of its database, artifacts and log.
+            store: URI of another database.
+        """
         self._folder = folder
         self._store = store or f"sqlite:///{folder / 'server.db'}"
         self._port = free_port()
         self.uri = f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Start and wait until it answers."""
         command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", self._store]
         command += ["--artifacts-destination", str(self._folder / "artifacts")]
         command += ["--host", "127.0.0.1", "--port", str(self._port), "--workers", "1"]
@@ -71,16 +76,16 @@ class MlflowServer:
         wait_until(lambda: is_healthy(self.uri), self._process, self._folder / "server.log")
 
     def kill(self) -> None:
-        """From now on nobody listens: connections are refused."""
+        """Kill it, so that connections are refused."""
         self._signal(signal.SIGKILL)
         self._process.wait(timeout=30)
 
     def hang(self) -> None:
-        """From now on connections are taken, by the kernel, and never answered."""
+        """Stop it, so that the kernel takes connections which nobody answers."""
         self._signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """After `hang`: answer also what was asked meanwhile."""
+        """Continue after `hang` and answer what was asked meanwhile."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: int) -> None:
@@ -90,7 +95,7 @@ class MlflowServer:
 
 @contextmanager
 def mlflow_server(folder: Path, store: str = "") -> Iterator[MlflowServer]:
-    """One that runs; see `MlflowServer`."""
+    """Run an MLflow server."""
     folder.mkdir(parents=True, exist_ok=True)
     server = MlflowServer(folder, store)
     try:
@@ -101,7 +106,11 @@ def mlflow_server(folder: Path, store: str = "") -> Iterator[MlflowServer]:
 
 
 class LosingProxy(ThreadingHTTPServer):
-    """Passes requests on to a server, and loses some answers: the connection ends without one."""
+    """A proxy that passes requests on and loses some answers: the connection ends without one.
+
+    Attributes:
+        lost: paths of the requests that were carried out and whose answers are lost.
+    """
 
     daemon_threads = True
 
@@ -109,17 +118,17 @@ class LosingProxy(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Relay)
         self.target = target.removeprefix("http://")
         self.uri = f"http://127.0.0.1:{self.server_port}"
-        self.lost: list[str] = []  # paths of requests that were carried out and whose answers are lost
+        self.lost: list[str] = []
         self._to_lose: dict[str, set[int]] = {}
         self._seen: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def lose(self, path: str, *nths: int) -> None:
-        """Lose the answers of these POSTs, counted from 1, among those whose path ends so."""
+        """Lose the answers of these POSTs, counted from 1, among those whose path ends with `path`."""
         self._to_lose[path] = set(nths)
 
     def is_lost(self, path: str) -> bool:
-        """Whether the answer of this request, which is carried out by now, gets lost."""
+        """Return whether to lose the answer of this request, which has been carried out."""
         with self._lock:
             for end, nths in self._to_lose.items():
                 if path.endswith(end):
@@ -130,7 +139,7 @@ class LosingProxy(ThreadingHTTPServer):
         return False
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that has gone away is none of the test's business."""
+        """Ignore clients that have gone away."""
 
 
 class _Relay(BaseHTTPRequestHandler):
@@ -156,12 +165,12 @@ class _Relay(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _relay  # noqa: N815
 
     def log_message(self, *arguments: object) -> None:
-        """Nothing on the terminal."""
+        """Write nothing to the terminal."""
 
 
 @contextmanager
 def losing_proxy(target: str) -> Iterator[LosingProxy]:
-    """One that runs; see `LosingProxy`."""
+    """Run a `LosingProxy`."""
     with LosingProxy(target) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, daemon=True)
         thread.start()
@@ -173,7 +182,7 @@ def losing_proxy(target: str) -> Iterator[LosingProxy]:
 
 @dataclass(frozen=True)
 class Postgres:
-    """A database of which only who has the password gets anything."""
+    """A database that asks for a password."""
 
     port: int
 
@@ -183,7 +192,7 @@ class Postgres:
 
 
 def postgres_unavailable_reason() -> str:
-    """Why no PostgreSQL can be started here; empty where it can."""
+    """Return why no PostgreSQL can be started here, or ""."""
     try:
         sqlalchemy.create_engine("postgresql://")
     except ImportError as error:  # its version decides which driver it takes
@@ -196,7 +205,7 @@ def postgres_unavailable_reason() -> str:
 
 
 def _postgres_programs() -> Path | None:
-    """The folder of the newest `initdb`."""
+    """Return the folder of the newest `initdb`."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     on_path = shutil.which("initdb")
     return found[-1].parent if found else Path(on_path).parent if on_path else None
@@ -204,7 +213,7 @@ def _postgres_programs() -> Path | None:
 
 @contextmanager
 def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL with a folder and a port of its own."""
+    """Run a PostgreSQL with a folder and a port of its own."""
     programs, port = _postgres_programs(), free_port()
     # Not below pytest's own folder, which other users may not enter.
     folder = Path(tempfile.mkdtemp(prefix="ikd-postgres-"))
@@ -240,7 +249,7 @@ def postgres() -> Iterator[Postgres]:
 
 
 def wait_until(is_ready, process: subprocess.Popen, log: Path) -> None:
-    """Wait for a server that starts; what it says where it does not."""
+    """Wait for a server that starts, and raise its log where it does not."""
     end = time.monotonic() + START_S
     while not is_ready():
         if process.poll() is not None or time.monotonic() > end:

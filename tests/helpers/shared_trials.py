@@ -1,4 +1,4 @@
-"""Trials of which it is asked whether they are the same, and where their saved epochs lie."""
+"""Distillations to compare with each other, and the folders of their saved epochs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def with_fields(trial: Trial, **fields) -> Trial:
 
 
 def comparable_metrics(metrics: dict[str, float]) -> dict[str, float]:
-    """What does not depend on who trained."""
+    """Return the metrics that do not depend on which trial trained."""
     counts = ("reused_epochs", "trained_epochs")
     return {name: value for name, value in metrics.items() if "time/" not in name and name not in counts}
 
@@ -40,7 +40,7 @@ def distillation_result(course: Distillation, epochs: list) -> SimpleNamespace:
 
 
 def assert_same_result(found: SimpleNamespace, expected: SimpleNamespace) -> None:
-    """Bit for bit; every epoch given once and in order."""
+    """Assert equality bit for bit, with every epoch reported once and in order."""
     assert [epoch.epoch for epoch in found.epochs] == list(range(1, len(expected.epochs) + 1))
     assert [epoch.remaining for epoch in found.epochs] == [epoch.remaining for epoch in expected.epochs]
     assert found.metrics == expected.metrics
@@ -49,7 +49,7 @@ def assert_same_result(found: SimpleNamespace, expected: SimpleNamespace) -> Non
 
 
 def saved_epoch_folder(folder: Path, stage: str, epoch: int) -> Path:
-    """Where the one state after a stage's epoch is."""
+    """Return the folder of the only state after an epoch of a stage."""
     (found,) = (
         path.parent
         for path in folder.glob(f"[!.]*/{epoch}/epoch.json")

@@ -1,4 +1,4 @@
-"""Building targets in tests, and looking at the files."""
+"""Building targets, and the content of their files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def build_all(folder, data, teacher, layers=LAYERS, attention=True) -> list[tupl
 
 
 def part_inodes(folder: Path) -> dict[str, int]:
-    """Each part's inode: a folder written anew has another."""
+    """Return the inode of each part, which changes when its folder is written again."""
     return {path.name: os.stat(path).st_ino for path in folder.iterdir() if path.is_dir()}
 
 
@@ -32,7 +32,7 @@ def content_bytes(folder: Path) -> dict[str, bytes]:
 
 
 def assert_arrays_close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    """To float16 precision: which layers record their attention decides the kernel, hence the last bit."""
+    """Assert equality to float16 precision: which layers record attention decides the kernel and the last bit."""
     assert found.keys() == expected.keys()
     for name, array in found.items():
         assert array.dtype == expected[name].dtype

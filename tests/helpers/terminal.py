@@ -1,4 +1,4 @@
-"""What a user sees: command lines as they run them, a terminal, and a clock for what is shown."""
+"""Command lines called in this process, a stream that is a terminal, and a clock for what is shown there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 
 def invoke(app, *arguments):
-    """A command line's result; none ends with a traceback."""
+    """Return the result of a command line, which must not end with a traceback."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
@@ -20,7 +20,7 @@ class TerminalStream(io.StringIO):
 
 
 class FakeClock:
-    """Time that passes when told to."""
+    """A clock that moves when told to."""
 
     def __init__(self) -> None:
         self.time = 100.0

@@ -1,4 +1,4 @@
-"""Models and data small enough to train in a blink; importable by spawned processes too."""
+"""Models and data that train in an instant; spawned processes import them, too."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HIDDEN, HEADS = 32, 4
 
 
 def write_tokenizer(folder: Path):
-    """A WordPiece tokenizer, saved in `folder`."""
+    """Save and return a WordPiece tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
     tokenizer = BertTokenizerFast(str(folder / "vocab.txt"))
@@ -36,7 +36,7 @@ def write_tokenizer(folder: Path):
 def make_classifier(
     family: str = "bert", layers: int = 4, labels: int = 2, dropout: float = 0.0, seed: int = 0
 ):
-    """A randomly initialised classifier whose weights are large enough that layers and heads differ."""
+    """Return a randomly initialised classifier with weights so large that layers and heads differ."""
     torch.manual_seed(seed)
     sizes = {
         "vocab_size": len(VOCABULARY),
@@ -60,7 +60,7 @@ def make_classifier(
         sizes |= {"embedding_size": 24}
     config = CONFIG_MAPPING[family](**sizes)
     model = AutoModelForSequenceClassification.from_config(config)
-    with torch.no_grad():  # biases and norms start at 0 and 1: a copy that forgot them would go unseen
+    with torch.no_grad():  # biases and norms start at 0 and 1, which would hide a copy without them
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
@@ -68,7 +68,7 @@ def make_classifier(
 
 
 def write_teacher(folder: Path, layers: int = 4) -> Path:
-    """A randomly initialised BERT without a head, as one downloads it."""
+    """Write a randomly initialised BERT without a head, as one downloads it."""
     make_classifier(layers=layers).bert.save_pretrained(folder)
     write_tokenizer(folder)
     return folder
@@ -79,7 +79,7 @@ def make_encoder(family: str = "bert", layers: int = 4, labels: int = 2, dropout
 
 
 def random_batch(lengths: list[int], seed: int = 0, pad_id: int = 0, labels: int = 2) -> Batch:
-    """Token ids above the special ones, padded to the longest."""
+    """Return a batch of token ids above the special ones, padded to the longest."""
     rng = np.random.default_rng(seed)
     mask = np.arange(max(lengths)) < np.array(lengths)[:, None]
     ids = np.where(mask, rng.integers(5, len(VOCABULARY), mask.shape), pad_id)
@@ -96,7 +96,7 @@ def _sentences(rng: np.random.Generator, count: int, longest: int) -> list[str]:
 
 
 def make_dataset(task_name: str = "cola", train: int = 48, dev: int = 20, seed: int = 0) -> Dataset:
-    """Sentences of 1 to 16 words; the label can be learnt: whether the first word's number is even."""
+    """Return sentences of 1 to 16 words with a label that can be learnt: the parity of the first word's number."""
     task, rng = get_task(task_name), np.random.default_rng(seed)
     splits = {}
     for names in task.splits:
@@ -115,7 +115,7 @@ def make_data(root: Path, task_name: str = "cola", train: int = 48, dev: int = 2
 
 
 def make_targets(folder: Path, data: TaskData, teacher: Encoder, attention: bool = True) -> Targets:
-    """The targets of every layer of the teacher."""
+    """Build the targets of every layer of the teacher."""
     list(build_targets(folder, data, teacher, range(1, len(teacher.layers) + 1), attention))
     return Targets(folder, data, teacher, attention)
 
@@ -125,12 +125,12 @@ def copy_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def changed_tensors(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
-    """Names of the tensors that are not bit for bit what they were."""
+    """Return the names of the tensors that are not equal bit for bit."""
     assert before.keys() == after.keys()
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-# Of each of a trial's fields another value than its default.
+# A value for each field of a trial that is not its default.
 NON_DEFAULT_FIELDS = {
     "regime": "id",
     "student_layers": 2,

@@ -1,4 +1,4 @@
-"""Bad input gets one clear line, exit status 2, and nothing is written."""
+"""Bad input: one clear line, exit status 2, and nothing is written."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.helpers.invalid_folders import EXPORTS, MARKER, RECORDS, RESUMES, TEA
 from tests.helpers.invalid_inputs import CHECKS, CLUSTERS, DATA, EXPORT_FLAGS, FLAGS, SPACES
 from tests.helpers.invalid_tasks import TABLES, TASK_DEFINITIONS, TASK_FILES, task
 
-pytestmark = pytest.mark.timeout(60)  # whatever waits for a pipe's other end waits for ever
+pytestmark = pytest.mark.timeout(60)  # reading a pipe that nobody writes to would never end
 
 
 def tree(folder: Path) -> dict[str, Any]:
-    """All that is below a folder; of a file also its content."""
+    """Return all paths below a folder, with the content of files."""
     return {
         str(path): path.read_bytes() if path.is_file() and not path.is_symlink() else None
         for path in sorted(folder.rglob("*"))
@@ -27,7 +27,7 @@ def tree(folder: Path) -> dict[str, Any]:
 
 
 def all_cases() -> dict[str, tuple[str, list[str], dict[str, Any], tuple[str, ...]]]:
-    """name -> script of `sweeps/`, words before its flags, flags, words of the answer."""
+    """Return the script, words before its flags, flags and words of the message, by the name of the case."""
     cases: dict[str, Any] = {}
 
     def add(kind: str, script: str, found: Mapping[str, Any], flag: str | None = None, **more: Any) -> None:
@@ -62,7 +62,7 @@ CASES = all_cases()
 
 
 def flags_of(script: str, flags: Mapping[str, Any], inputs: Path, here: Path) -> dict[str, Any]:
-    """The flags with values made, and with good ones beside them."""
+    """Return the flags with their values made, and with valid flags beside them."""
     usual: dict[str, Any] = {}
     if script == "run" and "resume" not in flags:
         (here / "space.yaml").write_text("params: {student_layers: 2}\n")

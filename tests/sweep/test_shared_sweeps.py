@@ -90,8 +90,10 @@ def test_another_sweep_trains_nothing(inputs, command, shared, tmp_path):
 
 
 def test_trials_that_wait_make_way_and_are_resumed(inputs, command, environment, shared, tmp_path):
-    """Somebody trains the first layer's stage, which PID and SID need: the other trials end meanwhile, Ctrl-C is
-    heeded while nothing but waiting is left, and what has waited goes on as if it never had."""
+    """Another process holds the first layer's stage, which PID and SID need.
+
+    The other trials end meanwhile, Ctrl-C is heeded while only waiting is left, and then the waiting trials run.
+    """
     shutil.copytree(shared / "outputs", tmp_path / "outputs")
     stages = tmp_path / "outputs/cache/stages"
     cards = {card: json.loads(card.read_text())["about"]["stage"] for card in stages.glob("*/*/epoch.json")}

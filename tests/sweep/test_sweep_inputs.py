@@ -29,7 +29,7 @@ def bucket(on_s3, machine, monkeypatch) -> str:
 
 @pytest.fixture
 def methods(on_s3, bucket, call) -> Swept:
-    """The sweep on S3, its records pulled to the second machine, with nothing different from MLflow."""
+    """Return the sweep on S3 with its records downloaded to the second machine, where they agree with MLflow."""
     result = call("report", "--check", "methods", "--output", bucket, cwd=on_s3.home)
     assert result.exit_code == 0, result.output
     assert result.stdout == "methods: 6 of 6 trials have ended, 6 of them finished; 0 differences\n"
