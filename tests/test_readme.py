@@ -144,7 +144,7 @@ def test_the_claims_were_measured_with_the_trials_that_the_table_gives():
 
 @pytest.fixture(scope="module")
 def working_folder(tmp_path_factory):
-    """A working folder as the README assumes it, with little data."""
+    """Return a working folder as the README assumes it, with little data."""
     folder = tmp_path_factory.mktemp("readme")
     for name in ("sweeps", "search_spaces"):
         (folder / name).symlink_to(ROOT / name)

@@ -36,7 +36,7 @@ def records(suggestions):
 
 
 def result(suggestion):
-    """A made-up outcome that depends on the parameters alone."""
+    """Return an outcome that depends on the parameters alone."""
     params = suggestion["params"]
     value = params["temperature"] / 10 + params["student_layers"]
     return reported({"dev/mcc": value, "student/params": params["student_layers"]})
