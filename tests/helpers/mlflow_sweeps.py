@@ -50,7 +50,7 @@ def trial_record(number: int, status: str = "finished") -> TrialRecord:
 
 
 def trial_runs(tracker):
-    """The runs of a tracker's sweep, by trial id."""
+    """Return the runs of a tracker's sweep, by trial id."""
     return {run.data.tags["ikd.trial"]: run for run in tracker.find_trial_runs(tracker.parent_run_id)}
 
 
