@@ -1,4 +1,4 @@
-"""Why a sweep's students are good, in figures (--task), or whether all its records tell one story (--check)."""
+"""Draw a report on a sweep (--task), or check that its records, study, MLflow runs and tables agree (--check)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ikd_ray.sweep.sync import SweepSync, pull_sweeps
 from ikd_ray.tasks import TASKS
 from ikd_ray.terminal.command_line import print_error, print_warning, run, script_command, usage_errors
 
+# Modules that take seconds to import are imported where they are used.
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -33,7 +34,7 @@ def report(
         typer.Option(help="Text whose attention is drawn; twice for a pair. Default: one of the dev set."),
     ] = None,
     check: Annotated[
-        str | None, typer.Option(help="Name of the sweep to check; what can be derived is mended.")
+        str | None, typer.Option(help="Name of the sweep to check; what can be derived is repaired.")
     ] = None,
     output: Annotated[
         str, typer.Option(help="Where the sweeps are: a folder, or s3://BUCKET/...")
@@ -48,65 +49,67 @@ def report(
             raise UsageError("give --task TASK to draw a sweep, or --check NAME to check one")
         if check is not None and (name is not None or sentence):
             raise UsageError("--check takes neither --name nor --sentence: they say what --task draws")
-        place = open_storage(output)
+        storage = open_storage(output)
         if task is not None:
-            status = _draw(place, task, name, sentence or [], tracking_uri)
-        elif check is not None:
-            status = _check(place, check, tracking_uri, output)
-    raise typer.Exit(status)
+            _draw(storage, task, name, sentence or [], tracking_uri)
+        elif check is not None and not _check(storage, check, tracking_uri, output):
+            raise typer.Exit(1)
 
 
-def _check(place: SharedStorage, name: str, uri: str | None, output: str) -> int:
+def _check(storage: SharedStorage, name: str, tracking_uri: str | None, output: str) -> bool:
+    """Print the differences from the sweep's records; return whether all of them were repaired."""
     from ikd_ray.records import num_pending
     from ikd_ray.sweep.request import find_sweep
-    from ikd_ray.sweep.verify import verify  # imported late: it takes seconds
+    from ikd_ray.sweep.verify import verify
 
-    folder = find_sweep(name, "--check", place)
-    sweep, trials, found = verify(place, folder, uri)
-    SweepSync(place, folder, print_error).push()
-    for finding in found:
-        state = "mended" if finding.mended else "NOT mended"
-        typer.echo(f"{finding.where}: {finding.what}: {state}")
+    folder = find_sweep(name, "--check", storage)
+    sweep, trials, discrepancies = verify(storage, folder, tracking_uri)
+    SweepSync(storage, folder, print_error).push()
+    for discrepancy in discrepancies:
+        state = "repaired" if discrepancy.repaired else "NOT repaired"
+        typer.echo(f"{discrepancy.where}: {discrepancy.what}: {state}")
     finished = sum(trial.status == "finished" for trial in trials)
     typer.echo(
         f"{sweep.name}: {len(trials)} of {sweep.trials} trials have ended, {finished} of them finished; "
-        f"{len(found)} differences"
+        f"{len(discrepancies)} differences"
     )
-    left = [finding for finding in found if not finding.mended]
-    if left or num_pending(sweep.trials, trials):
+    all_repaired = all(discrepancy.repaired for discrepancy in discrepancies)
+    if not all_repaired or num_pending(sweep.trials, trials):
         typer.echo(f"go on: {script_command('run', f'--resume {sweep.name}', output)}")
-    return 1 if left else 0
+    return all_repaired
 
 
-def _draw(place: SharedStorage, task: str, name: str | None, texts: list[str], uri: str | None) -> int:
-    from ikd_ray.records import read_sweep, resolve_task, select_sweep  # imported late: it takes seconds
+def _draw(
+    storage: SharedStorage, task: str, name: str | None, texts: list[str], tracking_uri: str | None
+) -> None:
+    """Draw the report, and log it to MLflow where that is possible."""
+    from ikd_ray.records import read_sweep, resolve_task, select_sweep
     from ikd_ray.sweep.request import tracking_uri_of
     from ikd_ray.tracking.publish import log_report
 
-    with place.usage_errors():
-        pull_sweeps(place)
-    folder = select_sweep(place.folder, resolve_task(task, place.folder), name)
+    with storage.usage_errors():
+        pull_sweeps(storage)
+    folder = select_sweep(storage.folder, resolve_task(task, storage.folder), name)
     sweep = read_sweep(folder)
-    store = tracking_uri_of(sweep, uri, "--name")  # before anything is computed: it may ask for a password
+    uri = tracking_uri_of(sweep, tracking_uri, "--name")  # may ask for a password, so before the work
 
     from ikd_ray.report.report import make_report
 
-    with place.usage_errors():
-        files = make_report(place, folder, texts, typer.echo)
+    with storage.usage_errors():
+        files = make_report(storage, folder, texts, typer.echo)
         for file in files:
-            place.upload_file(file)
-    typer.echo(f"report: {_where(place, files[0])}")
+            storage.upload_file(file)
+    typer.echo(f"report: {_describe_place(storage, files[0])}")
     typer.echo(f"{len(files) - 1} figures beside it")
-    problem = log_report(sweep, files, store)
+    problem = log_report(sweep, files, uri)
     if problem:
         print_warning(f"the report is not in MLflow: {problem}")
-    return 0
 
 
-def _where(place: SharedStorage, page: Path) -> str:
-    if place.uri is None:
+def _describe_place(storage: SharedStorage, page: Path) -> str:
+    if storage.uri is None:
         return str(page)
-    return f"{page} and {place.uri.partition('?')[0]}/{page.relative_to(place.folder)}"
+    return f"{page} and {storage.uri.partition('?')[0]}/{page.relative_to(storage.folder)}"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-# ruff: noqa: E402 - Ctrl-C is heeded before what takes long is imported
-"""Distil students of a teacher: search regimes and hyperparameters until there is a Pareto front."""
+# ruff: noqa: E402 - Ctrl-C is handled before the imports that take long
+"""Distil students of a teacher: search regimes and hyperparameters for the Pareto front."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ python sweeps/run.py --task cola --data-dir glue --trials 24
 
 python sweeps/run.py --resume NAME --trials 48
 """
+# Panels of --help.
 WHAT, SEARCH, MACHINE, RESULTS = "What is distilled", "The search", "Where it runs", "Where results go"
 
 
@@ -93,7 +94,7 @@ def main(
         bool,
         typer.Option(
             "--dry-run",
-            help="Tell the plan and, after a ten-second probe, what it will cost; write nothing.",
+            help="Print the plan and, after a ten-second probe, what it will cost; write nothing.",
             rich_help_panel=SEARCH,
         ),
     ] = False,
@@ -129,10 +130,10 @@ def main(
     ] = None,
 ) -> None:
     given = {
-        key: value
-        for key, value in context.params.items()
-        if key not in ("resume", "dry_run")
-        and (source := context.get_parameter_source(key))
+        name: value
+        for name, value in context.params.items()
+        if name not in ("resume", "dry_run")
+        and (source := context.get_parameter_source(name))
         and source.name == "COMMANDLINE"
     }
     command = shlex.join(["python", "sweeps/run.py", *sys.argv[1:]])
@@ -143,29 +144,29 @@ def main(
 
         if resume and dry_run:
             raise UsageError("--dry-run is for a new sweep; leave out --resume, or leave out --dry-run")
-        place = open_storage(output)
+        storage = open_storage(output)
         if resume:
-            config = resumed_config(resume, given, place)
+            config = resumed_config(resume, given, storage)
         elif not task:
             raise UsageError("--task is missing; e.g. --task cola, or a task file")
         else:
-            config = make_config(given | {"space": space, "output": place.folder, "uri": place.uri})
+            config = make_config(given | {"space": space, "output": storage.folder, "uri": storage.uri})
         console = Console()
         console.heading(
             f"{find_task(config.task).name}: students of {config.teacher or 'the default teacher'}"
         )
         with console.step("reading data and teacher"):
             request = validate(config, resumes=bool(resume))
-            # Imported late, and just the one that is needed: they take seconds.
+            # Imported late, and only the one that is needed: they take seconds.
             if dry_run:
-                from ikd_ray.sweep.dry_run import dry_run as plan
+                from ikd_ray.sweep.dry_run import plan_sweep
             else:
                 from ikd_ray.sweep import runner
         interrupts.raise_on_interrupt()
         if not dry_run:
             raise typer.Exit(runner.run(request, command, console))
-        for fact in plan(request):
-            console.note(fact.label, fact.text)
+        for note in plan_sweep(request):
+            console.note(note.label, note.text)
         console.note("nothing was written", "leave out --dry-run to begin")
 
 

@@ -131,7 +131,7 @@ class SweepCallback(tune.Callback):
         number, name = trial.config["number"], trial_id(trial.config["number"])
         state = self._trials[name]
         state.failures += 1
-        self._sync.fetch_trial(name)
+        self._sync.pull_trial(name)
         if trial_folder(self._sweep, name).exists():  # the trial had finished before
             metrics = read_trial(self._sweep, name).metrics
             self._search.finished(number, metrics)
@@ -145,7 +145,7 @@ class SweepCallback(tune.Callback):
             self._fail_trial(trial, reason, died=True)
 
     def _finish_trial(self, name: str, metrics: dict[str, float]) -> None:
-        self._sync.fetch_trial(name)
+        self._sync.pull_trial(name)
         self._tracker.log_trial(name)
         self._console.trial_finished(name, metrics)
 

@@ -1,4 +1,4 @@
-"""A sweep's plan in words, and what it will cost, before anything is paid or written."""
+"""Plan of a sweep and estimate of its cost, before anything is trained or written."""
 
 from __future__ import annotations
 
@@ -24,66 +24,71 @@ from ikd_ray.search.budget import Budget
 from ikd_ray.search.parameters import Fixed, FloatRange, IntRange, Param
 from ikd_ray.search.space import Space
 from ikd_ray.sweep.prepare import Note
-from ikd_ray.sweep.probe import Costs, Probe, sampled
+from ikd_ray.sweep.probe import Costs, Probe, random_subset
 from ikd_ray.sweep.ray_internals import count_cpus
 from ikd_ray.sweep.request import Request
 from ikd_ray.sweep.resources import Node, TrialResources, allocate
 
-DRAWS = 500  # trials that stand for what a sampler may suggest
-SIZED = 4096  # examples of each split whose lengths stand for all
-START_S = 15  # of Ray, MLflow and the first trial
+SAMPLED_TRIALS = 500  # random trials that stand for what the sampler may suggest
+SAMPLED_EXAMPLES = 4096  # of each split, whose lengths stand for all
+STARTUP_SECONDS = 15  # of Ray, MLflow and the first trial
 
 
-def dry_run(request: Request) -> Iterator[Note]:
-    """The plan, fact by fact; the last ones after a probe of about ten seconds. All it writes is temporary.
+def plan_sweep(request: Request) -> Iterator[Note]:
+    """Yield the plan as notes, the last ones after a probe of about ten seconds; only temporary files are written.
 
     Raises:
-        UsageError: more workers or GPUs are asked for than the machine has.
+        UsageError: More workers or GPUs are asked for than the machine has.
     """
-    space, resources = request.space, _resources(request)
+    space, resources = request.space, _allocate_machine(request)
     yield Note("data", request.dataset.description)
-    yield Note("teacher", _teacher(request))
-    for recipe in _assistants(request):
+    yield Note("teacher", _describe_teacher(request))
+    for assistant in _assistants(request):
+        students = _join_or(request.assistant_students[assistant.student_layers])
         yield Note(
             "assistant",
-            f"{recipe.student_layers} layers, {recipe.regime}, at most {_epochs(recipe)} epochs, once; "
-            f"for students of depth {_or(request.assistant_students[recipe.student_layers])}",
+            f"{assistant.student_layers} layers, {assistant.regime}, at most {_count_epochs(assistant)} epochs, "
+            f"once; for students of depth {students}",
         )
-    yield Note("objectives", ", ".join(f"{name} ({way})" for name, way in request.objectives.items()))
+    yield Note("objectives", ", ".join(f"{name} ({mode})" for name, mode in request.objectives.items()))
     for name, param in space.params.items():
-        yield Note("searched" if not isinstance(param.domain, Fixed) else "fixed", _dimension(name, param))
+        yield Note("fixed" if isinstance(param.domain, Fixed) else "searched", _describe_param(name, param))
     for method, fixed in space.methods.items():
         if method:
-            yield Note("compared", f"{method}: {_all(fixed)}")
+            values = ", ".join(f"{name} {value}" for name, value in fixed.items()) or "nothing but defaults"
+            yield Note("compared", f"{method}: {values}")
     for method, own in request.budget.spaces.items():
         for regime in own.possible_values("regime"):
-            yield Note("stages", (f"{method}: " if method else "") + _stages(regime, own))
-    trials = draws(request.budget)
-    yield Note("trials", _trials(request, trials))
-    with tempfile.TemporaryDirectory(prefix="ikd-dry-run-") as room:
-        teacher = load_source(request.teacher_source, request.task, seed=0)
-        sample = sampled(request.dataset, SIZED)
-        tokenizer, key = load_tokenizer(request.teacher_source), request.teacher_source.key
-        data = tokenize(sample, tokenizer, key, request.max_length, Path(room) / "tokens")
-        yield Note("targets", _targets(request, teacher, data))
-        batch_size = min(space.possible_values("batch_size"), key=lambda size: abs(size - 32))
-        depth, threads = (
-            max((*request.depths, *request.assistant_students)),
-            resources.cpus * resources.workers,
+            yield Note("stages", (f"{method}: " if method else "") + _describe_stages(regime, own))
+    trials = sample_trials(request.budget)
+    yield Note("trials", _describe_trials(request, trials))
+    with tempfile.TemporaryDirectory(prefix="ikd-dry-run-") as folder:
+        source = request.teacher_source
+        teacher = load_source(source, request.task, seed=0)
+        sample = random_subset(request.dataset, SAMPLED_EXAMPLES)
+        data = tokenize(
+            sample, load_tokenizer(source), source.key, request.max_length, Path(folder) / "tokens"
         )
+        yield Note("targets", _describe_targets(request, teacher, data))
         probe = Probe(
-            request.teacher_source, teacher, request.max_length, depth, batch_size, threads, Path(room)
+            source,
+            teacher,
+            request.max_length,
+            depth=max((*request.depths, *request.assistant_students)),
+            batch_size=min(space.possible_values("batch_size"), key=lambda size: abs(size - 32)),
+            threads=resources.cpus * resources.workers,
+            folder=Path(folder),
         )
         costs = probe.measure(sample, {name: split.lengths for name, split in data.splits.items()})
-    yield from _time(request, trials, costs, resources)
+    yield from _describe_time(request, trials, costs, resources)
 
 
-def _resources(request: Request) -> TrialResources:
-    """What a trial gets of this machine; of a cluster that may be elsewhere as if it were this machine alone."""
+def _allocate_machine(request: Request) -> TrialResources:
+    """Allocate this machine to the trials, also where RAY_ADDRESS names a cluster."""
     config = request.config
     if "RAY_ADDRESS" in os.environ:
-        asked = {"concurrent": None, "workers_per_trial": 1, "gpus_per_worker": None}
-        config = config.model_copy(update=asked)
+        defaults = {"concurrent": None, "workers_per_trial": 1, "gpus_per_worker": None}
+        config = config.model_copy(update=defaults)
     return allocate(
         [Node(count_cpus(), torch.cuda.device_count())],
         trials=request.trials,
@@ -93,63 +98,64 @@ def _resources(request: Request) -> TrialResources:
     )
 
 
-def draws(budget: Budget) -> list[Trial]:
-    """Trials as they may be suggested, of every method alike: of a grid its own, else random ones."""
+def sample_trials(budget: Budget) -> list[Trial]:
+    """Return the trials of a grid, or random trials of every method's space."""
     if budget.grids:
         specs = map(budget.spec, range(0, budget.search_trials, budget.seeds))
         return [make_trial(budget.grids[spec.method][spec.configuration]) for spec in specs]
-    return [trial for space in budget.spaces.values() for trial in _draws(space, DRAWS)]
+    return [trial for space in budget.spaces.values() for trial in _random_trials(space, SAMPLED_TRIALS)]
 
 
-def _draws(space: Space, count: int) -> list[Trial]:
+def _random_trials(space: Space, count: int) -> list[Trial]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    found = []
+    trials = []
     for _ in range(count):
         suggested = study.ask()
         constants = space.suggest(suggested)
-        found.append(make_trial(constants | suggested.params))
-    return found
-
-
-def _teacher(request: Request) -> str:
-    about = f"{request.teacher_source.name}, {request.teacher_source.layers} layers"
-    if request.teacher_source.has_head:
-        return f"{about}, used as it is"
-    return (
-        f"{about}, fine-tuned on {request.task.name} for at most {request.space.teacher.epochs} epochs, once"
-    )
+        trials.append(make_trial(constants | suggested.params))
+    return trials
 
 
 def _assistants(request: Request) -> list[Trial]:
-    """How each is distilled."""
-    recipe = request.space.assistant
-    return [recipe.model_copy(update={"student_layers": layers}) for layers in request.assistant_students]
+    """Return the configuration of each assistant."""
+    config = request.space.assistant
+    return [config.model_copy(update={"student_layers": layers}) for layers in request.assistant_students]
 
 
-def _dimension(name: str, param: Param) -> str:
+def _count_epochs(trial: Trial) -> int:
+    return sum(stage.epochs for stage in REGIMES[trial.regime](trial))
+
+
+def _describe_teacher(request: Request) -> str:
+    text = f"{request.teacher_source.name}, {request.teacher_source.layers} layers"
+    if request.teacher_source.has_head:
+        return f"{text}, used as it is"
+    epochs = request.space.teacher.epochs
+    return f"{text}, fine-tuned on {request.task.name} for at most {epochs} epochs, once"
+
+
+def _describe_param(name: str, param: Param) -> str:
     domain = param.domain
     if isinstance(domain, (IntRange, FloatRange)):
         values = f"{domain.low:g} to {domain.high:g}"
-        step = f" in steps of {domain.step}" if isinstance(domain, IntRange) and domain.step > 1 else ""
-        values += step + (", evenly on a logarithmic scale" if domain.log else "")
+        if isinstance(domain, IntRange) and domain.step > 1:
+            values += f" in steps of {domain.step}"
+        if domain.log:
+            values += ", evenly on a logarithmic scale"
     else:
         values = ", ".join(map(str, domain.values))
-    when = " and ".join(f"{parent} is {_or(allowed)}" for parent, allowed in param.when.items())
+    when = " and ".join(f"{parent} is {_join_or(allowed)}" for parent, allowed in param.when.items())
     return f"{name}: {values}" + (f"; where {when}" if when else "")
 
 
-def _all(fixed: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in fixed.items()) or "nothing but defaults"
-
-
-def _or(values: tuple[Any, ...]) -> str:
+def _join_or(values: tuple[Any, ...]) -> str:
     *others, last = map(str, values)
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def _stages(regime: str, space: Space) -> str:
-    """Of the deepest student. What the space does not fix stands at its default."""
+def _describe_stages(regime: str, space: Space) -> str:
+    """Describe the stages of the deepest student, with defaults for what the space does not fix."""
     fixed: Mapping[str, Any] = {
         name: param.domain.value for name, param in space.params.items() if isinstance(param.domain, Fixed)
     }
@@ -158,88 +164,91 @@ def _stages(regime: str, space: Space) -> str:
     return f"{regime}, {depth} layers: {', then '.join(stage.name for stage in REGIMES[regime](trial))}"
 
 
-def _trials(request: Request, trials: list[Trial]) -> str:
-    epochs = [_epochs(trial) for trial in trials]
-    mean = statistics.mean(epochs)
-    how, space = "of the grid", request.space
-    if space.sampler != "grid":
-        how = "suggested by Optuna's TPE sampler"
+def _describe_trials(request: Request, trials: list[Trial]) -> str:
+    space, budget = request.space, request.budget
+    text = "of the grid" if space.sampler == "grid" else "suggested by Optuna's TPE sampler"
     if len(space.methods) > 1:
-        each = [len(list(request.budget.configurations(method))) for method in space.methods]
-        much = f"{each[0]} each" if len(set(each)) == 1 else ", ".join(map(str, each))
-        how += f"; configurations of the {len(each)} methods: {much}"
+        counts = [len(list(budget.configurations(method))) for method in space.methods]
+        each = f"{counts[0]} each" if len(set(counts)) == 1 else ", ".join(map(str, counts))
+        text += f"; configurations of the {len(counts)} methods: {each}"
     if space.seeds > 1:
-        how += f", each configuration with {space.seeds} seeds"
-    if again := request.trials - request.budget.search_trials:
-        how += f"; {again} of them the best configurations again, with {space.best_seeds} further seeds each"
+        text += f", each configuration with {space.seeds} seeds"
+    if retrained := request.trials - budget.search_trials:
+        text += (
+            f"; {retrained} of them the best configurations again, with {space.best_seeds} further seeds each"
+        )
+    epochs = [_count_epochs(trial) for trial in trials]
+    mean = statistics.mean(epochs)
     return (
-        f"{request.trials}, {how}; at most {mean:.3g} epochs each on average ({min(epochs)} to {max(epochs)}), "
+        f"{request.trials}, {text}; at most {mean:.3g} epochs each on average ({min(epochs)} to {max(epochs)}), "
         f"about {mean * request.trials:,.0f} in all"
     )
 
 
-def _epochs(trial: Trial) -> int:
-    return sum(stage.epochs for stage in REGIMES[trial.regime](trial))
+def _describe_targets(request: Request, teacher: Encoder, data: TaskData) -> str:
+    """Describe the size of all targets, estimated from the tokens of a sample."""
+    fraction = sum(map(len, data.splits.values())) / sum(map(len, request.dataset.splits.values()))
+    depths = {*request.depths, *request.assistant_students}
+    targets = {"teacher": matched_layers(depths, request.teacher_source.layers)}
+    for assistant, students in request.assistant_students.items():  # its layers have the teacher's width
+        targets[f"{assistant}-layer assistant"] = matched_layers(students, assistant)
+    return "; ".join(
+        _describe_size(request, data, teacher, layers, fraction, model) for model, layers in targets.items()
+    )
 
 
-def _targets(request: Request, teacher: Encoder, data: TaskData) -> str:
-    """Their size, by the tokens of a sample."""
-    share = sum(map(len, data.splits.values())) / sum(map(len, request.dataset.splits.values()))
-    depths, source = {*request.depths, *request.assistant_students}, request.teacher_source.layers
-    layers = matched_layers(depths, source)
-    told = [_stored(request, data, teacher, layers, share, "teacher")]
-    for (
-        assistant,
-        students,
-    ) in request.assistant_students.items():  # of the teacher's width, so as large a layer
-        layers = matched_layers(students, assistant)
-        told.append(_stored(request, data, teacher, layers, share, f"{assistant}-layer assistant"))
-    return "; ".join(told)
-
-
-def _stored(
-    request: Request, data: TaskData, teacher: Encoder, layers: list[int], share: float, who: str
+def _describe_size(
+    request: Request, data: TaskData, teacher: Encoder, layers: list[int], fraction: float, model: str
 ) -> str:
-    size = size_gb(data, teacher, layers) / share
+    size = size_gb(data, teacher, layers) / fraction
     if should_store_attention(size, float("inf"), request.space.targets):
-        return f"{size:.2g} GB of {who} layers {', '.join(map(str, layers))}"
-    size = size_gb(data, teacher, layers, attention=False) / share
-    whose = "" if who == "teacher" else f" of the {who}"
-    return f"{size:.2g} GB{whose} without attention, which is computed for each batch"
+        return f"{size:.2g} GB of {model} layers {', '.join(map(str, layers))}"
+    size = size_gb(data, teacher, layers, attention=False) / fraction
+    owner = "" if model == "teacher" else f" of the {model}"
+    return f"{size:.2g} GB{owner} without attention, which is computed for each batch"
 
 
-def _time(request: Request, trials: list[Trial], costs: Costs, resources: TrialResources) -> Iterator[Note]:
+def _describe_time(
+    request: Request, trials: list[Trial], costs: Costs, resources: TrialResources
+) -> Iterator[Note]:
     train = len(request.dataset.splits["train"])
     dev = sum(len(split) for name, split in request.dataset.splits.items() if name != "train")
-    teacher = 0.0
-    if not request.teacher_source.has_head:
-        teacher = request.space.teacher.epochs * costs.teacher_s(request.teacher_source.layers, train, dev)
+    source, teacher = request.teacher_source, 0.0
+    if not source.has_head:
+        teacher = request.space.teacher.epochs * costs.teacher_seconds(source.layers, train, dev)
     targets = (train + dev) * costs.target
-    # A pass of an assistant takes its share of the teacher's.
-    passes = sum(request.assistant_students) / request.teacher_source.layers * targets
-    recipes = [trial_s(recipe, costs, train, dev) for recipe in _assistants(request)]
-    assistants = costs.together * sum(recipes) + passes
-    mean = statistics.mean(trial_s(trial, costs, train, dev) for trial in trials)
-    in_turn = -(-request.trials // resources.concurrent)
-    in_all = START_S + teacher + targets + assistants + mean * in_turn
-    many = (resources.gpus or resources.cpus) * resources.workers
-    where = f"{many:g} {'GPU' if resources.gpus else 'CPU thread'}{'s' * (many > 1)} each"
+    # A pass of an assistant costs its share of the teacher's layers.
+    assistant_targets = sum(request.assistant_students) / source.layers * targets
+    distillation = sum(trial_seconds(assistant, costs, train, dev) for assistant in _assistants(request))
+    assistants = costs.all_threads_ratio * distillation + assistant_targets
+    mean = statistics.mean(trial_seconds(trial, costs, train, dev) for trial in trials)
+    rounds = -(-request.trials // resources.concurrent)
+    total = STARTUP_SECONDS + teacher + targets + assistants + mean * rounds
+    count = (resources.gpus or resources.cpus) * resources.workers
+    each = f"{count:g} {'GPU' if resources.gpus else 'CPU thread'}{'s' * (count > 1)} each"
     if "RAY_ADDRESS" in os.environ:
-        where += ", as if there were this machine alone"
+        each += ", as if there were this machine alone"
     yield Note("probe", f"{costs.seconds:.0f} s of training on {costs.examples} examples")
     yield Note(
         "time",
-        f"at most about {duration(in_all)}: teacher {duration(teacher)}, its targets {duration(targets)}, "
+        f"at most about {duration(total)}: teacher {duration(teacher)}, its targets {duration(targets)}, "
         f"{f'assistants and theirs {duration(assistants)}, ' if request.assistant_students else ''}"
-        f"{request.trials} trials of {duration(mean)} on average, {resources.concurrent} at a time with {where}",
+        f"{request.trials} trials of {duration(mean)} on average, {resources.concurrent} at a time with {each}",
     )
     yield Note("less", "where a teacher is kept, thresholds end stages, or trials share epochs")
 
 
-def trial_s(trial: Trial, costs: Costs, train: int, dev: int) -> float:
-    """Seconds of all of a trial's epochs, if none of its stages ends early."""
-    total, seen = 0.0, round(trial.train_fraction * train)
+def trial_seconds(trial: Trial, costs: Costs, train: int, dev: int) -> float:
+    """Return the seconds of all epochs of a trial, none of whose stages ends early.
+
+    Args:
+        trial: The trial.
+        costs: Costs measured on this machine.
+        train: Number of training examples.
+        dev: Number of evaluation examples.
+    """
+    total, examples = 0.0, round(trial.train_fraction * train)
     for stage in REGIMES[trial.regime](trial):
-        once, epoch = costs.stage_s(stage, trial.student_layers, seen, dev)
-        total += once + epoch * stage.epochs
+        start, epoch = costs.stage_seconds(stage, trial.student_layers, examples, dev)
+        total += start + epoch * stage.epochs
     return total

@@ -1,4 +1,4 @@
-"""What an epoch costs on this machine, from a few seconds of real training on a sample of the data."""
+"""Estimate the cost of an epoch on this machine from a few seconds of training on a sample of the data."""
 
 from __future__ import annotations
 
@@ -20,83 +20,101 @@ from ikd_ray.distill.student import matched_layers
 from ikd_ray.distill.targets import Targets, build_targets
 from ikd_ray.distill.teacher import TeacherSource, load_tokenizer
 
-SECONDS = 10.0
-FIRST = 64  # examples of each split, to begin with
+PROBE_SECONDS = 10.0
+FIRST_EXAMPLES = 64  # of each split, in the first measurement
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds an example, on this machine, with the threads (or the GPU) that a trial gets.
+    """Seconds per example on this machine, with the threads (or the GPU) of one trial unless said otherwise.
 
-    Of the highest layer that a step goes through only [CLS] counts, which makes it cheaper than those below it: an
-    epoch over n examples takes `n * (top + layer * (passed - 1) + matched * internal)`, where `passed` counts the
-    layers that a step goes through forward and backward, and `internal` those whose internal losses are on.
+    Only the [CLS] position of the highest layer is computed, which makes it cheaper than the layers below. So an
+    epoch over n examples takes `n * (top_layer + lower_layer * (trained - 1) + internal_losses * matched)` seconds,
+    with `trained` layers in the forward and backward pass and `matched` layers with internal losses.
     """
 
-    top: float
-    layer: float
-    matched: float
-    evaluation: float  # through one layer
-    evaluation_layer: float  # through each other one
+    top_layer: float
+    lower_layer: float
+    internal_losses: float  # of one layer
+    evaluated_top_layer: float
+    evaluated_lower_layer: float
     target: float  # the teacher's pass, with all threads
-    together: float  # what an epoch takes with all threads, as a share of what it takes with a trial's
-    examples: int  # that they were measured on
-    seconds: float  # that measuring took
+    all_threads_ratio: float  # time of an epoch with all threads, relative to a trial's threads
+    examples: int  # number that was measured
+    seconds: float  # duration of the measurement
 
-    def stage_s(self, stage: Stage, student_layers: int, train: int, dev: int) -> tuple[float, float]:
-        """Seconds that a stage takes once, for what its frozen layers give, and for each epoch."""
+    def stage_seconds(self, stage: Stage, student_layers: int, train: int, dev: int) -> tuple[float, float]:
+        """Return the seconds of a stage's start, which evaluates newly frozen layers, and of each of its epochs.
+
+        Args:
+            stage: A stage of a regime.
+            student_layers: Layers of the student.
+            train: Number of training examples.
+            dev: Number of evaluation examples.
+        """
         depth = stage.depth(student_layers)
         frozen = min(stage.frozen(student_layers), depth)
-        # The layer that the stage before trained.
-        once = (train + dev) * self.evaluation_layer * min(frozen, 1)
-        step = self._step_s(depth - frozen) + self.matched * len(stage.layers)
-        return once, train * step + dev * self._evaluation_s(student_layers - frozen)
+        start = (train + dev) * self.evaluated_lower_layer * min(frozen, 1)
+        step = self._train_seconds(depth - frozen) + self.internal_losses * len(stage.layers)
+        return start, train * step + dev * self._evaluation_seconds(student_layers - frozen)
 
-    def _step_s(self, layers: int) -> float:
-        return self.top + self.layer * max(layers - 1, 0)
+    def _train_seconds(self, layers: int) -> float:
+        return self.top_layer + self.lower_layer * max(layers - 1, 0)
 
-    def _evaluation_s(self, layers: int) -> float:
-        return self.evaluation + self.evaluation_layer * max(layers - 1, 0)
+    def _evaluation_seconds(self, layers: int) -> float:
+        return self.evaluated_top_layer + self.evaluated_lower_layer * max(layers - 1, 0)
 
-    def teacher_s(self, layers: int, train: int, dev: int) -> float:
-        """Seconds of an epoch of fine-tuning a teacher, with all threads."""
-        with_a_trials = train * self._step_s(layers) + dev * self._evaluation_s(layers)
-        return self.together * with_a_trials
+    def teacher_seconds(self, layers: int, train: int, dev: int) -> float:
+        """Return the seconds of an epoch of fine-tuning a teacher with all threads."""
+        seconds = train * self._train_seconds(layers) + dev * self._evaluation_seconds(layers)
+        return self.all_threads_ratio * seconds
 
 
-def sampled(dataset: Dataset, limit: int) -> Dataset:
-    """At most `limit` random examples of every split, the same ones each time."""
+def random_subset(dataset: Dataset, limit: int) -> Dataset:
+    """Return at most `limit` random examples of every split; the same ones each time."""
     rows = {
         name: np.random.default_rng(0).permutation(len(split))[:limit]
         for name, split in dataset.splits.items()
     }
-    return _taken(dataset, rows)
+    return _select(dataset, rows)
 
 
-def typical(dataset: Dataset, lengths: Mapping[str, np.ndarray], limit: int) -> Dataset:
-    """At most `limit` examples of every split that cost what one costs on average in batches of equal lengths.
+def typical_subset(dataset: Dataset, lengths: Mapping[str, np.ndarray], limit: int) -> Dataset:
+    """Return at most `limit` examples of every split that cost as much as the split's average example.
 
-    Random ones would be padded far more: so few make no batches of equal lengths. The length that stands for all is
-    the root of the mean square: beyond the mean by about what padding and attention, which grows with the square,
-    take.
+    Training batches examples of similar length. A small random sample has no such batches and would be padded much
+    more. The chosen length is the root mean square of all lengths: it exceeds the mean by about what padding and
+    attention, whose cost is quadratic, add.
 
     Args:
-        lengths: tokens of each split's examples.
+        dataset: The data set.
+        lengths: Token counts of each split's examples.
+        limit: Maximum number of examples.
     """
     rows = {}
     for name, tokens in lengths.items():
-        size = np.sqrt(np.square(tokens, dtype=float).mean())
-        rows[name] = np.argsort(np.abs(tokens - size), kind="stable")[:limit]
-    return _taken(dataset, rows)
+        length = np.sqrt(np.square(tokens, dtype=float).mean())
+        rows[name] = np.argsort(np.abs(tokens - length), kind="stable")[:limit]
+    return _select(dataset, rows)
 
 
-def _taken(dataset: Dataset, rows: Mapping[str, np.ndarray]) -> Dataset:
+def _select(dataset: Dataset, rows: Mapping[str, np.ndarray]) -> Dataset:
     splits = {name: split.select(rows[name]) for name, split in dataset.splits.items()}
     return replace(dataset, splits=splits, fingerprint=fingerprint(dataset.task, splits))
 
 
 class Probe:
-    """Trains the deepest student and the shallowest one, and sees what they cost. Writes to `room` alone."""
+    """Trains a student of the greatest depth and one of a single layer, and compares their times.
+
+    Args:
+        source: The teacher's source, for its tokenizer.
+        teacher: The teacher; its head may be random, since times do not depend on it.
+        max_length: Maximum number of tokens.
+        depth: Greatest depth of a student.
+        batch_size: Examples of a batch.
+        threads: CPU threads of one trial.
+        folder: Temporary folder; nothing is written elsewhere.
+    """
 
     def __init__(
         self,
@@ -106,71 +124,69 @@ class Probe:
         depth: int,
         batch_size: int,
         threads: int,
-        room: Path,
+        folder: Path,
     ) -> None:
-        """
-        Args:
-            teacher: of that source; one with a random head does, as times do not depend on it.
-            depth: of the deepest student.
-            threads: that a trial gets.
-        """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._source, self._teacher, self._max_length = source, teacher.to(device), max_length
-        # One of a single layer says nothing of what a second one costs.
-        self._depth = min(max(depth, 2), len(teacher.layers))
-        self._batch_size, self._room = batch_size, room
+        self._depth = min(max(depth, 2), len(teacher.layers))  # two layers are needed to measure a lower one
+        self._batch_size, self._folder = batch_size, folder
         self._threads, self._all_threads = threads, torch.get_num_threads()
 
     def measure(self, dataset: Dataset, lengths: Mapping[str, np.ndarray]) -> Costs:
-        """From a few examples first, and from as many as there is time for within `SECONDS`.
+        """Measure on a few examples, and then on as many as `PROBE_SECONDS` allow.
 
         Args:
-            lengths: tokens of each split's examples.
+            dataset: The data set to sample.
+            lengths: Token counts of each split's examples.
         """
         started = time.perf_counter()
-        costs = self._costs(typical(dataset, lengths, FIRST))
-        left = SECONDS - (time.perf_counter() - started)
+        costs = self._measure_sample(typical_subset(dataset, lengths, FIRST_EXAMPLES))
+        left = PROBE_SECONDS - (time.perf_counter() - started)
         if left > costs.seconds and costs.examples < len(dataset.splits["train"]):
-            costs = self._costs(typical(dataset, lengths, int(FIRST * left / costs.seconds)))
+            examples = int(FIRST_EXAMPLES * left / costs.seconds)
+            costs = self._measure_sample(typical_subset(dataset, lengths, examples))
         return replace(costs, seconds=time.perf_counter() - started)
 
-    def _costs(self, sample: Dataset) -> Costs:
+    def _measure_sample(self, sample: Dataset) -> Costs:
         tokenizer = load_tokenizer(self._source)
-        data = tokenize(sample, tokenizer, self._source.key, self._max_length, self._room / "tokens")
+        data = tokenize(sample, tokenizer, self._source.key, self._max_length, self._folder / "tokens")
         train, dev = len(data.train), sum(map(len, data.evaluation_splits.values()))
         layers = matched_layers((self._depth, 1), len(self._teacher.layers))
         started = time.perf_counter()
-        folder = self._room / f"targets-{len(data.train)}"
+        folder = self._folder / f"targets-{len(data.train)}"
         for _ in build_targets(folder, data, self._teacher, layers, attention=True):
             pass
-        taught = time.perf_counter() - started
+        target_seconds = time.perf_counter() - started
         targets = Targets(folder, data, self._teacher, device=next(self._teacher.parameters()).device)
         torch.set_num_threads(self._threads)
         try:
-            deep, deep_dev = self._epoch(data, targets, "kd", self._depth)
-            inside, _ = self._epoch(data, targets, "id", self._depth)
-            low, low_dev = self._epoch(data, targets, "kd", 1)
+            deep, deep_dev = self._time_epoch(data, targets, "kd", self._depth)
+            internal, _ = self._time_epoch(data, targets, "id", self._depth)
+            shallow, shallow_dev = self._time_epoch(data, targets, "kd", 1)
         finally:
             torch.set_num_threads(self._all_threads)
-        together = deep
+        all_threads = deep
         if self._threads != self._all_threads:
-            together, _ = self._epoch(data, targets, "kd", self._depth)
-        between = max(self._depth - 1, 1)
+            all_threads, _ = self._time_epoch(data, targets, "kd", self._depth)
+        lower_layers = max(self._depth - 1, 1)
         return Costs(
-            top=low / train,
-            layer=max(deep - low, 0.0) / between / train,
-            matched=max(inside - deep, 0.0) / self._depth / train,
-            evaluation=low_dev / dev,
-            evaluation_layer=max(deep_dev - low_dev, 0.0) / between / dev,
-            target=taught / (train + dev),
-            together=min(together / deep, 1.0),
+            top_layer=shallow / train,
+            lower_layer=max(deep - shallow, 0.0) / lower_layers / train,
+            internal_losses=max(internal - deep, 0.0) / self._depth / train,
+            evaluated_top_layer=shallow_dev / dev,
+            evaluated_lower_layer=max(deep_dev - shallow_dev, 0.0) / lower_layers / dev,
+            target=target_seconds / (train + dev),
+            all_threads_ratio=min(all_threads / deep, 1.0),
             examples=train,
             seconds=time.perf_counter() - started,
         )
 
-    def _epoch(self, data: TaskData, targets: Targets, regime: str, depth: int) -> tuple[float, float]:
-        """Seconds of training and of evaluation. The first epoch also makes kernels for each new shape."""
+    def _time_epoch(self, data: TaskData, targets: Targets, regime: str, depth: int) -> tuple[float, float]:
+        """Return the seconds of training and of evaluation in the second of two epochs.
+
+        The first one also compiles kernels for each new shape.
+        """
         trial = Trial(regime=regime, student_layers=depth, epochs=2, batch_size=self._batch_size)
         *_, last = Distillation(trial, data, targets)
-        assert isinstance(last, Epoch)  # without checkpoints it waits for nobody
+        assert isinstance(last, Epoch)  # without a cache no epoch is pending
         return last.metrics["time/epoch_s"], last.metrics["time/evaluation_s"]

@@ -273,7 +273,7 @@ class _Sweep:
         for path in damaged:
             self.console.warn(f"{folder / 'trials' / path.name}: damaged; made again, and kept in {path}")
         for died in [trial for trial in trials if trial.died]:
-            self.sync.forget(died.id)
+            self.sync.delete_trial(died.id)
             trials.remove(died)
         return trials
 

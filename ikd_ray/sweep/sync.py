@@ -1,6 +1,6 @@
-"""A sweep's records, between the machine that runs or reads it and the URI that its output folder stands for.
+"""Synchronization of a sweep's records between a machine and the URI that its output folder stands for.
 
-Where that stands for itself, nothing here does anything. Trials' students stay away until they are asked for.
+Without a URI nothing here does anything. Students are transferred only when they are requested.
 """
 
 from __future__ import annotations
@@ -24,44 +24,45 @@ FILES = (SWEEP_FILE, SPACE_FILE, TASK_FILE, *SUMMARY_FILES)
 
 
 class SweepSync:
-    """One sweep as its driver has it, which goes on where the URI is away for a while."""
+    """Synchronizes one sweep for its driver, and tolerates a URI that cannot be reached for a while.
 
-    def __init__(self, output: SharedStorage, sweep: Path, tell: Callable[[str], None]) -> None:
-        """
-        Args:
-            sweep: its folder, below the output's.
-            tell: called with a line for the user.
-        """
-        self._output, self._sweep, self._tell = output, sweep, tell
+    Args:
+        output: The output folder and its URI.
+        sweep: The sweep's folder, below the output folder.
+        notify: Called with a message for the user when the URI cannot be reached.
+    """
+
+    def __init__(self, output: SharedStorage, sweep: Path, notify: Callable[[str], None]) -> None:
+        self._output, self._sweep, self._notify = output, sweep, notify
 
     def pull(self) -> None:
-        """Get what other nodes have left of the sweep."""
-        with self._may_be_away():
+        """Download the sweep's records that other nodes wrote."""
+        with self._tolerate_outage():
             pull_sweep(self._output, self._sweep)
 
-    def fetch_trial(self, trial: str) -> None:
-        """Get the record of a trial that has ended, on whichever node."""
-        with self._may_be_away():
-            _record(self._output, self._sweep, trial)
+    def pull_trial(self, trial: str) -> None:
+        """Download the record of an ended trial."""
+        with self._tolerate_outage():
+            _pull_trial(self._output, self._sweep, trial)
 
     def push_trial(self, trial: str) -> None:
-        """Leave a trial's folder for others."""
-        with self._may_be_away():
+        """Upload a trial's folder."""
+        with self._tolerate_outage():
             self._output.upload(trial_folder(self._sweep, trial))
 
-    def forget(self, trial: str) -> None:
-        """A trial is to run once more.
+    def delete_trial(self, trial: str) -> None:
+        """Delete a trial that is to run again, here and at the URI.
 
         Raises:
-            OSError: the URI cannot be reached.
+            OSError: The URI cannot be reached.
         """
         self._output.delete(trial_folder(self._sweep, trial))
 
     def push(self) -> None:
-        """Leave all that this machine has, and others need to go on or to look at."""
+        """Upload everything that resuming the sweep or viewing it needs."""
         if self._output.uri is None:
             return
-        with self._may_be_away():
+        with self._tolerate_outage():
             for folder in (self._sweep / "trials").glob("[!.]*"):
                 if store.MANIFEST not in self._output.list_names(folder) and store.is_intact(folder):
                     self._output.upload(folder)
@@ -72,30 +73,30 @@ class SweepSync:
                 self._push_study()
 
     def _push_study(self) -> None:
-        """As a copy of its own: the file may be in the middle of a change."""
+        """Upload a consistent copy of the study: the database may be in the middle of a transaction."""
         study = self._sweep / STUDY_FILE
-        with tempfile.TemporaryDirectory() as room:
-            copy = Path(room) / STUDY_FILE
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / STUDY_FILE
             with closing(sqlite3.connect(study)) as source, closing(sqlite3.connect(copy)) as target:
                 source.backup(target)
             self._output.upload_file(study, copy)
 
     @contextmanager
-    def _may_be_away(self) -> Iterator[None]:
+    def _tolerate_outage(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            self._tell(
+            self._notify(
                 f"{self._output.uri} cannot be reached ({first_line(error)}); if nothing else says that all is "
                 "well at the end, --resume delivers what it lacks"
             )
 
 
 def pull_sweep(output: SharedStorage, sweep: Path) -> None:
-    """Get what other machines have left of a sweep.
+    """Download the records of a sweep that other machines wrote.
 
     Raises:
-        OSError: the URI cannot be reached.
+        OSError: The URI cannot be reached.
     """
     for name in FILES:
         output.download_file(sweep / name)
@@ -103,13 +104,17 @@ def pull_sweep(output: SharedStorage, sweep: Path) -> None:
     before = study.stat().st_ino if study.exists() else None
     output.download_file(study)
     if before and study.stat().st_ino != before:
-        study.with_name(f"{STUDY_FILE}-journal").unlink(missing_ok=True)  # it was of the one that went
+        study.with_name(f"{STUDY_FILE}-journal").unlink(missing_ok=True)  # belonged to the replaced file
     for trial in output.list_names(sweep / "trials"):
-        _record(output, sweep, trial)
+        _pull_trial(output, sweep, trial)
 
 
 def pull_sweeps(output: SharedStorage) -> None:
-    """The same of all sweeps."""
+    """Download the records of all sweeps.
+
+    Raises:
+        OSError: The URI cannot be reached.
+    """
     for name in output.list_names(output.folder):
         if SWEEP_FILE in output.list_names(output.folder / name):
             pull_sweep(output, output.folder / name)
@@ -118,26 +123,29 @@ def pull_sweeps(output: SharedStorage) -> None:
 def pull_students(
     output: SharedStorage, sweep: Path, trials: Sequence[TrialRecord], *, tokens: bool = False
 ) -> None:
-    """Get trials' students, and the teacher for its tokenizer.
+    """Download trials' students, and the teacher for its tokenizer.
 
     Args:
-        tokens: also the examples, as tokens.
+        output: The output folder and its URI.
+        sweep: The sweep's folder.
+        trials: The trials.
+        tokens: Whether to download the tokenized data set too.
 
     Raises:
-        OSError: the URI cannot be reached.
+        OSError: The URI cannot be reached.
     """
     if output.uri is None:
         return
-    with suppress(ValueError, TypeError, KeyError):  # who exports them says what is wrong with the records
-        about = records.read_sweep(sweep)
+    with suppress(ValueError, TypeError, KeyError):  # the export reports what is wrong with a record
+        record = records.read_sweep(sweep)
         for trial in trials:
             output.download(trial_folder(sweep, trial.id))
-        output.download(output.folder / "cache" / "teachers" / about.teacher["key"])
+        output.download(output.folder / "cache" / "teachers" / record.teacher["key"])
         if tokens:
-            output.download(tokens_folder(output.folder, about))
+            output.download(tokens_folder(output.folder, record))
 
 
-def _record(output: SharedStorage, sweep: Path, trial: str) -> None:
+def _pull_trial(output: SharedStorage, sweep: Path, trial: str) -> None:
     folder = trial_folder(sweep, trial)
     if output.uri and not store.is_intact(folder):
         output.download(folder, only=(TRIAL_FILE,))

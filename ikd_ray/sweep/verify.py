@@ -1,7 +1,7 @@
-"""Whether a sweep's records, its study, MLflow and its tables tell one story; and making them do so.
+"""Verification that a sweep's records, study, MLflow runs and tables agree.
 
-The trials' own records say what happened: each was left whole by the process that trained the trial. What the
-others lack, or have otherwise, is derived from them again.
+The trials' records are the truth: each was written completely by the process that trained the trial. What the
+others lack, or have otherwise, is derived from the records again.
 """
 
 from __future__ import annotations
@@ -31,79 +31,87 @@ from ikd_ray.tracking.tracker import Tracker
 
 @dataclass(frozen=True)
 class Discrepancy:
-    """Something that was not as the records say. `mended`: now it is; else `--resume` makes it so."""
+    """A difference from the trials' records; `--resume` repairs those that verification did not."""
 
     where: str
     what: str
-    mended: bool
+    repaired: bool
 
 
 def verify(
     output: SharedStorage, folder: Path, tracking_uri: str | None
 ) -> tuple[SweepRecord, list[TrialRecord], list[Discrepancy]]:
-    """Compare all that there is of a sweep, and mend what can be derived.
+    """Compare everything that exists of a sweep, and repair what can be derived from its records.
 
     Args:
-        folder: the sweep's, below the output's.
+        output: The output folder.
+        folder: The sweep's folder, below the output folder.
+        tracking_uri: MLflow's URI, or None for the sweep's own.
 
     Returns:
-        The sweep, its ended trials, and what was found.
+        The sweep, its ended trials, and the differences.
 
     Raises:
-        UsageError: there is no such sweep, it is running, or MLflow's store is not there.
+        UsageError: There is no such sweep, it is running, or MLflow's store cannot be opened.
     """
     with sweep_lock(folder):
         sweep = read_sweep(folder)
         tracker = Tracker(tracking_uri_of(sweep, tracking_uri, "--check"), sweep.task)
         trials, damaged = load_intact_trials(folder)
-        found = [
-            Discrepancy("trials", f"{path.name} was damaged; it is in {path} now", mended=False)
+        discrepancies = [
+            Discrepancy("trials", f"{path.name} was damaged; it is in {path} now", repaired=False)
             for path in damaged
         ]
-        found += _study(folder, sweep, {trial.number: trial for trial in trials if not trial.died})
-        old = stale(folder, sweep, trials)
-        if old:
+        discrepancies += _verify_study(
+            folder, sweep, {trial.number: trial for trial in trials if not trial.died}
+        )
+        outdated = stale(folder, sweep, trials)
+        if outdated:
             write_summary_files(folder, sweep, trials)
-        found += [Discrepancy("tables", f"{name} was not there, or old", mended=True) for name in old]
-        found += _mlflow(tracker, output, folder, sweep, trials)
-        return sweep, trials, found
+        discrepancies += [
+            Discrepancy("tables", f"{name} was missing or outdated", repaired=True) for name in outdated
+        ]
+        discrepancies += _verify_mlflow(tracker, output, folder, sweep, trials)
+        return sweep, trials, discrepancies
 
 
-def _study(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialRecord]) -> list[Discrepancy]:
-    before = _differences(folder, sweep, ended)
+def _verify_study(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialRecord]) -> list[Discrepancy]:
+    before = _study_differences(folder, sweep, ended)
     if before:
-        _tell_study(folder, sweep, ended)
-        # A trial that has ended cannot be changed in a study: that takes a new one.
-        if any(number in ended for number, _ in _differences(folder, sweep, ended)):
+        _update_study(folder, sweep, ended)
+        # An ended trial of a study cannot be changed: that takes a new study.
+        if any(number in ended for number, _ in _study_differences(folder, sweep, ended)):
             begin_study_again(folder, sweep.objectives)
-            _tell_study(folder, sweep, ended)
-    left = {number for number, _ in _differences(folder, sweep, ended)}
+            _update_study(folder, sweep, ended)
+    left = {number for number, _ in _study_differences(folder, sweep, ended)}
     return [Discrepancy("study", what, number not in left) for number, what in before]
 
 
-def _differences(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialRecord]) -> list[tuple[int, str]]:
-    """Numbers of trials of which the study says something else than their records, and what."""
+def _study_differences(
+    folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialRecord]
+) -> list[tuple[int, str]]:
+    """Return the numbers of trials whose entry in the study differs from their record, and the difference."""
     storage = open_study(folder)
     if STUDY not in optuna.get_all_study_names(storage):
         return [(number, f"{record.id} was not in it") for number, record in ended.items()]
-    known = {trial.number: trial for trial in optuna.load_study(study_name=STUDY, storage=storage).trials}
-    found = []
+    entries = {trial.number: trial for trial in optuna.load_study(study_name=STUDY, storage=storage).trials}
+    differences = []
     for number, record in ended.items():
-        trial = known.get(number)
-        if trial is None:
-            found.append((number, f"{record.id} was not in it"))
-        elif (trial.state, trial.values) != outcome(record.metrics, sweep.objectives):
-            found.append((number, f"{record.id} was {trial.state.name} {trial.values or ''}".rstrip()))
-        elif any(record.tracked_params.get(name) != value for name, value in trial.params.items()):
-            found.append((number, f"{record.id} had other parameters"))
-    for number in sorted(known.keys() - ended.keys()):
-        if known[number].state.is_finished():
-            found.append((number, f"{trial_id(number)} had ended, but its record is gone"))
-    return found
+        entry = entries.get(number)
+        if entry is None:
+            differences.append((number, f"{record.id} was not in it"))
+        elif (entry.state, entry.values) != outcome(record.metrics, sweep.objectives):
+            differences.append((number, f"{record.id} was {entry.state.name} {entry.values or ''}".rstrip()))
+        elif any(record.tracked_params.get(name) != value for name, value in entry.params.items()):
+            differences.append((number, f"{record.id} had other parameters"))
+    for number in sorted(entries.keys() - ended.keys()):
+        if entries[number].state.is_finished():
+            differences.append((number, f"{trial_id(number)} had ended, but its record is gone"))
+    return differences
 
 
-def _tell_study(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialRecord]) -> None:
-    """As a sweep that goes on does, before it suggests anything."""
+def _update_study(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialRecord]) -> None:
+    """Enter the ended trials in the study, as a resumed sweep does before its first suggestion."""
 
     def refuse(reason: str) -> None:
         raise UsageError(f"{folder}: {reason}")
@@ -113,14 +121,14 @@ def _tell_study(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialRecor
     OrderedSearch(budget, sweep.objectives, sweep.seed, planned_concurrency, storage, ended, 0, refuse)
 
 
-def _mlflow(
+def _verify_mlflow(
     tracker: Tracker, output: SharedStorage, folder: Path, sweep: SweepRecord, trials: list[TrialRecord]
 ) -> list[Discrepancy]:
     before = find_differences(tracker, sweep, trials)
     repair(tracker, folder, sweep, trials, before)
     with output.usage_errors():
         pull_students(output, folder, pareto_front(trials, sweep.objectives))
-    with suppress(UsageError):  # what a student lacks is seen below
+    with suppress(UsageError):  # a missing student shows as a difference below
         publish_front(tracker, folder, sweep, trials)
     left = {difference.what for difference in find_differences(tracker, sweep, trials)}
-    return [Discrepancy("MLflow", what, what not in left) for what in (found.what for found in before)]
+    return [Discrepancy("MLflow", difference.what, difference.what not in left) for difference in before]

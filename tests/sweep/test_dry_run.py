@@ -10,8 +10,8 @@ import pytest
 from ikd_ray.config import make_trial
 from ikd_ray.search.budget import Budget
 from ikd_ray.search.space import load_space
-from ikd_ray.sweep.dry_run import draws, trial_s
-from ikd_ray.sweep.probe import Costs, typical
+from ikd_ray.sweep.dry_run import sample_trials, trial_seconds
+from ikd_ray.sweep.probe import Costs, typical_subset
 from tests.helpers.run_command import sweep_flags
 from tests.helpers.tiny_models import make_dataset
 
@@ -27,13 +27,13 @@ selection: holdout
 teacher: {epochs: 1}
 """
 COSTS = Costs(
-    top=1.0,
-    layer=10.0,
-    matched=100.0,
-    evaluation=0.1,
-    evaluation_layer=0.01,
+    top_layer=1.0,
+    lower_layer=10.0,
+    internal_losses=100.0,
+    evaluated_top_layer=0.1,
+    evaluated_lower_layer=0.01,
     target=5.0,
-    together=0.5,
+    all_threads_ratio=0.5,
     examples=1,
     seconds=1.0,
 )
@@ -94,7 +94,7 @@ def test_a_plan_is_for_a_new_sweep(command, tmp_path):
 
 def test_trials_are_drawn_from_the_space(tmp_path):
     (tmp_path / "space.yaml").write_text(SPACE)
-    found = draws(Budget(load_space(tmp_path / "space.yaml"), 3))
+    found = sample_trials(Budget(load_space(tmp_path / "space.yaml"), 3))
     assert {trial.regime for trial in found} == {"kd", "pid"}
     assert {trial.epochs_per_layer for trial in found if trial.regime == "kd"} == {2}, "its default"
     assert {trial.epochs_per_layer for trial in found if trial.regime == "pid"} == {1, 2, 3}
@@ -105,7 +105,7 @@ def test_of_a_grid_the_plan_has_the_trials_that_run(tmp_path):
     (tmp_path / "grid.yaml").write_text(
         "sampler: grid\nparams: {regime: {choice: [hard, kd, id]}, epochs: 1}"
     )
-    found = draws(Budget(load_space(tmp_path / "grid.yaml"), 2))
+    found = sample_trials(Budget(load_space(tmp_path / "grid.yaml"), 2))
     assert [trial.regime for trial in found] == ["hard", "kd"]
 
 
@@ -126,23 +126,23 @@ def test_of_a_grid_the_plan_has_the_trials_that_run(tmp_path):
     ],
 )
 def test_a_trial_costs_what_its_stages_cost(asked, seconds):
-    assert trial_s(make_trial(asked), COSTS, train=7, dev=3) == pytest.approx(seconds)
+    assert trial_seconds(make_trial(asked), COSTS, train=7, dev=3) == pytest.approx(seconds)
 
 
 def test_a_teacher_is_fine_tuned_with_all_threads():
-    assert COSTS.teacher_s(layers=6, train=7, dev=3) == pytest.approx(0.5 * (7 * (1 + 50) + 3 * 0.15))
+    assert COSTS.teacher_seconds(layers=6, train=7, dev=3) == pytest.approx(0.5 * (7 * (1 + 50) + 3 * 0.15))
 
 
 def test_the_probe_s_examples_are_about_as_long_as_one_that_stands_for_all():
     dataset = make_dataset("cola", train=400, dev=50)
     lengths = {name: _words(split) for name, split in dataset.splits.items()}
-    sample = typical(dataset, lengths, 40)
+    sample = typical_subset(dataset, lengths, 40)
     assert {name: len(split) for name, split in sample.splits.items()} == {"train": 40, "dev": 40}
     taken = _words(sample.splits["train"])
     assert np.ptp(lengths["train"]) == 15
     assert np.ptp(taken) <= 2
     assert np.mean(taken) == pytest.approx(np.sqrt(np.mean(lengths["train"] ** 2)), abs=1)
-    assert len(typical(dataset, lengths, 10_000).splits["dev"]) == 50
+    assert len(typical_subset(dataset, lengths, 10_000).splits["dev"]) == 50
 
 
 def _words(split) -> np.ndarray:

@@ -128,7 +128,7 @@ def test_a_damaged_record_here_comes_anew(left, machine):
 def test_a_trial_that_is_to_run_again_is_forgotten_everywhere(left, machine):
     second = machine("second")
     pull_sweep(second.output, second.sweep)
-    second.sync.forget("t000")
+    second.sync.delete_trial("t000")
     second.sync.pull()
     assert [trial.id for trial in read_trials(second.sweep)] == ["t001"]
     second.trial(0, reason="anew")

@@ -206,7 +206,7 @@ def test_what_differs_is_derived_again(sweep, harm, where):
     harm(sweep)
     _, _, found = verify(SharedStorage(str(sweep.parent)), sweep, None)
     assert {finding.where for finding in found} == {where}
-    assert all(finding.mended for finding in found)
+    assert all(finding.repaired for finding in found)
     assert verify(SharedStorage(str(sweep.parent)), sweep, None)[2] == []
     assert states(sweep) == STATES
     latest = runs(sweep)
@@ -232,7 +232,7 @@ def test_a_damaged_trial_is_put_aside_for_resume(sweep, harm):
     _, trials, found = verify(SharedStorage(str(sweep.parent)), sweep, None)
     assert [trial.id for trial in trials] == ["t000", "t002", "t003"]
     assert (sweep / "damaged" / "t001").is_dir()
-    assert [finding.where for finding in found if not finding.mended] == ["trials", "study", "MLflow"]
+    assert [finding.where for finding in found if not finding.repaired] == ["trials", "study", "MLflow"]
     space = load_space(sweep / "space.yaml")
     search = OrderedSearch(
         Budget(space, TRIALS),
@@ -257,12 +257,12 @@ def test_the_command_line(sweep, command):
     home = sweep.parents[1]
     done = command("report", "--check", "whole", cwd=home)
     assert done.returncode == 0, done.stderr
-    assert "MLflow: t001 was RUNNING: mended\n" in done.stdout
+    assert "MLflow: t001 was RUNNING: repaired\n" in done.stdout
     assert "whole: 4 of 4 trials have ended, 3 of them finished; 2 differences\n" in done.stdout
     shutil.rmtree(sweep / "trials" / "t000")
     done = command("report", "--check", "whole", cwd=home)
     assert done.returncode == 1
-    assert "study: t000 had ended, but its record is gone: NOT mended\n" in done.stdout
+    assert "study: t000 had ended, but its record is gone: NOT repaired\n" in done.stdout
     assert "go on: python sweeps/run.py --resume whole\n" in done.stdout
     done = command("report", "--check", "another", cwd=home)
     assert (done.returncode, done.stdout) == (2, "")
