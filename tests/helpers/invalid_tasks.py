@@ -25,26 +25,8 @@ TASK_FILES: dict[str, tuple[MakeInput | str, tuple[str, ...]]] = {
     "with a NUL": ("a\0.yaml", ("--task", r"a\x00.yaml")),
     "of another ending": (file(TASK, "own.txt"), ("own.txt", "is not known", "FILE.yaml")),
     "empty": (task(""), ("own.yaml:1", "empty")),
-    "binary": (task(bytes(range(256))), ("own.yaml:2", "not UTF-8")),
     "not YAML": (task("name: [own\n"), ("own.yaml:2", "not YAML")),
-    "10 MB": (task(TASK + "#" * 10_000_000), ("own.yaml", "over 64 KiB", "task")),
-    "python object": (task(TASK + "x: !!python/object/apply:os.system ['touch x']\n"), (":6", "a tag")),
-    "aliases that explode": (
-        task("a: &a [x, x]\n" + "".join(f"b{i}: &b{i} [*a, *a]\n" for i in range(50))),
-        ("own.yaml:1", "an anchor", "an alias", "mistakes more"),
-    ),
     "a space file": (task("params: {}\n"), ("own.yaml:1", "params: unknown name", "name: missing")),
-    "unknown name": (task(TASK + "metirc: f1\n"), ("own.yaml:6", "did you mean metric")),
-    "a name that escapes": (
-        task(TASK.replace("own", '"\\e[2J"')),
-        ("own.yaml:1", "letters, digits", "x1b[2J"),
-    ),
-    "a name that leaves its folder": (task(TASK.replace("own", "../own")), (":1", "letters, digits")),
-    "GLUE's name": (task(TASK.replace("own", "cola")), (":1", "cola is a GLUE task's name")),
-    "f1 of three": (
-        task(TASK.replace("mcc", "f1").replace("1: yes", "1: yes, 2: maybe")),
-        ("own.yaml:5", "f1 is of two classes", "macro_f1"),
-    ),
     "every mistake": (
         task("name: x y\ntext: a\nlabel: a\nlabels: [a]\nmetric: f2\nfiles: {dev: /a.csv}\n"),
         ("own.yaml:1", "own.yaml:3", "own.yaml:4", "own.yaml:5", "own.yaml:6"),
@@ -67,18 +49,8 @@ TABLES: dict[str, tuple[MakeInput | str | None, tuple[str, ...]]] = {
     "missing": ("nowhere", ("--data-dir", "nowhere: there is no such folder", "train.csv, dev.csv")),
     "a file": (file(""), ("is a file, not a folder",)),
     "an empty folder": (folder, ("train.csv", "no such file")),
-    "empty": (tables(""), ("train.csv", "no rows")),
     "no dev rows": (tables(GOOD, "text,label\n"), ("dev.csv", "no rows")),
-    "a column missing": (tables("text,lable\na,1\n"), ("train.csv line 1", "no column 'label'")),
-    "a column twice": (tables("text,text,label\na,b,1\n"), ("train.csv line 1", "2 columns")),
     "unknown label": (tables(GOOD + "a,2\n"), ("train.csv line 3", "'2'", "0, 1")),
-    "a label that escapes": (tables(GOOD + "a,\x1b[2J\n"), ("train.csv line 3", r"\x1b[2J")),
-    "no text": (tables(GOOD + " ,1\n"), ("train.csv line 3", "'text' is empty")),
-    "a cell too few": (tables(GOOD + "a\n"), ("train.csv line 3", "1 columns where 2")),
-    "a quote not closed": (tables(GOOD + '"a,1\n' * 3), ("train.csv line 3", '""')),
-    "not UTF-8": (tables(GOOD.encode() + b"\xff,1\n"), ("train.csv line 3", "byte 1 is not UTF-8")),
-    "a line of 100 MB": (tables(GOOD + "x" * 100_000_000), ("train.csv line 3", "over 1 MiB")),
-    "tabs": (tables(GOOD.replace(",", "\t")), ("train.csv line 1", "no column 'text'")),
 }
 
 
