@@ -8,6 +8,7 @@ import math
 import optuna
 import pytest
 import torch
+from ray._raylet import AuthenticationMode, get_authentication_mode
 from safetensors.torch import load_file
 from sklearn.metrics import matthews_corrcoef
 from transformers import pipeline
@@ -55,7 +56,8 @@ def test_servers_listen_on_this_machine_alone(fixture, request):
     assert [entry for entry in sockets if entry[1] not in LOCAL] == []
 
 
-def test_the_token_of_the_cluster_is_readable_by_its_owner_alone(one_worker):
+def test_a_cluster_has_a_token_which_its_owner_alone_can_read(one_worker):
+    assert get_authentication_mode() == AuthenticationMode.TOKEN, "Ray's default"
     assert (one_worker.home / ".ray" / "auth_token").stat().st_mode & 0o077 == 0
 
 
@@ -261,7 +263,3 @@ def test_two_workers_train_what_one_does(one_worker, two_workers):
             assert together.history[0][name] == pytest.approx(value, rel=0.02)
     assert len(saved_epochs(two_workers.home / "outputs")) > len(together.history)
     assert len(mlflow_runs(two_workers.client, "two")["teacher"]) == 1, "one teacher for all sweeps"
-
-
-def lasting_params(params: dict) -> tuple:
-    return params["regime"], params["epochs_per_layer"]
