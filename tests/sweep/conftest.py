@@ -65,9 +65,9 @@ params:
   train_fraction: {choice: [0.5, 1.0]}
   regime: kd
   student_layers: 2
-  learning_rate: 1.0e-2
-  epochs: 4
-teacher: {epochs: 4, learning_rate: 1.0e-2}
+  learning_rate: 3.0e-3
+  epochs: 5
+teacher: {epochs: 5, learning_rate: 3.0e-3}
 """
 EMBEDDED = """\
 sampler: grid
@@ -213,7 +213,7 @@ def custom_task(environment, tmp_path_factory) -> Swept:
     home = tmp_path_factory.mktemp("custom")
     write_teacher(home / "tiny")
     (home / "folder").mkdir()
-    write_reviews(home / "folder" / "train.csv", 150, seed=0)
+    write_reviews(home / "folder" / "train.csv", 300, seed=0)
     dev = write_reviews(home / "folder" / "dev.csv", 60, seed=1)
     (home / "reviews.yaml").write_text(TASK)
     (home / "holdout.yaml").write_text(HOLDOUT)

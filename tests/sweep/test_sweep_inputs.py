@@ -152,7 +152,7 @@ def test_assisted_students_learn_from_it_and_are_compared_with_the_teacher(metho
 
 def test_a_custom_task_goes_through_every_command(custom_task):
     first, second = custom_task.exits
-    assert "folder folder (reviews, 150 train / 60 dev)" in first.output
+    assert "folder folder (reviews, 300 train / 60 dev)" in first.output
     assert "python sweeps/export.py --task reviews --name held" in first.output
     assert "holdout macro_f1" in first.output
     assert "fine-tuning" not in second.output
