@@ -1,11 +1,12 @@
-"""What determines a stage's numbers: the key under which its epochs are saved and found.
+"""Keys of saved epochs: digests of everything that determines a stage's numbers.
 
-Two stages with one key compute the same, epoch by epoch, bit for bit on a CPU. What only says when a stage stops
-is no part of its key, so trials that differ in nothing else share its epochs.
+Two stages with one key compute the same, epoch by epoch, bit for bit on a CPU. Settings that only say when a stage
+stops are not part of its key, so trials that differ in nothing else share its epochs.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -25,8 +26,28 @@ from ikd_ray.distill.regimes import Stage
 from ikd_ray.distill.targets import Targets
 from ikd_ray.storage import store
 
-STOP_RULE = ("epochs", "cosine_threshold")
-VARIABLES = (  # of the environment, by which the libraries below PyTorch choose how they compute
+COMPUTING_MODULES = (
+    "tasks",
+    "storage.arrays",
+    "data.tokens",
+    "data.splits",
+    "data.batches",
+    "distill.losses",
+    "distill.regimes",
+    "distill.distributed",
+    "distill.fast_layers",
+    "distill.encoder",
+    "distill.student",
+    "distill.targets",
+    "distill.frozen_activations",
+    "distill.evaluate",
+    "distill.training",
+    "distill.loop",
+)
+"""Modules whose code determines the numbers of an epoch. Readers of data are not among them: the key has the
+fingerprint of what they read."""
+STOP_SETTINGS = ("epochs", "cosine_threshold")
+ENVIRONMENT_VARIABLES = (
     "MKL_CBWR",
     "MKL_ENABLE_INSTRUCTIONS",
     "ONEDNN_MAX_CPU_ISA",
@@ -34,25 +55,43 @@ VARIABLES = (  # of the environment, by which the libraries below PyTorch choose
     "CUBLAS_WORKSPACE_CONFIG",
     "NVIDIA_TF32_OVERRIDE",
 )
+"""Variables by which the libraries below PyTorch choose how they compute."""
 
 
 @cache
-def _code() -> str:
-    """The code that computes: whoever changes it gets new numbers, or must not be told that they are the same."""
-    root = Path(ikd_ray.__file__).parent
-    files = [
-        root / "tasks.py",
-        *sorted((root / "data").glob("*.py")),
-        *sorted((root / "distill").glob("*.py")),
-    ]
-    return store.digest([[path.name, store.file_sha256(path)] for path in files])
+def code_digest(package: Path = Path(ikd_ray.__file__).parent) -> str:
+    """Return a digest of the code that computes, as it is in a folder that holds the package.
+
+    It is made of the syntax trees of `COMPUTING_MODULES`, so that comments, formatting, docstrings, messages of
+    exceptions, and the modules' names and order do not count.
+    """
+    paths = (package.joinpath(*name.split(".")).with_suffix(".py") for name in COMPUTING_MODULES)
+    trees = (_ArithmeticOnly().visit(ast.parse(path.read_text())) for path in paths)
+    return store.digest(sorted(map(ast.dump, trees)))
+
+
+class _ArithmeticOnly(ast.NodeTransformer):
+    """Removes from a syntax tree what cannot change a number."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:  # noqa: N802 (named by ast)
+        is_docstring = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if is_docstring else self.generic_visit(node)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:  # noqa: N802
+        return None if str(node.module).partition(".")[0] == ikd_ray.__name__ else node
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:  # noqa: N802
+        return ast.Raise()
+
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:  # noqa: N802
+        return ast.Assert(node.test)
 
 
 def environment(world: DistributedContext) -> list[object]:
-    """Whatever changes the last digits besides what is computed."""
+    """Return what changes an epoch's last digits besides its settings: code, libraries, processor, threads."""
     device = world.device
     return [
-        _code(),
+        code_digest(),
         torch.__version__,
         numpy.__version__,  # the order of batches
         transformers.__version__,
@@ -62,7 +101,7 @@ def environment(world: DistributedContext) -> list[object]:
         torch.backends.cpu.get_cpu_capability(),
         torch.get_float32_matmul_precision(),
         torch.are_deterministic_algorithms_enabled(),
-        [os.environ.get(name) for name in VARIABLES],
+        [os.environ.get(name) for name in ENVIRONMENT_VARIABLES],
         torch.get_num_threads(),
         ONEDNN,
         world.size,
@@ -77,33 +116,36 @@ def start_key(
     environments: Sequence[list[object]],
     reference: str = "",
 ) -> str:
-    """The key of a student that has not been trained yet, and of how it will be.
+    """Return the key of a student that has not been trained yet, and of how it will be trained.
 
     Args:
-        targets: of who teaches it.
-        matched: the teaching model's layer of each student layer, counted from 1.
-        environments: of all processes that will train it, by rank.
-        reference: fingerprint of the targets that it is compared with, where these are others.
+        trial: the student and its training.
+        data: the task's tokenized examples.
+        targets: the outputs of the model that teaches it.
+        matched: that model's layer for each student layer, counted from 1.
+        environments: `environment` of all processes that will train it, by rank.
+        reference: fingerprint of the targets that it is compared with, where they are of another model.
     """
     settings = [trial.student_layers, trial.student_init, trial.seed, trial.learning_rate, trial.batch_size]
-    settings.append(trial.train_fraction)  # with the seed it says which examples are seen
+    settings.append(trial.train_fraction)  # with the seed it determines the examples
     others = [reference] if reference else []
     return store.digest(list(environments), data.key, targets.fingerprint(matched), settings, *others)
 
 
-def stage_key(parent: str, epochs: int, stage: Stage, prefix: bool) -> str:
-    """The key of a stage's epochs.
+def stage_key(parent: str, epochs: int, stage: Stage, frozen_stored: bool) -> str:
+    """Return the key of a stage's epochs.
 
     Args:
         parent: key of the stage before it, or the student's own (`start_key`).
-        epochs: how many of the parent's were taken.
-        prefix: whether the output of the layers that the stage freezes is stored; computed again in other
+        epochs: number of epochs that were taken of the parent.
+        stage: its losses and trainable parts.
+        frozen_stored: whether the output of the layers that the stage freezes is stored; computed again in other
             batches it differs in its last digits.
     """
-    fields = dataclasses.asdict(stage)
-    # A rate that decays does so over a known number of epochs.
-    for name in STOP_RULE[1:] if stage.decays else STOP_RULE:
-        del fields[name]
+    settings = dataclasses.asdict(stage)
+    # A learning rate that decays does so over a known number of epochs.
+    for name in STOP_SETTINGS[1:] if stage.decays else STOP_SETTINGS:
+        del settings[name]
     if not stage.soft:
-        del fields["temperature"]
-    return store.digest(parent, epochs, fields, prefix)
+        del settings["temperature"]
+    return store.digest(parent, epochs, settings, frozen_stored)
