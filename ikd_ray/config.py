@@ -1,4 +1,4 @@
-"""Every knob of the system: its name, type, range, unit and default, validated once."""
+"""Every setting with its name, type, range, unit and default, validated in one place."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ class _Config(BaseModel):
 
 
 class Trial(_Config):
-    """One student: how it is built and how it is trained. The search space's dimensions are these fields.
+    """How one student is built and trained. A search space ranges over these fields.
 
-    Field aliases are the names used in space files, MLflow and JSON; only `lambda` differs from its
-    Python name (`lambda_`).
+    Field aliases are the names in space files, MLflow and JSON; only `lambda` differs from its Python name, `lambda_`.
     """
 
     regime: Regime = Field("kd", description="how the student is trained: one of the regimes")
@@ -89,16 +88,16 @@ class Trial(_Config):
     )
 
     def params(self) -> dict[str, Any]:
-        """The fields under their public names (`lambda`, not `lambda_`)."""
+        """Return the fields under their public names (`lambda`, not `lambda_`)."""
         return self.model_dump(by_alias=True)
 
 
 NOT_IN_ASSISTANTS = ("assistant_layers", "train_fraction")
-"""Fields of a `Trial` that say nothing of an assistant: it learns from the teacher, on all of the data."""
+"""Fields of a `Trial` that an assistant does not have: it learns from the teacher, on all training examples."""
 
 
 class TeacherConfig(_Config):
-    """Fine-tuning of a teacher that has no classification head yet."""
+    """Fine-tuning of a teacher that has no classification head."""
 
     epochs: int = Field(5, ge=1, le=100, description="maximum number of epochs; the best epoch counts")
     patience: int = Field(
@@ -115,7 +114,7 @@ class TeacherConfig(_Config):
 
 
 class DataConfig(_Config):
-    """What the models see of an example."""
+    """Input of the models."""
 
     max_length: int = Field(
         128,
@@ -126,7 +125,7 @@ class DataConfig(_Config):
 
 
 class TargetConfig(_Config):
-    """Where the teacher's outputs come from while students train."""
+    """Storage of the teacher's outputs; what is not stored the teacher computes for each batch."""
 
     mode: Literal["auto", "stored", "online"] = Field(
         "auto",
@@ -138,7 +137,7 @@ class TargetConfig(_Config):
 
 
 class PrefixConfig(_Config):
-    """Where the output of a student's frozen layers is kept while the layers above train; else it is recomputed."""
+    """Storage of the outputs of a student's frozen layers; what is not stored is recomputed for each batch."""
 
     memory_gb: float = Field(1.0, ge=0, description="gigabytes kept in memory, by each worker of each trial")
     disk_gb: float = Field(
@@ -147,7 +146,7 @@ class PrefixConfig(_Config):
 
 
 class SharingConfig(_Config):
-    """Where trials leave the epochs that they have trained, for others and for themselves."""
+    """Storage of trained epochs, which other trials reuse and interrupted ones resume from."""
 
     disk_gb: float = Field(
         20.0, gt=0, description="gigabytes of saved epochs; above it the least recently used ones are removed"
@@ -155,11 +154,11 @@ class SharingConfig(_Config):
 
 
 def first_error(error: ValidationError) -> tuple[str, str]:
-    """(dotted key, one-line reason) of the first mistake pydantic found."""
+    """Return the dotted key of the first mistake that pydantic found, and the reason in one line."""
     detail = error.errors()[0]
     key = ".".join(str(part) for part in detail["loc"])
     reason = detail["msg"][0].lower() + detail["msg"][1:]
-    if detail["type"] == "value_error":  # of a check of our own
+    if detail["type"] == "value_error":  # raised by a validator of this package
         reason = str(detail["ctx"]["error"])
     if detail["type"] == "extra_forbidden":
         reason = "unknown name"
@@ -167,7 +166,7 @@ def first_error(error: ValidationError) -> tuple[str, str]:
 
 
 def make_trial(params: dict[str, Any]) -> Trial:
-    """A validated `Trial` from public names.
+    """Return a validated `Trial` from fields under their public names.
 
     Raises:
         UsageError: a name or value is wrong; the message names it.
@@ -180,19 +179,19 @@ def make_trial(params: dict[str, Any]) -> Trial:
 
 
 class SweepConfig(_Config):
-    """One sweep as asked for on the command line; names are the flags'."""
+    """Settings of a sweep from the command line; the names are the flags'."""
 
     task: str = Field(description="a GLUE task's name, or the path of a task file")
     data_dir: Path | None = None
     teacher: str | None = None
     space: Path
-    trials: int | None = Field(None, ge=1, le=100_000, description="none: 8, or all of a grid")
-    concurrent: int | None = Field(None, ge=1, le=10_000, description="trials at once; none: what fits")
+    trials: int | None = Field(None, ge=1, le=100_000, description="None: 8, or all of a grid")
+    concurrent: int | None = Field(None, ge=1, le=10_000, description="trials at once; None: as many as fit")
     workers_per_trial: int = Field(1, ge=1, le=1024)
-    gpus_per_worker: float | None = Field(None, ge=0, le=16, description="none: 1 where there are GPUs")
+    gpus_per_worker: float | None = Field(None, ge=0, le=16, description="None: 1 where there are GPUs")
     output: Path = Path("outputs")
-    uri: str | None = Field(None, description="what `output` is this machine's folder for; none: for itself")
-    name: str | None = Field(None, description="none: the task and the time")
+    uri: str | None = Field(None, description="URI whose local folder `output` is; None: it has none")
+    name: str | None = Field(None, description="None: the task and the time")
     seed: int = Field(0, ge=0, lt=2**31)
     tracking_uri: str | None = None
-    no_share: bool = Field(False, description="every trial trains all its epochs itself, and keeps none")
+    no_share: bool = Field(False, description="trials train all their epochs themselves, and save none")

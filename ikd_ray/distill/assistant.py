@@ -1,7 +1,7 @@
-"""Teacher assistants: students of the teacher that teach smaller ones in its place, distilled once and kept.
+"""Teacher assistants: students of the teacher that teach smaller students in its place, distilled once and stored.
 
-Source: Mirzadeh et al., "Improved Knowledge Distillation via Teacher Assistant", AAAI 2020 (arXiv 1902.03393): where
-a student is much smaller than its teacher, it learns more from one of a size in between.
+Source: Mirzadeh et al., "Improved Knowledge Distillation via Teacher Assistant", AAAI 2020 (arXiv 1902.03393): a
+student much smaller than its teacher learns more from a teacher of a size in between.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ from ikd_ray.distill.training import DivergedError
 from ikd_ray.storage import store
 
 FORMAT = 1
+"""Part of an assistant's key; change it where the code distils an assistant in another way."""
 
 
 class AssistantDivergedError(DivergedError):
-    """An assistant's loss is no finite number any more."""
+    """An assistant's training loss became NaN or infinite."""
 
 
 def assistant_recipe(recipe: Trial) -> dict[str, Any]:
-    """How an assistant is distilled: a trial's fields under their public names, its depth as `student_layers`."""
+    """Return an assistant's settings: a trial's fields under their public names, its depth as `student_layers`."""
     return {name: value for name, value in recipe.params().items() if name not in NOT_IN_ASSISTANTS}
 
 
 def assistant_key(teacher: str, data: TaskData, recipe: Trial) -> str:
-    """What an assistant's weights depend on.
+    """Return a digest of the teacher's key, the data and the recipe that an assistant's weights depend on.
 
-    That is the teacher's key, the data and the recipe. Not the machine, nor the code, nor whether attention was stored:
-    as with teachers, the one that is there is taken, so that a sweep goes on with the same wherever and whenever.
+    As for teachers, neither the machine nor the code is part of it, nor whether attention was stored: a stored
+    assistant is reused, so that a sweep resumes with the same one on any machine.
     """
     return store.digest("assistant", FORMAT, teacher, data.key, assistant_recipe(recipe))
 
@@ -54,40 +55,47 @@ def make_assistant(
     prefix: PrefixConfig | None = None,
     checkpoints: EpochCache | None = None,
 ) -> Iterator[Epoch]:
-    """Distil an assistant of `recipe.student_layers` layers and keep it as teachers are kept; yields its epochs.
+    """Distil an assistant of `recipe.student_layers` layers, and store it for `open_teacher` and `load_teacher`.
 
-    `folder` then opens with `open_teacher` and `load_teacher`. Its record's metrics are those of the last epoch on the
-    evaluation splits, against the teacher.
+    Its record has the metrics of the last epoch on the evaluation splits.
 
     Args:
-        targets: the teacher's, on the device to train on, with those of the layers that the assistant's are mapped to.
-        checkpoints: where its epochs are saved and found, so that one that was cut off goes on.
+        teacher: the teacher's record.
+        data: the task's tokenized examples.
+        targets: outputs of the teacher, on the device to train on, of all layers that the assistant's are matched with.
+        recipe: the trial to distil.
+        folder: where the assistant is stored.
+        prefix: gigabytes for the outputs of frozen layers.
+        checkpoints: where its epochs are saved and found, so that an interrupted distillation resumes.
+
+    Yields:
+        Each epoch.
 
     Raises:
         AssistantDivergedError: a loss became NaN or infinite.
     """
-    run = Distillation(recipe, data, targets, prefix=prefix, checkpoints=checkpoints)
+    distillation = Distillation(recipe, data, targets, prefix=prefix, checkpoints=checkpoints)
     history: list[dict[str, float]] = []
     try:
-        for event in run:
+        for event in distillation:
             if isinstance(event, PendingEpoch):
                 time.sleep(POLL_SECONDS)
             else:
                 history.append(event.metrics)
                 yield event
     except DivergedError as error:
-        raise AssistantDivergedError(f"{error} (of {recipe.student_layers} layers)") from None
+        raise AssistantDivergedError(f"{error} (assistant of {recipe.student_layers} layers)") from None
     splits = tuple(f"{name}/" for name in data.evaluation_splits)
-    card = {
+    record = {
         "name": f"{recipe.student_layers}L of {teacher.name}",
         "metrics": {name: value for name, value in history[-1].items() if name.startswith(splits)},
-        "settings": assistant_recipe(recipe) | {"layer_map": list(run.matched)},
+        "settings": assistant_recipe(recipe) | {"layer_map": list(distillation.matched)},
         "history": history,
     }
 
-    def write(aside: Path) -> None:
-        run.student.model.save_pretrained(aside)
-        AutoTokenizer.from_pretrained(teacher.folder, **NO_REMOTE_CODE).save_pretrained(aside)
-        (aside / TEACHER_FILE).write_text(json.dumps(card, indent=1))
+    def write(staging: Path) -> None:
+        distillation.student.model.save_pretrained(staging)
+        AutoTokenizer.from_pretrained(teacher.folder, **NO_REMOTE_CODE).save_pretrained(staging)
+        (staging / TEACHER_FILE).write_text(json.dumps(record, indent=1))
 
     store.get_or_build(folder, write)

@@ -73,17 +73,17 @@ def code_digest(package: Path = Path(ikd_ray.__file__).parent) -> str:
 class _ArithmeticOnly(ast.NodeTransformer):
     """Removes from a syntax tree what cannot change a number."""
 
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:  # noqa: N802 (named by ast)
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         is_docstring = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
         return None if is_docstring else self.generic_visit(node)
 
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:  # noqa: N802
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
         return None if str(node.module).partition(".")[0] == ikd_ray.__name__ else node
 
-    def visit_Raise(self, node: ast.Raise) -> ast.AST:  # noqa: N802
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
         return ast.Raise()
 
-    def visit_Assert(self, node: ast.Assert) -> ast.AST:  # noqa: N802
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:
         return ast.Assert(node.test)
 
 

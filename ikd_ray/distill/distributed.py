@@ -1,4 +1,4 @@
-"""The processes that train one student together; alone by default."""
+"""Communication between the processes that train one student together."""
 
 from __future__ import annotations
 
@@ -14,32 +14,34 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process's place among `size` that split every batch. With size > 1 a process group must be up."""
+    """One of `size` processes that split every batch; by default there is one.
+
+    With more than one, `torch.distributed` must have a process group.
+    """
 
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """bfloat16 matrix products on a GPU; float32 as it is elsewhere."""
+        """Return the context of the forward pass: bfloat16 matrix products on a GPU, float32 elsewhere."""
         return (
             torch.autocast(self.device.type, torch.bfloat16) if self.device.type == "cuda" else nullcontext()
         )
 
     def wrap(self, module: nn.Module, some_unused: bool) -> nn.Module:
-        """The module with gradients averaged over the processes.
-
-        Wrap anew whenever other parameters train.
+        """Return the module wrapped so that gradients are averaged over the processes.
 
         Args:
-            some_unused: parameters that train may get no gradient, which takes a search at every step.
+            module: the module. Wrap it anew whenever other parameters train.
+            some_unused: whether parameters that train may get no gradient; to find them costs time at every step.
         """
         if self.size == 1:
             return module
         return DistributedDataParallel(module, find_unused_parameters=some_unused)
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's value, in every process. It is pickled among the processes of a trial."""
+        """Return rank 0's value in every process. The value must be picklable."""
         if self.size == 1:
             return value
         shared = [value]
@@ -47,7 +49,7 @@ class DistributedContext:
         return shared[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """Every process's value, by rank, in every process."""
+        """Return all processes' values, by rank, in every process."""
         if self.size == 1:
             return [value]
         values = [None] * self.size
@@ -55,13 +57,13 @@ class DistributedContext:
         return values
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so in any process."""
+        """Return whether the flag is set in any process."""
         if self.size == 1:
             return flag
         return bool(self.all_reduce_sum(torch.tensor(float(flag), device=self.device)))
 
     def all_reduce_sum(self, values: Tensor) -> Tensor:
-        """Sum over the processes, elementwise."""
+        """Sum a tensor over the processes, elementwise and in place, and return it."""
         if self.size > 1:
             dist.all_reduce(values)
         return values

@@ -1,6 +1,7 @@
-"""The four losses of internal distillation (Aguilar et al., AAAI 2020, sections 3.1 and 3.2).
+"""The four losses of internal knowledge distillation.
 
-All are means over the batch's examples and compute in float32 or wider, whatever the inputs' type.
+Source: Aguilar et al., "Knowledge Distillation from Internal Representations", AAAI 2020 (arXiv 1910.03723), sections
+3.1 and 3.2. Each loss is a mean over the B examples of a batch, a scalar in float32 or wider whatever the inputs' type.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ def _alike(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def soft_label_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of the softened student against the softened teacher, times temperature squared.
+    """Compute the cross-entropy of the softened student against the softened teacher, times temperature squared.
 
-    The factor keeps the gradient's size independent of the temperature (Hinton et al. 2015, section 2).
-    With a single logit (regression) it is the mean squared error and the temperature does not apply.
+    The factor keeps the gradient's size independent of the temperature (Hinton et al., arXiv 1503.02531, section 2).
+    With a single logit (regression) it is the mean squared error, and the temperature does not apply.
 
     Args:
-        student_logits, teacher_logits: (B, labels).
+        student_logits: (B, labels).
+        teacher_logits: (B, labels).
+        temperature: divides both models' logits.
     """
     student_logits, teacher_logits = _alike(student_logits, teacher_logits)
     if student_logits.shape[-1] == 1:
@@ -36,7 +39,7 @@ def soft_label_loss(student_logits: Tensor, teacher_logits: Tensor, temperature:
 
 
 def hard_label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy against the gold classes, or mean squared error with a single logit (regression).
+    """Compute the cross-entropy against the gold classes, or the mean squared error with a single logit (regression).
 
     Args:
         logits: (B, labels).
@@ -49,12 +52,13 @@ def hard_label_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Mean over examples and heads of (1/L) sum_i KL(teacher[i] || student[i]), i the query positions.
+    """Compute the mean over examples and heads of (1/L) sum_i KL(teacher[i] || student[i]), i the query positions.
 
     L is each sequence's own length; padded rows and columns count for nothing (equation 1 of the paper).
 
     Args:
-        student, teacher: attention probabilities (B, heads, L, L), rows summing to 1 over the valid columns.
+        student: attention probabilities, (B, heads, L, L), rows summing to 1 over the valid columns.
+        teacher: the same of the teacher.
         mask: (B, L), 1 for tokens and 0 for padding.
     """
     student, teacher = _alike(student, teacher)
@@ -67,12 +71,13 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 
 
 def cls_cosine(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over examples of 1 - cos(teacher, student)^2 of the [CLS] vectors (equation 2 of the paper).
+    """Compute the mean over examples of 1 - cos(teacher, student)^2 of the [CLS] vectors (equation 2 of the paper).
 
-    Blind to the vectors' sign and length.
+    It does not depend on the vectors' sign and length.
 
     Args:
-        student, teacher: (B, hidden).
+        student: (B, hidden).
+        teacher: (B, hidden).
     """
     cosine = F.cosine_similarity(*_alike(student, teacher), dim=-1)
     return (1 - cosine.square()).mean()

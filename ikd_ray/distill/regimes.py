@@ -1,6 +1,6 @@
-"""Regimes as data: a regime is a function that returns the stages a student goes through.
+"""Regimes as data: a regime is a function that returns the stages of a student's training.
 
-A new regime is one more function with the same signature in `REGIMES`; the training loop runs stages and
+To add a regime, write a function with the same signature and enter it in `REGIMES`: the training loop runs stages and
 knows no regime by name.
 """
 
@@ -15,42 +15,56 @@ from ikd_ray.config import Trial, make_trial
 
 @dataclass(frozen=True)
 class Stage:
-    """One stretch of training with fixed losses and fixed trainable parameters.
+    """Part of the training with fixed losses and fixed trainable parameters.
 
     Layers are the student's, counted from 1. A weight of 0 switches a loss off.
+
+    Attributes:
+        name: the layers it matches, `1+2`, and C for classification.
+        epochs: maximum number of epochs.
+        layers: layers whose internal losses are on.
+        kl: weight of each layer's attention KL.
+        cos: weight of each layer's CLS cosine.
+        soft: weight of the soft-label loss.
+        hard: weight of the hard-label loss.
+        temperature: of the soft-label loss.
+        trains: layers that train.
+        head: whether pooler and classifier train.
+        embeddings: whether the embeddings train.
+        cosine_threshold: the stage ends when the top active layer's mean training cosine loss is at most this.
+        decays: whether the learning rate falls linearly to zero over `epochs`; else it is constant after warm-up.
     """
 
     name: str
-    epochs: int  # at most
-    layers: tuple[int, ...] = ()  # whose internal losses are on
-    kl: float = 0.0  # weight of each layer's attention KL
-    cos: float = 0.0  # weight of each layer's CLS cosine
+    epochs: int
+    layers: tuple[int, ...] = ()
+    kl: float = 0.0
+    cos: float = 0.0
     soft: float = 0.0
     hard: float = 0.0
     temperature: float = 1.0
-    trains: tuple[int, ...] = ()  # layers that train
-    head: bool = False  # pooler and classifier train
-    embeddings: bool = False  # embeddings train
-    cosine_threshold: float = (
-        0.0  # ends once the top active layer's mean training cosine loss is at most this
-    )
-    decays: bool = True  # learning rate falls linearly to zero over `epochs`; else constant after warm-up
+    trains: tuple[int, ...] = ()
+    head: bool = False
+    embeddings: bool = False
+    cosine_threshold: float = 0.0
+    decays: bool = True
 
     @property
     def classifies(self) -> bool:
+        """Whether the stage has a classification loss."""
         return self.soft > 0 or self.hard > 0
 
     def ends(self, metrics: Mapping[str, float]) -> bool:
-        """Whether an epoch with these metrics is the stage's last, however many it may have."""
+        """Return whether the stage ends after an epoch with these metrics, before its maximum of epochs."""
         threshold = self.cosine_threshold
         return threshold > 0 and metrics[f"train/layer_{self.layers[-1]}/cos"] <= threshold
 
     def depth(self, student_layers: int) -> int:
-        """Layers that must be run: those above the highest active one are cut off."""
+        """Return the number of layers that must be run: up to the highest active one."""
         return student_layers if self.classifies else max(self.layers)
 
     def frozen(self, student_layers: int) -> int:
-        """Lowest layers that are, embeddings included, a constant function of the input."""
+        """Return the number of lowest layers that, embeddings included, are a constant function of the input."""
         return 0 if self.embeddings else min(self.trains, default=student_layers + 1) - 1
 
 
@@ -75,27 +89,27 @@ def _internal_weights(trial: Trial) -> dict[str, float]:
 
 
 def hard(trial: Trial) -> list[Stage]:
-    """Fine-tuning on the gold labels, no teacher."""
+    """Return the stage of fine-tuning on the gold labels, without a teacher."""
     return [_classification(trial, soft=0.0, hard=1.0)]
 
 
 def kd(trial: Trial) -> list[Stage]:
-    """Standard knowledge distillation: soft labels plus lambda times hard labels."""
+    """Return the stage of standard knowledge distillation: soft labels plus lambda times hard labels."""
     return [_classification(trial)]
 
 
 def id(trial: Trial) -> list[Stage]:  # the paper's name for the regime
-    """Every layer's internal losses and the classification loss at once."""
+    """Return the stage of internal distillation: every layer's internal losses and the classification loss at once."""
     layers = tuple(range(1, trial.student_layers + 1))
     name = "+".join(map(str, layers)) + "+C"
     return [_classification(trial, name=name, layers=layers, **_internal_weights(trial))]
 
 
 def _layer_by_layer(trial: Trial, stacked: bool, trains_below: bool) -> list[Stage]:
-    """One internal stage a layer, bottom up, then classification.
+    """Return one internal stage per layer, from the bottom up, then classification.
 
-    An internal stage's learning rate does not depend on how long the stage lasts, so that its course is the
-    same whatever ends it.
+    An internal stage's learning rate does not depend on the stage's length, so that its epochs are the same whatever
+    ends it.
     """
     always = trial.soft_labels == "always"
     stages = []
@@ -123,12 +137,12 @@ def _layer_by_layer(trial: Trial, stacked: bool, trains_below: bool) -> list[Sta
 
 
 def pid(trial: Trial) -> list[Stage]:
-    """Progressive internal distillation: one layer is optimised at a time, then classification."""
+    """Return the stages of progressive internal distillation: one layer at a time, then classification."""
     return _layer_by_layer(trial, stacked=False, trains_below=trial.train == "upto")
 
 
 def sid(trial: Trial) -> list[Stage]:
-    """Stacked internal distillation: layers 1..k together, k growing, then classification."""
+    """Return the stages of stacked internal distillation: layers 1..k for each k, then classification."""
     return _layer_by_layer(trial, stacked=True, trains_below=True)
 
 
@@ -142,7 +156,7 @@ REGIMES: dict[str, Callable[[Trial], list[Stage]]] = {
 
 
 def plan(regime: str, student_layers: int, **options: object) -> list[Stage]:
-    """The stages of a regime, in order.
+    """Return the stages of a regime, in order.
 
     Args:
         regime: a key of `REGIMES`.
@@ -150,7 +164,7 @@ def plan(regime: str, student_layers: int, **options: object) -> list[Stage]:
         options: further fields of `ikd_ray.config.Trial`.
 
     Raises:
-        UsageError: an unknown regime or option, or a value out of range.
+        UsageError: the regime or an option is unknown, or a value is out of range.
     """
     trial = make_trial({"regime": regime, "student_layers": student_layers, **options})
     return REGIMES[regime](trial)

@@ -1,7 +1,8 @@
-"""Students: cut from their teacher, and measured."""
+"""Build students from their teacher, and measure their size and latency."""
 
 from __future__ import annotations
 
+import bisect
 import copy
 import statistics
 import time
@@ -14,22 +15,24 @@ from transformers import PretrainedConfig
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.fast_layers import use_onednn
 
-LATENCY_TOKENS, LATENCY_ID = 128, 5  # how many, and which one
+LATENCY_TOKENS, LATENCY_ID = 128, 5
+"""Length of the sequence that latency is measured with, and the token id that it repeats."""
 LATENCY_WARMUP, LATENCY_RUNS, LATENCY_ROUNDS = 3, 15, 30
-LATENCY_AGREES = 1.03
+LATENCY_TOLERANCE = 1.03
+"""Ratio of the two shortest medians at which the measurement ends."""
 
 
 def layer_map(student_layers: int, teacher_layers: int) -> tuple[int, ...]:
-    """The teacher layer that each student layer is matched with, uniform, both counted from 1.
+    """Return the teacher layer that each student layer is matched with, both counted from 1.
 
-    The top layers meet; twice as deep a teacher gives i -> 2i.
+    The layers are spread uniformly and the top ones are matched: a teacher twice as deep gives i -> 2i.
 
     Raises:
         ValueError: the student is deeper than its teacher.
     """
     if not 1 <= student_layers <= teacher_layers:
         raise ValueError(f"a student of {student_layers} layers cannot come from {teacher_layers} layers")
-    # Rounds half up: (i * T / S + 1/2), in whole numbers.
+    # i * T / S rounded half up, in integers.
     return tuple(
         (2 * i * teacher_layers + student_layers) // (2 * student_layers)
         for i in range(1, student_layers + 1)
@@ -37,22 +40,24 @@ def layer_map(student_layers: int, teacher_layers: int) -> tuple[int, ...]:
 
 
 def matched_layers(depths: Iterable[int], teacher_layers: int) -> list[int]:
-    """The teacher's layers, ascending, that students of these depths are matched with (`layer_map`)."""
+    """Return the teacher's layers that students of some depths are matched with (`layer_map`), ascending."""
     return sorted({layer for depth in depths for layer in layer_map(depth, teacher_layers)})
 
 
 def build_student(teacher: Encoder, student_layers: int, init: str) -> Encoder:
-    """A student with copies of the teacher's embeddings, pooler, classifier and some of its layers.
+    """Build a student from copies of the teacher's embeddings, pooler, classifier and some of its layers.
 
     Args:
+        teacher: the teacher.
+        student_layers: number of layers of the student.
         init: "mapped" copies the layers of `layer_map`, "first" the lowest ones.
     """
     mapped = layer_map(student_layers, len(teacher.layers))
     chosen = mapped if init == "mapped" else range(1, student_layers + 1)
-    kept = nn.ModuleList([teacher.layers[number - 1] for number in chosen])
-    # deepcopy's memo stands in for the layer list, so that the layers left out are not copied.
+    layers = nn.ModuleList([teacher.layers[number - 1] for number in chosen])
+    # deepcopy finds the student's layers in its memo, so that the teacher's other layers are not copied.
     memo: dict[int, object] = {}
-    memo[id(teacher.layers)] = copy.deepcopy(kept, memo)
+    memo[id(teacher.layers)] = copy.deepcopy(layers, memo)
     model = copy.deepcopy(teacher.model, memo)
     model.config.num_hidden_layers = student_layers
     return Encoder(model.requires_grad_(True))
@@ -63,7 +68,7 @@ def _count(module: nn.Module) -> int:
 
 
 def size_metrics(student: Encoder) -> dict[str, float]:
-    """Parameters with and without embeddings, and the weights' megabytes (10^6 bytes) as stored."""
+    """Return the number of parameters with and without embeddings, and the weights' megabytes (10^6 bytes)."""
     stored = sum(tensor.numel() * tensor.element_size() for tensor in student.parameters())
     return {
         "student/params": _count(student),
@@ -73,24 +78,28 @@ def size_metrics(student: Encoder) -> dict[str, float]:
 
 
 def latency_tokens(config: PretrainedConfig) -> int:
-    """How many tokens the sequence has that latency is measured with."""
-    return min(LATENCY_TOKENS, config.max_position_embeddings - 2)  # RoBERTa's start at 2
+    """Return the length of the sequence that a model's latency is measured with."""
+    return min(LATENCY_TOKENS, config.max_position_embeddings - 2)  # RoBERTa's positions start at 2
 
 
 def latency_ms(student: Encoder) -> float:
-    """Median milliseconds of a forward pass on the CPU: one sequence of 128 tokens, one thread.
+    """Return the median milliseconds of a forward pass on the CPU with one thread and one sequence of 128 tokens.
 
-    It depends on the architecture alone.
+    It depends on the architecture only, not on the weights.
     """
     return latencies_ms(student)[0]
 
 
 def latencies_ms(student: Encoder, *others: Callable[[], object]) -> list[float]:
-    """The same, and the median milliseconds of calls that do as much in another way.
+    """Return a student's `latency_ms`, and that of other implementations of the same forward pass.
 
-    Whatever else runs makes them longer, so they are measured in turn until of each the two shortest medians agree.
+    Other load on the machine makes a pass slower, so each is measured in turn until its two shortest medians agree.
+
+    Args:
+        student: the student.
+        others: functions that run one forward pass each.
     """
-    # As its users will run it: transformers' own forward pass.
+    # Users of the student run transformers' own forward pass.
     model = copy.deepcopy(student.model).eval().cpu()
     use_onednn(model, False)
     ids = torch.full((1, latency_tokens(student.config)), LATENCY_ID)
@@ -101,17 +110,16 @@ def latencies_ms(student: Encoder, *others: Callable[[], object]) -> list[float]
     try:
         with torch.inference_mode():
             medians = [sorted(_median_ms(call) for _ in range(2)) for call in calls]
-            while not all(map(_agree, medians)) and len(medians[0]) < LATENCY_ROUNDS:
-                for found, call in zip(medians, calls, strict=True):
-                    found.append(_median_ms(call))
-                    found.sort()
+            while not all(map(_agrees, medians)) and len(medians[0]) < LATENCY_ROUNDS:
+                for times, call in zip(medians, calls, strict=True):
+                    bisect.insort(times, _median_ms(call))
     finally:
         torch.set_num_threads(threads)
-    return [found[0] for found in medians]
+    return [times[0] for times in medians]
 
 
-def _agree(medians: list[float]) -> bool:
-    return medians[1] <= LATENCY_AGREES * medians[0]
+def _agrees(medians: list[float]) -> bool:
+    return medians[1] <= LATENCY_TOLERANCE * medians[0]
 
 
 def _median_ms(run: Callable[[], object]) -> float:

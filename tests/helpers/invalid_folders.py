@@ -108,7 +108,7 @@ TEACHERS: dict[str, tuple[MakeInput | str, tuple[str, ...]]] = {
     "an empty folder": (folder, ("no config.json",)),
     "pickled weights": (teacher(as_pickle), ("only safetensors are read",)),
     "config not JSON": (teacher(write_to("config.json", "{")), ("config.json", "JSON")),
-    "config a list": (teacher(write_to("config.json", "[]")), ("config.json", "a list where a mapping")),
+    "config a list": (teacher(write_to("config.json", "[]")), ("config.json", "a list instead of a mapping")),
     "config deep": (teacher(write_to("config.json", "[" * 100_000)), ("config.json",)),
     "config binary": (teacher(write_to("config.json", b"\xff\0")), ("config.json",)),
     "config a pipe": (teacher(replace_by_pipe("config.json")), ("config.json",)),
@@ -132,7 +132,7 @@ TEACHERS: dict[str, tuple[MakeInput | str, tuple[str, ...]]] = {
     "weights empty": (teacher(write_to("model.safetensors", b"")), ("damaged",)),
     "weights a pipe": (
         teacher(replace_by_pipe("model.safetensors")),
-        ("model.safetensors", "no ordinary file"),
+        ("model.safetensors", "not a regular file"),
     ),
     "a layer without weights": (teacher(without_weights("layer.2.")), ("layer.2.", "lack")),
     "weights of another size": (teacher(unchanged, intermediate_size=64), ("intermediate",)),
