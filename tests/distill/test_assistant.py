@@ -173,7 +173,7 @@ def test_one_that_was_cut_off_goes_on(tmp_path, record, data, targets, kept):
     next(cut)
     cut.close()
     assert open_teacher(tmp_path / "made") is None
-    assert [epoch.earlier for epoch in events()] == [True, False]
+    assert [epoch.resumed for epoch in events()] == [True, False]
     assert is_intact(tmp_path / "made")
     name = "model.safetensors"
     assert (tmp_path / "made" / name).read_bytes() == (kept / name).read_bytes()
@@ -181,7 +181,9 @@ def test_one_that_was_cut_off_goes_on(tmp_path, record, data, targets, kept):
 
 def test_one_that_diverges_leaves_nothing(tmp_path, record, data, targets):
     recipe = RECIPE.model_copy(update={"temperature": 1e-38})
-    with pytest.raises(AssistantDivergedError, match=r"became nan in stage C, epoch 1 \(of 3 layers\)"):
+    with pytest.raises(
+        AssistantDivergedError, match=r"became nan in stage C, epoch 1 \(assistant of 3 layers\)"
+    ):
         list(make_assistant(record, data, targets, recipe, tmp_path / "made"))
     assert not list(tmp_path.iterdir())
 

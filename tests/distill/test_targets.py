@@ -187,7 +187,7 @@ def test_what_is_stored_already_needs_no_room(there, free, stores):
 
 
 def test_no_room_for_what_must_be_stored():
-    with pytest.raises(UsageError, match=r"95\.0 GB and 100\.0 GB free"):
+    with pytest.raises(UsageError, match=r"95\.0 GB to store and 100\.0 GB free"):
         should_store_attention(95, 100, TargetConfig(mode="stored"))
 
 
