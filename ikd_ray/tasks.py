@@ -1,4 +1,4 @@
-"""What a task is: its texts, labels and metrics; and those of GLUE, on the hub and in the official release's files."""
+"""Tasks: their texts, labels and metrics, and the nine tasks of GLUE on the hub and in the official release."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ METRICS = CLASS_METRICS + SCORE_METRICS
 
 
 class SplitNames(NamedTuple):
-    """What one split is called here, in the release's folder and on the hub."""
+    """A split's name in this project, its file in the release's folder, and its name on the hub."""
 
     name: str
     file: str
@@ -30,57 +30,58 @@ _TRAIN_DEV = (_TRAIN, SplitNames("dev", "dev.tsv", "validation"))
 
 @dataclass(frozen=True)
 class Task:
-    """What is learned of which columns, and how it is measured."""
+    """A classification or regression task on one text or a pair of texts."""
 
     name: str
     text_columns: tuple[str, ...]
-    """One (a sentence) or two (a pair)."""
+    """Names of one column, or of two for pairs."""
     labels: tuple[str, ...]
-    """Class names in the order of their indices; none for regression."""
+    """Class names in the order of their indices; empty for regression."""
     metrics: tuple[str, ...]
     metric: str
-    """The one of `metrics` that trials are compared by."""
+    """The main metric, by which trials are compared; one of `metrics`."""
 
     file_label: str = "label"
-    """Name of the label's column in the files."""
+    """Name of the label column in the files."""
     file_labels: tuple[str, ...] = ()
-    """Labels as the files write them, in the order of `labels`; none for regression."""
+    """Labels as the files write them, in the order of `labels`; empty for regression."""
     score_range: tuple[float, float] = (0.0, 5.0)
-    """Least and greatest gold score of a regression task."""
+    """Smallest and largest gold score of a regression task."""
 
     @property
     def title(self) -> str:
-        """What people call it."""
+        """The task's name in messages."""
         return f"task {self.name}"
 
     @property
     def identity(self) -> str:
-        """All of it that shapes what is computed of its examples, teachers and students: labels, metrics and so on.
+        """All properties that change what is computed, as JSON; part of the data's fingerprint.
 
-        Tasks of one identity share whatever is kept for their data. Where its files are, and what their columns are
-        called, is no part of it.
+        Tasks of equal identity share caches. The places of files and the names of their columns are no part of it.
         """
         return json.dumps([self.name, len(self.text_columns), self.labels, self.metrics, self.metric])
 
     @property
     def is_regression(self) -> bool:
+        """Whether labels are scores."""
         return not self.labels
 
     @property
     def is_pair(self) -> bool:
+        """Whether an example has two texts."""
         return len(self.text_columns) == 2
 
     @property
     def num_labels(self) -> int:
-        """Outputs of the classifier: one for regression."""
+        """Number of the classifier's outputs; 1 for regression."""
         return len(self.labels) or 1
 
     def score(self, labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-        """The value of each of `metrics`.
+        """Compute each of `metrics`.
 
-        F1 is that of class 1; macro F1 is the mean of the F1 of every class that occurs in labels or
-        predictions. Correlations and MCC of constant predictions are 0. Where a logit is not a
-        finite number every metric is nan: the argmax of a diverged model would score like a constant guess.
+        F1 is that of class 1; macro F1 is the mean F1 of the classes that occur in labels or predictions. Correlations
+        and MCC of constant predictions are 0. If any logit is not finite, every metric is nan: the argmax of a diverged
+        model would score like a constant guess.
 
         Args:
             labels: (n,) class indices, or scores for regression; n at least 1.
@@ -95,12 +96,12 @@ class Task:
 
 
 def _measure(metric: str, labels: np.ndarray, predictions: np.ndarray) -> float:
-    # Imported late: they take a second, and command lines read this module only to check --task.
+    # Imported late: they take a second, and command lines import this module only to check --task.
     from scipy import stats
     from sklearn import metrics
 
     with warnings.catch_warnings():
-        # Predictions that are constant, or nearly, are ordinary early in training.
+        # Constant predictions are ordinary early in training.
         warnings.simplefilter("ignore")
         if metric == "accuracy":
             return float(metrics.accuracy_score(labels, predictions))
@@ -118,23 +119,25 @@ def _measure(metric: str, labels: np.ndarray, predictions: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class GlueTask(Task):
-    """One GLUE task. `labels`, `text_columns` and `name` are those of the hub's dataset `nyu-mll/glue`."""
+    """A task of GLUE. `name`, `text_columns` and `labels` are those of the hub's data set `nyu-mll/glue`."""
 
     folder: str = ""
     file_text: tuple[str, ...] = ()
     """Names of the text columns in the files' header."""
     headless: tuple[str, ...] = ()
-    """All column names of files that have no header; none where they have one."""
+    """All column names of files without a header; empty where files have one."""
     skips_corrupted: bool = False
-    """The official files hold broken rows, which everybody leaves out."""
+    """Whether the official files hold broken rows, which are customarily skipped."""
     splits: tuple[SplitNames, ...] = _TRAIN_DEV
 
     @property
     def title(self) -> str:
+        """The task's name in messages."""
         return f"GLUE task {self.name}"
 
     @property
     def identity(self) -> str:
+        """The name, which stands for all properties."""
         return self.name
 
 
@@ -250,10 +253,10 @@ TASKS: dict[str, GlueTask] = {task.name: task for task in _ALL}
 
 
 def get_task(name: str) -> GlueTask:
-    """GLUE's task of that name.
+    """Return the GLUE task of that name.
 
     Raises:
-        UsageError: there is none; the message names the known ones.
+        UsageError: there is no such task; the message lists the known ones.
     """
     if name not in TASKS:
         raise UsageError(f"task {name!r} is not known; one of: {', '.join(TASKS)}")

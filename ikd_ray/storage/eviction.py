@@ -1,4 +1,11 @@
-"""Keeping the folder of saved epochs within its size, without taking anything from a trial that runs."""
+"""Eviction from the cache of saved epochs: least recently used first, never what a running trial uses.
+
+FOLDER/KEY/NAME         an entry: a saved epoch of the stage with that key, or an array derived from one
+FOLDER/.in_use/         leases: for each running process a locked file and the keys that it uses
+FOLDER/.locks/          one lock per stage, held by the process that trains it
+FOLDER/.going/          entries on their way out: renamed first, which is atomic, then removed
+FOLDER/.housekeeping.lock   held while leases are taken or entries are evicted
+"""
 
 from __future__ import annotations
 
@@ -15,13 +22,13 @@ from filelock import FileLock, Timeout
 
 from ikd_ray.storage import store
 
-IN_USE, GOING, LOCKS, HOUSEKEEPING = ".in_use", ".going", ".locks", ".housekeeping.lock"
-SCAN_EVERY = 0.02  # of the room: so much is saved between two looks at all there is
+LEASES, TRASH, LOCKS, EVICTION_LOCK = ".in_use", ".going", ".locks", ".housekeeping.lock"
+SCAN_EVERY = 0.02  # the folder is scanned after so much of its capacity has been written
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """A saved epoch, or what is saved beside a stage's epochs, seen from outside."""
+    """A saved epoch, or an array stored beside the epochs of a stage."""
 
     folder: Path
     bytes: int
@@ -29,55 +36,101 @@ class CacheEntry:
 
     @property
     def key(self) -> str:
-        """Of the stage that it belongs to."""
+        """Key of the entry's stage."""
         return self.folder.parent.name
 
 
-def touch(state: Path) -> None:
-    """Its time of change is when it was last used; only that is lost where it is another user's."""
-    with suppress(OSError):
-        os.utime(state)
-
-
 def cache_entries(folder: Path) -> list[CacheEntry]:
-    """Everything saved below the folder of all stages."""
-    found = []
-    for epoch in folder.glob("[!.]*/[!.]*"):
-        with suppress(OSError):  # it went meanwhile
-            found.append(CacheEntry(epoch, _bytes(epoch), epoch.stat().st_mtime))
-    return found
+    """Return all entries below the folder of all stages."""
+    entries = []
+    for path in folder.glob("[!.]*/[!.]*"):
+        with suppress(OSError):  # removed meanwhile
+            entries.append(CacheEntry(path, _size(path), path.stat().st_mtime))
+    return entries
 
 
-def _bytes(folder: Path) -> int:
-    size = 0
-    for file in folder.iterdir():
-        with suppress(FileNotFoundError):  # who looks for a state replaces what it remembers of it
-            size += file.stat().st_size
-    return size
+def touch(entry: Path) -> None:
+    """Record that an entry is used now, by its modification time; without effect if another user owns it."""
+    with suppress(OSError):
+        os.utime(entry)
 
 
-_since_look: dict[Path, float] = {}  # bytes that this process has saved since it last looked at all there is
+def leased_keys(folder: Path) -> set[str]:
+    """Return the keys that running processes use, as of this moment, without writing to the folder.
+
+    Raises:
+        OSError: the leases cannot be read.
+    """
+    keys = set()
+    for lock in _lease_locks(folder / LEASES):
+        try:
+            with FileLock(lock, blocking=False):
+                pass
+        except Timeout:
+            keys |= _read_keys(lock.with_suffix(""))
+    return keys
+
+
+def evict(folder: Path, capacity: float) -> list[CacheEntry]:
+    """Remove entries, the least recently used first, until the others take at most `capacity` bytes.
+
+    Entries of leased keys stay, even if they take more. Leftovers of killed processes are removed. Where the disk is
+    nearly full, the capacity is what `store.MAX_DISK_SHARE` leaves to others.
+
+    Returns:
+        The removed entries.
+    """
+    removed, trash = [], folder / TRASH
+    trash.mkdir(exist_ok=True)
+    with FileLock(folder / EVICTION_LOCK):
+        leased = _collect_leases(folder)
+        entries = sorted(cache_entries(folder), key=lambda entry: entry.used)
+        total = sum(entry.bytes for entry in entries)
+        capacity = min(capacity, store.MAX_DISK_SHARE * (total + shutil.disk_usage(folder).free))
+        for entry in entries:
+            if total <= capacity:
+                break
+            if entry.key not in leased and _move_to_trash(entry.folder, trash):
+                removed.append(entry)
+                total -= entry.bytes
+        for stage in folder.glob("[!.]*"):
+            if stage.name not in leased:
+                for leftover in stage.glob(".*"):  # of a killed process: a live one would hold a lease
+                    _move_to_trash(leftover, trash)
+                with suppress(OSError):  # not empty
+                    stage.rmdir()
+        for lock in (folder / LOCKS).glob("*"):
+            if lock.name not in leased and not (folder / lock.name).exists():
+                lock.unlink(missing_ok=True)
+    for path in trash.iterdir():  # outside the lock: this may take long
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return removed
+
+
+_unscanned: dict[Path, float] = {}  # folder -> bytes that this process has written since its last scan
 
 
 class CacheEviction:
-    """One process's part in it: it says what it stands on, and makes room when it saves."""
+    """One process's leases on the cache, and the eviction that its writes trigger."""
 
     def __init__(self, folder: Path, disk_gb: float) -> None:
-        self._folder, self._room = folder, disk_gb * 1e9
+        self._folder, self._capacity = folder, disk_gb * 1e9
         self._lease: Path | None = None
 
     @contextmanager
     def lease(self) -> Iterator[None]:
-        """Within it, nothing of what is given to `pin` goes."""
-        home = self._folder / IN_USE
-        home.mkdir(parents=True, exist_ok=True)
+        """Hold a lease: within the block nothing is evicted whose key was given to `pin`."""
+        (self._folder / LEASES).mkdir(parents=True, exist_ok=True)
         (self._folder / LOCKS).mkdir(exist_ok=True)
-        lease = home / uuid.uuid4().hex
+        lease = self._folder / LEASES / uuid.uuid4().hex
         lock = FileLock(lease.with_suffix(".lock"))
-        # Not while somebody makes room: a lock that nobody holds is a killed process's to them.
-        with FileLock(self._folder / HOUSEKEEPING):
-            held = lock.acquire()
-        with held:
+        # Never during an eviction, which takes a lock file that nobody holds for that of a killed process.
+        with FileLock(self._folder / EVICTION_LOCK):
+            acquired = lock.acquire()
+        with acquired:
             self._lease = lease
             try:
                 yield
@@ -89,65 +142,34 @@ class CacheEviction:
             lease.with_suffix(".lock").unlink()
 
     def pin(self, key: str) -> None:
-        """The stage's epochs, those still to come too, are stood on from now on."""
+        """Protect a stage's entries, including future ones, until the lease ends."""
         assert self._lease is not None, "within `lease` alone"
-        # Not while somebody makes room: they have read what is in use.
-        with FileLock(self._folder / HOUSEKEEPING), open(self._lease, "a") as keys:
+        # Never during an eviction, which has read the leases already.
+        with FileLock(self._folder / EVICTION_LOCK), open(self._lease, "a") as keys:
             keys.write(f"{key}\n")
 
-    def entry_saved(self, folder: Path) -> None:
-        """Note a new state; makes room where all together take too much."""
-        since = _since_look.get(self._folder, self._room) + _bytes(folder)  # the first look is due
-        if since >= SCAN_EVERY * self._room:
-            since = 0
-            with suppress(OSError):  # another time, then
-                evict(self._folder, self._room)
-        _since_look[self._folder] = since
+    def entry_saved(self, entry: Path) -> None:
+        """Account for a new entry; evict where all entries together take too much."""
+        unscanned = _unscanned.get(self._folder, self._capacity) + _size(entry)  # the first scan is due
+        if unscanned >= SCAN_EVERY * self._capacity:
+            unscanned = 0
+            with suppress(OSError):  # the next scan tries again
+                evict(self._folder, self._capacity)
+        _unscanned[self._folder] = unscanned
 
 
-def evict(folder: Path, room: float) -> list[CacheEntry]:
-    """Remove cache_entries, the least recently used first, until the others take at most `room` bytes.
-
-    What a running trial stands on stays, even if that is more. What killed processes left goes. Where the disk
-    is nearly full, what others need of it is not for the states.
-
-    Returns:
-        What went.
-    """
-    gone, going = [], folder / GOING
-    going.mkdir(exist_ok=True)
-    with FileLock(folder / HOUSEKEEPING):
-        used = _in_use(folder)
-        there = sorted(cache_entries(folder), key=lambda state: state.used)
-        total = sum(state.bytes for state in there)
-        room = min(room, store.MAX_DISK_SHARE * (total + shutil.disk_usage(folder).free))
-        for state in there:
-            if total <= room:
-                break
-            if state.key not in used and _set_aside(state.folder, going):
-                gone.append(state)
-                total -= state.bytes
-        for stage in folder.glob("[!.]*"):
-            if stage.name not in used:
-                for left in stage.glob(".*"):  # by who was killed: whoever saves stands on the stage
-                    _set_aside(left, going)
-                with suppress(OSError):  # it holds something
-                    stage.rmdir()
-        for lock in (folder / LOCKS).glob("*"):
-            if lock.name not in used and not (folder / lock.name).exists():
-                lock.unlink(missing_ok=True)
-    for path in going.iterdir():  # this takes long, and nobody need wait for it
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    return gone
+def _size(folder: Path) -> int:
+    size = 0
+    for file in folder.iterdir():
+        with suppress(FileNotFoundError):  # `store.is_intact` replaces its record of verified files
+            size += file.stat().st_size
+    return size
 
 
-def _set_aside(path: Path, going: Path) -> bool:
-    """Make something vanish at once, for who looks for it; returns whether it is gone."""
+def _move_to_trash(path: Path, trash: Path) -> bool:
+    """Make a path disappear at once; return whether it is gone."""
     try:
-        os.rename(path, going / uuid.uuid4().hex)
+        os.rename(path, trash / uuid.uuid4().hex)
     except FileNotFoundError:
         return True
     except OSError:
@@ -155,49 +177,33 @@ def _set_aside(path: Path, going: Path) -> bool:
     return True
 
 
-def _in_use(folder: Path) -> set[str]:
-    """Keys of the stages that running trials stand on. Removes the leases of processes that were killed."""
-    used, home = set(), folder / IN_USE
-    home.mkdir(exist_ok=True)
-    # On NFS a folder's list may be a minute old, unless a change of one's own shows that there is a newer one.
-    with tempfile.TemporaryFile(dir=home):
+def _collect_leases(folder: Path) -> set[str]:
+    """Return the leased keys and remove the leases of killed processes."""
+    leased, leases = set(), folder / LEASES
+    leases.mkdir(exist_ok=True)
+    # NFS caches a folder's list for up to a minute, unless a change of one's own shows that it is outdated.
+    with tempfile.TemporaryFile(dir=leases):
         pass
-    for lock in _locks(home):
-        keys = lock.with_suffix("")
+    for lock in _lease_locks(leases):
+        lease = lock.with_suffix("")
         try:
             with FileLock(lock, blocking=False):
-                keys.unlink(missing_ok=True)
+                lease.unlink(missing_ok=True)
             lock.unlink(missing_ok=True)
-        except OSError:  # somebody holds it, or it is another user's
-            used |= _keys(keys)
-    return used
+        except OSError:  # held (Timeout is an OSError), or another user's
+            leased |= _read_keys(lease)
+    return leased
 
 
-def leased_keys(folder: Path) -> set[str]:
-    """The same for who must not write there; right for the moment only.
-
-    Raises:
-        OSError: it cannot be told.
-    """
-    used = set()
-    for lock in _locks(folder / IN_USE):
-        try:
-            with FileLock(lock, blocking=False):
-                pass
-        except Timeout:
-            used |= _keys(lock.with_suffix(""))
-    return used
-
-
-def _locks(home: Path) -> list[Path]:
-    try:  # not with glob(), which finds nothing where it may not read
-        return [path for path in home.iterdir() if path.suffix == ".lock"]
+def _lease_locks(leases: Path) -> list[Path]:
+    try:  # not glob(), which finds nothing where it may not read
+        return [path for path in leases.iterdir() if path.suffix == ".lock"]
     except FileNotFoundError:
         return []
 
 
-def _keys(lease: Path) -> set[str]:
+def _read_keys(lease: Path) -> set[str]:
     try:
         return set(lease.read_text().split())
-    except FileNotFoundError:  # none yet, or it ended just now
+    except FileNotFoundError:  # nothing pinned yet, or just released
         return set()

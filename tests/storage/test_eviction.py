@@ -21,10 +21,10 @@ from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
 from ikd_ray.distill.loop import Distillation, Epoch
 from ikd_ray.storage import eviction, store
 from ikd_ray.storage.eviction import (
-    GOING,
-    HOUSEKEEPING,
-    IN_USE,
+    EVICTION_LOCK,
+    LEASES,
     SCAN_EVERY,
+    TRASH,
     CacheEviction,
     cache_entries,
     evict,
@@ -68,7 +68,7 @@ def save(folder: Path, key: str, epoch: int = 1, disk_gb: float = PLENTY) -> Non
 
 def leftovers(folder: Path) -> list[Path]:
     """What is neither a state nor a lock that stays."""
-    hidden = [*folder.glob("[!.]*/.*"), *(folder / IN_USE).iterdir(), *(folder / GOING).iterdir()]
+    hidden = [*folder.glob("[!.]*/.*"), *(folder / LEASES).iterdir(), *(folder / TRASH).iterdir()]
     return hidden + [stage for stage in folder.glob("[!.]*") if not any(stage.iterdir())]
 
 
@@ -193,7 +193,7 @@ def test_nobody_begins_to_stand_on_anything_while_room_is_made(folder):
     save(folder, "key")
     keeper = CacheEviction(folder, PLENTY)
     with keeper.lease(), ThreadPoolExecutor() as pool:
-        with FileLock(folder / HOUSEKEEPING):
+        with FileLock(folder / EVICTION_LOCK):
             kept = pool.submit(keeper.pin, "key")
             assert not wait([kept], timeout=0.3).done
         kept.result(timeout=30)

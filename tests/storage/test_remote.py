@@ -10,7 +10,7 @@ import pytest
 
 from ikd_ray.errors import UsageError
 from ikd_ray.storage import store
-from ikd_ray.storage.remote import RemoteStorage, SharedStorage, _opened, open_storage
+from ikd_ray.storage.remote import RemoteStorage, SharedStorage, _filesystem, open_storage
 
 
 @pytest.fixture(params=["file", "s3"])
@@ -48,7 +48,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def at_uri(output: SharedStorage, name: str, content: bytes | None = None) -> bytes:
     """A file as it lies there; or put there."""
-    there, base = _opened(output.path)
+    there, base = _filesystem(output.path)
     if content is not None:
         with there.open_output_stream(f"{base}/{name}") as stream:
             stream.write(content)
@@ -78,7 +78,7 @@ def test_a_folder_without_its_manifest_is_not_there(uri, node):
     path = output.folder / "x"
     publish(path)
     output.upload(path)
-    there, base = _opened(output.path)
+    there, base = _filesystem(output.path)
     there.delete_file(f"{base}/x/{store.MANIFEST}")
     node("second")
     assert output.download(output.folder / "x") is False

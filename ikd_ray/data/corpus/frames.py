@@ -1,14 +1,14 @@
-"""The frame language, in which each phenomenon is a handful of lines.
+"""The frame language in which the phenomena are written.
 
     "the {person:a} near the {person:b} [{is:a}|{is:!a}] {adjp}."
 
-`{class:form}` is a word of the lexicon. In a form, one-letter features are variables, drawn once per sentence
-(a-c a number, g-h a gender), and `!a` is the other value; features are joined by a dot: `{self:g.sg}`.
-`[good|bad|bad]` is where the members of a minimal set part: the first alternative makes the acceptable
-sentence, each other one an unacceptable one; several brackets in a frame move together.
+`{class:form}` is a word of the lexicon. One-letter features of a form are variables, drawn once per sentence (a to c: a
+number, g and h: a gender); `!a` is the opposite value. Features are joined by a dot: `{self:g.sg}`.
+`[good|bad|bad]` holds the alternatives in which the members of a minimal set differ: the first makes the acceptable
+sentence, each other one an unacceptable one. All brackets of a frame take the same alternative.
 
-To keep single words from giving the label away, a frame should make its members of the same words, or come
-with a second frame in which the same words are right and wrong the other way round.
+To keep single words from revealing the label, the members of a frame should consist of the same words, or a second
+frame should use the same words with right and wrong exchanged.
 """
 
 import random
@@ -29,9 +29,9 @@ _A_BEFORE_VOWEL = re.compile(r"\ba(?= [aeiou])", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Phenomenon:
-    """What is judged, the frames that show it, frames that are kept for dev, and its weight in a split.
+    """A phenomenon of grammar: its frames, the frames kept for dev (`unseen`), and its weight in a split.
 
-    A phenomenon of weight 2 gets twice the sentences: those whose errors neighbouring words mostly show.
+    Weight 2 is given to phenomena whose errors mostly show in neighbouring words.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Phenomenon:
 
 
 def members(frame: str) -> int:
-    """How many sentences the frame's minimal set has, the acceptable one included."""
+    """Return the number of sentences in a frame's minimal set, the acceptable one included."""
     counts = {len(alternatives.split("|")) for alternatives in _BRACKET.findall(frame)}
     if len(counts) != 1 or min(counts) < 2:
         raise ValueError(f"brackets need the same number of alternatives, two or more: {frame!r}")
@@ -49,7 +49,7 @@ def members(frame: str) -> int:
 
 
 class Writer:
-    """Turns frames into sentences with the words that are not held out."""
+    """Makes sentences of frames, without the words that are held out."""
 
     def __init__(self, held_out: frozenset[str] = frozenset()) -> None:
         self.held_out = held_out
@@ -59,11 +59,11 @@ class Writer:
         }
 
     def write(self, frame: str, label: int, seed: int) -> str:
-        """The frame's sentence of that label; the same seed picks the same words for the other label."""
+        """Return the sentence of a frame and label; one seed picks the same words for either label."""
         wrong = _draw(seed, "member", range(1, members(frame)))
         text = _BRACKET.sub(lambda match: match[1].split("|")[0 if label else wrong], frame)
         chosen: dict[str, list[Entry]] = {}
-        while slot := _SLOT.search(text):  # a phrase brings slots of its own, hence one at a time
+        while slot := _SLOT.search(text):  # one at a time: a phrase may contain slots
             word = self._word(slot[1], slot[2] or "", seed, chosen.setdefault(slot[1], []))
             text = text[: slot.start()] + word + text[slot.end() :]
         text = _A_BEFORE_VOWEL.sub(lambda match: match[0] + "n", " ".join(text.split()))
@@ -75,7 +75,7 @@ class Writer:
         fitting = [entry for entry in self._lexicon[name] if key in entry]
         if name in OPEN:  # no word twice in a sentence
             fitting = [entry for entry in fitting if entry not in chosen]
-        # By class and turn, not from one stream: members of a set differ in the order of their slots.
+        # Seeded by class and turn: the members of a minimal set differ in the order of their slots.
         entry = _draw(seed, f"{name} {len(chosen)}", fitting)
         chosen.append(entry)
         return entry[key]
@@ -94,5 +94,5 @@ def _value(feature: str, seed: int) -> str:
 
 
 def lemma(entry: Entry) -> str:
-    """An entry's name: the first word of its first form (two classes may list the same verb)."""
+    """Return an entry's lemma: the first word of its first form (two classes may list the same verb)."""
     return next(iter(entry.values())).split()[0]

@@ -1,8 +1,8 @@
-"""The words of the embedded corpus: each class a list of entries, each entry a table from form to spelling.
+"""The words of the embedded corpus: each class is a list of entries, each entry maps a form to its spelling.
 
-A frame asks for a class and a form, `{person:pl}` or `{vi:past}`; only entries that have the form answer.
-OPEN classes lend words to the held-out set that only dev sees; CLOSED classes (function words and small
-phrases, whose text may hold slots of its own) are always all there.
+A frame names a class and a form, such as `{person:pl}` or `{vi:past}`; entries without that form are not drawn.
+Some words of the OPEN classes are held out for dev. The CLOSED classes are function words and short phrases, whose
+text may contain slots.
 """
 
 Entry = dict[str, str]
@@ -17,13 +17,13 @@ def _plural(noun: str) -> str:
 
 
 def _nouns(words: str) -> list[Entry]:
-    """`book` is regular; `child/children` spells its plural."""
+    """Parse nouns: `book` is regular, `child/children` gives its plural."""
     pairs = [word.split("/") for word in words.split()]
     return [{"sg": pair[0], "pl": pair[-1] if len(pair) > 1 else _plural(pair[0])} for pair in pairs]
 
 
 def _verbs(words: str) -> list[Entry]:
-    """`base[/past[/participle[/ing]]]`: what is left out is regular."""
+    """Parse verbs, `base[/past[/participle[/ing]]]`; forms that are left out are regular."""
     return [_verb(*word.split("/")) for word in words.split()]
 
 
@@ -36,7 +36,7 @@ def _verb(base: str, past: str = "", participle: str = "", ing: str = "") -> Ent
 
 
 def _gendered(pairs: str) -> list[Entry]:
-    """`man/men` entries alternate masculine, feminine."""
+    """Parse nouns that are masculine and feminine in turn."""
     return [
         {f"{gender}.{number}": form for number, form in noun.items()}
         for noun, gender in zip(_nouns(pairs), "mf" * len(pairs.split()), strict=False)
@@ -44,7 +44,7 @@ def _gendered(pairs: str) -> list[Entry]:
 
 
 def _graded(words: str) -> list[Entry]:
-    """`tall/taller` entries."""
+    """Parse adjectives with their comparatives: `tall/taller`."""
     return [dict(zip(("", "er"), word.split("/"), strict=True)) for word in words.split()]
 
 
@@ -57,7 +57,7 @@ def _phrases(*texts: str) -> list[Entry]:
 
 
 def _governed(*rows: str) -> list[Entry]:
-    """`relied on of at`: a head, the preposition it selects, and ones it does not take."""
+    """Parse rows such as `relied on of at`: a head, its preposition, and two wrong ones."""
     entries = []
     for row in rows:
         *head, right, wrong, worse = row.split()
@@ -161,7 +161,7 @@ OPEN: dict[str, list[Entry]] = {
     ),
 }  # fmt: skip
 
-_NOUN_PHRASES = {  # twice is twice as often
+_NOUN_PHRASES = {  # an entry that is listed twice is drawn twice as often
     "sg": ["the {person:sg}", "the {person:sg}", "the {adjp} {person:sg}", "{name:m}", "{name:f}"],
     "pl": ["the {person:pl}", "the {person:pl}", "the {person:pl}", "the {adjp} {person:pl}"],
 }

@@ -22,7 +22,7 @@ AGREEMENT = Phenomenon(
     ),
 )
 
-# The nearest noun is no guide: its number is drawn apart from the subject's.
+# The number of the nearest noun is independent of the subject's.
 ATTRACTOR = Phenomenon(
     "attractor_agreement",
     frames=(
@@ -65,7 +65,7 @@ DETERMINER = Phenomenon(
     ),
 )
 
-# The antecedent commands the reflexive from within its clause; a closer noun of the other gender does not.
+# The antecedent c-commands the reflexive within its clause; a closer noun of the other gender does not.
 BINDING = Phenomenon(
     "binding",
     frames=(
@@ -105,7 +105,7 @@ PRONOUN_CASE = Phenomenon(
     ),
 )
 
-# What a predicate takes: its arguments and their form, auxiliaries, voice, prepositions, complements.
+# Predicates: arguments and their form, auxiliaries, voice, prepositions, complements.
 
 ARGUMENT_STRUCTURE = Phenomenon(
     "argument_structure",
@@ -215,7 +215,7 @@ CONTROL_RAISING = Phenomenon(
     ),
 )
 
-# Clauses within clauses: relatives, questions and islands, coordination, word order.
+# Clauses: relatives, questions and islands, coordination, word order.
 
 RELATIVE_CLAUSE = Phenomenon(
     "relative_clause",
@@ -257,7 +257,7 @@ QUESTION = Phenomenon(
     ),
 )
 
-# A question word may come from far away, and then leaves a gap, but it may not leave an island.
+# A question word leaves a gap, however far away, but it cannot be moved out of an island.
 ISLAND = Phenomenon(
     "island",
     frames=(
@@ -322,9 +322,9 @@ WORD_ORDER = Phenomenon(
     ),
 )
 
-# Where form answers to meaning: polarity items and their licensers, comparison, existence.
+# Meaning: polarity items and their licensers, comparison, existence.
 
-# The licenser has to command the item: the same negation inside a relative clause is not enough.
+# The licenser must c-command the item: a negation inside a relative clause does not.
 POLARITY = Phenomenon(
     "polarity",
     frames=(

@@ -10,7 +10,7 @@ from ikd_ray.distill import epoch_cache
 from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.storage import store
-from ikd_ray.storage.remote import RemoteStorage, SharedStorage, _opened
+from ikd_ray.storage.remote import RemoteStorage, SharedStorage, _filesystem
 from tests.helpers.shared_trials import PID, assert_same_result, distillation_result
 
 
@@ -111,4 +111,4 @@ def test_a_second_trial_of_a_node_waits_for_the_first(on):
     assert isinstance(next(event for event in other if not getattr(event, "reused_from", "")), PendingEpoch)
     one.close()
     other.close()
-    _opened.cache_clear()
+    _filesystem.cache_clear()
