@@ -1,19 +1,23 @@
-"""What this machine can do, and what a process takes of it."""
+"""The machine: cores, measurements in processes of their own, peak speed of matrix products, peak memory."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ikd_ray.distill.fast_layers import HAS_ONEDNN, onednn_linear
 
-SHAPES = (  # rows, inner, columns: square ones, and an encoder's own
+SHAPES = (  # rows, inner, columns: square products, and an encoder's
     (1024, 1024, 1024),
     (2048, 2048, 2048),
     (4096, 384, 384),
@@ -21,57 +25,85 @@ SHAPES = (  # rows, inner, columns: square ones, and an encoder's own
     (4096, 1536, 384),
 )
 REPEATS = 10
+Result = TypeVar("Result")
+_SPAWN = multiprocessing.get_context("spawn")
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def load() -> float | None:
-    """Processes that wanted to run in the last minute, on average; none where the system does not say."""
+def load_average() -> float | None:
+    """Return the load average of the last minute, where the system has it."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def prepare(threads: int) -> None:
-    """Make a new process ready to be timed: its threads, and what its first optimizer imports (a second)."""
+    """Set a new process's threads, and import what its first optimizer would import (a second)."""
     torch.set_num_threads(threads)
     torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
 
 
-def matmul_peaks() -> dict[str, dict[str, float]]:
-    """GFLOP/s of float32 matrix products, the best of `REPEATS`, by who computes them and by shape.
+def run_alone(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function in a new process, which ends with it."""
+    with ProcessPoolExecutor(1, _SPAWN) as pool:
+        return pool.submit(function, *arguments).result()
 
-    `torch.mm` is what PyTorch takes by itself, `oneDNN` what the project takes where that is faster.
+
+def run_together(function: Callable[..., Result], calls: list[tuple[Any, ...]]) -> list[Result]:
+    """Call a function several times at once, in a process each, with a barrier as the last argument.
+
+    The function must wait at the barrier once, so that the calls start their work at the same time.
     """
-    peaks = {"torch.mm": {_name(shape): _gflops(torch.mm, *shape) for shape in SHAPES}}
+    with _SPAWN.Manager() as manager, ProcessPoolExecutor(len(calls), _SPAWN) as pool:
+        barrier = manager.Barrier(len(calls))
+        pending = [pool.submit(function, *arguments, barrier) for arguments in calls]
+        return [call.result() for call in pending]
+
+
+@contextmanager
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    """Let processes that start within the block put their temporary files, which some libraries leave, in a folder."""
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before
+
+
+def matmul_peaks() -> dict[str, dict[str, float]]:
+    """Measure the GFLOP/s of float32 matrix products, the best of `REPEATS`: library -> shape -> speed.
+
+    `torch.mm` is PyTorch's default; oneDNN is what this project uses where it is faster.
+    """
+    multiply: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"torch.mm": torch.mm}
     if HAS_ONEDNN:
-        peaks["oneDNN"] = {_name(shape): _gflops(_onednn, *shape) for shape in SHAPES}
-    return peaks
-
-
-def _onednn(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    return onednn_linear(left, right.t())
-
-
-def _name(shape: tuple[int, int, int]) -> str:
-    return " x ".join(map(str, shape))
+        multiply["oneDNN"] = lambda left, right: onednn_linear(left, right.t())
+    return {
+        name: {" x ".join(map(str, shape)): _gflops(function, *shape) for shape in SHAPES}
+        for name, function in multiply.items()
+    }
 
 
 def _gflops(multiply: Callable[[Tensor, Tensor], Tensor], rows: int, inner: int, columns: int) -> float:
     left, right = torch.rand(rows, inner), torch.rand(inner, columns)
-    times = []
+    seconds = []
     for _ in range(REPEATS):
         start = time.perf_counter()
         multiply(left, right)
-        times.append(time.perf_counter() - start)
-    return 2 * rows * inner * columns / min(times) / 1e9
+        seconds.append(time.perf_counter() - start)
+    return 2 * rows * inner * columns / min(seconds) / 1e9
 
 
 def reset_peak_memory() -> None:
-    """Let `peak_memory_mib` count from what is resident now. Where the system is not Linux, it cannot."""
+    """Let `peak_memory_mib` start from what is resident now; without effect outside Linux."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -79,10 +111,7 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory_mib() -> float:
-    """The most of this process that was resident in memory, MiB (2^20 bytes).
-
-    Pages of memory-mapped files count while they are resident, though the system could take them back.
-    """
+    """Return this process's peak resident memory in MiB (2^20 bytes), resident pages of memory maps included."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

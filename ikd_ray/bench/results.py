@@ -1,113 +1,222 @@
-"""What a run of the benchmark found."""
+"""Comparison of measured epochs with the floor and with each other, and the tables that show it.
+
+The floor is the time of an epoch's matrix products at a peak speed. A weight that is passed forward and backward costs
+6 floating-point operations per token: 2 forward, 2 for the gradient of its input, 2 for its own. The layers from the
+lowest that trains to the highest that a loss needs are counted; padding, embeddings, the head and attention's own
+products are not.
+
+- The plain floor passes every token through all of these layers, at the peak of `torch.mm`.
+- The exact floor takes the fastest products that the machine shows and counts only what the losses need. They use the
+  top layer's attention and its [CLS] output: behind query, key and value one token per example suffices. (Without
+  attention losses one query would do, which is not counted.) A constant input needs no gradient.
+
+A loop that exploits any of this can be faster than the plain floor.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import IO, Any
 
-from ikd_ray.bench.epochs import Store, Timing
-from ikd_ray.bench.floor import Work
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from ikd_ray.formatting import MISSING
+
+PROJECTIONS = ("query", "key", "value", "q_lin", "k_lin", "v_lin")
+PASSES = 6  # floating-point operations per weight and token, forward and backward
+WIDTH = 120  # of tables in a file
+NOTES = (
+    "s/layer: seconds by the layers passed forward and backward. x NAME: so many times faster than NAME's epoch, "
+    "which does the work of id (all layers and the classification at once), or of teacher. / floor: seconds by the "
+    "floor's, the layers' matrix products at torch.mm's peak; / exact: by those that the losses need (behind the "
+    "top layer's attention just [CLS]'s), at the machine's own peak."
+)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of an epoch: training, and the evaluation after it."""
+
+    name: str
+    seconds: float
+    layers: float  # passed forward and backward
+    evaluation_s: float | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """An epoch's seconds, and how they compare. None where there is nothing to compare with."""
+    """A timing and how it compares; `None` where there is nothing to compare with."""
 
     name: str
     seconds: float
-    seconds_per_layer: float | None  # by the layers passed forward and backward
+    seconds_per_layer: float | None
     evaluation_s: float | None
-    over_floor: float | None  # seconds by the floor's
+    over_floor: float | None  # seconds divided by the floor's
     over_exact_floor: float | None
-    faster_than: dict[str, float]  # another row's seconds by this one's
+    faster_than: dict[str, float]  # another row's seconds divided by this one's
 
 
 @dataclass(frozen=True)
-class Memory:
-    """MiB of a process that trains one trial."""
+class Work:
+    """Matrix products of an epoch: weights of one layer; tokens (without padding) and examples of the data."""
 
-    idle: float  # with data, targets and teacher open
-    peak_above_idle: dict[str, float]  # by regime
-
-
-@dataclass(frozen=True)
-class Concurrency:
-    """`trials` trials' epochs one after the other with all threads, and at once with `threads_each`."""
-
-    trials: int
-    threads_each: int
-    in_turn_s: float
-    at_once_s: float  # until the last one ends
-    gain: float  # the former by the latter
-
-
-@dataclass(frozen=True)
-class Report:
-    """One run of the benchmark."""
-
-    task: str
-    data: str
-    teacher: str
-    examples: int
+    projections: int  # weights of query, key and value
+    rest: int  # weights of the other matrices
     tokens: int
-    student_layers: int
-    batch_size: int
-    cores: int
-    threads: int
-    load_before: float | None  # where others run, all times are too long
-    peak_gflops: float  # the most that torch.mm reached: the floor's
-    best_gflops: float  # the most that anything reached: the exact floor's
-    gflops_at_start: dict[str, dict[str, float]]  # by who computes and by the matrix product's shape
-    gflops_at_end: dict[str, dict[str, float]]
-    padding_of_plan: float  # share of tokens
-    padding_of_random: float
-    rows: list[Row]
-    store: Store
-    memory: Memory
-    concurrency: Concurrency
+    examples: int
+
+    def flops(self, layers: float) -> float:
+        """Return the operations that pass all tokens through so many layers."""
+        return PASSES * layers * (self.projections + self.rest) * self.tokens
+
+    def exact_flops(self, layers: float, constant_input: bool) -> float:
+        """Return the operations that the losses need, for at least one layer.
+
+        Args:
+            layers: number of layers passed.
+            constant_input: whether the input of the lowest layer needs no gradient.
+        """
+        top = self.projections * self.tokens + self.rest * self.examples
+        saved = 2 * self.projections * self.tokens if constant_input else 0
+        return self.flops(layers - 1) + PASSES * top - saved
+
+
+def layer_weights(layer: nn.Module) -> tuple[int, int]:
+    """Return the number of weights of an encoder layer's query, key and value, and of its other matrices."""
+    projections = rest = 0
+    for name, parameter in layer.named_parameters():
+        if parameter.ndim < 2:
+            continue
+        if name.split(".")[-2] in PROJECTIONS:
+            projections += parameter.numel()
+        else:
+            rest += parameter.numel()
+    return projections, rest
 
 
 def mean_of_stages(name: str, stages: Sequence[Timing]) -> Timing:
-    """The mean epoch of stages that take equally many epochs."""
-    count = len(stages)
+    """Return the mean epoch of stages that have equally many epochs."""
     evaluations = [stage.evaluation_s for stage in stages if stage.evaluation_s is not None]
-    assert len(evaluations) == count
-    return Timing(
-        name,
-        sum(stage.seconds for stage in stages) / count,
-        sum(stage.layers for stage in stages) / count,
-        sum(evaluations) / count,
-    )
+    totals = (sum(stage.seconds for stage in stages), sum(stage.layers for stage in stages), sum(evaluations))
+    seconds, layers, evaluation_s = (total / len(stages) for total in totals)
+    return Timing(name, seconds, layers, evaluation_s)
 
 
-def rows(
+def compare(
     timings: Sequence[Timing],
     others: Sequence[Timing],
     work: Work,
     gflops: tuple[float, float],
     constant_input: bool,
 ) -> list[Row]:
-    """A row for each timing, compared with the floor and with each of the others, which get rows too.
+    """Return a row per timing, compared with the floors and with each of the others, then a row per other.
 
     Args:
-        gflops: the peaks of the floor and of the exact one.
-        constant_input: whether the timings' embeddings are frozen; the others' train.
+        timings: this project's.
+        others: those of other programs that do the same work.
+        work: of an epoch.
+        gflops: peak speeds of the plain and of the exact floor.
+        constant_input: whether the embeddings are frozen in `timings`; in `others` they train.
     """
-    made = [_row(timing, work, gflops, constant_input, others) for timing in timings]
-    return made + [_row(other, work, gflops, False, ()) for other in others]
+    rows = [_compare(timing, work, gflops, constant_input, others) for timing in timings]
+    return rows + [_compare(other, work, gflops, False, ()) for other in others]
 
 
-def _row(
+def _compare(
     timing: Timing, work: Work, gflops: tuple[float, float], constant_input: bool, others: Sequence[Timing]
 ) -> Row:
-    layers = timing.layers
-    could, at_best = (peak * 1e9 * timing.seconds for peak in gflops)  # operations in the time taken
+    layers, seconds = timing.layers, timing.seconds
+    possible, possible_at_best = (peak * 1e9 * seconds for peak in gflops)  # operations in that time
     return Row(
         name=timing.name,
-        seconds=timing.seconds,
-        seconds_per_layer=timing.seconds / layers if layers else None,
+        seconds=seconds,
+        seconds_per_layer=seconds / layers if layers else None,
         evaluation_s=timing.evaluation_s,
-        over_floor=could / work.flops(layers) if layers else None,
-        over_exact_floor=at_best / work.exact_flops(layers, constant_input) if layers else None,
-        faster_than={other.name: other.seconds / timing.seconds for other in others},
+        over_floor=possible / work.flops(layers) if layers else None,
+        over_exact_floor=possible_at_best / work.exact_flops(layers, constant_input) if layers else None,
+        faster_than={other.name: other.seconds / seconds for other in others},
     )
+
+
+def show_report(report: dict[str, Any], file: IO[str]) -> None:
+    """Print the JSON document of a run as tables."""
+    terminal = _terminal(file)
+    terminal.print()
+    terminal.print(_rows_table(report["rows"]))
+    terminal.print(NOTES, style="dim")
+    terminal.print()
+    terminal.print(_facts_table(report))
+
+
+def show_sweeps(results: list[dict[str, Any]], file: IO[str]) -> None:
+    """Print documents with equal keys as the columns of a table."""
+    table = _table(show_header=False)
+    for name in results[0]:
+        values = [result[name] for result in results]
+        table.add_row(name, *(f"{value:.3f}" if isinstance(value, float) else str(value) for value in values))
+    _terminal(file).print(table)
+
+
+def _rows_table(rows: list[dict[str, Any]]) -> Table:
+    others = list(dict.fromkeys(name for row in rows for name in row["faster_than"]))
+    table = _table(header_style="bold")
+    table.add_column("an epoch of")
+    for column in (
+        "s/epoch",
+        "s/layer",
+        "evaluation s",
+        *(f"x {name}" for name in others),
+        "/ floor",
+        "/ exact",
+    ):
+        table.add_column(column, justify="right")
+    for row in rows:
+        measured = [row["seconds"], row["seconds_per_layer"], row["evaluation_s"]]
+        compared = [*map(row["faster_than"].get, others), row["over_floor"], row["over_exact_floor"]]
+        table.add_row(row["name"], *map(_number, measured + compared))
+    return table
+
+
+def _facts_table(report: dict[str, Any]) -> Table:
+    concurrency, memory, store = report["concurrency"], report["memory"], report["store"]
+    peaks = memory["peak_above_idle"]
+    speeds = (
+        f"{name} {max(at_start.values()):.0f}, {max(report['gflops_at_end'][name].values()):.0f} GFLOP/s"
+        for name, at_start in report["gflops_at_start"].items()
+    )
+    facts = {
+        "data": report["data"],
+        "examples, tokens": f"{report['examples']:,}, {report['tokens']:,}; batches of {report['batch_size']}",
+        "teacher, student": f"{report['teacher']}, {report['student_layers']} layers",
+        "threads, cores": f"{report['threads']}, {report['cores']}; load before the run "
+        f"{_number(report['load_before'])} (times are right where that is near 0)",
+        "matrix products": "; ".join(speeds) + " (at the start, at the end)",
+        "padding": f"{report['padding_of_plan']:.1%} of the tokens, "
+        f"{report['padding_of_random']:.1%} in random batches",
+        "targets": f"{store['seconds']:.1f} s to build, {store['bytes'] / 1e6:.1f} MB",
+        "memory": f"{max(peaks.values()):.0f} MiB above an idle worker's {memory['idle']:.0f} "
+        f"({', '.join(f'{name} {mib:.0f}' for name, mib in peaks.items())})",
+        f"{concurrency['trials']} trials, id": f"at once {concurrency['at_once_s']:.2f} s with "
+        f"{concurrency['threads_each']} threads each, in turn {concurrency['in_turn_s']:.2f} s with "
+        f"{report['threads']}: {concurrency['gain']:.2f} times",
+    }
+    table = _table(show_header=False)
+    for fact in facts.items():
+        table.add_row(*fact)
+    return table
+
+
+def _table(**options: Any) -> Table:
+    return Table(box=None, padding=(0, 2, 0, 0), **options)
+
+
+def _terminal(file: IO[str]) -> Console:
+    width = None if file.isatty() else WIDTH
+    return Console(file=file, markup=False, highlight=False, emoji=False, width=width)
+
+
+def _number(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.2f}"

@@ -1,10 +1,10 @@
-"""The benchmark: what is measured, in which order, and where it is said."""
+"""The benchmark: what is measured, in which order, and how it is printed."""
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,22 +12,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from ikd_ray.bench import epochs, inputs, machine, table
-from ikd_ray.bench.epochs import REGIMES, RegimeTimes, Timing
-from ikd_ray.bench.floor import Work, layer_weights
-from ikd_ray.bench.inputs import Inputs, Request
-from ikd_ray.bench.peers import PEERS, check_peers
-from ikd_ray.bench.processes import alone, temporary_files_in, together
-from ikd_ray.bench.reference import reference_epoch
-from ikd_ray.bench.results import Concurrency, Memory, Report, mean_of_stages, rows
+from ikd_ray.bench import epochs, machine
+from ikd_ray.bench.inputs import Inputs, Request, find_inputs, prepare_inputs
+from ikd_ray.bench.peers import PEERS, check_peers, reference_epoch
+from ikd_ray.bench.results import (
+    Timing,
+    Work,
+    compare,
+    layer_weights,
+    mean_of_stages,
+    show_report,
+    show_sweeps,
+)
 from ikd_ray.data.batches import training_batches
-from ikd_ray.data.dataset import Dataset
 from ikd_ray.data.tokens import TokenSplit, open_data
-from ikd_ray.distill.teacher import TeacherSource, load_teacher
+from ikd_ray.distill.teacher import load_teacher
 from ikd_ray.errors import UsageError
 from ikd_ray.terminal.console import Console
 
-TRIALS_AT_ONCE = 2
+CONCURRENT_TRIALS = 2
 
 
 def bench(request: Request, as_json: bool) -> None:
@@ -38,158 +41,153 @@ def bench(request: Request, as_json: bool) -> None:
     """
     file = sys.stderr if as_json else sys.stdout
     console = Console(file)
-    if request.sharing_trials:
-        found = _sharing(request, request.sharing_trials, console)
-        table.show_sweeps(found, file)
-        document: Any = {"sharing": [asdict(result) for result in found]}
-    elif request.overhead_trials:
-        found = _overhead(request, console)
-        table.show_sweeps(found, file)
-        document = {"overhead": [asdict(result) for result in found]}
+    if request.sharing_trials or request.overhead_trials:
+        name = "sharing" if request.sharing_trials else "overhead"
+        results = _measure_sweeps(request, console)
+        show_sweeps(results, file)
+        document: dict[str, Any] = {name: results}
     else:
-        report = _epochs(request, console)
-        table.show(report, file)
-        document = asdict(report)
+        document = _measure_epochs(request, console)
+        show_report(document, file)
     if as_json:
         print(json.dumps(document, indent=1, default=str))
 
 
-def _overhead(request: Request, console: Console) -> list[Any]:
-    """What `measure` says of sweeps of so many trials."""
-    if request.peers:
+def _measure_sweeps(request: Request, console: Console) -> list[dict[str, Any]]:
+    if request.sharing_trials:
+        if request.peers or request.limit or request.overhead_trials:
+            raise UsageError(
+                "--sharing-trials measures that alone; leave --peer, --limit, --overhead-trials out"
+            )
+        find_inputs(request)  # report wrong flags now
+    elif request.peers:
         raise UsageError("--overhead-trials measures the sweep alone; leave --peer out")
-    from ikd_ray.bench.overhead import measure  # starts Ray, which nothing else here needs
+    from ikd_ray.bench import sweeps  # imported late: it imports Ray
 
-    found = []
+    if request.sharing_trials:
+        with TemporaryDirectory(prefix="ikd-bench-") as folder:
+            return list(sweeps.measure_sharing(request, request.sharing_trials, Path(folder), console))
+    results = []
     for count in request.overhead_trials:
         with TemporaryDirectory(prefix="ikd-bench-") as folder, console.step(f"a sweep of {count} trials"):
-            found.append(measure(count, Path(folder)))
-    return found
+            results.append(sweeps.measure_overhead(count, Path(folder)))
+    return results
 
 
-def _sharing(request: Request, trials: int, console: Console) -> list[Any]:
-    """What `sharing.measure` says of sweeps of so many trials."""
-    if request.peers or request.limit or request.overhead_trials:
-        raise UsageError("--sharing-trials measures that alone; leave --peer, --limit, --overhead-trials out")
-    inputs.find(request)  # what is wrong with a flag is said now
-    from ikd_ray.bench.sharing import measure  # starts Ray, which nothing else here needs
-
-    with TemporaryDirectory(prefix="ikd-bench-") as folder:
-        return list(measure(request, trials, Path(folder), console))
-
-
-def _epochs(request: Request, console: Console) -> Report:
-    load = machine.load()
+def _measure_epochs(request: Request, console: Console) -> dict[str, Any]:
+    """Measure epochs, targets, memory and concurrency; return the JSON document."""
+    load_average = machine.load_average()
     check_peers(request.peers)
-    source, dataset = inputs.find(request)
+    source, dataset = find_inputs(request)
     console.note("data", dataset.description)
     threads = machine.cores()
     torch.set_num_threads(threads)
     with TemporaryDirectory(prefix="ikd-bench-") as folder:
         with console.step("tokens and teacher"):
-            laid_out = inputs.lay_out(request, source, dataset, Path(folder), threads)
+            inputs = prepare_inputs(request, source, dataset, Path(folder), threads)
         with console.step("matrix products"):
-            at_start = machine.matmul_peaks()
-        with temporary_files_in(laid_out.scratch):
-            measured = _measure(laid_out, request.peers, console)
+            gflops_at_start = machine.matmul_peaks()
+        with machine.temporary_files_in(inputs.scratch):
+            measured = _measure(inputs, request.peers, console)
         with console.step("matrix products again"):
-            at_end = machine.matmul_peaks()
-        return _report(request, source, dataset, laid_out, load, measured, at_start, at_end)
+            gflops_at_end = machine.matmul_peaks()
+        split, layer = open_data(inputs.data).train, load_teacher(inputs.teacher).layers[0]
+    peaks = [max(*gflops_at_start[name].values(), *gflops_at_end[name].values()) for name in gflops_at_start]
+    work = Work(*layer_weights(layer), tokens=int(split.lengths.sum()), examples=len(split))
+    students, teacher, gflops = measured["students"], measured["teacher"], (peaks[0], max(peaks))
+    rows = compare(students, measured["distil"], work, gflops, constant_input=True)
+    rows += compare([teacher], measured["fine_tune"], work, gflops, constant_input=False)
+    padding_of_plan, padding_of_random = _padding(split, request.batch_size)
+    return {
+        "task": request.task,
+        "data": dataset.description,
+        "teacher": source.name,
+        "examples": work.examples,
+        "tokens": work.tokens,
+        "student_layers": request.student_layers,
+        "batch_size": request.batch_size,
+        "cores": machine.cores(),
+        "threads": threads,
+        "load_before": load_average,  # where others compute too, all times are too long
+        "peak_gflops": gflops[0],  # of torch.mm: the plain floor's
+        "best_gflops": gflops[1],  # of any library: the exact floor's
+        "gflops_at_start": gflops_at_start,
+        "gflops_at_end": gflops_at_end,
+        "padding_of_plan": padding_of_plan,
+        "padding_of_random": padding_of_random,
+        "rows": [asdict(row) for row in rows],
+        **{name: measured[name] for name in ("store", "memory", "concurrency")},
+    }
 
 
-@dataclass(frozen=True)
-class _Measured:
-    store: epochs.Store
-    regimes: dict[str, RegimeTimes]
-    teacher: Timing
-    distil: list[Timing]  # the reference and peers
-    fine_tune: list[Timing]
-    concurrency: Concurrency
-
-
-def _measure(laid_out: Inputs, peers: tuple[str, ...], console: Console) -> _Measured:
-    """Everything that takes epochs, one after the other."""
+def _measure(inputs: Inputs, peers: tuple[str, ...], console: Console) -> dict[str, Any]:
+    """Measure everything that takes epochs, one after the other."""
     with console.step("storing the teacher's targets"):
-        store = alone(epochs.build_store, laid_out)
+        store = machine.run_alone(epochs.time_targets, inputs)
     regimes = {}
-    for regime in REGIMES:
+    for regime in epochs.REGIMES:
         with console.step(f"{regime}: {epochs.EPOCHS} epochs of each stage"):
-            regimes[regime] = alone(epochs.regime_times, laid_out, regime)
+            regimes[regime] = machine.run_alone(epochs.time_regime, inputs, regime)
     with console.step("fine-tuning the teacher: an epoch"):
-        teacher = alone(epochs.teacher_times, laid_out)
+        teacher = machine.run_alone(epochs.time_teacher, inputs)
     with console.step("reference: an epoch"):
-        distil = [Timing("reference", alone(reference_epoch, laid_out), laid_out.student_layers)]
-    fine_tune: list[Timing] = []
+        seconds = machine.run_alone(reference_epoch, inputs)
+    distil, fine_tune = [Timing("reference", seconds, inputs.student_layers)], []
     for name in dict.fromkeys(peers):
         with console.step(f"{name}: an epoch"):
-            seconds = alone(PEERS[name].epoch, laid_out)
-        layers = laid_out.student_layers if PEERS[name].distils else teacher.layers
-        (distil if PEERS[name].distils else fine_tune).append(Timing(name, seconds, layers))
+            seconds = machine.run_alone(PEERS[name].epoch, inputs)
+        if PEERS[name].distils:
+            distil.append(Timing(name, seconds, inputs.student_layers))
+        else:
+            fine_tune.append(Timing(name, seconds, teacher.layers))
     with console.step("two trials at once and in turn"):
-        concurrency = _concurrency(laid_out)
-    return _Measured(store, regimes, teacher, distil, fine_tune, concurrency)
+        concurrency = _concurrency(inputs)
+    students = [timing for times in regimes.values() for timing in times.stages]
+    students.append(mean_of_stages("sid, mean", regimes["sid"].stages))
+    memory = {  # MiB
+        "idle": max(times.idle_mib for times in regimes.values()),
+        "peak_above_idle": {name: times.peak_mib - times.idle_mib for name, times in regimes.items()},
+    }
+    return {
+        "students": students,
+        "teacher": teacher,
+        "distil": distil,
+        "fine_tune": fine_tune,
+        "store": store,
+        "memory": memory,
+        "concurrency": concurrency,
+    }
 
 
-def _concurrency(laid_out: Inputs) -> Concurrency:
-    each = max(1, laid_out.threads // TRIALS_AT_ONCE)
-    in_turn = alone(epochs.epochs_in_turn, laid_out, TRIALS_AT_ONCE)
-    calls = [(laid_out, seed, each) for seed in range(TRIALS_AT_ONCE)]
-    at_once = max(together(epochs.epoch_beside_others, calls))
-    return Concurrency(TRIALS_AT_ONCE, each, in_turn, at_once, in_turn / at_once)
-
-
-def _report(
-    request: Request,
-    source: TeacherSource,
-    dataset: Dataset,
-    laid_out: Inputs,
-    load: float | None,
-    measured: _Measured,
-    at_start: dict[str, dict[str, float]],
-    at_end: dict[str, dict[str, float]],
-) -> Report:
-    split = open_data(laid_out.data).train
-    tokens = int(split.lengths.sum())
-    weights = layer_weights(load_teacher(laid_out.teacher).layers[0])
-    work = Work(*weights, tokens, len(split))
-    peaks = [max(*at_start[name].values(), *at_end[name].values()) for name in at_start]
-    gflops = peaks[0], max(peaks)
-    students = [timing for regime in measured.regimes.values() for timing in regime.stages]
-    students.append(mean_of_stages("sid, mean", measured.regimes["sid"].stages))
-    plan, random = _padding(split, request.batch_size)
-    return Report(
-        task=request.task,
-        data=dataset.description,
-        teacher=source.name,
-        examples=len(split),
-        tokens=tokens,
-        student_layers=request.student_layers,
-        batch_size=request.batch_size,
-        cores=machine.cores(),
-        threads=laid_out.threads,
-        load_before=load,
-        peak_gflops=gflops[0],
-        best_gflops=gflops[1],
-        gflops_at_start=at_start,
-        gflops_at_end=at_end,
-        padding_of_plan=plan,
-        padding_of_random=random,
-        rows=rows(students, measured.distil, work, gflops, True)
-        + rows([measured.teacher], measured.fine_tune, work, gflops, False),
-        store=measured.store,
-        memory=_memory(measured.regimes),
-        concurrency=measured.concurrency,
-    )
+def _concurrency(inputs: Inputs) -> dict[str, float]:
+    """Compare trials one after the other, with all threads, with trials at once that share the threads."""
+    threads_each = max(1, inputs.threads // CONCURRENT_TRIALS)
+    in_turn = machine.run_alone(epochs.time_epochs_in_turn, inputs, CONCURRENT_TRIALS)
+    calls = [(inputs, seed, threads_each) for seed in range(CONCURRENT_TRIALS)]
+    at_once = max(machine.run_together(epochs.time_concurrent_epoch, calls))
+    return {
+        "trials": CONCURRENT_TRIALS,
+        "threads_each": threads_each,
+        "in_turn_s": in_turn,
+        "at_once_s": at_once,
+        "gain": in_turn / at_once,
+    }
 
 
 def _padding(split: TokenSplit, batch_size: int) -> tuple[float, float]:
-    """Share of padding in the project's batches, and in batches drawn at random."""
+    """Return the share of padding in this project's batches, and in batches drawn at random."""
     plan = training_batches(split.lengths, batch_size, 0, "bench", 1)
     order = np.random.default_rng(0).permutation(len(split))
     random = np.split(order, range(batch_size, len(order), batch_size))
-    return inputs.padding_share(split.lengths, plan), inputs.padding_share(split.lengths, random)
+    return padding_share(split.lengths, plan), padding_share(split.lengths, random)
 
 
-def _memory(regimes: dict[str, RegimeTimes]) -> Memory:
-    idle = max(times.idle_mib for times in regimes.values())
-    return Memory(idle, {name: times.peak_mib - times.idle_mib for name, times in regimes.items()})
+def padding_share(lengths: np.ndarray, batches: list[np.ndarray]) -> float:
+    """Return the share of padding among the tokens of batches that are padded to their longest example.
+
+    Args:
+        lengths: (n,) tokens of each example.
+        batches: rows of each batch.
+    """
+    padded = sum(len(rows) * int(lengths[rows].max()) for rows in batches)
+    return 1 - sum(int(lengths[rows].sum()) for rows in batches) / padded

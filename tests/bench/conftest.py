@@ -1,10 +1,10 @@
-"""A tiny teacher and data as the benchmark lays them out."""
+"""A tiny teacher and data as the benchmark prepares them."""
 
 from __future__ import annotations
 
 import pytest
 
-from ikd_ray.bench.inputs import Request, lay_out
+from ikd_ray.bench.inputs import Request, prepare_inputs
 from ikd_ray.distill.teacher import find_teacher
 from ikd_ray.tasks import get_task
 from tests.helpers.tiny_models import make_dataset, write_teacher
@@ -16,7 +16,7 @@ def teacher_folder(tmp_path_factory):
 
 
 @pytest.fixture
-def laid_out(teacher_folder, tmp_path):
+def inputs(teacher_folder, tmp_path):
     source = find_teacher(str(teacher_folder), get_task("cola"))
     request = Request("cola", student_layers=2, batch_size=8)
-    return lay_out(request, source, make_dataset(), tmp_path, threads=1)
+    return prepare_inputs(request, source, make_dataset(), tmp_path, threads=1)

@@ -1,4 +1,4 @@
-"""The command: a run from end to end, and flags that it refuses."""
+"""The command line of `sweeps/bench.py`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -20,7 +19,7 @@ WORDS = "w1 w2 w3 w4 w5 w6 w7 w8 w9"
 
 @pytest.fixture(scope="module")
 def glue(tmp_path_factory):
-    """40 examples to train on."""
+    """Write 40 examples to train on."""
     folder = tmp_path_factory.mktemp("glue")
     (folder / "CoLA").mkdir()
     for name, count in (("train", 40), ("dev", 12)):
@@ -36,13 +35,13 @@ def app(command_line):
 
 @pytest.fixture
 def refused(app, glue, teacher_folder, tmp_path, monkeypatch, capsys):
-    """`refused(words, **flags)`: the command line must refuse these flags with a line that has the words."""
+    """Return a function that asserts that flags are refused, with one line that contains some words."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
 
-    def check(*words: str, **changes: object) -> None:
-        flags = {"data-dir": glue, "teacher": teacher_folder} | changes
-        arguments = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+    def check(*words: str, **flags: object) -> None:
+        all_flags = {"data_dir": glue, "teacher": teacher_folder} | flags
+        arguments = [f"--{name.replace('_', '-')}={value}" for name, value in all_flags.items()]
         with pytest.raises(SystemExit) as end:
             run(app, arguments)
         out, err = capsys.readouterr()
@@ -57,7 +56,7 @@ def refused(app, glue, teacher_folder, tmp_path, monkeypatch, capsys):
     return check
 
 
-def test_bad_flags(refused):
+def test_wrong_flags_are_refused(refused):
     refused("'colla'", "cola, sst2", task="colla")
     refused("no-such-folder", data_dir="no-such-folder")
     refused("no/such-teacher", teacher="no/such-teacher")
@@ -69,19 +68,18 @@ def test_bad_flags(refused):
     refused("--overhead-trials", overhead_trials=0)
     refused("leave --peer out", overhead_trials=2, peer="trainer")
     refused("--what", what=1)
+    refused("--sharing-trials measures that alone", sharing_trials=2, limit=5)
 
 
-@dataclass(frozen=True)
-class Overhead:
-    trials: int
-    seconds_a_trial: float
-    folder: Path
+def test_overhead_of_several_sweeps_is_printed(app, monkeypatch, capsys):
+    def measure_overhead(count: int, folder: Path) -> dict:
+        assert folder.is_dir()
+        return {"trials": count, "seconds_a_trial": count / 8, "folder": folder}
 
-
-def test_overhead_is_measured_alone(app, monkeypatch, capsys):
-    module = ModuleType("ikd_ray.bench.overhead")
-    module.measure = lambda count, folder: Overhead(count, count / 8, folder)
+    module = ModuleType("ikd_ray.bench.sweeps")
+    module.measure_overhead = measure_overhead
     monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr("ikd_ray.bench.sweeps", module, raising=False)
     with pytest.raises(SystemExit) as end:
         run(app, ["--overhead-trials=2", "--overhead-trials=4", "--json"])
     assert end.value.code == 0
@@ -94,10 +92,11 @@ def test_overhead_is_measured_alone(app, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_run(glue, teacher_folder, tmp_path):
+def test_all_rows_are_measured(glue, teacher_folder, tmp_path):
+    """Run the whole benchmark on 36 examples with all installed peers."""
     flags = ["--limit=36", "--student-layers=2", "--batch-size=8", "--json"]
     peers = {"textbrewer": "textbrewer", "accelerate": "trainer"}
-    there = [peer for package, peer in peers.items() if importlib.util.find_spec(package)]
+    installed = [peer for package, peer in peers.items() if importlib.util.find_spec(package)]
     command = [
         sys.executable,
         ROOT / "sweeps" / "bench.py",
@@ -107,7 +106,7 @@ def test_a_run(glue, teacher_folder, tmp_path):
     (home := tmp_path / "home").mkdir()
     (temporary := tmp_path / "temporary").mkdir()
     done = subprocess.run(
-        [*command, *flags, *(f"--peer={peer}" for peer in there)],
+        [*command, *flags, *(f"--peer={peer}" for peer in installed)],
         cwd=home,
         env={
             "TMPDIR": str(temporary),
@@ -125,8 +124,8 @@ def test_a_run(glue, teacher_folder, tmp_path):
         *("kd C", "id 1+2+C"),
         *("pid 1", "pid 2", "pid C", "pid C, head alone"),
         *("sid 1", "sid 1+2", "sid C", "sid, mean"),
-        *("reference", *(["textbrewer"] if "textbrewer" in there else [])),
-        *("teacher", *(["trainer"] if "trainer" in there else [])),
+        *("reference", *(["textbrewer"] if "textbrewer" in installed else [])),
+        *("teacher", *(["trainer"] if "trainer" in installed else [])),
     ]
     assert all(row["seconds"] > 0 for row in rows.values())
     assert rows["id 1+2+C"]["faster_than"].keys() == set(rows) & {"reference", "textbrewer"}

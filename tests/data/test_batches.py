@@ -19,8 +19,8 @@ quick = settings(max_examples=60, deadline=None)
 counts, sizes = st.integers(1, 700), st.integers(1, 70)
 
 
-def some_lengths(count: int, seed: int = 0) -> np.ndarray:
-    """Like CoLA's: median 11 tokens, a long tail, special tokens included."""
+def sample_lengths(count: int, seed: int = 0) -> np.ndarray:
+    """Sample lengths as CoLA's: median 11 tokens with special tokens, and a long tail."""
     drawn = np.random.default_rng(seed).lognormal(2.35, 0.42, count)
     return np.clip(drawn.astype(np.int64), 3, 128)
 
@@ -36,20 +36,20 @@ def same(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
 
 @quick
 @given(counts, sizes, st.integers(0, 2**31 - 1))
-def test_every_row_once_and_no_batch_too_large(count, size, seed):
-    plan = training_batches(some_lengths(count), size, seed, "C", 1)
+def test_batches_hold_every_row_once(count, size, seed):
+    plan = training_batches(sample_lengths(count), size, seed, "C", 1)
     assert sorted(np.concatenate(plan).tolist()) == list(range(count))
     assert all(1 <= len(rows) <= size for rows in plan)
 
 
 @quick
 @given(counts, sizes)
-def test_batches_of_a_pool_differ_by_one_row_at_most(count, size):
-    """Up to `POOL` batches make one pool, and then no fewer batches would do."""
+def test_batch_sizes_within_a_pool_differ_by_at_most_one(count, size):
+    """Up to `POOL` batches make one pool; their number is the smallest possible."""
     size = max(size, -(-count // POOL))
-    plan = training_batches(some_lengths(count), size, 0)
-    found = [len(rows) for rows in plan]
-    assert max(found) - min(found) <= 1
+    plan = training_batches(sample_lengths(count), size, 0)
+    results = [len(rows) for rows in plan]
+    assert max(results) - min(results) <= 1
     assert len(plan) == -(-count // size)
 
 
@@ -57,16 +57,16 @@ def test_batches_of_a_pool_differ_by_one_row_at_most(count, size):
 def test_batches_of_several_pools_are_nearly_full(count, size):
     """A pool holds at least half of `POOL` batches and needs at most one batch more than full ones would."""
     assert count > POOL * size
-    found = [len(rows) for rows in training_batches(np.full(count, 9), size, 0)]
+    results = [len(rows) for rows in training_batches(np.full(count, 9), size, 0)]
     fewest = POOL // 2
-    assert min(found) >= size * fewest // (fewest + 1)
-    assert len(found) <= -(-count // size) + -(-count // (POOL * size))
+    assert min(results) >= size * fewest // (fewest + 1)
+    assert len(results) <= -(-count // size) + -(-count // (POOL * size))
 
 
 @pytest.mark.parametrize("count", [1, 31, 33, 1600, 1601, 1665, 8551])
-def test_the_number_of_batches_is_the_same_every_epoch(count):
-    """The learning rate's schedule counts on it."""
-    lengths = some_lengths(count)
+def test_number_of_batches_is_the_same_in_every_epoch(count):
+    """The learning rate schedule relies on it."""
+    lengths = sample_lengths(count)
     plans = [
         training_batches(lengths, 32),
         *(training_batches(lengths, 32, seed, "1", 3) for seed in range(4)),
@@ -74,15 +74,15 @@ def test_the_number_of_batches_is_the_same_every_epoch(count):
     assert len({len(plan) for plan in plans}) == 1
 
 
-def test_the_plan_is_a_pure_function_of_its_key():
-    lengths = some_lengths(500)
+def test_batches_are_a_pure_function_of_their_key():
+    lengths = sample_lengths(500)
     first = training_batches(lengths, 16, 3, "1+2", 4)
     np.random.seed(0)
     torch.manual_seed(0)
     assert same(first, training_batches(lengths.copy(), 16, 3, "1+2", 4))
 
 
-def test_the_plan_is_the_same_in_another_process():
+def test_batches_are_the_same_in_another_process():
     code = (
         "import numpy as np; from ikd_ray.data.batches import training_batches;"
         "print(np.concatenate(training_batches(np.arange(3, 60), 7, 3, '1+2', 4)).tolist())"
@@ -93,8 +93,8 @@ def test_the_plan_is_the_same_in_another_process():
     )
 
 
-def test_another_seed_stage_or_epoch_is_another_plan():
-    lengths = some_lengths(500)
+def test_seed_stage_and_epoch_change_the_batches():
+    lengths = sample_lengths(500)
     keys = [(0, "1", 1), (1, "1", 1), (0, "2", 1), (0, "1", 2), (0, "1+2", 1), (0, "C", 1), (1, "C", 0)]
     plans = [training_batches(lengths, 16, *key) for key in keys]
     assert not any(same(plans[i], plans[j]) for i in range(len(keys)) for j in range(i))
@@ -102,7 +102,7 @@ def test_another_seed_stage_or_epoch_is_another_plan():
 
 def test_batches_mix_examples_and_lengths():
     """Neighbours change from epoch to epoch, and short batches do not all come first."""
-    lengths = some_lengths(4000)
+    lengths = sample_lengths(4000)
     first, second = (training_batches(lengths, 16, 0, "C", epoch) for epoch in (1, 2))
     mates = {frozenset(map(int, pair)) for rows in first for pair in itertools.pairwise(rows)}
     again = {frozenset(map(int, pair)) for rows in second for pair in itertools.pairwise(rows)}
@@ -113,8 +113,8 @@ def test_batches_mix_examples_and_lengths():
 
 
 @pytest.mark.parametrize(("count", "size"), [(8551, 32), (8551, 16), (2490, 32), (3667, 8)])
-def test_little_padding(count, size):
-    lengths = some_lengths(count)
+def test_padding_is_small(count, size):
+    lengths = sample_lengths(count)
     assert 10 < lengths.mean() < 13
     share = padding_share(training_batches(lengths, size, 0, "C", 1), lengths)
     assert share < 0.08
@@ -123,7 +123,7 @@ def test_little_padding(count, size):
     assert padding_share(evaluation_batches(lengths, 64), lengths) < 0.06
 
 
-def test_little_padding_on_cola(glue_dir):
+def test_padding_of_cola_is_small(glue_dir):
     lines = (glue_dir / "CoLA" / "train.tsv").read_text().splitlines()
     lengths = np.array([len(line.split("\t")[3].split()) + 3 for line in lines])
     assert padding_share(training_batches(lengths, 32, 0, "C", 1), lengths) < 0.08
@@ -131,8 +131,8 @@ def test_little_padding_on_cola(glue_dir):
 
 @quick
 @given(counts, sizes)
-def test_evaluation_covers_every_row_in_order_of_length(count, size):
-    lengths = some_lengths(count)
+def test_evaluation_batches_hold_every_row_by_length(count, size):
+    lengths = sample_lengths(count)
     plan = evaluation_batches(lengths, size)
     rows = np.concatenate(plan)
     assert sorted(rows.tolist()) == list(range(count))
@@ -153,7 +153,7 @@ def splits(draw):
 
 @quick
 @given(splits(), st.integers(0, 5))
-def test_collate(case, pad_id):
+def test_collate_pads_to_the_longest_row(case, pad_id):
     split, rows = case
     batch = collate(split, rows, pad_id)
     longest = max(int(split.lengths[row]) for row in rows)
@@ -182,7 +182,7 @@ def test_collate(case, pad_id):
         assert int(batch.labels[i]) == row
 
 
-def test_scores_stay_floats():
+def test_collate_keeps_float_scores():
     offsets = row_offsets(np.array([2]))
     ids = RaggedArray(np.array([5, 6], np.int32), offsets)
     split = TokenSplit(ids, RaggedArray(np.zeros(2, np.uint8), offsets), np.array([3.8], np.float32))
@@ -191,7 +191,7 @@ def test_scores_stay_floats():
     assert batch.to(torch.device("cpu")).input_ids is batch.input_ids
 
 
-def test_prefetch_is_map_in_another_thread():
+def test_prefetch_maps_in_another_thread():
     threads = []
 
     def double(item):
@@ -204,25 +204,25 @@ def test_prefetch_is_map_in_another_thread():
     assert list(prefetch(double, [])) == []
 
 
-def test_prefetch_makes_the_next_while_the_caller_works():
-    """The caller of item 0 waits for item 1 to be made: without a thread it would wait for ever."""
-    made = [threading.Event() for _ in range(3)]
-    found = prefetch(lambda item: made[item].set() or item, range(3))
-    assert next(found) == 0
-    assert made[1].wait(timeout=30)
-    assert list(found) == [1, 2]
+def test_prefetch_computes_while_the_caller_works():
+    """The caller waits for item 1 while it holds item 0, which needs a thread."""
+    computed = [threading.Event() for _ in range(3)]
+    results = prefetch(lambda item: computed[item].set() or item, range(3))
+    assert next(results) == 0
+    assert computed[1].wait(timeout=30)
+    assert list(results) == [1, 2]
 
 
-def test_prefetch_is_only_a_little_ahead():
-    made = []
-    found = prefetch(lambda item: made.append(item) or item, range(100))
-    assert next(found) == 0
-    found.close()
-    assert len(made) <= PREFETCH + 1
+def test_prefetch_is_bounded():
+    computed = []
+    results = prefetch(lambda item: computed.append(item) or item, range(100))
+    assert next(results) == 0
+    results.close()
+    assert len(computed) <= PREFETCH + 1
 
 
-def test_prefetch_passes_errors_on():
-    found = prefetch(lambda item: 1 // item, [2, 0, 2])
-    assert next(found) == 0
+def test_prefetch_raises_errors():
+    results = prefetch(lambda item: 1 // item, [2, 0, 2])
+    assert next(results) == 0
     with pytest.raises(ZeroDivisionError):
-        next(found)
+        next(results)

@@ -1,4 +1,4 @@
-"""The embedded corpus: its sizes, its balance, what dev alone has, and that no single word gives it away."""
+"""The embedded corpus: sizes, balance, words and frames of dev alone, and labels that no single word reveals."""
 
 import os
 import re
@@ -34,12 +34,12 @@ def words(judgements: list[Judgement]) -> set[str]:
     return {word for j in judgements for word in re.findall(r"[\w']+", j.sentence.lower())}
 
 
-def test_sizes_are_those_asked_for(splits):
+def test_sizes(splits):
     assert [len(split) for split in splits] == [8200, 1040]
     assert [len(split) for split in generate(train=57, dev=20)] == [57, 20]
 
 
-def test_seven_in_ten_are_acceptable_in_both_splits(splits):
+def test_seventy_percent_are_acceptable(splits):
     for split in splits:
         assert sum(j.label for j in split) / len(split) == pytest.approx(0.7, abs=0.01)
 
@@ -53,12 +53,12 @@ def test_every_phenomenon_has_both_labels_in_both_splits(splits):
             assert 0.2 < bad / (good + bad) < 0.4, phenomenon.name
 
 
-def test_labels_and_phenomena_come_in_mixed_order(splits):
+def test_phenomena_are_shuffled(splits):
     for split in splits:
         assert sum(a.phenomenon == b.phenomenon for a, b in pairwise(split)) < len(split) / 8
 
 
-def test_no_sentence_comes_twice(splits):
+def test_sentences_are_unique(splits):
     sentences = [j.sentence for split in splits for j in split]
     assert len(sentences) == len(set(sentences))
 
@@ -71,7 +71,7 @@ def test_sentences_are_short_and_well_formed(splits):
         assert not re.search(r"\b(a [aeiou]|an [^aeiou])", sentence, re.IGNORECASE), sentence
 
 
-def test_same_seed_same_corpus_in_every_process():
+def test_corpus_is_the_same_in_every_process():
     digests = [
         subprocess.run(
             [sys.executable, "-c", DIGEST],
@@ -85,7 +85,7 @@ def test_same_seed_same_corpus_in_every_process():
     assert digests[0] == digests[1] != ""
 
 
-def test_another_seed_gives_another_corpus(splits):
+def test_seed_changes_the_corpus(splits):
     other = generate(seed=1)
     assert held_out_words(1) != held_out_words(0)
     for split, other_split in zip(splits, other, strict=True):
@@ -101,7 +101,7 @@ def test_some_words_are_only_in_dev(splits):
     assert 0.1 < sum(bool(words([j]) & unseen) for j in dev) / len(dev) < 0.5
 
 
-def test_training_never_uses_a_held_out_word(splits):
+def test_training_uses_no_held_out_word(splits):
     assert not {word.lower() for word in held_out_words(0)} & words(splits[0])
 
 
@@ -124,13 +124,13 @@ def test_some_frames_are_only_in_dev(monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "frame"), FRAMES)
-def test_the_members_of_a_minimal_set_differ(name, frame):
+def test_members_of_a_minimal_set_differ(name, frame):
     for seed in range(30):
         bad, good = (WRITER.write(frame, label, seed) for label in (0, 1))
         assert bad != good
 
 
-def test_a_bag_of_words_learns_next_to_nothing(splits):
+def test_bag_of_words_model_learns_almost_nothing(splits):
     train, dev = splits
     vectorizer = CountVectorizer()
     counts = vectorizer.fit_transform([j.sentence for j in train])
@@ -140,14 +140,14 @@ def test_a_bag_of_words_learns_next_to_nothing(splits):
         assert matthews_corrcoef([j.label for j in dev], guesses) < 0.25
 
 
-def test_a_frame_without_a_minimal_set_is_refused():
+def test_frame_without_a_minimal_set_is_refused():
     assert members("{np} [is|are|be] [tall|tall|tall].") == 3
     for frame in ("the {person:sg} slept.", "[a|b|c] [d|e].", "[a]."):
         with pytest.raises(ValueError, match="same number of alternatives"):
             members(frame)
 
 
-def test_a_phenomenon_that_runs_out_says_so(monkeypatch):
+def test_exhausted_phenomenon_is_an_error(monkeypatch):
     small = Phenomenon(
         "small", frames=("it [{is:sg}|{is:pl}] here.",), unseen=("it [{was:sg}|{was:pl}] here.",)
     )

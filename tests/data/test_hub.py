@@ -20,7 +20,7 @@ from ikd_ray.tasks import TASKS, get_task
 
 @pytest.fixture
 def online(monkeypatch):
-    """A process that nobody told to stay offline; undone afterwards."""
+    """Make this process online until the test ends."""
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
         monkeypatch.setenv(name, "0")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -33,7 +33,7 @@ def online(monkeypatch):
 
 @pytest.fixture
 def server(online):
-    """A hub that answers every HEAD with `status`, and counts them."""
+    """Run a hub that answers every HEAD with `status`, and counts them."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         status, asked = 200, 0
@@ -54,7 +54,7 @@ def server(online):
     listening.server_close()
 
 
-def test_a_hub_that_answers_is_asked_once_and_stays_online(server):
+def test_reachable_hub_is_asked_once_and_stays_online(server):
     assert sources.hub_reachable()
     assert sources.offline_unless_reachable()
     assert server.asked == 1
@@ -63,20 +63,20 @@ def test_a_hub_that_answers_is_asked_once_and_stays_online(server):
 
 
 @pytest.mark.parametrize(("status", "reachable"), [(307, True), (401, True), (404, True), (503, False)])
-def test_what_counts_as_an_answer(server, status, reachable):
+def test_statuses_that_count_as_an_answer(server, status, reachable):
     server.status = status
     assert sources.hub_reachable() is reachable
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"])
 @pytest.mark.parametrize("value", ["1", "true", "YES"])
-def test_an_offline_environment_is_not_asked(server, online, variable, value):
+def test_offline_variables_prevent_the_request(server, online, variable, value):
     online.setenv(variable, value)
     assert not sources.hub_reachable()
     assert server.asked == 0
 
 
-def test_a_silent_hub_takes_two_seconds_once(online):
+def test_silent_hub_costs_two_seconds_once(online):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         online.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         start = time.monotonic()
@@ -88,7 +88,7 @@ def test_a_silent_hub_takes_two_seconds_once(online):
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://hub.invalid", "not an address"])
-def test_out_of_reach_puts_imported_libraries_offline(online, endpoint):
+def test_unreachable_hub_sets_imported_libraries_offline(online, endpoint):
     online.setattr(constants, "ENDPOINT", endpoint)
     assert not sources.offline_unless_reachable()
     assert os.environ["HF_HUB_OFFLINE"] == "1"
@@ -98,7 +98,7 @@ def test_out_of_reach_puts_imported_libraries_offline(online, endpoint):
         datasets.load_dataset("nyu-mll/no-such-set")
 
 
-def test_libraries_imported_later_are_offline_too():
+def test_libraries_imported_later_are_offline():
     environment = {name: value for name, value in os.environ.items() if "OFFLINE" not in name}
     script = (
         "from ikd_ray.data.sources import offline_unless_reachable as reachable; assert not reachable();"
@@ -115,7 +115,7 @@ def test_libraries_imported_later_are_offline_too():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_quiet_hides_and_restores(capfd):
+def test_hugging_face_output_is_hidden_and_restored(capfd):
     before = datasets.logging.get_verbosity()
     logger = datasets.logging.get_logger("datasets.load")
     with sources._quiet_hugging_face():
@@ -135,7 +135,7 @@ def refused(task: str) -> str:
 
 @pytest.fixture
 def hub_cache(tmp_path, monkeypatch):
-    """A local cache of the hub's dataset as `datasets` itself writes it, with cola and stsb in it."""
+    """Make a local cache of the hub's data set, as `datasets` writes it, with cola, stsb and a wrong sst2."""
     features = {
         "cola": {
             "sentence": datasets.Value("string"),
@@ -146,7 +146,7 @@ def hub_cache(tmp_path, monkeypatch):
             "sentence2": datasets.Value("string"),
             "label": datasets.Value("float32"),
         },
-        # The wrong way round.
+        # Labels in the wrong order.
         "sst2": {
             "sentence": datasets.Value("string"),
             "label": datasets.ClassLabel(names=["positive", "negative"]),
@@ -179,7 +179,7 @@ def hub_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
 
 
-def test_offline_the_hubs_local_cache_is_read(hub_cache, capfd):
+def test_local_cache_is_read_offline(hub_cache, capfd):
     data = sources.load_dataset(get_task("cola"), None)
     assert data.source == "hub"
     assert data.description == "Hugging Face hub's local cache nyu-mll/glue (cola, 3 train / 3 dev)"
@@ -196,7 +196,7 @@ def test_offline_the_hubs_local_cache_is_read(hub_cache, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_hub_and_folder_give_one_fingerprint(hub_cache, tmp_path):
+def test_hub_and_folder_have_one_fingerprint(hub_cache, tmp_path):
     task = get_task("cola")
     for file in ("train.tsv", "dev.tsv"):
         (tmp_path / file).write_text("s\t1\t\tsentence 0\ns\t0\t\tsentence 1\ns\t1\t\tsentence 2\n")
@@ -204,19 +204,19 @@ def test_hub_and_folder_give_one_fingerprint(hub_cache, tmp_path):
     assert folder.fingerprint == sources.load_dataset(task, None).fingerprint
 
 
-def test_a_hub_with_other_labels_is_refused(hub_cache, monkeypatch):
+def test_hub_with_other_labels_is_refused(hub_cache, monkeypatch):
     monkeypatch.setattr(sources, "offline_unless_reachable", lambda: True)
     message = refused("sst2")
     assert "nyu-mll/glue did not load (ValueError: its labels are ('positive', 'negative')" in message
     assert "pass --data-dir" in message
 
 
-def test_a_cache_without_the_task(hub_cache):
+def test_cache_without_the_task_is_refused(hub_cache):
     expected = "task rte: the local cache of nyu-mll/glue did not load (ValueError: Couldn't find cache for"
     assert refused("rte").startswith(expected)
 
 
-def test_a_reachable_hub_is_named_as_such_and_its_failure_is_told(hub_cache, monkeypatch):
+def test_error_of_a_reachable_hub_is_reported(hub_cache, monkeypatch):
     monkeypatch.setattr(sources, "offline_unless_reachable", lambda: True)
     assert sources.load_dataset(get_task("cola"), None).description.startswith(
         "Hugging Face hub nyu-mll/glue (cola,"
@@ -233,7 +233,7 @@ def test_a_reachable_hub_is_named_as_such_and_its_failure_is_told(hub_cache, mon
 
 
 @pytest.mark.parametrize("name", [name for name in TASKS if name != "cola"])
-def test_without_any_source(tmp_path, monkeypatch, name, capfd):
+def test_task_without_any_source_is_refused(tmp_path, monkeypatch, name, capfd):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     message = refused(name)
     assert message.startswith(

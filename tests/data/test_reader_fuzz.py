@@ -1,4 +1,4 @@
-"""Whatever a data folder holds, it is read exactly or is a usage error that names file and line."""
+"""Any file is read exactly or refused with a usage error that names the file and the line."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from hypothesis import strategies as st
 
 from ikd_ray.data.dataset import Split, fingerprint
 from ikd_ray.data.readers import MAX_LINE, read_glue_split
+from ikd_ray.data.task_file import ENDINGS, CustomTask
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import TASKS, Task
+from tests.data.test_readers import PAIR, make_table
+from tests.data.test_readers import TASKS as CUSTOM_TASKS
+from tests.data.test_readers import read as read_custom
 
-ANY = settings(max_examples=150, deadline=None)
+ANY = settings(max_examples=100, deadline=None)
 TASK = st.sampled_from([*TASKS.values()])
-# What breaks readers: other line ends, quotes, escapes, BOMs, halves of characters.
+# Line ends, quotes, escapes, byte order marks, surrogates: what breaks readers.
 PARTS = st.sampled_from(
     ["\t", "\n", "\r", "\r\n", '"', '""', "'", "\\", "\0", "\x1b[2J", "\x85", "\u2028", "\ufeff", ",", " "]
 ) | st.text(max_size=3)
@@ -40,46 +44,53 @@ def read(content: bytes, task: Task) -> tuple[Split, int]:
         return read_glue_split(path, task)
 
 
-def reads_or_explains(content: bytes, task: Task) -> None:
+def check_refusal(error: UsageError, name: str) -> None:
+    message = str(error).partition(name)[2]
+    assert message
+    assert message.isprintable()
+    assert len(message) < 400
+
+
+def check_split(split: Split, task: Task) -> None:
+    assert len(split) == len(split.text) == len(split.labels) > 0
+    assert (split.text_pair is not None) == task.is_pair
+    assert all(text.strip() and text.encode() for text in (*split.text, *(split.text_pair or ())))
+    if task.is_regression:
+        low, high = task.score_range
+        assert ((split.labels >= low) & (split.labels <= high)).all()
+    else:
+        assert set(split.labels) <= set(range(task.num_labels))
+
+
+def check_glue(content: bytes, task: Task) -> None:
     try:
         split, skipped = read(content, task)
     except UsageError as error:
-        message = str(error).partition("train.tsv")
-    else:
-        message = None
-    if message:
-        assert message[1]
-        assert message[2].isprintable()
-        assert len(message[2]) < 300
+        check_refusal(error, "train.tsv")
         return
-    assert len(split) == len(split.text) == len(split.labels) > 0
-    assert (split.text_pair is not None) == task.is_pair
-    assert all(text.strip() for text in (*split.text, *(split.text_pair or ())))
-    if task.is_regression:
-        assert ((split.labels >= 0) & (split.labels <= 5)).all()
-    else:
-        assert set(split.labels) <= set(range(task.num_labels))
+    check_split(split, task)
     rows = content.count(b"\n") + (not content.endswith(b"\n"))
     assert len(split) + skipped == rows - (not task.headless)
 
 
-@ANY
-@given(task=TASK, text=LINES)
-def test_any_text_is_read_or_a_usage_error(task, text):
-    reads_or_explains(text.encode("utf-8", "surrogatepass"), task)
+def check_custom(content: bytes, ending: str, task: CustomTask) -> None:
+    try:
+        check_split(read_custom(content, ending, task), task)
+    except UsageError as error:
+        check_refusal(error, f"train{ending}")
 
 
 @ANY
-@given(task=TASK, text=LINES)
-def test_any_rows_below_a_right_header_are_read_or_a_usage_error(task, text):
-    header = "" if task.headless else "\t".join((*task.file_text, task.file_label)) + "\n"
-    reads_or_explains((header + text).encode("utf-8", "surrogatepass"), task)
+@given(task=TASK, text=LINES, with_header=st.booleans())
+def test_any_text_is_a_glue_file_or_refused(task, text, with_header):
+    header = "\t".join((*task.file_text, task.file_label)) + "\n" if with_header and not task.headless else ""
+    check_glue((header + text).encode("utf-8", "surrogatepass"), task)
 
 
 @ANY
 @given(task=TASK, content=st.binary(max_size=80))
-def test_any_bytes_are_read_or_a_usage_error(task, content):
-    reads_or_explains(content, task)
+def test_any_bytes_are_a_glue_file_or_refused(task, content):
+    check_glue(content, task)
 
 
 def table(task: Task, rows: list[tuple[str, str, int]]) -> str:
@@ -99,7 +110,7 @@ def table(task: Task, rows: list[tuple[str, str, int]]) -> str:
     end=st.sampled_from(["", "\n"]),
     bom=st.sampled_from([b"", b"\xef\xbb\xbf"]),
 )
-def test_every_table_is_read_exactly(task, rows, end, bom):
+def test_glue_files_are_read_exactly(task, rows, end, bom):
     content = bom + (table(task, rows) + end).encode()
     split, skipped = read(content, task)
     assert skipped == 0
@@ -114,8 +125,7 @@ def test_every_table_is_read_exactly(task, rows, end, bom):
     rows=st.lists(st.tuples(TEXTS, TEXTS, st.integers(0, 1)), min_size=2, max_size=5),
     change=st.integers(0, 10_000),
 )
-def test_another_byte_is_another_fingerprint(rows, change):
-    """A cache found by the fingerprint is never another data set's."""
+def test_changed_byte_changes_the_fingerprint(rows, change):
     task = TASKS["rte"]
     content = table(task, rows).encode()
     position = len("sentence1\tsentence2\tlabel\n") + change % (len(content) - 26)
@@ -129,10 +139,64 @@ def test_another_byte_is_another_fingerprint(rows, change):
     assert fingerprint(task, {"train": before}) != fingerprint(task, {"train": after})
 
 
-def test_a_line_may_be_as_long_as_the_limit_and_no_longer():
+def test_lines_are_limited_to_one_mebibyte():
     row = b"x\t1\t\t"
     longest = row + b"w" * (MAX_LINE - len(row))
     split, _ = read(longest, TASKS["cola"])
     np.testing.assert_array_equal(split.labels, [1])
     with pytest.raises(UsageError, match="line 1: over 1 MiB"):
         read(longest + b"w", TASKS["cola"])
+
+
+# Custom tables
+
+WORDS = [
+    "text",
+    "other",
+    "label",
+    "0",
+    "1",
+    "-0.5",
+    "nan",
+    "NaN",
+    "1e999",
+    "null",
+    "true",
+    *"[]{}:",
+    "\\ud800",
+]
+JSON_LINES = ['{"text": "a", "label": 1}\n', '{"text": "a", "other": "b", "label": 0.5}\n']
+TABLE_PARTS = st.sampled_from([*WORDS, *JSON_LINES]) | PARTS
+
+
+@ANY
+@given(
+    st.sampled_from(CUSTOM_TASKS),
+    st.sampled_from([".csv", ".tsv", ".jsonl"]),
+    st.booleans(),
+    st.lists(TABLE_PARTS, max_size=30).map("".join),
+)
+def test_any_text_is_a_table_or_refused(task, ending, with_header, text):
+    delimiter = {".csv": ",", ".tsv": "\t"}.get(ending)
+    header = delimiter.join((*task.text_columns, task.file_label)) + "\n" if with_header and delimiter else ""
+    check_custom((header + text).encode("utf-8", "surrogatepass"), ending, task)
+
+
+@ANY
+@given(st.sampled_from(CUSTOM_TASKS), st.sampled_from(ENDINGS), st.binary(max_size=80))
+def test_any_bytes_are_a_table_or_refused(task, ending, content):
+    check_custom(content, ending, task)
+
+
+GOOD = make_table(
+    [{"text": f"text {row}", "other": "x", "label": str(row % 2)} for row in range(20)], ".parquet"
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), min_size=1, max_size=4))
+def test_changed_parquet_file_is_read_or_refused(changes):
+    content = bytearray(GOOD)
+    for position, byte in changes:
+        content[position] = byte
+    check_custom(bytes(content), ".parquet", PAIR)

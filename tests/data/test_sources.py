@@ -3,14 +3,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ikd_ray.data import sources
 from ikd_ray.data.dataset import Split, fingerprint
@@ -27,7 +24,7 @@ def row(task: Task, texts: tuple[str, ...], label: str) -> list[str]:
 
 
 def write(data_dir: Path, task: Task, rows: list[list[str]], **bytes_of: bytes) -> Path:
-    """Every file of the task with these rows under the header, or with the bytes given for its split."""
+    """Write every file of a task with the same rows, or with the bytes given for its split."""
     folder = data_dir / task.folder
     folder.mkdir(parents=True)
     lines = [header(task)] if header(task) else []
@@ -53,7 +50,7 @@ def refused(task: str, data_dir: Path | None) -> str:
 @pytest.mark.parametrize(
     ("name", "train", "dev"), [("cola", 8551, 1043), ("rte", 2490, 277), ("mrpc", 3667, 408)]
 )
-def test_the_real_data(glue_dir, name, train, dev):
+def test_real_glue_data(glue_dir, name, train, dev):
     task = get_task(name)
     data = sources.load_dataset(task, glue_dir)
     assert {split: len(part) for split, part in data.splits.items()} == {"train": train, "dev": dev}
@@ -68,14 +65,14 @@ def test_the_real_data(glue_dir, name, train, dev):
     assert direct.fingerprint == data.fingerprint
 
 
-def test_the_real_quotes_and_byte_order_mark(glue_dir):
+def test_quotes_and_byte_order_mark_of_real_data(glue_dir):
     train = sources.load_dataset(get_task("mrpc"), glue_dir).splits["train"]
     assert train.text[0].startswith('Amrozi accused his brother , whom he called " the witness " ,')
     assert train.labels[:2].tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_each_layout(tmp_path, name):
+def test_layout_of_each_task(tmp_path, name):
     task = get_task(name)
     data = sources.load_dataset(task, write(tmp_path / "glue", task, good_rows(task)))
     assert list(data.splits) == (["train", "dev", "dev_mismatched"] if name == "mnli" else ["train", "dev"])
@@ -89,7 +86,7 @@ def test_each_layout(tmp_path, name):
             assert part.labels.tolist() == list(range(task.num_labels))
 
 
-def test_labels_follow_the_hubs_order(tmp_path):
+def test_labels_have_the_hubs_order(tmp_path):
     rte = get_task("rte")
     data = sources.load_dataset(rte, write(tmp_path, rte, [row(rte, ("a", "b"), "not_entailment")]))
     assert rte.labels[data.splits["dev"].labels[0]] == "not_entailment"
@@ -106,7 +103,7 @@ def test_columns_are_found_by_name_in_any_order(tmp_path):
     assert data.splits["train"].text_pair == ["It is."]
 
 
-def test_texts_are_kept_as_they_are(tmp_path):
+def test_texts_are_unchanged(tmp_path):
     task = get_task("cola")
     texts = [
         'He said " so',
@@ -125,7 +122,7 @@ def test_texts_are_kept_as_they_are(tmp_path):
     assert data.splits["dev"].text == ["last line without an end"]
 
 
-def test_qqp_leaves_corrupted_rows_out_and_says_so(tmp_path):
+def test_corrupted_rows_of_qqp_are_skipped_and_counted(tmp_path):
     task = get_task("qqp")
     broken = [["9", "a question cut", "by a line feed"], ["", "0"], ["9", "no second", "", "1"]]
     data = sources.load_dataset(task, write(tmp_path / "glue", task, [*good_rows(task), *broken]))
@@ -173,7 +170,7 @@ STSB_HEADER = b"index\tsentence1\tsentence2\tscore\n"
     ],
 )
 @pytest.mark.parametrize("split", ["train", "dev"])
-def test_bad_rows_name_file_line_and_remedy(tmp_path, name, content, line, wrong, right, split):
+def test_wrong_rows_are_refused_with_file_line_and_remedy(tmp_path, name, content, line, wrong, right, split):
     task = get_task(name)
     message = refused(name, write(tmp_path, task, good_rows(task), **{split: content}))
     assert message.startswith(f"{tmp_path / task.folder / split}.tsv line {line}: ")
@@ -182,19 +179,19 @@ def test_bad_rows_name_file_line_and_remedy(tmp_path, name, content, line, wrong
 
 
 @pytest.mark.parametrize(("name", "content"), [("cola", b""), ("rte", RTE_HEADER)])
-def test_a_file_without_rows(tmp_path, name, content):
+def test_file_without_rows_is_refused(tmp_path, name, content):
     task = get_task(name)
     message = refused(name, write(tmp_path, task, good_rows(task), dev=content))
     assert message == f"{tmp_path / task.folder / 'dev.tsv'}: no rows; one example a line is needed"
 
 
-def test_an_empty_file_lacks_its_header(tmp_path):
+def test_empty_file_lacks_its_header(tmp_path):
     task = get_task("rte")
     message = refused("rte", write(tmp_path, task, good_rows(task), dev=b""))
     assert f"{tmp_path / 'RTE' / 'dev.tsv'} line 1: the header has no column 'sentence1'" in message
 
 
-def test_missing_file_and_folder_for_file(tmp_path):
+def test_missing_file_and_folder_in_place_of_a_file(tmp_path):
     task = get_task("mnli")
     write(tmp_path, task, good_rows(task))
     missing = tmp_path / "MNLI" / "dev_mismatched.tsv"
@@ -207,7 +204,7 @@ def test_missing_file_and_folder_for_file(tmp_path):
     assert refused("mnli", tmp_path) == f"{missing}: is a folder where a tab-separated file is needed"
 
 
-def test_unreadable_file(tmp_path, monkeypatch):
+def test_unreadable_file_is_refused(tmp_path, monkeypatch):
     def denied(self, *_):
         raise PermissionError(13, "Permission denied", str(self))
 
@@ -219,7 +216,7 @@ def test_unreadable_file(tmp_path, monkeypatch):
     )
 
 
-def test_bad_folders(tmp_path):
+def test_wrong_folders_are_refused(tmp_path):
     nowhere = tmp_path / "nowhere"
     assert f"--data-dir {nowhere}: there is no such folder" in refused("cola", nowhere)
     file = tmp_path / "file"
@@ -235,28 +232,7 @@ def test_bad_folders(tmp_path):
     assert refused("cola", data_dir).endswith("GLUE folders there: SST-2, RTE")
 
 
-# No control characters that end a line or a column, and no lone surrogates, which UTF-8 lacks.
-TEXT = st.text(
-    st.characters(exclude_characters="\t\n\r", exclude_categories=["Cs"]), min_size=1, max_size=20
-).filter(str.strip)
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(TEXT, TEXT, st.sampled_from(["0", "1"])), min_size=1, max_size=8))
-def test_any_rows_round_trip(rows):
-    for name in ("cola", "mrpc"):
-        task = get_task(name)
-        wanted = [(row_[: len(task.text_columns)], row_[2]) for row_ in rows]
-        with tempfile.TemporaryDirectory() as folder:
-            data = sources.load_dataset(
-                task, write(Path(folder), task, [row(task, *each) for each in wanted])
-            )
-        part = data.splits["train"]
-        texts = zip(part.text, part.text_pair, strict=True) if task.is_pair else zip(part.text, strict=True)
-        assert [(pair, str(label)) for pair, label in zip(texts, part.labels, strict=True)] == wanted
-
-
-def test_fingerprints(tmp_path):
+def test_fingerprint_depends_on_all_content(tmp_path):
     cola, sst2, mrpc = get_task("cola"), get_task("sst2"), get_task("mrpc")
 
     def key(task, first, second=None, labels=(0, 1)):
@@ -281,7 +257,7 @@ def test_fingerprints(tmp_path):
     )
 
 
-def test_the_embedded_corpus(tmp_path, monkeypatch):
+def test_embedded_corpus_is_the_last_source(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     data = sources.load_dataset(get_task("cola"), None)
     assert data.generated
@@ -295,11 +271,11 @@ def test_the_embedded_corpus(tmp_path, monkeypatch):
     assert data.fingerprint == sources.load_dataset(get_task("cola"), None).fingerprint
 
 
-def test_a_given_folder_never_falls_through(tmp_path):
+def test_data_dir_excludes_other_sources(tmp_path):
     assert "GLUE folders there: none" in refused("cola", tmp_path)
 
 
-def test_a_first_run_without_network_is_quick_and_quiet(tmp_path):
+def test_first_run_without_network_is_quick_and_silent(tmp_path):
     script = (
         "import time; from ikd_ray.data.sources import load_dataset; from ikd_ray.tasks import get_task;"
         "start = time.monotonic(); data = load_dataset(get_task('cola'), None);"

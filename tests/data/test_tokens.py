@@ -28,7 +28,7 @@ def sentences(rng: np.random.Generator, count: int, longest: int) -> list[str]:
     return [" ".join(rng.choice(WORDS, rng.integers(1, longest + 1))) for _ in range(count)]
 
 
-def make(task_name: str, count: int = 25, seed: int = 0) -> Dataset:
+def make_task_dataset(task_name: str, count: int = 25, seed: int = 0) -> Dataset:
     task, rng = get_task(task_name), np.random.default_rng(seed)
     splits = {}
     for names in task.splits:
@@ -38,8 +38,8 @@ def make(task_name: str, count: int = 25, seed: int = 0) -> Dataset:
     return Dataset(task, splits, "folder", "made up", fingerprint(task, splits))
 
 
-def assert_direct(data: TaskData, dataset: Dataset, tokenizer, max_length: int) -> None:
-    """Every row is what the tokenizer says of that example alone."""
+def assert_tokenized(data: TaskData, dataset: Dataset, tokenizer, max_length: int) -> None:
+    """Compare every row with the tokenizer's output for that example alone."""
     assert list(data.splits) == list(dataset.splits)
     for name, split in dataset.splits.items():
         found = data.splits[name]
@@ -57,12 +57,12 @@ def assert_direct(data: TaskData, dataset: Dataset, tokenizer, max_length: int) 
             assert found.lengths[row] == len(expected["input_ids"]) <= max_length
 
 
-def test_a_custom_task_travels_with_its_tokens(tmp_path, tokenizer):
-    """Another process, or another node, has the folder and nothing else."""
+def test_custom_task_is_stored_with_its_tokens(tmp_path, tokenizer):
+    """Another process or node may have nothing but the folder."""
     path = tmp_path / "own.yaml"
     path.write_text("name: own\ntext: a\nlabel: b\nlabels: {1: x, 2: y, 3: z}\nmetric: macro_f1\n")
     task = load_task(path)
-    splits = make("cola").splits
+    splits = make_task_dataset("cola").splits
     dataset = Dataset(task, splits, "folder", "made up", fingerprint(task, splits))
     kept = tokenize(dataset, tokenizer, "t", 12, tmp_path / "tokens").folder
     path.unlink()
@@ -74,10 +74,10 @@ def test_a_custom_task_travels_with_its_tokens(tmp_path, tokenizer):
 
 @pytest.mark.parametrize("task", ["cola", "mrpc", "stsb", "mnli"])
 @pytest.mark.parametrize("max_length", [8, 12, 128])
-def test_rows_are_the_tokenizers(tmp_path, tokenizer, task, max_length):
-    dataset = make(task)
+def test_rows_equal_the_tokenizers_output(tmp_path, tokenizer, task, max_length):
+    dataset = make_task_dataset(task)
     data = tokenize(dataset, tokenizer, "t", max_length, tmp_path)
-    assert_direct(data, dataset, tokenizer, max_length)
+    assert_tokenized(data, dataset, tokenizer, max_length)
     lengths = data.train.lengths
     assert len(set(lengths.tolist())) > 1
     assert (lengths == max_length).any() == (max_length < 20), "nothing was cut, or all was short"
@@ -85,14 +85,14 @@ def test_rows_are_the_tokenizers(tmp_path, tokenizer, task, max_length):
     assert segments == ({0, 1} if dataset.task.is_pair else {0})
 
 
-def test_chunks_do_not_matter(tmp_path, tokenizer, monkeypatch):
+def test_chunk_size_does_not_change_the_tokens(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr(tokens, "CHUNK", 7)
-    dataset = make("mrpc")
-    assert_direct(tokenize(dataset, tokenizer, "t", 16, tmp_path), dataset, tokenizer, 16)
+    dataset = make_task_dataset("mrpc")
+    assert_tokenized(tokenize(dataset, tokenizer, "t", 16, tmp_path), dataset, tokenizer, 16)
 
 
-def test_reopened_equal(tmp_path, tokenizer, monkeypatch):
-    dataset = make("mnli")
+def test_stored_tokens_are_reopened(tmp_path, tokenizer, monkeypatch):
+    dataset = make_task_dataset("mnli")
     data = tokenize(dataset, tokenizer, "t", 16, tmp_path)
     monkeypatch.setattr(tokens, "_encode", lambda *_: pytest.fail("tokenized again"))
     for again in (tokenize(dataset, tokenizer, "t", 16, tmp_path), open_data(data.folder)):
@@ -114,30 +114,30 @@ def test_reopened_equal(tmp_path, tokenizer, monkeypatch):
     assert data.pad_id == tokenizer.pad_token_id == 0
 
 
-def test_the_key_names_content_tokenizer_and_limit(tmp_path, tokenizer):
+def test_key_depends_on_content_tokenizer_and_length(tmp_path, tokenizer):
     keys = {
-        tokenize(make("cola"), tokenizer, "t", 16, tmp_path).key,
-        tokenize(make("cola"), tokenizer, "t", 17, tmp_path).key,
-        tokenize(make("cola"), tokenizer, "u", 16, tmp_path).key,
-        tokenize(make("cola", seed=1), tokenizer, "t", 16, tmp_path).key,
-        tokenize(make("sst2"), tokenizer, "t", 16, tmp_path).key,
+        tokenize(make_task_dataset("cola"), tokenizer, "t", 16, tmp_path).key,
+        tokenize(make_task_dataset("cola"), tokenizer, "t", 17, tmp_path).key,
+        tokenize(make_task_dataset("cola"), tokenizer, "u", 16, tmp_path).key,
+        tokenize(make_task_dataset("cola", seed=1), tokenizer, "t", 16, tmp_path).key,
+        tokenize(make_task_dataset("sst2"), tokenizer, "t", 16, tmp_path).key,
     }
     assert len(keys) == 5
-    assert tokenize(make("cola"), tokenizer, "t", 16, tmp_path).key in keys
+    assert tokenize(make_task_dataset("cola"), tokenizer, "t", 16, tmp_path).key in keys
 
 
-def test_a_damaged_copy_is_made_anew(tmp_path, tokenizer):
-    dataset = make("cola")
+def test_damaged_tokens_are_rebuilt(tmp_path, tokenizer):
+    dataset = make_task_dataset("cola")
     data = tokenize(dataset, tokenizer, "t", 16, tmp_path)
     path = data.folder / "train.ids.npy"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert_direct(tokenize(dataset, tokenizer, "t", 16, tmp_path), dataset, tokenizer, 16)
+    assert_tokenized(tokenize(dataset, tokenizer, "t", 16, tmp_path), dataset, tokenizer, 16)
 
 
 @pytest.mark.parametrize(("task", "names"), [("cola", ["dev"]), ("mnli", ["dev", "dev_mismatched"])])
 def test_evaluation_splits(tmp_path, tokenizer, task, names):
-    data = tokenize(make(task), tokenizer, "t", 16, tmp_path)
+    data = tokenize(make_task_dataset(task), tokenizer, "t", 16, tmp_path)
     assert list(data.evaluation_splits) == names
     assert data.train is data.splits["train"]

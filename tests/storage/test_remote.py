@@ -15,13 +15,13 @@ from ikd_ray.storage.remote import RemoteStorage, SharedStorage, _filesystem, op
 
 @pytest.fixture(params=["file", "s3"])
 def uri(request, tmp_path):
-    """One of a folder, one of a server."""
+    """Return the URI of a folder, then of an S3 server."""
     return f"file://{tmp_path}/remote/deep" if request.param == "file" else request.getfixturevalue("s3")
 
 
 @pytest.fixture
 def node(tmp_path, monkeypatch):
-    """`node("a")`: from now on this is another machine, with a home of its own."""
+    """Return a function that makes this process a node of another name, with a home directory of its own."""
 
     def become(name: str) -> Path:
         monkeypatch.setenv("HOME", str(tmp_path / name))
@@ -46,156 +46,156 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def at_uri(output: SharedStorage, name: str, content: bytes | None = None) -> bytes:
-    """A file as it lies there; or put there."""
-    there, base = _filesystem(output.path)
+def remote_file(storage: SharedStorage, name: str, content: bytes | None = None) -> bytes:
+    """Return the content of a file at the URI, after writing it if `content` is given."""
+    filesystem, base = _filesystem(storage.path)
     if content is not None:
-        with there.open_output_stream(f"{base}/{name}") as stream:
+        with filesystem.open_output_stream(f"{base}/{name}") as stream:
             stream.write(content)
-    with there.open_input_stream(f"{base}/{name}") as stream:
+    with filesystem.open_input_stream(f"{base}/{name}") as stream:
         return stream.read()
 
 
-def test_another_node_gets_a_folder_as_it_is(uri, node):
-    output = open_storage(uri)
-    path = output.folder / "cache" / "x"
-    assert output.download(path) is False
+def test_uploaded_folder_is_downloaded_unchanged_by_another_node(uri, node):
+    storage = open_storage(uri)
+    path = storage.folder / "cache" / "x"
+    assert storage.download(path) is False
     publish(path)
-    output.upload(path)
+    storage.upload(path)
     before = files(path)
-    there = pickle.loads(pickle.dumps(output))
+    unpickled = pickle.loads(pickle.dumps(storage))
     home = node("second")
-    other = there.folder / "cache" / "x"
+    other = unpickled.folder / "cache" / "x"
     assert home in other.parents
-    assert there.download(other) is True
+    assert unpickled.download(other) is True
     assert files(other) == before
     assert store.is_intact(other)
-    assert not [left for left in other.parent.iterdir() if left.name not in ("x", ".x.lock")]
+    assert not [path for path in other.parent.iterdir() if path.name not in ("x", ".x.lock")]
 
 
-def test_a_folder_without_its_manifest_is_not_there(uri, node):
-    output = open_storage(uri)
-    path = output.folder / "x"
+def test_folder_without_manifest_counts_as_absent(uri, node):
+    storage = open_storage(uri)
+    path = storage.folder / "x"
     publish(path)
-    output.upload(path)
-    there, base = _filesystem(output.path)
-    there.delete_file(f"{base}/x/{store.MANIFEST}")
+    storage.upload(path)
+    filesystem, base = _filesystem(storage.path)
+    filesystem.delete_file(f"{base}/x/{store.MANIFEST}")
     node("second")
-    assert output.download(output.folder / "x") is False
-    assert not (output.folder / "x").exists()
+    assert storage.download(storage.folder / "x") is False
+    assert not (storage.folder / "x").exists()
 
 
-def test_damage_there_is_noticed_and_goes_with_the_next_push(uri, node):
-    output = open_storage(uri)
-    publish(output.folder / "x")
-    output.upload(output.folder / "x")
-    at_uri(output, "x/a.txt", b"abd")
+def test_damaged_remote_folder_is_refused_and_replaced_by_an_upload(uri, node):
+    storage = open_storage(uri)
+    publish(storage.folder / "x")
+    storage.upload(storage.folder / "x")
+    remote_file(storage, "x/a.txt", b"abd")
     node("second")
-    path = output.folder / "x"
-    assert output.download(path) is False
+    path = storage.folder / "x"
+    assert storage.download(path) is False
     assert not path.exists()
     publish(path, "made again")
-    output.upload(path)
-    assert (path / "a.txt").read_text() == "made again", "what was just made stays"
+    storage.upload(path)
+    assert (path / "a.txt").read_text() == "made again", "the new folder was replaced"
     node("third")
-    assert output.download(output.folder / "x") is True
-    assert (output.folder / "x" / "a.txt").read_text() == "made again"
+    assert storage.download(storage.folder / "x") is True
+    assert (storage.folder / "x" / "a.txt").read_text() == "made again"
 
 
-def test_damage_here_is_mended_from_there(uri, node):
-    output = open_storage(uri)
-    path = output.folder / "x"
+def test_damaged_local_folder_is_downloaded_again(uri, node):
+    storage = open_storage(uri)
+    path = storage.folder / "x"
     publish(path)
-    output.upload(path)
+    storage.upload(path)
     (path / "a.txt").write_text("xyz")
-    assert output.download(path) is True
+    assert storage.download(path) is True
     assert (path / "a.txt").read_text() == "abc"
 
 
-def test_who_comes_second_takes_what_the_first_one_left(uri, node):
-    """Two nodes build the same: of numbers that follow from it there is one kind only."""
-    output = open_storage(uri)
-    publish(output.folder / "x", "first")
-    output.upload(output.folder / "x")
+def test_second_upload_takes_over_the_first(uri, node):
+    """If two nodes build the same folder, both continue with the first one."""
+    storage = open_storage(uri)
+    publish(storage.folder / "x", "first")
+    storage.upload(storage.folder / "x")
     node("second")
-    path = output.folder / "x"
+    path = storage.folder / "x"
     publish(path, "second")
-    output.upload(path)
+    storage.upload(path)
     assert (path / "a.txt").read_text() == "first"
-    assert at_uri(output, "x/a.txt") == b"first"
+    assert remote_file(storage, "x/a.txt") == b"first"
 
 
-def test_of_a_file_the_newer_one_counts(uri, node):
-    output = open_storage(uri)
-    path = output.folder / "sweep" / "study.db"
-    assert output.download_file(path) is False
+def test_newer_file_wins(uri, node):
+    storage = open_storage(uri)
+    path = storage.folder / "sweep" / "study.db"
+    assert storage.download_file(path) is False
     path.parent.mkdir(parents=True)
     path.write_text("one")
-    output.upload_file(path)
+    storage.upload_file(path)
     node("second")
-    other = output.folder / "sweep" / "study.db"
-    assert output.download_file(other) is True
+    other = storage.folder / "sweep" / "study.db"
+    assert storage.download_file(other) is True
     assert other.read_text() == "one"
-    other.write_text("two")  # and this machine dies before it can send it
-    assert output.download_file(other) is True
+    other.write_text("two")  # and the node dies before it uploads the file
+    assert storage.download_file(other) is True
     assert other.read_text() == "two"
     os.utime(other, (0, 0))
-    assert output.download_file(other) is True
+    assert storage.download_file(other) is True
     assert other.read_text() == "one"
 
 
-def test_names(uri, node):
-    output = open_storage(uri)
-    assert output.list_names(output.folder / "trials") == []
-    publish(output.folder / "trials" / "t1")
-    output.upload(output.folder / "trials" / "t1")
-    assert output.list_names(output.folder) == ["trials"]
-    assert output.list_names(output.folder / "trials") == ["t1"]
+def test_list_names(uri, node):
+    storage = open_storage(uri)
+    assert storage.list_names(storage.folder / "trials") == []
+    publish(storage.folder / "trials" / "t1")
+    storage.upload(storage.folder / "trials" / "t1")
+    assert storage.list_names(storage.folder) == ["trials"]
+    assert storage.list_names(storage.folder / "trials") == ["t1"]
 
 
 @pytest.mark.parametrize("name", ["../escaped", "/tmp/ikd-escaped", "sub/../../escaped", ""])
-def test_a_manifest_cannot_write_elsewhere(name, tmp_path, node):
-    output = open_storage(f"file://{tmp_path}/remote")
-    publish(output.folder / "x")
-    output.upload(output.folder / "x")
-    at_uri(output, f"x/{store.MANIFEST}", json.dumps({name: "0" * 64}).encode())
+def test_manifest_cannot_write_outside_its_folder(name, tmp_path, node):
+    storage = open_storage(f"file://{tmp_path}/remote")
+    publish(storage.folder / "x")
+    storage.upload(storage.folder / "x")
+    remote_file(storage, f"x/{store.MANIFEST}", json.dumps({name: "0" * 64}).encode())
     node("second")
-    assert output.download(output.folder / "x") is False
+    assert storage.download(storage.folder / "x") is False
     assert not list(tmp_path.rglob("*escaped*"))
     assert not Path("/tmp/ikd-escaped").exists()
 
 
-def _fetch(output: SharedStorage, name: str, results) -> None:
-    results.put(output.download(output.folder / name))
+def _download(storage: SharedStorage, name: str, results) -> None:
+    results.put(storage.download(storage.folder / name))
 
 
-def test_processes_of_a_node_may_ask_at_once(uri, node):
-    output = open_storage(uri)
-    publish(output.folder / "x")
-    output.upload(output.folder / "x")
+def test_concurrent_downloads_on_one_node(uri, node):
+    storage = open_storage(uri)
+    publish(storage.folder / "x")
+    storage.upload(storage.folder / "x")
     node("second")
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
-    asking = [context.Process(target=_fetch, args=(output, "x", results)) for _ in range(3)]
-    for process in asking:
+    processes = [context.Process(target=_download, args=(storage, "x", results)) for _ in range(3)]
+    for process in processes:
         process.start()
-    assert [results.get(timeout=60) for _ in asking] == [True] * 3
-    for process in asking:
+    assert [results.get(timeout=60) for _ in processes] == [True] * 3
+    for process in processes:
         process.join()
-    assert store.is_intact(output.folder / "x")
+    assert store.is_intact(storage.folder / "x")
 
 
-def test_a_plain_folder_needs_nothing(tmp_path):
-    output = open_storage(str(tmp_path))
-    publish(output.folder / "x")
+def test_shared_folder_transfers_nothing(tmp_path):
+    storage = open_storage(str(tmp_path))
+    publish(storage.folder / "x")
     before = files(tmp_path)
-    output.upload(output.folder / "x")
-    output.upload_file(output.folder / "x" / "a.txt")
-    assert output.download(output.folder / "x") is False
-    assert output.download_file(output.folder / "x" / "a.txt") is False
-    assert output.list_names(output.folder) == []
+    storage.upload(storage.folder / "x")
+    storage.upload_file(storage.folder / "x" / "a.txt")
+    assert storage.download(storage.folder / "x") is False
+    assert storage.download_file(storage.folder / "x" / "a.txt") is False
+    assert storage.list_names(storage.folder) == []
     assert files(tmp_path) == before
-    assert output.uri is None
+    assert storage.uri is None
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_plain_folder_needs_nothing(tmp_path):
         "s3://bucket/x?AWS_SESSION_TOKEN=hush",
     ],
 )
-def test_keys_in_a_uri_are_refused_and_not_shown(uri):
+def test_secrets_in_a_uri_are_refused_and_not_shown(uri):
     with pytest.raises(UsageError, match="no keys in it") as raised:
         open_storage(uri)
     assert "hush" not in str(raised.value)
@@ -220,61 +220,60 @@ def test_keys_in_a_uri_are_refused_and_not_shown(uri):
 @pytest.mark.parametrize(
     "uri", ["foo://bucket/x", "s3:///x", "s3://bucket/x?nonsense=1", "s3://[bucket/x", "file://relative/x"]
 )
-def test_what_cannot_be_used_is_said_in_a_line(uri):
-    with pytest.raises(UsageError, match=r"^--output [^\n]*$"):
+def test_unusable_uri_is_a_one_line_error(uri):
+    with pytest.raises(UsageError, match=r"^--storage [^\n]*$"):
         open_storage(uri)
 
 
-def test_a_bucket_that_is_not_there(s3_server):
-    with pytest.raises(UsageError, match=r"^--output s3://no-such-bucket/x: cannot be used"):
+def test_absent_bucket_is_refused(s3_server):
+    with pytest.raises(UsageError, match=r"^--storage s3://no-such-bucket/x: cannot be used"):
         open_storage(f"s3://no-such-bucket/x?scheme=http&endpoint_override={s3_server}&region=us-east-1")
 
 
-def test_who_is_away_raises_an_error_of_the_disk(s3_server, node):
-    """As which trials and sweeps take it."""
-    output = RemoteStorage("s3://bucket/x?scheme=http&endpoint_override=127.0.0.1:1&region=us-east-1")
-    publish(output.folder / "x")
+def test_unreachable_storage_raises_oserror(s3_server, node):
+    storage = RemoteStorage("s3://bucket/x?scheme=http&endpoint_override=127.0.0.1:1&region=us-east-1")
+    publish(storage.folder / "x")
     with pytest.raises(OSError, match="NETWORK_CONNECTION"):
-        output.upload(output.folder / "x")
+        storage.upload(storage.folder / "x")
 
 
-def test_a_slash_at_the_end_makes_no_other_home(tmp_path):
+def test_trailing_slash_does_not_change_the_folder(tmp_path):
     uri = f"file://{tmp_path}"
     assert open_storage(uri + "/").folder == open_storage(uri).folder
 
 
-def test_clear_and_forget(uri, node):
-    output = open_storage(uri)
+def test_delete_and_delete_remote(uri, node):
+    storage = open_storage(uri)
     for name in ("a/x", "a/y", "b/z"):
-        publish(output.folder / name)
-        output.upload(output.folder / name)
-    output.delete(output.folder / "a" / "x")
-    assert not (output.folder / "a" / "x").exists()
-    assert output.download(output.folder / "a" / "x") is False
-    output.delete_remote(output.folder / "a")
-    output.delete_remote(output.folder / "a")
-    assert output.list_names(output.folder / "a") == []
-    assert (output.folder / "a" / "y").exists()
+        publish(storage.folder / name)
+        storage.upload(storage.folder / name)
+    storage.delete(storage.folder / "a" / "x")
+    assert not (storage.folder / "a" / "x").exists()
+    assert storage.download(storage.folder / "a" / "x") is False
+    storage.delete_remote(storage.folder / "a")
+    storage.delete_remote(storage.folder / "a")
+    assert storage.list_names(storage.folder / "a") == []
+    assert (storage.folder / "a" / "y").exists()
     node("second")
-    assert output.download(output.folder / "b" / "z") is True
+    assert storage.download(storage.folder / "b" / "z") is True
 
 
-def test_a_part_of_a_folder(uri, node):
-    output = open_storage(uri)
-    publish(output.folder / "x")
-    output.upload(output.folder / "x")
+def test_download_of_selected_files(uri, node):
+    storage = open_storage(uri)
+    publish(storage.folder / "x")
+    storage.upload(storage.folder / "x")
     node("second")
-    path = output.folder / "x"
-    assert output.download(path, only=("no such file",)) is False
-    assert output.download(path, only=("a.txt",)) is True
+    path = storage.folder / "x"
+    assert storage.download(path, only=("no such file",)) is False
+    assert storage.download(path, only=("a.txt",)) is True
     assert files(path).keys() == {"a.txt", store.MANIFEST}
     assert store.is_intact(path)
-    assert output.download(path) is True
+    assert storage.download(path) is True
     assert (path / "sub" / "b.bin").exists()
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "a/../../../../../x"])
-def test_nothing_is_fetched_to_elsewhere(name, tmp_path, node):
-    output = open_storage(f"file://{tmp_path}/remote")
+def test_paths_outside_the_folder_are_refused(name, tmp_path, node):
+    storage = open_storage(f"file://{tmp_path}/remote")
     with pytest.raises(ValueError, match="leaves its folder"):
-        output.download(output.folder / name)
+        storage.download(storage.folder / name)

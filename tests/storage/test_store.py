@@ -31,11 +31,11 @@ def write_two(folder: Path) -> None:
 
 
 def leftovers(folder: Path) -> set[str]:
-    """What is there but lock files."""
+    """Return the names in a folder, lock files aside."""
     return {path.name for path in folder.iterdir() if not path.name.endswith(".lock")}
 
 
-def test_digest_is_of_the_parts():
+def test_digest_depends_on_all_parts():
     assert digest(1, "a", {"x": 1, "y": None}) == digest(1, "a", {"y": None, "x": 1})
     different = [
         digest(1, "a"),
@@ -49,8 +49,7 @@ def test_digest_is_of_the_parts():
     assert all(len(key) == 32 and set(key) <= set("0123456789abcdef") for key in different)
 
 
-def test_digest_is_the_same_everywhere():
-    """A key that one process or release wrote is looked up by another."""
+def test_digest_is_stable_across_processes_and_releases():
     assert digest(1, "a") == hashlib.sha256(b'[1,"a"]').hexdigest()[:32]
 
 
@@ -60,13 +59,13 @@ def test_file_digest_is_sha256(tmp_path):
     assert file_sha256(tmp_path / "f") == expected
 
 
-def test_a_full_disk_is_known_behind_what_was_raised_for_it(tmp_path):
-    """SQLite with no page left to take says what it says on a full disk; Optuna says that a commit failed."""
+def test_full_disk_is_recognized_behind_a_wrapping_error(tmp_path):
+    """SQLite out of pages reports a full disk; Optuna wraps that as a failed commit."""
     storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'study.db'}")
 
     @sqlalchemy.event.listens_for(storage.engine, "checkout")
     def no_more_pages(connection, *_):
-        connection.execute("PRAGMA max_page_count = 1")  # those that are there stay
+        connection.execute("PRAGMA max_page_count = 1")  # existing pages stay
 
     study = optuna.create_study(storage=storage)
     with pytest.raises(optuna.exceptions.StorageInternalError) as raised:
@@ -76,7 +75,7 @@ def test_a_full_disk_is_known_behind_what_was_raised_for_it(tmp_path):
     assert not store.is_disk_full(optuna.exceptions.StorageInternalError(str(raised.value)))
 
 
-def test_aside_shows_its_folder_only_when_done(tmp_path):
+def test_staging_dir_appears_only_when_complete(tmp_path):
     target = tmp_path / "deep" / "target"
     with staging_dir(target) as folder:
         write_two(folder)
@@ -89,7 +88,7 @@ def test_aside_shows_its_folder_only_when_done(tmp_path):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_aside_leaves_nothing_where_the_block_fails(tmp_path, error):
+def test_staging_dir_is_removed_if_the_block_fails(tmp_path, error):
     def fill() -> None:
         with staging_dir(tmp_path / "target") as folder:
             write_two(folder)
@@ -100,7 +99,7 @@ def test_aside_leaves_nothing_where_the_block_fails(tmp_path, error):
     assert leftovers(tmp_path) == set()
 
 
-def test_aside_does_not_replace_what_is_there(tmp_path):
+def test_staging_dir_does_not_replace_an_existing_folder(tmp_path):
     with staging_dir(tmp_path / "target") as folder:
         write_two(folder)
     with pytest.raises(OSError, match="target"), staging_dir(tmp_path / "target") as folder:
@@ -110,7 +109,7 @@ def test_aside_does_not_replace_what_is_there(tmp_path):
     assert not (tmp_path / "target" / "other").exists()
 
 
-def test_ensure_builds_once(tmp_path):
+def test_folder_is_built_once(tmp_path):
     target, calls = tmp_path / "t", []
 
     def write(folder: Path) -> None:
@@ -147,7 +146,7 @@ def empty(target: Path) -> None:
         lambda target: (target / MANIFEST).write_bytes(b"\xff\xfe\x00"),
     ],
 )
-def test_ensure_rebuilds_what_is_damaged(tmp_path, damage):
+def test_damaged_folder_is_rebuilt(tmp_path, damage):
     target = tmp_path / "t"
     get_or_build(target, write_two)
     damage(target)
@@ -159,7 +158,7 @@ def test_ensure_rebuilds_what_is_damaged(tmp_path, damage):
 
 
 def age(target: Path, seconds: float = 10) -> None:
-    """As if its files had last been written that long ago."""
+    """Make files look as if written that long ago."""
     for path in target.rglob("*"):
         if path.is_file():
             status = path.stat()
@@ -168,7 +167,7 @@ def age(target: Path, seconds: float = 10) -> None:
 
 @pytest.fixture
 def hashed(monkeypatch):
-    """The files that were read for their checksum, by name; clear it between questions."""
+    """Record the names of files that are read for their checksum."""
     read = []
     original = store.file_sha256
     monkeypatch.setattr(store, "file_sha256", lambda path: read.append(path.name) or original(path))
@@ -177,7 +176,7 @@ def hashed(monkeypatch):
 
 @pytest.fixture
 def settled(tmp_path, monkeypatch, hashed) -> Path:
-    """A folder whose files were found intact once, long after they were written."""
+    """Make a folder that was verified once, long after its files were written."""
     monkeypatch.setattr(store, "TICK_NS", 0)
     target = tmp_path / "t"
     get_or_build(target, write_two)
@@ -187,20 +186,20 @@ def settled(tmp_path, monkeypatch, hashed) -> Path:
     return target
 
 
-def test_what_was_verified_is_not_read_again(settled, hashed):
+def test_verified_files_are_not_read_again(settled, hashed):
     assert is_intact(settled)
     assert hashed == []
     assert set(json.loads((settled / MANIFEST).read_text())) == {"a.bin", "sub/b.txt"}
 
 
 def rewrite_in_place(path: Path) -> None:
-    """As many other bytes, in the same file."""
+    """Write as many other bytes into the same file."""
     with open(path, "r+b") as file:
         file.write(b"xyz")
 
 
 def swap(path: Path) -> None:
-    """Another file of that size and that age under the name."""
+    """Replace a file by another of the same size and age."""
     status, other = path.stat(), path.with_name("other")
     other.write_bytes(b"xyz" + path.read_bytes()[3:])
     os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -214,17 +213,17 @@ def rewrite_and_hide(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [rewrite_in_place, swap, rewrite_and_hide])
-def test_a_change_that_keeps_the_size_is_found(settled, hashed, change):
+def test_change_of_equal_size_is_detected(settled, hashed, change):
     size = (settled / "a.bin").stat().st_size
     time.sleep(0.02)  # the clock of a file system may tick 100 times a second
     change(settled / "a.bin")
     assert (settled / "a.bin").stat().st_size == size
     assert not is_intact(settled)
-    assert not is_intact(settled), "it was remembered as intact"
+    assert not is_intact(settled), "it was recorded as intact"
     assert set(hashed) == {"a.bin"}
 
 
-def test_a_file_that_was_touched_is_read_once_more(settled, hashed):
+def test_touched_file_is_read_once_more(settled, hashed):
     (settled / "a.bin").touch()
     assert is_intact(settled)
     assert hashed == ["a.bin"]
@@ -232,14 +231,14 @@ def test_a_file_that_was_touched_is_read_once_more(settled, hashed):
     assert hashed == ["a.bin"]
 
 
-def test_another_checksum_in_the_manifest_is_found(settled):
+def test_changed_checksum_in_the_manifest_is_detected(settled):
     manifest = json.loads((settled / MANIFEST).read_text())
     (settled / MANIFEST).write_text(json.dumps(manifest | {"a.bin": "0" * 64}))
     assert not is_intact(settled)
 
 
-def test_a_file_written_a_moment_ago_is_read_every_time(tmp_path, hashed):
-    """A change within one tick of the file system's clock might leave no trace."""
+def test_file_written_just_now_is_read_every_time(tmp_path, hashed):
+    """A change within one tick of the file system's clock might not show in the times."""
     get_or_build(tmp_path / "t", write_two)
     for _ in range(2):
         hashed.clear()
@@ -248,7 +247,7 @@ def test_a_file_written_a_moment_ago_is_read_every_time(tmp_path, hashed):
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"a.bin": 3}', b"\xff"])
-def test_a_broken_memory_is_no_memory(settled, hashed, content):
+def test_broken_record_of_verified_files_is_ignored(settled, hashed, content):
     (settled / VERIFIED).write_bytes(content)
     assert is_intact(settled)
     assert sorted(hashed) == ["a.bin", "b.txt"]
@@ -256,14 +255,13 @@ def test_a_broken_memory_is_no_memory(settled, hashed, content):
     assert not is_intact(settled)
 
 
-def test_a_copy_is_checked_for_itself(settled, hashed, tmp_path):
-    """What is known of a folder's files is known of those files, not of their names."""
+def test_copied_folder_is_verified_anew(settled, hashed, tmp_path):
     shutil.copytree(settled, tmp_path / "copy")
     assert is_intact(tmp_path / "copy")
     assert sorted(hashed) == ["a.bin", "b.txt"]
 
 
-def test_a_folder_that_cannot_be_written_to_is_checked(settled, hashed, monkeypatch):
+def test_read_only_folder_is_verified(settled, hashed, monkeypatch):
     (settled / VERIFIED).unlink()
 
     def refuse(path: Path, text: str) -> None:
@@ -275,8 +273,8 @@ def test_a_folder_that_cannot_be_written_to_is_checked(settled, hashed, monkeypa
     assert not is_intact(settled)
 
 
-def test_what_was_just_published_need_not_be_read_again(tmp_path, hashed, monkeypatch):
-    """Where its files were complete a while before: those of a large store are."""
+def test_published_files_are_not_read_again(tmp_path, hashed, monkeypatch):
+    """Files of a large folder are complete long before it is published."""
     monkeypatch.setattr(store, "TICK_NS", 50_000_000)
     with staging_dir(tmp_path / "t") as folder:
         write_two(folder)
@@ -286,7 +284,7 @@ def test_what_was_just_published_need_not_be_read_again(tmp_path, hashed, monkey
     assert hashed == []
 
 
-def test_publishing_goes_on_where_it_was_killed(tmp_path, monkeypatch):
+def test_publishing_continues_after_a_kill(tmp_path, monkeypatch):
     (tmp_path / "new").mkdir()
     write_two(tmp_path / "new")
     with monkeypatch.context() as patch:
@@ -303,7 +301,7 @@ def raise_interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_replace_keeps_what_was_there_until_it_is_done(tmp_path, monkeypatch):
+def test_write_atomic_keeps_the_old_content_until_done(tmp_path, monkeypatch):
     store.write_atomic(tmp_path / "x", "first")
     with monkeypatch.context() as patch:
         patch.setattr(store.os, "replace", raise_interrupt)
@@ -315,7 +313,7 @@ def test_replace_keeps_what_was_there_until_it_is_done(tmp_path, monkeypatch):
     assert leftovers(tmp_path) == {"x"}
 
 
-def test_a_failing_write_leaves_nothing(tmp_path):
+def test_failing_build_leaves_nothing(tmp_path):
     def write(folder: Path) -> None:
         write_two(folder)
         raise OSError("disk full")
@@ -326,7 +324,7 @@ def test_a_failing_write_leaves_nothing(tmp_path):
     assert get_or_build(tmp_path / "t", write_two) is True
 
 
-def test_no_folder_is_not_intact(tmp_path):
+def test_absent_folder_is_not_intact(tmp_path):
     assert not is_intact(tmp_path / "nothing")
 
 
@@ -335,7 +333,7 @@ def _slow_write(folder: Path) -> None:
     time.sleep(0.3)
 
 
-def _ensure_in_process(target: Path, barrier, built) -> None:
+def _build_in_process(target: Path, barrier, built) -> None:
     barrier.wait(60)
     if get_or_build(target, _slow_write):
         with built.get_lock():
@@ -346,7 +344,7 @@ def test_two_processes_build_once(tmp_path):
     context = multiprocessing.get_context("spawn")
     barrier, built = context.Barrier(2), context.Value("i", 0)
     arguments = (tmp_path / "t", barrier, built)
-    processes = [context.Process(target=_ensure_in_process, args=arguments) for _ in range(2)]
+    processes = [context.Process(target=_build_in_process, args=arguments) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:

@@ -184,7 +184,7 @@ def test_without_the_room_that_was_promised_nothing_is_passed_on(run, alone, mon
     """What is trained from then on has other last digits than its key says."""
     config = PREFIXES["disk"]
     with monkeypatch.context() as patch:
-        patch.setattr(store, "SPARE", 0)
+        patch.setattr(store, "MAX_DISK_SHARE", 0)
         assert_same_result(run(PID, "no room", prefix=config), alone(PID, RECOMPUTED))
     found = run(PID, "room", prefix=config)
     assert_same_result(found, alone(PID, config))

@@ -1,4 +1,4 @@
-"""Custom tasks' tables: read exactly, or refused with the file, the row and the column."""
+"""Tables of custom tasks: read exactly, or refused with the file, the row and the column."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(st
 COLUMNS = ("text", "other", "label")
 
 
-def written(rows: list[dict[str, object]], ending: str) -> bytes:
-    """A table as other programs write it."""
+def make_table(rows: list[dict[str, object]], ending: str) -> bytes:
+    """Write a table with the format's standard library."""
     if ending == ".parquet":
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(rows), sink)
@@ -72,14 +72,14 @@ def refusal(content: str | bytes, ending: str = ".csv", task: CustomTask = ONE) 
     ending=st.sampled_from(ENDINGS),
     typed=st.booleans(),
 )
-def test_what_other_programs_write_is_read_exactly(rows, ending, typed):
-    # A NUL is nothing that CSV holds in Python 3.10.
+def test_tables_of_standard_writers_are_read_exactly(rows, ending, typed):
+    # Python 3.10 refuses NUL in CSV.
     rows = [(first.replace("\0", "-"), second.replace("\0", "-"), label) for first, second, label in rows]
     records = [
         {"text": first, "other": second, "label": label if typed else str(label)}
         for first, second, label in rows
     ]
-    split = read(written(records, ending), ending, PAIR)
+    split = read(make_table(records, ending), ending, PAIR)
     assert split.text == [first for first, _, _ in rows]
     assert split.text_pair == [second for _, second, _ in rows]
     assert split.labels.tolist() == [label for _, _, label in rows]
@@ -87,31 +87,31 @@ def test_what_other_programs_write_is_read_exactly(rows, ending, typed):
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_scores(ending):
+def test_scores_are_read_as_float32(ending):
     rows = [{"text": "a", "label": 0.5}, {"text": "b", "label": -1.0}]
-    split = read(written(rows, ending), ending, SCORE)
+    split = read(make_table(rows, ending), ending, SCORE)
     assert split.labels.tolist() == [0.5, -1.0]
     assert split.labels.dtype == "float32"
     assert split.text_pair is None
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_words_for_nothing_are_words(ending):
+def test_words_for_missing_values_are_texts(ending):
     texts = ["NA", "null", "nan", "None", "#N/A", "007", "1e5", "true"]
     rows = [{"text": text, "label": "0"} for text in texts]
-    assert read(written(rows, ending), ending).text == texts
+    assert read(make_table(rows, ending), ending).text == texts
 
 
-def test_truth_is_a_label():
+def test_booleans_are_labels():
     task = CustomTask(
         "one", ("text",), ("n", "y"), ("mcc",), "mcc", file_labels=("false", "true"), files=FILES
     )
     for ending in (".jsonl", ".parquet"):
         rows = [{"text": "a", "label": True}, {"text": "b", "label": False}]
-        assert read(written(rows, ending), ending, task).labels.tolist() == [1, 0]
+        assert read(make_table(rows, ending), ending, task).labels.tolist() == [1, 0]
 
 
-def test_a_byte_order_mark_is_no_part_of_a_name():
+def test_byte_order_mark_is_no_part_of_a_column_name():
     assert read(b"\xef\xbb\xbftext,label\r\na,1\r\n", ".csv").text == ["a"]
 
 
@@ -140,15 +140,7 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("case", MISTAKES)
-def test_a_wrong_csv_is_refused(case):
-    content, words = MISTAKES[case]
-    message = refusal(content)
-    assert words in message
-    assert message.isprintable()
-
-
-def test_the_delimiter_is_named_in_print():
+def test_delimiter_is_printable_in_messages():
     message = refusal('"",\n', ".tsv")
     assert r"line 1: '\t' expected after" in message
     assert message.isprintable()
@@ -171,14 +163,6 @@ JSON_MISTAKES = {
     "5000 digits": ('{"text": "a", "label": ' + "9" * 5000 + "}\n", "line 1: "),
     "over two lines": ('{"text": "a",\n"label": 1}\n', "line 1: not JSON ("),
 }
-
-
-@pytest.mark.parametrize("case", JSON_MISTAKES)
-def test_wrong_json_lines_are_refused(case):
-    content, words = JSON_MISTAKES[case]
-    message = refusal(content, ".jsonl")
-    assert words in message
-    assert message.isprintable()
 
 
 def parquet(**columns: object) -> bytes:
@@ -208,21 +192,26 @@ PARQUET_MISTAKES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", PARQUET_MISTAKES)
-def test_a_wrong_parquet_file_is_refused(case):
-    content, words = PARQUET_MISTAKES[case]
-    message = refusal(content, ".parquet")
+ALL_MISTAKES = {".csv": MISTAKES, ".jsonl": JSON_MISTAKES, ".parquet": PARQUET_MISTAKES}
+
+
+@pytest.mark.parametrize(
+    ("ending", "case"), [(ending, case) for ending, cases in ALL_MISTAKES.items() for case in cases]
+)
+def test_wrong_table_is_refused(ending, case):
+    content, words = ALL_MISTAKES[ending][case]
+    message = refusal(content, ending)
     assert words in message
     assert message.isprintable()
 
 
-def test_a_parquet_file_of_two_equal_names_is_refused():
+def test_parquet_file_with_a_repeated_column_is_refused():
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table([TEXT, TEXT, [0, 1]], names=["text", "text", "label"]), sink)
     assert "2 columns are called 'text'" in refusal(sink.getvalue().to_pybytes(), ".parquet")
 
 
-def test_parquet_rows_are_counted_over_all_batches():
+def test_parquet_rows_are_numbered_across_batches():
     labels = ["0"] * 2500
     labels[2345] = "x"
     message = refusal(parquet(text=["a"] * 2500, label=labels), ".parquet")
@@ -233,12 +222,12 @@ def test_parquet_rows_are_counted_over_all_batches():
 
 
 @pytest.mark.parametrize("score", ["", "x", "nan", "inf", "-1.01", "1e400"])
-def test_a_score_out_of_its_range_is_refused(score):
+def test_score_out_of_range_is_refused(score):
     assert "is not a number from -1 to 1" in refusal(f"text,label\na,{score}\n", task=SCORE)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_what_is_no_file_is_refused(tmp_path, ending):
+def test_path_that_is_no_ordinary_file_is_refused(tmp_path, ending):
     path = tmp_path / f"x{ending}"
     with pytest.raises(UsageError, match=r"no such file; task one reads train\.csv, dev\.csv"):
         read_table(path, ONE)
@@ -255,7 +244,7 @@ def test_what_is_no_file_is_refused(tmp_path, ending):
         read_table(path, ONE)
 
 
-def test_both_splits_are_read(tmp_path):
+def test_splits_of_a_custom_task_are_loaded(tmp_path):
     (tmp_path / "train.csv").write_text(HEAD + "a,1\nb,0\n")
     with pytest.raises(
         UsageError, match=r"dev\.csv: there is no such file; task one reads train\.csv, dev\.csv"
@@ -270,91 +259,3 @@ def test_both_splits_are_read(tmp_path):
         sources.load_dataset(ONE, tmp_path / "dev.csv")
     with pytest.raises(UsageError, match="there is no such folder"):
         sources.load_dataset(ONE, tmp_path / "nowhere")
-
-
-# What breaks readers: other line ends, quotes, escapes, BOMs, halves of characters, JSON's and CSV's own signs.
-SIGNS = [
-    ",",
-    "\t",
-    "\n",
-    "\r",
-    "\r\n",
-    '"',
-    '""',
-    "'",
-    "\\",
-    "\0",
-    "\x1b[2J",
-    "\x85",
-    "\u2028",
-    "\ufeff",
-    " ",
-]
-WORDS = [
-    "text",
-    "other",
-    "label",
-    "0",
-    "1",
-    "-0.5",
-    "nan",
-    "NaN",
-    "1e999",
-    "null",
-    "true",
-    *"[]{}:",
-    "\\ud800",
-]
-LINES = ['{"text": "a", "label": 1}\n', '{"text": "a", "other": "b", "label": 0.5}\n']
-PARTS = st.sampled_from([*SIGNS, *WORDS, *LINES]) | st.text(max_size=3)
-
-
-def reads_or_explains(content: bytes, ending: str, task: CustomTask) -> None:
-    try:
-        split = read(content, ending, task)
-    except UsageError as error:
-        message = str(error).partition(f"train{ending}")[2]
-        assert message
-        assert message.isprintable()
-        assert len(message) < 400
-        return
-    assert len(split) == len(split.text) == len(split.labels) > 0
-    assert (split.text_pair is not None) == task.is_pair
-    assert all(text.strip() and text.encode() for text in (*split.text, *(split.text_pair or ())))
-    if task.is_regression:
-        assert ((split.labels >= -1) & (split.labels <= 1)).all()
-    else:
-        assert set(split.labels) <= {0, 1}
-
-
-@ANY
-@given(
-    st.sampled_from(TASKS),
-    st.sampled_from([".csv", ".tsv", ".jsonl"]),
-    st.booleans(),
-    st.lists(PARTS, max_size=30).map("".join),
-)
-def test_any_text_is_read_or_a_usage_error(task, ending, headed, text):
-    mark = {".csv": ",", ".tsv": "\t"}.get(ending)
-    header = mark.join((*task.text_columns, task.file_label)) + "\n" if headed and mark else ""
-    reads_or_explains((header + text).encode("utf-8", "surrogatepass"), ending, task)
-
-
-@ANY
-@given(st.sampled_from(TASKS), st.sampled_from(ENDINGS), st.binary(max_size=80))
-def test_any_bytes_are_read_or_a_usage_error(task, ending, content):
-    reads_or_explains(content, ending, task)
-
-
-GOOD = written(
-    [{"text": f"text {row}", "other": "x", "label": str(row % 2)} for row in range(20)], ".parquet"
-)
-
-
-@settings(max_examples=400, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), min_size=1, max_size=4))
-def test_a_parquet_file_with_bytes_changed_is_read_or_a_usage_error(changes):
-    content = bytearray(GOOD)
-    for position, byte in changes:
-        content[position] = byte
-    reads_or_explains(bytes(content), ".parquet", PAIR)
