@@ -1,251 +1,376 @@
-"""A small YAML file as nodes that know their lines, and every mistake found in it.
+"""Read a small YAML file into typed values and report every mistake in it with its line and key.
 
-`yaml.safe_load` forgets where a value stood, keeps the last of two equal keys and expands aliases without
-limit. Here the nodes themselves are read, so that a mistake is named with its line and nothing is dropped.
+pydantic checks the values; its errors name a location such as `("params", "epochs", "choice", 1)`, and a table
+from locations to YAML nodes gives the line. `yaml.safe_load` alone forgets lines, keeps the last of two equal
+names, expands aliases without limit and takes `5e-5` for text.
 """
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, get_args
+from typing import Annotated, Any, NoReturn, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+from typing_extensions import TypedDict, is_typeddict
 from yaml.constructor import SafeConstructor
 
-from ikd_ray.config import first_error
 from ikd_ray.errors import UsageError
 
 MAX_BYTES = 2**16
 MAX_DEPTH = 10
 MAX_MISTAKES = 20  # shown
 
+Location = tuple[str | int, ...]
+"""Names and list indices that lead from the root to a value."""
+
 _NULL = "tag:yaml.org,2002:null"
 _CONVERTED = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "null")}
-# YAML 1.1 wants a point and a signed exponent in a float, and calls 5e-5 a string.
+# YAML 1.1 requires a point and a signed exponent in a float, so it reads 5e-5 as text.
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+_CONTAINERS = {"list_type": "a list, [...]", "dict_type": "a mapping, `name: value`"}
 
 
-class Knob:
-    """What a value may be: a pydantic type, checked strictly (`true` is no number, `3.0` no int)."""
+def mapping(fields: Mapping[str, Any]) -> Any:
+    """Return the type of a mapping that may have these names, each with a type of its own, and no others.
 
-    def __init__(self, type_: Any, *constraints: Any, default: Any = None):
-        self.type = type_
-        self.default = default
-        parts = (type_, *constraints)
-        annotated: Any = Annotated[parts] if constraints else type_
-        self._adapter = TypeAdapter(annotated, config=ConfigDict(strict=True, allow_inf_nan=False))
-
-    @property
-    def takes_floats(self) -> bool:
-        return float in (self.type, *get_args(self.type))
-
-    def validate(self, value: Any) -> Any:
-        """The value as the type holds it (an int as a float in a float's place), or a ValidationError."""
-        return self._adapter.validate_python(value)
+    Values are checked strictly: `true` is no number and `3.0` no integer. The result is a dict in the file's order.
+    """
+    create: Any = TypedDict  # type checkers want literal names
+    typed = create("Mapping", dict(fields), total=False)
+    typed.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    return Annotated[typed, WrapValidator(_keep_order)]
 
 
-def knobs(model: type[BaseModel]) -> dict[str, Knob]:
-    """A config model's fields by their public names."""
-    return {
-        info.alias or name: Knob(info.annotation, *info.metadata, default=info.default)
-        for name, info in model.model_fields.items()
-    }
+def section(model: type[BaseModel], without: Collection[str] = ()) -> Any:
+    """Return the type of a mapping that holds fields of a config model."""
+    fields = {name: type_ for name, type_ in field_types(model).items() if name not in without}
+    return Annotated[mapping(fields), AfterValidator(model.model_validate)]
 
 
-def shown(node: yaml.Node) -> str:
-    """A node as a message quotes it: on one line, cut where it is long."""
-    if not isinstance(node, yaml.ScalarNode):
-        return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
-    if not node.value and node.style is None:
-        return "nothing"
-    return one_line(node.value) if node.style is None else _cut(repr(node.value))
+def field_types(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the type of each field of a model, with its constraints, by public name."""
+    types: dict[str, Any] = {}
+    for name, info in model.model_fields.items():
+        parts = (info.annotation, *info.metadata)
+        types[info.alias or name] = Annotated[parts] if info.metadata else info.annotation
+    return types
 
 
-def one_line(text: str) -> str:
-    """Text as a message quotes it."""
-    return _cut(text if text.isprintable() else repr(text))
+def distinct(type_: Any) -> Any:
+    """Return the type of a list of different values, at least one; the result is a tuple."""
+
+    def check(values: list[Any]) -> tuple[Any, ...]:
+        repeated = {index for index, value in enumerate(values) if value in values[:index]}
+        if repeated:
+            raise mistakes_at({index: f"{values[index]} is given twice; keep one" for index in repeated})
+        return tuple(values)
+
+    return Annotated[list[type_], not_empty("write at least one value"), AfterValidator(check)]
 
 
-def _cut(text: str) -> str:
+def not_empty(advice: str) -> AfterValidator:
+    """Return the validator of a list or mapping that must have an entry."""
+
+    def check(values: Any) -> Any:
+        if not values:
+            raise ValueError(f"empty; {advice}")
+        return values
+
+    return AfterValidator(check)
+
+
+def mistakes_at(messages: Mapping[str | int, str]) -> ValidationError:
+    """Return an error for a validator to raise: messages by the name or list index below the validated value."""
+    details = [
+        InitErrorDetails(type=PydanticCustomError("mistake", message), loc=(part,), input=None)
+        for part, message in messages.items()
+    ]
+    return ValidationError.from_exception_data("mistakes", details)
+
+
+AS_LIST = BeforeValidator(lambda value: value if isinstance(value, (list, dict)) else [value])
+"""Accept one value in place of a list."""
+
+
+def quote(text: str) -> str:
+    """Return text as a message quotes it: on one line and cut where it is long."""
+    text = text if text.isprintable() else repr(text)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _scalar(node: yaml.ScalarNode, knob: Knob) -> Any:
-    """What `yaml.safe_load` makes of a scalar, but dates stay text and 5e-5 is a float where one belongs.
+def _quote_node(node: yaml.Node) -> str:
+    if not isinstance(node, yaml.ScalarNode):
+        return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
+    if node.style is None:
+        return quote(node.value) if node.value else "nothing"
+    return quote(repr(node.value))
 
-    Where text belongs it is what the file has, so that `no` is a word and `007` keeps its zeros.
-    """
-    if knob.type is str and node.tag != _NULL:
-        return node.value
-    if node.style is None and knob.takes_floats and _EXPONENT.fullmatch(node.value):
-        return float(node.value)
-    if node.tag not in _CONVERTED:
-        return node.value
-    try:
-        return SafeConstructor().construct_object(node)
-    except ValueError:  # `0x_` passes for an int by YAML's pattern and is none
-        return node.value
+
+def _keep_order(given: Any, validate: ValidatorFunctionWrapHandler) -> dict[str, Any]:
+    valid = validate(given)
+    return {name: valid[name] for name in given}
 
 
 class YamlFile:
-    """A small YAML file: its text, its root node, and the mistakes noted so far."""
+    """A small YAML file: its text, its content as plain data, and the mistakes noted so far."""
 
-    def __init__(self, path: Path, kind: str, least: str):
-        """
+    def __init__(self, path: Path, kind: str, example: str, text_fields: Collection[str] = ()) -> None:
+        """Read the file.
+
         Args:
-            kind: what the file is, as messages name it: `search space`.
-            least: what would do in place of an empty one.
+            path: the file.
+            kind: what messages call such a file: `search space`.
+            example: a minimal content, for the message about an empty file.
+            text_fields: top-level names whose scalars are text as written, so that `no` is a word and `007` keeps
+                its zeros.
 
         Raises:
             UsageError: the file cannot be read, is not YAML, or uses tags, anchors or aliases.
         """
         self.path = path
-        self._kind, self._least = kind, least
+        self.text = _read_text(path, kind)
         self._mistakes: list[tuple[int, str]] = []
-        self.text = self._read()
-        self._refuse_what_is_not_plain()
-        self.root = self._compose()
+        self._removed: set[Location] = set()  # locations of values that are wrong
+        self._nodes: dict[Location, yaml.Node] = {}
+        self._name_lines: dict[Location, int] = {}
+        self.data: dict[str, Any] = self._convert(self._compose(example), (), text_fields)
 
-    def mistake(self, at: yaml.Node | int, key: str, message: str) -> None:
-        """Notes a mistake; `at` is the node, or the line, that is wrong."""
-        line = at if isinstance(at, int) else at.start_mark.line + 1
+    def mistake(self, location: Location, message: str, line: int | None = None) -> None:
+        """Note a mistake at a location of the file, by default with the line of its value."""
+        key = ".".join(quote(part) for part in location if isinstance(part, str) and part)
+        self.note(line or self._nodes[self._locate(location)].start_mark.line + 1, key, message)
+
+    def note(self, line: int, key: str, message: str) -> None:
+        """Note a mistake on a line of the file."""
         self._mistakes.append((line, f"{key}: {message}"))
 
     def raise_mistakes(self) -> None:
-        """Raises one UsageError with a line for each mistake noted, in the file's order, if there is any."""
+        """Raise one UsageError with a line for each mistake noted, in the file's order, if there is any."""
         if self._mistakes:
             ordered = sorted(self._mistakes, key=lambda mistake: mistake[0])
             lines = [f"{self.path}:{line}: {message}" for line, message in ordered[:MAX_MISTAKES]]
             if len(ordered) > MAX_MISTAKES:
                 lines.append(
-                    f"{self.path}: and {len(ordered) - MAX_MISTAKES} mistakes more; mend these first"
+                    f"{self.path}: and {len(ordered) - MAX_MISTAKES} more mistakes; correct these first"
                 )
             raise UsageError("\n".join(lines))
 
-    def mapping(
-        self, node: yaml.Node, key: str, names: Collection[str] | None = None
-    ) -> dict[str, yaml.Node]:
-        """{name: value node} of a mapping; what is not a mapping, not in `names` or given twice is noted.
+    def validate(self, schema: Any) -> dict[str, Any]:
+        """Return the valid part of the content, in the file's order, and note what is wrong with the rest.
 
-        Without `names` any name will do, as it is written: `0`, `yes`.
+        What is wrong is removed and the rest validated again, so that the caller can check what remains. An error
+        at or above a removed value is its consequence and not reported.
+
+        Args:
+            schema: the type of the whole file, made by `mapping`.
+
+        Raises:
+            UsageError: the file is not a mapping.
         """
-        if not isinstance(node, yaml.MappingNode):
-            self.mistake(node, key or "the file", f"got {shown(node)}; write a mapping, `name: value`")
-            return {}
-        entries: dict[str, yaml.Node] = {}
-        for name_node, value in node.value:
-            name = name_node.value if isinstance(name_node, yaml.ScalarNode) else None
-            dotted = ".".join(filter(None, (key, shown(name_node) if name is None else one_line(name))))
-            if name is None and names is None:
-                self.mistake(name_node, dotted, f"got {shown(name_node)}; write one name")
-            elif names is not None and name not in names:
-                self.mistake(name_node, dotted, f"unknown name; {_nearest(name, names)}")
-            elif name in entries:
-                first = entries[name].start_mark.line + 1
-                self.mistake(name_node, dotted, f"given twice, the first on line {first}; keep one")
-            else:
-                assert name is not None  # it was noted
-                entries[name] = value
-        return entries
+        adapter, data = _adapter(schema), copy.deepcopy(self.data)
+        while True:
+            try:
+                return adapter.validate_python(data)
+            except ValidationError as error:
+                wrong = {self._locate(detail["loc"]): detail for detail in error.errors()}
+            consequences = {location[:end] for location in self._removed for end in range(len(location))}
+            for location in sorted(wrong.keys() - consequences):
+                self._note(location, wrong[location], schema)
+            for location in sorted(wrong, reverse=True):  # the last item of a list first
+                self._remove(data, location)
 
-    def values(self, nodes: Iterable[yaml.Node], key: str, knob: Knob) -> list[tuple[Any, yaml.Node]]:
-        """(value, its node) of those nodes that hold a value the knob can take; the others are noted."""
-        return [(value, node) for node in nodes for value in self._valid(node, key, knob)]
+    def _locate(self, location: Location) -> Location:
+        """Return a pydantic location without the tags of unions and other parts that are not in the file."""
+        found: Location = ()
+        for part in location:
+            if (*found, part) in self._nodes:
+                found = (*found, part)
+        return found
 
-    def value(self, node: yaml.Node, key: str, knob: Knob, otherwise: Any) -> Any:
-        """The node's value, or `otherwise` where it is no value the knob can take, which is noted."""
-        return next(self._valid(node, key, knob), otherwise)
-
-    def _valid(self, node: yaml.Node, key: str, knob: Knob) -> Iterator[Any]:
-        if not isinstance(node, yaml.ScalarNode):
-            self.mistake(node, key, f"got {shown(node)}; write one value")
+    def _note(self, location: Location, detail: ErrorDetails, schema: Any) -> None:
+        node, kind, message = self._nodes[location], detail["type"], detail["msg"]
+        if kind == "extra_forbidden":
+            advice = _nearest(str(location[-1]), _names(schema, detail["loc"][:-1]))
+            self.mistake(location, f"unknown name; {advice}", self._name_lines[location])
             return
-        try:
-            yield knob.validate(_scalar(node, knob))
-        except ValidationError as error:
-            self.mistake(node, key, f"{first_error(error)[1]} (got {shown(node)})")
+        if kind in _CONTAINERS:
+            message = f"got {_quote_node(node)}; write {_CONTAINERS[kind]}"
+        elif kind != "mistake":
+            own = kind == "value_error"
+            message = str(detail["ctx"]["error"]) if own else message[0].lower() + message[1:]
+            if isinstance(node, yaml.ScalarNode):
+                message = f"{message} (got {_quote_node(node)})"
+            elif not own:
+                message = f"got {_quote_node(node)}; write one value"
+        self.mistake(location, message)
 
-    def _read(self) -> str:
-        self._refuse_what_is_no_file()
-        try:
-            with self.path.open("rb") as file:
-                raw = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise UsageError(f"{self.path}: {reason}; give the path of a {self._kind} file") from None
-        if len(raw) > MAX_BYTES:
-            raise UsageError(f"{self.path}: over 64 KiB; a {self._kind} is a few lines of YAML")
-        try:
-            return raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            line = raw.count(b"\n", 0, error.start) + 1
-            raise UsageError(f"{self.path}:{line}: not UTF-8; save the file as UTF-8 text") from None
+    def _remove(self, data: Any, location: Location) -> None:
+        self._removed.add(location)
+        *above, last = location
+        for part in above:
+            data = data[part]
+        del data[last]
+        if isinstance(data, list):  # the items behind it move up
+            for index in range(int(last), len(data)):
+                at = (*above, index)
+                self._nodes[at] = self._nodes.pop((*above, index + 1))
 
-    def _refuse_what_is_no_file(self) -> None:
-        """A pipe would be waited for until somebody writes to it; a device may have no end."""
-        if os.path.exists(self.path) and not (os.path.isfile(self.path) or os.path.isdir(self.path)):
-            raise UsageError(f"{self.path}: no ordinary file; give the path of a {self._kind} file")
+    def _convert(self, node: yaml.Node, location: Location, text_fields: Collection[str]) -> Any:
+        """Return a node as plain data; note the lines of values and names, and names that are wrong."""
+        self._nodes[location] = node
+        is_text = bool(location) and location[0] in text_fields
+        if isinstance(node, yaml.SequenceNode):
+            items = enumerate(node.value)
+            return [self._convert(item, (*location, index), text_fields) for index, item in items]
+        if isinstance(node, yaml.ScalarNode):
+            return _convert_scalar(node, is_text)
+        values: dict[str, Any] = {}
+        for name_node, value in node.value:
+            line, name = name_node.start_mark.line + 1, name_node.value
+            at = (*location, name if isinstance(name, str) else _quote_node(name_node))
+            problem = ""
+            if not isinstance(name, str):
+                problem = f"got {_quote_node(name_node)}; write one name"
+            elif not name.isprintable():
+                problem = "the name contains a control character; remove it"
+            elif name in values:
+                problem = f"given twice, the first on line {self._name_lines[at]}; keep one"
+            if problem:
+                self.mistake(at, problem, line)
+                self._removed.add(at)
+            else:
+                self._name_lines[at] = line
+                values[name] = self._convert(value, at, text_fields)
+        return values
 
-    def _refuse_what_is_not_plain(self) -> None:
-        """Walks the events first: composing deep nesting would exhaust the stack, and aliases can explode."""
-        depth = 0
-        for event, line in self._events():
-            if isinstance(event, yaml.CollectionStartEvent):
-                depth += 1
-            elif isinstance(event, yaml.CollectionEndEvent):
-                depth -= 1
-            if isinstance(event, yaml.AliasEvent):
-                self.mistake(line, one_line(f"*{event.anchor}"), "an alias; write the value out")
-            elif isinstance(event, yaml.NodeEvent) and event.anchor:
-                self.mistake(line, one_line(f"&{event.anchor}"), "an anchor; write the value without it")
-            if isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)) and event.tag:
-                self.mistake(line, one_line(event.tag), "a tag; write the value without it")
-            if depth > MAX_DEPTH:
-                self.mistake(
-                    line, "the file", f"nested deeper than {MAX_DEPTH} levels; a {self._kind} needs 5"
-                )
-                break
-        self.raise_mistakes()
-
-    def _events(self) -> Iterator[tuple[yaml.Event, int]]:
-        line = 1
+    def _compose(self, example: str) -> yaml.MappingNode:
+        loader = None
         try:
-            loader = yaml.SafeLoader(self.text)
-            while loader.check_event():
-                event = loader.get_event()
-                line = event.start_mark.line + 1
-                yield event, line
+            loader = _PlainLoader(self)
+            root = loader.get_single_node()
         except yaml.reader.ReaderError as error:
             line = self.text.count("\n", 0, error.position) + 1
-            self._not_yaml(line, f"character {error.character:#x} is not allowed")
+            self._raise_not_yaml(line, f"character {error.character:#x} is not allowed")
         except yaml.MarkedYAMLError as error:
-            self._not_yaml(_line_of(error), str(error.problem))
-        except (ValueError, OverflowError):  # "\UFFFFFFFF": the scanner hands any number to chr()
-            self._not_yaml(line, "an escape that names no character")
-
-    def _compose(self) -> yaml.Node:
-        try:
-            root = yaml.compose(self.text, Loader=yaml.SafeLoader)
-        except yaml.MarkedYAMLError as error:
-            self._not_yaml(_line_of(error), f"{error.context} {error.problem}")
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            self._raise_not_yaml(line, f"{error.context or ''} {error.problem}".strip())
+        except (ValueError, OverflowError) as error:  # "\UFFFFFFFF": PyYAML hands any number to chr()
+            if isinstance(error, UsageError):
+                raise
+            self._raise_not_yaml(loader.line + 1 if loader else 1, "an escape that names no character")
+        self.raise_mistakes()
         if root is None:
-            raise UsageError(f"{self.path}:1: the file: empty; write {self._least}")
+            raise UsageError(f"{self.path}:1: the file: empty; write {example}")
+        if not isinstance(root, yaml.MappingNode):
+            line, got = root.start_mark.line + 1, _quote_node(root)
+            raise UsageError(f"{self.path}:{line}: the file: got {got}; write a mapping, `name: value`")
         return root
 
-    def _not_yaml(self, line: int, problem: str) -> NoReturn:
-        raise UsageError(f"{self.path}:{line}: not YAML: {one_line(problem)}; mend the line") from None
+    def _raise_not_yaml(self, line: int, problem: str) -> NoReturn:
+        raise UsageError(f"{self.path}:{line}: not YAML: {quote(problem)}; correct the line") from None
 
 
-def _line_of(error: yaml.MarkedYAMLError) -> int:
-    assert error.problem_mark is not None  # every one of PyYAML's own has it
-    return error.problem_mark.line + 1
+class _PlainLoader(yaml.SafeLoader):
+    """A loader that notes aliases, anchors and tags, and refuses deep nesting, which would exhaust the stack."""
+
+    def __init__(self, file: YamlFile) -> None:
+        super().__init__(file.text)
+        self._file, self._depth = file, 0
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent):
+            self._file.note(line, quote(f"*{event.anchor}"), "an alias; write the value out")
+            self.get_event()
+            return yaml.ScalarNode(_NULL, "")
+        if event.anchor:
+            self._file.note(line, quote(f"&{event.anchor}"), "an anchor; write the value without it")
+        if event.tag:
+            self._file.note(line, quote(event.tag), "a tag; write the value without it")
+        event.anchor = event.tag = None
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            self._file.note(line, "the file", f"nested deeper than {MAX_DEPTH} levels; write it flatter")
+            self._file.raise_mistakes()
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
-def _nearest(name: str | None, names: Collection[str]) -> str:
-    close = difflib.get_close_matches(name or "", names, n=1)
+@cache
+def _adapter(schema: Any) -> TypeAdapter[dict[str, Any]]:
+    return TypeAdapter(schema)
+
+
+def _read_text(path: Path, kind: str) -> str:
+    # Reading a pipe would block until somebody writes to it, and a device may have no end.
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise UsageError(f"{path}: no ordinary file; give the path of a {kind} file")
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"{path}: {reason}; give the path of a {kind} file") from None
+    if len(raw) > MAX_BYTES:
+        raise UsageError(f"{path}: over 64 KiB; a {kind} is a few lines of YAML")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{path}:{line}: not UTF-8; save the file as UTF-8 text") from None
+
+
+def _convert_scalar(node: yaml.ScalarNode, is_text: bool) -> Any:
+    """Return what `yaml.safe_load` makes of a scalar, except that dates stay text and 5e-5 is a float."""
+    if is_text and node.tag != _NULL:
+        return node.value
+    if node.style is None and _EXPONENT.fullmatch(node.value):
+        return float(node.value)
+    if node.tag not in _CONVERTED:
+        return node.value
+    try:
+        return SafeConstructor().construct_object(node)
+    except ValueError:  # YAML's pattern takes `0x_` for an integer
+        return node.value
+
+
+def _names(schema: Any, location: Location) -> list[str]:
+    """Return the names that a schema allows in the mapping at a pydantic location."""
+    for part in location:
+        schema = _without_validators(schema)
+        if is_typeddict(schema):
+            schema = schema.__annotations__[part]
+        elif get_origin(schema) is Union:
+            schema = next(option for option in get_args(schema) if Tag(str(part)) in option.__metadata__)
+        else:  # a dict or a list
+            schema = get_args(schema)[-1]
+    return list(_without_validators(schema).__annotations__)
+
+
+def _without_validators(schema: Any) -> Any:
+    return get_args(schema)[0] if get_origin(schema) is Annotated else schema
+
+
+def _nearest(name: str, names: Collection[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {close[0]}?" if close else f"known: {', '.join(names)}"

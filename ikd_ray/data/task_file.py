@@ -1,27 +1,22 @@
-"""Tasks of a user's own: a YAML file that says which columns hold texts and labels, and what is measured."""
+"""Custom tasks: a YAML file that names the columns of texts and labels, and the metrics."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import CLASS_METRICS, METRICS, SCORE_METRICS, TASKS, GlueTask, Task, get_task
-from ikd_ray.yaml_file import Knob, YamlFile
+from ikd_ray.yaml_file import AS_LIST, YamlFile, distinct, mapping, mistakes_at
 
-TASK_FILE = "task.yaml"  # in folders that keep what a task is
+TASK_FILE = "task.yaml"  # in folders that keep a task's definition
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
-
-_NAMES = ("name", "text", "label", "labels", "range", "metric", "metrics", "files")
-_SPLITS = ("train", "dev")
-_EXAMPLES = {
+_REQUIRED = {
     "name": "name: reviews",
     "text": "text: COLUMN, or [COLUMN, COLUMN] for pairs",
     "label": "label: COLUMN",
@@ -29,54 +24,23 @@ _EXAMPLES = {
 }
 
 
-def _name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}", name):
-        raise ValueError("use letters, digits, '_' and '-', at most 40, a letter or digit first")
-    if name.lower() in TASKS:
-        raise ValueError(f"{name} is a GLUE task's name; choose another")
-    return name
-
-
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("it holds a control character; leave that out")
-    return text
-
-
-def _table(name: str) -> str:
-    path = PurePosixPath(name)
-    if path.suffix.lower() not in ENDINGS:
-        raise ValueError(f"the ending tells the format: give one of {', '.join(ENDINGS)}")
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError("give a path below --data-dir")
-    return name
-
-
-# What folders, files, experiments and sweeps are called after; it has no point, which would make it a file's name.
-_NAME = Knob(str, AfterValidator(_name))
-_WORD = Knob(str, Field(min_length=1, max_length=200), AfterValidator(_printable))
-_FILE = Knob(str, Field(min_length=1, max_length=200), AfterValidator(_printable), AfterValidator(_table))
-_NUMBER = Knob(float)
-_METRIC = Knob(Literal[METRICS])
-
-
 @dataclass(frozen=True)
 class CustomTask(Task):
-    """A task that a file defines. `text_columns` are the names of its tables' columns."""
+    """A task that a file defines. `text_columns` are names of columns in its tables."""
 
     files: tuple[tuple[str, str], ...] = ()
-    """Each split's name and its table, a path below the data folder."""
+    """Pairs of a split's name and its table, a path relative to the data folder."""
     definition: str = field(default="", compare=False, repr=False)
     """The file as written."""
 
 
 def is_task_file(value: str) -> bool:
-    """Whether a flag's value is a task file's path, and no task's name."""
+    """Return whether a flag's value is the path of a task file, not the name of a task."""
     return value.lower().endswith((".yaml", ".yml"))
 
 
 def find_task(value: str) -> GlueTask | CustomTask:
-    """The task that `--task` names: GLUE's of that name, or the one that the file at that path defines.
+    """Return the GLUE task of that name, or the task that the file at that path defines.
 
     Raises:
         UsageError: there is no such task, or the file is wrong.
@@ -90,13 +54,13 @@ def find_task(value: str) -> GlueTask | CustomTask:
 
 
 def keep_task(folder: Path, task: Task) -> None:
-    """Leave in a folder what `kept_task` needs to make the same task of its name: nothing, for one of GLUE."""
+    """Write a custom task's definition to a folder, for `kept_task`; a GLUE task needs none."""
     if isinstance(task, CustomTask):
         (folder / TASK_FILE).write_bytes(task.definition.encode())
 
 
 def kept_task(folder: Path, name: str) -> GlueTask | CustomTask:
-    """The task of that name: GLUE's, or the one whose definition `keep_task` left in the folder.
+    """Return the task of that name: a GLUE task, or the one that `keep_task` wrote to the folder.
 
     Raises:
         UsageError: it is neither.
@@ -106,133 +70,166 @@ def kept_task(folder: Path, name: str) -> GlueTask | CustomTask:
     path = folder / TASK_FILE
     if not os.path.lexists(path):
         raise UsageError(
-            f"{path}: missing; it defines the task {name!r}, which is none of: {', '.join(TASKS)}; bring it back"
+            f"{path}: missing; it defines the task {name!r}, which is none of: {', '.join(TASKS)}; restore it"
         )
     task = load_task(path)
     if task.name != name:
         raise UsageError(
-            f"{path}: defines the task {task.name}, but {name!r} is needed; bring back the file as it was"
+            f"{path}: defines the task {task.name}, but {name!r} is needed; restore the original file"
         )
     return task
 
 
 def load_task(path: Path) -> CustomTask:
-    """Reads and validates a task file.
+    """Read and check a task file.
 
     Raises:
         UsageError: `path:line: key: what is wrong; what would be right`, a line for each mistake.
     """
-    file = YamlFile(path, "task", "at least name, text, label, labels and metric")
-    nodes = file.mapping(file.root, "", _NAMES)
-    if isinstance(file.root, yaml.MappingNode):
-        for name, example in _EXAMPLES.items():
-            if name not in nodes:
-                file.mistake(file.root, name, f"missing; write `{example}`")
-    texts, label = _columns(file, nodes)
-    written, names, score_range = _labels(file, nodes)
-    metric, metrics = _metrics(file, nodes, len(names))
-    task = CustomTask(
-        name=file.value(nodes["name"], "name", _NAME, "") if "name" in nodes else "",
-        text_columns=texts,
-        labels=names,
-        metrics=metrics,
-        metric=metric,
-        file_label=label,
-        file_labels=written,
-        score_range=score_range,
-        files=_files(file, nodes),
+    file = YamlFile(path, "task", "at least name, text, label, labels and metric", text_fields=_TEXT_FIELDS)
+    values = file.validate(_SCHEMA)
+    for name, example in _REQUIRED.items():
+        if name not in file.data:
+            file.mistake((name,), f"missing; write `{example}`")
+    _check_columns(file, values)
+    _check_labels_or_range(file)
+    _check_metrics(file, values)
+    file.raise_mistakes()
+    labels = values.get("labels", {})
+    return CustomTask(
+        name=values["name"],
+        text_columns=values["text"],
+        labels=tuple(labels.values()),
+        metrics=values.get("metrics", (values["metric"],)),
+        metric=values["metric"],
+        file_label=values["label"],
+        file_labels=tuple(labels),
+        score_range=values.get("range", (0.0, 0.0)),
+        files=tuple(values.get("files", _TABLES).items()),
         definition=file.text,
     )
-    file.raise_mistakes()
-    return task
 
 
-def _listed(node: yaml.Node) -> list[yaml.Node]:
-    """A list's nodes; one value is a list of it."""
-    return node.value if isinstance(node, yaml.SequenceNode) else [node]
+def _check_name(name: str) -> str:
+    # Folders, files, experiments and sweeps are named after it; a point would make it the name of a file.
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}", name):
+        raise ValueError("use letters, digits, '_' and '-', at most 40, a letter or digit first")
+    if name.lower() in TASKS:
+        raise ValueError(f"{name} is a GLUE task's name; choose another")
+    return name
 
 
-def _columns(file: YamlFile, nodes: Mapping[str, yaml.Node]) -> tuple[tuple[str, ...], str]:
-    """The texts' columns and the label's."""
-    found = file.values(_listed(nodes["text"]), "text", _WORD) if "text" in nodes else []
-    if "text" in nodes and len(_listed(nodes["text"])) not in (1, 2):
-        file.mistake(nodes["text"], "text", "give one column, or two for pairs")
-    if "label" in nodes:
-        found += file.values([nodes["label"]], "label", _WORD)
-    _refuse_twice(file, found, "text and label", "a column has one use")
-    columns = [name for name, _ in found] or [""]
-    return tuple(columns[:-1]), columns[-1]
+def _check_printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it contains a control character; remove it")
+    return text
 
 
-def _refuse_twice(file: YamlFile, found: Collection[tuple[str, yaml.Node]], key: str, rule: str) -> None:
-    seen: set[str] = set()
-    for name, node in found:
-        if name in seen:
-            file.mistake(node, key, f"{name} is given twice; {rule}")
-        seen.add(name)
+def _check_table(name: str) -> str:
+    path = PurePosixPath(name)
+    if path.suffix.lower() not in ENDINGS:
+        raise ValueError(f"the ending tells the format: give one of {', '.join(ENDINGS)}")
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError("give a path below --data-dir")
+    return name
 
 
-def _labels(
-    file: YamlFile, nodes: Mapping[str, yaml.Node]
-) -> tuple[tuple[str, ...], tuple[str, ...], tuple[float, float]]:
-    """Labels as the tables write them, the classes' names in the same order; and the range of scores."""
-    if ("labels" in nodes) == ("range" in nodes):
-        which = "both given; keep one" if "range" in nodes else "missing; write `labels: [CLASS, CLASS]`"
+def _check_text(columns: tuple[str, ...]) -> tuple[str, ...]:
+    if len(columns) > 2:
+        raise ValueError("give one column, or two for pairs")
+    return columns
+
+
+def _check_labels(labels: list[str] | dict[str, str]) -> dict[str, str]:
+    """Return the name of each class by its label in the tables."""
+    entries: list[tuple[Any, str]] = list(labels.items() if isinstance(labels, dict) else enumerate(labels))
+    names = [name for _, name in entries]
+    if len(names) < 2:
+        raise ValueError("give at least two classes, as in [negative, positive]")
+    mistakes: dict[str | int, str] = {
+        key: f"{name} is given twice; classes need names of their own"
+        for index, (key, name) in enumerate(entries)
+        if name in names[:index]
+    }
+    if "" in labels:
+        mistakes[""] = "got '' as a label; give it as the tables write it"
+    if mistakes:
+        raise mistakes_at(mistakes)
+    return labels if isinstance(labels, dict) else dict(zip(labels, labels, strict=True))
+
+
+def _check_range(bounds: list[float]) -> tuple[float, float]:
+    if len(bounds) != 2 or bounds[0] >= bounds[1]:
+        raise ValueError("give the least and the greatest score, as in [0, 5]")
+    return bounds[0], bounds[1]
+
+
+def _check_files(given: dict[str, str]) -> dict[str, str]:
+    files = _TABLES | given
+    if PurePosixPath(files["train"]) == PurePosixPath(files["dev"]):
+        raise ValueError("train and dev are one file; students are compared on other examples")
+    return files
+
+
+_TABLES = {"train": "train.csv", "dev": "dev.csv"}
+_WORD = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_check_printable)]
+_FILE = Annotated[_WORD, AfterValidator(_check_table)]
+_METRIC: Any = Literal[METRICS]
+_TEXT_FIELDS = ("name", "text", "label", "labels", "metric", "metrics", "files")
+_SCHEMA = mapping(
+    {
+        "name": Annotated[str, AfterValidator(_check_name)],
+        "text": Annotated[
+            distinct(_WORD),
+            AfterValidator(_check_text),
+            AS_LIST,
+        ],
+        "label": _WORD,
+        "labels": Annotated[
+            Annotated[list[_WORD], Tag("a list")] | Annotated[dict[str, _WORD], Tag("a mapping")],
+            Discriminator(lambda labels: "a mapping" if isinstance(labels, dict) else "a list"),
+            AfterValidator(_check_labels),
+            AS_LIST,
+        ],
+        "range": Annotated[
+            list[float],
+            AfterValidator(_check_range),
+            AS_LIST,
+        ],
+        "metric": _METRIC,
+        "metrics": Annotated[distinct(_METRIC), AS_LIST],
+        "files": Annotated[mapping(dict.fromkeys(_TABLES, _FILE)), AfterValidator(_check_files)],
+    }
+)
+
+
+def _check_columns(file: YamlFile, values: dict[str, Any]) -> None:
+    if values.get("label") in values.get("text", ()):
+        file.mistake(("label",), f"{values['label']} is given twice; a column has one use")
+
+
+def _check_labels_or_range(file: YamlFile) -> None:
+    advice = "or `range: [LEAST, GREATEST]` for scores"
+    if "labels" not in file.data and "range" not in file.data:
+        file.mistake(("labels",), f"missing; write `labels: [CLASS, CLASS]`, {advice}")
+    elif "labels" in file.data and "range" in file.data:
         file.mistake(
-            nodes.get("range", file.root), "labels", f"{which}, or `range: [LEAST, GREATEST]` for scores"
+            ("range",), "both labels and range are given; keep one: labels for classes, range for scores"
         )
-    if "range" in nodes:
-        return (), (), _range(file, nodes["range"])
-    if "labels" not in nodes:  # the metrics are looked at nevertheless
-        return ("", ""), ("", ""), (0.0, 0.0)
-    node = nodes["labels"]
-    if isinstance(node, yaml.MappingNode):
-        entries = file.mapping(node, "labels")
-        for text, at in entries.items():
-            if not text or not text.isprintable():
-                file.mistake(at, "labels", f"got {text!r} as a label; give it as the tables write it")
-        written = list(entries.items())
-        names = file.values(entries.values(), "labels", _WORD)
-    else:
-        written = names = file.values(_listed(node), "labels", _WORD)
-    if not isinstance(node, yaml.CollectionNode) or len(node.value) < 2:
-        file.mistake(node, "labels", "give at least two classes, as in [negative, positive]")
-    _refuse_twice(file, names, "labels", "classes need names of their own")
-    return tuple(text for text, _ in written), tuple(name for name, _ in names), (0.0, 0.0)
 
 
-def _range(file: YamlFile, node: yaml.Node) -> tuple[float, float]:
-    bounds = [bound for bound, _ in file.values(_listed(node), "range", _NUMBER)]
-    if len(bounds) == len(_listed(node)) and (len(bounds) != 2 or bounds[0] >= bounds[1]):
-        file.mistake(node, "range", "give the least and the greatest score, as in [0, 5]")
-    return (bounds[0], bounds[-1]) if bounds else (0.0, 0.0)
-
-
-def _metrics(file: YamlFile, nodes: Mapping[str, yaml.Node], classes: int) -> tuple[str, tuple[str, ...]]:
-    """The metric that trials are compared by, and all that are measured."""
-    main = file.values([nodes["metric"]], "metric", _METRIC) if "metric" in nodes else []
-    more = file.values(_listed(nodes["metrics"]), "metrics", _METRIC) if "metrics" in nodes else []
-    _refuse_twice(file, more, "metrics", "keep one")
-    suitable = CLASS_METRICS if classes else SCORE_METRICS
-    for name, node in main + more:
+def _check_metrics(file: YamlFile, values: dict[str, Any]) -> None:
+    """Note metrics that do not suit the labels."""
+    classes = 0 if "range" in file.data else len(values.get("labels", ("", "")))
+    kind, suitable = ("classes", CLASS_METRICS) if classes else ("scores", SCORE_METRICS)
+    main, metrics = values.get("metric"), values.get("metrics", ())
+    given = [(("metric",), main)] * bool(main) + [
+        (("metrics", index), name) for index, name in enumerate(metrics)
+    ]
+    for location, name in given:
         if name not in suitable:
-            kind = "classes" if classes else "scores"
-            file.mistake(node, "metric", f"{name} does not measure {kind}; one of: {', '.join(suitable)}")
+            file.mistake(location, f"{name} does not measure {kind}; one of: {', '.join(suitable)}")
         elif name == "f1" and classes > 2:
-            file.mistake(node, "metric", f"f1 is of two classes, here are {classes}; write macro_f1")
-    metrics = tuple(dict.fromkeys(name for name, _ in more or main))
-    if main and main[0][0] not in metrics:
-        file.mistake(nodes["metrics"], "metrics", f"{main[0][0]} is missing, by which trials are compared")
-    return main[0][0] if main else "", metrics
-
-
-def _files(file: YamlFile, nodes: Mapping[str, yaml.Node]) -> tuple[tuple[str, str], ...]:
-    given = file.mapping(nodes["files"], "files", _SPLITS) if "files" in nodes else {}
-    found = {split: f"{split}.csv" for split in _SPLITS}
-    for split, node in given.items():
-        found[split] = file.value(node, f"files.{split}", _FILE, found[split])
-    if len({PurePosixPath(name) for name in found.values()}) < len(found):
-        file.mistake(
-            nodes["files"], "files", "train and dev are one file; students are compared on other examples"
-        )
-    return tuple(found.items())
+            file.mistake(location, f"f1 is for two classes, here are {classes}; write macro_f1")
+    if main and metrics and main not in metrics:
+        file.mistake(("metrics",), f"{main} is missing, which trials are compared by; add it")

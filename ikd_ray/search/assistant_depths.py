@@ -1,85 +1,68 @@
-"""Which assistants a space asks for, and of which students; whether there can be such ones."""
+"""The depths of the teacher assistants that a space asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
 from ikd_ray.errors import UsageError
-from ikd_ray.search.parameters import DEFAULTS, FloatRange, Param
-from ikd_ray.search.space import Space
+from ikd_ray.search.space import DEFAULTS, Choice, Params, Space, combinations
 
 DEPTHS = ("student_layers", "assistant_layers")
 
 
 def assistant_depths(where: str, spaces: Iterable[Space], teacher_layers: int) -> dict[int, tuple[int, ...]]:
-    """The depths of the assistants that trials may have, each with those of its students; both ascend.
+    """Return the depths of the assistants that trials may have, each with those of its students; both ascend.
 
     Args:
-        where: what is at fault, as messages name it.
-        spaces: of each method.
+        where: the space file, as messages name it.
+        spaces: the space of each method.
+        teacher_layers: encoder layers of the teacher.
 
     Raises:
-        UsageError: an assistant would not be deeper than its student, and less deep than the teacher.
+        UsageError: an assistant is not deeper than its student, or not less deep than the teacher.
     """
-    found: dict[int, tuple[int, ...]] = {}
+    depths: dict[int, tuple[int, ...]] = {}
     for student, assistant in sorted({pair for space in spaces for pair in _pairs(space.params)}):
         if not assistant:
             continue
         if not student < assistant < teacher_layers:
-            _refuse(where, student, assistant, teacher_layers)
-        found[assistant] = (*found.get(assistant, ()), student)
-    return dict(sorted(found.items()))
+            raise UsageError(f"{where}: {_explain(student, assistant, teacher_layers)}")
+        depths[assistant] = (*depths.get(assistant, ()), student)
+    return dict(sorted(depths.items()))
 
 
-def _refuse(where: str, student: int, assistant: int, teacher: int) -> None:
+def _explain(student: int, assistant: int, teacher: int) -> str:
     least, most = student + 1, teacher - 1
+    advice = f"give {least}{f' to {most}' if most > least else ''}, or 0"
     if least > most:
-        right = "none fits between; leave it 0 there"
-    else:
-        right = f"give {least}{f' to {most}' if most > least else ''}, or 0"
-    raise UsageError(
-        f"{where}: assistant_layers: {assistant} for a student of {student} layers, but an assistant is deeper than "
-        f"its student and less deep than the teacher, which has {teacher} layers; {right} (`when` tells which "
-        "students have which)"
+        advice = "none fits between; leave it 0 there"
+    return (
+        f"assistant_layers: {assistant} for a student of {student} layers, but an assistant is deeper than its "
+        f"student and less deep than the teacher, which has {teacher} layers; {advice} (`when` tells which students "
+        "have which)"
     )
 
 
-def _pairs(params: Mapping[str, Param]) -> set[tuple[int, int]]:
-    """Every (student, assistant) depth of some trial, 0 where it has no assistant."""
-    needed = _ancestors(params)
-    rows = [dict(DEFAULTS)]
-    for name, param in params.items():
-        if name in needed:
-            values = list(_values(name, param, params))
-            rows = [
-                row | {name: value}
-                for row in rows
-                for value in (values if param.active(row) else [DEFAULTS[name]])
-            ]
+def _pairs(params: Params) -> set[tuple[int, int]]:
+    """Return every (student, assistant) depth of some trial, 0 where it has no assistant."""
+    needed = list(DEPTHS)
+    for name in needed:  # grows by the fields that conditions depend on
+        needed += [parent for parent in (params[name].when if name in params else ()) if parent not in needed]
+    reduced: Params = {
+        name: Choice(values=_representatives(params, name), when=param.when)
+        for name, param in params.items()
+        if name in needed
+    }
+    rows = (DEFAULTS | row for row in combinations(reduced))
     return {(row["student_layers"], row["assistant_layers"]) for row in rows}
 
 
-def _ancestors(params: Mapping[str, Param]) -> set[str]:
-    """Both depths, and all fields that whether they are searched depends on."""
-    found: set[str] = set()
-    waiting = list(DEPTHS)
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting += params[name].when if name in params else ()
-    return found
-
-
-def _values(name: str, param: Param, params: Mapping[str, Param]) -> Iterator[Any]:
-    """All values of a depth; of another field those that a `when` names, and one that stands for all others."""
-    assert not isinstance(param.domain, FloatRange)  # no `when` names one
-    values = param.domain.values
+def _representatives(params: Params, name: str) -> list[Any]:
+    """Return all values of a depth; of another field those that a `when` names, and one that stands for all others."""
+    values = params[name].values
     if name in DEPTHS:
-        yield from values
-        return
-    named = {value for other in params.values() for value in other.when.get(name, ())}
-    yield from (value for value in named if value in values)
-    yield from islice((value for value in values if value not in named), 1)
+        return list(values)
+    named = {value for param in params.values() for value in param.when.get(name, ()) if value in values}
+    return [*named, *islice((value for value in values if value not in named), 1)]

@@ -1,15 +1,18 @@
-"""The search space: a YAML file, validated as a whole, as Optuna's define-by-run function or as a grid."""
+"""The search space: a YAML file, checked as a whole, that becomes Optuna's define-by-run function or a grid."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, reduce
+from graphlib import CycleError, TopologicalSorter
 from itertools import islice
+from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, Discriminator, Field, Tag, ValidatorFunctionWrapHandler, WrapValidator
 
 from ikd_ray.config import (
     NOT_IN_ASSISTANTS,
@@ -22,18 +25,17 @@ from ikd_ray.config import (
 )
 from ikd_ray.errors import UsageError
 from ikd_ray.records import Direction
-from ikd_ray.search.parameters import (
-    DEFAULTS,
-    Fixed,
-    FloatRange,
-    Methods,
-    Param,
-    keeps_default,
-    read_methods,
-    read_params,
-)
 from ikd_ray.tasks import METRICS, Task
-from ikd_ray.yaml_file import Knob, YamlFile, knobs
+from ikd_ray.yaml_file import (
+    AS_LIST,
+    YamlFile,
+    distinct,
+    field_types,
+    mapping,
+    mistakes_at,
+    not_empty,
+    section,
+)
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -50,131 +52,152 @@ OBJECTIVES = (
     "dev/attention_kl",
     "dev/teacher_agreement",
 )
+FIELDS = field_types(Trial)
+DEFAULTS: dict[str, Any] = Trial().params()
 MAX_GRID = 10_000
-
-_SECTIONS: dict[str, type[BaseModel]] = {
-    "teacher": TeacherConfig,
-    "data": DataConfig,
-    "targets": TargetConfig,
-    "prefix": PrefixConfig,
-    "sharing": SharingConfig,
-    "assistant": Trial,
-}
-_LEFT_OUT = {"assistant": ("student_layers", *NOT_IN_ASSISTANTS)}  # fields that a section does not take
+MAX_METHODS = 50
 MAX_SEEDS = 100
-_DIRECTION = Knob(Direction)
-_SINGLE = {  # top-level names of one value
-    "sampler": Knob(Sampler, default="tpe"),
-    "selection": Knob(Selection, default="dev"),
-    "seeds": Knob(int, Field(ge=1, le=MAX_SEEDS), default=1),
-    "best_seeds": Knob(int, Field(ge=0, le=MAX_SEEDS), default=0),
-}
-_DEFAULT_OBJECTIVES: dict[str, Direction] = {MAIN_METRIC: "max", "student/params": "min"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Param:
+    """One entry of `params`: the values of a field, and the condition under which it is searched."""
+
+    values: Sequence[Any]
+    """All values; of a range of floats its bounds."""
+    when: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Other fields and the values that they must have."""
+
+    def is_active(self, values: Mapping[str, Any]) -> bool:
+        """Return whether `when` holds for a trial with these values (defaults included)."""
+        return all(values[parent] in allowed for parent, allowed in self.when.items())
+
+
+class Fixed(Param):
+    """A value that every trial has."""
+
+
+class Choice(Param):
+    """One of several values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntRange(Param):
+    """Integers from `low` to `high`, both included where the step meets them."""
+
+    low: int
+    high: int
+    step: int = 1
+    log: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatRange(Param):
+    """Real numbers from `low` to `high`."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+Params = dict[str, Param]
 
 
 @dataclass(frozen=True)
 class Space:
-    """What a sweep searches. Fields of `Trial` that `params` does not list keep their defaults.
+    """A search space. Fields of `Trial` that `params` does not list keep their defaults.
 
-    A `when` looks at the values a trial has, defaults included; a parameter whose `when` does not hold keeps
+    A `when` applies to the values that a trial has, defaults included; a parameter whose `when` does not hold keeps
     its field's default.
     """
 
-    objectives: dict[str, Direction]
-    """As the file names them: `dev/metric` stands for a task's main metric, `dev/` for the split that selects."""
-    params: dict[str, Param]
+    objectives: dict[str, Direction] = field(
+        default_factory=lambda: {MAIN_METRIC: "max", "student/params": "min"}
+    )
+    """As in the file: `dev/metric` stands for the task's main metric, `dev/` for the split that selects."""
+    params: Params = field(default_factory=dict)
     """By public name, parents before the parameters that depend on them."""
-    methods: Methods
-    """What is compared: by name the fields that a method fixes, whatever `params` has of them. Where the file names
-    none, one without a name that fixes nothing."""
-    seeds: int
-    """Times that each configuration is trained, each with a seed of its own."""
-    best_seeds: int
-    """Times that each method's best configuration is trained once more, each with a further seed."""
-    sampler: Sampler
-    selection: Selection
-    """Which examples teachers and students are chosen by: dev's, or a tenth of the training set, on which nothing
-    trains then (`ikd_ray.data.splits`), so that dev is scored and never chosen on. A teacher that has a head
-    already was fine-tuned by its maker, maybe on that tenth too."""
-    teacher: TeacherConfig
-    data: DataConfig
-    targets: TargetConfig
-    prefix: PrefixConfig
-    sharing: SharingConfig
-    assistant: Trial
-    """How assistants are distilled, but for their depth."""
-    text: str
+    methods: dict[str, dict[str, Any]] = field(default_factory=lambda: {"": {}})
+    """The fields that each compared method fixes. A file that names no methods has one, without a name."""
+    seeds: int = 1
+    """Times that each configuration is trained, each with its own seed."""
+    best_seeds: int = 0
+    """Times that the best configuration of each method is retrained, each with a further seed."""
+    sampler: Sampler = "tpe"
+    selection: Selection = "dev"
+    """Examples that teachers and students are chosen by: the dev set, or a tenth of the training set that nothing
+    trains on (`ikd_ray.data.splits`), so that nothing is chosen by its dev score. A teacher that already has a
+    classification head may have seen that tenth when its author fine-tuned it."""
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    targets: TargetConfig = field(default_factory=TargetConfig)
+    prefix: PrefixConfig = field(default_factory=PrefixConfig)
+    sharing: SharingConfig = field(default_factory=SharingConfig)
+    assistant: Trial = field(default_factory=Trial)
+    """How assistants are distilled, except for their depth."""
+    text: str = ""
     """The file as written."""
 
     def for_method(self, method: str) -> Space:
-        """The space of one method, which has itself none."""
-        fixed = {name: Param(Fixed(value), {}) for name, value in self.methods[method].items()}
+        """Return the space of one method, which compares no methods itself."""
+        fixed: Params = {name: Fixed(values=(value,)) for name, value in self.methods[method].items()}
         others = {name: param for name, param in self.params.items() if name not in fixed}
         return replace(self, params=fixed | others, methods={"": {}})
 
     def suggest(self, trial: BaseTrial) -> dict[str, Any]:
-        """Calls `trial.suggest_*` for the parameters whose `when` holds; returns the file's fixed values.
+        """Let an Optuna trial choose every active parameter, and return the fixed values.
 
-        The caller merges the two. Of the space of one method (`for_method`).
+        The caller merges them with `trial.params`. For the space of one method (`for_method`).
         """
         values, constants = dict(DEFAULTS), {}
         for name, param in self.params.items():
-            if isinstance(param.domain, Fixed):
-                values[name] = constants[name] = param.domain.value
-            elif param.active(values):
-                values[name] = param.domain.suggest(trial, name)
+            if isinstance(param, Fixed):
+                values[name] = constants[name] = param.values[0]
+            elif param.is_active(values):
+                values[name] = _suggest(trial, name, param)
         return constants
 
     def grid(self) -> list[dict[str, Any]]:
-        """Of a method's space every combination of the parameters once, fixed values included; the first varies
-        slowest.
+        """Return every combination of the parameters once, fixed values included; the first varies slowest.
+
+        For the space of one method (`for_method`).
 
         Raises:
             UsageError: a parameter is a float range, or there are more than `MAX_GRID` combinations.
         """
-        rows: list[dict[str, Any]] = [{}]
         for name, param in self.params.items():
-            longer = (row | more for row in rows for more in _choices(name, param, DEFAULTS | row))
-            rows = list(islice(longer, MAX_GRID + 1))
+            if isinstance(param, FloatRange):
+                raise UsageError(f"params.{name}: a float range in a grid; write {{choice: [...]}}")
+        rows = list(islice(combinations(self.params), MAX_GRID + 1))
         if len(rows) > MAX_GRID:
             raise UsageError(f"grid of more than {MAX_GRID:,} trials; give fewer values, or write tpe")
         return rows
 
     def possible_values(self, name: str) -> tuple[Any, ...]:
-        """The values a field can take in some trial, its default included where its `when` may not hold.
-
-        Raises:
-            ValueError: the field is a float range, which has no list of values.
-        """
-        found = (value for method in self.methods for value in self.for_method(method)._possible_values(name))
-        return tuple(dict.fromkeys(found))
-
-    def _possible_values(self, name: str) -> tuple[Any, ...]:
-        domain = self.params[name].domain if name in self.params else None
-        if isinstance(domain, FloatRange):
-            raise ValueError(f"{name} is a float range")
-        values = tuple(domain.values) if domain else ()
-        default = DEFAULTS[name]
-        return (*values, default) if default not in values and keeps_default(self.params, name) else values
-
-    def minimum(self, name: str) -> Any:
-        """The least value that a field of numbers can take in some trial."""
-        return min(self.for_method(method)._minimum(name) for method in self.methods)
-
-    def _minimum(self, name: str) -> Any:
-        domain = self.params[name].domain if name in self.params else None
-        return domain.low if isinstance(domain, FloatRange) else min(self._possible_values(name))
+        """Return the values that a field has in some trial, defaults included; of a float range its bounds."""
+        possible: dict[Any, None] = {}
+        for method in self.methods:
+            params = self.for_method(method).params
+            possible |= dict.fromkeys(params[name].values if name in params else ())
+            if _keeps_default(params, name):
+                possible[DEFAULTS[name]] = None
+        return tuple(possible)
 
     def selection_metric(self, task: Task) -> str:
-        """What models are chosen by where no objective says it: the task's main metric on the split that selects."""
-        return self._selecting(f"dev/{task.metric}")
+        """Return the metric that models are chosen by where no objective applies.
 
-    def _selecting(self, metric: str) -> str:
+        It is the task's main metric on the split that selects.
+        """
+        return self._on_selecting_split(f"dev/{task.metric}")
+
+    def _on_selecting_split(self, metric: str) -> str:
         return f"{self.selection}/{metric.removeprefix('dev/')}" if metric.startswith("dev/") else metric
 
     def objectives_for(self, task: Task) -> dict[str, Direction]:
-        """The objectives with `dev/metric` replaced by the task's main metric, and `dev/...` by `holdout/...` where
-        the held-out examples select: files are written alike for both.
+        """Return the objectives as metrics of a task on the split that selects.
+
+        `dev/metric` becomes the task's main metric, and `dev/...` becomes `holdout/...` where the held-out examples
+        select, so that a file reads the same for both.
 
         Raises:
             UsageError: an objective is a metric that the task does not have, or one is named twice.
@@ -184,99 +207,238 @@ class Space:
         for name, direction in self.objectives.items():
             metric = f"dev/{task.metric}" if name == MAIN_METRIC else name
             if metric in _METRICS and metric not in measured:
-                known = ", ".join(sorted(measured))
-                raise UsageError(f"objectives: {metric}: {task.name} has no such metric; it has {known}")
+                available = ", ".join(sorted(measured))
+                raise UsageError(f"objectives: {metric}: {task.name} has no such metric; it has {available}")
             if metric in resolved:
                 raise UsageError(
                     f"objectives: {MAIN_METRIC} is {metric} for {task.name}; keep one of the two"
                 )
             resolved[metric] = direction
-        return {self._selecting(metric): direction for metric, direction in resolved.items()}
+        return {self._on_selecting_split(metric): direction for metric, direction in resolved.items()}
+
+
+def _suggest(trial: BaseTrial, name: str, param: Param) -> Any:
+    if isinstance(param, IntRange):
+        # Optuna warns where the step does not meet `high`: give it the last value that it meets.
+        return trial.suggest_int(name, param.low, param.values[-1], step=param.step, log=param.log)
+    if isinstance(param, FloatRange):
+        return trial.suggest_float(name, param.low, param.high, log=param.log)
+    return trial.suggest_categorical(name, param.values)
+
+
+def combinations(params: Params) -> Iterator[dict[str, Any]]:
+    """Yield every combination of the parameters' values; parameters that are not active are left out."""
+    rows: Iterable[dict[str, Any]] = [{}]
+    for name, param in params.items():
+        rows = _extended(rows, name, param)
+    yield from rows
+
+
+def _extended(rows: Iterable[dict[str, Any]], name: str, param: Param) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        if param.is_active(DEFAULTS | row):
+            yield from (row | {name: value} for value in param.values)
+        else:
+            yield row
+
+
+def _keeps_default(params: Params, name: str) -> bool:
+    """Return whether some trial has the default of a field: it is not listed, or its `when` may not hold."""
+    if name not in params:
+        return True
+    return any(
+        (_keeps_default(params, parent) and DEFAULTS[parent] not in allowed)
+        or (parent in params and any(value not in allowed for value in params[parent].values))
+        for parent, allowed in params[name].when.items()
+    )
 
 
 def load_space(path: Path) -> Space:
-    """Reads and validates a space file.
+    """Read and check a space file.
 
     Raises:
         UsageError: `path:line: key: what is wrong; what would be right`, a line for each mistake.
     """
     file = YamlFile(path, "search space", "`params: {}` for one trial of defaults")
-    entries = file.mapping(file.root, "", ("objectives", "methods", *_SINGLE, "params", *_SECTIONS))
-    sections: dict[str, Any] = {
-        name: _section(file, name, model, entries) for name, model in _SECTIONS.items()
-    }
-    methods = read_methods(file, entries["methods"]) if _has(entries, "methods") else {"": {}}
-    space = Space(
-        objectives=_objectives(file, entries),
-        params=read_params(file, entries["params"], methods) if _has(entries, "params") else {},
-        methods=methods,
-        **{
-            name: file.value(entries[name], name, knob, knob.default) if name in entries else knob.default
-            for name, knob in _SINGLE.items()
-        },
-        **sections,
-        text=file.text,
-    )
+    for name in ("params", "methods", *_SECTIONS):
+        if file.data.get(name, "") is None:  # every line of it is commented out
+            del file.data[name]
+    values = file.validate(_schema())
+    values["params"] = _sort_parents_first(file, values.get("params", {}))
+    space = Space(**values, text=file.text)
+    _check_methods(file, values.get("methods", {}))
+    _check_conditions(file, space)
     if space.sampler == "grid":
-        _check_grid(file, space, entries)
-    _check_seeds(file, space, entries)
+        _check_grid(file, space)
+    if "seed" in space.params or any("seed" in fixed for fixed in space.methods.values()):
+        for name in ("seeds", "best_seeds"):
+            if getattr(space, name) != getattr(Space, name):
+                file.mistake((name,), "the space names seed itself; keep one of the two")
     file.raise_mistakes()
     return space
 
 
-def _has(entries: Mapping[str, yaml.Node], name: str) -> bool:
-    """Whether a section is there. One whose every line is commented out is not."""
-    return name in entries and entries[name].tag != "tag:yaml.org,2002:null"
+_SECTIONS = {
+    "teacher": section(TeacherConfig),
+    "data": section(DataConfig),
+    "targets": section(TargetConfig),
+    "prefix": section(PrefixConfig),
+    "sharing": section(SharingConfig),
+    "assistant": section(Trial, without=("student_layers", *NOT_IN_ASSISTANTS)),
+}
 
 
-def _objectives(file: YamlFile, entries: Mapping[str, yaml.Node]) -> dict[str, Direction]:
-    if "objectives" not in entries:
-        return dict(_DEFAULT_OBJECTIVES)
-    node = entries["objectives"]
-    if isinstance(node, yaml.MappingNode) and not node.value:
-        file.mistake(node, "objectives", "empty; name at least one, as in {dev/metric: max}")
-    directions = file.mapping(node, "objectives", OBJECTIVES)
-    return {name: file.value(at, f"objectives.{name}", _DIRECTION, "max") for name, at in directions.items()}
-
-
-def _section(
-    file: YamlFile, name: str, model: type[BaseModel], entries: Mapping[str, yaml.Node]
-) -> BaseModel:
-    fields = {field: knob for field, knob in knobs(model).items() if field not in _LEFT_OUT.get(name, ())}
-    given = file.mapping(entries[name], name, fields) if _has(entries, name) else {}
-    return model(
-        **{
-            field: file.value(node, f"{name}.{field}", fields[field], fields[field].default)
-            for field, node in given.items()
+@cache
+def _schema() -> Any:
+    """Return the type of a space file, for `YamlFile.validate`."""
+    when = mapping({name: Annotated[distinct(type_), AS_LIST] for name, type_ in FIELDS.items()})
+    objectives = mapping(dict.fromkeys(OBJECTIVES, Direction))
+    methods = dict[str, mapping(FIELDS)]  # type: ignore[misc,valid-type]
+    return mapping(
+        {
+            "objectives": Annotated[objectives, not_empty("name one or more, as in {dev/metric: max}")],
+            "methods": Annotated[methods, not_empty("name some, or leave it out")],
+            "sampler": Sampler,
+            "selection": Selection,
+            "seeds": Annotated[int, Field(ge=1, le=MAX_SEEDS)],
+            "best_seeds": Annotated[int, Field(ge=0, le=MAX_SEEDS)],
+            "params": mapping({name: _entry(type_, when) for name, type_ in FIELDS.items()}),
+            **_SECTIONS,
         }
     )
 
 
-def _check_grid(file: YamlFile, space: Space, entries: Mapping[str, yaml.Node]) -> None:
-    floats = [name for name, param in space.params.items() if isinstance(param.domain, FloatRange)]
-    for name_node, node in entries["params"].value if floats else ():
-        if name_node.value in floats:
-            file.mistake(node, f"params.{name_node.value}", "a float range in a grid; write {choice: [...]}")
-    if not floats:
+def _entry(type_: Any, when: Any) -> Any:
+    """Return the type of one entry of `params`: a value, or a mapping of a kind that suits the field.
+
+    Args:
+        type_: the type of the field's values.
+        when: the type of a condition.
+    """
+    kinds = ["choice", *(kind.__name__ for kind in (int, float) if get_args(type_)[0] is kind)]
+
+    def tag(entry: Any) -> str:
+        given = [kind for kind in _KINDS if isinstance(entry, dict) and kind in entry]
+        if len(given) == 1 and given[0] in kinds:
+            return f"<{given[0]}>"
+        return "<unclear>" if isinstance(entry, (dict, list)) else "<value>"
+
+    def refuse(entry: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        if isinstance(entry, list):
+            raise ValueError("got a list; write {choice: [...]} to search it")
+        given = [kind for kind in _KINDS if kind in validate(entry)]
+        if len(given) == 1:
+            raise mistakes_at({given[0]: f"the field takes no {given[0]}; write {' or '.join(kinds)}"})
+        raise ValueError(
+            f"got {' and '.join(given) or 'none'} of the kinds {', '.join(_KINDS)}; write {' or '.join(kinds)}"
+        )
+
+    condition = {"when": Annotated[when, not_empty("name a field, or leave it out")]}
+    scale = {"log": bool} | condition
+    step = {"step": Annotated[int, Field(ge=1)]}
+    bounds = Annotated[list[type_], AfterValidator(_check_bounds)]
+    options = {
+        "value": Annotated[type_, AfterValidator(lambda value: Fixed(values=(value,)))],
+        "choice": Annotated[mapping({"choice": distinct(type_)} | condition), AfterValidator(_to_choice)],
+        "int": Annotated[mapping({"int": bounds} | scale | step), AfterValidator(_to_range)],
+        "float": Annotated[mapping({"float": bounds} | scale), AfterValidator(_to_range)],
+        "unclear": Annotated[mapping(dict.fromkeys((*_KINDS, "step"), Any) | scale), WrapValidator(refuse)],
+    }
+    union = reduce(or_, (Annotated[option, Tag(f"<{kind}>")] for kind, option in options.items()))
+    return Annotated[union, Discriminator(tag)]
+
+
+_KINDS = ("choice", "int", "float")
+
+
+def _check_bounds(bounds: list[Any]) -> list[Any]:
+    if len(bounds) != 2:
+        raise ValueError(f"got {len(bounds)} values; write the two bounds, [low, high]")
+    low, high = bounds
+    if low > high:
+        raise ValueError(f"low {low} is over high {high}; write [{high}, {low}]")
+    return bounds
+
+
+def _to_choice(entry: dict[str, Any]) -> Choice:
+    return Choice(values=entry["choice"], when=entry.get("when", {}))
+
+
+def _to_range(entry: dict[str, Any]) -> IntRange | FloatRange:
+    kind = "int" if "int" in entry else "float"
+    low, high = entry[kind]
+    log, when = entry.get("log", False), entry.get("when", {})
+    if log and "step" in entry:
+        raise mistakes_at({"step": "does not go with log; keep one of the two"})
+    if log and low <= 0:
+        raise mistakes_at({kind: f"low {low} with log; write a low above 0"})
+    if kind == "float":
+        return FloatRange(values=(low, high), low=low, high=high, log=log, when=when)
+    step = entry.get("step", 1)
+    return IntRange(values=range(low, high + 1, step), low=low, high=high, step=step, log=log, when=when)
+
+
+_UNKNOWN = Fixed(values=(object(),))
+"""Stands for a parameter with a mistake of its own, which causes no further mistakes."""
+
+
+def _sort_parents_first(file: YamlFile, valid: Params) -> Params:
+    """Return the parameters with each after its parents; note circles."""
+    written = file.data.get("params")
+    names = [name for name in written if name in FIELDS] if isinstance(written, dict) else []
+    params = {name: valid.get(name, _UNKNOWN) for name in names}
+    while True:
         try:
-            for method in space.methods:
-                space.for_method(method).grid()
-        except UsageError as error:
-            file.mistake(entries["sampler"], "sampler", str(error))
+            order = TopologicalSorter({name: param.when for name, param in params.items()}).static_order()
+            return {name: params[name] for name in order if name in params}
+        except CycleError as error:
+            circle = error.args[1][:-1]
+            start = circle.index(min(circle, key=names.index))
+            circle = circle[start:] + circle[:start]
+            path = " -> ".join((*circle, circle[0]))
+            file.mistake(("params", circle[0], "when"), f"a circle, {path}; drop one condition")
+            params |= dict.fromkeys(circle, _UNKNOWN)
 
 
-def _check_seeds(file: YamlFile, space: Space, entries: Mapping[str, yaml.Node]) -> None:
-    named = "seed" in space.params or any("seed" in fixed for fixed in space.methods.values())
-    for name in ("seeds", "best_seeds"):
-        if named and getattr(space, name) != _SINGLE[name].default:
-            file.mistake(entries[name], name, "the space names seed itself; keep one of the two")
+def _check_conditions(file: YamlFile, space: Space) -> None:
+    """Note conditions on float ranges, and on values that no trial can have."""
+    for name, param in space.params.items():
+        for parent, allowed in param.when.items():
+            location, domain = ("params", name, "when", parent), space.params.get(parent)
+            if isinstance(domain, FloatRange):
+                file.mistake(location, f"{parent} is a float range; name a field with separate values")
+            elif domain is not _UNKNOWN:
+                for index, value in enumerate(allowed):
+                    if not any(_can_be(space, fixed, parent, value) for fixed in space.methods.values()):
+                        advice = f"{parent} is never {value!r} in this space; drop it or add it"
+                        file.mistake((*location, index), advice)
 
 
-def _choices(name: str, param: Param, values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """What a parameter adds to a row of the grid: each of its values, or nothing where it is not active."""
-    if isinstance(param.domain, FloatRange):
-        raise UsageError(f"params.{name}: a float range in a grid; write {{choice: [...]}}")
-    if not param.active(values):
-        yield {}
-    else:
-        yield from ({name: value} for value in param.domain.values)
+def _can_be(space: Space, fixed: Mapping[str, Any], name: str, value: Any) -> bool:
+    if name in fixed:
+        return fixed[name] == value
+    if name in space.params and value in space.params[name].values:
+        return True
+    return value == DEFAULTS[name] and _keeps_default(space.params, name)
+
+
+def _check_methods(file: YamlFile, methods: Mapping[str, Mapping[str, Any]]) -> None:
+    for index, (name, fixed) in enumerate(methods.items()):
+        if index == MAX_METHODS:
+            file.mistake(("methods", name), f"one of {len(methods)} methods; name at most {MAX_METHODS}")
+        if not re.fullmatch(r"\S(?:.{0,58}\S)?", name):
+            file.mistake(("methods", name), "no name; write at most 60 characters, no space first or last")
+        same = next(other for other, fields in methods.items() if fields == fixed)
+        if same != name:
+            file.mistake(("methods", name), f"fixes what {same} does; keep one")
+
+
+def _check_grid(file: YamlFile, space: Space) -> None:
+    floats = [name for name, param in space.params.items() if isinstance(param, FloatRange)]
+    for name in floats:
+        file.mistake(("params", name), "a float range in a grid; write {choice: [...]}")
+    try:
+        for method in space.methods if not floats else ():
+            space.for_method(method).grid()
+    except UsageError as error:
+        file.mistake(("sampler",), str(error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,7 @@ from ikd_ray.distill.targets import should_store_attention, size_gb
 from ikd_ray.distill.teacher import load_source, load_tokenizer
 from ikd_ray.formatting import duration
 from ikd_ray.search.budget import Budget
-from ikd_ray.search.parameters import Fixed, FloatRange, IntRange, Param
-from ikd_ray.search.space import Space
+from ikd_ray.search.space import Fixed, FloatRange, IntRange, Param, Space
 from ikd_ray.sweep.prepare import Note
 from ikd_ray.sweep.probe import Costs, Probe, random_subset
 from ikd_ray.sweep.ray_internals import count_cpus
@@ -52,7 +51,7 @@ def plan_sweep(request: Request) -> Iterator[Note]:
         )
     yield Note("objectives", ", ".join(f"{name} ({mode})" for name, mode in request.objectives.items()))
     for name, param in space.params.items():
-        yield Note("fixed" if isinstance(param.domain, Fixed) else "searched", _describe_param(name, param))
+        yield Note("fixed" if isinstance(param, Fixed) else "searched", _describe_param(name, param))
     for method, fixed in space.methods.items():
         if method:
             values = ", ".join(f"{name} {value}" for name, value in fixed.items()) or "nothing but defaults"
@@ -136,20 +135,19 @@ def _describe_teacher(request: Request) -> str:
 
 
 def _describe_param(name: str, param: Param) -> str:
-    domain = param.domain
-    if isinstance(domain, (IntRange, FloatRange)):
-        values = f"{domain.low:g} to {domain.high:g}"
-        if isinstance(domain, IntRange) and domain.step > 1:
-            values += f" in steps of {domain.step}"
-        if domain.log:
+    if isinstance(param, (IntRange, FloatRange)):
+        values = f"{param.low:g} to {param.high:g}"
+        if isinstance(param, IntRange) and param.step > 1:
+            values += f" in steps of {param.step}"
+        if param.log:
             values += ", evenly on a logarithmic scale"
     else:
-        values = ", ".join(map(str, domain.values))
+        values = ", ".join(map(str, param.values))
     when = " and ".join(f"{parent} is {_join_or(allowed)}" for parent, allowed in param.when.items())
     return f"{name}: {values}" + (f"; where {when}" if when else "")
 
 
-def _join_or(values: tuple[Any, ...]) -> str:
+def _join_or(values: Sequence[Any]) -> str:
     *others, last = map(str, values)
     return f"{', '.join(others)} or {last}" if others else last
 
@@ -157,7 +155,7 @@ def _join_or(values: tuple[Any, ...]) -> str:
 def _describe_stages(regime: str, space: Space) -> str:
     """Describe the stages of the deepest student, with defaults for what the space does not fix."""
     fixed: Mapping[str, Any] = {
-        name: param.domain.value for name, param in space.params.items() if isinstance(param.domain, Fixed)
+        name: param.values[0] for name, param in space.params.items() if isinstance(param, Fixed)
     }
     depth = max(space.possible_values("student_layers"))
     trial = make_trial({**fixed, "regime": regime, "student_layers": depth})

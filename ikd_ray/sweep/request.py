@@ -220,7 +220,7 @@ def _require_splittable_batches(config: SweepConfig, space: Space, dataset: Data
             f"{config.space}: batch_size: {batch_size} examples are too few for {workers} workers "
             "to split; give at least two a worker"
         )
-    fraction = space.minimum("train_fraction")
+    fraction = min(space.possible_values("train_fraction"))
     examples = len(nested_subset(dataset.splits["train"].labels, fraction, seed=0))  # equal for all seeds
     if examples < 2 * workers:
         raise UsageError(

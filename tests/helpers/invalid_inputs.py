@@ -131,7 +131,7 @@ SPACES: dict[str, tuple[MakeInput | str, tuple[str, ...]]] = {
     "anchor": (space("params: &a {}\n"), (":1", "an anchor")),
     "aliases that explode": (
         space("a: &a [x, x]\n" + "".join(f"b{i}: &b{i} [*a, *a]\n" for i in range(50))),
-        ("other.yaml:1", "an anchor", "an alias", "mistakes more"),
+        ("other.yaml:1", "an anchor", "an alias", "more mistakes"),
     ),
     "deep": (space("params: " + "[" * 60_000), (":1", "nested deeper than 10")),
     "10 MB": (space("params: {}\n" + "#" * 10_000_000), ("over",)),

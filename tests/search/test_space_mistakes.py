@@ -44,7 +44,7 @@ MISTAKES = {
     "python name": (params("lambda_: 2"), "2: params.lambda_: unknown name; did you mean lambda?"),
     "nothing near": (params("x: 2"), "2: params.x: unknown name; known: regime, "),
     "number as name": (params("7: 2"), "2: params.7: unknown name"),
-    "list as name": (params("? [a]\n  : 2"), "2: params.a list: unknown name"),
+    "list as name": (params("? [a]\n  : 2"), "2: params.a list: got a list; write one name"),
     "merge": (params("<<: {epochs: 1}"), "2: params.<<: unknown name"),
     "given twice": (
         "params:\n  epochs: 1\n  epochs: 2\n",
@@ -54,12 +54,15 @@ MISTAKES = {
     "params a list": ("params: [regime]\n", "1: params: got a list"),
     # what is compared, and how often
     "methods a list": ("methods: [kd]\n", "1: methods: got a list"),
-    "no methods": ("methods: {}\n", "1: methods: 0 of them; write 1 to 50"),
+    "no methods": ("methods: {}\n", "1: methods: empty; name some, or leave it out"),
     "too many methods": (
         "methods:\n" + "".join(f"  m{i}: {{seed: {i}}}\n" for i in range(51)),
-        "2: methods: 51 of them",
+        "52: methods.m50: one of 51 methods; name at most 50",
     ),
-    "method's name": ('methods: {"a\\tb": {regime: kd}}\n', "1: methods.'a\\tb': no name; write at most 60"),
+    "method's name": (
+        'methods: {"a\\tb": {regime: kd}}\n',
+        "1: methods.'a\\tb': the name contains a control character; remove it",
+    ),
     "method's long name": (f"methods: {{{'x' * 61}: {{}}}}\n", "1: methods."),
     "method no mapping": ("methods: {a: kd}\n", "1: methods.a: got kd; write a mapping"),
     "method's field": (
@@ -106,7 +109,7 @@ MISTAKES = {
     ),
     "one bound": (params("epochs: {int: [5]}"), "2: params.epochs.int: got 1 values; write the two bounds"),
     "three bounds": (params("epochs: {int: [1, 2, 3]}"), "2: params.epochs.int: got 3 values"),
-    "bounds no list": (params("epochs: {int: 5}"), "2: params.epochs.int: got 5; write the two bounds"),
+    "bounds no list": (params("epochs: {int: 5}"), "2: params.epochs.int: got 5; write a list"),
     "bound out of range": (
         params("epochs: {int: [0, 2]}"),
         "2: params.epochs.int: input should be greater than",
@@ -130,13 +133,16 @@ MISTAKES = {
     ),
     "log with choice": (
         params("epochs: {choice: [1], log: true}"),
-        "2: params.epochs.log: does not go with choice",
+        "2: params.epochs.log: unknown name; known: choice, when",
     ),
     "step with choice": (
         params("epochs: {choice: [1], step: 2}"),
-        "2: params.epochs.step: does not go with choice",
+        "2: params.epochs.step: unknown name; known: choice, when",
     ),
-    "step with float": (params("lambda: {float: [0, 1], step: 0.1}"), "2: params.lambda.step: goes with int"),
+    "step with float": (
+        params("lambda: {float: [0, 1], step: 0.1}"),
+        "2: params.lambda.step: unknown name; known: float, log, when",
+    ),
     "step zero": (params("epochs: {int: [1, 9], step: 0}"), "2: params.epochs.step: input should be greater"),
     "step with log": (
         params("epochs: {int: [1, 9], step: 2, log: true}"),
@@ -160,13 +166,22 @@ MISTAKES = {
         params("regime: {choice: [[kd]]}"),
         "2: params.regime.choice: got a list; write one value",
     ),
-    "int for words": (params("regime: {int: [1, 2]}"), "2: params.regime.int: the field takes words"),
-    "float for words": (params("train: {float: [1, 2]}"), "2: params.train.float: the field takes words"),
+    "int for words": (
+        params("regime: {int: [1, 2]}"),
+        "2: params.regime.int: the field takes no int; write choice",
+    ),
+    "float for words": (
+        params("train: {float: [1, 2]}"),
+        "2: params.train.float: the field takes no float; write choice",
+    ),
     "int for float": (
         params("temperature: {int: [1, 2]}"),
-        "2: params.temperature.int: the field is of type float",
+        "2: params.temperature.int: the field takes no int; write choice or float",
     ),
-    "float for int": (params("epochs: {float: [1, 2]}"), "2: params.epochs.float: the field is of type int"),
+    "float for int": (
+        params("epochs: {float: [1, 2]}"),
+        "2: params.epochs.float: the field takes no float; write choice or int",
+    ),
     # fixed values
     "fixed not allowed": (params("regime: distil"), "2: params.regime: input should be 'hard', 'kd'"),
     "fixed out of range": (params("student_layers: 0"), "2: params.student_layers: input should be greater"),
@@ -207,7 +222,7 @@ MISTAKES = {
     ),
     "itself": (
         params("epochs: {choice: [1], when: {epochs: 1}}"),
-        "2: params.epochs.when.epochs: depends on itself",
+        "2: params.epochs.when: a circle, epochs -> epochs",
     ),
     "when no mapping": (params("epochs: {choice: [1], when: kd}"), "2: params.epochs.when: got kd"),
     "when empty": (params("epochs: {choice: [1], when: {}}"), "2: params.epochs.when: empty"),
