@@ -102,17 +102,7 @@ class SweepCallback(tune.Callback):
             self._console.warn(f"{name}: {warning}")
             state.warnings.append(warning)
             self._tracker.set_warnings(name, list(state.warnings))
-        self._console.trial_epoch(
-            name,
-            epoch=epoch.epoch,
-            remaining=epoch.remaining,
-            stage=epoch.stage,
-            stages=epoch.stages,
-            stage_name=epoch.stage_name,
-            metrics=epoch.metrics,
-            epoch_s=epoch.metrics["time/epoch_s"] + epoch.metrics["time/evaluation_s"],
-            reused=bool(epoch.reused_from),
-        )
+        self._console.trial_epoch(name, epoch)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Handle the last result of a trial."""
@@ -122,7 +112,7 @@ class SweepCallback(tune.Callback):
         elif FAILED in result:
             self._fail_trial(trial, result[FAILED])
         elif PAUSED in result:
-            self._console.trial_waits(name)
+            self._console.trial_paused(name)
         elif REPORT in result and result[REPORT].remaining == 0:
             self._finish_trial(name, result[REPORT].metrics)
 

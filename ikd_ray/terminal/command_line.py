@@ -1,4 +1,4 @@
-"""What the command lines share."""
+"""Error messages, exit statuses and optional packages of the command lines."""
 
 from __future__ import annotations
 
@@ -20,22 +20,21 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def script_command(name: str, flags: str, output: str) -> str:
-    """A command of this project for what is in `output`, to be copied."""
+    """Return a command of this project, to be copied, for an output folder or URI."""
     where = "" if output == "outputs" else f" --output {shlex.quote(output)}"
     return f"python sweeps/{name}.py {flags}{where}"
 
 
 def print_error(message: str) -> None:
-    """Print the message's lines on stderr, each with the prefix `error: `.
+    """Print each line of a message to stderr with the prefix `error: `.
 
-    Control characters, which a file or an argument may have brought in, are shown escaped; passwords of URIs
-    are left out.
+    Control characters, which may come from a file or an argument, are escaped, and passwords in URIs are left out.
     """
     _print("error", message)
 
 
 def print_warning(message: str) -> None:
-    """The same with `warning: `, where what was asked for is done all the same."""
+    """Print a message like `print_error`, with the prefix `warning: `, where the command continues."""
     _print("warning", message)
 
 
@@ -49,7 +48,7 @@ def _printable(character: str) -> str:
 
 
 def run(app: Typer, arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command line to its exit status; what Typer has to say of its flags reads like `print_error`."""
+    """Run a command line and exit with its status; Typer's errors are printed by `print_error`."""
     try:
         status = app(arguments, standalone_mode=False)
     except TyperException as error:
@@ -69,7 +68,7 @@ def requires_backends(flag: str, extra: str, packages: Sequence[str]) -> None:
         packages: Modules to import.
 
     Raises:
-        UsageError: a package is missing; the message says how to install the extra.
+        UsageError: A package is missing; the message says how to install the extra.
     """
     for package in packages:
         try:

@@ -1,4 +1,4 @@
-"""What the user of a sweep sees: live on a terminal, one line per event in a file or a pipe."""
+"""What the user of a sweep sees: live views on a terminal, one line for each event in a file or a pipe."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from rich.console import Console as Terminal
+from rich.console import Console as RichConsole
 from rich.console import RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -28,187 +28,169 @@ from ikd_ray.formatting import (
 )
 from ikd_ray.records import TrialRecord
 from ikd_ray.terminal import interrupts
-from ikd_ray.terminal.progress_table import ProgressTable, Row, Step
+from ikd_ray.terminal.progress_table import ProgressTable, StepView
 from ikd_ray.terminal.summary_tables import FAILED_SHOWN, FRONT_SHOWN, front_table
+from ikd_ray.terminal.sweep_progress import SweepProgress, TrialProgress
 
-LABEL = 10  # columns of a note's label
-PLAIN_WIDTH = 100  # of tables in a file
-PROGRESS_EVERY_S = 30.0  # plain: at most one line on a step's progress in this time
-EPOCH_EVERY_S = 10.0  # plain: the same for a trial's epochs within a stage
-REFRESHES = 4  # a second
+if TYPE_CHECKING:
+    from ikd_ray.distill.loop import Epoch
+
+LABEL_WIDTH = 10  # columns of a note's label
+FILE_WIDTH = 100  # columns of tables in a file
+PROGRESS_EVERY_S = 30.0  # least time between two lines on a step's progress in a file
+EPOCH_EVERY_S = 10.0  # the same for the epochs of a trial
+REFRESHES_PER_S = 4
 
 
 class Console:
-    """A sweep's face. All methods are called from one thread; none of them waits for the drawing.
+    """The output of a command. All methods are called from one thread, and none waits for the drawing.
 
     Args:
-        file: a text stream; none: standard output.
-        now: seconds, from any origin.
+        file: A text stream; None for standard output.
+        now: Returns the time in seconds from any origin.
     """
 
     def __init__(self, file: IO[str] | None = None, now: Callable[[], float] = time.monotonic) -> None:
         file = file or sys.stdout
         if hasattr(file, "reconfigure"):
-            file.reconfigure(errors="replace")  # a character it cannot encode must not end a sweep
+            file.reconfigure(errors="replace")  # a character that cannot be encoded must not end a sweep
         options: dict[str, Any] = {"file": file, "markup": False, "emoji": False, "highlight": False}
-        self._terminal = Terminal(**options)
-        # rich alone would also take a pipe for a terminal where FORCE_COLOR is set.
-        self._live = file.isatty() and self._terminal.is_interactive
-        if not self._live:
-            self._terminal = Terminal(**options, force_terminal=False, width=PLAIN_WIDTH)
+        self._rich = RichConsole(**options)
+        # With FORCE_COLOR rich alone would take a pipe for a terminal.
+        self._is_live = file.isatty() and self._rich.is_interactive
+        if not self._is_live:
+            self._rich = RichConsole(**options, force_terminal=False, width=FILE_WIDTH)
         self._now = now
-        self._step = Step("", now)
-        self._board = ProgressTable(0, 1, "", now)
-        self._said: dict[str, float] = {}  # plain: when a line on this was last written
-        self._awaited: dict[str, int] = {}  # the epoch that a trial was last said to wait for
+        self._step = StepView("", now)
+        self._progress = SweepProgress(0, 1, "", now)
+        self._last_lines: dict[str, float] = {}  # time of the last line on a subject in a file
+        self._awaited: dict[str, int] = {}  # the last epoch that a trial was said to wait for
 
     def heading(self, text: str) -> None:
-        """The title, once."""
-        self._line(Text(clean(text), style="bold"))
+        """Print the title."""
+        self._print_line(Text(clean(text), style="bold"))
 
     def note(self, label: str, text: str) -> None:
-        """A fact about the sweep."""
-        if self._live:
-            self._line(Text.assemble((clean(label).ljust(LABEL), "cyan"), f" {clean(text)}"))
+        """Print a fact about the sweep."""
+        if self._is_live:
+            self._print_line(Text.assemble((clean(label).ljust(LABEL_WIDTH), "cyan"), f" {clean(text)}"))
         else:
-            self._line(f"{clean(label)}: {clean(text)}")
+            self._print_line(f"{clean(label)}: {clean(text)}")
 
     def warn(self, text: str) -> None:
-        """Something nobody may miss."""
-        if self._live:
+        """Print a warning that cannot be overlooked."""
+        if self._is_live:
             title = Text("WARNING", style="bold red")
-            self._terminal.print(
+            self._rich.print(
                 Panel(Text(clean(text), style="bold"), title=title, title_align="left", border_style="red")
             )
         else:
-            self._line(f"WARNING: {clean(text)}")
+            self._print_line(f"WARNING: {clean(text)}")
 
     @contextmanager
     def step(self, text: str) -> Iterator[None]:
-        """A stage of the job, while the block runs."""
+        """Show a step of the command while the block runs."""
         interrupts.raise_if_interrupted()
-        step = self._step = Step(text, self._now)
-        self._said["progress"] = step.started
-        self._plain(f"{step.text} ...")
-        with self._shown(step):
+        step = self._step = StepView(text, self._now)
+        self._last_lines["progress"] = step.started
+        self._print_to_file(f"{step.text} ...")
+        with self._show(step):
             try:
                 yield
             except BaseException as error:
-                took = step.end(_outcome(error))
-                self._plain(f"{step.text}: {step.outcome} after {duration(took)}")
+                seconds = step.end(_outcome(error))
+                self._print_to_file(f"{step.text}: {step.outcome} after {duration(seconds)}")
                 raise
             interrupts.raise_if_interrupted()
-            self._plain(f"{step.text}: done in {duration(step.end('done'))}")
+            self._print_to_file(f"{step.text}: done in {duration(step.end('done'))}")
 
     def progress(self, done: int, total: int, unit: str) -> None:
-        """How far the step is."""
-        progress = self._step.advance(done, total, unit)
-        if not self._live and self._is_due("progress", PROGRESS_EVERY_S):
-            self._line(f"  {progress}")
+        """Show the progress of the step."""
+        text = self._step.advance(done, total, unit)
+        if not self._is_live and self._is_due("progress", PROGRESS_EVERY_S):
+            self._print_line(f"  {text}")
 
     def epoch(self, label: str, number: int, total: int, metrics: dict[str, float]) -> None:
-        """An epoch of the step."""
+        """Show an epoch of the step."""
         line = f"{clean(label)} epoch {number}/{total}: {metrics_line(metrics)}"
         self._step.add_epoch(line)
-        self._plain(f"  {line}")
+        self._print_to_file(f"  {line}")
 
     @contextmanager
     def sweep(self, total: int, concurrent: int, metric: str) -> Iterator[None]:
-        """The table of trials, while the block runs.
+        """Show the trials while the block runs.
 
         Args:
-            total: trials that will run.
-            concurrent: how many at once, at most.
-            metric: what trials are compared by, greater is better, e.g. `dev/mcc`.
+            total: Trials that will run.
+            concurrent: Trials at once, at most.
+            metric: Metric by which trials are compared, e.g. `dev/mcc`; greater is better.
         """
-        board = self._board = ProgressTable(total, concurrent, metric, self._now)
-        self._plain(f"sweep: {total} trials, {concurrent} at a time ...")
+        progress = self._progress = SweepProgress(total, concurrent, metric, self._now)
+        self._print_to_file(f"sweep: {total} trials, {concurrent} at a time ...")
         outcome = "ended"
         try:
-            with self._shown(board, transient=True):
+            with self._show(ProgressTable(progress), transient=True):
                 yield
         except BaseException as error:
             outcome = _outcome(error)
             raise
         finally:
-            counts = f"{board.finished} finished, {board.failed} failed of {board.total} trials"
-            self._line(f"sweep {outcome} after {duration(board.elapsed)}: {counts}")
+            counts = f"{progress.finished} finished, {progress.failed} failed of {total} trials"
+            self._print_line(f"sweep {outcome} after {duration(progress.elapsed)}: {counts}")
 
     def trial_started(self, id: str, number: int, params: dict[str, Any]) -> None:
-        """A trial starts, or goes on after it waited."""
-        if self._board.go_on(id):
+        """Show that a trial starts, or goes on after a pause."""
+        if self._progress.resume(id):
             return
-        row = self._board.start(id, number, params)
-        self._said[id] = self._now()
-        values = " ".join(f"{name}={_brief(value)}" for name, value in params.items())
-        self._trial(row, f"started: {clean(values, MAX_REASON_CHARS)}")
+        trial = self._progress.start(id, number, params)
+        self._last_lines[id] = self._now()
+        values = " ".join(f"{name}={_format_value(value)}" for name, value in params.items())
+        self._print_trial(trial, f"started: {clean(values, MAX_REASON_CHARS)}")
 
-    def trial_epoch(
-        self,
-        id: str,
-        *,
-        epoch: int,
-        remaining: int,
-        stage: int,
-        stages: int,
-        stage_name: str,
-        metrics: dict[str, float],
-        epoch_s: float,
-        reused: bool = False,
-    ) -> None:
-        """A trial's epoch, counted from 1, of which at most `remaining` follow.
+    def trial_epoch(self, id: str, epoch: Epoch) -> None:
+        """Show an epoch of a trial."""
+        trial = self._progress.report(id, epoch)
+        if not self._is_live and (self._is_due(id, EPOCH_EVERY_S) or not epoch.remaining):
+            name = short_stage(clean(epoch.stage_name), 24)
+            place = f"epoch {epoch.epoch}/{epoch.epoch + epoch.remaining}, stage {epoch.stage}/{epoch.stages} ({name})"
+            left = trial.time_left(self._now())
+            end = (", reused" if epoch.reused_from else "") + (
+                "" if left is None else f", {duration(left)} left"
+            )
+            self._print_trial(trial, f"{place}: {self._main_metrics(trial)}{end}")
 
-        Args:
-            reused: another trial trained it, so that it took no time.
-        """
-        board = self._board
-        row = board.epoch(
-            id,
-            None if reused else epoch_s,
-            epoch=epoch,
-            remaining=remaining,
-            stage=stage,
-            stages=stages,
-            stage_name=stage_name,
-            metrics=dict(metrics),
-        )
-        if not self._live and (self._is_due(id, EPOCH_EVERY_S) or not remaining):
-            name = short_stage(clean(stage_name), 24)
-            where = f"epoch {epoch}/{epoch + remaining}, stage {stage}/{stages} ({name})"
-            left = row.time_left(self._now())
-            end = (", reused" if reused else "") + ("" if left is None else f", {duration(left)} left")
-            self._trial(row, f"{where}: {self._measured(row)}{end}")
-
-    def trial_waits(self, id: str) -> None:
-        """A trial leaves its place until there is an epoch that another one trains."""
-        row = self._board.wait(id)
-        awaited = row.epoch + 1
-        if self._awaited.get(id) != awaited:  # it may look, and wait again, many times
+    def trial_paused(self, id: str) -> None:
+        """Show that a trial has given up its slot until another trial has trained an epoch."""
+        trial = self._progress.pause(id)
+        awaited = trial.epoch + 1
+        if self._awaited.get(id) != awaited:  # it may be resumed and paused again many times
             self._awaited[id] = awaited
-            self._trial(row, f"waits for epoch {awaited}, which another trial trains")
+            self._print_trial(trial, f"waits for epoch {awaited}, which another trial trains")
 
     def trial_died(self, id: str) -> None:
-        """A trial's process has died; the trial leaves its place until it is started again."""
-        row = self._board.wait(id)
-        after = f"after epoch {row.epoch}" if row.epoch else "from its start"
+        """Show that a trial's process died; the trial is paused until it is started again."""
+        trial = self._progress.pause(id)
+        place = f"after epoch {trial.epoch}" if trial.epoch else "from its start"
         self.warn(
-            f"{row.title}: its process died (killed, out of memory, or its machine is gone); it goes on {after}"
+            f"{trial.title}: its process died (killed, out of memory, or its machine is gone); it goes on {place}"
         )
 
     def trial_finished(self, id: str, metrics: dict[str, float]) -> None:
-        """A trial ended well."""
-        row = self._board.end(id, metrics=metrics)
-        assert row.ended is not None
-        saved = f", {row.reused} reused ({duration(row.metrics['time/saved_s'])} saved)" if row.reused else ""
-        self._trial(row, f"finished in {duration(row.ended - row.started)}: {self._measured(row)}{saved}")
-        self._standing()
+        """Show that a trial finished."""
+        trial = self._progress.finish(id, metrics)
+        assert trial.ended is not None
+        text = f"finished in {duration(trial.ended - trial.started)}: {self._main_metrics(trial)}"
+        if trial.reused:
+            text += f", {trial.reused} reused ({duration(trial.metrics['time/saved_s'])} saved)"
+        self._print_trial(trial, text)
+        self._print_totals()
 
     def trial_failed(self, id: str, reason: str) -> None:
-        """A trial ended badly."""
-        row = self._board.end(id, reason=reason)
-        assert row.ended is not None
-        self._trial(row, f"FAILED after {duration(row.ended - row.started)}: {row.reason}")
-        self._standing()
+        """Show that a trial failed."""
+        trial = self._progress.fail(id, reason)
+        assert trial.ended is not None
+        self._print_trial(trial, f"FAILED after {duration(trial.ended - trial.started)}: {trial.failure}")
+        self._print_totals()
 
     def summary(
         self,
@@ -220,70 +202,74 @@ class Console:
         lines: list[tuple[str, str]],
         savings: Savings | None = None,
     ) -> None:
-        """What the sweep found: the Pareto front, why trials failed, what was shared, and what to do next."""
-        self._line("")
+        """Print the Pareto front, the failures, what sharing saved, and notes on what to do next."""
+        self._print_line("")
         if front:
-            self._line(Text(f"Pareto front: {len(front)} student{'s' * (len(front) != 1)}", style="bold"))
-            self._terminal.print(front_table(front[:FRONT_SHOWN], objectives, teacher_metrics))
-            self._more(len(front) - FRONT_SHOWN)
+            self._print_line(
+                Text(f"Pareto front: {len(front)} student{'s' * (len(front) != 1)}", style="bold")
+            )
+            self._rich.print(front_table(front[:FRONT_SHOWN], objectives, teacher_metrics))
+            self._print_hidden(len(front) - FRONT_SHOWN)
         else:
-            self._line(Text("Pareto front: empty, no trial finished", style="bold"))
+            self._print_line(Text("Pareto front: empty, no trial finished", style="bold"))
         if failed:
-            self._line("")
-            self._line(Text(f"{len(failed)} failed", style="bold red"))
+            self._print_line("")
+            self._print_line(Text(f"{len(failed)} failed", style="bold red"))
         for trial in failed[:FAILED_SHOWN]:
-            self._line(f"  #{trial.number} {clean(trial.id)}: {clean(trial.reason, MAX_REASON_CHARS)}")
-        self._more(len(failed) - FAILED_SHOWN)
-        self._line("")
+            self._print_line(f"  #{trial.number} {clean(trial.id)}: {clean(trial.reason, MAX_REASON_CHARS)}")
+        self._print_hidden(len(failed) - FAILED_SHOWN)
+        self._print_line("")
         if savings and savings.reused:
             self.note("sharing", str(savings))
         for label, text in lines:
             self.note(label, text)
 
-    def _more(self, hidden: int) -> None:
-        if hidden > 0:
-            self._line(Text(f"  … and {hidden} more", style="dim"))
+    def _print_hidden(self, count: int) -> None:
+        if count > 0:
+            self._print_line(Text(f"  … and {count} more", style="dim"))
 
-    def _measured(self, row: Row) -> str:
-        metric = self._board.metric
-        measured = f"{short_name(metric)} {decimal(row.metrics.get(metric))}"
-        return f"{measured}, attention KL {decimal(row.metrics.get('dev/attention_kl'))}"
+    def _main_metrics(self, trial: TrialProgress) -> str:
+        metric = self._progress.metric
+        main = f"{short_name(metric)} {decimal(trial.metrics.get(metric))}"
+        return f"{main}, attention KL {decimal(trial.metrics.get('dev/attention_kl'))}"
 
-    def _standing(self) -> None:
-        board = self._board
-        best = f", best {short_name(board.metric)} {board.best_text()}" if board.best else ""
-        counts = f"{board.finished + board.failed} of {board.total} ended, {board.failed} failed"
-        self._plain(f"[{clock(board.elapsed)}] {counts}{best}, time left {clock(board.time_left())}")
+    def _print_totals(self) -> None:
+        progress = self._progress
+        best = f", best {short_name(progress.metric)} {progress.best_text()}" if progress.best else ""
+        counts = f"{progress.finished + progress.failed} of {progress.total} ended, {progress.failed} failed"
+        self._print_to_file(
+            f"[{clock(progress.elapsed)}] {counts}{best}, time left {clock(progress.time_left())}"
+        )
 
-    def _trial(self, row: Row, text: str) -> None:
-        self._plain(f"[{clock(self._board.elapsed)}] {row.title} {text}")
+    def _print_trial(self, trial: TrialProgress, text: str) -> None:
+        self._print_to_file(f"[{clock(self._progress.elapsed)}] {trial.title} {text}")
 
-    def _is_due(self, topic: str, every_s: float) -> bool:
+    def _is_due(self, subject: str, interval_s: float) -> bool:
         now = self._now()
-        if now - self._said.get(topic, float("-inf")) < every_s:
+        if now - self._last_lines.get(subject, float("-inf")) < interval_s:
             return False
-        self._said[topic] = now
+        self._last_lines[subject] = now
         return True
 
-    def _plain(self, line: str) -> None:
-        if not self._live:
-            self._line(line)
+    def _print_to_file(self, line: str) -> None:
+        if not self._is_live:
+            self._print_line(line)
 
-    def _line(self, text: Text | str) -> None:
-        # Not wrapped here: a path or a command stays in one piece, to be copied or searched for.
-        self._terminal.print(text, soft_wrap=True)
+    def _print_line(self, text: Text | str) -> None:
+        # Not wrapped, so that paths and commands can be copied and searched for.
+        self._rich.print(text, soft_wrap=True)
 
     @contextmanager
-    def _shown(self, view: RenderableType, transient: bool = False) -> Iterator[None]:
-        if not self._live:
+    def _show(self, view: RenderableType, transient: bool = False) -> Iterator[None]:
+        if not self._is_live:
             yield
             return
         live = Live(
             view,
-            console=self._terminal,
-            refresh_per_second=REFRESHES,
+            console=self._rich,
+            refresh_per_second=REFRESHES_PER_S,
             transient=transient,
-            # What was sent to a file must get there.
+            # A stream that the user redirected to a file stays there.
             redirect_stdout=sys.stdout.isatty(),
             redirect_stderr=sys.stderr.isatty(),
         )
@@ -291,12 +277,12 @@ class Console:
             with live:
                 yield
         finally:
-            self._terminal.show_cursor(True)  # a second Ctrl-C may have cut rich's own tidying short
+            self._rich.show_cursor(True)  # a second Ctrl-C may have interrupted rich's own cleanup
 
 
 def _outcome(error: BaseException) -> str:
     return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
 
 
-def _brief(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

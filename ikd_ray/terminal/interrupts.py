@@ -1,42 +1,49 @@
-"""Ctrl-C: an end at once while nothing has begun, then a `KeyboardInterrupt` that is never lost."""
+"""Ctrl-C: an exit at once while nothing has begun, later a `KeyboardInterrupt` that is never lost."""
 
 from __future__ import annotations
 
 import os
 import signal
 
-TOLD = b"\ninterrupted: nothing has begun\ngo on: the same command does\n"
+MESSAGE = b"\ninterrupted: nothing has begun\ngo on: the same command does\n"
 SHOW_CURSOR = b"\x1b[?25h"
-_heard = False
+_interrupted = False
 
 
 def exit_on_interrupt() -> None:
-    """Until `raise_on_interrupt`: an exception in the middle of an import is a page of traceback, or is lost."""
-    signal.signal(signal.SIGINT, _end)
+    """Exit at once on Ctrl-C, until `raise_on_interrupt` is called.
+
+    An exception in the middle of an import would print a page of traceback, or be lost.
+    """
+    signal.signal(signal.SIGINT, _exit)
 
 
 def raise_on_interrupt() -> None:
-    """From now on there is something to tidy up."""
+    """Raise `KeyboardInterrupt` on Ctrl-C from now on, and remember it."""
     signal.signal(signal.SIGINT, _raise)
 
 
 def was_interrupted() -> bool:
-    """Whether it was raised, whatever others have made of it."""
-    return _heard
+    """Return whether a `KeyboardInterrupt` was raised, even if other code replaced it by another error."""
+    return _interrupted
 
 
 def raise_if_interrupted() -> None:
-    """Raise it again: Python drops what is raised in hooks of a fork, destructors and weak references' callbacks."""
-    if _heard:
+    """Raise a lost `KeyboardInterrupt` again: Python drops exceptions in destructors, fork hooks and weakref callbacks.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed.
+    """
+    if _interrupted:
         raise KeyboardInterrupt
 
 
-def _end(*_: object) -> None:
-    os.write(1, (SHOW_CURSOR if os.isatty(1) else b"") + TOLD)
+def _exit(*_: object) -> None:
+    os.write(1, (SHOW_CURSOR if os.isatty(1) else b"") + MESSAGE)
     os._exit(130)
 
 
 def _raise(*_: object) -> None:
-    global _heard
-    _heard = True
+    global _interrupted
+    _interrupted = True
     raise KeyboardInterrupt

@@ -1,9 +1,9 @@
-"""The Pareto front, and what is exported of it, as tables."""
+"""Tables of the Pareto front and of exported files."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rich.table import Table
 from rich.text import Text
@@ -18,28 +18,23 @@ ARROWS = {"max": "↑", "min": "↓"}
 
 Format = Callable[[float], str]
 
-
-def _one_place(value: float) -> str:
-    return f"{value:.1f}"
-
-
-_MEASURES: dict[str, tuple[str, Format]] = {
+_METRICS: dict[str, tuple[str, Format]] = {  # heading and format of a column
     "student/params": ("params\nM", lambda value: f"{value / 1e6:.1f}"),
-    "student/size_mb": ("size\nMB", _one_place),
-    "student/latency_ms": ("latency\nms", _one_place),
+    "student/size_mb": ("size\nMB", "{:.1f}".format),
+    "student/latency_ms": ("latency\nms", "{:.1f}".format),
     "dev/attention_kl": ("attn\nKL", decimal),
     "dev/teacher_agreement": ("agree", decimal),
 }
 
 
 def front_table(front: list[TrialRecord], objectives: Objectives, teacher_metrics: dict[str, float]) -> Table:
-    """Students of the front, the best first, below the teacher. An arrow marks what was optimised."""
+    """Return a table of the front's students below their teacher, the best first; arrows mark the objectives."""
     main = task_metric(objectives, teacher_metrics)
     columns: dict[str, tuple[str, Format]] = {}
     if main:
         columns[main] = (short_name(main), decimal)
         columns[dev_metric(main)] = (short_name(dev_metric(main)), decimal)
-    columns |= _MEASURES
+    columns |= _METRICS
     columns |= {name: (short_name(name), "{:.4g}".format) for name in objectives if name not in columns}
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
@@ -50,17 +45,26 @@ def front_table(front: list[TrialRecord], objectives: Objectives, teacher_metric
         table.add_column(Text(f"{heading} {arrow}".rstrip()), justify="right")
     table.add_column("trial", overflow="fold")
 
-    teacher = [_cell(teacher_metrics, name, shown) for name, (_, shown) in columns.items()]
+    teacher = [_cell(teacher_metrics, name, form) for name, (_, form) in columns.items()]
     table.add_row("teacher", "", *teacher, "", style="dim")
-    for trial in _best_first(front, main):
-        cells = [_cell(trial.metrics, name, shown) for name, (_, shown) in columns.items()]
-        first = [clean(trial.params.get(name, MISSING)) for name in ("regime", "student_layers")]
-        table.add_row(*map(Text, [*first, *cells, clean(trial.id)]))
+    for trial in sorted(front, key=lambda trial: _rank(trial, main), reverse=True):
+        params = [clean(trial.params.get(name, MISSING)) for name in ("regime", "student_layers")]
+        metrics = [_cell(trial.metrics, name, form) for name, (_, form) in columns.items()]
+        table.add_row(*map(Text, [*params, *metrics, clean(trial.id)]))
     return table
 
 
+def _rank(trial: TrialRecord, metric: str | None) -> float:
+    value = trial.metrics.get(metric or "", -math.inf)
+    return -math.inf if math.isnan(value) else value
+
+
 def exported_files_table(students: list[tuple[str, ExportedFiles]]) -> Table:
-    """What each file of each student's weights is worth: trial's id and forms."""
+    """Return a table of the metrics, size and latency of every exported file.
+
+    Args:
+        students: Each student's trial id and files.
+    """
     names = list(dict.fromkeys(name for _, files in students for name in files.files[-1].metrics))
     table = Table(title="metrics, size, latency of one sequence", title_justify="left")
     for heading in ("trial", "file"):
@@ -68,21 +72,13 @@ def exported_files_table(students: list[tuple[str, ExportedFiles]]) -> Table:
     for heading in (*names, "MB", "ms"):
         table.add_column(heading, justify="right")
     for trial, files in students:
-        for form in files.files:
-            metrics = [_cell(form.metrics, name, "{:.4f}".format) for name in names]
-            cells = [clean(trial), form.file, *metrics, _one_place(form.size_mb), _one_place(form.latency_ms)]
+        for file in files.files:
+            metrics = [_cell(file.metrics, name, "{:.4f}".format) for name in names]
+            cells = [clean(trial), file.file, *metrics, f"{file.size_mb:.1f}", f"{file.latency_ms:.1f}"]
             table.add_row(*map(Text, cells))
         table.add_section()
     return table
 
 
-def _best_first(front: list[TrialRecord], main: str | None) -> list[TrialRecord]:
-    def rank(trial: TrialRecord) -> float:
-        value = -math.inf if main is None else trial.metrics.get(main, -math.inf)
-        return -math.inf if math.isnan(value) else value
-
-    return sorted(front, key=rank, reverse=True)
-
-
-def _cell(metrics: dict[str, float], name: str, shown: Format) -> str:
-    return shown(metrics[name]) if name in metrics else MISSING
+def _cell(metrics: Mapping[str, float], name: str, form: Format) -> str:
+    return form(metrics[name]) if name in metrics else MISSING

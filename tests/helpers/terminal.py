@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import re
 
+from rich.console import Console
 from typer.testing import CliRunner
+
+from ikd_ray.distill.loop import Epoch
 
 
 def invoke(app, *arguments):
@@ -12,6 +16,10 @@ def invoke(app, *arguments):
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
+
+
+CONTROL_CHARACTERS = "\x1b]0;owned\x07\x1b[2J[bold red]out of\r\nmemory[/] :smile:\x9b1A\u202e"
+"""Text that would change a terminal, if it were printed as it is."""
 
 
 class TerminalStream(io.StringIO):
@@ -30,3 +38,24 @@ class FakeClock:
 
     def wait(self, seconds: float) -> None:
         self.time += seconds
+
+
+def render(view, width: int = 80, height: int = 24) -> list[str]:
+    """Return the lines of a rich view on a terminal of this size."""
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=width, height=height, record=True)
+    terminal.print(view)
+    return terminal.export_text().rstrip("\n").split("\n")
+
+
+def strip_controls(text: str) -> str:
+    """Return what a terminal shows, without its control sequences."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+def make_epoch(number: int, remaining: int, seconds: float = 12.0, **fields) -> Epoch:
+    """Return the report of an epoch; `fields` are further ones of `Epoch`, and `mcc` a metric."""
+    metrics = {"dev/mcc": fields.pop("mcc", 0.1), "dev/attention_kl": 0.25, "dev/layer_1/kl": 0.3}
+    metrics |= {"time/epoch_s": seconds, "time/evaluation_s": 0.0}
+    return Epoch(
+        number, remaining, **{"stage": 1, "stages": 2, "stage_name": "1", "metrics": metrics} | fields
+    )

@@ -1,4 +1,4 @@
-"""What the user sees: a whole story in a file, the same on a terminal, and text that must do no harm."""
+"""Output of a sweep: the same events in a file, in a pipe and on a terminal."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import time
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from rich.console import Console as Terminal
 
-from ikd_ray.formatting import clean, clock, duration, short_stage
+from ikd_ray.analysis.savings import Savings
 from ikd_ray.records import TrialRecord
 from ikd_ray.terminal.console import Console
-from ikd_ray.terminal.progress_table import ProgressTable, Step
-from tests.helpers.terminal import FakeClock, TerminalStream
+from tests.helpers.terminal import CONTROL_CHARACTERS, FakeClock, TerminalStream, make_epoch, strip_controls
 
-DEEP = "+".join(map(str, range(1, 13))) + "+C"
-EVIL = "\x1b]0;owned\x07\x1b[2J[bold red]out of\r\nmemory[/] :smile:\x9b1A\u202e"
+DEEP_STAGE = "+".join(map(str, range(1, 13))) + "+C"
+SAVINGS = Savings(6, 18, 3, 3, 50.0, 40.0)
+SAVED = (
+    "internal stages: 6 of 18 layer-epochs trained (3.0x fewer); classification: 3 of 3 epochs trained; "
+    "40 s of work saved, 50 s spent"
+)
 
 
 @pytest.fixture
@@ -31,29 +33,23 @@ def terminal(monkeypatch) -> TerminalStream:
     return TerminalStream()
 
 
-def visible(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+def record(id: str, number: int, status: str = "finished", **fields) -> TrialRecord:
+    return TrialRecord(id, number, {"regime": "pid", "student_layers": 3}, [2, 4, 6], status, **fields)
 
 
-def drawn(view, width: int = 80, height: int = 24) -> list[str]:
-    terminal = Terminal(file=io.StringIO(), force_terminal=True, width=width, height=height, record=True)
-    terminal.print(view)
-    return terminal.export_text().rstrip("\n").split("\n")
+def summarize(console: Console, **fields) -> None:
+    defaults = {
+        "front": [],
+        "objectives": {"dev/mcc": "max"},
+        "teacher_metrics": {},
+        "failed": [],
+        "lines": [],
+    }
+    console.summary(**defaults | fields)
 
 
-def epoch(
-    console: Console | ProgressTable, id: str, number: int, remaining: int, mcc: float = 0.1, **changes
-) -> None:
-    facts = {"stage": 1, "stages": 2, "stage_name": "1", "epoch_s": 12.0} | changes
-    metrics = {"dev/mcc": mcc, "dev/attention_kl": 0.25, "dev/layer_1/kl": 0.3}
-    console.trial_epoch(id, epoch=number, remaining=remaining, metrics=metrics, **facts)
-
-
-def record(id: str, number: int, status: str = "finished", **rest) -> TrialRecord:
-    return TrialRecord(id, number, {"regime": "pid", "student_layers": 3}, [2, 4, 6], status, **rest)
-
-
-def story(console: Console, now: FakeClock) -> None:
+def play_sweep(console: Console, now: FakeClock) -> None:
+    """Show a sweep from its heading to its summary, with a finished and a failed trial."""
     console.heading("ikd-ray: cola, sweep first")
     console.note("data", "GLUE folder glue (CoLA)")
     console.warn("the corpus is GENERATED")
@@ -69,25 +65,25 @@ def story(console: Console, now: FakeClock) -> None:
         console.trial_started("aaaa", 0, {"regime": "sid", "student_layers": 1, "temperature": 2.123456})
         console.trial_started("bbbb", 1, {"regime": "kd", "student_layers": 2})
         now.wait(12)
-        epoch(console, "aaaa", 1, 3)
+        console.trial_epoch("aaaa", make_epoch(1, 3))
         now.wait(4)
-        epoch(console, "aaaa", 2, 2)  # too soon after the last line
+        console.trial_epoch("aaaa", make_epoch(2, 2))  # too soon after the last line
         now.wait(12)
-        epoch(console, "aaaa", 4, 0, 0.2, stage=2, stage_name=DEEP)
+        console.trial_epoch("aaaa", make_epoch(4, 0, mcc=0.2, stage=2, stage_name=DEEP_STAGE))
         console.trial_finished("aaaa", {"dev/mcc": 0.2, "student/params": 1e7})
-        console.trial_failed("bbbb", EVIL)
-    console.summary(
-        front=[
-            record("aaaa", 0, metrics={"dev/mcc": 0.2, "student/params": 1.08e7, "student/size_mb": 43.2})
-        ],
+        console.trial_failed("bbbb", CONTROL_CHARACTERS)
+    metrics = {"dev/mcc": 0.2, "student/params": 1.08e7, "student/size_mb": 43.2}
+    summarize(
+        console,
+        front=[record("aaaa", 0, metrics=metrics)],
         objectives={"dev/mcc": "max", "student/params": "min"},
         teacher_metrics={"dev/mcc": 0.31},
-        failed=[record("bbbb", 1, "failed", reason=EVIL)],
+        failed=[record("bbbb", 1, "failed", reason=CONTROL_CHARACTERS)],
         lines=[("MLflow", "mlflow ui")],
     )
 
 
-STORY = """\
+SWEEP = """\
 ikd-ray: cola, sweep first
 data: GLUE folder glue (CoLA)
 WARNING: the corpus is GENERATED
@@ -121,68 +117,127 @@ MLflow: mlflow ui
 """
 
 
-def test_a_file_gets_one_line_per_event(now):
+def play_sharing(console: Console, now: FakeClock) -> None:
+    """Show a trial that reuses seven epochs, is paused twice before the eighth, and trains the last two."""
+
+    def finish(id: str, reused: int, trained: int, saved_s: float) -> None:
+        metrics = {"reused_epochs": float(reused), "trained_epochs": float(trained), "time/saved_s": saved_s}
+        console.trial_finished(id, metrics)
+
+    with console.sweep(2, 1, "dev/mcc"):
+        console.trial_started("aaaa", 0, {"regime": "sid", "student_layers": 3})
+        now.wait(10)
+        for number in range(1, 8):
+            console.trial_epoch("aaaa", make_epoch(number, 10 - number, 0.0, reused_from="other"))
+        console.trial_paused("aaaa")
+        for _ in range(2):
+            now.wait(5)
+            console.trial_started("aaaa", 0, {"regime": "sid", "student_layers": 3})
+            console.trial_paused("aaaa")  # the epoch is not there yet
+        console.trial_started("aaaa", 0, {"regime": "sid", "student_layers": 3})
+        console.trial_epoch("aaaa", make_epoch(8, 2, 0.0, reused_from="other"))
+        console.trial_paused("aaaa")
+        console.trial_started("aaaa", 0, {"regime": "sid", "student_layers": 3})
+        for number in (9, 10):
+            now.wait(12)
+            console.trial_epoch("aaaa", make_epoch(number, 10 - number))
+        finish("aaaa", 8, 2, 96.0)
+        console.trial_started("bbbb", 1, {"regime": "kd"})
+        now.wait(3)
+        finish("bbbb", 0, 3, 0.0)
+    summarize(console, savings=SAVINGS, lines=[("plot", "pareto.png")])
+
+
+SHARING = f"""\
+sweep: 2 trials, 1 at a time ...
+[0:00] #0 aaaa started: regime=sid student_layers=3
+[0:10] #0 aaaa epoch 1/10, stage 1/2 (1): mcc 0.100, attention KL 0.250, reused
+[0:10] #0 aaaa waits for epoch 8, which another trial trains
+[0:20] #0 aaaa epoch 8/10, stage 1/2 (1): mcc 0.100, attention KL 0.250, reused
+[0:20] #0 aaaa waits for epoch 9, which another trial trains
+[0:32] #0 aaaa epoch 9/10, stage 1/2 (1): mcc 0.100, attention KL 0.250, 12 s left
+[0:44] #0 aaaa epoch 10/10, stage 1/2 (1): mcc 0.100, attention KL 0.250, 0.0 s left
+[0:44] #0 aaaa finished in 44 s: mcc 0.100, attention KL 0.250, 8 of 10 epochs reused (1 m 36 s saved)
+[0:44] 1 of 2 ended, 0 failed, best mcc 0.100 (#0 sid, 3 layers), time left 0:34
+[0:44] #1 bbbb started: regime=kd
+[0:47] #1 bbbb finished in 3.0 s: mcc -, attention KL -
+[0:47] 2 of 2 ended, 0 failed, best mcc 0.100 (#0 sid, 3 layers), time left 0:00
+sweep ended after 47 s: 2 finished, 0 failed of 2 trials
+
+Pareto front: empty, no trial finished
+
+sharing: {SAVED}
+plot: pareto.png
+"""
+
+
+@pytest.mark.parametrize(("play", "text"), [(play_sweep, SWEEP), (play_sharing, SHARING)])
+def test_a_file_gets_one_line_per_event(now, play, text):
     file = io.StringIO()
-    story(Console(file, now), now)
-    assert re.sub(" +$", "", file.getvalue(), flags=re.MULTILINE) == STORY
+    play(Console(file, now), now)
+    assert re.sub(" +$", "", file.getvalue(), flags=re.MULTILINE) == text
 
 
 def test_forced_colour_does_not_make_a_file_a_terminal(now, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     file = io.StringIO()
-    story(Console(file, now), now)
+    play_sweep(Console(file, now), now)
     assert "\x1b" not in file.getvalue()
 
 
 def test_a_dumb_terminal_gets_lines(now, terminal, monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
-    story(Console(terminal, now), now)
+    play_sweep(Console(terminal, now), now)
     assert "\x1b" not in terminal.getvalue()
 
 
-def test_a_terminal_gets_the_same_story(now, terminal):
-    story(Console(terminal, now), now)
-    text = visible(terminal.getvalue())
+def test_a_terminal_shows_the_same_events(now, terminal):
+    play_sweep(Console(terminal, now), now)
+    text = strip_controls(terminal.getvalue())
     for part in ("✓", "│ the corpus is GENERATED", "epoch 1/5: mcc 0.310", "Pareto front", "out of memory"):
         assert part in text
     assert "\x1b]" not in terminal.getvalue()
     assert "\x1b[2J" not in terminal.getvalue()
-    assert max(map(len, visible(terminal.getvalue().replace("\r", "\n")).split("\n"))) <= 80
+    assert max(map(len, text.replace("\r", "\n").split("\n"))) <= 80
 
 
-def test_the_clock_ticks_without_events(terminal):
+def test_a_terminal_shows_what_sharing_saved(now, terminal):
+    play_sharing(Console(terminal, now), now)
+    text = strip_controls(terminal.getvalue())
+    assert f"sharing    {SAVED}" in text
+    assert "which another trial trains" not in text  # the table shows it
+
+
+def test_the_clock_runs_without_events(terminal):
     console = Console(terminal)
     with console.sweep(2, 1, "dev/mcc"):
         console.trial_started("aaaa", 0, {"regime": "pid", "student_layers": 3})
         deadline = time.monotonic() + 4
-        while "0:01" not in visible(terminal.getvalue()) and time.monotonic() < deadline:
+        while "0:01" not in strip_controls(terminal.getvalue()) and time.monotonic() < deadline:
             time.sleep(0.05)
-    text = visible(terminal.getvalue())
+    text = strip_controls(terminal.getvalue())
     assert "aaaa" in text
     assert "elapsed 0:01" in text
 
 
 @pytest.mark.parametrize("block", ["step", "sweep"])
-@pytest.mark.parametrize(
-    ("error", "word"), [(KeyboardInterrupt, "interrupted after"), (ValueError, "failed after")]
-)
-def test_an_error_in_a_block_leaves_the_terminal_sane(now, terminal, block, error, word):
+@pytest.mark.parametrize(("error", "word"), [(KeyboardInterrupt, "interrupted"), (ValueError, "failed")])
+def test_an_error_in_a_block_restores_the_terminal(now, terminal, block, error, word):
     console = Console(terminal, now)
-    opened = console.step("teacher") if block == "step" else console.sweep(2, 1, "dev/mcc")
-    with pytest.raises(error), opened:
+    context = console.step("teacher") if block == "step" else console.sweep(2, 1, "dev/mcc")
+    with pytest.raises(error), context:
         raise error
     output = terminal.getvalue()
     assert output.rfind("\x1b[?25h") > output.rfind("\x1b[?25l") >= 0
-    assert word in visible(output)
+    assert f"{word} after" in strip_controls(output)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_an_error_in_a_step_is_told_to_a_file(now, error):
+@pytest.mark.parametrize(("error", "word"), [(KeyboardInterrupt, "interrupted"), (ValueError, "failed")])
+def test_an_error_in_a_step_is_written_to_a_file(now, error, word):
     file = io.StringIO()
     with pytest.raises(error), Console(file, now).step("teacher"):
         raise error
-    outcome = "interrupted" if error is KeyboardInterrupt else "failed"
-    assert file.getvalue() == f"teacher ...\nteacher: {outcome} after 0.0 s\n"
+    assert file.getvalue() == f"teacher ...\nteacher: {word} after 0.0 s\n"
 
 
 def test_a_file_that_cannot_encode_a_character_gets_a_question_mark():
@@ -193,191 +248,49 @@ def test_a_file_that_cannot_encode_a_character_gets_a_question_mark():
 
 
 @given(st.text(st.characters(), max_size=400))
-@example(EVIL)
+@example(CONTROL_CHARACTERS)
 @example("x" * 1000)
 @example("\ud800")
-def test_any_reason_stays_one_harmless_line(reason):
+def test_any_reason_is_one_printable_line(reason):
     file = io.StringIO()
     console = Console(file, FakeClock())
     with console.sweep(1, 1, "dev/mcc"):
         console.trial_failed("aaaa", reason)
-    start, failed, standing, end, rest = file.getvalue().split("\n")
+    start, failed, totals, end, rest = file.getvalue().split("\n")
     assert failed.startswith("[0:00] #- aaaa FAILED after 0.0 s: ")
-    assert all(line.isprintable() for line in (start, failed, standing, end))
+    assert all(line.isprintable() for line in (start, failed, totals, end))
     assert len(failed) < 240
     assert rest == ""
 
 
-@given(st.text(max_size=60))
-@example("[/nonsense]")
-@example("[link=x]y")
-def test_any_name_can_be_drawn(name):
-    board = ProgressTable(2, 1, "dev/" + name, FakeClock())
-    board.start(name, 0, {"regime": name, "student_layers": name})
-    board.epoch(name, 1.0, stage=1, stages=1, stage_name=name, metrics={})
-    running = drawn(board)
-    board.end(name, reason=name)
-    assert all(len(line) <= 80 for line in [*running, *drawn(board)] if line.isascii())
-
-
-def test_escapes_are_removed_whole():
-    assert clean(EVIL) == "[bold red]out of memory[/] :smile:"
-    assert clean("a\tb\n\nc") == "a b c"
-    assert clean("abcdef", 4) == "abc…"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words", "digits"),
-    [
-        (0.04, "0.0 s", "0:00"),
-        (9.96, "10 s", "0:10"),
-        (59.6, "1 m 00 s", "1:00"),
-        (185, "3 m 05 s", "3:05"),
-        (7805, "2 h 10 m", "2:10:05"),
-    ],
-)
-def test_times(seconds, words, digits):
-    assert (duration(seconds), clock(seconds)) == (words, digits)
-
-
-@pytest.mark.parametrize(
-    ("width", "short"),
-    [
-        (40, DEEP),
-        (16, "1+2+3+4+5+…+12+C"),
-        (11, "1+2+…+12+C"),
-        (7, "1+2…2+C"),
-        (1, "…"),
-    ],
-)
-def test_long_stage_names_are_cut_in_the_middle(width, short):
-    assert short_stage(DEEP, width) == short
-
-
-@given(st.text("0123456789+C", max_size=80), st.integers(1, 50))
-def test_a_cut_stage_name_fits(name, width):
-    assert len(short_stage(name, width)) <= width
-
-
-def test_time_left_of_a_trial(now):
-    board = ProgressTable(1, 1, "dev/mcc", now)
-    row = board.start("aaaa", 0, {})
-    assert row.time_left(now()) is None
-    board.epoch("aaaa", 10.0, epoch=5, remaining=6)  # the epochs before came from an earlier trial
-    board.epoch("aaaa", 20.0, epoch=6, remaining=4)
-    assert row.time_left(now()) == 4 * 15
-    now.wait(20)
-    assert row.time_left(now()) == 40
-    now.wait(100)
-    assert row.time_left(now()) == 0
-
-
-def test_time_left_of_a_sweep(now):
-    board = ProgressTable(6, 2, "dev/mcc", now)
-    board.start("aaaa", 0, {})
-    board.start("bbbb", 1, {})
-    assert board.time_left() is None
-    now.wait(30)
-    board.end("bbbb", reason="short")  # says nothing about how long a trial takes
-    assert board.time_left() is None
-    now.wait(30)
-    board.end("aaaa", {})
-    assert board.time_left() == 4 * 60 / 2
-    board.start("cccc", 2, {})
-    board.epoch("cccc", 10.0, remaining=50)
-    assert board.time_left() == 500  # it outlasts the three that wait, one after another
-    board.start("dddd", 3, {})
-    now.wait(20)
-    assert board.time_left() == 480
-
-
-def test_the_last_trials_need_no_finished_one(now):
-    board = ProgressTable(1, 2, "dev/mcc", now)
-    board.start("aaaa", 0, {})
-    board.epoch("aaaa", 10.0, remaining=3)
-    assert board.time_left() == 30
-
-
-def test_a_trial_that_starts_again_counts_once(now):
-    board = ProgressTable(2, 1, "dev/mcc", now)
-    for _ in range(2):
-        board.start("aaaa", 0, {})
-    board.end("aaaa", {"dev/mcc": 0.5})
-    assert (board.finished, board.failed) == (1, 0)
-
-
-def test_a_diverged_trial_is_never_the_best(now):
-    board = ProgressTable(3, 1, "dev/mcc", now)
-    for number, value in enumerate((math.nan, -0.1, math.nan)):
-        board.start(str(number), number, {})
-        board.end(str(number), {"dev/mcc": value})
-    assert board.best.number == 1
-
-
-@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (60, 10)])
-def test_the_table_fits_the_terminal(now, width, height):
-    board = ProgressTable(300, 100, "dev/accuracy", now)
-    for number in range(200):
-        board.start(f"a1b2c3d{number}", number, {"regime": "sid", "student_layers": 12})
-        changes = {"epoch": 1, "remaining": 99, "stage": 12, "stages": 13, "stage_name": DEEP}
-        board.epoch(f"a1b2c3d{number}", 500.0, **changes, metrics={"dev/accuracy": 0.5})
-        if number < 100:
-            board.end(f"a1b2c3d{number}", reason="x" * 500 if number % 2 else None)
-    lines = drawn(board, width, height)
-    assert len(lines) < height
-    assert max(map(len, lines)) <= width
-    assert any("more running" in line for line in lines)
-    assert any("100 of 300 ended, 50 failed" in line for line in lines)
-
-
-def test_ended_trials_stay_for_a_while_below_the_running_ones(now):
-    board = ProgressTable(20, 1, "dev/mcc", now)
-    for number in range(10):
-        board.start(f"t{number}", number, {"regime": "kd", "student_layers": 3})
-        if number < 9:
-            board.end(f"t{number}", reason="out of memory" if number == 8 else None)
-    rows = drawn(board)[2:]
-    assert [row.split()[1] for row in rows[:6]] == ["t9", "t8", "t7", "t6", "t5", "t4"]
-    assert "out of mem" in rows[1]
-    assert rows[1].endswith("failed")
-
-
-def test_progress_starts_anew_with_a_new_total(now):
-    step = Step("targets", now)
-    step.advance(0, 100, "sentences")
-    now.wait(10)
-    assert step.advance(50, 100, "sentences").time_left == 10
-    assert "50 of 100 sentences" in "".join(drawn(step))
-    assert step.advance(10, 200, "sentences").rate is None
-
-
-def test_an_empty_front_is_said(now):
+@pytest.mark.parametrize("savings", [None, Savings(12, 12, 3, 3, 50.0, 0.0)])
+def test_sharing_is_not_mentioned_where_nothing_was_shared(now, savings):
     file = io.StringIO()
-    Console(file, now).summary(
-        front=[],
-        objectives={"dev/mcc": "max"},
-        teacher_metrics={},
-        failed=[record(f"t{n}", n, "failed", reason="boom\nbang") for n in range(30)],
-        lines=[],
-    )
+    summarize(Console(file, now), savings=savings)
+    assert "sharing" not in file.getvalue()
+
+
+def test_an_empty_front_is_reported(now):
+    file = io.StringIO()
+    failed = [record(f"t{n}", n, "failed", reason="boom\nbang") for n in range(30)]
+    summarize(Console(file, now), failed=failed)
     assert "Pareto front: empty, no trial finished" in file.getvalue()
     assert file.getvalue().count("boom bang\n") == 10
     assert "… and 20 more" in file.getvalue()
 
 
-def test_the_front_is_shown_best_first_with_every_objective(now):
+def test_the_front_is_sorted_and_shows_every_objective(now):
     values = (0.1, 0.3, math.nan)
     front = [
         record(f"t{n}", n, metrics={"dev/f1": value, "student/encoder_params": 5e6})
         for n, value in enumerate(values)
     ]
     file = io.StringIO()
-    Console(file, now).summary(
+    summarize(
+        Console(file, now),
         front=front,
         objectives={"student/encoder_params": "min", "dev/f1": "max"},
         teacher_metrics={"dev/accuracy": 0.8, "dev/f1": 0.9},
-        failed=[],
-        lines=[],
     )
     lines = file.getvalue().split("\n")
     assert [line.split()[-1] for line in lines if line.startswith("pid")] == ["t1", "t0", "t2"]

@@ -1,0 +1,45 @@
+"""Text for people: outside text without control characters, durations and abbreviated names."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ikd_ray.formatting import clean, clock, duration, short_stage
+from tests.helpers.terminal import CONTROL_CHARACTERS
+
+DEEP_STAGE = "+".join(map(str, range(1, 13))) + "+C"
+
+
+def test_control_sequences_are_removed():
+    assert clean(CONTROL_CHARACTERS) == "[bold red]out of memory[/] :smile:"
+    assert clean("a\tb\n\nc") == "a b c"
+    assert clean("abcdef", 4) == "abc…"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words", "digits"),
+    [
+        (0.04, "0.0 s", "0:00"),
+        (9.96, "10 s", "0:10"),
+        (59.6, "1 m 00 s", "1:00"),
+        (185, "3 m 05 s", "3:05"),
+        (7805, "2 h 10 m", "2:10:05"),
+    ],
+)
+def test_durations(seconds, words, digits):
+    assert (duration(seconds), clock(seconds)) == (words, digits)
+
+
+@pytest.mark.parametrize(
+    ("width", "short"),
+    [(40, DEEP_STAGE), (16, "1+2+3+4+5+…+12+C"), (11, "1+2+…+12+C"), (7, "1+2…2+C"), (1, "…")],
+)
+def test_long_stage_names_are_shortened_in_the_middle(width, short):
+    assert short_stage(DEEP_STAGE, width) == short
+
+
+@given(st.text("0123456789+C", max_size=80), st.integers(1, 50))
+def test_shortened_stage_names_fit(name, width):
+    assert len(short_stage(name, width)) <= width
