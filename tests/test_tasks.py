@@ -10,7 +10,7 @@ from ikd_ray.errors import UsageError
 from ikd_ray.tasks import TASKS, Task, get_task
 
 
-def logits_of(classes: list[int], num_labels: int = 2) -> np.ndarray:
+def make_logits(classes: list[int], num_labels: int = 2) -> np.ndarray:
     return np.eye(num_labels, dtype=np.float32)[classes]
 
 
@@ -19,7 +19,7 @@ LABELS = np.array([1, 1, 1, 0, 1, 0])
 PREDICTED = [1, 1, 0, 1, 0, 0]
 
 
-def test_known_tasks():
+def test_glue_tasks():
     assert sorted(TASKS) == ["cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli"]
     for name, task in TASKS.items():
         assert task.name == name
@@ -36,38 +36,38 @@ def test_known_tasks():
     assert [name for name, task in TASKS.items() if task.is_regression] == ["stsb"]
 
 
-def test_unknown_task_names_the_known():
+def test_unknown_task_is_refused_with_the_known_names():
     with pytest.raises(UsageError, match=r"'mnist' is not known; one of: cola, sst2, .*wnli"):
         get_task("mnist")
 
 
 def test_mcc():
     # (TP TN - FP FN) / sqrt((TP+FP)(TP+FN)(TN+FP)(TN+FN)) = (2 - 2) / ... = 0
-    assert get_task("cola").score(LABELS, logits_of(PREDICTED)) == {"mcc": 0.0}
+    assert get_task("cola").score(LABELS, make_logits(PREDICTED)) == {"mcc": 0.0}
     # One error: TP 4, TN 1, FP 1, FN 0: (4 - 0) / sqrt(5 * 4 * 2 * 1)
-    score = get_task("cola").score(LABELS, logits_of([1, 1, 1, 1, 1, 0]))
+    score = get_task("cola").score(LABELS, make_logits([1, 1, 1, 1, 1, 0]))
     assert score["mcc"] == pytest.approx(4 / math.sqrt(40))
 
 
 def test_accuracy_and_f1_of_class_one():
-    score = get_task("mrpc").score(LABELS, logits_of(PREDICTED))
+    score = get_task("mrpc").score(LABELS, make_logits(PREDICTED))
     # Precision 2/3, recall 2/4; class 0's F1 would be 2/5.
     assert score == {"accuracy": pytest.approx(3 / 6), "f1": pytest.approx(4 / 7)}
 
 
 def test_macro_f1():
     task = Task("own", ("text",), ("a", "b", "c"), ("macro_f1", "accuracy"), "macro_f1")
-    score = task.score(np.array([0, 0, 1, 2]), logits_of([0, 1, 1, 1], 3))
+    score = task.score(np.array([0, 0, 1, 2]), make_logits([0, 1, 1, 1], 3))
     # Precision 1 and recall 1/2, then 1/3 and 1, then nothing of class 2.
     assert score == {"macro_f1": pytest.approx((2 / 3 + 1 / 2 + 0) / 3), "accuracy": 0.5}
 
 
-def test_three_classes():
-    score = get_task("mnli").score(np.array([0, 1, 2, 2]), logits_of([0, 1, 2, 1], 3))
+def test_accuracy_of_three_classes():
+    score = get_task("mnli").score(np.array([0, 1, 2, 2]), make_logits([0, 1, 2, 1], 3))
     assert score == {"accuracy": 0.75}
 
 
-def test_correlations():
+def test_pearson_and_spearman():
     labels = np.array([1, 2, 3, 4], dtype=np.float32)
     score = get_task("stsb").score(labels, np.array([[1], [3], [2], [10]], dtype=np.float32))
     # Deviations (-1.5, -.5, .5, 1.5) and (-3, -1, -2, 6): 13 / sqrt(5 * 50);
@@ -76,7 +76,7 @@ def test_correlations():
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_constant_predictions_score_without_a_warning(name):
+def test_constant_predictions_have_scores_and_no_warning(name):
     task = get_task(name)
     labels = np.array([0.5, 2, 4], np.float32) if task.is_regression else np.array([1, 0, 0])
     constant = np.zeros((3, task.num_labels), np.float32)
@@ -91,13 +91,13 @@ def test_constant_predictions_score_without_a_warning(name):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("name", TASKS)
-def test_a_logit_that_is_not_finite_scores_nan(name, bad):
+def test_logits_that_are_not_finite_score_nan(name, bad):
     task = get_task(name)
     logits = np.zeros((2, task.num_labels))
     logits[1, -1] = bad
     assert all(math.isnan(value) for value in task.score(np.array([0, 1]), logits).values())
 
 
-def test_logits_of_another_shape():
+def test_wrong_shape_of_logits_is_refused():
     with pytest.raises(ValueError, match="logits"):
         get_task("cola").score(np.array([0, 1]), np.zeros((2, 3)))
