@@ -175,7 +175,7 @@ def _check_text(value: Any, where: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"{where} holds half a character, {_shown(value)}; save the text as UTF-8") from None
+        raise UsageError(f"{where} holds a lone surrogate, {_shown(value)}; save the text as UTF-8") from None
 
 
 def _label_text(value: Any, where: str) -> str:
@@ -246,7 +246,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _read_parquet(path: Path, required: Sequence[str]) -> Iterator[Row]:
@@ -264,7 +264,7 @@ def _read_parquet(path: Path, required: Sequence[str]) -> Iterator[Row]:
         raise
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         reason = _shown(first_line(error))
-        raise UsageError(f"{path}: no Parquet file that can be read ({reason}); write it again") from None
+        raise UsageError(f"{path}: not a readable Parquet file ({reason}); write it again") from None
 
 
 _READERS: dict[str, Callable[[Path, Sequence[str]], Iterator[Row]]] = {
@@ -298,7 +298,7 @@ def _read_lines(path: Path) -> Iterator[str]:
                     ) from None
     except OSError as error:
         raise UsageError(
-            f"{path}: cannot be read ({error.strerror}); mend that or pass another --data-dir"
+            f"{path}: cannot be read ({error.strerror}); fix that, or pass another --data-dir"
         ) from None
 
 
@@ -311,9 +311,9 @@ def _require_folder(data_dir: Path, advice: str) -> None:
 def _require_file(path: Path, kind: str, task: Task, names: Sequence[str]) -> None:
     """Refuse folders, and pipes and devices, whose reading might never end, before the file is opened."""
     if os.path.isdir(path):
-        raise UsageError(f"{path}: is a folder where {kind} is needed")
+        raise UsageError(f"{path}: is a folder; {kind} is needed")
     if os.path.exists(path) and not os.path.isfile(path):
-        raise UsageError(f"{path}: no ordinary file where {kind} is needed")
+        raise UsageError(f"{path}: no ordinary file; {kind} is needed")
     if not os.path.lexists(path):
         raise UsageError(f"{path}: there is no such file; task {task.name} reads {', '.join(names)}")
 

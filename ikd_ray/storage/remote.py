@@ -284,10 +284,10 @@ def _refuse_secrets(uri: str) -> None:
         parts = urlsplit(uri)
         query = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
     except ValueError:
-        raise UsageError(f"--output {uri.partition(':')[0]}://...: no URI that can be read") from None
+        raise UsageError(f"--output {uri.partition(':')[0]}://...: not a valid URI") from None
     has_password = ":" in parts.netloc.rpartition("@")[0] or (parts.scheme == "s3" and parts.username)
     if has_password or any(map(SECRET.search, query)):
         raise UsageError(
-            f"--output {parts.scheme}://...: no keys in it, please: put them where the store's own tools look for "
-            "them (for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws/credentials, or the machine's role)"
+            f"--output {parts.scheme}://...: a URI must not contain keys; put them where the store's own tools look "
+            "for them (for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws/credentials, or the machine's role)"
         )

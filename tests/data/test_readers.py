@@ -155,10 +155,10 @@ JSON_MISTAKES = {
     "a name twice": ('{"text": "a", "label": 1, "label": 0}\n', "line 1: not JSON ('a name is given twice"),
     "a text a number": ('{"text": 1, "label": 1}\n', "line 1: column 'text' holds 1 where a text is needed"),
     "a text missing": ('{"text": null, "label": 1}\n', "line 1: column 'text' holds None"),
-    "half a character": ('{"text": "\\ud800", "label": 1}\n', "line 1: column 'text' holds half a character"),
+    "half a character": ('{"text": "\\ud800", "label": 1}\n', "line 1: column 'text' holds a lone surrogate"),
     "a label a list": ('{"text": "a", "label": [1]}\n', "line 1: column 'label' holds [1] where a label"),
     "a label a float": ('{"text": "a", "label": 1.0}\n', "line 1: label '1.0' is not one of: 0, 1"),
-    "no number": ('{"text": "a", "label": NaN}\n', "line 1: not JSON ('NaN is no JSON')"),
+    "no number": ('{"text": "a", "label": NaN}\n', "line 1: not JSON ('NaN is not JSON')"),
     "deep": ("[" * 100_000 + "\n", "line 1: not JSON (nested too deep)"),
     "5000 digits": ('{"text": "a", "label": ' + "9" * 5000 + "}\n", "line 1: "),
     "over two lines": ('{"text": "a",\n"label": 1}\n', "line 1: not JSON ("),
@@ -173,9 +173,9 @@ def parquet(**columns: object) -> bytes:
 
 TEXT = pa.array(["a", "b"])
 PARQUET_MISTAKES = {
-    "empty": (b"", "no Parquet file that can be read"),
-    "text": (b"text,label\na,1\n", "no Parquet file that can be read"),
-    "cut": (parquet(text=TEXT, label=["0", "1"])[:-20], "no Parquet file that can be read"),
+    "empty": (b"", "not a readable Parquet file"),
+    "text": (b"text,label\na,1\n", "not a readable Parquet file"),
+    "cut": (parquet(text=TEXT, label=["0", "1"])[:-20], "not a readable Parquet file"),
     "no rows": (parquet(text=pa.array([], pa.string()), label=pa.array([], pa.int64())), "no rows"),
     "no label": (parquet(text=TEXT), ": there is no column 'label'"),
     "text missing": (parquet(text=["a", None], label=[0, 1]), "row 2: column 'text' holds None"),
@@ -186,7 +186,7 @@ PARQUET_MISTAKES = {
     "texts lists": (parquet(text=[["a"], ["b"]], label=[0, 1]), "row 1: column 'text' holds ['a']"),
     "texts no UTF-8": (
         parquet(text=pa.array([b"\xff", b"a"]).view(pa.string()), label=[0, 1]),
-        "no Parquet file that can be read",
+        "not a readable Parquet file",
     ),
     "a long text": (parquet(text=["a", "x" * (MAX_LINE + 1)], label=[0, 1]), "row 2: column 'text' has over"),
 }  # fmt: skip
@@ -232,7 +232,7 @@ def test_path_that_is_no_ordinary_file_is_refused(tmp_path, ending):
     with pytest.raises(UsageError, match=r"no such file; task one reads train\.csv, dev\.csv"):
         read_table(path, ONE)
     path.mkdir()
-    with pytest.raises(UsageError, match="is a folder where a table is needed"):
+    with pytest.raises(UsageError, match="is a folder; a table is needed"):
         read_table(path, ONE)
     path.rmdir()
     os.mkfifo(path)

@@ -201,7 +201,7 @@ def test_missing_file_and_folder_in_place_of_a_file(tmp_path):
     )
     assert refused("mnli", tmp_path) == expected
     missing.mkdir()
-    assert refused("mnli", tmp_path) == f"{missing}: is a folder where a tab-separated file is needed"
+    assert refused("mnli", tmp_path) == f"{missing}: is a folder; a tab-separated file is needed"
 
 
 def test_unreadable_file_is_refused(tmp_path, monkeypatch):
