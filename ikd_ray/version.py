@@ -1,4 +1,4 @@
-"""Which code made a result."""
+"""Version of the code that produced a result."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 def code_version() -> str:
-    """The package's version; in a git checkout with the commit, e.g. `0.1.0+g1a2b3c4`, and `.dirty` if the
-    package differs from it.
+    """Return the package's version, in a git checkout with its commit: `0.1.0+g1a2b3c4`.
+
+    `.dirty` is appended if files of the package differ from the commit.
     """
     try:
         version = metadata.version("ikd-ray")
     except metadata.PackageNotFoundError:  # run from a checkout that is not installed
         version = "unknown"
     try:
-        top, commit = _git("rev-parse", "--show-toplevel", "--short", "HEAD").splitlines()
-        # A package installed inside some other repository is none of that repository's commits.
-        if Path(top) != PACKAGE.parent:
+        root, commit = _git("rev-parse", "--show-toplevel", "--short", "HEAD").splitlines()
+        if Path(root) != PACKAGE.parent:  # installed inside another project's repository
             return version
         changed = _git("status", "--porcelain", "--", PACKAGE.name)
     except (OSError, subprocess.SubprocessError, ValueError):
