@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -130,17 +130,6 @@ class _Session:
         return self._session.run(None, dict(zip(self.inputs, values, strict=False)))[0]
 
 
-class _PositionalModel(nn.Module):
-    """A model that takes its inputs as positional arguments and returns logits only."""
-
-    def __init__(self, model: PreTrainedModel, inputs: tuple[str, ...]) -> None:
-        super().__init__()
-        self.model, self.inputs = model, inputs
-
-    def forward(self, *values: Tensor) -> Tensor:
-        return self.model(**dict(zip(self.inputs, values, strict=True))).logits
-
-
 def _tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Return the inputs of a model in their order."""
     return batch.input_ids, batch.attention_mask.long(), batch.token_type_ids
@@ -150,14 +139,13 @@ def _convert(model: PreTrainedModel, inputs: tuple[str, ...], path: Path) -> Non
     if (size := model.num_parameters() * 4 / 1e6) > MAX_MB:
         raise ValueError(f"{size:,.0f} MB of weights; one file holds up to {MAX_MB:,}")
     ids = torch.full(TRACED_SHAPE, LATENCY_ID)
-    values = (ids, torch.ones_like(ids), torch.zeros_like(ids))[: len(inputs)]
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
     program = torch.onnx.export(
-        _PositionalModel(model, inputs).eval(),
-        values,
+        model,
+        kwargs=dict(zip(inputs, (ids, torch.ones_like(ids), torch.zeros_like(ids)), strict=False)),
         input_names=inputs,
         output_names=["logits"],
-        dynamic_shapes=((axes,) * len(inputs),),
+        dynamic_shapes=dict.fromkeys(inputs, axes),
         opset_version=OPSET,
         dynamo=True,
         verbose=False,

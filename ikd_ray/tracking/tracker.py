@@ -18,16 +18,8 @@ from ikd_ray.formatting import clean
 from ikd_ray.records import SPACE_FILE, SweepRecord, TrialRecord, num_pending, trial_name
 from ikd_ray.redaction import redact_secrets, redact_uri
 from ikd_ray.report.summary_files import SUMMARY_FILES
-from ikd_ray.tracking.mlflow_internals import (
-    MAX_TAG,
-    PARENT_RUN_ID,
-    RUN_NAME,
-    SOURCE_NAME,
-    SOURCE_TYPE,
-    SavedView,
-    experiment_tags,
-    import_mlflow,
-)
+from ikd_ray.tracking import mlflow_internals as internals
+from ikd_ray.tracking.mlflow_internals import SavedView
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -74,7 +66,7 @@ class Tracker:
         Raises:
             UsageError: the store cannot be opened, or the experiment is deleted.
         """
-        mlflow = import_mlflow()
+        mlflow = internals.import_mlflow()
         self.uri = uri or mlflow.get_tracking_uri()
         self.experiment_name = f"ikd-{task}"
         self.parent_run_id = ""
@@ -115,10 +107,10 @@ class Tracker:
             "ikd.code_version": sweep.code_version,
             "ikd.sweep": sweep.name,
             SWEEP_ID: sweep.settings["id"],
-            SOURCE_NAME: "sweeps/run.py",
-            SOURCE_TYPE: "LOCAL",
+            internals.SOURCE_NAME: "sweeps/run.py",
+            internals.SOURCE_TYPE: "LOCAL",
         }
-        for key, value in experiment_tags(students_view(sweep)).items():
+        for key, value in internals.experiment_tags(students_view(sweep)).items():
             self.client.set_experiment_tag(self.experiment_id, key, value)
         self.parent_run_id = self.find_parent_run(sweep) or self._create_run(sweep.name, {KIND: "sweep"})
         run = self.client.get_run(self.parent_run_id)
@@ -140,7 +132,7 @@ class Tracker:
 
     def find_trial_runs(self, parent_run_id: str) -> list[Run]:
         """Return the trials' runs nested under a sweep's run."""
-        return self._search_runs(f"tags.`{PARENT_RUN_ID}` = '{parent_run_id}'")
+        return self._search_runs(f"tags.`{internals.PARENT_RUN_ID}` = '{parent_run_id}'")
 
     def refresh_runs(self) -> None:
         """Read from the store which trials and epochs it has, after calls whose outcome is unknown.
@@ -195,7 +187,7 @@ class Tracker:
         if run is None:
             if not self.parent_run_id:
                 raise LookupError("the sweep has no run yet")
-            tags = {KIND: "trial", PARENT_RUN_ID: self.parent_run_id, TRIAL: trial}
+            tags = {KIND: "trial", internals.PARENT_RUN_ID: self.parent_run_id, TRIAL: trial}
             run = self._runs[trial] = _TrialRun(self._create_run(trial_name(trial, params), tags, at))
         if not run.has_params:
             self._log_params(run.run_id, params)
@@ -275,7 +267,7 @@ class Tracker:
         return runs
 
     def _create_run(self, name: str, tags: Mapping[str, str], at: float | None = None) -> str:
-        tags = {RUN_NAME: name, **self._tags, **tags}
+        tags = {internals.RUN_NAME: name, **self._tags, **tags}
         run = self.client.create_run(
             self.experiment_id, start_time=_milliseconds(at), run_name=name, tags=tags
         )
@@ -296,7 +288,7 @@ class Tracker:
 
     def _set_tag(self, trial: str, name: str, text: str) -> None:
         if text:
-            self.client.set_tag(self._runs[trial].run_id, name, clean(text, MAX_TAG))
+            self.client.set_tag(self._runs[trial].run_id, name, clean(text, internals.MAX_TAG))
 
     def _terminate_trial(self, trial: str, status: str, at: float | None = None) -> None:
         run = self._runs[trial]

@@ -29,7 +29,7 @@ SCRIPT = ROOT / "sweeps" / "export.py"
 
 @pytest.fixture(scope="module")
 def sample_output(tmp_path_factory) -> Path:
-    """An output folder to read; never change it."""
+    """Return an output folder to read; never change it."""
     output = tmp_path_factory.mktemp("sample") / "outputs"
     first = make_student_sweep(output)
     (output / "unfinished").mkdir()
@@ -39,7 +39,7 @@ def sample_output(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def output(sample_output, tmp_path) -> Path:
-    """A copy to change."""
+    """Return a copy to change."""
     shutil.copytree(sample_output, tmp_path / "outputs")
     return tmp_path / "outputs"
 

@@ -45,7 +45,7 @@ def export_front(sweep: Path, to: Path, **options) -> list[ExportedStudent]:
 
 @pytest.fixture(scope="module")
 def sample_sweep(tmp_path_factory) -> Path:
-    """A sweep to read; never change it."""
+    """Return a sweep to read; never change it."""
     return make_student_sweep(tmp_path_factory.mktemp("sample") / "outputs")
 
 
@@ -56,7 +56,7 @@ def exported(sample_sweep, tmp_path_factory) -> list[ExportedStudent]:
 
 @pytest.fixture
 def sweep(sample_sweep, tmp_path) -> Path:
-    """A copy to change."""
+    """Return a copy to change."""
     shutil.copytree(sample_sweep.parent, tmp_path / "outputs")
     return tmp_path / "outputs" / sample_sweep.name
 

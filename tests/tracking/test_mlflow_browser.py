@@ -1,4 +1,4 @@
-"""What people see of a sweep in MLflow's own pages, by a real server and in a real browser."""
+"""A sweep in MLflow's own pages, from a real server in a real browser."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SWEEP = replace(
 
 
 def trial(number: int, regime: str, layers: int, mcc: float, kl: float) -> TrialRecord:
-    """Whose every layer's attention KL falls from `kl` to a quarter of it, in three epochs."""
+    """Return a trial of three epochs, in which every layer's attention KL falls from `kl` to a quarter of it."""
     history = [
         {"dev/mcc": mcc * epoch / 3, "stage": 1.0, "trained_epochs": float(epoch), "reused_epochs": 0.0}
         | {f"dev/layer_{layer}/kl": kl * layer / epoch**1.26 for layer in range(1, layers + 1)}
@@ -61,9 +61,9 @@ TRIALS = [
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory):
-    """A server that has a sweep of four trials, three of them on the front; its address and the tracker."""
-    root = tmp_path_factory.mktemp("seen")
+def published(tmp_path_factory):
+    """Yield the page of an experiment with a sweep of four trials, three on the front, and the sweep's run."""
+    root = tmp_path_factory.mktemp("published")
     write_teacher_tokenizer(root / "cache" / "teachers" / "key")
     (root / "first").mkdir()
     records.write_sweep(root / "first", SWEEP)
@@ -75,17 +75,17 @@ def seen(tmp_path_factory):
         tracker.finish_sweep(root / "first", SWEEP, TRIALS)
         publish_front(tracker, root / "first", SWEEP, TRIALS)
         assert log_report(SWEEP, make_report(SharedStorage(str(root)), root / "first"), server.uri) == ""
-        yield server.uri, tracker
+        yield f"{server.uri}/#/experiments/{tracker.experiment_id}", tracker.parent_run_id
 
 
-def students_of(uri, tracker, mode="TABLE") -> str:
-    return f"{uri}/#/experiments/{tracker.experiment_id}/runs?viewStateShareKey={VIEW}&compareRunsMode={mode}"
+def view_url(experiment: str, mode: str = "TABLE") -> str:
+    return f"{experiment}/runs?viewStateShareKey={VIEW}&compareRunsMode={mode}"
 
 
-def test_the_table_of_students_is_useful_at_once(seen, tmp_path):
-    uri, tracker = seen
+def test_the_table_of_students_has_its_columns_and_order(published, tmp_path):
+    experiment, _ = published
     with open_page(2200, 560) as page:  # MLflow draws only the columns that are in sight
-        page.goto(students_of(uri, tracker))
+        page.goto(view_url(experiment))
         page.get_by_role("link", name="kd-3L-t000").wait_for()
         close_mlflow_assistant(page)
         page.get_by_text("ikd.front").first.wait_for()
@@ -99,10 +99,10 @@ def test_the_table_of_students_is_useful_at_once(seen, tmp_path):
     )
 
 
-def test_trials_are_nested_below_their_sweep(seen, tmp_path):
-    uri, tracker = seen
+def test_trials_are_nested_below_their_sweep(published, tmp_path):
+    experiment, _ = published
     with open_page() as page:
-        page.goto(f"{uri}/#/experiments/{tracker.experiment_id}/runs")
+        page.goto(f"{experiment}/runs")
         page.get_by_role("link", name="first").wait_for()
         assert page.get_by_role("link", name="kd-3L-t000").count() == 0
         page.locator(".ag-row").filter(has_text="first").get_by_role("button").first.click()
@@ -113,10 +113,10 @@ def test_trials_are_nested_below_their_sweep(seen, tmp_path):
         assert trial.name in text
 
 
-def test_two_trials_are_compared(seen, tmp_path):
-    uri, tracker = seen
+def test_two_trials_are_compared(published, tmp_path):
+    experiment, _ = published
     with open_page(2200, 900) as page:
-        page.goto(students_of(uri, tracker))
+        page.goto(view_url(experiment))
         page.get_by_role("link", name="kd-3L-t000").wait_for()
         for name in ("kd-3L-t000", "id-3L-t001"):
             page.locator(".ag-row").filter(has_text=name).locator("input[type=checkbox]").first.check()
@@ -128,10 +128,10 @@ def test_two_trials_are_compared(seen, tmp_path):
         assert shown in text
 
 
-def test_layer_losses_are_curves(seen, tmp_path):
-    uri, tracker = seen
+def test_layer_losses_are_curves(published, tmp_path):
+    experiment, _ = published
     with open_page(1200, 1500) as page:
-        page.goto(students_of(uri, tracker, "CHART"))
+        page.goto(view_url(experiment, "CHART"))
         # Charts out of sight are not drawn.
         page.get_by_placeholder("Search metric charts").fill("layer_[123]/kl")
         close_mlflow_assistant(page)
@@ -145,10 +145,10 @@ def test_layer_losses_are_curves(seen, tmp_path):
         assert f"id-3L-t001 (dev/layer_{layer}/kl)" in text
 
 
-def test_the_sweep_says_how_to_read_it(seen, tmp_path):
-    uri, tracker = seen
+def test_the_sweep_says_how_to_read_it(published, tmp_path):
+    experiment, parent = published
     with open_page(1280, 1000) as page:
-        page.goto(f"{uri}/#/experiments/{tracker.experiment_id}/runs/{tracker.parent_run_id}")
+        page.goto(f"{experiment}/runs/{parent}")
         page.get_by_role("heading", name="How to read this").wait_for()
         close_mlflow_assistant(page)
         page.get_by_text("Show more").click()
@@ -159,22 +159,20 @@ def test_the_sweep_says_how_to_read_it(seen, tmp_path):
         opened.value.get_by_role("link", name="kd-3L-t000").wait_for()
 
 
-def test_a_student_of_the_front_is_a_model(seen, tmp_path):
-    uri, tracker = seen
+def test_students_on_the_front_are_models(published, tmp_path):
+    experiment, _ = published
     with open_page(1500, 700) as page:
-        page.goto(f"{uri}/#/experiments/{tracker.experiment_id}/models")
+        page.goto(f"{experiment}/models")
         page.get_by_text("kd-3L-t000").first.wait_for()
         save_screenshot(page, "mlflow-models", tmp_path)
         assert page.get_by_text("pid-2L-t002").count() > 0
         assert page.get_by_text("sid-2L-t003").count() == 0, "it is not on the front"
 
 
-def test_the_report_is_an_artifact_that_opens(seen, tmp_path):
-    uri, tracker = seen
+def test_the_report_is_an_artifact_that_opens(published, tmp_path):
+    experiment, parent = published
     with open_page(1500, 900) as page:
-        page.goto(
-            f"{uri}/#/experiments/{tracker.experiment_id}/runs/{tracker.parent_run_id}/artifacts/report/report.html"
-        )
+        page.goto(f"{experiment}/runs/{parent}/artifacts/report/report.html")
         frame = page.frame_locator("iframe").first
         frame.get_by_role("heading", name="Regimes at equal depth").wait_for()
         save_screenshot(page, "mlflow-report", tmp_path)

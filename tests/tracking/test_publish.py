@@ -24,7 +24,7 @@ def sweep(request):
 
 @pytest.fixture
 def folder(tmp_path, sweep):
-    """The sweep's folder with the student of t000."""
+    """Return the sweep's folder, with the student of t000."""
     write_teacher_tokenizer(tmp_path / "cache" / "teachers" / "key")
     records.write_trial(tmp_path / "sweep", trial_record(0), make_student(2).save_pretrained)
     records.write_sweep(tmp_path / "sweep", sweep)
