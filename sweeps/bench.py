@@ -48,6 +48,7 @@ def main(
         bool, typer.Option("--json", help="JSON on standard output, all else on standard error.")
     ] = False,
 ) -> None:
+    """Run the benchmark."""
     with usage_errors():
         from ikd_ray.bench.inputs import Request  # imported late: it takes seconds
         from ikd_ray.bench.suite import bench

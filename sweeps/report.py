@@ -43,6 +43,7 @@ def report(
         str | None, typer.Option(help="MLflow store. Default: the one that the sweep was given.")
     ] = None,
 ) -> None:
+    """Draw a report, or check a sweep."""
     with usage_errors():
         refuse_secrets("--tracking-uri", tracking_uri)
         if (task is None) == (check is None):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -36,99 +37,50 @@ python sweeps/run.py --task cola --data-dir glue --trials 24
 
 python sweeps/run.py --resume NAME --trials 48
 """
-# Panels of --help.
-WHAT, SEARCH, MACHINE, RESULTS = "What is distilled", "The search", "Where it runs", "Where results go"
+# Options by their panel of --help.
+data, search, machine, results = (
+    partial(typer.Option, rich_help_panel=panel)
+    for panel in ("What is distilled", "The search", "Where it runs", "Where results go")
+)
+TASK = "GLUE task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli; or FILE.yaml, a task of your own."
+DATA_DIR = (
+    "Folder in the GLUE layout (CoLA/train.tsv ...), or that of a task file's tables. Default: the hub."
+)
+TEACHER = """\
+Hugging Face name or folder of a BERT-family model. Default: bert-base-uncased where a GPU and the hub are there, \
+else a 6-layer MiniLM."""
+TRIALS = """\
+Configurations to try, of each method where the space compares several. Default: 8, or the whole of a grid."""
+NO_SHARE = "Train every epoch of every trial, also those trained before."
+DRY_RUN = "Print the plan and, after a ten-second probe, what it will cost; write nothing."
+OUTPUT = "Folder for sweeps and what they share; s3://BUCKET/... where nodes share none."
+TRACKING_URI = "MLflow store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db."
 
 
 @app.command(help=__doc__, epilog=EXAMPLES)
 def main(
     context: typer.Context,
-    task: Annotated[
-        str,
-        typer.Option(
-            help="GLUE task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli; or FILE.yaml, a task of your own.",
-            rich_help_panel=WHAT,
-        ),
-    ] = "",
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder in the GLUE layout (CoLA/train.tsv ...), or that of a task file's tables. Default: the hub.",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    teacher: Annotated[
-        str | None,
-        typer.Option(
-            help="Hugging Face name or folder of a BERT-family model. Default: bert-base-uncased where a GPU "
-            "and the hub are there, else a 6-layer MiniLM.",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
+    task: Annotated[str, data(help=TASK)] = "",
+    data_dir: Annotated[Path | None, data(help=DATA_DIR)] = None,
+    teacher: Annotated[str | None, data(help=TEACHER)] = None,
     space: Annotated[
-        Path,
-        typer.Option(
-            help="Search space file.", show_default="search_spaces/default.yaml", rich_help_panel=SEARCH
-        ),
+        Path, search(help="Search space file.", show_default="search_spaces/default.yaml")
     ] = SPACES / "default.yaml",
-    trials: Annotated[
-        int | None,
-        typer.Option(
-            help="Configurations to try, of each method where the space compares several. Default: 8, or the whole of "
-            "a grid.",
-            rich_help_panel=SEARCH,
-        ),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(help="Seed of the search and of every trial.", rich_help_panel=SEARCH)
-    ] = 0,
-    no_share: Annotated[
-        bool,
-        typer.Option(
-            "--no-share",
-            help="Train every epoch of every trial, also those trained before.",
-            rich_help_panel=SEARCH,
-        ),
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Print the plan and, after a ten-second probe, what it will cost; write nothing.",
-            rich_help_panel=SEARCH,
-        ),
-    ] = False,
-    concurrent: Annotated[
-        int | None, typer.Option(help="Trials at once. Default: what fits.", rich_help_panel=MACHINE)
-    ] = None,
-    workers_per_trial: Annotated[
-        int, typer.Option(help="Ray Train workers of each trial.", rich_help_panel=MACHINE)
-    ] = 1,
+    trials: Annotated[int | None, search(help=TRIALS)] = None,
+    seed: Annotated[int, search(help="Seed of the search and of every trial.")] = 0,
+    no_share: Annotated[bool, search("--no-share", help=NO_SHARE)] = False,
+    dry_run: Annotated[bool, search("--dry-run", help=DRY_RUN)] = False,
+    concurrent: Annotated[int | None, machine(help="Trials at once. Default: what fits.")] = None,
+    workers_per_trial: Annotated[int, machine(help="Ray Train workers of each trial.")] = 1,
     gpus_per_worker: Annotated[
-        float | None,
-        typer.Option(help="GPUs of each worker. Default: 1 where there are any.", rich_help_panel=MACHINE),
+        float | None, machine(help="GPUs of each worker. Default: 1 where there are any.")
     ] = None,
-    output: Annotated[
-        str,
-        typer.Option(
-            help="Folder for sweeps and what they share; s3://BUCKET/... where nodes share none.",
-            rich_help_panel=RESULTS,
-        ),
-    ] = "outputs",
-    name: Annotated[
-        str | None,
-        typer.Option(help="The sweep's name. Default: task and time.", rich_help_panel=RESULTS),
-    ] = None,
-    resume: Annotated[
-        str | None, typer.Option(help="Name of a sweep to go on with.", rich_help_panel=RESULTS)
-    ] = None,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(
-            help="MLflow store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.", rich_help_panel=RESULTS
-        ),
-    ] = None,
+    output: Annotated[str, results(help=OUTPUT)] = "outputs",
+    name: Annotated[str | None, results(help="The sweep's name. Default: task and time.")] = None,
+    resume: Annotated[str | None, results(help="Name of a sweep to go on with.")] = None,
+    tracking_uri: Annotated[str | None, results(help=TRACKING_URI)] = None,
 ) -> None:
+    """Run, resume or plan a sweep."""
     given = {
         name: value
         for name, value in context.params.items()

@@ -237,14 +237,7 @@ def _describe_time(
 
 
 def trial_seconds(trial: Trial, costs: Costs, train: int, dev: int) -> float:
-    """Return the seconds of all epochs of a trial, none of whose stages ends early.
-
-    Args:
-        trial: The trial.
-        costs: Costs measured on this machine.
-        train: Number of training examples.
-        dev: Number of evaluation examples.
-    """
+    """Return the seconds of a trial on `train` and `dev` examples, none of whose stages ends early."""
     total, examples = 0.0, round(trial.train_fraction * train)
     for stage in REGIMES[trial.regime](trial):
         start, epoch = costs.stage_seconds(stage, trial.student_layers, examples, dev)

@@ -13,7 +13,6 @@ import torch
 from filelock import FileLock
 from transformers.utils import logging
 
-from ikd_ray.config import PrefixConfig, SharingConfig, TargetConfig, TeacherConfig, Trial
 from ikd_ray.data.tokens import TaskData, open_data
 from ikd_ray.distill.assistant import assistant_key, make_assistant
 from ikd_ray.distill.encoder import Encoder
@@ -38,6 +37,7 @@ from ikd_ray.distill.teacher import (
     teacher_key,
 )
 from ikd_ray.records import write_json
+from ikd_ray.search.space import Space
 from ikd_ray.storage.remote import SharedStorage
 
 
@@ -48,14 +48,11 @@ class PrepareJob:
     output: SharedStorage
     tokens: Path  # the tokenized data set, relative to the output folder
     source: TeacherSource
+    space: Space
     depths: tuple[int, ...]  # student depths that the space can reach
-    teacher: TeacherConfig
-    targets: TargetConfig
-    latency_ms: dict[int, float]  # known latencies by student depth, from an earlier run of the sweep
     assistant_students: Mapping[int, tuple[int, ...]]  # student depths by the depth of their assistant
-    assistant: Trial  # configuration of assistants, except for their depth
-    prefix: PrefixConfig
-    sharing: SharingConfig | None  # None: epochs of assistants are not saved
+    latency_ms: dict[int, float]  # known latencies by student depth, from an earlier run of the sweep
+    share: bool  # whether epochs of assistants are saved
 
     @property
     def cache(self) -> Path:
@@ -164,10 +161,10 @@ def prepare_artifacts(job: PrepareJob, threads: int) -> Iterator[Event]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     job.output.download(job.output.folder / job.tokens)
     data = open_data(job.output.folder / job.tokens)
-    folder = job.cache / "teachers" / teacher_key(job.source, data, job.teacher)
+    folder = job.cache / "teachers" / teacher_key(job.source, data, job.space.teacher)
     stage = StageStarted(f"{'scoring' if job.source.has_head else 'fine-tuning'} {job.source.name}")
     record = yield from _get_or_train(
-        job.output, folder, stage, lambda: make_teacher(job.source, data, job.teacher, folder, device)
+        job.output, folder, stage, lambda: make_teacher(job.source, data, job.space.teacher, folder, device)
     )
     yield record
     teacher = load_teacher(folder).to(device)
@@ -213,7 +210,7 @@ def _store_targets(
     """Store the targets of the given layers of a teacher or an assistant."""
     targets = job.cache / "targets" / targets_key(data, record.key)
     size, free = size_gb(data, teacher, layers), shutil.disk_usage(job.cache).free / 1e9
-    attention = should_store_attention(size, free, job.targets, stored_gb(targets, layers))
+    attention = should_store_attention(size, free, job.space.targets, stored_gb(targets, layers))
     if attention:
         how = "stored"
     else:
@@ -243,19 +240,23 @@ def _prepare_assistant(
     students: Iterable[int],
 ) -> Generator[Event, None, TeacherArtifacts]:
     """Distil the assistant with `layers` layers, and store its targets for students of the given depths."""
-    config = job.assistant.model_copy(update={"student_layers": layers})
+    config = job.space.assistant.model_copy(update={"student_layers": layers})
     key = assistant_key(teacher.key, data, config)
     folder, model, epochs = job.cache / "teachers" / key, f"{layers}-layer assistant", None
-    if job.sharing:
+    if job.share:
         # The owner depends on the assistant alone, so that any sweep continues from its saved epochs.
         epochs = EpochCache(
-            job.cache / STAGES, job.sharing.disk_gb, f"{model} {key[:8]}", f"assistant-{key}", job.output
+            job.cache / STAGES,
+            job.space.sharing.disk_gb,
+            f"{model} {key[:8]}",
+            f"assistant-{key}",
+            job.output,
         )
     record = yield from _get_or_train(
         job.output,
         folder,
         StageStarted(f"distilling a {model} ({config.regime})", model),
-        lambda: make_assistant(teacher, data, targets, config, folder, job.prefix, epochs),
+        lambda: make_assistant(teacher, data, targets, config, folder, job.space.prefix, epochs),
     )
     yield AssistantReady(layers, record)
     encoder = load_teacher(folder).to(next(targets.teacher.parameters()).device)

@@ -46,11 +46,7 @@ class Costs:
     def stage_seconds(self, stage: Stage, student_layers: int, train: int, dev: int) -> tuple[float, float]:
         """Return the seconds of a stage's start, which evaluates newly frozen layers, and of each of its epochs.
 
-        Args:
-            stage: A stage of a regime.
-            student_layers: Layers of the student.
-            train: Number of training examples.
-            dev: Number of evaluation examples.
+        `train` and `dev` are numbers of examples.
         """
         depth = stage.depth(student_layers)
         frozen = min(stage.frozen(student_layers), depth)
@@ -87,9 +83,7 @@ def typical_subset(dataset: Dataset, lengths: Mapping[str, np.ndarray], limit: i
     attention, whose cost is quadratic, add.
 
     Args:
-        dataset: The data set.
         lengths: Token counts of each split's examples.
-        limit: Maximum number of examples.
     """
     rows = {}
     for name, tokens in lengths.items():
@@ -136,7 +130,6 @@ class Probe:
         """Measure on a few examples, and then on as many as `PROBE_SECONDS` allow.
 
         Args:
-            dataset: The data set to sample.
             lengths: Token counts of each split's examples.
         """
         started = time.perf_counter()

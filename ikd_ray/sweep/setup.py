@@ -100,29 +100,21 @@ def run_preparation(request: Request, console: Console) -> tuple[TeacherRecord, 
 
 def _prepare_job(request: Request, console: Console) -> PrepareJob:
     """Tokenize the data set and describe the rest of the preparation."""
-    output, space = request.output, request.space
+    output, source = request.output, request.teacher_source
     with console.step("tokenizing"):
-        data = tokenize(
-            request.dataset,
-            load_tokenizer(request.teacher_source),
-            request.teacher_source.key,
-            request.max_length,
-            output.folder / "cache" / "tokens",
-        )
+        folder = output.folder / "cache" / "tokens"
+        data = tokenize(request.dataset, load_tokenizer(source), source.key, request.max_length, folder)
         output.upload(data.folder)
     latency_ms = read_sweep(request.folder).settings["latency_ms"] if request.resumes else {}
     return PrepareJob(
         output=output,
         tokens=data.folder.relative_to(output.folder),
-        source=request.teacher_source,
+        source=source,
+        space=request.space,
         depths=request.depths,
-        teacher=space.teacher,
-        targets=space.targets,
-        latency_ms={int(depth): milliseconds for depth, milliseconds in latency_ms.items()},
         assistant_students=request.assistant_students,
-        assistant=space.assistant,
-        prefix=space.prefix,
-        sharing=None if request.config.no_share else space.sharing,
+        latency_ms={int(depth): milliseconds for depth, milliseconds in latency_ms.items()},
+        share=not request.config.no_share,
     )
 
 
@@ -179,11 +171,7 @@ def open_sweep(
     """Create the sweep's folder, or update its record where the sweep is resumed.
 
     Args:
-        request: The sweep.
-        command: The command line that started it, without passwords.
-        tracking_uri: MLflow's URI.
-        teacher: The teacher and its assistants.
-        artifacts: What the preparation returned.
+        command: The command line that started the sweep, without passwords.
         planned_concurrency: Trials at once that the search's suggestions depend on.
     """
     config, dataset = request.config, request.dataset

@@ -126,9 +126,6 @@ def pull_students(
     """Download trials' students, and the teacher for its tokenizer.
 
     Args:
-        output: The output folder and its URI.
-        sweep: The sweep's folder.
-        trials: The trials.
         tokens: Whether to download the tokenized data set too.
 
     Raises:

@@ -44,7 +44,6 @@ def verify(
     """Compare everything that exists of a sweep, and repair what can be derived from its records.
 
     Args:
-        output: The output folder.
         folder: The sweep's folder, below the output folder.
         tracking_uri: MLflow's URI, or None for the sweep's own.
 

@@ -1,36 +1,29 @@
-"""The driver's ear: what becomes of trials that end well, badly, or with their process."""
+"""Ray Tune callback: trials that finish, fail, or lose their process."""
 
 from __future__ import annotations
 
 import io
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
-from ikd_ray.distill.loop import Epoch
 from ikd_ray.records import TrialRecord, read_trials, write_trial
 from ikd_ray.storage.remote import SharedStorage
 from ikd_ray.sweep import callback
 from ikd_ray.sweep.callback import SweepCallback
-from ikd_ray.sweep.results import FAILED, REPORT, STOPPED
+from ikd_ray.sweep.results import FAILED, MAX_FAILURES, REPORT, STOPPED
 from ikd_ray.sweep.sync import SweepSync
 from ikd_ray.terminal.console import Console
+from tests.helpers.terminal import make_epoch
 
 PARAMS = {"regime": "kd", "student_layers": 1}
 
 
-class Recorder:
-    """Writes down every call made to it."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple] = []
-
-    def __getattr__(self, name: str):
-        return lambda *arguments, **named: self.calls.append((name, *arguments, *named.values()))
-
-
 class Sweep(SimpleNamespace):
-    def hear(self, event: str, number: int = 0, **result: object) -> None:
+    """A callback whose tracker and search only record their calls."""
+
+    def send(self, event: str, number: int = 0, **result: object) -> None:
         (self.folder / "error.txt").write_text("Failure # 1\n\nThe worker died.\n")
         trial = SimpleNamespace(
             config={"number": number, "method": "", "retrained": False, "seeds": 1, "params": PARAMS},
@@ -39,100 +32,99 @@ class Sweep(SimpleNamespace):
         )
         getattr(self.callback, f"on_trial_{event}")(0, [], trial, **({"result": result} if result else {}))
 
-    def epoch(self, epoch: int, remaining: int, number: int = 0) -> None:
-        metrics = {"dev/mcc": 0.5, "time/epoch_s": 1.0, "time/evaluation_s": 0.1, "time/saved_s": 0.0}
-        report = {REPORT: Epoch(epoch, remaining, 1, 1, "C", metrics)}
-        self.hear("result", number, **report)
+    def send_epoch(self, epoch: int, remaining: int) -> None:
+        report = {REPORT: make_epoch(epoch, remaining)}
+        self.send("result", **report)
         if not remaining:
-            self.hear("complete", number, **report)
+            self.send("complete", **report)
 
-    def tracked(self) -> list[tuple]:
-        return [call[:2] for call in self.tracker.calls]
+    def tracked(self) -> list[tuple[str, str]]:
+        """Return the name and the trial of every call to the tracker."""
+        return [(name, arguments[0]) for name, arguments, _ in self.tracker.mock_calls]
+
+    def searched(self) -> list[tuple]:
+        """Return every call to the search, as name and arguments."""
+        return [(name, *arguments, *named.values()) for name, arguments, named in self.search.mock_calls]
 
 
 @pytest.fixture
 def sweep(tmp_path):
-    text, tracker, search, halts = io.StringIO(), Recorder(), Recorder(), []
+    text, tracker, search, stops = io.StringIO(), Mock(), Mock(), []
     console = Console(text)
     with console.sweep(3, 1, "dev/mcc"):
         sync = SweepSync(SharedStorage(str(tmp_path.parent)), tmp_path, console.warn)
-        callback = SweepCallback(tmp_path, {1: (2,)}, tracker, console, sync, search, halts.append)
+        callback = SweepCallback(tmp_path, {1: (2,)}, tracker, console, sync, search, stops.append)
         yield Sweep(
             callback=callback,
             tracker=tracker,
             search=search,
-            halts=halts,
+            stops=stops,
             folder=tmp_path,
             text=text.getvalue,
         )
 
 
-def test_a_finished_trial_is_settled_from_its_record(sweep):
-    sweep.hear("start")
-    sweep.epoch(1, remaining=0)
+def test_a_finished_trial_is_logged_from_its_record(sweep):
+    sweep.send("start")
+    sweep.send_epoch(1, remaining=0)
     assert sweep.tracked() == [("start_trial", "t000"), ("log_epoch", "t000"), ("log_trial", "t000")]
     assert "finished in" in sweep.text()
 
 
-def test_a_failed_trial_is_recorded_before_anyone_is_told(sweep):
-    sweep.hear("start")
-    sweep.hear("complete", **{FAILED: "loss became nan"})
+def test_a_failed_trial_is_recorded_before_the_search_learns_of_it(sweep):
+    sweep.send("start")
+    sweep.send("complete", **{FAILED: "loss became nan"})
     [trial] = read_trials(sweep.folder)
     assert (trial.status, trial.reason, trial.died) == ("failed", "loss became nan", False)
-    assert sweep.search.calls == [("fail", 0, True)]
+    assert sweep.searched() == [("fail", 0, True)]
     assert sweep.tracked()[-1] == ("log_trial", "t000")
 
 
-def test_a_trial_whose_process_died_goes_on_after_what_was_heard_of_it(sweep):
-    sweep.hear("start")
-    sweep.epoch(1, remaining=2)
-    sweep.hear("error")
-    assert sweep.search.calls == [("retry", 0, [])]
+def test_a_trial_whose_process_died_is_retried_and_logs_no_epoch_twice(sweep):
+    sweep.send("start")
+    sweep.send_epoch(1, remaining=2)
+    sweep.send("error")
+    assert sweep.searched() == [("retry", 0, [])]
     assert "its process died" in sweep.text()
     assert "goes on after epoch 1" in sweep.text()
-    sweep.hear("start")
+    sweep.send("start")
     for epoch in (1, 2, 3):
-        sweep.epoch(epoch, remaining=3 - epoch)
-    messages = [call[3] for call in sweep.tracker.calls if call[0] == "log_epoch"]
-    assert messages == [1, 2, 3], "nothing twice"
+        sweep.send_epoch(epoch, remaining=3 - epoch)
+    assert [call.args[2] for call in sweep.tracker.log_epoch.mock_calls] == [1, 2, 3]
     assert not read_trials(sweep.folder)
 
 
-def test_a_trial_whose_process_dies_again_and_again_fails_for_now(sweep):
-    for _ in range(callback.MAX_FAILURES - 1):
-        sweep.hear("start")
-        sweep.hear("error")
-    sweep.epoch(1, remaining=2)  # it has come further: that counts
-    for _ in range(callback.MAX_FAILURES):
+def test_a_trial_fails_after_too_many_deaths_without_a_new_epoch(sweep):
+    for _ in range(MAX_FAILURES - 1):
+        sweep.send("start")
+        sweep.send("error")
+    sweep.send_epoch(1, remaining=2)  # progress resets the count
+    for _ in range(MAX_FAILURES):
         assert not read_trials(sweep.folder)
-        sweep.hear("start")
-        sweep.hear("error")
+        sweep.send("start")
+        sweep.send("error")
     [trial] = read_trials(sweep.folder)
     assert (trial.status, trial.died) == ("failed", True)
     assert trial.reason == "its process died 3 times in a row: The worker died."
-    assert sweep.search.calls[-1] == ("fail", 0, False)
+    assert sweep.searched()[-1] == ("fail", 0, False)
 
 
-def test_a_trial_that_had_finished_when_its_process_died_has_finished(sweep):
+def test_a_trial_that_finished_before_its_process_died_counts_as_finished(sweep):
     metrics = {"dev/mcc": 0.5, "time/saved_s": 0.0}
     write_trial(sweep.folder, TrialRecord("t000", 0, PARAMS, [2], "finished", metrics=metrics))
-    sweep.hear("start")
-    sweep.hear("error")
-    assert sweep.search.calls == [("finished", 0, metrics)]
+    sweep.send("start")
+    sweep.send("error")
+    assert sweep.searched() == [("finished", 0, metrics)]
     assert sweep.tracked()[-1] == ("log_trial", "t000")
 
 
-def test_a_full_disk_halts_the_sweep_and_fails_no_trial(sweep, monkeypatch):
-    sweep.hear("start")
-    sweep.hear("complete", **{STOPPED: "[Errno 28] No space left on device: '/x'"})
-    assert sweep.halts == ["t000: [Errno 28] No space left on device: '/x'"]
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(callback, "write_trial", full)
-    sweep.hear("start", 1)
-    sweep.hear("complete", 1, **{FAILED: "loss became nan"})
-    assert sweep.halts[1] == "t001: [Errno 28] No space left on device"
+def test_a_full_disk_stops_the_sweep_and_fails_no_trial(sweep, monkeypatch):
+    sweep.send("start")
+    sweep.send("complete", **{STOPPED: "[Errno 28] No space left on device: '/x'"})
+    assert sweep.stops == ["t000: [Errno 28] No space left on device: '/x'"]
+    monkeypatch.setattr(callback, "write_trial", Mock(side_effect=OSError(28, "No space left on device")))
+    sweep.send("start", 1)
+    sweep.send("complete", 1, **{FAILED: "loss became nan"})
+    assert sweep.stops[1] == "t001: [Errno 28] No space left on device"
     assert not read_trials(sweep.folder)
-    assert not sweep.search.calls
+    assert not sweep.searched()

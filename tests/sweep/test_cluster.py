@@ -1,15 +1,20 @@
-"""How a cluster is divided among trials."""
+"""Clusters: division among trials, addresses without a cluster, and Ray's private names."""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 
 from ikd_ray.errors import UsageError
+from ikd_ray.sweep import ray_internals
 from ikd_ray.sweep.cluster import ray_cluster
 from ikd_ray.sweep.resources import Node, TrialResources, allocate
 
+ONE_GPU, FOUR_GPUS = (16, 1), (16, 4)
 
-def allocated(*nodes, trials=100, concurrent=None, workers=1, gpus_per_worker=None):
+
+def allocate_nodes(*nodes, trials=100, concurrent=None, workers=1, gpus_per_worker=None):
     return allocate(
         [Node(*node) for node in nodes],
         trials=trials,
@@ -19,11 +24,8 @@ def allocated(*nodes, trials=100, concurrent=None, workers=1, gpus_per_worker=No
     )
 
 
-ONE_GPU, FOUR_GPUS = (16, 1), (16, 4)
-
-
 @pytest.mark.parametrize(
-    ("nodes", "asked", "given"),
+    ("nodes", "options", "expected"),
     [
         ([(2,)], {}, TrialResources(2, 1, 1, 0)),
         ([(2,)], {"trials": 1}, TrialResources(1, 1, 2, 0)),
@@ -42,12 +44,12 @@ ONE_GPU, FOUR_GPUS = (16, 1), (16, 4)
         ([(16, 2)], {"gpus_per_worker": 0}, TrialResources(8, 1, 2, 0)),
     ],
 )
-def test_the_whole_cluster_is_used(nodes, asked, given):
-    assert allocated(*nodes, **asked) == given
+def test_trials_use_the_whole_cluster(nodes, options, expected):
+    assert allocate_nodes(*nodes, **options) == expected
 
 
 @pytest.mark.parametrize(
-    ("nodes", "asked", "words"),
+    ("nodes", "options", "words"),
     [
         ([(2,)], {"workers": 3}, ("--workers-per-trial 3", "2 CPUs")),
         ([(2,)], {"concurrent": 3}, ("--concurrent 3", "room for 2")),
@@ -56,14 +58,35 @@ def test_the_whole_cluster_is_used(nodes, asked, given):
         ([(8, 2)], {"gpus_per_worker": 1.5}, ("--gpus-per-worker 1.5", "whole number")),
     ],
 )
-def test_more_than_there_is_is_refused(nodes, asked, words):
+def test_more_than_the_cluster_has_is_refused(nodes, options, words):
     with pytest.raises(UsageError) as error:
-        allocated(*nodes, **asked)
+        allocate_nodes(*nodes, **options)
     assert all(word in str(error.value) for word in words)
 
 
 @pytest.mark.parametrize("address", ["ray://127.0.0.1:1", "127.0.0.1:1"])
-def test_no_cluster_at_the_address(address, monkeypatch):
+def test_an_address_without_a_cluster_is_a_usage_error(address, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(UsageError, match=f"RAY_ADDRESS {address}"), ray_cluster(nested=False):
         pass
+
+
+def test_the_installed_ray_has_the_private_names():
+    assert all(map(callable, (ray_internals.worker.print_to_stdstream, ray_internals.utils.get_num_cpus)))
+    assert hasattr(ray_internals.worker, "_global_node")
+    assert isinstance(ray_internals.class_cache.DEFAULT_ENV_VARS, dict)
+    assert ray_internals.constants.ENABLE_RAY_CLUSTERS_ENV_VAR == "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+    assert isinstance(ray_internals.constants.ENABLE_RAY_CLUSTER, bool)
+
+
+def test_a_ray_without_the_private_names_loses_only_comfort(monkeypatch):
+    for name in ("worker", "constants", "utils", "class_cache"):
+        monkeypatch.setattr(ray_internals, name, None)
+    assert ray_internals.count_cpus() == os.cpu_count()
+    assert ray_internals.is_cluster_alive(1.0)
+    ray_internals.silence_worker_output()
+    ray_internals.share_idle_workers()
+    before = dict(os.environ)
+    with ray_internals.bind_to_localhost():
+        assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
+    assert dict(os.environ) == before

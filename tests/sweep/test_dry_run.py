@@ -1,4 +1,4 @@
-"""The plan of a sweep in words, and its price: what it says, that it says it, and that nothing is left."""
+"""Dry run: the plan of a sweep and the estimate of its cost."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import re
 import numpy as np
 import pytest
 
-from ikd_ray.config import make_trial
+from ikd_ray.config import SweepConfig, make_trial
+from ikd_ray.errors import UsageError
 from ikd_ray.search.budget import Budget
 from ikd_ray.search.space import load_space
-from ikd_ray.sweep.dry_run import sample_trials, trial_seconds
+from ikd_ray.sweep.dry_run import plan_sweep, sample_trials, trial_seconds
 from ikd_ray.sweep.probe import Costs, typical_subset
+from ikd_ray.sweep.request import validate
 from tests.helpers.run_command import sweep_flags
 from tests.helpers.tiny_models import make_dataset
 
@@ -40,7 +42,8 @@ COSTS = Costs(
 
 
 @pytest.mark.slow
-def test_the_plan_is_told_and_nothing_is_left(command, inputs, tmp_path):
+def test_the_plan_is_printed_and_nothing_is_written(command, inputs, tmp_path):
+    """Run the real command, with a probe of ten seconds."""
     (tmp_path / "space.yaml").write_text(SPACE)
     done = command(
         "run",
@@ -69,79 +72,79 @@ def test_the_plan_is_told_and_nothing_is_left(command, inputs, tmp_path):
     assert done.stderr == ""
 
 
-@pytest.mark.slow
-def test_a_plan_that_the_machine_has_no_room_for_is_none(command, inputs, tmp_path):
+def test_more_than_the_machine_has_is_refused(inputs, tmp_path):
     (tmp_path / "space.yaml").write_text(SPACE)
-    asked = [
-        "run",
-        *sweep_flags(inputs, tmp_path / "space.yaml", "planned"),
-        "--concurrent",
-        999,
-        "--dry-run",
-    ]
-    done = command(*asked, cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: --concurrent 999: the cluster has room for ")
-    assert done.stderr.count("\n") == 1
+    request = validate(
+        SweepConfig(
+            task="cola",
+            data_dir=inputs / "glue",
+            teacher=str(inputs / "teacher"),
+            space=tmp_path / "space.yaml",
+            output=tmp_path / "outputs",
+            concurrent=999,
+        )
+    )
+    with pytest.raises(UsageError, match="--concurrent 999: the cluster has room for "):
+        next(plan_sweep(request))
     assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]
 
 
-def test_a_plan_is_for_a_new_sweep(command, tmp_path):
+def test_a_resumed_sweep_has_no_dry_run(command, tmp_path):
     done = command("run", "--resume", "sweep", "--dry-run", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "error: --dry-run is for a new sweep; leave out --resume, or leave out --dry-run\n"
 
 
-def test_trials_are_drawn_from_the_space(tmp_path):
+def test_sampled_trials_come_from_the_space(tmp_path):
     (tmp_path / "space.yaml").write_text(SPACE)
-    found = sample_trials(Budget(load_space(tmp_path / "space.yaml"), 3))
-    assert {trial.regime for trial in found} == {"kd", "pid"}
-    assert {trial.epochs_per_layer for trial in found if trial.regime == "kd"} == {2}, "its default"
-    assert {trial.epochs_per_layer for trial in found if trial.regime == "pid"} == {1, 2, 3}
-    assert all(1 <= trial.temperature <= 4 for trial in found)
+    trials = sample_trials(Budget(load_space(tmp_path / "space.yaml"), 3))
+    assert {trial.regime for trial in trials} == {"kd", "pid"}
+    assert {trial.epochs_per_layer for trial in trials if trial.regime == "kd"} == {2}, "the default"
+    assert {trial.epochs_per_layer for trial in trials if trial.regime == "pid"} == {1, 2, 3}
+    assert all(1 <= trial.temperature <= 4 for trial in trials)
 
 
-def test_of_a_grid_the_plan_has_the_trials_that_run(tmp_path):
+def test_a_grid_is_planned_with_its_own_trials(tmp_path):
     (tmp_path / "grid.yaml").write_text(
         "sampler: grid\nparams: {regime: {choice: [hard, kd, id]}, epochs: 1}"
     )
-    found = sample_trials(Budget(load_space(tmp_path / "grid.yaml"), 2))
-    assert [trial.regime for trial in found] == ["hard", "kd"]
+    trials = sample_trials(Budget(load_space(tmp_path / "grid.yaml"), 2))
+    assert [trial.regime for trial in trials] == ["hard", "kd"]
 
 
 @pytest.mark.parametrize(
-    ("asked", "seconds"),
+    ("params", "seconds"),
     [
         # 7 examples to train on, 3 to evaluate: epochs x (7 x (1 + 10) + 3 x (0.1 + 0.01)), for a layer below the top.
         ({"regime": "kd", "student_layers": 2, "epochs": 2}, 2 * (7 * (1 + 10) + 3 * 0.11)),
         ({"regime": "kd", "student_layers": 1, "epochs": 2}, 2 * (7 * 1 + 3 * 0.1)),
         ({"regime": "id", "student_layers": 2, "epochs": 1}, 7 * (1 + 10 + 200) + 3 * 0.11),
-        # Of 7 examples it sees 2.
+        # It trains on 2 of 7 examples.
         ({"regime": "kd", "student_layers": 2, "epochs": 2, "train_fraction": 0.3}, 2 * (2 * 11 + 3 * 0.11)),
         (
             {"regime": "pid", "student_layers": 2, "epochs": 1, "epochs_per_layer": 1, "top_trains": "head"},
-            # Layer 1; layer 2 on what layer 1 gives, for all 10 examples; the head on what both give.
+            # Layer 1; the outputs of layer 1 for all 10 examples, and layer 2; the outputs of layer 2, and the head.
             7 * (1 + 100) + 3 * 0.11 + 10 * 0.01 + 7 * (1 + 100) + 3 * 0.1 + 10 * 0.01 + 7 + 3 * 0.1,
         ),
     ],
 )
-def test_a_trial_costs_what_its_stages_cost(asked, seconds):
-    assert trial_seconds(make_trial(asked), COSTS, train=7, dev=3) == pytest.approx(seconds)
+def test_a_trial_costs_the_sum_of_its_stages(params, seconds):
+    assert trial_seconds(make_trial(params), COSTS, train=7, dev=3) == pytest.approx(seconds)
 
 
-def test_a_teacher_is_fine_tuned_with_all_threads():
+def test_a_teacher_is_estimated_with_all_threads():
     assert COSTS.teacher_seconds(layers=6, train=7, dev=3) == pytest.approx(0.5 * (7 * (1 + 50) + 3 * 0.15))
 
 
-def test_the_probe_s_examples_are_about_as_long_as_one_that_stands_for_all():
+def test_typical_examples_have_the_root_mean_square_length():
     dataset = make_dataset("cola", train=400, dev=50)
     lengths = {name: _words(split) for name, split in dataset.splits.items()}
     sample = typical_subset(dataset, lengths, 40)
     assert {name: len(split) for name, split in sample.splits.items()} == {"train": 40, "dev": 40}
-    taken = _words(sample.splits["train"])
+    sampled = _words(sample.splits["train"])
     assert np.ptp(lengths["train"]) == 15
-    assert np.ptp(taken) <= 2
-    assert np.mean(taken) == pytest.approx(np.sqrt(np.mean(lengths["train"] ** 2)), abs=1)
+    assert np.ptp(sampled) <= 2
+    assert np.mean(sampled) == pytest.approx(np.sqrt(np.mean(lengths["train"] ** 2)), abs=1)
     assert len(typical_subset(dataset, lengths, 10_000).splits["dev"]) == 50
 
 

@@ -1,4 +1,4 @@
-"""A sweep that goes on must be the sweep that was begun."""
+"""Requests: a resumed sweep must be the one that was started."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from ikd_ray.sweep.request import resumed_config, validate
 
 
 @pytest.fixture
-def begun(inputs, tmp_path, monkeypatch):
-    """A record as a sweep leaves it; returns (output folder, record)."""
+def started(inputs, tmp_path, monkeypatch):
+    """Write a sweep's record, and return the output folder and the record."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "space.yaml").write_text("params: {student_layers: 2}\n")
-    asked = SweepConfig(
+    config = SweepConfig(
         task="cola",
         data_dir=inputs / "glue",
         teacher=str(inputs / "teacher"),
         space=tmp_path / "space.yaml",
         output=tmp_path / "outputs",
-        name="begun",
+        name="started",
     )
-    request = validate(asked)
-    folder = tmp_path / "outputs" / "begun"
+    request = validate(config)
+    folder = tmp_path / "outputs" / "started"
     folder.mkdir(parents=True)
     (folder / "space.yaml").write_text(request.space.text)
     record = SweepRecord(
-        name="begun",
+        name="started",
         task="cola",
         seed=0,
         trials=8,
@@ -48,46 +48,46 @@ def begun(inputs, tmp_path, monkeypatch):
     return tmp_path / "outputs", record
 
 
-def test_goes_on_as_it_was_also_from_another_folder(begun, inputs, tmp_path, monkeypatch):
-    output, _ = begun
+def test_a_sweep_resumes_from_another_working_folder(started, inputs, tmp_path, monkeypatch):
+    output, _ = started
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    request = validate(resumed_config("begun", {}, SharedStorage(str(output))), resumes=True)
+    request = validate(resumed_config("started", {}, SharedStorage(str(output))), resumes=True)
     assert (request.task.name, request.trials, request.config.seed) == ("cola", 8, 0)
-    assert request.folder == output / "begun"
+    assert request.folder == output / "started"
 
 
-def test_more_trials_are_welcome_and_the_same_flags_too(begun, inputs):
-    output, _ = begun
+def test_trials_may_change_and_equal_flags_may_be_repeated(started, inputs):
+    output, _ = started
     changes = {"trials": 20, "task": "cola", "data_dir": inputs / "glue"}
-    assert validate(resumed_config("begun", changes, SharedStorage(str(output))), resumes=True).trials == 20
+    assert validate(resumed_config("started", changes, SharedStorage(str(output))), resumes=True).trials == 20
 
 
 @pytest.mark.parametrize(("flag", "value"), [("task", "rte"), ("seed", 1), ("data_dir", "/elsewhere")])
-def test_flags_that_would_make_it_another_sweep(begun, flag, value):
+def test_flags_that_define_the_sweep_cannot_change(started, flag, value):
     with pytest.raises(UsageError, match=f"--{flag.replace('_', '-')} cannot change"):
-        resumed_config("begun", {flag: value}, SharedStorage(str(begun[0])))
+        resumed_config("started", {flag: value}, SharedStorage(str(started[0])))
 
 
 @pytest.mark.parametrize(
     ("part", "words"),
     [("data", "its data was GLUE folder glue"), ("teacher", "is not the one it began with")],
 )
-def test_other_content_under_the_same_name(begun, part, words):
-    output, record = begun
+def test_changed_data_or_teacher_is_refused(started, part, words):
+    output, record = started
     changed = {
         key: "other" if key in ("fingerprint", "source_key") else v
         for key, v in getattr(record, part).items()
     }
-    write_sweep(output / "begun", SweepRecord(**(asdict(record) | {part: changed})))
+    write_sweep(output / "started", SweepRecord(**(asdict(record) | {part: changed})))
     with pytest.raises(UsageError, match=words):
-        validate(resumed_config("begun", {}, SharedStorage(str(output))), resumes=True)
+        validate(resumed_config("started", {}, SharedStorage(str(output))), resumes=True)
 
 
 @pytest.fixture
-def own(begun, tmp_path):
-    """The sweep `own` of a task file, which is gone by now; returns (output folder, the file's text)."""
-    output, record = begun
+def own(started, tmp_path):
+    """Write the sweep `own` of a task file, delete the file, and return the output folder and the file's text."""
+    output, record = started
     text = "name: mine\ntext: text\nlabel: label\nlabels: [no, yes]\nmetric: f1\n"
     (tmp_path / "mine.yaml").write_text(text)
     (tmp_path / "tables").mkdir()
@@ -107,7 +107,7 @@ def own(begun, tmp_path):
     return output, text
 
 
-def test_a_task_file_may_be_gone_or_elsewhere(own, tmp_path, monkeypatch):
+def test_a_task_file_may_be_missing_or_moved(own, tmp_path, monkeypatch):
     output, text = own
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -118,7 +118,7 @@ def test_a_task_file_may_be_gone_or_elsewhere(own, tmp_path, monkeypatch):
         assert request.task.definition == text
 
 
-def test_a_task_file_may_not_be_another(own, tmp_path):
+def test_another_task_file_is_refused(own, tmp_path):
     output, text = own
     (tmp_path / "mine.yaml").write_text(text.replace("text: text", "text: other"))
     for task in ("mine.yaml", "cola"):
@@ -126,8 +126,8 @@ def test_a_task_file_may_not_be_another(own, tmp_path):
             resumed_config("own", {"task": task}, SharedStorage(str(output)))
 
 
-def test_other_columns_in_the_kept_task_are_other_data(own, tmp_path):
-    """What is no part of the task's identity is read anew, and shows in the data's fingerprint."""
+def test_other_columns_in_the_recorded_task_are_refused(own, tmp_path):
+    """Columns are no part of the task's identity, but change the data's fingerprint."""
     output, text = own
     for name in ("train", "dev"):
         (tmp_path / "tables" / f"{name}.csv").write_text("text,label,x\nw1 w2,yes,w5\nw3,no,w6\n")
@@ -136,19 +136,19 @@ def test_other_columns_in_the_kept_task_are_other_data(own, tmp_path):
         validate(resumed_config("own", {}, SharedStorage(str(output))), resumes=True)
 
 
-def test_a_held_out_part_is_held_out_again(begun):
-    """And where it was not, it is other data."""
-    output, record = begun
-    space = output / "begun" / "space.yaml"
-    whole = validate(resumed_config("begun", {}, SharedStorage(str(output))), resumes=True).dataset
+def test_a_held_out_split_is_held_out_again(started):
+    """A sweep that selected on dev has other data with a held-out split."""
+    output, record = started
+    space = output / "started" / "space.yaml"
+    whole = validate(resumed_config("started", {}, SharedStorage(str(output))), resumes=True).dataset
     space.write_text(space.read_text() + "selection: holdout\n")
     with pytest.raises(
         UsageError, match=r"its data was .*, now it is .* 10 of train are held out to choose by"
     ):
-        validate(resumed_config("begun", {}, SharedStorage(str(output))), resumes=True)
+        validate(resumed_config("started", {}, SharedStorage(str(output))), resumes=True)
     data = {"fingerprint": hold_out(whole).fingerprint, "description": "", "selection": "holdout"}
-    write_sweep(output / "begun", SweepRecord(**(asdict(record) | {"data": data})))
-    request = validate(resumed_config("begun", {}, SharedStorage(str(output))), resumes=True)
+    write_sweep(output / "started", SweepRecord(**(asdict(record) | {"data": data})))
+    request = validate(resumed_config("started", {}, SharedStorage(str(output))), resumes=True)
     assert {name: len(split) for name, split in request.dataset.splits.items()} == {
         "train": 86,
         "dev": 40,
@@ -165,19 +165,19 @@ def test_a_held_out_part_is_held_out_again(begun):
         ("params: {train_fraction: {float: [0.1, 1]}}", None),
     ],
 )
-def test_a_share_that_workers_cannot_split(begun, tmp_path, text, words):
+def test_batches_that_workers_cannot_split_are_refused(started, tmp_path, text, words):
     (tmp_path / "shares.yaml").write_text(text)
     changes = {"space": tmp_path / "shares.yaml", "name": "shares", "workers_per_trial": 2}
-    asked = SweepConfig(**(begun[1].settings | changes))
+    config = SweepConfig(**(started[1].settings | changes))
     if words is None:
-        validate(asked)
+        validate(config)
         return
     with pytest.raises(UsageError, match=words):
-        validate(asked)
-    one = asked.model_copy(update={"workers_per_trial": 1})
+        validate(config)
+    one = config.model_copy(update={"workers_per_trial": 1})
     assert validate(one).trials == 8
 
 
-def test_an_unknown_name_lists_the_known(begun):
-    with pytest.raises(UsageError, match=r"no sweep of that name .*begun"):
-        resumed_config("other", {}, SharedStorage(str(begun[0])))
+def test_an_unknown_name_lists_the_existing_sweeps(started):
+    with pytest.raises(UsageError, match=r"no sweep of that name .*started"):
+        resumed_config("other", {}, SharedStorage(str(started[0])))

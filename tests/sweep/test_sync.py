@@ -1,4 +1,4 @@
-"""A sweep's records on their way between machines."""
+"""Synchronization of a sweep's records between machines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DATA = {"fingerprint": "f00d", "max_length": 48}
 
 
 class Machine:
-    """One of several that use an output."""
+    """One of several machines with the same output URI."""
 
     def __init__(self, uri: str) -> None:
         self.messages: list[str] = []
@@ -43,18 +43,18 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """`machine("a")`: from now on this is that machine."""
+    """Return a function that turns this process into the machine of a name."""
 
-    def become(name: str, uri: str = f"file://{tmp_path}/remote") -> Machine:
+    def switch(name: str, uri: str = f"file://{tmp_path}/remote") -> Machine:
         monkeypatch.setenv("HOME", str(tmp_path / name))
         return Machine(uri)
 
-    return become
+    return switch
 
 
 @pytest.fixture
-def left(machine):
-    """A machine has run a sweep of two trials."""
+def trials(machine):
+    """Run a sweep of two trials on a first machine, and return the trials' ids."""
     first = machine("first")
     names = [first.trial(number) for number in range(2)]
     objectives = {"dev/mcc": "max"}
@@ -72,18 +72,18 @@ def left(machine):
     return names
 
 
-def test_a_machine_gets_what_it_needs_to_go_on_and_no_student(left, machine):
+def test_records_are_pulled_without_students(trials, machine):
     second = machine("second")
     pull_sweeps(second.output)
-    assert [trial.id for trial in read_trials(second.sweep)] == left
-    assert all(store.is_intact(trial_folder(second.sweep, name)) for name in left)
+    assert [trial.id for trial in read_trials(second.sweep)] == trials
+    assert all(store.is_intact(trial_folder(second.sweep, name)) for name in trials)
     assert not list(second.output.folder.rglob("model.safetensors"))
     assert (second.sweep / TASK_FILE).read_text() == "name: own\n"
     with sqlite3.connect(second.sweep / "study.db") as study:
         assert study.execute("select name from sqlite_master").fetchall() == [("told",)]
 
 
-def test_students_come_when_they_are_asked_for(left, machine):
+def test_students_are_pulled_on_request(trials, machine):
     second = machine("second")
     pull_sweep(second.output, second.sweep)
     pull_students(second.output, second.sweep, read_trials(second.sweep))
@@ -91,7 +91,7 @@ def test_students_come_when_they_are_asked_for(left, machine):
     assert (second.output.folder / "cache" / "teachers" / "k" / "tokenizer.json").exists()
 
 
-def test_examples_come_where_models_are_to_be_measured(left, machine):
+def test_tokens_are_pulled_on_request(trials, machine):
     first = machine("first")
     folder = tokens_folder(first.output.folder, read_sweep(first.sweep))
     with store.staging_dir(folder) as new:
@@ -99,15 +99,15 @@ def test_examples_come_where_models_are_to_be_measured(left, machine):
     first.output.upload(folder)
     second = machine("second")
     pull_sweep(second.output, second.sweep)
-    there = tokens_folder(second.output.folder, read_sweep(second.sweep))
+    tokens = tokens_folder(second.output.folder, read_sweep(second.sweep))
     pull_students(second.output, second.sweep, read_trials(second.sweep))
-    assert not there.exists()
+    assert not tokens.exists()
     pull_students(second.output, second.sweep, read_trials(second.sweep)[:1], tokens=True)
-    assert store.is_intact(there)
+    assert store.is_intact(tokens)
 
 
-def test_records_without_students_go_nowhere(left, machine):
-    """What a machine has only in part replaces nothing there."""
+def test_records_without_students_are_not_pushed(trials, machine):
+    """Incomplete folders of a machine replace nothing at the URI."""
     second = machine("second")
     pull_sweep(second.output, second.sweep)
     second.sync.push()
@@ -117,15 +117,15 @@ def test_records_without_students_go_nowhere(left, machine):
     assert (trial_folder(third.sweep, "t000") / "student" / "model.safetensors").exists()
 
 
-def test_a_damaged_record_here_comes_anew(left, machine):
+def test_a_damaged_record_is_pulled_again(trials, machine):
     second = machine("second")
     pull_sweep(second.output, second.sweep)
     (trial_folder(second.sweep, "t000") / "trial.json").write_text("{")
     second.sync.pull()
-    assert [trial.id for trial in read_trials(second.sweep)] == left
+    assert [trial.id for trial in read_trials(second.sweep)] == trials
 
 
-def test_a_trial_that_is_to_run_again_is_forgotten_everywhere(left, machine):
+def test_a_deleted_trial_is_deleted_everywhere(trials, machine):
     second = machine("second")
     pull_sweep(second.output, second.sweep)
     second.sync.delete_trial("t000")
@@ -138,7 +138,7 @@ def test_a_trial_that_is_to_run_again_is_forgotten_everywhere(left, machine):
     assert read_trials(third.sweep)[0].reason == "anew"
 
 
-def test_where_the_uri_is_away_the_user_is_told_and_it_is_made_up_for(machine, tmp_path):
+def test_an_outage_is_reported_and_made_up_for(machine, tmp_path):
     (tmp_path / "way").write_text("a file, where a folder is to be")
     first = machine("first", f"file://{tmp_path}/way/remote")
     first.trial(0)

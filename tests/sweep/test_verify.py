@@ -1,4 +1,4 @@
-"""A sweep whose trials' records are held against everything else that tells of it."""
+"""Verification of a sweep: study, MLflow runs and tables against the records of its trials."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ikd_ray.storage.remote import SharedStorage
 from ikd_ray.sweep.searcher import STUDY, OrderedSearch, open_study
 from ikd_ray.sweep.verify import verify
 from tests.helpers.sample_students import make_student, write_teacher_tokenizer
+from tests.helpers.terminal import invoke
 
 SPACE = "params:\n  regime: {choice: [kd, pid]}\n  temperature: {float: [1, 10]}\n"
 OBJECTIVES = {"dev/mcc": "max", "student/params": "min"}
@@ -36,7 +37,7 @@ def metrics(number: int, epoch: int = 2) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A sweep of which all records agree: three trials finished, one failed."""
+    """Return the home of a sweep whose records agree: three trials finished, one failed."""
     home = tmp_path_factory.mktemp("check")
     folder = home / "outputs" / "whole"
     folder.mkdir(parents=True)
@@ -87,7 +88,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def sweep(whole, tmp_path):
-    """A copy to do things to."""
+    """Return the folder of a copy that the test may change."""
     shutil.copytree(whole, tmp_path / "home")
     folder = tmp_path / "home" / "outputs" / "whole"
     text = (folder / "sweep.json").read_text().replace(str(whole), str(tmp_path / "home"))
@@ -119,7 +120,7 @@ STATES = [
 ]
 
 
-def test_a_whole_sweep_is_found_whole_and_left_as_it_is(sweep):
+def test_a_consistent_sweep_is_left_unchanged(sweep):
     before = {name: run.info.run_id for name, run in runs(sweep).items()}
     _, trials, found = verify(SharedStorage(str(sweep.parent)), sweep, None)
     assert len(trials) == TRIALS
@@ -135,7 +136,7 @@ def test_a_whole_sweep_is_found_whole_and_left_as_it_is(sweep):
     }
 
 
-def study_gone(sweep):
+def study_deleted(sweep):
     (sweep / "study.db").unlink()
 
 
@@ -143,17 +144,17 @@ def study_damaged(sweep):
     (sweep / "study.db").write_bytes(b"no database " * 1000)
 
 
-def test_a_study_made_again_keeps_what_it_suggested(sweep):
-    """A trial without a record has its parameters there alone."""
+def test_a_recreated_study_keeps_its_suggestions(sweep):
+    """A trial without a record has its parameters in the study alone."""
     asked = [trial.params for trial in study(sweep).trials]
     shutil.rmtree(sweep / "trials" / "t003")
-    study_other(sweep)
+    study_with_other_values(sweep)
     verify(SharedStorage(str(sweep.parent)), sweep, None)
     assert [trial.params for trial in study(sweep).trials] == asked
     assert states(sweep) == [*STATES[:3], ("RUNNING", None)]
 
 
-def study_untold(sweep):
+def study_without_result(sweep):
     with sqlite3.connect(sweep / "study.db") as database:
         database.execute("update trials set state = 'RUNNING' where number = 1")
         database.execute(
@@ -161,52 +162,52 @@ def study_untold(sweep):
         )
 
 
-def study_other(sweep):
+def study_with_other_values(sweep):
     with sqlite3.connect(sweep / "study.db") as database:
         database.execute("update trial_values set value = 0.75 where objective = 0")
 
 
-def runs_cut(sweep):
+def runs_still_running(sweep):
     for name in ("t001", "parent"):
         client(sweep).update_run(runs(sweep)[name].info.run_id, status="RUNNING")
 
 
-def run_gone(sweep):
+def run_deleted(sweep):
     client(sweep).delete_run(runs(sweep)["t003"].info.run_id)
 
 
-def run_doubled(sweep):
+def epoch_logged_twice(sweep):
     client(sweep).log_metric(runs(sweep)["t000"].info.run_id, "stage", 1.0, step=1)
 
 
-def store_gone(sweep):
+def store_deleted(sweep):
     (sweep.parents[1] / "mlflow.db").unlink()
 
 
-def tables_gone(sweep):
+def tables_outdated(sweep):
     (sweep / "pareto.json").write_text("{}")
     (sweep / "trials.csv").unlink()
 
 
 @pytest.mark.parametrize(
-    ("harm", "where"),
+    ("damage", "where"),
     [
-        (study_gone, "study"),
+        (study_deleted, "study"),
         (study_damaged, "study"),
-        (study_untold, "study"),
-        (study_other, "study"),
-        (runs_cut, "MLflow"),
-        (run_gone, "MLflow"),
-        (run_doubled, "MLflow"),
-        (store_gone, "MLflow"),
-        (tables_gone, "tables"),
+        (study_without_result, "study"),
+        (study_with_other_values, "study"),
+        (runs_still_running, "MLflow"),
+        (run_deleted, "MLflow"),
+        (epoch_logged_twice, "MLflow"),
+        (store_deleted, "MLflow"),
+        (tables_outdated, "tables"),
     ],
 )
-def test_what_differs_is_derived_again(sweep, harm, where):
-    harm(sweep)
+def test_differences_are_repaired_from_the_records(sweep, damage, where):
+    damage(sweep)
     _, _, found = verify(SharedStorage(str(sweep.parent)), sweep, None)
-    assert {finding.where for finding in found} == {where}
-    assert all(finding.repaired for finding in found)
+    assert {discrepancy.where for discrepancy in found} == {where}
+    assert all(discrepancy.repaired for discrepancy in found)
     assert verify(SharedStorage(str(sweep.parent)), sweep, None)[2] == []
     assert states(sweep) == STATES
     latest = runs(sweep)
@@ -219,12 +220,12 @@ def test_what_differs_is_derived_again(sweep, harm, where):
             ]
 
 
-@pytest.mark.parametrize("harm", ["a flipped bit", "another's record", "a file is gone"])
-def test_a_damaged_trial_is_put_aside_for_resume(sweep, harm):
+@pytest.mark.parametrize("damage", ["a flipped bit", "another's record", "a file is gone"])
+def test_a_damaged_trial_is_moved_away_and_runs_again(sweep, damage):
     record = sweep / "trials" / "t001" / "trial.json"
-    if harm == "a flipped bit":
+    if damage == "a flipped bit":
         record.write_text(record.read_text().replace("0.12", "0.13", 1))
-    elif harm == "another's record":
+    elif damage == "another's record":
         shutil.rmtree(record.parent)
         shutil.copytree(sweep / "trials" / "t000", record.parent)
     else:
@@ -232,7 +233,11 @@ def test_a_damaged_trial_is_put_aside_for_resume(sweep, harm):
     _, trials, found = verify(SharedStorage(str(sweep.parent)), sweep, None)
     assert [trial.id for trial in trials] == ["t000", "t002", "t003"]
     assert (sweep / "damaged" / "t001").is_dir()
-    assert [finding.where for finding in found if not finding.repaired] == ["trials", "study", "MLflow"]
+    assert [discrepancy.where for discrepancy in found if not discrepancy.repaired] == [
+        "trials",
+        "study",
+        "MLflow",
+    ]
     space = load_space(sweep / "space.yaml")
     search = OrderedSearch(
         Budget(space, TRIALS),
@@ -247,23 +252,21 @@ def test_a_damaged_trial_is_put_aside_for_resume(sweep, harm):
     assert search.suggest("again")["number"] == 1
 
 
-def test_a_sweep_that_runs_is_not_checked(sweep):
+def test_a_running_sweep_is_refused(sweep):
     with sweep_lock(sweep), pytest.raises(UsageError, match="another process is running that sweep"):
         verify(SharedStorage(str(sweep.parent)), sweep, None)
 
 
-def test_the_command_line(sweep, command):
-    runs_cut(sweep)
-    home = sweep.parents[1]
-    done = command("report", "--check", "whole", cwd=home)
-    assert done.returncode == 0, done.stderr
-    assert "MLflow: t001 was RUNNING: repaired\n" in done.stdout
-    assert "whole: 4 of 4 trials have ended, 3 of them finished; 2 differences\n" in done.stdout
+def test_check_prints_the_differences(sweep, command_line, monkeypatch):
+    app = command_line("report")
+    monkeypatch.chdir(sweep.parents[1])
+    runs_still_running(sweep)
+    result = invoke(app, "--check", "whole")
+    assert result.exit_code == 0, result.stderr
+    assert "MLflow: t001 was RUNNING: repaired\n" in result.stdout
+    assert "whole: 4 of 4 trials have ended, 3 of them finished; 2 differences\n" in result.stdout
     shutil.rmtree(sweep / "trials" / "t000")
-    done = command("report", "--check", "whole", cwd=home)
-    assert done.returncode == 1
-    assert "study: t000 had ended, but its record is gone: NOT repaired\n" in done.stdout
-    assert "go on: python sweeps/run.py --resume whole\n" in done.stdout
-    done = command("report", "--check", "another", cwd=home)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: --check another: no sweep of that name in outputs; there are: whole\n"
+    result = invoke(app, "--check", "whole")
+    assert result.exit_code == 1
+    assert "study: t000 had ended, but its record is gone: NOT repaired\n" in result.stdout
+    assert "go on: python sweeps/run.py --resume whole\n" in result.stdout

@@ -1,4 +1,4 @@
-"""What the cache holds, as users see it, and what clearing it leaves."""
+"""The cache command: its tables, and what it clears."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,41 +17,41 @@ from ikd_ray.distill.epoch_cache import EpochCache
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.storage.eviction import cache_entries
 from ikd_ray.terminal.cache_tables import STAGES_SHOWN, format_ranges
+from ikd_ray.terminal.command_line import run
 from tests.helpers.terminal import invoke
 from tests.helpers.tiny_models import make_data, make_encoder, make_targets
 
-SCRIPT = Path(__file__).resolve().parents[2] / "sweeps" / "cache.py"
 FAST = {"student_layers": 2, "batch_size": 16, "learning_rate": 3e-3, "epochs": 3, "epochs_per_layer": 1}
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """Tiny data and targets."""
+    """Return tiny data and targets."""
     root = tmp_path_factory.mktemp("inputs")
     data = make_data(root)
     return data, make_targets(root / "targets", data, make_encoder(layers=4))
 
 
 @pytest.fixture(scope="module")
-def begin(inputs):
-    """`begin(cache, regime="kd", ...)`: a distillation that saves its epochs, not yet begun."""
+def make_distillation(inputs):
+    """Return a function that makes a distillation, not yet started, that saves its epochs in a cache."""
 
-    def begin(cache: Path, **fields):
+    def make_distillation(cache: Path, **fields):
         checkpoints = EpochCache(cache / "stages", 1.0, "sweep/trial")
         return iter(Distillation(Trial(**(FAST | fields)), *inputs, checkpoints=checkpoints))
 
-    return begin
+    return make_distillation
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory, begin) -> Path:
-    """An output folder after a sweep of two trials; the PID student is the older one."""
+def filled_output(tmp_path_factory, make_distillation) -> Path:
+    """Return an output folder after two trials, of which the PID student is the older one."""
     output = tmp_path_factory.mktemp("filled") / "outputs"
     cache = output / "cache"
-    list(begin(cache, regime="pid"))
+    list(make_distillation(cache, regime="pid"))
     for number, state in enumerate(sorted(cache_entries(cache / "stages"), key=lambda state: state.used)):
         os.utime(state.folder, (1e9 + number, 1e9 + number))
-    list(begin(cache, regime="kd", seed=7, student_init="first"))
+    list(make_distillation(cache, regime="kd", seed=7, student_init="first"))
     for name in ("tokens", "teachers", "targets"):
         (cache / name / "key").mkdir(parents=True)
         (cache / name / "key" / "content").write_bytes(bytes(1234))
@@ -62,8 +60,8 @@ def filled(tmp_path_factory, begin) -> Path:
 
 
 @pytest.fixture
-def output(filled, tmp_path) -> Path:
-    shutil.copytree(filled, tmp_path / "outputs")  # with its times
+def output(filled_output, tmp_path) -> Path:
+    shutil.copytree(filled_output, tmp_path / "outputs")  # with its times
     return tmp_path / "outputs"
 
 
@@ -73,15 +71,15 @@ def app(command_line):
 
 
 def rows(text: str) -> list[list[str]]:
-    """The cells of every line, which no cell of one word splits."""
+    """Return the words of every line."""
     return [line.split() for line in text.splitlines()]
 
 
-def everything(folder: Path) -> dict[str, tuple[int, int]]:
+def list_files(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*")}
 
 
-def test_list_shows_each_kind_and_where_it_is(app, output):
+def test_list_shows_each_kind_with_its_folder(app, output):
     result = invoke(app, "list", "--output", output)
     assert result.exit_code == 0
     found = {kind.folder.name: kind for kind in summarize_kinds(output / "cache")}
@@ -100,7 +98,7 @@ def test_list_shows_each_kind_and_where_it_is(app, output):
     assert ["teachers", "1", "1.2", "kB"] in [row[:4] for row in rows(result.stdout)]
 
 
-def test_list_shows_each_stage_the_most_recently_used_first(app, output):
+def test_list_shows_recently_used_stages_first(app, output):
     text = invoke(app, "list", "--output", output).stdout
     (head,) = [number for number, row in enumerate(rows(text)) if row[:2] == ["task", "regime"]]
     stages = [row for row in rows(text)[head + 1 :] if row[:1] == ["cola"]]
@@ -118,8 +116,8 @@ def test_list_shows_each_stage_the_most_recently_used_first(app, output):
     assert "2001-09-09" in " ".join(stages[1])
 
 
-def test_list_tells_what_running_trials_stand_on(app, output, begin):
-    distillation = begin(output / "cache", regime="pid")
+def test_list_marks_stages_in_use(app, output, make_distillation):
+    distillation = make_distillation(output / "cache", regime="pid")
     next(distillation)
     stages = summarize_stages(output / "cache")
     assert [stage.in_use for stage in stages].count(True) == 1
@@ -131,7 +129,7 @@ def test_list_tells_what_running_trials_stand_on(app, output, begin):
 
 
 def test_list_writes_nothing(app, output):
-    before = everything(output)
+    before = list_files(output)
     folders = [output, *(path for path in output.rglob("*") if path.is_dir())]
     for folder in folders:
         folder.chmod(0o555)
@@ -140,10 +138,10 @@ def test_list_writes_nothing(app, output):
     finally:
         for folder in folders:
             folder.chmod(0o755)
-    assert everything(output) == before
+    assert list_files(output) == before
 
 
-def test_many_stages_are_summed_up(app, output):
+def test_many_stages_are_abbreviated(app, output):
     folder = output / "cache" / "stages"
     for number in range(STAGES_SHOWN):
         shutil.copytree(cache_entries(folder)[0].folder.parent, folder / f"copy{number}")
@@ -154,7 +152,7 @@ def test_many_stages_are_summed_up(app, output):
 
 
 @pytest.mark.parametrize("card", ["", "[]", '{"about": 3}', '{"about": {"task": "\\u001b[31mred\\nx"}}'])
-def test_a_damaged_card_is_no_reason_to_fail(app, output, card):
+def test_list_tolerates_damaged_epochs(app, output, card):
     for state in cache_entries(output / "cache" / "stages"):
         (state.folder / "epoch.json").write_text(card)
     (output / "cache" / "stages" / "odd" / "folder").mkdir(parents=True)
@@ -163,7 +161,7 @@ def test_a_damaged_card_is_no_reason_to_fail(app, output, card):
     assert "\x1b" not in result.stdout
 
 
-def test_clear_leaves_what_is_no_saved_epoch(app, output):
+def test_clear_removes_only_saved_epochs(app, output):
     before = {path for path in (output / "cache").rglob("*") if "stages" not in path.parts}
     count, size = 8, decimal(sum(state.bytes for state in cache_entries(output / "cache" / "stages")))
     result = invoke(app, "clear", "--output", output)
@@ -177,8 +175,8 @@ def test_clear_leaves_what_is_no_saved_epoch(app, output):
     assert (again.exit_code, "Nothing to remove" in again.stdout) == (0, True)
 
 
-def test_clear_keeps_what_running_trials_stand_on(app, output, begin):
-    distillation = begin(output / "cache", regime="pid")
+def test_clear_keeps_epochs_in_use(app, output, make_distillation):
+    distillation = make_distillation(output / "cache", regime="pid")
     next(distillation)
     result = invoke(app, "clear", "--output", output)
     (kept,) = cache_entries(output / "cache" / "stages")
@@ -188,7 +186,7 @@ def test_clear_keeps_what_running_trials_stand_on(app, output, begin):
     assert len(list(distillation)) == 4  # it goes on
 
 
-def test_clear_says_what_it_cannot_remove(app, output, monkeypatch):
+def test_clear_reports_what_it_cannot_remove(app, output, monkeypatch):
     stuck = cache_entries(output / "cache" / "stages")[0].folder
     rename = os.rename
 
@@ -206,29 +204,29 @@ def test_clear_says_what_it_cannot_remove(app, output, monkeypatch):
 
 @pytest.mark.parametrize("command", ["list", "clear"])
 @pytest.mark.parametrize("kind", ["missing", "empty", "file", "file in place of the cache", "long"])
-def test_no_cache_is_one_line_and_status_2(app, tmp_path, command, kind):
+def test_a_missing_cache_is_one_line_and_status_2(app, tmp_path, command, kind):
     output = tmp_path / ("o" * 300 if kind == "long" else "outputs")
     if kind.startswith("file in"):
         output.mkdir()
         (output / "cache").touch()
     elif kind in ("empty", "file"):
         output.mkdir() if kind == "empty" else output.touch()
-    before = everything(tmp_path)
+    before = list_files(tmp_path)
     result = invoke(app, command, "--output", output)
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"error: --output {output}: ")
-    assert everything(tmp_path) == before
+    assert list_files(tmp_path) == before
 
 
 @pytest.mark.parametrize("arguments", [[], ["lst"], ["list", "--out"], ["clear", "all"]])
-def test_bad_arguments_are_one_line_and_status_2(tmp_path, arguments):
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ")
+def test_bad_arguments_are_one_line_and_status_2(app, capsys, arguments):
+    with pytest.raises(SystemExit) as stop:
+        run(app, arguments)
+    assert stop.value.code == 2
+    output = capsys.readouterr()
+    (line,) = output.err.splitlines()
+    assert (output.out, line.startswith("error: ")) == ("", True)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the command lines share, and which code they say they are."""
+"""Error messages of the command lines, and the code version."""
 
 from __future__ import annotations
 
