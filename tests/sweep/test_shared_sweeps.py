@@ -1,4 +1,4 @@
-"""Sweeps whose trials share epochs with other sweeps, wait for them or search with TPE, against sweeps left alone."""
+"""Sweeps whose trials share epochs with other sweeps, or wait for them, against sweeps left alone."""
 
 from __future__ import annotations
 
@@ -32,14 +32,6 @@ params:
 teacher: {epochs: 1}
 """
 TRIALS = 3 + 8 + 4
-SEARCH = """
-params:
-  regime: {choice: [kd, id, pid]}
-  student_layers: {int: [1, 3]}
-  learning_rate: {float: [1.0e-4, 1.0e-2], log: true}
-  epochs: 1
-teacher: {epochs: 2}
-"""
 
 
 def arguments(inputs: Path, folder: Path, name: str, *more: object, space: str = SPACE) -> list[object]:
@@ -116,31 +108,6 @@ def test_trials_that_wait_make_way_and_are_resumed(inputs, command, environment,
     runs = mlflow_runs(MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}"), "waits")["trial"]
     assert len({run.data.tags["ikd.trial"] for run in runs}) == len(runs) == TRIALS
     assert {run.info.status for run in runs} == {"FINISHED"}
-
-
-def test_a_search_with_the_same_seed_is_the_same_also_when_interrupted(
-    inputs, command, environment, tmp_path
-):
-    given = arguments(inputs, tmp_path, "cut", "--trials", "4", space=SEARCH)
-    with run_sweep_process(environment, tmp_path, given) as process:
-        process.wait_for("finished in")
-        process.interrupt()
-        assert process.end().status == 130
-    assert 1 <= len(read_trials(tmp_path / "outputs/cut")) <= 4
-    again = command("run", "--resume", "cut", cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-    given[given.index("cut")] = "whole"
-    whole = command("run", *given, "--no-share", cwd=tmp_path)
-    assert whole.returncode == 0, whole.stderr
-    cut = trial_metrics(tmp_path / "outputs/cut")
-    assert len(cut) == 4
-    assert cut == trial_metrics(tmp_path / "outputs/whole")
-
-    longer = command("run", "--resume", "cut", "--trials", "5", cwd=tmp_path)
-    assert longer.returncode == 0, longer.stderr
-    extended = trial_metrics(tmp_path / "outputs/cut")
-    assert len(extended) == 5
-    assert {trial: extended[trial] for trial in cut} == cut
 
 
 def test_trials_of_two_workers_share_with_each_other(inputs, command, tmp_path):
