@@ -1,84 +1,239 @@
-"""Which methods a sweep compares, and which trials speak for each of them."""
+"""Comparison of a sweep's methods, or else of its regimes, over seeds: group-bys on its frame of trials."""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property
 
-from ikd_ray.analysis.configurations import by_seed, contenders, have_seeds
-from ikd_ray.analysis.intervals import Estimate, mean_interval, paired_difference
+import pandas as pd
+
+from ikd_ray.analysis.frames import eligible_runs, has_several_seeds, one_per_seed
+from ikd_ray.analysis.intervals import Interval, paired_t_interval, t_interval
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis
 from ikd_ray.config import sort_regimes
-from ikd_ray.records import TrialRecord
-
-Runs = Mapping[Any, TrialRecord]  # of one configuration, by seed
+from ikd_ray.records import Direction
 
 
-def is_made(subject: SweepAnalysis) -> bool:
-    """Whether there is something to compare with intervals, or methods to compare at all."""
-    return has_methods(subject) or have_seeds(subject.finished)
+def has_comparison(analysis: SweepAnalysis) -> bool:
+    """Return whether the sweep compares methods, or runs a configuration with several seeds."""
+    return analysis.has_methods or has_several_seeds(analysis.finished_frame)
 
 
-def has_methods(subject: SweepAnalysis) -> bool:
-    return any(trial.method for trial in subject.finished)
+def group_names(analysis: SweepAnalysis, frame: pd.DataFrame) -> list[str]:
+    """Return the methods in the order they were started in; without methods, the regimes in their usual order."""
+    names = list(frame["group"].unique())
+    return [name for name in names if name] if analysis.has_methods else sort_regimes(names)
 
 
-def of_methods(subject: SweepAnalysis, trials: Sequence[TrialRecord]) -> dict[str, list[TrialRecord]]:
-    """The trials of each method in the order that these were begun in; where there are none, of each regime."""
-    if has_methods(subject):
-        names = list(dict.fromkeys(trial.method for trial in trials if trial.method))
-        return {name: [trial for trial in trials if trial.method == name] for name in names}
-    regimes = sort_regimes([trial.params["regime"] for trial in trials])
-    return {name: [trial for trial in trials if trial.params["regime"] == name] for name in regimes}
+def best_runs(analysis: SweepAnalysis, frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Return the runs of each group's best configuration, one per seed.
 
-
-def best_configuration(subject: SweepAnalysis, trials: Sequence[TrialRecord]) -> Runs:
-    """Of a method's ended trials those of its best configuration: by the mean of what students were chosen by, over
-    seeds, of those that take part (`contenders`); none where none finished. Of equals the one that was suggested first.
-    """
-    metric = subject.chosen_by
-
-    def worth(runs: Runs) -> float:
-        mean = estimate(runs, metric).mean
-        return subject.sign * mean if math.isfinite(mean) else -math.inf
-
-    finished = {trial.id for trial in subject.finished}
-    groups = contenders(trials, lambda trial: trial.id in finished)
-    return max(map(by_seed, groups), key=worth, default={})
-
-
-def is_baseline(runs: Runs) -> bool:
-    """Whether it is standard distillation by the teacher itself."""
-    params = [trial.params for trial in runs.values()]
-    return any(it["regime"] == "kd" and not it.get("assistant_layers") for it in params)
-
-
-def values(runs: Runs, metric: str) -> dict[Any, float]:
-    """A metric by seed; nan where it is not known."""
-    return {seed: trial.metrics.get(metric, math.nan) for seed, trial in runs.items()}
-
-
-def estimate(runs: Runs, metric: str) -> Estimate:
-    return mean_interval(values(runs, metric).values())
-
-
-def difference(ones: Runs, others: Runs, metric: str) -> Estimate:
-    """Of the first less the second, paired by seed."""
-    return paired_difference(values(ones, metric), values(others, metric))
-
-
-def winner(rows: Mapping[str, Mapping[Any, float]], sign: int = 1) -> str | None:
-    """The row with the best mean, if the paired 95% interval of its difference to every other one excludes 0.
+    The best configuration has the best mean selection metric over its seeds, of those that `eligible_runs` admits; of
+    equals it is the one that was suggested first.
 
     Args:
-        rows: values by seed; rows without any are no rivals.
-        sign: 1 where more is better, else -1.
+        analysis: the sweep.
+        frame: rows of its frame of trials, those of failed trials included.
+        by: columns that define the groups.
+
+    Returns:
+        Rows of `frame`; none for a group without a finished trial.
     """
-    means = {name: mean_interval(row.values()).mean for name, row in rows.items()}
-    rivals = [name for name, mean in means.items() if math.isfinite(mean)]
-    if len(rivals) < 2:
+    runs = one_per_seed(eligible_runs(frame, frame["finished"], by), by)
+    if runs.empty:
+        return runs
+    configurations = [*by, "configuration"]
+    means = runs.groupby(configurations, sort=False)[analysis.selection_metric].mean()
+    if analysis.direction(analysis.selection_metric) == "min":
+        means = -means
+    best = means.groupby(level=list(by), sort=False).idxmax()
+    return runs[pd.MultiIndex.from_frame(runs[configurations]).isin(list(best))]
+
+
+def by_seed(runs: pd.DataFrame, metric: str) -> pd.Series:
+    """Return a metric indexed by seed; nan where a run lacks it."""
+    return runs.set_index("seed").reindex(columns=[metric])[metric]
+
+
+def best_group(groups: Mapping[str, pd.Series], direction: Direction = "max") -> str | None:
+    """Return the group with the best mean if it is significantly better than every other group, else None.
+
+    Significantly: the paired 95% interval of the difference to each other group excludes 0.
+
+    Args:
+        groups: values indexed by seed; a group without a finite value is not compared.
+        direction: whether more or less is better.
+    """
+    sign = 1 if direction == "max" else -1
+    means = {name: t_interval(values).mean for name, values in groups.items()}
+    compared = [name for name, mean in means.items() if math.isfinite(mean)]
+    if len(compared) < 2:
         return None
-    best = max(rivals, key=lambda name: sign * means[name])
-    differences = [paired_difference(rows[best], rows[name]) for name in rivals if name != best]
+    best = max(compared, key=lambda name: sign * means[name])
+    differences = [paired_t_interval(groups[best], groups[name]) for name in compared if name != best]
     return best if all(it.excludes_zero and sign * it.mean > 0 for it in differences) else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The best configuration of each method, or else of each regime."""
+
+    analysis: SweepAnalysis
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """Rows of the analysis' frame: one per group and seed."""
+        return best_runs(self.analysis, self.analysis.frame, ["group"])
+
+    @cached_property
+    def groups(self) -> pd.DataFrame:
+        """One row per group that has a finished trial, indexed by the group's name.
+
+        Columns: `regime`, `depth`, `train_fraction`, `assistant_layers` and `retrained` of its best configuration;
+        `epochs`, the mean over seeds; `seeds`, those that finished; `missing`, those that failed or have not ended;
+        `tuned`, the trials of the search; `configurations`, the distinct ones among them; `is_baseline`, whether it is
+        standard distillation by the teacher itself.
+        """
+        own = self.runs.groupby("group", sort=False)
+        first = ["regime", "depth", "train_fraction", "assistant_layers", "retrained", "configuration"]
+        groups = own[first].first().assign(epochs=own["epochs"].mean(), seeds=own.size())
+        ended = self.analysis.frame
+        searched = ended[~ended["retrained"]].groupby("group")["configuration"]
+        keys = ["group", "retrained", "configuration"]
+        index = pd.MultiIndex.from_frame(groups.reset_index()[keys])
+        tried = ended.groupby(keys)["seed"].nunique().reindex(index)
+        planned = own["seeds"].first().clip(lower=tried.to_numpy())
+        groups = groups.assign(
+            missing=planned - groups["seeds"],
+            tuned=searched.size().reindex(groups.index, fill_value=0),
+            configurations=searched.nunique().reindex(groups.index, fill_value=0),
+            is_baseline=(groups["regime"] == "kd") & (groups["assistant_layers"] == 0),
+        )
+        return groups.loc[[name for name in group_names(self.analysis, ended) if name in groups.index]]
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Groups without a finished trial."""
+        return [
+            name for name in group_names(self.analysis, self.analysis.frame) if name not in self.groups.index
+        ]
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """The task's metrics on the dev split, its main one first."""
+        names = (f"dev/{name}" for name in self.analysis.task.metrics)
+        return list(dict.fromkeys([self.analysis.metric, *names]))
+
+    @property
+    def baseline(self) -> str | None:
+        """The first group of standard distillation by the teacher itself."""
+        return next(iter(self.groups.index[self.groups["is_baseline"]]), None)
+
+    @property
+    def has_fractions(self) -> bool:
+        """Whether the groups were trained on different shares of the training set."""
+        return self.groups["train_fraction"].nunique() > 1
+
+    @cached_property
+    def best(self) -> dict[str, str | None]:
+        """For each metric, the group that is significantly better than every other one."""
+        return {
+            metric: best_group(
+                {name: self.values(name, metric) for name in self.groups.index},
+                self.analysis.direction(metric),
+            )
+            for metric in self.metrics
+        }
+
+    def of_group(self, name: str) -> pd.DataFrame:
+        """Return the runs of a group."""
+        return self.runs[self.runs["group"] == name]
+
+    def values(self, name: str, metric: str) -> pd.Series:
+        """Return a group's metric indexed by seed."""
+        return by_seed(self.of_group(name), metric)
+
+    def interval(self, name: str, metric: str) -> Interval:
+        """Return the mean of a group's metric over seeds, with its 95% interval."""
+        return t_interval(self.values(name, metric))
+
+    def difference(self, name: str, other: str, metric: str) -> Interval:
+        """Return the mean difference of two groups' metric, paired by seed, with its 95% interval."""
+        return paired_t_interval(self.values(name, metric), self.values(other, metric))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The best configuration of each group at each value of one parameter, all other things equal."""
+
+    runs: pd.DataFrame  # rows of the analysis' frame: one per group, value and seed
+    values: list[float]  # of the parameter
+    fixed: float  # value that another parameter has in all runs
+    is_only_fixed: bool  # whether every finished trial has that value
+
+
+def curve_over(analysis: SweepAnalysis, column: str, fixed: str, most_values: int) -> Curve | None:
+    """Compare the groups at each value of one column, with the value of another column held fixed.
+
+    The fixed value is the one that occurs with most values of `column`; of equals the greatest.
+
+    Args:
+        analysis: the sweep.
+        column: the column that varies, `depth` or `train_fraction`.
+        fixed: the column that is held fixed.
+        most_values: with more values of `column` it was searched, not compared.
+
+    Returns:
+        None if `column` has a single value, or more than `most_values`.
+    """
+    finished = analysis.finished_frame
+    coverage = finished.groupby(fixed)[column].nunique()
+    value = coverage.index[coverage == coverage.max()].max()
+    # Failed trials are needed as well: a configuration that lost a seed may not be the best.
+    trials = analysis.frame[analysis.frame[fixed] == value]
+    searched = trials[~trials["retrained"]]  # a method was retrained at one value alone
+    trials = trials if searched.empty else searched
+    values = sorted(trials.loc[trials["finished"], column].unique())
+    if not 1 < len(values) <= most_values:
+        return None
+    runs = best_runs(analysis, trials, ["group", column])
+    return Curve(runs, values, value, finished[fixed].nunique() == 1)
+
+
+@dataclass(frozen=True)
+class RegimeCell:
+    """The runs of a regime at a depth."""
+
+    runs: pd.DataFrame
+    same_configuration: bool  # the runs differ in nothing but their seeds
+
+    def values(self, metric: str) -> list[float]:
+        """Return the finite values of a metric."""
+        return [value for value in by_seed(self.runs, metric) if math.isfinite(value)]
+
+    def interval(self, metric: str) -> Interval:
+        """Return the mean of a metric, and the half width of its 95% interval over seeds.
+
+        Where the runs are not seeds of one configuration, the sample's standard deviation is in the half width's place.
+        """
+        values = self.values(metric)
+        interval = t_interval(values)
+        if self.same_configuration or len(values) < 2:
+            return interval
+        return replace(interval, half_width=statistics.stdev(values))
+
+
+def regime_cells(analysis: SweepAnalysis) -> dict[tuple[int, str], RegimeCell]:
+    """Return the finished trials of each depth and regime, sorted by depth.
+
+    Where they are one configuration and some were retrained, these alone are kept.
+    """
+    cells = {}
+    for key, trials in analysis.finished_frame.groupby(["depth", "regime"]):
+        same = trials["configuration"].nunique() == 1
+        runs = one_per_seed(eligible_runs(trials, trials["finished"], ["method"])) if same else trials
+        cells[key] = RegimeCell(runs, same)
+    return cells

@@ -1,4 +1,4 @@
-"""The examples that a sweep's students were measured on, once it is over."""
+"""The examples that a finished sweep's students were evaluated on."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ from ikd_ray.storage import store
 
 
 def tokens_folder(output: Path, sweep: SweepRecord) -> Path:
-    """Where its examples lie as tokens, below the output folder."""
+    """Return the cache folder of the sweep's tokenized examples."""
     key = data_key(sweep.data["fingerprint"], sweep.teacher.get("source_key", ""), sweep.data["max_length"])
     return output / "cache" / "tokens" / key
 
 
-def load_evaluation_data(output: Path, sweep: SweepRecord, teacher: Path, room: Path) -> TaskData:
-    """The sweep's evaluation splits as tokens: those that are kept, else read again as the sweep read them.
+def load_evaluation_data(output: Path, sweep: SweepRecord, teacher: Path, workdir: Path) -> TaskData:
+    """Load the sweep's evaluation splits as tokens, from the cache or else from the data as the sweep read it.
 
     Args:
-        teacher: its folder, for the tokenizer.
-        room: an empty folder for what is made again.
+        output: the output folder.
+        sweep: the sweep's record.
+        teacher: folder of its teacher, for the tokenizer.
+        workdir: an empty folder for splits that are tokenized once more.
 
     Raises:
-        UsageError: they are gone, and cannot be had again or have changed.
+        UsageError: the tokens are missing, and the data cannot be read or has changed.
     """
-    kept = tokens_folder(output, sweep)
-    if store.is_intact(kept):
-        return open_data(kept)
+    cached = tokens_folder(output, sweep)
+    if store.is_intact(cached):
+        return open_data(cached)
     # Imported late: it takes seconds.
     from transformers import AutoTokenizer
 
@@ -43,16 +45,16 @@ def load_evaluation_data(output: Path, sweep: SweepRecord, teacher: Path, room: 
         if sweep.data.get("selection") == HOLDOUT:
             dataset = hold_out(dataset)
     except UsageError as error:
-        raise _gone(sweep, kept, f"cannot be read again: {error}") from None
+        raise _unavailable(sweep, cached, f"cannot be read again: {error}") from None
     if dataset.fingerprint != sweep.data["fingerprint"]:
         was = f"{sweep.data['description']}, now it is {dataset.description}"
-        raise _gone(sweep, kept, f"has changed: it was {was}")
+        raise _unavailable(sweep, cached, f"has changed: it was {was}")
     splits = {name: split for name, split in dataset.splits.items() if name != "train"}
     tokenizer = AutoTokenizer.from_pretrained(teacher, **NO_REMOTE_CODE)
-    return tokenize(replace(dataset, splits=splits), tokenizer, "", sweep.data["max_length"], room)
+    return tokenize(replace(dataset, splits=splits), tokenizer, "", sweep.data["max_length"], workdir)
 
 
-def _gone(sweep: SweepRecord, kept: Path, what: str) -> UsageError:
+def _unavailable(sweep: SweepRecord, cached: Path, reason: str) -> UsageError:
     return UsageError(
-        f"{sweep.name}: ONNX models are measured on its dev split, which is gone from {kept}, and its data {what}"
+        f"{sweep.name}: ONNX models are measured on its dev split, which is gone from {cached}, and its data {reason}"
     )

@@ -1,59 +1,64 @@
-"""Means with their confidence intervals, of one method and of the difference of two."""
+"""Means with their confidence intervals, of one sample and of paired differences."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import stats
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 CONFIDENCE = 0.95
-ROUNDING = 1e-9  # what equal differences spread in their last digits
+ROUNDING = 1e-9
+"""Half widths below this come from the rounding of equal differences."""
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A mean and half the width of its confidence interval; nan of each that the values do not give."""
+class Interval:
+    """A sample's mean and half the width of the mean's confidence interval."""
 
-    mean: float
-    half: float  # nan of less than two values
-    count: int  # values
+    mean: float  # nan of an empty sample
+    half_width: float  # nan of fewer than two values
+    count: int
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether there is an interval, of three values at least that are not all equal, and zero is not in it."""
-        return self.count > 2 and self.half > ROUNDING and abs(self.mean) > self.half  # nan: never
+        """Whether zero is outside the interval; False for fewer than three values and for equal ones."""
+        return self.count > 2 and self.half_width > ROUNDING and abs(self.mean) > self.half_width
 
 
-def mean_interval(values: Iterable[float]) -> Estimate:
-    """The mean of a sample and the 95% confidence interval of the mean that it was drawn around.
+def t_interval(values: Iterable[float]) -> Interval:
+    """Return the sample mean and the 95% confidence interval of the population mean.
 
-    mean ± t(0.975, n - 1) * s / sqrt(n), with s the sample's standard deviation (n - 1 in its denominator) and t the
-    quantile of Student's distribution: Student, "The Probable Error of a Mean", Biometrika 6 (1908). It holds for
-    values that are independent and about normal.
-
-    Args:
-        values: of which those that are not finite count for nothing.
-    """
-    known = np.array([value for value in values if math.isfinite(value)], dtype=float)
-    if not known.size:
-        return Estimate(math.nan, math.nan, 0)
-    mean = float(known.mean())
-    if known.size < 2:
-        return Estimate(mean, math.nan, 1)
-    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, known.size - 1)
-    return Estimate(mean, float(quantile * stats.sem(known)), known.size)
-
-
-def paired_difference(ones: Mapping[Hashable, float], others: Mapping[Hashable, float]) -> Estimate:
-    """The mean of `ones` less `others` over the keys that both have, with its 95% confidence interval.
-
-    It is `mean_interval` of the differences, the interval of the paired t-test: what a key, such as a seed, does to
-    both alike cancels out.
+    mean ± t(0.975, n - 1) * s / sqrt(n), where s / sqrt(n) is the standard error of the mean, s the sample standard
+    deviation (n - 1 in its denominator), and t the quantile of Student's distribution: Student, "The Probable Error of
+    a Mean", Biometrika 6 (1908). It holds for values that are independent and about normal.
 
     Args:
-        ones, others: value by key; a key whose value is not finite in either counts for nothing.
+        values: the sample; values that are not finite are ignored.
     """
-    return mean_interval(value - others[key] for key, value in ones.items() if key in others)
+    sample = np.array([value for value in values if math.isfinite(value)], dtype=float)
+    if not sample.size:
+        return Interval(math.nan, math.nan, 0)
+    mean = float(sample.mean())
+    if sample.size < 2:
+        return Interval(mean, math.nan, 1)
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, sample.size - 1)
+    return Interval(mean, float(quantile * stats.sem(sample)), sample.size)
+
+
+def paired_t_interval(first: pd.Series, second: pd.Series) -> Interval:
+    """Return the mean of `first` - `second` over the pairs that both have, with its 95% confidence interval.
+
+    It is the interval of the paired t-test: what a pair's key, such as a seed, adds to both values cancels out.
+
+    Args:
+        first: values indexed by the key of their pair.
+        second: values indexed in the same way; a pair in which either value is not finite is ignored.
+    """
+    return t_interval(first - second)

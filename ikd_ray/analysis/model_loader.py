@@ -1,4 +1,4 @@
-"""What a sweep's models say: of its students and its teacher, from their weights, as far as these are there."""
+"""The students and the teacher of a sweep, loaded from their weights, and their predictions on the dev set."""
 
 from __future__ import annotations
 
@@ -34,43 +34,48 @@ PREDICTIONS = "predictions"
 
 @dataclass(frozen=True)
 class Model:
-    """A student or the teacher as it lies on disk: `published` has the checksums, `weights` the model."""
+    """A student or the teacher on disk."""
 
     name: str
-    published: Path
-    weights: Path
+    folder: Path  # with the manifest of checksums
+    weights: Path  # folder of the Hugging Face model
 
 
 class ModelLoader:
-    """Opens the models of a sweep and the dev set that they were measured on; what was computed once is kept."""
+    """Loads a sweep's models and dev set; predictions are computed once and cached.
+
+    Args:
+        output: the output folder, from which missing files are fetched.
+        folder: the sweep's folder.
+        sweep: the sweep's record.
+        notify: called with a line of text before something that takes a while.
+    """
 
     def __init__(
         self,
         output: SharedStorage,
         folder: Path,
         sweep: SweepRecord,
-        tell: Callable[[str], None] = lambda _: None,
+        notify: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """
-        Args:
-            folder: the sweep's.
-            tell: called with a line before something that takes its time.
-        """
         logging.disable_progress_bar()
-        self._output, self._folder, self._sweep, self._tell = output, folder, sweep, tell
+        self._output, self._folder, self._sweep, self._notify = output, folder, sweep, notify
         self._cache = folder.parent / "cache"
 
     @cached_property
     def device(self) -> torch.device:
+        """The device that models are loaded to."""
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def student(self, trial: TrialRecord) -> Model:
+        """Return a trial's student."""
         folder = trial_folder(self._folder, trial.id)
         return Model(f"the student of {clean(trial.id)}", folder, folder / STUDENT)
 
     @property
     def teacher(self) -> Model:
-        """
+        """The sweep's teacher.
+
         Raises:
             UnavailableError: the sweep's record names none.
         """
@@ -82,10 +87,10 @@ class ModelLoader:
 
     @cached_property
     def data(self) -> TaskData:
-        """The tokens that the sweep was trained and measured on.
+        """The tokens that the sweep was trained and evaluated on.
 
         Raises:
-            UnavailableError: they are not there any more, or damaged.
+            UnavailableError: they are missing or damaged.
         """
         if not self._sweep.teacher.get("source_key"):
             raise UnavailableError(
@@ -100,64 +105,77 @@ class ModelLoader:
 
     @property
     def dev(self) -> TokenSplit:
+        """The dev set.
+
+        Raises:
+            UnavailableError: it is missing or damaged.
+        """
         return self.data.splits[SPLIT]
 
-    def _fetch(self, folder: Path, what: str) -> None:
-        self._output.download(folder)
-        if not store.is_intact(folder):
-            state = "is damaged" if folder.exists() else "is not there any more"
-            raise UnavailableError(f"{what} {state} ({folder}); sweeps/run.py --resume makes it again.")
-
     def load(self, model: Model) -> Encoder:
-        """
+        """Load a model for inference.
+
         Raises:
-            UnavailableError: it is not there any more, damaged, or no model.
+            UnavailableError: it is missing, damaged, or no model.
         """
-        self._fetch(model.published, model.name[0].upper() + model.name[1:])
+        self._fetch_model(model)
         try:
             return load_teacher(model.weights).requires_grad_(False).to(self.device)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise UnavailableError(f"{model.weights} holds no model ({first_line(error)}).") from None
 
     def tokenizer(self) -> Any:
-        """The teacher's, which its students share."""
-        self._fetch(self.teacher.published, "The teacher")
+        """Load the tokenizer of the teacher, which its students share.
+
+        Raises:
+            UnavailableError: it is missing or damaged.
+        """
+        self._fetch_model(self.teacher)
         try:
             return AutoTokenizer.from_pretrained(self.teacher.weights, **NO_REMOTE_CODE)
         except Exception as error:  # each file format raises its own
             raise UnavailableError(f"The teacher's tokenizer cannot be read ({first_line(error)}).") from None
 
     def teacher_size(self) -> dict[str, float]:
-        """The teacher's metrics of size, from the head of its file; none where it is not there."""
+        """Return the teacher's metrics of size, from the header of its file; empty if the file is missing."""
         try:
-            self._fetch(self.teacher.published, "The teacher")
+            self._fetch_model(self.teacher)
             with safe_open(self.teacher.weights / "model.safetensors", "np") as file:
                 shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - no mapping
-        except Exception:  # safetensors has no public exception; nothing hangs on this
+        except Exception:  # safetensors has no public exception, and the report does without the size
             return {}
         count = float(sum(int(np.prod(shape)) for shape in shapes))
         return {"student/params": count, "student/size_mb": 4 * count / 1e6}
 
     def logits(self, model: Model) -> np.ndarray:
-        """(n, labels) float32: its answers to the dev set, which are computed once and kept in the cache.
+        """Return (n, labels) float32: a model's logits on the dev set, from the cache where they are there.
 
         Raises:
-            UnavailableError: the model or the tokens are not there any more, or damaged.
+            UnavailableError: the model or the tokens are missing or damaged.
         """
         data = self.data
-        self._fetch(model.published, model.name[0].upper() + model.name[1:])
-        manifest = json.loads((model.published / store.MANIFEST).read_text())
-        inside = str(model.weights.relative_to(model.published))
+        self._fetch_model(model)
+        manifest = json.loads((model.folder / store.MANIFEST).read_text())
+        inside = str(model.weights.relative_to(model.folder))
         checksums = {
             name: checksum for name, checksum in manifest.items() if inside in (".", name.split("/")[0])
         }
         if not checksums:
-            raise UnavailableError(f"{model.published} has no weights.")
+            raise UnavailableError(f"{model.folder} has no weights.")
         folder = self._cache / PREDICTIONS / store.digest(FORMAT, data.key, checksums)
 
-        def write(aside: Path) -> None:
-            self._tell(f"predictions of {model.name} on {len(self.dev)} dev examples")
-            np.save(aside / f"{SPLIT}.npy", predict(self.load(model), self.dev, data.pad_id))
+        def write(staging: Path) -> None:
+            self._notify(f"predictions of {model.name} on {len(self.dev)} dev examples")
+            np.save(staging / f"{SPLIT}.npy", predict(self.load(model), self.dev, data.pad_id))
 
         store.get_or_build(folder, write)
         return np.load(folder / f"{SPLIT}.npy", allow_pickle=False)
+
+    def _fetch_model(self, model: Model) -> None:
+        self._fetch(model.folder, model.name[0].upper() + model.name[1:])
+
+    def _fetch(self, folder: Path, what: str) -> None:
+        self._output.download(folder)
+        if not store.is_intact(folder):
+            state = "is damaged" if folder.exists() else "is not there any more"
+            raise UnavailableError(f"{what} {state} ({folder}); sweeps/run.py --resume makes it again.")

@@ -8,6 +8,8 @@ from ikd_ray.records import Direction, SweepRecord
 
 Objectives = Mapping[str, Direction]
 
+SIZE = "student/params"
+
 SELECTION_SPLITS = ("dev/", "holdout/")
 """Prefixes of the metrics that students may be compared by; a sweep has objectives on one of the two splits."""
 
@@ -53,3 +55,16 @@ def direction(metric: str, objectives: Objectives) -> Direction:
     """
     directions = {dev_metric(name): value for name, value in objectives.items()}
     return directions.get(dev_metric(metric), "max")
+
+
+def plotted_objectives(objectives: Objectives) -> Objectives:
+    """Return the objectives that pareto.png shows: the horizontal and the vertical one.
+
+    The vertical one is the main metric; the horizontal one is the number of parameters if that is an objective or there
+    is no other, else the first other objective.
+    """
+    vertical = main_metric(objectives)
+    others = [name for name in objectives if name != vertical]
+    horizontal = SIZE if SIZE in others or not others else others[0]
+    directions: dict[str, Direction] = {SIZE: "min", **objectives}
+    return {horizontal: directions[horizontal], vertical: directions[vertical]}

@@ -1,77 +1,83 @@
-"""The Pareto front of a sweep, and the tables that show it."""
+"""The Pareto front of a sweep, and the content of pareto.json and trials.csv."""
 
 from __future__ import annotations
 
 import csv
 import io
-import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from ikd_ray.analysis.configurations import by_seed, contenders
+import numpy as np
+
+from ikd_ray.analysis.frames import eligible_runs, one_per_seed, trials_frame
 from ikd_ray.analysis.objectives import Objectives, main_metric
 from ikd_ray.formatting import null_nonfinite
 from ikd_ray.records import SweepRecord, TrialRecord
 
-Members = list[tuple[TrialRecord, dict[str, float]]]  # with the objectives that count
+
+class Candidate(NamedTuple):
+    """A trial with the objective values that it is compared by: its own, or its configuration's means over seeds."""
+
+    trial: TrialRecord
+    objectives: dict[str, float]
 
 
 def pareto_front(trials: Sequence[TrialRecord], objectives: Objectives) -> list[TrialRecord]:
-    """The finished trials that no other one dominates; of a configuration that was run with several seeds one at most.
+    """Return the Pareto-optimal finished trials, at most one for each configuration that has several seeds.
 
-    One trial dominates another if it is at least as good in every objective and better in one. A trial that
-    lacks an objective, or has one that is not finite, takes no part. Of trials equal in every objective the
-    one with the lowest number stays.
+    A trial dominates another if it is at least as good in every objective and better in one. A trial that lacks an
+    objective, or whose value is not finite, is ignored. Of trials equal in every objective the one with the lowest
+    number is kept.
 
-    Trials whose parameters differ in nothing but the seed are one configuration. Their mean objectives count, so that
-    no lucky seed is on the front, and the trial whose main metric is nearest to its mean stands for them, of equals
-    the one with the lowest number. Who takes part: `contenders`.
+    A configuration with several seeds is compared by its mean objectives, so that no lucky seed is on the front; the
+    trial whose main metric is nearest to the mean represents it. `eligible_runs` says which trials are compared.
 
     Args:
-        objectives: metric -> direction; at least one.
+        trials: trials that have ended.
+        objectives: direction of each metric; at least one.
 
     Returns:
-        The smallest first, by the first "min" objective; without one, the best first by the first objective.
+        The front, sorted by its first "min" objective, smallest first; without one, by the first objective, best
+        first.
     """
-    return [trial for trial, _ in front_candidates(trials, objectives)]
+    return [candidate.trial for candidate in front_candidates(trials, objectives)]
 
 
-def front_candidates(trials: Sequence[TrialRecord], objectives: Objectives) -> Members:
-    """The `front`, and for each member the objectives that put it there: its own, or its configuration's means."""
-    best: dict[tuple[float, ...], tuple[TrialRecord, dict[str, float]]] = {}
-    for trial, values in sorted(candidates(trials, objectives), key=lambda candidate: candidate[0].number):
+def front_candidates(trials: Sequence[TrialRecord], objectives: Objectives) -> list[Candidate]:
+    """Return the members of `pareto_front` with the objective values that they were compared by."""
+    best: dict[tuple[float, ...], Candidate] = {}
+    for candidate in sorted(candidates(trials, objectives), key=lambda candidate: candidate.trial.number):
+        values = candidate.objectives
         costs = tuple(values[name] * (1 if way == "min" else -1) for name, way in objectives.items())
-        best.setdefault(costs, (trial, values))
+        best.setdefault(costs, candidate)
     front = [costs for costs in best if not any(_dominates(other, costs) for other in best)]
     directions = list(objectives.values())
     leading = directions.index("min") if "min" in directions else 0
-    front.sort(key=lambda costs: (costs[leading], best[costs][0].number))
+    front.sort(key=lambda costs: (costs[leading], best[costs].trial.number))
     return [best[costs] for costs in front]
 
 
-def candidates(trials: Sequence[TrialRecord], objectives: Objectives) -> Members:
-    """Who takes part in a choice, see `front`, with the objectives that count: a trial's own, or means over seeds."""
-
-    def values(trial: TrialRecord) -> dict[str, float]:
-        return {name: trial.metrics.get(name, math.nan) for name in objectives}
-
-    def able(trial: TrialRecord) -> bool:
-        return trial.status == "finished" and all(map(math.isfinite, values(trial).values()))
-
-    found: Members = []
-    for own in contenders(trials, able):
-        seeds = list(by_seed(own).values())
-        if len(seeds) == 1:
-            found += [(trial, values(trial)) for trial in own]
-        else:
-            means = {name: _mean([trial.metrics[name] for trial in seeds]) for name in objectives}
-            found.append((_nearest(seeds, main_metric(objectives), means), means))
-    return found
+def candidates(trials: Sequence[TrialRecord], objectives: Objectives) -> list[Candidate]:
+    """Return the trials that `pareto_front` compares, one for each configuration that has several seeds."""
+    records = {trial.id: trial for trial in trials}
+    frame = trials_frame(trials)
+    values = frame.reindex(columns=list(objectives)).astype(float)
+    usable = (frame["status"] == "finished") & np.isfinite(values).all(axis=1)
+    runs = eligible_runs(frame, usable, ["method"])
+    groups = ["method", "configuration"]
+    num_seeds = runs.groupby(groups)["seed"].transform("nunique")
+    alone = [records[name] for name in runs.index[num_seeds == 1]]
+    compared = [Candidate(trial, {name: trial.metrics[name] for name in objectives}) for trial in alone]
+    for _, seeds in one_per_seed(runs[num_seeds > 1], ["method"]).groupby(groups):
+        trials = [records[name] for name in seeds.index]
+        means = {name: _mean([trial.metrics[name] for trial in trials]) for name in objectives}
+        compared.append(Candidate(_nearest(trials, main_metric(objectives), means), means))
+    return compared
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Of equal values, such as sizes, the value itself, to the last digit."""
+    """Return the mean; of equal values, such as sizes, exactly that value."""
     return values[0] if len(set(values)) == 1 else statistics.fmean(values)
 
 
@@ -83,8 +89,8 @@ def _dominates(costs: tuple[float, ...], others: tuple[float, ...]) -> bool:
     return costs != others and all(cost <= other for cost, other in zip(costs, others, strict=True))
 
 
-def pareto_content(sweep: SweepRecord, members: Members) -> dict[str, Any]:
-    """What `pareto.json` holds; `members` is the sweep's front, in its order, with `front_candidates`' objectives."""
+def pareto_content(sweep: SweepRecord, members: Sequence[Candidate]) -> dict[str, Any]:
+    """Return the content of pareto.json, given the front as `front_candidates` returns it."""
     return {
         "sweep": sweep.name,
         "task": sweep.task,
@@ -92,42 +98,44 @@ def pareto_content(sweep: SweepRecord, members: Members) -> dict[str, Any]:
         "generated": sweep.data["generated"],
         "teacher": {"name": sweep.teacher["name"], "metrics": null_nonfinite(sweep.teacher["metrics"])},
         "objectives": dict(sweep.objectives),
-        "front": [_member(trial, values) for trial, values in members],
+        "front": [
+            {"id": trial.id, "number": trial.number, "params": trial.params}
+            | {"objectives": dict(values), "metrics": null_nonfinite(trial.metrics)}
+            | _method(trial, bool(trial.method))
+            for trial, values in members
+        ],
     }
 
 
-def _member(trial: TrialRecord, values: Mapping[str, float]) -> dict[str, Any]:
-    own = {"id": trial.id, "number": trial.number, "params": trial.params}
-    own |= {"objectives": dict(values), "metrics": null_nonfinite(trial.metrics)}
-    return own | ({"method": trial.method, "again": trial.retrained} if trial.method else {})
+def _method(trial: TrialRecord, shown: bool) -> dict[str, Any]:
+    return {"method": trial.method, "again": trial.retrained} if shown else {}
 
 
-def trials_table(trials: Sequence[TrialRecord], members: Sequence[TrialRecord]) -> list[dict[str, Any]]:
-    """One row a trial, all with the same columns; None where a trial lacks a parameter or metric.
+def trials_csv(trials: Sequence[TrialRecord], members: Sequence[TrialRecord]) -> str:
+    """Return trials.csv: one row per trial, floats at full precision, a missing value as an empty cell.
 
-    Columns: id, number, status, on_front, where methods are compared method and again, every parameter, every final
-    metric, duration_s, reason.
+    Columns: id, number, status, on_front; method and again if methods are compared; every parameter; every final
+    metric; duration_s, reason. Without a trial the text is the header of the columns that are always there.
+
+    Args:
+        trials: trials that have ended.
+        members: the trials on the front.
     """
-    compared = any(trial.method for trial in trials)
+    has_methods = any(trial.method for trial in trials)
     params = dict.fromkeys(name for trial in trials for name in trial.params)
     metrics = sorted({name for trial in trials for name in trial.metrics})
     on_front = {trial.id for trial in members}
-    return [
+    rows = [
         {"id": trial.id, "number": trial.number, "status": trial.status, "on_front": trial.id in on_front}
-        | ({"method": trial.method, "again": trial.retrained} if compared else {})
+        | _method(trial, has_methods)
         | {name: trial.params.get(name) for name in params}
         | {name: trial.metrics.get(name) for name in metrics}
         | {"duration_s": trial.duration_s, "reason": trial.reason}
         for trial in trials
     ]
-
-
-def trials_csv(trials: Sequence[TrialRecord], members: Sequence[TrialRecord]) -> str:
-    """`trials_table` as CSV, floats at full precision. Without a trial it is the fixed columns' header alone."""
-    rows = trials_table(trials, members)
-    fixed = ["id", "number", "status", "on_front", "duration_s", "reason"]
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else fixed)
+    always = ["id", "number", "status", "on_front", "duration_s", "reason"]
+    writer = csv.DictWriter(text, list(rows[0]) if rows else always)
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

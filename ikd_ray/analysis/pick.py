@@ -1,4 +1,4 @@
-"""Which students of a sweep are meant: its front, or what `--pick` says."""
+"""The students that `--pick` selects; without it, the Pareto front."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ikd_ray.analysis.objectives import SELECTION_SPLITS, direction, main_metric
+from ikd_ray.analysis.objectives import SELECTION_SPLITS, SIZE, direction, main_metric
 from ikd_ray.analysis.pareto import candidates, pareto_front
 from ikd_ray.errors import UsageError
 from ikd_ray.records import SweepRecord, TrialRecord
 
 BEST, SMALLEST = "best", "smallest-within"
-SIZE = "student/params"
-RIGHT = f"give {BEST}, {SMALLEST} 0.02 or a finished trial's id (--list shows the front's)"
+ADVICE = f"give {BEST}, {SMALLEST} 0.02 or a finished trial's id (--list shows the front's)"
 ROUNDING = 1e-9  # 0.30 and 0.28 are 0.02 apart
 
 
@@ -25,21 +24,21 @@ class Pick:
     within: float = 0.0
 
 
-def parse_pick(given: Sequence[str]) -> Pick:
-    """What the command line says: `best`, `smallest-within 0.02` (in one word or two, or with a `=`), or a trial's id.
+def parse_pick(words: Sequence[str]) -> Pick:
+    """Parse the words after `--pick`: `best`, `smallest-within 0.02` (one word or two, or with a `=`), or a trial's id.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: they are none of these.
     """
-    words = " ".join(given).replace(f"{SMALLEST}=", f"{SMALLEST} ", 1).split()
-    if words[:1] == [SMALLEST]:
-        return Pick(within=_amount(words[1:]))
-    if len(words) != 1:
-        raise UsageError(f"--pick {' '.join(words)!r}: {RIGHT}")
-    return Pick() if words == [BEST] else Pick(words[0])
+    parts = " ".join(words).replace(f"{SMALLEST}=", f"{SMALLEST} ", 1).split()
+    if parts[:1] == [SMALLEST]:
+        return Pick(within=_parse_tolerance(parts[1:]))
+    if len(parts) != 1:
+        raise UsageError(f"--pick {' '.join(parts)!r}: {ADVICE}")
+    return Pick() if parts == [BEST] else Pick(parts[0])
 
 
-def _amount(words: Sequence[str]) -> float:
+def _parse_tolerance(words: Sequence[str]) -> float:
     try:
         (word,) = words
         value = float(word)
@@ -56,12 +55,16 @@ def _amount(words: Sequence[str]) -> float:
 def select_students(
     sweep: SweepRecord, trials: Sequence[TrialRecord], pick: Pick | None
 ) -> list[TrialRecord]:
-    """The front, or the one student picked, which may be any finished trial's.
+    """Return the Pareto front, or the one student picked, which may be any finished trial's.
 
-    `best` and `smallest-within` look at all finished trials and go by the first objective on the split that
-    selects (dev, or the training set's held-out part); of a configuration with several seeds by their mean, and at the
-    student that is nearest to it, as `pareto_front` does. Of students of equal size the better one is taken, of those
-    equal in both the one suggested first.
+    `best` and `smallest-within` compare all finished trials by the main metric, as `pareto_front` does: a configuration
+    with several seeds by its mean. Of students of equal size the better one is taken, of those equal in both the one
+    suggested first.
+
+    Args:
+        sweep: the sweep's record.
+        trials: all its trials that have ended.
+        pick: the student to select; None for the front.
 
     Raises:
         UsageError: there is no such student.
@@ -73,19 +76,21 @@ def select_students(
                 f"{sweep.name}: no finished trial to export, or none whose objectives are finite"
             )
         return members
-    return [_by_id(sweep, trials, pick.id) if pick.id is not None else _smallest(sweep, trials, pick.within)]
+    if pick.id is not None:
+        return [_find_trial(sweep, trials, pick.id)]
+    return [_smallest_within(sweep, trials, pick.within)]
 
 
-def _by_id(sweep: SweepRecord, trials: Sequence[TrialRecord], id: str) -> TrialRecord:
+def _find_trial(sweep: SweepRecord, trials: Sequence[TrialRecord], id: str) -> TrialRecord:
     trial = next((trial for trial in trials if trial.id == id), None)
     if trial is None:
-        raise UsageError(f"--pick {id!r}: sweep {sweep.name} has no such trial; {RIGHT}")
+        raise UsageError(f"--pick {id!r}: sweep {sweep.name} has no such trial; {ADVICE}")
     if trial.status != "finished":
-        raise UsageError(f"--pick {id}: that trial has failed and left no student; {RIGHT}")
+        raise UsageError(f"--pick {id}: that trial has failed and left no student; {ADVICE}")
     return trial
 
 
-def _smallest(sweep: SweepRecord, trials: Sequence[TrialRecord], within: float) -> TrialRecord:
+def _smallest_within(sweep: SweepRecord, trials: Sequence[TrialRecord], within: float) -> TrialRecord:
     metric = main_metric(sweep.objectives)
     if not metric.startswith(SELECTION_SPLITS):
         raise UsageError(
@@ -93,8 +98,8 @@ def _smallest(sweep: SweepRecord, trials: Sequence[TrialRecord], within: float) 
             f"({', '.join(sweep.objectives)}); give a trial's id"
         )
     sign = 1 if direction(metric, sweep.objectives) == "min" else -1
-    found = candidates(trials, {metric: sweep.objectives[metric]})
-    costs = {trial.id: sign * values[metric] for trial, values in found}
+    compared = candidates(trials, {metric: sweep.objectives[metric]})
+    costs = {trial.id: sign * values[metric] for trial, values in compared}
     if not costs:
         raise UsageError(f"{sweep.name}: no finished trial with a finite {metric} to pick from")
     limit = min(costs.values()) + within + ROUNDING

@@ -1,4 +1,4 @@
-"""A sweep as its figures see it."""
+"""A sweep with its trials, as the report shows it."""
 
 from __future__ import annotations
 
@@ -7,88 +7,108 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ikd_ray import records
-from ikd_ray.analysis.intervals import Estimate
+from ikd_ray.analysis.frames import trials_frame
 from ikd_ray.analysis.objectives import direction, selection_metric
 from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.config import make_trial
 from ikd_ray.errors import UsageError
-from ikd_ray.formatting import clean
 from ikd_ray.records import TRIAL_FILE, Direction, SweepRecord, TrialRecord
 from ikd_ray.tasks import Task
 
-NOT_SEARCHED = ("regime", "student_layers", "seed")  # named elsewhere, or no choice
+if TYPE_CHECKING:
+    import pandas as pd
 
-# What a regime's stages do not read (`ikd_ray.distill.regimes`).
+ATTENTION_KL, AGREEMENT = "dev/attention_kl", "dev/teacher_agreement"
+
+NOT_SEARCHED = ("regime", "student_layers", "seed")
+"""Parameters that are shown by themselves, or are no choice of the search."""
+
 _LAYERWISE = {"soft_labels", "epochs_per_layer", "cosine_threshold", "train", "top_trains"}
 _INTERNAL = {"internal_losses", "internal_weight", *_LAYERWISE}
-IDLE = {"hard": {"temperature", "lambda", *_INTERNAL}, "kd": _INTERNAL, "id": _LAYERWISE}
+UNUSED_PARAMS = {"hard": {"temperature", "lambda", *_INTERNAL}, "kd": _INTERNAL, "id": _LAYERWISE}
+"""Parameters that the stages of a regime do not depend on (`ikd_ray.distill.regimes`)."""
 
 
 @dataclass(frozen=True)
 class SweepAnalysis:
-    """A sweep, its trials, and which of them are looked at closely."""
+    """A sweep, its ended trials, and the trials that are shown in detail."""
 
     folder: Path
     sweep: SweepRecord
     task: Task
     trials: list[TrialRecord]  # all that have ended
-    finished: list[TrialRecord]  # those whose main metric is finite, on dev and where they are chosen
+    finished: list[TrialRecord]  # whose main metric is finite on dev and on the selection split
 
     @property
     def metric(self) -> str:
-        """The task's main metric on the dev set."""
+        """The task's main metric on the dev split."""
         return f"dev/{self.task.metric}"
 
     @property
-    def chosen_by(self) -> str:
-        """The main metric on the split that students are chosen by: dev, or the training set's held-out part."""
+    def selection_metric(self) -> str:
+        """The main metric on the split that students are chosen by: dev, or a held-out part of the training set."""
         return selection_metric(self.sweep, self.task.metric)
-
-    @property
-    def sign(self) -> int:
-        """1 where more of what students are chosen by is better, else -1."""
-        return self.sign_of(self.chosen_by)
-
-    def sign_of(self, metric: str) -> int:
-        """1 where more of a metric is better, else -1."""
-        return 1 if self.direction(metric) == "max" else -1
 
     def direction(self, metric: str) -> Direction:
         """Return whether more or less of a metric is better."""
         return direction(metric, self.sweep.objectives)
 
     @property
-    def taught(self) -> float:
-        """The teacher's main metric; nan where it is not known."""
+    def teacher_score(self) -> float:
+        """The teacher's main metric on the dev split; nan if it is not known."""
         return self.sweep.teacher["metrics"].get(self.metric, math.nan)
+
+    @property
+    def has_methods(self) -> bool:
+        """Whether the sweep's space compares methods."""
+        return any(trial.method for trial in self.finished)
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """One row per ended trial: `trials_frame`, in which `ATTENTION_KL` and `AGREEMENT` are always present.
+
+        Further columns: `finished`; `on_front`; `group`, the method, or the regime where methods are not compared.
+        """
+        frame = trials_frame(self.trials)
+        return frame.assign(
+            finished=frame.index.isin([trial.id for trial in self.finished]),
+            on_front=frame.index.isin([trial.id for trial in self.front]),
+            group=frame["method" if self.has_methods else "regime"],
+            **{name: frame.get(name, math.nan) for name in (ATTENTION_KL, AGREEMENT)},
+        )
+
+    @property
+    def finished_frame(self) -> pd.DataFrame:
+        """The rows of `frame` of finished trials."""
+        return self.frame[self.frame["finished"]]
 
     @cached_property
     def front(self) -> list[TrialRecord]:
-        """Its members, by size, whose main metric is finite too."""
-        on_front = pareto_front(self.trials, self.sweep.objectives)
-        return [trial for trial in on_front if trial in self.finished]
+        """The Pareto front, as far as its main metric is finite, by size."""
+        return [trial for trial in pareto_front(self.trials, self.sweep.objectives) if trial in self.finished]
 
     @cached_property
     def best(self) -> TrialRecord:
-        """The front's best by the main metric."""
+        """The best trial of the front by the selection metric."""
         return self.best_of(self.front or self.finished)
 
     @cached_property
     def baseline(self) -> TrialRecord | None:
-        """The best student of standard distillation by the teacher itself, as on the front: by means over seeds."""
-        own = [
+        """The best student of standard distillation by the teacher itself, compared as on the front."""
+        standard = [
             trial
             for trial in self.trials
             if trial.params["regime"] == "kd" and not trial.params.get("assistant_layers")
         ]
-        ways = {self.chosen_by: self.direction(self.chosen_by)}
-        return next((trial for trial in pareto_front(own, ways) if trial in self.finished), None)
+        best = pareto_front(standard, {self.selection_metric: self.direction(self.selection_metric)})
+        return next((trial for trial in best if trial in self.finished), None)
 
     @cached_property
-    def closely(self) -> list[TrialRecord]:
-        """The front's members, and the best of each regime."""
+    def highlighted(self) -> list[TrialRecord]:
+        """The front's members, then the best trial of each regime."""
         regimes = dict.fromkeys(trial.params["regime"] for trial in self.finished)
         best = [
             self.best_of([trial for trial in self.finished if trial.params["regime"] == regime])
@@ -97,12 +117,13 @@ class SweepAnalysis:
         return [*self.front, *(trial for trial in best if trial not in self.front)]
 
     def best_of(self, trials: Sequence[TrialRecord]) -> TrialRecord:
-        """By the metric that students are chosen by; of equals the one that was suggested first."""
-        return max(trials, key=lambda trial: (self.sign * trial.metrics[self.chosen_by], -trial.number))
+        """Return the best trial by the selection metric; of equals the one that was suggested first."""
+        sign = 1 if self.direction(self.selection_metric) == "max" else -1
+        return max(trials, key=lambda trial: (sign * trial.metrics[self.selection_metric], -trial.number))
 
     @cached_property
-    def varied(self) -> list[str]:
-        """Parameters, regime and depth aside, in which the trials differ."""
+    def varied_params(self) -> list[str]:
+        """Parameters in which the finished trials differ, other than `NOT_SEARCHED`."""
         names = dict.fromkeys(name for trial in self.finished for name in trial.params)
         return [
             name
@@ -112,10 +133,10 @@ class SweepAnalysis:
 
 
 def open_analysis(folder: Path) -> SweepAnalysis:
-    """The sweep in a folder.
+    """Read the sweep in a folder.
 
     Raises:
-        UsageError: there is none, a record cannot be read, or no trial has finished.
+        UsageError: there is no sweep, a record cannot be read, or no trial has finished.
     """
     sweep = records.read_sweep(folder)
     task = records.read_task(folder)
@@ -136,25 +157,3 @@ def open_analysis(folder: Path) -> SweepAnalysis:
         except UsageError as error:
             raise UsageError(f"{folder}: {TRIAL_FILE} of {trial.id}: {error}") from None
     return SweepAnalysis(folder, sweep, task, trials, finished)
-
-
-def depth(trial: TrialRecord) -> int:
-    """Its encoder layers."""
-    return len(trial.layer_map)
-
-
-def title(trial: TrialRecord) -> str:
-    """`t003 (sid, 3 layers)`."""
-    layers = depth(trial)
-    return f"{clean(trial.id)} ({trial.params['regime']}, {layers} layer{'s' * (layers != 1)})"
-
-
-def number(value: float | None, form: str = ".3f") -> str:
-    """A value, or a dash where there is none."""
-    return "-" if value is None or not math.isfinite(value) else format(value, form)
-
-
-def interval(estimate: Estimate, form: str = ".3f") -> str:
-    """`0.412 ± 0.013`; the mean alone where there is no interval."""
-    half = f" ± {format(estimate.half, form.lstrip('+'))}" if math.isfinite(estimate.half) else ""
-    return number(estimate.mean, form) + half

@@ -1,12 +1,12 @@
-"""The picture of a sweep: every trial, and the front."""
+"""The drawing of a Pareto front: pareto.png by matplotlib, and the page's interactive figure by plotly."""
 
 from __future__ import annotations
 
 import io
 import math
 import textwrap
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,139 +15,161 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
 
-from ikd_ray.analysis.objectives import main_metric
+from ikd_ray.analysis.frames import trials_frame
+from ikd_ray.analysis.objectives import Objectives, plotted_objectives
 from ikd_ray.analysis.pareto import front_candidates
+from ikd_ray.config import sort_regimes
 from ikd_ray.formatting import GENERATED_WARNING, clean
 from ikd_ray.records import Direction, SweepRecord, TrialRecord
-from ikd_ray.report.style import DPI, INK, MUTED, RED, STYLES, axis_label, decorate, style_of
+from ikd_ray.report.style import (
+    DPI,
+    FRAME,
+    GRID,
+    INK,
+    MUTED,
+    PLOTLY_SYMBOLS,
+    RED,
+    LineStyle,
+    axis_label,
+    decorate,
+    regime_style,
+)
+
+if TYPE_CHECKING:  # both take a while to import, and pareto.png needs neither
+    import pandas as pd
+    import plotly.graph_objects as go
 
 SIZE_INCHES = (8.8, 5.6)
-# Where a label may sit: points to the right of and above its marker, alignments. The first is the front's
-# empty side.
-SPOTS = (
+LABEL_PLACES = (
     (-7, 7, "right", "bottom"),
     (7, -7, "left", "top"),
     (-7, 20, "right", "bottom"),
     (7, -20, "left", "top"),
     (-7, 33, "right", "bottom"),
 )
+"""Places of a label in the order of preference: points to the right of its marker and above it, alignments."""
+
+COSTS = {"student/params": "parameters", "student/size_mb": "size", "student/latency_ms": "latency"}
+"""Horizontal metrics of the interactive figure, and the text of their buttons."""
 
 
-class _Axis(NamedTuple):
-    metric: str
-    direction: Direction
-    label: str
-    unit: float
+class _View:
+    """Trials, their Pareto front and the teacher against two metrics, in the units of the axis labels."""
 
-    def of(self, metrics: dict[str, float]) -> float:
-        """The shown value; nan where there is none."""
-        return metrics.get(self.metric, math.nan) / self.unit
+    def __init__(
+        self,
+        trials: Sequence[TrialRecord],
+        front: Sequence[TrialRecord],
+        objectives: Objectives,
+        teacher_metrics: Mapping[str, float],
+    ) -> None:
+        """Arrange trials that have both metrics.
+
+        Args:
+            trials: trials that have ended.
+            front: the members of the sweep's own front, which may have other objectives.
+            objectives: directions of the horizontal and of the vertical metric; one if these are equal.
+            teacher_metrics: the teacher's values, as far as they are known.
+        """
+        (x, self.x_direction), *_, (y, _) = [*objectives.items()] * 2
+        (self.x_label, x_unit), (self.y_label, y_unit) = axis_label(x), axis_label(y)
+        shown = [
+            trial
+            for trial in trials
+            if trial.status == "finished"
+            and all(math.isfinite(trial.metrics.get(name, math.nan)) for name in objectives)
+        ]
+        frame = trials_frame(shown).reindex(columns=["regime", "depth", *objectives])
+        on_front = frame.index.isin([trial.id for trial in front])
+        self.points = frame.assign(x=frame[x] / x_unit, y=frame[y] / y_unit, on_front=on_front)
+        steps = [values for _, values in front_candidates(shown, objectives)]
+        self.steps = sorted((values[x] / x_unit, values[y] / y_unit) for values in steps)
+        self.teacher = (teacher_metrics.get(x, math.nan) / x_unit, teacher_metrics.get(y, math.nan) / y_unit)
+
+    def regimes(self) -> Iterator[tuple[str, LineStyle, pd.DataFrame]]:
+        """Iterate over the regimes in their usual order: name, style and points."""
+        for regime in sort_regimes(list(self.points["regime"])):
+            yield regime, regime_style(regime), self.points[self.points["regime"] == regime]
 
 
 def pareto_png(sweep: SweepRecord, trials: Sequence[TrialRecord], front: Sequence[TrialRecord]) -> bytes:
-    """Draw accuracy against size: trials by regime, the front as labelled steps, the teacher as a line.
+    """Draw the sweep's trials by regime, the front as labelled steps, and the teacher as a line.
 
-    The vertical axis is the first objective on dev or the held-out split (else the first one); the horizontal one is
-    `student/params` if that is an objective or there is no other, else the first other objective.
+    Args:
+        sweep: the sweep's record; `plotted_objectives` chooses the axes.
+        trials: all trials that have ended.
+        front: the members of the front.
     """
-    x, y = _axes(sweep)
+    view = _View(trials, front, plotted_objectives(sweep.objectives), sweep.teacher["metrics"])
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((0.085, 0.165, 0.885, 0.625 if sweep.data["generated"] else 0.69))
-    _decorate(axes, x, y)
-    shown = [trial for trial in trials if trial.status == "finished" and _is_shown(trial, x, y)]
-    _draw_trials(axes, shown, {trial.id for trial in front}, x, y)
-    _draw_teacher(axes, sweep, x, y)
+    decorate(axes, view.x_label, view.y_label, size=10.5)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.labelpad = 7
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    _draw_trials(axes, view)
+    _draw_teacher(axes, view, sweep.teacher["name"])
     axes.margins(x=0.15, y=0.13)
-    _draw_steps(axes, shown, x, y)
-    _label(axes, canvas, [trial for trial in front if _is_shown(trial, x, y)], x, y)
-    if shown:
+    _draw_steps(axes, view)
+    members = [trial.id for trial in front if trial.id in view.points.index]
+    _draw_labels(axes, canvas, view.points.loc[members])
+    if len(view.points):
         # Below the axes: inside, it would hide trials.
         legend = {"frameon": False, "fontsize": 9.5, "labelcolor": INK, "handletextpad": 0.5}
         figure.legend(loc="lower center", ncols=7, **legend)
     else:
         axes.text(0.5, 0.5, "no finished trial", transform=axes.transAxes, ha="center", color=MUTED)
-    _head(figure, sweep, len(trials), len(front))
+    _draw_heading(figure, sweep, len(trials), len(front))
     content = io.BytesIO()
     figure.savefig(content, format="png")
     return content.getvalue()
 
 
-def _axes(sweep: SweepRecord) -> tuple[_Axis, _Axis]:
-    """The horizontal and the vertical axis."""
-    names = list(sweep.objectives)
-    vertical = main_metric(sweep.objectives)
-    others = [name for name in names if name != vertical]
-    size = "student/params"
-    horizontal = size if size in others or not others else others[0]
-    directions: dict[str, Direction] = {size: "min", **sweep.objectives}
-    return _axis(horizontal, directions[horizontal]), _axis(vertical, directions[vertical])
-
-
-def _axis(metric: str, direction: Direction) -> _Axis:
-    return _Axis(metric, direction, *axis_label(metric))
-
-
-def _is_shown(trial: TrialRecord, x: _Axis, y: _Axis) -> bool:
-    return math.isfinite(x.of(trial.metrics)) and math.isfinite(y.of(trial.metrics))
-
-
-def _decorate(axes: Axes, x: _Axis, y: _Axis) -> None:
-    decorate(axes, x.label, y.label, size=10.5)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.labelpad = 7
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-
-
-def _draw_trials(axes: Axes, trials: Sequence[TrialRecord], on_front: set[str], x: _Axis, y: _Axis) -> None:
-    """Front members full, with a dark rim; the others pale, so that a column of them still shows each."""
-    regimes = dict.fromkeys([*STYLES, *(trial.params["regime"] for trial in trials)])
-    for regime in regimes:
-        group = [trial for trial in trials if trial.params["regime"] == regime]
-        colour, marker = style_of(regime)
-        for member in (False, True):
-            points = [trial for trial in group if (trial.id in on_front) is member]
+def _draw_trials(axes: Axes, view: _View) -> None:
+    """Draw members of the front opaque with a dark rim, and the others pale, so that overlapping ones still show."""
+    for regime, style, group in view.regimes():
+        for on_front in (False, True):
+            points = group[group["on_front"] == on_front]
             axes.scatter(
-                [x.of(trial.metrics) for trial in points],
-                [y.of(trial.metrics) for trial in points],
-                s=78 if member else 46,
-                c=colour,
-                marker=marker,
-                alpha=1.0 if member else 0.55,
-                edgecolors=INK if member else "white",
-                linewidths=1.3 if member else 0.6,
-                zorder=4 if member else 3,
+                points["x"],
+                points["y"],
+                s=78 if on_front else 46,
+                c=style.colour,
+                marker=style.marker,
+                alpha=1.0 if on_front else 0.55,
+                edgecolors=INK if on_front else "white",
+                linewidths=1.3 if on_front else 0.6,
+                zorder=4 if on_front else 3,
             )
-        if group:
-            axes.scatter([], [], s=52, c=colour, marker=marker, label=regime)
+        axes.scatter([], [], s=52, c=style.colour, marker=style.marker, label=regime)
 
 
-def _draw_steps(axes: Axes, trials: Sequence[TrialRecord], x: _Axis, y: _Axis) -> None:
-    """The best value to be had at each size. Of three objectives the two drawn have a front of their own."""
-    best = front_candidates(trials, {x.metric: x.direction, y.metric: y.direction})
-    if not best:
+def _draw_steps(axes: Axes, view: _View) -> None:
+    """Draw the best value that is to be had at each size."""
+    if not view.steps:
         return
-    points = sorted((x.of(values), y.of(values)) for _, values in best)
     low, high = axes.get_xlim()
     # A smaller student also serves where a larger one would: the line goes on to the edge on that side.
-    points = [*points, (high, points[-1][1])] if x.direction == "min" else [(low, points[0][1]), *points]
-    where: Literal["post", "pre"] = "post" if x.direction == "min" else "pre"
-    axes.step(
-        *zip(*points, strict=True), where=where, color=INK, linewidth=1.5, zorder=2, label="Pareto front"
-    )
+    if view.x_direction == "min":
+        points, where = [*view.steps, (high, view.steps[-1][1])], "post"
+    else:
+        points, where = [(low, view.steps[0][1]), *view.steps], "pre"
+    line: dict[str, Any] = {"where": where, "color": INK, "linewidth": 1.5, "zorder": 2}
+    axes.step(*zip(*points, strict=True), **line, label="Pareto front")
     axes.set_xlim(low, high)
 
 
-def _draw_teacher(axes: Axes, sweep: SweepRecord, x: _Axis, y: _Axis) -> None:
-    across, up = x.of(sweep.teacher["metrics"]), y.of(sweep.teacher["metrics"])
-    if not math.isfinite(up):
+def _draw_teacher(axes: Axes, view: _View, name: str) -> None:
+    x, y = view.teacher
+    if not math.isfinite(y):
         return
-    axes.axhline(up, color=MUTED, linewidth=1.2, linestyle="--", zorder=1)
-    if math.isfinite(across):
-        axes.scatter([across], [up], s=150, c=MUTED, marker="*", zorder=4)
+    axes.axhline(y, color=MUTED, linewidth=1.2, linestyle="--", zorder=1)
+    if math.isfinite(x):
+        axes.scatter([x], [y], s=150, c=MUTED, marker="*", zorder=4)
     axes.annotate(
-        f"teacher {textwrap.shorten(clean(sweep.teacher['name']), 48, placeholder='...')}: {up:.4g}",
-        (0.004, up),
+        f"teacher {textwrap.shorten(clean(name), 48, placeholder='...')}: {y:.4g}",
+        (0.004, y),
         xycoords=("axes fraction", "data"),
         xytext=(0, 4),
         textcoords="offset points",
@@ -157,16 +179,16 @@ def _draw_teacher(axes: Axes, sweep: SweepRecord, x: _Axis, y: _Axis) -> None:
     )
 
 
-def _label(axes: Axes, canvas: FigureCanvasAgg, members: Sequence[TrialRecord], x: _Axis, y: _Axis) -> None:
-    """Write depth and short id beside each member, at the first spot that is free."""
+def _draw_labels(axes: Axes, canvas: FigureCanvasAgg, members: pd.DataFrame) -> None:
+    """Write depth and short id beside each member of the front, at the first place that is free."""
     renderer = canvas.get_renderer()
     lines = [line for line in axes.lines if line.get_linestyle() == "--"]  # the teacher's
     taken = [artist.get_window_extent(renderer) for artist in (*axes.texts, *lines)]
     inside = axes.get_window_extent(renderer)
-    for trial in members:
+    for point in members.itertuples():
         text = axes.annotate(
-            f"{len(trial.layer_map)}L {trial.id[:8]}",
-            (x.of(trial.metrics), y.of(trial.metrics)),
+            f"{point.depth}L {point.Index[:8]}",
+            (point.x, point.y),
             textcoords="offset points",
             xytext=(0, 0),
             fontsize=8.5,
@@ -175,29 +197,145 @@ def _label(axes: Axes, canvas: FigureCanvasAgg, members: Sequence[TrialRecord], 
             parse_math=False,
             path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )
-        for across, up, horizontal, vertical in SPOTS:
-            text.set(position=(across, up), horizontalalignment=horizontal, verticalalignment=vertical)
+        for right, up, horizontal, vertical in LABEL_PLACES:
+            text.set(position=(right, up), horizontalalignment=horizontal, verticalalignment=vertical)
             box = text.get_window_extent(renderer)
             if inside.x0 < box.x0 and box.x1 < inside.x1 and not any(box.overlaps(other) for other in taken):
                 break
         taken.append(box)
 
 
-def _head(figure: Figure, sweep: SweepRecord, trials: int, members: int) -> None:
+def _draw_heading(figure: Figure, sweep: SweepRecord, trials: int, members: int) -> None:
     top = 0.955
     if sweep.data["generated"]:
         top = 0.9
         figure.add_artist(Rectangle((0, 0.935), 1, 0.065, facecolor=RED, transform=figure.transFigure))
-        banner: dict[str, Any] = {
-            "ha": "center",
-            "va": "center",
-            "color": "white",
-            "fontsize": 12.5,
-            "weight": "bold",
-        }
-        figure.text(0.5, 0.966, GENERATED_WARNING, **banner)
+        font: dict[str, Any] = {"color": "white", "fontsize": 12.5, "weight": "bold"}
+        figure.text(0.5, 0.966, GENERATED_WARNING, ha="center", va="center", **font)
     title = textwrap.shorten(clean(f"{sweep.task}: sweep {sweep.name}"), 75, placeholder="...")
     counts = f"{trials} trial{'s' * (trials != 1)}, {members} on the front"
     about = textwrap.shorten(clean(f"{counts} | {sweep.data['description']}"), 105, placeholder="...")
     figure.text(0.085, top, title, va="top", color=INK, fontsize=14, weight="bold", parse_math=False)
     figure.text(0.085, top - 0.058, about, va="top", color=MUTED, fontsize=9.5, parse_math=False)
+
+
+def interactive_front(
+    trials: Sequence[TrialRecord],
+    front: Sequence[TrialRecord],
+    objective: tuple[str, Direction],
+    teacher_metrics: Mapping[str, float],
+    baseline: TrialRecord | None,
+    hover: Mapping[str, str],
+) -> go.Figure:
+    """Draw the same in plotly, with a button for each of `COSTS`; plotly shows one set of traces at a time.
+
+    Args:
+        trials: finished trials that have the objective.
+        front: the members of the front.
+        objective: the vertical metric and its direction.
+        teacher_metrics: the teacher's values, as far as they are known.
+        baseline: the trial that is ringed, and whose objective is a line.
+        hover: trial id -> text beside the pointer, in plotly's HTML; "teacher" -> the teacher's text.
+    """
+    import plotly.graph_objects as go
+
+    metric, direction = objective
+    figure = go.Figure()
+    costs, cost_of_trace = [], []
+    for cost in COSTS:
+        view = _View(trials, front, {cost: "min", metric: direction}, teacher_metrics)
+        if len(view.points):
+            costs.append(cost)
+            for trace in _traces(view, baseline, hover):
+                trace.visible = cost == costs[0]
+                figure.add_trace(trace)
+                cost_of_trace.append(cost)
+    teacher = teacher_metrics.get(metric, math.nan)
+    standard = baseline.metrics[metric] if baseline else -math.inf
+    # Each line's text is on its outer side, so that the two stay apart.
+    below, above = "bottom left", "top left"
+    upper = standard >= teacher
+    _line(figure, teacher, "dash", "teacher", below if upper else above)
+    _line(figure, standard, "dot", "baseline: best kd", above if upper else below)
+    buttons = [
+        {
+            "label": COSTS[cost],
+            "method": "update",
+            "args": [
+                {"visible": [other == cost for other in cost_of_trace]},
+                {"xaxis.title.text": axis_label(cost)[0]},
+            ],
+        }
+        for cost in costs
+    ]
+    _lay_out(figure, axis_label(costs[0])[0] if costs else "", axis_label(metric)[0], buttons)
+    return figure
+
+
+def _traces(view: _View, baseline: TrialRecord | None, hover: Mapping[str, str]) -> Iterator[go.Scatter]:
+    """Iterate over the steps of the front, each regime's trials, the baseline's ring and the teacher's star."""
+    import plotly.graph_objects as go
+
+    x, y = zip(*view.steps, strict=True)
+    line = {"shape": "hv", "color": INK, "width": 1.6}
+    # The steps come first, so that no trial is below them.
+    yield go.Scatter(x=x, y=y, mode="lines", line=line, name="front of these two", hoverinfo="skip")
+    for regime, style, group in view.regimes():
+        on_front = list(group["on_front"])
+        yield go.Scatter(
+            x=list(group["x"]),
+            y=list(group["y"]),
+            text=[hover[trial] for trial in group.index],
+            mode="markers",
+            name=regime,
+            marker={
+                "symbol": PLOTLY_SYMBOLS[style.marker],
+                "color": style.colour,
+                "size": [13 if member else 10 for member in on_front],
+                "opacity": [1.0 if member else 0.6 for member in on_front],
+                "line": {"color": [INK if member else "white" for member in on_front], "width": 1.5},
+            },
+            hovertemplate="%{text}<extra></extra>",
+        )
+    if baseline is not None and baseline.id in view.points.index:
+        point = view.points.loc[baseline.id]
+        ring = {"symbol": "circle-open", "size": 20, "color": INK, "line": {"width": 2}}
+        about: dict[str, Any] = {"name": "baseline: best kd", "hoverinfo": "skip"}
+        yield go.Scatter(x=[point["x"]], y=[point["y"]], mode="markers", marker=ring, **about)
+    if all(map(math.isfinite, view.teacher)):
+        star = {"symbol": "star", "size": 15, "color": MUTED}
+        about = {"text": [hover["teacher"]], "hovertemplate": "%{text}<extra></extra>", "name": "teacher"}
+        yield go.Scatter(x=[view.teacher[0]], y=[view.teacher[1]], mode="markers", marker=star, **about)
+
+
+def _line(figure: go.Figure, value: float, dash: str, label: str, place: str) -> None:
+    if math.isfinite(value):
+        note = {"text": f"{label}: {value:.3f}", "font": {"color": MUTED, "size": 12}}
+        line = {"color": MUTED, "width": 1.3, "dash": dash}
+        figure.add_hline(y=value, line=line, annotation=note, annotation_position=place, layer="below")
+
+
+def _lay_out(figure: go.Figure, x_label: str, y_label: str, buttons: list[dict[str, Any]]) -> None:
+    axis = {"gridcolor": GRID, "zeroline": False, "linecolor": FRAME, "showline": True, "automargin": True}
+    place = {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "pad": {"b": 4}}
+    figure.update_layout(
+        template="none",
+        font={"color": INK, "family": "system-ui, sans-serif"},
+        height=520,
+        margin={"l": 10, "r": 10, "t": 50, "b": 10},
+        xaxis=axis | {"title": {"text": x_label}},
+        yaxis=axis | {"title": {"text": y_label}},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.16, "x": 0},
+        updatemenus=[
+            {
+                "type": "buttons",
+                "direction": "right",
+                "buttons": buttons,
+                "showactive": True,
+                "active": 0,
+                **place,
+            }
+        ],
+        hoverlabel={"align": "left", "bgcolor": "white", "font": {"color": INK}},
+        hovermode="closest",
+    )

@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs no network."""
+"""The report as one HTML page that needs no network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ikd_ray.report.components import Picture, Section
 from ikd_ray.version import code_version
 
 TEMPLATE = Path(__file__).with_name("page.html")
-# On a phone more buttons than these two would cover the figure's own.
+# On a phone, more buttons than these two would cover those of the figure.
 CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtons": [["toImage", "resetScale2d"]]}
 REGIMES = {
     "hard": "trained on the gold labels alone.",
@@ -41,46 +41,47 @@ TERMS = {
 }
 
 
-def render(subject: SweepAnalysis, sections: Sequence[Section]) -> str:
-    """The page's HTML, images and scripts in it."""
+def render(analysis: SweepAnalysis, sections: Sequence[Section]) -> str:
+    """Return the page's HTML, with its images and scripts inside."""
     pictures = [part for section in sections for part in section.parts if isinstance(part, Picture)]
-    sweep = subject.sweep
-    present = {trial.params["regime"] for trial in subject.finished}
-    measures = {term: text for term, text in TERMS.items() if term != "mcc" or subject.task.metric == "mcc"}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     plots = {part.name: _plot(part.name, part.plot) for part in pictures if part.plot is not None}
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        title=clean(f"{sweep.task}: sweep {sweep.name}"),
-        banner=GENERATED_WARNING if sweep.data["generated"] else "",
-        about=_about(subject),
+        title=clean(f"{analysis.sweep.task}: sweep {analysis.sweep.name}"),
+        banner=GENERATED_WARNING if analysis.sweep.data["generated"] else "",
+        about=_about(analysis),
         sections=sections,
         images={part.name: _data_uri(part.png) for part in pictures},
         plots=plots,
         plotly=get_plotlyjs() if plots else "",
-        terms=[
-            *((f"{name} (regime)", text) for name, text in REGIMES.items() if name in present),
-            *measures.items(),
-        ],
+        terms=_terms(analysis),
     )
 
 
-def _about(subject: SweepAnalysis) -> list[tuple[str, str]]:
-    sweep, teacher = subject.sweep, subject.sweep.teacher
-    taught = ", ".join(f"{clean(name)} {value:.4g}" for name, value in teacher["metrics"].items())
-    failed = sum(trial.status != "finished" for trial in subject.trials)
-    ended = f"{len(subject.trials)} of {sweep.trials} have ended, {len(subject.finished)} finished, {failed} failed"
-    return [
-        ("task", sweep.task),
-        (
-            "data",
-            f"{f'{GENERATED_WARNING}. ' if sweep.data['generated'] else ''}{clean(sweep.data['description'])}",
-        ),
-        ("teacher", f"{clean(teacher['name'])}, {teacher['layers']} layers; {taught}"),
-        ("trials", ended),
-        ("seed", str(sweep.seed)),
-        ("command", clean(sweep.command)),
-        ("code version", f"{clean(sweep.code_version)}; this page by {code_version()}"),
-    ]
+def _about(analysis: SweepAnalysis) -> dict[str, str]:
+    """Return the lines above the first section by their labels."""
+    sweep, teacher, ended = analysis.sweep, analysis.sweep.teacher, len(analysis.trials)
+    warning = f"{GENERATED_WARNING}. " if sweep.data["generated"] else ""
+    scores = ", ".join(f"{clean(name)} {value:.4g}" for name, value in teacher["metrics"].items())
+    failed = sum(trial.status != "finished" for trial in analysis.trials)
+    return {
+        "task": sweep.task,
+        "data": f"{warning}{clean(sweep.data['description'])}",
+        "teacher": f"{clean(teacher['name'])}, {teacher['layers']} layers; {scores}",
+        "trials": f"{ended} of {sweep.trials} have ended, {len(analysis.finished)} finished, {failed} failed",
+        "seed": str(sweep.seed),
+        "command": clean(sweep.command),
+        "code version": f"{clean(sweep.code_version)}; this page by {code_version()}",
+    }
+
+
+def _terms(analysis: SweepAnalysis) -> dict[str, str]:
+    """Return the glossary: the sweep's regimes, and the measures of its task."""
+    regimes = {trial.params["regime"] for trial in analysis.finished}
+    explained = {f"{name} (regime)": text for name, text in REGIMES.items() if name in regimes}
+    return explained | {
+        term: text for term, text in TERMS.items() if term != "mcc" or analysis.task.metric == "mcc"
+    }
 
 
 def _data_uri(content: bytes) -> str:

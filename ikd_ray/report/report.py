@@ -1,4 +1,4 @@
-"""The report on a sweep: why a student is good, in figures, as one page and as PNGs."""
+"""The report on a sweep: figures and tables as one HTML page, PNG files, and Markdown files."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from ikd_ray.analysis.attention_maps import validate_texts
 from ikd_ray.analysis.model_loader import ModelLoader
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis, open_analysis
 from ikd_ray.errors import UnavailableError, UsageError
 from ikd_ray.formatting import GENERATED_WARNING
 from ikd_ray.report.components import Picture, Section, Table
-from ikd_ray.report.figures import attention, costs, errors, front, layers, methods, regimes, search
-from ikd_ray.report.markdown import table_text
 from ikd_ray.report.page import render
+from ikd_ray.report.sections.attention import attention_section
+from ikd_ray.report.sections.costs import costs_section
+from ikd_ray.report.sections.errors import errors_section
+from ikd_ray.report.sections.front import front_section
+from ikd_ray.report.sections.layers import layers_section
+from ikd_ray.report.sections.methods import methods_section
+from ikd_ray.report.sections.regimes import regimes_section
+from ikd_ray.report.sections.search import search_section
 from ikd_ray.storage import store
 from ikd_ray.storage.remote import SharedStorage
 
@@ -28,28 +35,29 @@ def make_report(
     output: SharedStorage,
     folder: Path,
     texts: Sequence[str] = (),
-    tell: Callable[[str], None] = lambda _: None,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
-    """Draw everything there is to see of a sweep into its `report/`, in place of an earlier report.
+    """Write the report on a sweep into its folder `report/`, in place of an earlier report.
 
-    What is not there any more, such as students that were deleted, is said in the page; the rest still comes.
+    The page names what is missing, such as deleted students; everything else is drawn.
 
     Args:
-        folder: the sweep's.
-        texts: the example whose attention is drawn, one text or a pair; none: one of the dev set.
-        tell: called with a line before something that takes its time.
+        output: the output folder.
+        folder: the sweep's folder.
+        texts: the example whose attention is drawn, one text or a pair; if empty, one of the dev set.
+        notify: called with a line of text before something that takes a while.
 
     Returns:
         The files; the page is the first.
 
     Raises:
-        UsageError: no sweep there, no finished trial, texts that are no example of the task, or the folder
+        UsageError: there is no sweep or no finished trial, the texts are not an example of the task, or the folder
             cannot be written.
     """
-    subject = open_analysis(folder)
-    attention.check_texts(subject.task, texts)
-    sections = _sections(subject, ModelLoader(output, folder, subject.sweep, tell), texts)
-    files = {PAGE: render(subject, sections).encode()} | _files(subject, sections)
+    analysis = open_analysis(folder)
+    validate_texts(analysis.task, texts)
+    sections = _sections(analysis, ModelLoader(output, folder, analysis.sweep, notify), texts)
+    files = {PAGE: render(analysis, sections).encode()} | _part_files(analysis, sections)
     try:
         _write(folder / FOLDER, files)
     except OSError as error:
@@ -57,58 +65,58 @@ def make_report(
     return [folder / FOLDER / name for name in files]
 
 
-def _files(subject: SweepAnalysis, sections: Sequence[Section]) -> dict[str, bytes]:
-    """What else than the page there is: pictures, and tables for a README."""
-    parts = [part for section in sections for part in section.parts]
-    warning = GENERATED_WARNING if subject.sweep.data["generated"] else ""
-    pictures = {f"{part.name}.png": part.png for part in parts if isinstance(part, Picture)}
-    tables = [part for part in parts if isinstance(part, Table) and part.name]
-    return pictures | {f"{part.name}.md": table_text(part, warning).encode() for part in tables}
-
-
-def _sections(subject: SweepAnalysis, weights: ModelLoader, texts: Sequence[str]) -> list[Section]:
-    compared = methods.section(subject, weights)
-    made = [
-        front.section(subject, weights.teacher_size()),
-        *([compared] if compared else []),
-        regimes.section(subject),
-        layers.section(subject),
+def _sections(analysis: SweepAnalysis, loader: ModelLoader, texts: Sequence[str]) -> list[Section]:
+    methods = methods_section(analysis, loader)
+    sections = [
+        front_section(analysis, loader.teacher_size()),
+        *([methods] if methods else []),
+        regimes_section(analysis),
+        layers_section(analysis),
     ]
-    for key, title, draw in (
+    for key, title, make_section in (
         (
             "attention",
             "Attention, teacher beside student",
-            lambda: attention.section(subject, weights, texts),
+            lambda: attention_section(analysis, loader, texts),
         ),
-        ("search", "The search", lambda: search.section(subject)),
-        ("errors", "Errors, shared and own", lambda: errors.section(subject, weights)),
-        ("costs", "What it cost, and what sharing saved", lambda: costs.section(subject)),
+        ("search", "The search", lambda: search_section(analysis)),
+        ("errors", "Errors, shared and own", lambda: errors_section(analysis, loader)),
+        ("costs", "What it cost, and what sharing saved", lambda: costs_section(analysis)),
     ):
         try:
-            made.append(draw())
+            sections.append(make_section())
         except UnavailableError as error:
-            made.append(Section(key, title, [str(error)]))
-    return made
+            sections.append(Section(key, title, [str(error)]))
+    return sections
+
+
+def _part_files(analysis: SweepAnalysis, sections: Sequence[Section]) -> dict[str, bytes]:
+    """Return the content of the PNG and Markdown files by name."""
+    warning = GENERATED_WARNING if analysis.sweep.data["generated"] else ""
+    parts = [part for section in sections for part in section.parts]
+    pictures = {f"{part.name}.png": part.png for part in parts if isinstance(part, Picture)}
+    tables = [part for part in parts if isinstance(part, Table) and part.name]
+    return pictures | {f"{part.name}.md": part.markdown(warning).encode() for part in tables}
 
 
 def _write(target: Path, files: dict[str, bytes]) -> None:
-    """Leave the report whole or not at all; what else somebody put into its folder stays."""
+    """Replace the report as a whole, and keep the files in its folder that no report wrote."""
     with (
         FileLock(target.parent / f".{target.name}.lock"),
-        tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as room,
+        tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as workdir,
     ):
-        new = Path(room) / "new"
-        with store.staging_dir(new) as aside:
+        new = Path(workdir) / "new"
+        with store.staging_dir(new) as staging:
             for name, content in files.items():
-                (aside / name).write_bytes(content)
-        for path in _others(target, files):
-            keep = shutil.copytree if path.is_dir() else shutil.copy2
-            keep(path, new / path.name)
+                (staging / name).write_bytes(content)
+        for path in _foreign_files(target, files):
+            copy = shutil.copytree if path.is_dir() else shutil.copy2
+            copy(path, new / path.name)
         store.swap_dir(new, target)
 
 
-def _others(target: Path, files: dict[str, bytes]) -> list[Path]:
-    """What is in the folder and no part of the report that made it, nor of the new one."""
+def _foreign_files(target: Path, files: dict[str, bytes]) -> list[Path]:
+    """Return what is in the folder and belongs neither to the report that wrote it nor to the new one."""
     try:
         own = json.loads((target / store.MANIFEST).read_text()).keys()
     except (OSError, ValueError, AttributeError):

@@ -1,4 +1,4 @@
-"""Files of a sweep that follow from its records: the front, its plot and the table of trials."""
+"""The files that sum up a sweep: pareto.json, pareto.png and trials.csv."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ikd_ray.analysis.pareto import Members, front_candidates, pareto_content, trials_csv
+from ikd_ray.analysis.pareto import Candidate, front_candidates, pareto_content, trials_csv
 from ikd_ray.records import SweepRecord, TrialRecord
 from ikd_ray.storage import store
 
@@ -14,30 +14,28 @@ PLOT, FRONT, TABLE = SUMMARY_FILES = ("pareto.png", "pareto.json", "trials.csv")
 
 
 def write_summary_files(folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Write them, each replaced at once; returns the front."""
+    """Write the files, each atomically, and return the front. Without a front there is only trials.csv."""
     members = front_candidates(trials, sweep.objectives)
     for name, text in _texts(sweep, trials, members).items():
         store.write_atomic(folder / name, text)
-    best = [trial for trial, _ in members]
-    if best:
-        from ikd_ray.report.front_plot import (
-            pareto_png,  # imported late: until here nobody waits for matplotlib
-        )
+    front = [trial for trial, _ in members]
+    if front:
+        from ikd_ray.report.front_plot import pareto_png  # imported late: matplotlib takes a while to import
 
-        store.write_atomic(folder / PLOT, pareto_png(sweep, trials, best))
-    return best
+        store.write_atomic(folder / PLOT, pareto_png(sweep, trials, front))
+    return front
 
 
-def stale(folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> list[str]:
-    """Which of them are not there, or not what the records say."""
+def stale_summary_files(folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> list[str]:
+    """Return the names of those files that are missing, or differ from the records."""
     if not trials:
         return []
     members = front_candidates(trials, sweep.objectives)
-    found = [name for name, text in _texts(sweep, trials, members).items() if _read(folder / name) != text]
-    return found + [PLOT] * bool(members and not (folder / PLOT).is_file())
+    stale = [name for name, text in _texts(sweep, trials, members).items() if _read(folder / name) != text]
+    return stale + [PLOT] * bool(members and not (folder / PLOT).is_file())
 
 
-def _texts(sweep: SweepRecord, trials: Sequence[TrialRecord], members: Members) -> dict[str, str]:
+def _texts(sweep: SweepRecord, trials: Sequence[TrialRecord], members: Sequence[Candidate]) -> dict[str, str]:
     texts = {TABLE: trials_csv(trials, [trial for trial, _ in members])}
     if members:
         texts[FRONT] = json.dumps(pareto_content(sweep, members), indent=1) + "\n"

@@ -16,7 +16,7 @@ import optuna
 from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.errors import UsageError
 from ikd_ray.records import SPACE_FILE, SweepRecord, TrialRecord, load_intact_trials, read_sweep, sweep_lock
-from ikd_ray.report.summary_files import stale, write_summary_files
+from ikd_ray.report.summary_files import stale_summary_files, write_summary_files
 from ikd_ray.search.budget import Budget
 from ikd_ray.search.space import load_space
 from ikd_ray.storage.remote import SharedStorage
@@ -64,7 +64,7 @@ def verify(
         discrepancies += _verify_study(
             folder, sweep, {trial.number: trial for trial in trials if not trial.died}
         )
-        outdated = stale(folder, sweep, trials)
+        outdated = stale_summary_files(folder, sweep, trials)
         if outdated:
             write_summary_files(folder, sweep, trials)
         discrepancies += [

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ikd_ray.analysis.objectives import main_metric
-from ikd_ray.analysis.pareto import front_candidates, pareto_content, pareto_front, trials_csv, trials_table
+from ikd_ray.analysis.objectives import direction, main_metric, task_metric
+from ikd_ray.analysis.pareto import front_candidates, pareto_content, pareto_front, trials_csv
 from ikd_ray.records import SweepRecord, TrialRecord
-from ikd_ray.report.summary_files import FRONT, SUMMARY_FILES, TABLE, stale, write_summary_files
+from ikd_ray.report.summary_files import FRONT, SUMMARY_FILES, TABLE, stale_summary_files, write_summary_files
 
 OBJECTIVES = {"dev/mcc": "max", "student/params": "min"}
 
@@ -43,9 +43,9 @@ DIRECTIONS = st.dictionaries(st.sampled_from("abc"), st.sampled_from(["max", "mi
 
 
 @given(TRIALS, DIRECTIONS, st.randoms())
-def test_front_is_its_definition(drawn, objectives, random):
+def test_the_front_has_exactly_the_trials_that_no_other_excludes(drawn, objectives, random):
     trials = [trial(number, metrics, status) for number, (metrics, status) in enumerate(drawn)]
-    able = [
+    usable = [
         t
         for t in trials
         if t.status == "finished" and all(math.isfinite(t.metrics.get(name, math.nan)) for name in objectives)
@@ -60,7 +60,7 @@ def test_front_is_its_definition(drawn, objectives, random):
             return False
         return any(better(one, two, name) for name in objectives) or one.number < two.number
 
-    expected = {t.id for t in able if not any(excludes(other, t) for other in able)}
+    expected = {t.id for t in usable if not any(excludes(other, t) for other in usable)}
     random.shuffle(trials)
     found = pareto_front(trials, objectives)
     assert {t.id for t in found} == expected
@@ -70,17 +70,17 @@ def test_front_is_its_definition(drawn, objectives, random):
     assert values == sorted(values, reverse=objectives[leading] == "max")
 
 
-def test_no_trial_no_front():
+def test_no_trial_has_no_front():
     assert pareto_front([], OBJECTIVES) == []
 
 
-def seeded(number: int, seed: int, value: float, again: bool = False, **params) -> TrialRecord:
+def seeded(number: int, seed: int, value: float, retrained: bool = False, **params) -> TrialRecord:
     one = trial(number, {"dev/mcc": value, "student/params": 10}, seed=seed, **params)
-    return replace(one, again=again)
+    return replace(one, retrained=retrained)
 
 
-def test_of_a_configuration_with_several_seeds_the_mean_counts():
-    """It has the luckiest trial of all, and the worse mean."""
+def test_a_configuration_with_several_seeds_is_compared_by_its_mean():
+    """The configuration with the luckiest seed has the worse mean."""
     lucky = [seeded(n, n, value, temperature=2.0) for n, value in enumerate((0.9, 0.1, 0.2))]
     steady = [seeded(n, n, value, temperature=3.0) for n, value in ((3, 0.38), (4, 0.55), (5, 0.45))]
     assert [t.id for t in pareto_front([*lucky, *steady], OBJECTIVES)] == ["t5"]  # the nearest to 0.46
@@ -90,14 +90,15 @@ def test_of_a_configuration_with_several_seeds_the_mean_counts():
     assert [t.id for t in pareto_front(lucky, OBJECTIVES)] == ["t2"]  # and not the best one of its own
 
 
-def test_of_trials_equally_near_the_mean_the_first_stands_for_them():
+def test_of_trials_equally_near_the_mean_the_first_represents_them():
     assert [t.id for t in pareto_front([seeded(1, 1, 0.5), seeded(0, 0, 0.25)], OBJECTIVES)] == ["t0"]
 
 
-def test_where_a_configuration_was_run_again_these_trials_alone_count():
+def test_retrained_trials_alone_are_compared():
     picked = seeded(0, 0, 0.9, temperature=2.0)  # because it was lucky
     anew = [
-        seeded(n, 100 + n, value, again=True, temperature=2.0) for n, value in ((2, 0.3), (3, 0.4), (4, 0.35))
+        seeded(n, 100 + n, value, retrained=True, temperature=2.0)
+        for n, value in ((2, 0.3), (3, 0.4), (4, 0.35))
     ]
     rival = seeded(1, 0, 0.5, temperature=3.0)
     assert pareto_front([picked, rival], OBJECTIVES) == [picked]
@@ -108,16 +109,22 @@ def test_where_a_configuration_was_run_again_these_trials_alone_count():
     assert pareto_front([picked, *broken], OBJECTIVES) == [picked]
 
 
-def test_a_seed_that_diverged_or_failed_counts_for_nothing():
+def test_a_seed_that_diverged_or_failed_is_ignored():
     trials = [seeded(0, 0, math.nan), seeded(1, 1, 0.5), replace(seeded(2, 2, 0.1), status="failed")]
     ((member, values),) = front_candidates(trials, OBJECTIVES)
     assert (member.id, values["dev/mcc"]) == ("t1", 0.5)
 
 
-def test_students_are_compared_by_what_was_held_out():
+def test_the_main_metric_is_on_the_selection_split():
     assert main_metric({"student/params": "min", "holdout/mcc": "max"}) == "holdout/mcc"
     assert main_metric({"student/params": "min", "dev/mcc": "max"}) == "dev/mcc"
     assert main_metric({"student/params": "min"}) == "student/params"
+    scored = {"dev/mcc": 0.5, "holdout/mcc": 0.5}
+    assert task_metric({"student/params": "min", "dev/mcc": "max"}, scored) == "dev/mcc"
+    assert task_metric({"dev/attention_kl": "min"}, scored) == "holdout/mcc"
+    assert task_metric({"student/params": "min"}, {}) is None
+    assert direction("dev/mcc", {"holdout/mcc": "min"}) == "min"
+    assert direction("dev/f1", {"holdout/mcc": "min"}) == "max"
 
 
 def test_pareto_json_is_standard_json(tmp_path):
@@ -147,7 +154,8 @@ def test_trials_csv_has_every_value_of_every_trial(tmp_path):
     write_summary_files(tmp_path, sweep(), [done, broken])
     with open(tmp_path / "trials.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == list(trials_table([done, broken], [done])[0])
+    columns = ["id", "number", "status", "on_front", "regime", "temperature", "dev/mcc", "student/params"]
+    assert list(rows[0]) == [*columns, "duration_s", "reason"]
     assert rows[0]["on_front"] == "True"
     assert rows[1]["on_front"] == "False"
     assert float(rows[0]["dev/mcc"]) == 0.1 + 0.2
@@ -160,11 +168,11 @@ def test_trials_csv_without_a_trial_is_a_header():
 
 
 @pytest.mark.parametrize("name", SUMMARY_FILES)
-def test_a_table_that_is_gone_or_old_is_noticed(tmp_path, name):
+def test_a_missing_or_outdated_file_is_stale(tmp_path, name):
     trials = [trial(0, {"dev/mcc": 0.5, "student/params": 10})]
     write_summary_files(tmp_path, sweep(), trials)
-    assert stale(tmp_path, sweep(), trials) == []
+    assert stale_summary_files(tmp_path, sweep(), trials) == []
     more = [*trials, trial(1, {"dev/mcc": 0.6, "student/params": 20})]
-    assert stale(tmp_path, sweep(), more) == [TABLE, FRONT]
+    assert stale_summary_files(tmp_path, sweep(), more) == [TABLE, FRONT]
     (tmp_path / name).unlink()
-    assert stale(tmp_path, sweep(), trials) == [name]
+    assert stale_summary_files(tmp_path, sweep(), trials) == [name]

@@ -29,7 +29,7 @@ TRIALS = [
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"),
+    ("words", "expected"),
     [
         (["best"], Pick()),
         (["smallest-within", "0.02"], Pick(within=0.02)),
@@ -39,12 +39,12 @@ TRIALS = [
         (["t003"], Pick("t003")),
     ],
 )
-def test_what_the_command_line_says(given, wanted):
-    assert parse_pick(given) == wanted
+def test_words_of_the_command_line_are_parsed(words, expected):
+    assert parse_pick(words) == expected
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("words", "message"),
     [
         ([""], "give best"),
         ([" "], "give best"),
@@ -59,14 +59,14 @@ def test_what_the_command_line_says(given, wanted):
         (["smallest-within", "inf"], "got 'inf'"),
     ],
 )
-def test_mistakes_name_what_is_right(given, message):
+def test_mistakes_say_what_to_give(words, message):
     with pytest.raises(UsageError, match="--pick") as error:
-        parse_pick(given)
+        parse_pick(words)
     assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"),
+    ("words", "expected"),
     [
         (["best"], "t001"),
         (["smallest-within", "0.01"], "t001"),
@@ -76,11 +76,11 @@ def test_mistakes_name_what_is_right(given, message):
         (["t003"], "t003"),  # off the front
     ],
 )
-def test_the_student_that_is_meant(given, wanted):
-    assert [student.id for student in select_students(sweep(), TRIALS, parse_pick(given))] == [wanted]
+def test_the_picked_student(words, expected):
+    assert [student.id for student in select_students(sweep(), TRIALS, parse_pick(words))] == [expected]
 
 
-def test_without_a_pick_it_is_the_front():
+def test_without_a_pick_the_front_is_selected():
     assert [student.id for student in select_students(sweep(), TRIALS, None)] == ["t002", "t000", "t001"]
 
 
@@ -116,6 +116,6 @@ def test_trials_that_failed_or_diverged_are_never_picked():
         select_students(sweep(), trials[1:], parse_pick(["best"]))
 
 
-def test_sweep_without_a_dev_objective():
+def test_a_sweep_without_a_dev_objective_needs_an_id():
     with pytest.raises(UsageError, match="give a trial's id"):
         select_students(sweep(**{"student/params": "min"}), TRIALS, parse_pick(["best"]))

@@ -1,5 +1,3 @@
-"""What sharing saved, from records whose counts can be checked by hand."""
-
 from __future__ import annotations
 
 import pytest
@@ -13,7 +11,7 @@ LAYERWISE = [1, 1, 2, 2, 3, 3, 4, 4, 4]  # stage of each epoch: three layers, tw
 
 
 def trial(regime: str, stages: list[int], reused: set[int] = frozenset(), **params) -> TrialRecord:
-    """A finished trial whose epochs with these indices are another's. Each takes, or took, 10 s."""
+    """Return a finished trial that reused the epochs with these indices; each epoch takes 10 s."""
     history, count = [], 0
     for index, stage in enumerate(stages):
         count += index in reused
@@ -42,9 +40,9 @@ def trial(regime: str, stages: list[int], reused: set[int] = frozenset(), **para
     ],
 )
 def test_a_layer_through_an_epoch_is_the_unit_of_internal_stages(regime, params, internal, classification):
-    found = compute_savings([trial(regime, LAYERWISE, **params)])
-    assert (found.internal_trained, found.internal_total) == (internal, internal)
-    assert (found.classification_trained, found.classification_total) == (classification, classification)
+    saved = compute_savings([trial(regime, LAYERWISE, **params)])
+    assert (saved.internal_trained, saved.internal_total) == (internal, internal)
+    assert (saved.classification_trained, saved.classification_total) == (classification, classification)
 
 
 @pytest.mark.parametrize("regime", ["hard", "kd", "id"])
@@ -53,7 +51,7 @@ def test_regimes_of_one_stage_have_no_internal_stages(regime):
     assert compute_savings([trial(regime, [1, 1, 1])]) == Savings(0, 0, 3, 3, 30.0, 0.0)
 
 
-def test_what_trials_reused_is_split_by_kind_of_stage():
+def test_reused_epochs_are_counted_by_kind_of_stage():
     trials = [
         trial("sid", LAYERWISE),
         trial("sid", LAYERWISE, {0, 1, 2, 3}),  # the third layer's 2 epochs of 3 layers are its own
@@ -61,25 +59,25 @@ def test_what_trials_reused_is_split_by_kind_of_stage():
         trial("pid", [1, 2, 2, 3, 4], {0}),  # a threshold ended two of its stages
         trial("kd", [1, 1]),
     ]
-    found = compute_savings(trials)
-    assert (found.internal_trained, found.internal_total) == (12 + 6 + 0 + 3, 12 + 12 + 12 + 4)
-    assert (found.classification_trained, found.classification_total) == (
+    saved = compute_savings(trials)
+    assert (saved.internal_trained, saved.internal_total) == (12 + 6 + 0 + 3, 12 + 12 + 12 + 4)
+    assert (saved.classification_trained, saved.classification_total) == (
         3 + 3 + 0 + 1 + 2,
         3 + 3 + 3 + 1 + 2,
     )
-    assert (found.spent_s, found.saved_s) == (90.0 + 50.0 + 40.0 + 20.0, 40.0 + 90.0 + 10.0)
-    assert found.internal_ratio == 40 / 21
-    assert found.classification_ratio == 12 / 9
-    assert found.reused
+    assert (saved.spent_s, saved.saved_s) == (90.0 + 50.0 + 40.0 + 20.0, 40.0 + 90.0 + 10.0)
+    assert saved.internal_ratio == 40 / 21
+    assert saved.classification_ratio == 12 / 9
+    assert saved.reused
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=12))
 def test_reused_and_trained_epochs_in_any_order(reused):
-    """A trial may have to train again what it could reuse before, and the other way round."""
+    """A trial may have to train an epoch after one that it reused, and the other way round."""
     indices = {index for index, flag in enumerate(reused) if flag}
-    found = compute_savings([trial("kd", [1] * len(reused), indices)])
-    assert (found.classification_trained, found.classification_total) == (reused.count(False), len(reused))
-    assert found.reused == any(reused)
+    saved = compute_savings([trial("kd", [1] * len(reused), indices)])
+    assert (saved.classification_trained, saved.classification_total) == (reused.count(False), len(reused))
+    assert saved.reused == any(reused)
 
 
 def test_only_finished_trials_count():
@@ -89,16 +87,16 @@ def test_only_finished_trials_count():
     assert Savings().classification_ratio is None
 
 
-def test_records_of_earlier_versions_trained_all():
+def test_records_of_versions_without_sharing_count_as_trained():
     history = [{"stage": float(stage)} for stage in LAYERWISE]
     params = {"regime": "sid", "student_layers": 3}
     old = TrialRecord("t000", 0, params, [2, 4, 6], "finished", history[-1], history, duration_s=50.0)
-    found = compute_savings([old])
-    assert found == Savings(12, 12, 3, 3, 50.0, 0.0)
-    assert not found.reused
+    saved = compute_savings([old])
+    assert saved == Savings(12, 12, 3, 3, 50.0, 0.0)
+    assert not saved.reused
 
 
-def test_metrics_for_mlflow():
+def test_metrics_of_the_sweeps_mlflow_run():
     assert compute_savings([trial("sid", LAYERWISE, {0, 1})]).metrics() == {
         "sharing/internal_layer_epochs": 12.0,
         "sharing/internal_layer_epochs_trained": 10.0,
@@ -110,7 +108,7 @@ def test_metrics_for_mlflow():
 
 
 @pytest.mark.parametrize(
-    ("found", "text"),
+    ("saved", "text"),
     [
         (
             Savings(72, 380, 60, 60, 840.0, 725.0),
@@ -128,5 +126,5 @@ def test_metrics_for_mlflow():
         ),
     ],
 )
-def test_text(found, text):
-    assert str(found) == text
+def test_savings_as_text(saved, text):
+    assert str(saved) == text

@@ -1,4 +1,4 @@
-"""The files of a sweep that compares methods over several seeds."""
+"""Write the folder of a sweep that compares methods over several seeds."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from ikd_ray import records
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis
 from ikd_ray.config import make_trial
 from ikd_ray.data.task_file import find_task
-from ikd_ray.distill.encoder import Encoder
-from ikd_ray.distill.student import build_student, layer_map, size_metrics
+from ikd_ray.distill.student import layer_map, size_metrics
 from ikd_ray.records import TrialRecord
-from tests.helpers.sample_sweep import LAYERS, make_sweep
-from tests.helpers.tiny_models import make_classifier
+from tests.helpers.sample_sweep import LAYERS, cached_students, make_sweep
 
 METHODS: dict[str, dict[str, Any]] = {
     "Hard labels": {"regime": "hard"},
@@ -38,33 +36,33 @@ def make_comparison(
     methods: Mapping[str, Mapping[str, Any]] = METHODS,
     seeds: int = 5,
     varied: Sequence[Mapping[str, Any]] = ({"student_layers": 2},),
-    again: int = 0,
+    retrained: int = 0,
     task: str = "cola",
     weights: bool = False,
     **changes: Any,
 ) -> Path:
-    """Write a sweep of every method with each of `varied` and each seed.
+    """Write a sweep of every method with each of `varied` and each seed, then new seeds of each method's last one.
 
     Args:
-        output: output folder.
-        methods: fields of each method.
-        seeds: number of seeds.
-        varied: fields that all methods are tried with.
-        again: number of further seeds with which each method's last configuration is retrained.
-        task: name of the task.
-        weights: whether students have weights.
+        output: the output folder.
+        methods: parameters of each method.
+        seeds: number of seeds in the search.
+        varied: parameters that each method is searched over.
+        retrained: number of new seeds.
+        task: a GLUE task.
+        weights: whether the students have weights.
         changes: further fields of the sweep's record.
     """
     sweep = make_sweep(output, 0, task, weights=weights, **changes)
-    encoder = Encoder(make_classifier("bert", LAYERS, find_task(task).num_labels))
+    make_student = cached_students(find_task(task).num_labels)
     rng = np.random.default_rng(3)
-    asked = [(name, change, seed, False) for seed in range(seeds) for change in varied for name in methods]
-    asked += [(name, varied[-1], 100 + seed, True) for seed in range(again) for name in methods]
-    noise = {seed: 0.01 * float(rng.standard_normal()) for *_, seed, _ in asked}
-    for number, (name, change, seed, once_more) in enumerate(asked):
+    specs = [(name, change, seed, False) for seed in range(seeds) for change in varied for name in methods]
+    specs += [(name, varied[-1], 100 + seed, True) for seed in range(retrained) for name in methods]
+    noise = {seed: 0.01 * float(rng.standard_normal()) for *_, seed, _ in specs}
+    for number, (name, change, seed, is_retrained) in enumerate(specs):
         params = make_trial({**methods[name], **change, "seed": seed}).params()
         layers = params["student_layers"]
-        student = build_student(encoder, layers, "first")
+        student = make_student(layers)
         rank = list(methods).index(name)
         value = 0.1 * layers + 0.006 * rank + noise[seed] + 0.004 * float(rng.standard_normal())
         value += 0.03 * float(np.log(params["train_fraction"]))
@@ -78,30 +76,31 @@ def make_comparison(
         record = TrialRecord(
             f"t{number:03}", number, params, list(layer_map(layers, LAYERS)), "finished", metrics,
             [{"stage": 1.0, "time/epoch_s": 9.0, "dev/layer_1/kl": 1.0}], duration_s=60.0, method=name,
-            retrained=once_more,
+            retrained=is_retrained,
         )  # fmt: skip
         records.write_trial(sweep, record, student.model.save_pretrained if weights else None)
     return sweep
 
 
-def metric_by_seed(subject: SweepAnalysis, method: str, metric: str, again: bool) -> dict[int, float]:
-    found = [t for t in subject.finished if t.method == method and t.retrained == again]
-    return {t.params["seed"]: t.metrics[metric] for t in found}
+def metric_by_seed(analysis: SweepAnalysis, method: str, metric: str, retrained: bool) -> dict[int, float]:
+    """Return a method's metric by seed, of its retrained trials or of the others."""
+    trials = [t for t in analysis.finished if t.method == method and t.retrained == retrained]
+    return {t.params["seed"]: t.metrics[metric] for t in trials}
 
 
 def mean_and_interval(values, form: str = ".3f") -> str:
-    """Return the mean and half the 95 % interval by scipy's t-test."""
+    """Return the mean and half its 95% interval, by scipy's t-test."""
     low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     return f"{np.mean(values):{form}} ± {(high - low) / 2:.3f}"
 
 
-def paired_difference(subject: SweepAnalysis, one: str, other: str, counts) -> str:
-    """Return the mean difference and half its 95 % interval by scipy's paired t-test."""
-    found = []
+def paired_difference(analysis: SweepAnalysis, one: str, other: str, counts) -> str:
+    """Return the mean difference of two methods' trials and half its 95% interval, by scipy's paired t-test."""
+    samples = []
     for name in (one, other):
-        trials = [t for t in subject.finished if t.method == name and counts(t)]
-        found.append([t.metrics["dev/mcc"] for t in sorted(trials, key=lambda t: t.params["seed"])])
-    low, high = stats.ttest_rel(*found).confidence_interval(0.95)
+        trials = [t for t in analysis.finished if t.method == name and counts(t)]
+        samples.append([t.metrics["dev/mcc"] for t in sorted(trials, key=lambda t: t.params["seed"])])
+    low, high = stats.ttest_rel(*samples).confidence_interval(0.95)
     return f"{(low + high) / 2:+.3f} ± {(high - low) / 2:.3f}"
 
 

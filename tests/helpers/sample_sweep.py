@@ -1,8 +1,11 @@
-"""The files of a sweep: a tiny teacher, tokens, students with weights, records and a study."""
+"""Write the folder of a finished sweep: a tiny teacher, tokens, students with weights, records and a study."""
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,17 @@ import optuna
 import torch
 
 from ikd_ray import records
+from ikd_ray.analysis.model_loader import ModelLoader
+from ikd_ray.analysis.sweep_analysis import SweepAnalysis, open_analysis
 from ikd_ray.config import make_trial
 from ikd_ray.data.tokens import tokenize
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.student import build_student, layer_map, size_metrics
 from ikd_ray.records import STUDY, STUDY_FILE, SweepRecord, TrialRecord
+from ikd_ray.report.report import make_report
 from ikd_ray.storage import store
+from ikd_ray.storage.remote import SharedStorage
 from tests.helpers.tiny_models import make_classifier, make_dataset, write_tokenizer
 
 LAYERS, MAX_LENGTH = 4, 32
@@ -40,22 +47,21 @@ def make_sweep(
     generated: bool = False,
     **changes: Any,
 ) -> Path:
-    """Write a sweep over `SPACE` which is the same in every call.
+    """Write a sweep over `SPACE`, the same in every call.
 
     Args:
-        output: output folder.
-        trials: number of trials.
-        task: name of the task.
-        name: name of the sweep.
-        weights: whether there are a teacher, tokens and weights beside the records and the study.
-        generated: whether the data is the embedded corpus.
+        output: the output folder.
+        trials: number of finished trials.
+        task: a GLUE task.
+        name: of the sweep.
+        weights: whether teacher, tokens and students are written; without them there are records and a study.
+        generated: whether the record says that the data is the embedded corpus.
         changes: further fields of the sweep's record.
     """
     dataset = make_dataset(task)
     teacher_folder = output / "cache" / "teachers" / "key"
-    teacher = make_classifier("bert", LAYERS, dataset.task.num_labels)
-    encoder = Encoder(teacher)
     if weights:
+        teacher = make_classifier("bert", LAYERS, dataset.task.num_labels)
         tokenizer = write_tokenizer(output.parent / "tokenizer")
         tokenize(dataset, tokenizer, "source", MAX_LENGTH, output / "cache" / "tokens")
         if not teacher_folder.exists():
@@ -63,7 +69,7 @@ def make_sweep(
                 teacher.save_pretrained(folder)
                 tokenizer.save_pretrained(folder)
     metric = f"dev/{dataset.task.metric}"
-    about = {"source": "folder", "description": "made up", "fingerprint": dataset.fingerprint}
+    data = {"source": "folder", "description": "made up", "fingerprint": dataset.fingerprint}
     fields = {
         "name": name,
         "task": task,
@@ -71,7 +77,7 @@ def make_sweep(
         "trials": trials,
         "command": f"python sweeps/run.py --task {task} --name {name}",
         "code_version": "0.1.0+gabc1234",
-        "data": about | {"generated": generated, "max_length": MAX_LENGTH},
+        "data": data | {"generated": generated, "max_length": MAX_LENGTH},
         "teacher": {
             "name": "mini",
             "key": "key",
@@ -85,13 +91,16 @@ def make_sweep(
     sweep.mkdir(parents=True)
     records.write_sweep(sweep, SweepRecord(**(fields | changes)))
     rng = np.random.default_rng(0)
+    make_student = cached_students(dataset.task.num_labels)
     study = optuna.create_study(
         study_name=STUDY, storage=f"sqlite:///{sweep / STUDY_FILE}", directions=["maximize", "minimize"]
     )
     for number in range(trials):
         record, searched = _trial(number, rng, metric)
-        student = build_student(encoder, len(record.layer_map), "first")
-        _move(student, number)
+        student = make_student(len(record.layer_map))
+        if weights:
+            student = copy.deepcopy(student)
+            _perturb(student, number)
         record.metrics.update(size_metrics(student))
         records.write_trial(sweep, record, student.model.save_pretrained if weights else None)
         space = SPACE | (INTERNAL if "internal_weight" in searched else {})
@@ -100,8 +109,29 @@ def make_sweep(
     return sweep
 
 
-def _move(student: Encoder, number: int) -> None:
-    """Change all weights, so that no two students are equal."""
+def open_sweep(
+    sweep: Path, notify: Callable[[str], None] = lambda _: None
+) -> tuple[SweepAnalysis, ModelLoader]:
+    """Open the analysis and the models of a sweep on disk."""
+    analysis = open_analysis(sweep)
+    return analysis, ModelLoader(SharedStorage(str(sweep.parent)), sweep, analysis.sweep, notify)
+
+
+def report_on(sweep: Path, *args, **options) -> dict[str, Path]:
+    """Make the report on a sweep, and return its files by name."""
+    return {
+        file.name: file for file in make_report(SharedStorage(str(sweep.parent)), sweep, *args, **options)
+    }
+
+
+def cached_students(num_labels: int) -> Callable[[int], Encoder]:
+    """Return a function that builds an untrained student of some layers, once for each number of layers."""
+    encoder = Encoder(make_classifier("bert", LAYERS, num_labels))
+    return functools.cache(lambda layers: build_student(encoder, layers, "first"))
+
+
+def _perturb(student: Encoder, number: int) -> None:
+    """Change all parameters, so that no two students are the same."""
     generator = torch.Generator().manual_seed(number)
     with torch.no_grad():
         for parameter in student.parameters():
@@ -109,7 +139,7 @@ def _move(student: Encoder, number: int) -> None:
 
 
 def _trial(number: int, rng: np.random.Generator, metric: str) -> tuple[TrialRecord, dict[str, Any]]:
-    """Return a finished trial, with metrics that differ by regime and depth, and its searched parameters."""
+    """Return a finished trial whose metrics differ by regime and depth, and its searched parameters."""
     regime, layers = SEARCHED[number % len(SEARCHED)], 1 + number % (LAYERS - 1)
     temperature, weight = (float(math.exp(rng.uniform(0, math.log(10)))) for _ in range(2))
     searched = {

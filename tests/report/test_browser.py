@@ -1,4 +1,4 @@
-"""The report in a browser: it is drawn, its figure can be used, and no host is asked for anything."""
+"""The report in a real browser: what plotly draws and how the page fits, which no parser of HTML can tell."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from ikd_ray.report.report import make_report
-from ikd_ray.storage.remote import SharedStorage
 from tests.helpers.browser import launch_browser, screenshot_dir
 from tests.helpers.sample_comparison import METHODS, make_comparison
-from tests.helpers.sample_sweep import make_sweep
+from tests.helpers.sample_sweep import make_sweep, report_on
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Path:
-    output = tmp_path_factory.mktemp("browser") / "outputs"
-    return make_report(SharedStorage(str(output)), make_sweep(output, trials=12))[0]
+    return report_on(make_sweep(tmp_path_factory.mktemp("browser") / "outputs", trials=12))["report.html"]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +26,7 @@ def browser():
 
 @pytest.fixture(params=[1280, 400], ids=["desk", "phone"])
 def page(browser, report, request, tmp_path):
-    """The report, open at that width, and what went wrong or over the network meanwhile."""
+    """Open the report; assert afterwards that nothing failed and no host was asked for anything."""
     opened = browser.new_page(viewport={"width": request.param, "height": 900})
     opened.problems, opened.asked = [], []
     opened.on("console", lambda message: opened.problems.append(message.text))
@@ -46,7 +43,7 @@ def page(browser, report, request, tmp_path):
     assert [url for url in opened.asked if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
-def test_every_figure_is_there(page):
+def test_every_figure_is_shown(page):
     assert page.locator("figure").count() > 10
     broken = "[...document.images].filter(i => i.offsetParent && !(i.complete && i.naturalWidth)).length"
     assert page.evaluate(broken) == 0
@@ -62,19 +59,19 @@ def test_the_axis_can_be_switched(page):
     for button, title in (("latency", "CPU latency, one sequence (ms)"), ("size", "Size (MB)")):
         plot.locator(".updatemenu-button", has_text=button).click()
         page.wait_for_function(f"document.querySelector('#plot-pareto .xtitle').textContent === '{title}'")
-        # The teacher's latency is not known: its star is not there.
+        # The teacher's latency is not known, so it has no star.
         assert page.evaluate(shown) == before - (button == "latency")
 
 
-def test_a_trial_under_the_pointer_tells_what_it_is(page):
+def test_the_pointer_shows_a_trial_s_regime_and_metric(page):
     point = page.locator("#plot-pareto .scatterlayer .trace").nth(1).locator(".points path").first
     point.scroll_into_view_if_needed()
     box = point.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_selector("#plot-pareto .hoverlayer .hovertext")
-    told = page.locator("#plot-pareto .hoverlayer").text_content()
-    assert "regime" in told
-    assert "dev/mcc" in told
+    text = page.locator("#plot-pareto .hoverlayer").text_content()
+    assert "regime" in text
+    assert "dev/mcc" in text
 
 
 def test_on_paper_the_plots_are_pictures(page):
@@ -87,9 +84,8 @@ def test_on_paper_the_plots_are_pictures(page):
 
 @pytest.mark.parametrize("width", [1280, 400], ids=["desk", "phone"])
 def test_a_comparison_of_methods_fits_the_page(browser, tmp_path, width):
-    output = tmp_path / "outputs"
     varied = [{"student_layers": layers} for layers in (1, 2, 3)]
-    report = make_report(SharedStorage(str(output)), make_comparison(output, varied=varied, task="mrpc"))[0]
+    report = report_on(make_comparison(tmp_path / "outputs", varied=varied, task="mrpc"))["report.html"]
     page = browser.new_page(viewport={"width": width, "height": 900})
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text))

@@ -13,43 +13,49 @@ import pytest
 from ikd_ray.analysis.sweep_analysis import open_analysis
 from ikd_ray.formatting import GENERATED_WARNING
 from ikd_ray.records import read_sweep, read_trials, write_sweep
-from ikd_ray.report.figures import costs, front, regimes
+from ikd_ray.report import report
+from ikd_ray.report.components import Picture, Section
 from ikd_ray.report.page import TERMS, render
-from ikd_ray.report.report import make_report
-from ikd_ray.storage.remote import SharedStorage, open_storage
+from ikd_ray.report.sections.costs import costs_section
+from ikd_ray.report.sections.front import front_section
+from ikd_ray.report.sections.regimes import regimes_section
+from ikd_ray.storage.remote import open_storage
 from ikd_ray.sweep.sync import SweepSync
 from ikd_ray.tracking.publish import log_report
 from ikd_ray.tracking.tracker import Tracker
-from tests.helpers.sample_sweep import make_sweep
+from tests.helpers.sample_sweep import make_sweep, report_on
 from tests.helpers.terminal import invoke
 
 HOSTILE = '<script>alert(1)</script><a href="http://evil.example">&"\'$\\frac{\x1b[31m%{x}'
 
 
-class Tags(HTMLParser):
-    """What a page has: its tags with attributes, and the text of its elements."""
+class Page(HTMLParser):
+    """A page's tags with their attributes, and the text of its elements."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self._inside: list[str] = []
+        self._texts: list[str] = []
+        self._is_code = False
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        self._inside = [tag] if tag in ("script", "style") else []
+        self._is_code = tag in ("script", "style")
 
     def handle_endtag(self, tag):
-        self._inside = []
+        self._is_code = False
 
     def handle_data(self, data):
-        if not self._inside:
-            self.words.append(data)
+        if not self._is_code:
+            self._texts.append(data)
+
+    def attributes(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == name]
 
     @property
     def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
+        return " ".join(" ".join(self._texts).split())
 
 
 @pytest.fixture(scope="module")
@@ -58,121 +64,106 @@ def app(command_line):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """The output folder with a sweep of twelve trials, and the files of its report."""
-    output = tmp_path_factory.mktemp("page") / "outputs"
-    sweep = make_sweep(output, trials=12, generated=True)
-    return output, make_report(SharedStorage(str(output)), sweep)
+def written(tmp_path_factory):
+    """Return a sweep of twelve trials and the files of its report, the page first; read only."""
+    sweep = make_sweep(tmp_path_factory.mktemp("page") / "outputs", trials=12, generated=True)
+    return sweep, list(report_on(sweep).values())
 
 
-def test_the_page_has_everything_in_it(made):
-    output, files = made
-    page = Tags(files[0].read_text())
-    images = {attributes["src"] for tag, attributes in page.tags if tag == "img"}
-    shown = {base64.b64decode(source.removeprefix("data:image/png;base64,")) for source in images}
+def test_the_page_is_complete(written):
+    sweep, files = written
+    page, record = Page(files[0].read_text()), read_sweep(sweep)
+    images = page.attributes("img")
+    shown = {base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) for image in images}
     assert shown == {file.read_bytes() for file in files[1:]}
-    assert all(attributes["alt"] for tag, attributes in page.tags if tag == "img")
-    sweep = read_sweep(output / "first")
-    for words in (
-        GENERATED_WARNING,
-        sweep.command,
-        sweep.code_version,
-        "made up",
-        "mini, 4 layers; dev/mcc 0.41",
-        *TERMS,
-    ):
-        assert words in page.text
-    best = open_analysis(output / "first").best
-    assert f"{best.metrics['dev/mcc']:.3f}" in page.text
+    assert all(image["alt"] for image in images)
+    teacher = "mini, 4 layers; dev/mcc 0.41"
+    for text in (GENERATED_WARNING, record.command, record.code_version, "made up", teacher, *TERMS):
+        assert text in page.text
+    assert f"{open_analysis(sweep).best.metrics['dev/mcc']:.3f}" in page.text
 
 
-def test_nothing_is_asked_of_any_host(made):
-    _, files = made
-    page = Tags(files[0].read_text())
+def test_the_page_needs_no_network(written):
+    page = Page(written[1][0].read_text())
     for tag, attributes in page.tags:
         for name in ("src", "href", "srcset", "data", "action", "poster"):
             value = attributes.get(name)
             assert value is None or value.startswith(("data:", "#")), (tag, name, value[:80])
         assert tag not in ("link", "iframe", "object", "embed", "base")
     (policy,) = [
-        a["content"]
-        for tag, a in page.tags
-        if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+        a["content"] for a in page.attributes("meta") if a.get("http-equiv") == "Content-Security-Policy"
     ]
     assert policy.startswith("default-src 'none'")
     assert "http" not in policy
 
 
-def test_plotly_is_there_once(made):
-    text = made[1][0].read_text()
+def test_plotly_is_included_once(written):
+    text = written[1][0].read_text()
     assert text.count("plotly.js v") == 1
     assert len(re.findall(r"Plotly\.newPlot\(", text.split("</head>")[1])) == 3
 
 
 def test_hostile_names_are_text(tmp_path):
-    sweep = make_sweep(tmp_path / "outputs", trials=3, weights=False, command=HOSTILE)
-    record = read_sweep(sweep)
-    record.teacher["name"], record.data["description"] = HOSTILE, HOSTILE
-    subject = open_analysis(sweep)
-    subject = type(subject)(**vars(subject) | {"sweep": record})
-    text = render(subject, [front.section(subject, {"student/params": 9e4}), regimes.section(subject)])
+    analysis = open_analysis(make_sweep(tmp_path / "outputs", trials=3, weights=False, command=HOSTILE))
+    analysis.sweep.teacher["name"], analysis.sweep.data["description"] = HOSTILE, HOSTILE
+    front = front_section(analysis, {"student/params": 9e4})
+    text = render(analysis, [front, regimes_section(analysis)])
     body = text.split("</head>")[1]
-    page = Tags(body)
-    assert not [a for tag, a in page.tags if tag == "a" and not a["href"].startswith("#")]
+    page = Page(body)
+    assert all(link["href"].startswith("#") for link in page.attributes("a"))
     assert body.count("<script") == body.count("</script>")
     assert "alert(1)</script>" not in body
-    assert "<script>alert(1)</script>" in page.text  # as words
+    assert "<script>alert(1)</script>" in page.text  # as text
     assert "\x1b" not in text
-    # In plotly's own kind of HTML, too.
-    plot = front.plot(subject, {"student/params": 9e4})
-    (star,) = {trace.text[0] for trace in plot.data if trace.name == "teacher"}
+    # Plotly reads texts as HTML as well.
+    (star,) = {trace.text[0] for trace in front.parts[0].plot.data if trace.name == "teacher"}
     assert "<script" not in star
     assert "<a " not in star
 
 
 def test_a_page_without_interactive_figures_has_no_script(tmp_path):
-    subject = open_analysis(make_sweep(tmp_path / "outputs", trials=3, weights=False))
-    text = render(subject, [costs.section(subject)])
+    analysis = open_analysis(make_sweep(tmp_path / "outputs", trials=3, weights=False))
+    text = render(analysis, [costs_section(analysis)])
     assert "<script" not in text
     assert len(text) < 2e6
 
 
-def test_a_second_report_replaces_the_first_and_leaves_what_is_not_its_own(tmp_path):
-    output = SharedStorage(str(tmp_path / "outputs"))
-    sweep = make_sweep(tmp_path / "outputs", trials=4)
-    told: list[str] = []
-    before = make_report(output, sweep, tell=told.append)
-    assert len(told) == 1 + len(open_analysis(sweep).closely)  # the teacher's predictions, and theirs
+def test_a_second_report_replaces_the_first_and_keeps_foreign_files(tmp_path):
+    sweep = make_sweep(tmp_path / "outputs", trials=2)
+    messages: list[str] = []
+    first = report_on(sweep, notify=messages.append)
+    assert len(messages) == 1 + len(
+        open_analysis(sweep).highlighted
+    )  # predictions of the teacher, and theirs
+    assert first.keys() <= json.loads((sweep / "report" / "manifest.json").read_text()).keys()
     (sweep / "report" / "notes.txt").write_text("mine")
     (sweep / "report" / "old.png").write_text("mine, too")
-    assert before[-1].name in json.loads((sweep / "report" / "manifest.json").read_text())
-    told.clear()
-    after = make_report(output, sweep, ["w1 w2"], told.append)
-    assert told == []  # predictions are kept
+    messages.clear()
+    second = report_on(sweep, ["w1 w2"], messages.append)
+    assert messages == []  # predictions are cached
     assert {file.name for file in (sweep / "report").iterdir()} >= {"notes.txt", "old.png", "report.html"}
     assert (sweep / "report" / "notes.txt").read_text() == "mine"
-    assert "a given text: “[CLS] w1 w2 [SEP]”" in after[0].read_text()
+    assert "a given text: “[CLS] w1 w2 [SEP]”" in second["report.html"].read_text()
     assert not list(sweep.glob(".report.*/")) + list(sweep.glob("tmp*"))
 
 
-def test_what_an_earlier_report_alone_had_goes(tmp_path):
-    output = SharedStorage(str(tmp_path / "outputs"))
-    sweep = make_sweep(tmp_path / "outputs", trials=12)
-    make_report(output, sweep)
-    assert (sweep / "report" / "importances.png").exists()
-    (sweep / "study.db").unlink()
-    make_report(output, sweep)
-    assert not (sweep / "report" / "importances.png").exists()
-    assert "study is not there any more" in (sweep / "report" / "report.html").read_text()
+def test_files_that_only_an_earlier_report_had_are_deleted(tmp_path, monkeypatch):
+    sweep = make_sweep(tmp_path / "outputs", trials=1, weights=False)
+    picture = Picture("importances", "title", "caption", "alt", b"png")
+    for parts in ([picture], []):
+        monkeypatch.setattr(
+            report, "_sections", lambda *_, shown=parts: [Section("search", "Search", [], shown)]
+        )
+        report_on(sweep)
+        assert (sweep / "report" / "importances.png").exists() == bool(parts)
 
 
-def test_weights_that_are_gone_leave_the_rest(tmp_path):
-    sweep = make_sweep(tmp_path / "outputs", trials=4, weights=False)
-    files = make_report(SharedStorage(str(tmp_path / "outputs")), sweep)
-    text = Tags(files[0].read_text()).text
+def test_without_weights_the_other_sections_are_drawn(tmp_path):
+    files = report_on(make_sweep(tmp_path / "outputs", trials=4, weights=False))
+    text = Page(files["report.html"].read_text()).text
     assert "The tokenized dev set is not there any more" in text
     assert "What it cost, and what sharing saved" in text
-    assert {file.name for file in files} >= {"pareto.png", "regimes.png", "depth.png", "costs.png"}
+    assert files.keys() >= {"pareto.png", "regimes.png", "depth.png", "costs.png"}
 
 
 # MLflow
@@ -180,18 +171,20 @@ def test_weights_that_are_gone_leave_the_rest(tmp_path):
 
 @pytest.fixture
 def tracked(tmp_path, monkeypatch):
-    """An output folder with a sweep that has its runs in a store, the store, and the sweep's run."""
+    """Return an output folder with a sweep that is in an MLflow store, the store's URI, and the sweep's run."""
     monkeypatch.chdir(tmp_path)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     output = tmp_path / "outputs"
-    sweep = make_sweep(output, trials=3, settings={"id": "5eed", "tracking_uri": uri, "space": "s.yaml"})
+    sweep = make_sweep(
+        output, trials=2, weights=False, settings={"id": "5eed", "tracking_uri": uri, "space": "s.yaml"}
+    )
     tracker = Tracker(uri, "cola")
     tracker.start_sweep(read_sweep(sweep))
     tracker.finish_sweep(sweep, read_sweep(sweep), read_trials(sweep))
     return output, uri, tracker.parent_run_id
 
 
-def test_the_files_go_to_the_sweep_s_run(tracked, app):
+def test_the_files_are_logged_to_the_sweep_s_run(tracked, app):
     output, uri, parent = tracked
     result = invoke(app, "--task", "cola", "--output", output)
     assert result.exit_code == 0, result.output
@@ -206,28 +199,32 @@ def test_the_files_go_to_the_sweep_s_run(tracked, app):
     assert client.get_run(parent).info.status == "FINISHED"
 
 
-def test_a_store_that_does_not_know_the_sweep_is_a_warning(tracked, app, tmp_path):
-    output, _, _ = tracked
-    other = f"sqlite:///{tmp_path / 'other.db'}"
-    result = invoke(app, "--task", "cola", "--output", output, "--tracking-uri", other)
-    assert result.exit_code == 0
-    assert result.stderr == "warning: the report is not in MLflow: no run of sweep first there\n"
-
-
-def test_a_store_that_is_away_is_a_warning_without_its_password(tracked):
+def test_an_unreachable_store_is_a_warning_without_its_password(tracked):
     output, _, _ = tracked
     sweep = read_sweep(output / "first")
-    told = log_report(sweep, [], "http://user:geheim7@127.0.0.1:9/")
-    assert told.startswith("--tracking-uri http://")
-    assert "no MLflow store there" in told
-    assert "geheim7" not in told
+    problem = log_report(sweep, [], "http://user:geheim7@127.0.0.1:9/")
+    assert problem.startswith("--tracking-uri http://")
+    assert "no MLflow store there" in problem
+    assert "geheim7" not in problem
 
 
 # The command line
 
 
+@pytest.fixture(scope="module")
+def sweeps(tmp_path_factory):
+    """Return an output folder with a sweep without trials, two with a bad record, and a good one; read only."""
+    output = tmp_path_factory.mktemp("usage") / "outputs"
+    for name in ("begun", "damaged", "strange", "first"):
+        make_sweep(output, trials=0 if name == "begun" else 1, weights=False, name=name)
+    (output / "damaged" / "trials" / "t000" / "trial.json").write_text("{")
+    file = output / "strange" / "trials" / "t000" / "trial.json"
+    file.write_text(file.read_text().replace('"kd"', '"\\u001b[31mkd"'))
+    return output
+
+
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ([], "give --task TASK to draw a sweep, or --check NAME to check one"),
         (["--task", "cola", "--check", "first"], "give --task TASK to draw a sweep, or --check NAME"),
@@ -247,28 +244,22 @@ def test_a_store_that_is_away_is_a_warning_without_its_password(tracked):
         (["--task", "cola", "--name", "strange"], "trial.json of t000: regime: "),
     ],
 )
-def test_mistakes_get_one_line_and_nothing_is_written(tmp_path, app, monkeypatch, arguments, told):
-    monkeypatch.chdir(tmp_path)
-    output = tmp_path / "outputs"
-    for name in ("begun", "damaged", "strange", "first"):
-        make_sweep(output, trials=0 if name == "begun" else 2, weights=False, name=name)
-    (output / "damaged" / "trials" / "t000" / "trial.json").write_text("{")
-    file = output / "strange" / "trials" / "t000" / "trial.json"
-    file.write_text(file.read_text().replace('"kd"', '"\\u001b[31mkd"'))
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+def test_a_usage_error_is_one_line_and_nothing_is_written(sweeps, app, monkeypatch, arguments, message):
+    monkeypatch.chdir(sweeps.parent)
+    before = {path: path.stat().st_mtime_ns for path in sweeps.parent.rglob("*")}
     result = invoke(app, *arguments)
     assert result.exit_code == 2
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: ")
     assert line.isprintable()
-    assert told in line
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert message in line
+    assert {path: path.stat().st_mtime_ns for path in sweeps.parent.rglob("*")} == before
 
 
-def test_a_store_whose_password_is_not_kept_is_asked_for_first(tmp_path, app, monkeypatch):
+def test_a_store_whose_password_is_not_stored_is_asked_for_first(tmp_path, app, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    make_sweep(tmp_path / "outputs", trials=2, weights=False, settings={"store": "postgresql://u@h/d"})
+    make_sweep(tmp_path / "outputs", trials=1, weights=False, settings={"store": "postgresql://u@h/d"})
     result = invoke(app, "--task", "cola", "--output", tmp_path / "outputs")
     assert result.exit_code == 2
     assert "set MLFLOW_TRACKING_URI again" in result.stderr
@@ -278,22 +269,21 @@ def test_a_store_whose_password_is_not_kept_is_asked_for_first(tmp_path, app, mo
 def test_the_newest_sweep_with_a_finished_trial_is_drawn(tmp_path, app):
     output = tmp_path / "outputs"
     for name in ("older", "newer"):
-        make_sweep(output, trials=2, weights=False, name=name)
+        make_sweep(output, trials=1, weights=False, name=name)
         write_sweep(output / name, read_sweep(output / name))
     make_sweep(output, trials=0, weights=False, name="begun")
-    result = invoke(
-        app, "--task", "cola", "--output", output, "--tracking-uri", f"sqlite:///{tmp_path / 'm.db'}"
-    )
+    store = f"sqlite:///{tmp_path / 'm.db'}"
+    result = invoke(app, "--task", "cola", "--output", output, "--tracking-uri", store)
     assert result.exit_code == 0, result.output
+    assert result.stderr == "warning: the report is not in MLflow: no run of sweep newer there\n"
     assert f"report: {output / 'newer' / 'report' / 'report.html'}" in result.stdout
     assert not (output / "older" / "report").exists()
 
 
-def test_a_report_of_a_sweep_at_a_uri(tmp_path, app, s3, monkeypatch):
-    """The students come from there, and the report goes there."""
+def test_students_come_from_a_uri_and_the_report_goes_there(tmp_path, app, s3, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "driver"))
     place = open_storage(s3)
-    sweep = make_sweep(place.folder, trials=3)
+    sweep = make_sweep(place.folder, trials=1)
     SweepSync(place, sweep, pytest.fail).push()
     for folder in (place.folder / "cache").glob("*/[!.]*"):
         place.upload(folder)

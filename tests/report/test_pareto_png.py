@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import sys
 
 import numpy as np
@@ -11,16 +12,16 @@ from matplotlib.image import imread
 from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.formatting import GENERATED_WARNING
 from ikd_ray.records import SweepRecord, TrialRecord
-from ikd_ray.report import front_plot
 from ikd_ray.report.front_plot import pareto_png
+from ikd_ray.report.style import RED
 
 OBJECTIVES = {"dev/mcc": "max", "student/params": "min"}
 
 
 def sweep(generated=False, objectives=OBJECTIVES, name="first", teacher=None) -> SweepRecord:
     data = {"description": "GLUE folder ($x$, 8551 train)", "generated": generated}
-    taught = {"name": "mini", "metrics": {"dev/mcc": 0.41} if teacher is None else teacher}
-    return SweepRecord(name, "cola", 0, 3, "run", "0.1.0", data, taught, objectives)
+    teacher_record = {"name": "mini", "metrics": {"dev/mcc": 0.41} if teacher is None else teacher}
+    return SweepRecord(name, "cola", 0, 3, "run", "0.1.0", data, teacher_record, objectives)
 
 
 def trial(number: int, regime: str, depth: int, mcc: float, status="finished", **more) -> TrialRecord:
@@ -37,13 +38,9 @@ TRIALS = [
 ]
 
 
-def draw(path, *what):
-    path.write_bytes(pareto_png(*what))
-
-
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that were saved."""
+    """Collect the figures that are saved as PNGs."""
     figures = []
     save = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
@@ -54,8 +51,8 @@ def texts(figure) -> list[str]:
     return [text.get_text() for text in (*figure.texts, *figure.axes[0].texts)]
 
 
-def test_shows_front_teacher_regimes_and_units(tmp_path, drawn):
-    draw(tmp_path / "pareto.png", sweep(), TRIALS, pareto_front(TRIALS, OBJECTIVES))
+def test_the_picture_has_the_front_the_teacher_the_regimes_and_units(drawn):
+    pareto_png(sweep(), TRIALS, pareto_front(TRIALS, OBJECTIVES))
     (figure,) = drawn
     axes = figure.axes[0]
     assert axes.get_xlabel() == "Parameters (millions)"
@@ -70,14 +67,13 @@ def test_shows_front_teacher_regimes_and_units(tmp_path, drawn):
     steps = next(line for line in axes.lines if line.get_label() == "Pareto front")
     assert list(steps.get_ydata()) == [0.1, 0.3, 0.3]
     assert list(steps.get_xdata())[:2] == pytest.approx([12.8, 16.4])
-    assert [path.name for path in tmp_path.iterdir()] == ["pareto.png"]
 
 
-def test_generated_corpus_has_a_red_banner(tmp_path, drawn):
-    draw(tmp_path / "pareto.png", sweep(generated=True), TRIALS, pareto_front(TRIALS, OBJECTIVES))
+def test_the_generated_corpus_has_a_red_banner(drawn):
+    png = pareto_png(sweep(generated=True), TRIALS, pareto_front(TRIALS, OBJECTIVES))
     assert GENERATED_WARNING in texts(drawn[0])
-    top_row = imread(tmp_path / "pareto.png")[5, :, :3]
-    assert np.allclose(top_row, to_rgb(front_plot.RED), atol=0.01)
+    top_row = imread(io.BytesIO(png))[5, :, :3]
+    assert np.allclose(top_row, to_rgb(RED), atol=0.01)
 
 
 @pytest.mark.parametrize(
@@ -93,30 +89,30 @@ def test_generated_corpus_has_a_red_banner(tmp_path, drawn):
         ),
     ],
 )
-def test_axes_follow_the_objectives(tmp_path, drawn, objectives, labels):
+def test_axes_follow_the_objectives(drawn, objectives, labels):
     more = {"student/latency_ms": 2.0, "dev/attention_kl": 0.5, "student/size_mb": 45.0}
     trials = [trial(n, "kd", n + 1, 0.1 * n, **more) for n in range(3)]
-    draw(tmp_path / "pareto.png", sweep(objectives=objectives), trials, pareto_front(trials, objectives))
+    pareto_png(sweep(objectives=objectives), trials, pareto_front(trials, objectives))
     axes = drawn[0].axes[0]
     assert axes.get_xlabel().startswith(labels[0])
     assert axes.get_ylabel().startswith(labels[1])
 
 
-def test_labels_of_a_crowded_front_stay_apart(tmp_path, drawn):
+def test_labels_of_a_crowded_front_stay_apart(drawn):
     objectives = {"dev/mcc": "max", "student/latency_ms": "min"}
     trials = [trial(n, "kd", 2, 0.1 + 0.02 * n, **{"student/latency_ms": 3 + 0.1 * n}) for n in range(5)]
-    draw(tmp_path / "pareto.png", sweep(objectives=objectives), trials, pareto_front(trials, objectives))
+    pareto_png(sweep(objectives=objectives), trials, pareto_front(trials, objectives))
     boxes = [text.get_window_extent() for text in drawn[0].axes[0].texts]
     assert len(boxes) == 6
     assert not any(one.overlaps(two) for i, one in enumerate(boxes) for two in boxes[:i])
 
 
 @pytest.mark.parametrize("trials", [[], TRIALS[3:], TRIALS[:1]])
-def test_few_trials_and_awkward_names_draw(tmp_path, trials):
+def test_few_trials_and_long_names_are_drawn(trials):
     strange = sweep(name="$\\frac_{" * 20, teacher={})
-    draw(tmp_path / "pareto.png", strange, trials, pareto_front(trials, OBJECTIVES))
-    assert imread(tmp_path / "pareto.png").shape[:2] == (896, 1408)
+    png = pareto_png(strange, trials, pareto_front(trials, OBJECTIVES))
+    assert imread(io.BytesIO(png)).shape[:2] == (896, 1408)
 
 
-def test_leaves_the_global_state_of_matplotlib_alone():
+def test_matplotlibs_global_state_is_left_alone():
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()

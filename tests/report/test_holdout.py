@@ -1,4 +1,4 @@
-"""What is told of a sweep whose students were chosen on a held-out part of the training set."""
+"""Analysis, tables and MLflow pages of a sweep whose students were chosen on a held-out part of the training set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 from rich.console import Console as Terminal
 
 from ikd_ray.analysis.evaluation_data import load_evaluation_data
-from ikd_ray.analysis.objectives import main_metric
 from ikd_ray.analysis.pick import parse_pick, select_students
 from ikd_ray.analysis.sweep_analysis import open_analysis
 from ikd_ray.data.sources import load_dataset
@@ -30,58 +29,51 @@ OBJECTIVES = {"holdout/mcc": "max", "student/params": "min"}
 
 @pytest.fixture
 def sweep(tmp_path):
-    """Six trials; the held-out part likes just those best that dev likes least."""
+    """Six trials whose held-out metric is highest where the dev metric is lowest."""
     folder = make_sweep(tmp_path / "outputs", weights=False, objectives=OBJECTIVES)
     record = read_sweep(folder)
-    taught = record.teacher | {"metrics": {"dev/mcc": 0.41, "holdout/mcc": 0.43}}
+    teacher = record.teacher | {"metrics": {"dev/mcc": 0.41, "holdout/mcc": 0.43}}
     data = record.data | {"selection": "holdout"}
-    write_sweep(folder, replace(record, teacher=taught, data=data))
+    write_sweep(folder, replace(record, teacher=teacher, data=data))
     for trial in read_trials(folder):
         shutil.rmtree(trial_folder(folder, trial.id))
-        chosen = {"holdout/mcc": 1 - trial.metrics["dev/mcc"]}
-        write_trial(folder, replace(trial, metrics=trial.metrics | chosen))
+        holdout = {"holdout/mcc": 1 - trial.metrics["dev/mcc"]}
+        write_trial(folder, replace(trial, metrics=trial.metrics | holdout))
     return folder
 
 
-def test_students_are_chosen_by_it_and_shown_on_dev(sweep):
-    subject = open_analysis(sweep)
-    least = min(subject.trials, key=lambda trial: trial.metrics["dev/mcc"])
-    assert (subject.chosen_by, subject.metric) == ("holdout/mcc", "dev/mcc")
-    assert subject.best.id == subject.best_of(subject.trials).id == least.id
-    assert subject.taught == 0.41
-    assert [
-        student.id for student in select_students(subject.sweep, subject.trials, parse_pick(["best"]))
-    ] == [least.id]
+def test_students_are_chosen_on_holdout_and_shown_on_dev(sweep):
+    analysis = open_analysis(sweep)
+    least = min(analysis.trials, key=lambda trial: trial.metrics["dev/mcc"])
+    assert (analysis.selection_metric, analysis.metric) == ("holdout/mcc", "dev/mcc")
+    assert analysis.best.id == analysis.best_of(analysis.trials).id == least.id
+    assert analysis.teacher_score == 0.41
+    picked = select_students(analysis.sweep, analysis.trials, parse_pick(["best"]))
+    assert [student.id for student in picked] == [least.id]
 
 
-def test_a_trial_without_a_number_to_choose_by_is_not_looked_at(sweep):
+def test_a_trial_without_a_finite_selection_metric_is_left_out(sweep):
     trial = read_trials(sweep)[0]
     shutil.rmtree(trial_folder(sweep, trial.id))
     write_trial(sweep, replace(trial, metrics=trial.metrics | {"holdout/mcc": float("nan")}))
     assert trial.id not in [finished.id for finished in open_analysis(sweep).finished]
 
 
-def test_an_objective_to_minimise_turns_the_choice_round(sweep):
+def test_an_objective_to_minimise_reverses_the_choice(sweep):
     record = read_sweep(sweep)
     write_sweep(sweep, replace(record, objectives={"holdout/mcc": "min"}))
-    subject = open_analysis(sweep)
-    assert subject.best_of(subject.trials).id == max(subject.trials, key=lambda t: t.metrics["dev/mcc"]).id
+    analysis = open_analysis(sweep)
+    assert analysis.best_of(analysis.trials).id == max(analysis.trials, key=lambda t: t.metrics["dev/mcc"]).id
 
 
 def test_records_without_a_selection_were_chosen_on_dev(tmp_path):
-    subject = open_analysis(make_sweep(tmp_path / "outputs", weights=False))
-    assert "selection" not in subject.sweep.data
-    assert subject.chosen_by == "dev/mcc"
-    assert subject.best_of(subject.trials).id == max(subject.trials, key=lambda t: t.metrics["dev/mcc"]).id
+    analysis = open_analysis(make_sweep(tmp_path / "outputs", weights=False))
+    assert "selection" not in analysis.sweep.data
+    assert analysis.selection_metric == "dev/mcc"
+    assert analysis.best_of(analysis.trials).id == max(analysis.trials, key=lambda t: t.metrics["dev/mcc"]).id
 
 
-def test_which_objective_students_are_compared_by():
-    assert main_metric({"student/params": "min", "holdout/mcc": "max"}) == "holdout/mcc"
-    assert main_metric({"student/params": "min", "dev/mcc": "max"}) == "dev/mcc"
-    assert main_metric({"student/params": "min"}) == "student/params"
-
-
-def test_names_say_where_it_is_not_dev():
+def test_short_names_have_the_split_unless_it_is_dev():
     assert [short_name(name) for name in ("dev/mcc", "holdout/mcc", "student/params")] == [
         "mcc",
         "holdout mcc",
@@ -93,9 +85,9 @@ def test_names_say_where_it_is_not_dev():
     assert shown == "holdout mcc 0.250, mcc 0.125, training loss 0.500"
 
 
-def test_the_front_has_both(sweep):
-    subject, text = open_analysis(sweep), io.StringIO()
-    table = front_table(subject.front, OBJECTIVES, subject.sweep.teacher["metrics"])
+def test_the_front_s_table_has_both_splits(sweep):
+    analysis, text = open_analysis(sweep), io.StringIO()
+    table = front_table(analysis.front, OBJECTIVES, analysis.sweep.teacher["metrics"])
     Terminal(file=text, width=160).print(table)
     heads = [str(column.header) for column in table.columns]
     assert heads[2:4] == ["holdout mcc ↑", "mcc"]
@@ -103,13 +95,13 @@ def test_the_front_has_both(sweep):
     assert teacher.split()[1:3] == ["0.430", "0.410"]
 
 
-def test_mlflow_s_table_sorts_by_it_and_has_dev_beside_it(sweep):
+def test_mlflow_s_table_sorts_by_holdout_and_shows_dev(sweep):
     view = students_view(read_sweep(sweep))
     assert view.order_by == "metrics.`holdout/mcc`"
     assert view.columns[:2] == ["metrics.`holdout/mcc`", "metrics.`dev/mcc`"]
 
 
-def test_examples_that_are_read_again_are_held_out_again(sweep, tmp_path):
+def test_data_that_is_read_once_more_is_split_in_the_same_way(sweep, tmp_path):
     glue = write_glue(tmp_path / "glue")
     dataset = hold_out(load_dataset(get_task("cola"), glue))
     record = read_sweep(sweep)
@@ -117,9 +109,9 @@ def test_examples_that_are_read_again_are_held_out_again(sweep, tmp_path):
     record = replace(record, data=data, settings={"data_dir": str(glue)})
     teacher = tmp_path / "teacher"
     write_tokenizer(teacher)
-    found = load_evaluation_data(sweep.parent, record, teacher, tmp_path / "room")
-    assert {name: len(split) for name, split in found.splits.items()} == {"dev": 40, "holdout": 10}
-    assert found.splits["holdout"].labels.tolist() == dataset.splits["holdout"].labels.tolist()
+    data_splits = load_evaluation_data(sweep.parent, record, teacher, tmp_path / "workdir")
+    assert {name: len(split) for name, split in data_splits.splits.items()} == {"dev": 40, "holdout": 10}
+    assert data_splits.splits["holdout"].labels.tolist() == dataset.splits["holdout"].labels.tolist()
     other = replace(record, data=data | {"selection": "dev"})
     with pytest.raises(UsageError, match="its data has changed"):
         load_evaluation_data(sweep.parent, other, teacher, tmp_path / "other")

@@ -1,0 +1,127 @@
+"""Errors that students share with their teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+from sklearn.metrics import jaccard_score
+
+from ikd_ray.analysis.error_overlap import ErrorOverlap, dev_errors, error_overlap
+from ikd_ray.analysis.model_loader import ModelLoader
+from ikd_ray.analysis.sweep_analysis import SweepAnalysis
+from ikd_ray.errors import UnavailableError
+from ikd_ray.formatting import clean
+from ikd_ray.records import TrialRecord
+from ikd_ray.report.components import Picture, Section, Table, trial_title
+from ikd_ray.report.style import INK, MUTED, colour_bar, decorate, legend_below, new_figure, png, stacked_bars
+
+MAX_STUDENTS = 25
+COUNT_BOX = {"boxstyle": "square,pad=0.12", "facecolor": "white", "edgecolor": "none"}
+
+
+def errors_section(analysis: SweepAnalysis, loader: ModelLoader) -> Section:
+    """Return the section that compares the dev errors of students and teacher.
+
+    Raises:
+        UnavailableError: weights or tokens are missing, or the task is a regression.
+    """
+    if analysis.task.is_regression:
+        raise UnavailableError(
+            f"{analysis.task.name} is a regression task: its answers are near or far, not right or wrong."
+        )
+    teacher = dev_errors(loader, loader.teacher)
+    errors, problems = {}, []
+    for trial in analysis.highlighted[:MAX_STUDENTS]:
+        try:
+            errors[trial.id] = dev_errors(loader, loader.student(trial))
+        except UnavailableError as error:
+            problems.append(str(error))
+    trials = [trial for trial in analysis.highlighted if trial.id in errors]
+    if not trials:
+        raise UnavailableError(" ".join(problems))
+    text = (
+        f"Of {len(teacher)} dev examples the teacher answers {int(teacher.sum())} wrongly. An error of both is "
+        "inherited, or hard for any model; one of the student alone is what compression cost; one of the teacher alone "
+        f"was mended. Shown are the front's members and the best of each regime ({len(trials)}); their answers are "
+        "computed from their weights."
+    )
+    overlaps = {trial_title(trial): error_overlap(errors[trial.id], teacher) for trial in trials}
+    parts: list[Picture | Table] = [_table(overlaps), _bars(overlaps)]
+    members = [trial for trial in trials if trial in analysis.front]
+    if members:
+        parts.append(_matrix(members, errors, teacher))
+    return Section("errors", "Errors, shared and own", [text, *problems], parts)
+
+
+def _table(overlaps: Mapping[str, ErrorOverlap]) -> Table:
+    rows = [
+        (
+            title,
+            str(overlap.both),
+            f"{100 * overlap.shared_fraction:.0f} %",
+            str(overlap.student_only),
+            str(overlap.teacher_only),
+        )
+        for title, overlap in overlaps.items()
+    ]
+    header = (
+        "student",
+        "errors of both",
+        "of the teacher's errors",
+        "of the student alone",
+        "of the teacher alone",
+    )
+    return Table("Dev errors of student and teacher, examples.", header, [("", rows)])
+
+
+def _bars(overlaps: Mapping[str, ErrorOverlap]) -> Picture:
+    figure = new_figure(8.8, 1.3 + 0.36 * len(overlaps))
+    axes = figure.subplots()
+    decorate(axes, "Dev examples answered wrongly")
+    parts = {
+        "both": [overlap.both for overlap in overlaps.values()],
+        "student alone": [overlap.student_only for overlap in overlaps.values()],
+        "teacher alone (mended)": [overlap.teacher_only for overlap in overlaps.values()],
+    }
+    for bars, counts in zip(stacked_bars(axes, list(overlaps), parts, 0.7), parts.values(), strict=True):
+        labels = [str(count) if count else "" for count in counts]
+        axes.bar_label(bars, labels, label_type="center", fontsize=8, color=INK, bbox=COUNT_BOX)
+    legend_below(figure, 3)
+    numbers = "; ".join(
+        f"{title} {100 * overlap.shared_fraction:.0f} %" for title, overlap in overlaps.items()
+    )
+    caption = f"Of the teacher's errors the students make these shares too: {numbers}."
+    return Picture("errors", "Errors beside the teacher's", caption, f"Stacked bars. {caption}", png(figure))
+
+
+def _matrix(members: Sequence[TrialRecord], errors: Mapping[str, np.ndarray], teacher: np.ndarray) -> Picture:
+    models = {"teacher": teacher} | {clean(trial.id): errors[trial.id] for trial in members}
+    names = list(models)
+    values = np.array(
+        [
+            [jaccard_score(first, second, zero_division=1.0) for second in models.values()]
+            for first in models.values()
+        ]
+    )
+    side = 1.6 + 0.5 * len(names)
+    figure = new_figure(min(8.8, side + 1.4), min(8.0, side))
+    axes = figure.subplots()
+    image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1)
+    size = min(8.5, 95 / len(names))
+    for (row, column), value in np.ndenumerate(values):
+        colour = "white" if value > 0.65 else INK
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=size, color=colour)
+    places = range(len(names))
+    axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+    axes.set_yticks(places, names, parse_math=False)
+    axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=8.5, length=0)
+    colour_bar(figure, image, axes, "Jaccard index")
+    pairs = [f"{names[i]} and {names[j]} {values[i, j]:.2f}" for i, j in combinations(places, 2)]
+    caption = (
+        "Dev errors that two models share, over those that either makes (Jaccard index): 1 where both fail on the "
+        f"same examples, 0 where on none in common. {', '.join(pairs[:10])}."
+    )
+    title = "Overlap of errors on the front"
+    return Picture("errors-jaccard", title, caption, f"Matrix. {caption}", png(figure))

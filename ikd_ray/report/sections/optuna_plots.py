@@ -1,0 +1,172 @@
+"""Figures of the sweep's study that Optuna draws: the importance of parameters, and parallel coordinates."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+import optuna
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.trial import TrialState
+
+from ikd_ray.analysis.sweep_analysis import SweepAnalysis
+from ikd_ray.errors import UnavailableError, first_line
+from ikd_ray.formatting import clean
+from ikd_ray.records import STUDY, STUDY_FILE
+from ikd_ray.report.components import Picture
+from ikd_ray.report.style import BLUE, GRID, INK, number_axis, png
+
+MAX_PARAMS = 12  # of parallel coordinates
+
+
+def open_study(analysis: SweepAnalysis) -> optuna.Study:
+    """Copy the complete trials of the sweep's study into memory, and name its objectives.
+
+    Raises:
+        UnavailableError: the study is missing or cannot be read.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    path = (analysis.folder / STUDY_FILE).resolve()
+    if not path.is_file():
+        raise UnavailableError(f"Optuna's study is not there any more ({path}).")
+    try:
+        stored = optuna.load_study(study_name=STUDY, storage=f"sqlite:///{path}")
+        complete = stored.get_trials(states=(TrialState.COMPLETE,))
+        study = optuna.create_study(directions=stored.directions)
+    except Exception as error:  # SQLAlchemy's, SQLite's and Optuna's own
+        raise UnavailableError(f"Optuna's study {path} cannot be read ({first_line(error)}).") from None
+    study.add_trials(complete)
+    if len(analysis.sweep.objectives) == len(study.directions):
+        with _no_warnings():
+            study.set_metric_names([clean(name) for name in analysis.sweep.objectives])
+    return study
+
+
+def importances_picture(analysis: SweepAnalysis, study: optuna.Study) -> Picture:
+    """Draw the importance of the parameters that all trials have, by fANOVA.
+
+    Raises:
+        UnavailableError: there is no parameter, or no difference, to compare.
+    """
+    metric = clean(analysis.metric)
+    scores = {trial.number: trial.metrics[analysis.metric] for trial in analysis.finished}
+    if len({scores[trial.number] for trial in study.trials if trial.number in scores}) < 2:
+        raise UnavailableError(f"All trials have the same {metric}: no parameter made a difference.")
+    options: dict[str, Any] = {
+        "evaluator": FanovaImportanceEvaluator(seed=analysis.sweep.seed),
+        "target": lambda trial: scores.get(trial.number, math.nan),  # the metric need not be an objective
+    }
+    with _no_warnings():
+        importances = get_param_importances(study, **options)
+    if not importances:
+        raise UnavailableError(
+            "No parameter was searched in every trial: there is nothing to compare across all of them."
+        )
+    options["target_name"] = metric
+    with _no_warnings():
+        plot = optuna.visualization.plot_param_importances(study, **options)
+        image = _png_by_optuna(
+            lambda: optuna.visualization.matplotlib.plot_param_importances(study, **options),
+            height=1.2 + 0.36 * len(importances),
+        )
+    plot.update_traces(marker_color=BLUE)
+    plot.update_layout(xaxis_title="Share of the variance", yaxis_title=None)
+    _restyle(plot, 130 + 34 * len(importances))
+    shares = ", ".join(f"{clean(name)} {share:.2f}" for name, share in importances.items())
+    caption = (
+        f"Optuna's fANOVA over {len(study.trials)} trials: the share of the variance of {metric} that a forest of "
+        f"trees lays to each parameter: {shares}. It says how much a parameter matters in the space searched, not "
+        "which value is good."
+    )
+    left = [name for name in _searched_params(study) if name not in importances]
+    if left:
+        caption += (
+            f" Left out: {', '.join(map(clean, left))}; only some regimes have them, and fANOVA compares what every "
+            "trial has."
+        )
+    return Picture("importances", "Which parameters matter", caption, f"Bars. {caption}", image, plot)
+
+
+def combinations_picture(analysis: SweepAnalysis, study: optuna.Study) -> Picture:
+    """Draw the objectives and parameters of all trials as parallel coordinates."""
+    params = _searched_params(study)
+    shown, left = params[:MAX_PARAMS], params[MAX_PARAMS:]
+    with _no_warnings():
+        plot = optuna.visualization.plot_parallel_coordinate(study, shown)
+        image = _png_by_optuna(
+            lambda: optuna.visualization.matplotlib.plot_parallel_coordinate(study, shown),
+            height=4.6,
+            width=1.15 * len(shown),
+        )
+    _restyle(plot, 460)
+    better = "better" if len(study.directions) == 1 else "nearer to the front (Pareto rank 0)"
+    caption = (
+        f"A line is one of {len(study.trials)} trials, from the sweep's objectives through its parameters' values; "
+        f"darker is {better}. None: the trial's regime does not have that parameter."
+    )
+    if left:
+        caption += f" Left out for want of room: {', '.join(map(clean, left))}."
+    alt = f"Parallel coordinates of the objectives and {', '.join(map(clean, shown))}."
+    title = "Which combinations were tried"
+    return Picture("combinations", title, caption, alt, image, plot, wide=True)
+
+
+def _searched_params(study: optuna.Study) -> list[str]:
+    """Return the parameters of any trial, those of most trials first."""
+    names = dict.fromkeys(name for trial in study.trials for name in trial.params)
+    return sorted(names, key=lambda name: -sum(name in trial.params for trial in study.trials))
+
+
+def _restyle(plot: Any, height: int) -> None:
+    plot.update_layout(
+        template="none",
+        title=None,
+        height=height,
+        font={"color": INK, "family": "system-ui, sans-serif"},
+        margin={"l": 10, "r": 10, "t": 24, "b": 10},
+    )
+    plot.update_xaxes(automargin=True, gridcolor=GRID)
+    plot.update_yaxes(automargin=True)
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Silence Optuna's warnings about experimental features."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _png_by_optuna(draw: Callable[[], Any], height: float, width: float = 8.8) -> bytes:
+    """Return the PNG of what Optuna draws with matplotlib's global state, and leave that state as it was.
+
+    Args:
+        draw: draws with `optuna.visualization.matplotlib`, and returns the axes.
+        height: of the figure, inches.
+        width: of the figure, inches; 8.8 at least.
+    """
+    from matplotlib import pyplot
+
+    before = set(pyplot.get_fignums())
+    with matplotlib.rc_context():  # Optuna sets a style for everything that is drawn after it
+        pyplot.switch_backend("agg")
+        try:
+            axes = draw()
+            axes.figure.set_size_inches(max(8.8, width), height)
+            for side in ("left", "center"):
+                axes.set_title("", loc=side)
+            if axes.get_legend():
+                axes.get_legend().remove()
+            for panel in axes.figure.axes:
+                panel.set_facecolor("white")
+                panel.tick_params(labelsize=8.5)
+                if panel.get_yscale() == "log":
+                    number_axis(panel.yaxis, *panel.get_ylim())
+            return png(axes.figure)
+        finally:
+            for number in set(pyplot.get_fignums()) - before:
+                pyplot.close(number)

@@ -1,0 +1,121 @@
+"""Regimes side by side at equal depth: means over trials, and their spread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from ikd_ray.analysis.comparison import RegimeCell, regime_cells
+from ikd_ray.analysis.sweep_analysis import AGREEMENT, ATTENTION_KL, SweepAnalysis
+from ikd_ray.config import sort_regimes
+from ikd_ray.formatting import MISSING, clean
+from ikd_ray.report.components import Picture, Section, Table, format_interval, format_number, num_layers
+from ikd_ray.report.style import (
+    axis_label,
+    decorate,
+    legend_below,
+    new_figure,
+    png,
+    regime_style,
+    teacher_line,
+)
+
+STEP = 0.18  # distance of two regimes of equal depth, in layers
+
+MEANING = (
+    "Mean and, after the sign ±, its uncertainty or the spread of the trials, for each regime and depth. Where n "
+    "counts seeds, the trials differ in their seeds alone: ± is half the width of the mean's 95% interval (Student's "
+    "t), the noise of training. Where it counts trials, they differ in what was searched too: ± is the standard "
+    "deviation of the sample, mostly the search's."
+)
+
+Cells = Mapping[tuple[int, str], RegimeCell]
+
+
+def regimes_section(analysis: SweepAnalysis) -> Section:
+    """Return the section that compares regimes at equal depth."""
+    cells = regime_cells(analysis)
+    regimes = sort_regimes([regime for _, regime in cells])
+    text = MEANING
+    if all(len(cell.runs) == 1 for cell in cells.values()):
+        text += (
+            " Here no regime has more than one trial at a depth, so there is no spread, and no result either."
+        )
+    metrics = (analysis.metric, ATTENTION_KL, AGREEMENT)
+    groups = [
+        (
+            num_layers(depth),
+            [_row(regime, cells[depth, regime], metrics) for regime in regimes if (depth, regime) in cells],
+        )
+        for depth in sorted({depth for depth, _ in cells})
+    ]
+    header = ("regime", clean(analysis.metric), "attention KL (nats)", "agrees with teacher", "n")
+    score, layers = format_number(analysis.teacher_score), analysis.sweep.teacher["layers"]
+    teacher = ("", [("teacher", score, MISSING, MISSING, f"{layers} layers")])
+    table = Table("Regimes at equal depth.", header, [teacher, *groups])
+    parts: list[Picture | Table] = [table, _picture(analysis, cells, regimes, metrics)]
+    return Section("regimes", "Regimes at equal depth", [text], parts)
+
+
+def _row(regime: str, cell: RegimeCell, metrics: Sequence[str]) -> list[str]:
+    count = len(cell.runs)
+    unit = "" if count == 1 else " seeds" if cell.same_configuration else " trials"
+    return [regime, *(format_interval(cell.interval(metric)) for metric in metrics), f"{count}{unit}"]
+
+
+def _picture(
+    analysis: SweepAnalysis, cells: Cells, regimes: Sequence[str], metrics: Sequence[str]
+) -> Picture:
+    figure = new_figure(8.8, 3.6)
+    panels = figure.subplots(1, 3)
+    for axes, metric in zip(panels, metrics, strict=True):
+        _draw_panel(axes, cells, regimes, metric)
+    teacher_line(panels[0], analysis.teacher_score)
+    legend_below(figure, 7)
+    return Picture(
+        "regimes",
+        "Means and spread of the regimes",
+        "Large markers: means over the trials of a regime at a depth; bars: the 95% interval of the mean over seeds, "
+        "or, of trials that differ in more, one standard deviation, where there are two trials or more; small markers: "
+        f"the trials themselves ({len(analysis.finished)}).",
+        f"Three panels over student layers: {', '.join(axis_label(metric)[0] for metric in metrics)}, "
+        f"for the regimes {', '.join(regimes)}. The table has the numbers.",
+        png(figure),
+    )
+
+
+def _draw_panel(axes: Axes, cells: Cells, regimes: Sequence[str], metric: str) -> None:
+    decorate(axes, "Student layers", axis_label(metric)[0])
+    for regime in regimes:
+        style = regime_style(regime)
+        own = {_place(cells, regimes, *key): cell for key, cell in sorted(cells.items()) if key[1] == regime}
+        for place, cell in own.items():
+            values = cell.values(metric)
+            dots: dict[str, Any] = {"c": style.colour, "marker": style.marker, "alpha": 0.5, "linewidths": 0}
+            axes.scatter([place] * len(values), values, s=9, **dots)
+        intervals = [cell.interval(metric) for cell in own.values()]
+        axes.errorbar(
+            list(own),
+            [interval.mean for interval in intervals],
+            yerr=np.nan_to_num([interval.half_width for interval in intervals]),
+            color=style.colour,
+            marker=style.marker,
+            markersize=6,
+            linestyle="none",
+            elinewidth=1.3,
+            capsize=2.5,
+            label=regime,
+        )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    depths = [depth for depth, _ in cells]
+    axes.set_xlim(min(depths) - 0.6, max(depths) + 0.6)
+
+
+def _place(cells: Cells, regimes: Sequence[str], depth: int, regime: str) -> float:
+    """Return the horizontal place of a regime: beside the other regimes of its depth."""
+    beside = [other for other in regimes if (depth, other) in cells]
+    return depth + STEP * (beside.index(regime) - (len(beside) - 1) / 2)
