@@ -1,4 +1,4 @@
-"""Text for people: outside text made harmless, times, metrics and names made short."""
+"""Text for terminals, pages and reports: safe outside text, and short times, metrics and names."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ _ESCAPE = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x0
 
 
 def clean(text: object, limit: int | None = None) -> str:
-    """One line of printable characters: no terminal escapes, control characters or direction marks."""
+    """Return outside text as one line without terminal escapes, control characters or direction marks.
+
+    Args:
+        text: any object; its `str` is taken.
+        limit: most characters; a longer line ends with an ellipsis.
+    """
     visible = "".join(c if c.isprintable() else " " for c in _ESCAPE.sub("", str(text)))
     line = " ".join(visible.split())
     return line if limit is None or len(line) <= limit else line[: limit - 1] + "…"
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words, for sentences: `0.4 s`, `41 s`, `3 m 05 s`, `2 h 10 m`."""
+    """Return seconds as text of a sentence: `0.4 s`, `41 s`, `3 m 05 s`, `2 h 10 m`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -38,7 +43,7 @@ def duration(seconds: float) -> str:
 
 
 def clock(seconds: float | None) -> str:
-    """Seconds as a clock, for tables: `0:41`, `1:02:03`; `?` while unknown."""
+    """Return seconds as a cell of a table: `0:41`, `1:02:03`; `?` if they are not known."""
     if seconds is None:
         return "?"
     minutes, rest = divmod(round(seconds), 60)
@@ -47,7 +52,7 @@ def clock(seconds: float | None) -> str:
 
 
 def decimal(value: float | None) -> str:
-    """A metric of the order of 1."""
+    """Return a metric with three decimals."""
     return MISSING if value is None else f"{value:.3f}"
 
 
@@ -57,13 +62,13 @@ def null_nonfinite(metrics: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def short_name(metric: str) -> str:
-    """A metric's name without its split, where that is not the held-out one: `mcc` for `dev/mcc`, `holdout mcc`."""
+    """Return a metric's name without its split, unless that is the held-out one: `mcc`, `holdout mcc`."""
     split, _, name = clean(metric).rpartition("/")
     return f"{split} {name}" if split == "holdout" else name
 
 
 def short_stage(name: str, width: int) -> str:
-    """A stage's name cut in the middle: `1+2+…+12+C`."""
+    """Return a stage's name, cut in the middle to at most `width` characters: `1+2+…+12+C`."""
     if len(name) <= width:
         return name
     parts = name.split("+")
@@ -76,7 +81,7 @@ def short_stage(name: str, width: int) -> str:
 
 
 def metrics_line(metrics: dict[str, float]) -> str:
-    """The dev and held-out metrics, the layers' own left out, the training loss and the epoch's time."""
+    """Return the dev and held-out metrics, those of layers left out, the training loss and the epoch's time."""
     shown = [
         f"{short_name(name)} {decimal(value)}"
         for name, value in metrics.items()
