@@ -15,7 +15,7 @@ from ikd_ray.data.dataset import Dataset, Split
 from ikd_ray.data.splits import HOLDOUT
 from ikd_ray.data.task_file import keep_task, kept_task
 from ikd_ray.storage import store
-from ikd_ray.storage.arrays import LengthOrder, RaggedArray, row_offsets
+from ikd_ray.storage.arrays import LengthOrder
 from ikd_ray.tasks import Task
 
 if TYPE_CHECKING:
@@ -23,6 +23,54 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 CHUNK = 2_000  # examples tokenized at a time: bounds the memory that Python's lists take
+
+
+@dataclass(frozen=True)
+class RaggedArray:
+    """Rows of different sizes in one flat array: row r is `values[offsets[r]:offsets[r + 1]]`."""
+
+    values: np.ndarray  # (total,), may be a memory map
+    offsets: np.ndarray  # (n + 1,), int64
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """The (n,) sizes of the rows."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def flat(self, rows: np.ndarray) -> np.ndarray:
+        """Return the values of the given rows as one flat array, in the order of the array."""
+        selected = np.zeros(len(self), bool)
+        selected[rows] = True
+        return np.asarray(self.values)[np.repeat(selected, self.sizes)]
+
+    def padded(self, rows: np.ndarray, fill: int) -> tuple[np.ndarray, np.ndarray]:
+        """Stack rows, padded with `fill` to the longest of them.
+
+        Returns:
+            The (B, L) values and their (B, L) mask, true within the rows. Both are copies.
+        """
+        starts = self.offsets[rows]
+        sizes = self.offsets[rows + 1] - starts
+        columns = np.arange(sizes.max(initial=0))
+        mask = columns < sizes[:, None]
+        # An index beyond the row's end may lie beyond the array's; its value is overwritten by `fill`.
+        values = np.asarray(self.values).take(starts[:, None] + columns, mode="clip")
+        values[~mask] = fill
+        return values, mask
+
+    def save(self, folder: Path, name: str) -> None:
+        """Write the array as `NAME.npy` and `NAME.offsets.npy`."""
+        np.save(folder / f"{name}.npy", self.values)
+        np.save(folder / f"{name}.offsets.npy", self.offsets)
+
+    @classmethod
+    def open(cls, folder: Path, name: str) -> RaggedArray:
+        """Open what `save` wrote, with memory-mapped values."""
+        values = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        return cls(values, np.load(folder / f"{name}.offsets.npy", allow_pickle=False))
 
 
 @dataclass(frozen=True)
@@ -72,6 +120,11 @@ class TaskData:
     def selection_split(self) -> str:
         """Name of the split that models are selected by: "holdout" where there is one, else "dev"."""
         return HOLDOUT if HOLDOUT in self.splits else "dev"
+
+
+def row_offsets(sizes: np.ndarray) -> np.ndarray:
+    """Return the (n + 1,) int64 offsets of rows with (n,) sizes."""
+    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
 
 def data_key(fingerprint: str, tokenizer_key: str, max_length: int) -> str:

@@ -1,4 +1,4 @@
-"""Arrays on disk: ragged rows, entries grouped by length, and arrays whose writing survives an interruption."""
+"""Arrays on disk: entries grouped by length, and arrays whose writing survives an interruption."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,59 +17,6 @@ from ikd_ray.storage import store
 
 CHECKPOINT_SECONDS = 10.0  # between two checkpoints: the most work that a killed process loses
 PROGRESS = "progress.json"
-
-
-def row_offsets(sizes: np.ndarray) -> np.ndarray:
-    """Return the (n + 1,) int64 offsets of rows with (n,) sizes."""
-    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-
-
-@dataclass(frozen=True)
-class RaggedArray:
-    """Rows of different sizes in one flat array: row r is `values[offsets[r]:offsets[r + 1]]`."""
-
-    values: np.ndarray  # (total,), may be a memory map
-    offsets: np.ndarray  # (n + 1,), int64
-
-    @property
-    def sizes(self) -> np.ndarray:
-        """The (n,) sizes of the rows."""
-        return np.diff(self.offsets)
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def flat(self, rows: np.ndarray) -> np.ndarray:
-        """Return the values of the given rows as one flat array, in the order of the array."""
-        selected = np.zeros(len(self), bool)
-        selected[rows] = True
-        return np.asarray(self.values)[np.repeat(selected, self.sizes)]
-
-    def padded(self, rows: np.ndarray, fill: int) -> tuple[np.ndarray, np.ndarray]:
-        """Stack rows, padded with `fill` to the longest of them.
-
-        Returns:
-            The (B, L) values and their (B, L) mask, true within the rows. Both are copies.
-        """
-        starts = self.offsets[rows]
-        sizes = self.offsets[rows + 1] - starts
-        columns = np.arange(sizes.max(initial=0))
-        mask = columns < sizes[:, None]
-        # An index beyond the row's end may lie beyond the array's; its value is overwritten by `fill`.
-        values = np.asarray(self.values).take(starts[:, None] + columns, mode="clip")
-        values[~mask] = fill
-        return values, mask
-
-    def save(self, folder: Path, name: str) -> None:
-        """Write the array as `NAME.npy` and `NAME.offsets.npy`."""
-        np.save(folder / f"{name}.npy", self.values)
-        np.save(folder / f"{name}.offsets.npy", self.offsets)
-
-    @classmethod
-    def open(cls, folder: Path, name: str) -> RaggedArray:
-        """Open what `save` wrote, with memory-mapped values."""
-        values = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        return cls(values, np.load(folder / f"{name}.offsets.npy", allow_pickle=False))
 
 
 class LengthOrder:
@@ -244,9 +190,8 @@ class ResumableArrays:
             path = self._path(name)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._data_offsets[name] = open_memmap(path, "w+", self._dtype, shape).offset
-            if hasattr(
-                os, "posix_fallocate"
-            ):  # Linux: notice now, not in the middle, that the disk is too small
+            # Notice now, not in the middle, that the disk is too small. macOS lacks the function.
+            if hasattr(os, "posix_fallocate"):
                 with open(path, "r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
             store.fsync(path.parent)

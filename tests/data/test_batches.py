@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ikd_ray.data.batches import POOL, PREFETCH, collate, evaluation_batches, prefetch, training_batches
-from ikd_ray.data.tokens import TokenSplit
-from ikd_ray.storage.arrays import RaggedArray, row_offsets
+from ikd_ray.data.tokens import RaggedArray, TokenSplit, row_offsets
 
 quick = settings(max_examples=60, deadline=None)
 counts, sizes = st.integers(1, 700), st.integers(1, 70)

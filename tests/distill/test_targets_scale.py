@@ -103,10 +103,9 @@ def build_some(folder: Path, examples: int) -> dict:
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
-    from ikd_ray.data.tokens import TaskData, TokenSplit, open_data
+    from ikd_ray.data.tokens import RaggedArray, TaskData, TokenSplit, open_data, row_offsets
     from ikd_ray.distill.encoder import Encoder
     from ikd_ray.distill.targets import build_targets
-    from ikd_ray.storage.arrays import RaggedArray, row_offsets
 
     report: dict = {}
     torch.set_num_threads(1)

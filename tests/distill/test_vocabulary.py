@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from ikd_ray.config import Trial
+from ikd_ray.data.tokens import RaggedArray, row_offsets
 from ikd_ray.distill import loop, training
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.fast_layers import CompactVocabulary
 from ikd_ray.distill.regimes import Stage
-from ikd_ray.storage.arrays import RaggedArray, row_offsets
 from tests.helpers.tiny_models import copy_state, make_encoder, make_targets
 
 STAGE = Stage("C", epochs=2, hard=1.0, trains=(1, 2), head=True, embeddings=True)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,71 +14,8 @@ from ikd_ray.storage.arrays import (
     PROGRESS,
     BucketedArray,
     LengthOrder,
-    RaggedArray,
     ResumableArrays,
-    row_offsets,
 )
-
-# Ragged arrays
-
-
-@st.composite
-def ragged_rows(draw):
-    """Rows of distinct values (some empty), and row numbers in any order, repeats allowed."""
-    sizes = draw(st.lists(st.integers(0, 6), min_size=1, max_size=8))
-    values = iter(range(1, sum(sizes) + 1))
-    rows = [[next(values) for _ in range(size)] for size in sizes]
-    return rows, np.array(draw(st.lists(st.integers(0, len(rows) - 1), max_size=10)), np.int64)
-
-
-def flatten(rows: list[list[int]]) -> list[int]:
-    return list(chain.from_iterable(rows))
-
-
-def make_ragged(rows: list[list[int]], dtype: type = np.int32) -> RaggedArray:
-    return RaggedArray(np.array(flatten(rows), dtype), row_offsets(np.array([len(row) for row in rows])))
-
-
-@given(ragged_rows(), st.integers(0, 9))
-def test_padded_rows_and_their_mask(case, fill):
-    rows, selected = case
-    ragged = make_ragged(rows)
-    assert (len(ragged), ragged.sizes.tolist()) == (len(rows), [len(row) for row in rows])
-    values, mask = ragged.padded(selected, fill)
-    longest = max((len(rows[row]) for row in selected), default=0)
-    assert values.shape == mask.shape == (len(selected), longest)
-    assert (values.dtype, mask.dtype) == (np.int32, np.bool_)
-    for padded, valid, row in zip(values.tolist(), mask.tolist(), selected, strict=True):
-        padding = longest - len(rows[row])
-        assert padded == rows[row] + [fill] * padding
-        assert valid == [True] * len(rows[row]) + [False] * padding
-
-
-def test_flat_values_keep_the_arrays_order():
-    ragged = RaggedArray(np.arange(9), row_offsets(np.array([2, 0, 4, 3])))
-    assert ragged.flat(np.array([3, 0])).tolist() == [0, 1, 6, 7, 8]
-    assert ragged.flat(np.array([1])).tolist() == []
-    assert ragged.flat(np.arange(4)).tolist() == list(range(9))
-
-
-def test_offsets_exceed_32_bits():
-    sizes = np.full(3, 2**31 - 1, dtype=np.int32)
-    assert row_offsets(sizes).tolist() == [0, 2**31 - 1, 2**32 - 2, 3 * 2**31 - 3]
-
-
-@pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.float16])
-@pytest.mark.parametrize("rows", [[[1, 2, 3], [], [4], [5, 6]], [[]]])
-def test_saved_ragged_array_is_reopened_as_a_memory_map(tmp_path, dtype, rows):
-    make_ragged(rows, dtype).save(tmp_path, "x.ids")
-    opened = RaggedArray.open(tmp_path, "x.ids")
-    assert isinstance(opened.values, np.memmap)
-    assert (opened.values.dtype, opened.values.tolist()) == (dtype, flatten(rows))
-    assert (opened.offsets.dtype, opened.sizes.tolist()) == (np.int64, [len(row) for row in rows])
-    values, _ = opened.padded(np.array([0]), 0)
-    assert type(values) is np.ndarray, "a batch is no memory map"
-    values[:] = 7
-    assert opened.values.tolist() == flatten(rows), "changing a batch changed the stored array"
-
 
 # Bucketed arrays
 
