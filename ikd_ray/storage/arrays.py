@@ -190,9 +190,18 @@ class ResumableArrays:
             path = self._path(name)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._data_offsets[name] = open_memmap(path, "w+", self._dtype, shape).offset
-            # Notice now, not in the middle, that the disk is too small. macOS lacks the function.
-            if hasattr(os, "posix_fallocate"):
-                with open(path, "r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            _reserve(path)
             store.fsync(path.parent)
         store.fsync(self._folder)
+
+
+def _reserve(path: Path) -> None:
+    """Reserve a sparse file's blocks, so that a disk that is too small is noticed now and not in the middle."""
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    with open(path, "r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:  # else the file system cannot reserve
+            if store.is_disk_full(error):
+                raise

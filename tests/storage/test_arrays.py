@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -249,3 +251,18 @@ def test_fewer_arrays_are_continued_and_more_start_anew(tmp_path):
     assert fill(tmp_path, 4, {"b/x": SHAPE["b/x"]}) == [3]
     assert file_contents(tmp_path).keys() == {"b/x.npy"}
     assert fill(tmp_path) == list(range(STEPS))
+
+
+@pytest.mark.parametrize(("number", "starts"), [(errno.EOPNOTSUPP, True), (errno.ENOSPC, False)])
+def test_disk_space_is_reserved_at_the_start(tmp_path, monkeypatch, number, starts):
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", fail, raising=False)
+    if starts:
+        assert fill(tmp_path) == list(range(STEPS))
+    else:
+        with pytest.raises(OSError, match="No space left"):
+            fill(tmp_path)
+    monkeypatch.undo()
+    assert fill(tmp_path) == ([] if starts else list(range(STEPS)))
