@@ -148,29 +148,18 @@ def splits(draw):
 def test_collate_pads_to_the_longest_row(case, pad_id):
     split, rows = case
     batch = collate(split, rows, pad_id)
-    longest = max(int(split.lengths[row]) for row in rows)
-    assert (
-        batch.input_ids.shape
-        == batch.token_type_ids.shape
-        == batch.attention_mask.shape
-        == (len(rows), longest)
-    )
-    assert (batch.input_ids.dtype, batch.token_type_ids.dtype, batch.attention_mask.dtype) == (
-        torch.int64,
-        torch.int64,
-        torch.bool,
-    )
+    shape = (len(rows), max(int(split.lengths[row]) for row in rows))
     assert len(batch) == len(rows)
+    assert [(tensor.shape, tensor.dtype) for tensor in (batch.input_ids, batch.token_type_ids)] == [
+        (shape, torch.int64)
+    ] * 2
+    assert (batch.attention_mask.shape, batch.attention_mask.dtype) == (shape, torch.bool)
     for i, row in enumerate(rows):
-        start, end = split.input_ids.offsets[row], split.input_ids.offsets[row + 1]
-        length = int(end - start)
-        padding = longest - length
-        assert batch.input_ids[i].tolist() == split.input_ids.values[start:end].tolist() + [pad_id] * padding
-        assert (
-            batch.token_type_ids[i].tolist()
-            == split.token_type_ids.values[start:end].tolist() + [0] * padding
-        )
-        assert batch.attention_mask[i].tolist() == [True] * length + [False] * padding
+        span = slice(*split.input_ids.offsets[row : row + 2])
+        padding = shape[1] - int(split.lengths[row])
+        assert batch.input_ids[i].tolist() == split.input_ids.values[span].tolist() + [pad_id] * padding
+        assert batch.token_type_ids[i].tolist() == split.token_type_ids.values[span].tolist() + [0] * padding
+        assert batch.attention_mask[i].tolist() == [True] * (shape[1] - padding) + [False] * padding
         assert int(batch.labels[i]) == row
 
 

@@ -98,22 +98,15 @@ def test_stored_tokens_are_reopened(tmp_path, tokenizer, monkeypatch):
     dataset = make_task_dataset("mnli")
     data = tokenize(dataset, tokenizer, "t", 16, tmp_path)
     monkeypatch.setattr(tokens, "_encode", lambda *_: pytest.fail("tokenized again"))
-    for again in (tokenize(dataset, tokenizer, "t", 16, tmp_path), open_data(data.folder)):
-        assert (again.task, again.key, again.pad_id, again.folder) == (
-            data.task,
-            data.key,
-            data.pad_id,
-            data.folder,
-        )
+    for reopened in (tokenize(dataset, tokenizer, "t", 16, tmp_path), open_data(data.folder)):
+        for name in ("task", "key", "pad_id", "folder"):
+            assert getattr(reopened, name) == getattr(data, name)
         for name, split in data.splits.items():
-            other = again.splits[name]
-            for mine, theirs in (
-                (split.input_ids, other.input_ids),
-                (split.token_type_ids, other.token_type_ids),
-            ):
-                assert np.array_equal(mine.values, theirs.values)
-                assert np.array_equal(mine.offsets, theirs.offsets)
-            assert np.array_equal(split.labels, other.labels)
+            for column in ("input_ids", "token_type_ids"):
+                stored, read = getattr(split, column), getattr(reopened.splits[name], column)
+                assert np.array_equal(stored.values, read.values)
+                assert np.array_equal(stored.offsets, read.offsets)
+            assert np.array_equal(split.labels, reopened.splits[name].labels)
     assert data.pad_id == tokenizer.pad_token_id == 0
 
 
