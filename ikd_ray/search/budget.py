@@ -1,50 +1,57 @@
-"""Which trial a number stands for: a method's configuration, with a seed. Every method gets as many."""
+"""The trials of a sweep: the method, configuration and seed of each trial number."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from optuna.trial import FixedTrial
+
 from ikd_ray.errors import UsageError
 from ikd_ray.search.space import Space
+from ikd_ray.search.study import Sample
 
-DEFAULT_TRIALS = 8  # configurations of each method, where neither the command nor a grid says
-SEEDS = 2**31
+DEFAULT_TRIALS = 8  # configurations of each method, unless the command or a grid says otherwise
+MAX_SEED = 2**31
 
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """What a trial is in its sweep."""
+    """Specification of a trial."""
 
     method: str
-    configuration: int  # of the method, from 0
-    seed: int  # added to the sweep's own
-    retrain: bool = False  # the method's best configuration, whichever that will be, and not `configuration`
+    configuration: int  # index among the method's configurations
+    seed: int  # added to the sweep's seed
+    retrain: bool = (
+        False  # train the method's best configuration, whichever that will be, not `configuration`
+    )
 
 
 class Budget:
-    """The trials of a sweep in their order.
+    """The trials of a sweep in order.
 
-    Methods take turns, so that a sweep that was cut off has tried as many configurations of each. The seeds of a
-    configuration follow one another; the best ones' further seeds come last.
+    Methods take turns, so that an interrupted sweep has tried equally many configurations of each. The seeds of a
+    configuration follow one another; the further seeds of the best configurations come last.
     """
 
     def __init__(self, space: Space, trials: int | None) -> None:
-        """
+        """Plan the trials of a space.
+
         Args:
-            trials: configurations of each method; none: `DEFAULT_TRIALS`, or all of a grid.
+            space: the search space.
+            trials: configurations of each method; None for `DEFAULT_TRIALS`, or all of a grid.
 
         Raises:
-            UsageError: no method's grid has so many.
+            UsageError: no method's grid has as many configurations.
         """
         self.spaces = {name: space.for_method(name) for name in space.methods}
-        """Of each method."""
+        """The space of each method."""
         self.methods = list(self.spaces)
         self.seeds, self._best_seeds = space.seeds, space.best_seeds
         self.grids: dict[str, list[dict[str, Any]]] = {}
-        """Of each method its configurations, where the space is a grid."""
-        self._grid: list[tuple[str, int]] = []  # a method and one of its configurations, in turn
+        """Configurations of each method, where the space is a grid."""
+        self._grid: list[tuple[str, int]] = []  # (method, configuration) in the order of the trials
         if space.sampler == "grid":
             self.grids = {name: own.grid() for name, own in self.spaces.items()}
             sizes = {name: len(rows) for name, rows in self.grids.items()}
@@ -56,39 +63,45 @@ class Budget:
         else:
             configurations = (trials or DEFAULT_TRIALS) * len(self.methods)
         self.search_trials = configurations * self.seeds
-        """Trials that search; the best configurations' others follow."""
+        """Number of trials that search; those that retrain the best configurations follow them."""
         self.total = self.search_trials + len(self.methods) * self._best_seeds
 
     def spec(self, number: int) -> TrialSpec:
-        """Of a trial by its number, from 0."""
+        """Return the specification of trial `number` (0-based)."""
         if self._best_seeds and number >= self.search_trials:
-            turn, which = divmod(number - self.search_trials, len(self.methods))
-            return TrialSpec(self.methods[which], 0, self.seeds + turn, retrain=True)
+            turn, index = divmod(number - self.search_trials, len(self.methods))
+            return TrialSpec(self.methods[index], 0, self.seeds + turn, retrain=True)
         turn, seed = divmod(number, self.seeds)
         if self._grid:
             return TrialSpec(*self._grid[turn], seed)
-        configuration, which = divmod(turn, len(self.methods))
-        return TrialSpec(self.methods[which], configuration, seed)
+        configuration, index = divmod(turn, len(self.methods))
+        return TrialSpec(self.methods[index], configuration, seed)
 
-    def seed_count(self, place: TrialSpec) -> int:
-        """That its configuration is trained with, in the search or again."""
-        return self._best_seeds if place.retrain else self.seeds
+    def seed_count(self, spec: TrialSpec) -> int:
+        """Return the number of trials with the same configuration, in the search or retrained."""
+        return self._best_seeds if spec.retrain else self.seeds
 
     def first_trial(self, number: int) -> int:
-        """The trial that has the configuration's first seed."""
+        """Return the number of the search trial with the first seed of trial `number`'s configuration."""
         return number - number % self.seeds
 
     def position(self, number: int) -> int:
-        """Which of its method's trials one is that searches, from 0."""
-        place = self.spec(number)
-        return place.configuration * self.seeds + place.seed
+        """Return the 0-based position of a search trial among its method's trials."""
+        spec = self.spec(number)
+        return spec.configuration * self.seeds + spec.seed
 
     def retrained(self, method: str) -> range:
-        """The numbers of a method's best configuration's further seeds."""
+        """Return the numbers of the trials that retrain a method's best configuration."""
         return range(self.search_trials + self.methods.index(method), self.total, len(self.methods))
 
     def configurations(self, method: str) -> Iterator[range]:
-        """The numbers of each of a method's configurations, a number a seed."""
+        """Yield the trial numbers of each of a method's configurations."""
         for first in range(0, self.search_trials, self.seeds):
             if self.spec(first).method == method:
                 yield range(first, first + self.seeds)
+
+    def to_sample(self, method: str, params: Mapping[str, Any]) -> Sample:
+        """Return the searched ones of a trial's parameters, with their distributions."""
+        trial = FixedTrial(dict(params))
+        self.spaces[method].suggest(trial)
+        return Sample(trial.params, trial.distributions)

@@ -1,4 +1,9 @@
-"""What the sampler sees of a long study."""
+"""In-memory Optuna storage that exposes the newest results and the Pareto front.
+
+The only module that relies on how Optuna works inside: samplers read a study through `get_all_trials` of its storage,
+and `Study.tell` writes through `set_trial_state_values`. If a later version reads or writes in another way, samplers
+see all results: suggestions take longer in long sweeps, and `tests/search/test_sampler.py` fails.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +12,21 @@ from collections.abc import Container, Sequence
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-WINDOW = 250  # the newest results that TPE models; its cost grows with their number
+WINDOW = 250  # newest results that TPE models; its cost grows with their number
 
 
 class WindowedStorage(optuna.storages.InMemoryStorage):
-    """A study in memory that shows of its complete trials the `WINDOW` newest and the Pareto front.
+    """A study in memory that hides complete trials, except the `WINDOW` newest and the Pareto front.
 
-    TPE itself weighs old trials down, and sorts all that it is shown for every parameter it samples.
+    TPE gives old trials little weight, but sorts all trials that it sees for every parameter it samples.
     """
 
     def __init__(self, signs: Sequence[int]) -> None:
-        """`signs`: 1 for an objective that is minimized, -1 for one that is maximized."""
+        """Create an empty storage.
+
+        Args:
+            signs: for each objective 1 if it is minimized, -1 if it is maximized.
+        """
         super().__init__()
         self._signs = signs
         self._front: dict[int, tuple[float, ...]] = {}  # trial -> its values times `signs`: less is better
@@ -27,6 +36,7 @@ class WindowedStorage(optuna.storages.InMemoryStorage):
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
+        """Write a trial's end, and update the window and the front."""
         changed = super().set_trial_state_values(trial_id, state, values)
         if state == TrialState.COMPLETE:
             number = self.get_trial_number_from_id(trial_id)
@@ -42,9 +52,11 @@ class WindowedStorage(optuna.storages.InMemoryStorage):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
+        """Return the trials that are not hidden."""
         trials = super().get_all_trials(study_id, deepcopy, states)
         return [trial for trial in trials if trial.number not in self._hidden] if self._hidden else trials
 
 
 def _covers(costs: tuple[float, ...], others: tuple[float, ...]) -> bool:
+    """Return whether costs are at least as low as others in every objective."""
     return all(cost <= other for cost, other in zip(costs, others, strict=True))

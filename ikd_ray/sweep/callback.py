@@ -18,8 +18,8 @@ from ikd_ray.config import make_trial
 from ikd_ray.errors import first_line
 from ikd_ray.formatting import MAX_REASON_CHARS, clean
 from ikd_ray.records import TrialRecord, read_trial, trial_folder, write_trial
+from ikd_ray.search.trial_queue import TrialQueue
 from ikd_ray.sweep.results import FAILED, MAX_FAILURES, PAUSED, REPORT, SPEC_FIELDS, STOPPED, trial_id
-from ikd_ray.sweep.searcher import OrderedSearch
 from ikd_ray.sweep.sync import SweepSync
 from ikd_ray.terminal.console import Console
 from ikd_ray.tracking.async_tracker import AsyncTracker
@@ -61,12 +61,12 @@ class SweepCallback(tune.Callback):
         tracker: AsyncTracker,
         console: Console,
         sync: SweepSync,
-        search: OrderedSearch,
+        queue: TrialQueue,
         stop: StopRequest,
     ) -> None:
         self._sweep, self._layer_maps = sweep, layer_maps
         self._tracker, self._console = tracker, console
-        self._sync, self._search, self._stop = sync, search, stop
+        self._sync, self._queue, self._stop = sync, queue, stop
         self._trials: dict[str, _TrialState] = defaultdict(_TrialState)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -124,10 +124,10 @@ class SweepCallback(tune.Callback):
         self._sync.pull_trial(name)
         if trial_folder(self._sweep, name).exists():  # the trial had finished before
             metrics = read_trial(self._sweep, name).metrics
-            self._search.finished(number, metrics)
+            self._queue.finish(number, metrics)
             self._finish_trial(name, metrics)
         elif state.failures < MAX_FAILURES:
-            self._search.retry(number, state.warnings)
+            self._queue.retry(number, state.warnings)
             self._console.trial_died(name)
         else:
             cause = _read_error(trial.error_file)
@@ -156,7 +156,7 @@ class SweepCallback(tune.Callback):
             self._stop(f"{name}: {first_line(error)}")
             return
         self._sync.push_trial(name)
-        self._search.fail(record.number, final=not died)
+        self._queue.fail(record.number, final=not died)
         self._tracker.log_trial(name)
         self._console.trial_failed(name, reason)
 

@@ -22,13 +22,14 @@ from ikd_ray.errors import UsageError, causes, first_line
 from ikd_ray.records import SweepRecord, TrialRecord, is_sweep, load_intact_trials, num_pending, read_trials
 from ikd_ray.redaction import redact_uri
 from ikd_ray.report.summary_files import PLOT, write_summary_files
+from ikd_ray.search.trial_queue import TrialQueue
 from ikd_ray.storage import store
 from ikd_ray.sweep.callback import StopRequest, SweepCallback, SweepStoppedError
 from ikd_ray.sweep.cluster import ClusterLostError, cluster_nodes, ray_cluster
 from ikd_ray.sweep.request import Request
 from ikd_ray.sweep.resources import allocate
 from ikd_ray.sweep.results import MAX_FAILURES
-from ikd_ray.sweep.searcher import OrderedSearch, open_study
+from ikd_ray.sweep.searcher import QueueSearcher
 from ikd_ray.sweep.setup import locked_sweep, open_sweep, run_preparation
 from ikd_ray.sweep.sync import SweepSync, pull_students
 from ikd_ray.sweep.trainable import make_trainable
@@ -237,12 +238,12 @@ class _Sweep:
         request, resources = self.request, self.context.resources
         trials = self._read_ended_trials()
         remaining, stop = num_pending(request.trials, trials), StopRequest()
-        search = OrderedSearch(
+        queue = TrialQueue(
+            request.folder,
             request.budget,
             request.objectives,
             request.config.seed,
             resources.planned_concurrency,
-            open_study(request.folder),
             {trial.number: trial for trial in trials},
             remaining,
             stop,
@@ -250,12 +251,12 @@ class _Sweep:
         if remaining:
             layer_maps = {depth: layer_map(depth, request.teacher_source.layers) for depth in request.depths}
             callback = SweepCallback(
-                request.folder, layer_maps, self.async_tracker, self.console, self.sync, search, stop
+                request.folder, layer_maps, self.async_tracker, self.console, self.sync, queue, stop
             )
             metric = request.space.selection_metric(request.task)
             with self.console.sweep(remaining, resources.concurrent, metric):
                 try:
-                    self._tuner(search, callback).fit()
+                    self._tuner(queue, callback).fit()
                 except (KeyboardInterrupt, SystemError) as error:
                     # Within its own calls Ray may turn the interrupt into a SystemError.
                     if not (isinstance(error, KeyboardInterrupt) or interrupts.was_interrupted()):
@@ -277,13 +278,13 @@ class _Sweep:
             trials.remove(died)
         return trials
 
-    def _tuner(self, search: OrderedSearch, callback: SweepCallback) -> tune.Tuner:
+    def _tuner(self, queue: TrialQueue, callback: SweepCallback) -> tune.Tuner:
         resources = self.context.resources
         return tune.Tuner(
             make_trainable(self.context),
             tune_config=tune.TuneConfig(
-                search_alg=search,
-                num_samples=-1,  # the search ends the sweep
+                search_alg=QueueSearcher(queue),
+                num_samples=-1,  # the queue ends the sweep
                 # On a cluster that may grow, its resources alone limit the number.
                 max_concurrent_trials=None if resources.grows else resources.concurrent,
                 reuse_actors=resources.workers == 1,

@@ -15,14 +15,23 @@ import optuna
 
 from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.errors import UsageError
-from ikd_ray.records import SPACE_FILE, SweepRecord, TrialRecord, load_intact_trials, read_sweep, sweep_lock
+from ikd_ray.records import (
+    SPACE_FILE,
+    STUDY,
+    SweepRecord,
+    TrialRecord,
+    load_intact_trials,
+    read_sweep,
+    sweep_lock,
+)
 from ikd_ray.report.summary_files import stale_summary_files, write_summary_files
 from ikd_ray.search.budget import Budget
 from ikd_ray.search.space import load_space
+from ikd_ray.search.study import open_storage, rebuild_study, to_outcome
+from ikd_ray.search.trial_queue import TrialQueue
 from ikd_ray.storage.remote import SharedStorage
 from ikd_ray.sweep.request import tracking_uri_of
 from ikd_ray.sweep.results import trial_id
-from ikd_ray.sweep.searcher import STUDY, OrderedSearch, begin_study_again, open_study, outcome
 from ikd_ray.sweep.sync import pull_students
 from ikd_ray.tracking.differences import find_differences, repair
 from ikd_ray.tracking.publish import publish_front
@@ -80,7 +89,7 @@ def _verify_study(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialRec
         _update_study(folder, sweep, ended)
         # An ended trial of a study cannot be changed: that takes a new study.
         if any(number in ended for number, _ in _study_differences(folder, sweep, ended)):
-            begin_study_again(folder, sweep.objectives)
+            rebuild_study(folder, sweep.objectives)
             _update_study(folder, sweep, ended)
     left = {number for number, _ in _study_differences(folder, sweep, ended)}
     return [Discrepancy("study", what, number not in left) for number, what in before]
@@ -90,7 +99,7 @@ def _study_differences(
     folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialRecord]
 ) -> list[tuple[int, str]]:
     """Return the numbers of trials whose entry in the study differs from their record, and the difference."""
-    storage = open_study(folder)
+    storage = open_storage(folder)
     if STUDY not in optuna.get_all_study_names(storage):
         return [(number, f"{record.id} was not in it") for number, record in ended.items()]
     entries = {trial.number: trial for trial in optuna.load_study(study_name=STUDY, storage=storage).trials}
@@ -99,7 +108,7 @@ def _study_differences(
         entry = entries.get(number)
         if entry is None:
             differences.append((number, f"{record.id} was not in it"))
-        elif (entry.state, entry.values) != outcome(record.metrics, sweep.objectives):
+        elif (entry.state, entry.values) != to_outcome(record.metrics, sweep.objectives):
             differences.append((number, f"{record.id} was {entry.state.name} {entry.values or ''}".rstrip()))
         elif any(record.tracked_params.get(name) != value for name, value in entry.params.items()):
             differences.append((number, f"{record.id} had other parameters"))
@@ -116,8 +125,8 @@ def _update_study(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialRec
         raise UsageError(f"{folder}: {reason}")
 
     budget = Budget(load_space(folder / SPACE_FILE), sweep.settings.get("trials"))
-    storage, planned_concurrency = open_study(folder), sweep.settings.get("foreseen", 1)
-    OrderedSearch(budget, sweep.objectives, sweep.seed, planned_concurrency, storage, ended, 0, refuse)
+    concurrent = sweep.settings.get("foreseen", 1)
+    TrialQueue(folder, budget, sweep.objectives, sweep.seed, concurrent, ended, 0, refuse)
 
 
 def _verify_mlflow(

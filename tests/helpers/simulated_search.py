@@ -1,15 +1,14 @@
-"""A search played to its end with made-up results, in whatever order trials end."""
+"""A queue of trials that is played with made-up results, in whatever order trials end."""
 
 from __future__ import annotations
 
-from ray.tune.search import Searcher
+import optuna
 
 from ikd_ray.config import make_trial
-from ikd_ray.distill.loop import Epoch
-from ikd_ray.records import TrialRecord
+from ikd_ray.records import STUDY, TrialRecord
 from ikd_ray.search.budget import Budget
-from ikd_ray.sweep.results import REPORT
-from ikd_ray.sweep.searcher import OrderedSearch, open_study
+from ikd_ray.search.study import open_storage
+from ikd_ray.search.trial_queue import TrialQueue
 
 OBJECTIVES = {"dev/mcc": "max", "student/params": "min"}
 
@@ -18,77 +17,66 @@ def refuse(reason):
     raise AssertionError(reason)
 
 
-def make(space, folder, concurrent=2, seed=0, ended=(), trials=100, halt=refuse):
+def open_queue(space, folder, concurrent=2, seed=0, ended=(), trials=100, configurations=100, stop=refuse):
     folder.mkdir(exist_ok=True)
-    budget = Budget(space, 100 if space.sampler == "tpe" else None)
-    return OrderedSearch(budget, OBJECTIVES, seed, concurrent, open_study(folder), dict(ended), trials, halt)
+    budget = Budget(space, configurations if space.sampler == "tpe" else None)
+    return TrialQueue(folder, budget, OBJECTIVES, seed, concurrent, dict(ended), trials, stop)
 
 
-def record(suggestion, metrics=None):
-    """Of a trial that ended, as it is on disk: with all parameters, and without metrics where it failed."""
-    number, params = suggestion["number"], make_trial(suggestion["params"]).params()
-    status = "failed" if metrics is None else "finished"
-    return TrialRecord(f"t{number:03d}", number, params, [], status, metrics=metrics or {})
+def read_study(folder):
+    """Return the trials of the study on disk."""
+    return optuna.load_study(study_name=STUDY, storage=open_storage(folder)).trials
 
 
-def records(suggestions):
-    return {each["number"]: record(each, result(each)[REPORT].metrics) for each in suggestions}
+def read_states(folder):
+    return [trial.state.name for trial in read_study(folder)]
 
 
-def result(suggestion):
-    """Return an outcome that depends on the parameters alone."""
-    params = suggestion["params"]
-    value = params["temperature"] / 10 + params["student_layers"]
-    return reported({"dev/mcc": value, "student/params": params["student_layers"]})
+def metrics_of(configuration):
+    """Return metrics that depend on the parameters alone."""
+    params = make_trial(configuration["params"]).params()
+    score = params["temperature"] / 10 + params["student_layers"]
+    return {"dev/mcc": score, "student/params": float(params["student_layers"])}
 
 
-def reported(metrics, remaining=0):
-    return {REPORT: Epoch(1, remaining, 1, 1, "C", metrics)}
+def make_records(configurations):
+    """Return the records of finished trials by number, with all parameters."""
+    return {
+        each["number"]: TrialRecord(
+            f"t{each['number']:03d}",
+            each["number"],
+            make_trial(each["params"]).params(),
+            [],
+            "finished",
+            metrics=metrics_of(each),
+        )
+        for each in configurations
+    }
 
 
-def play(search, total, finish_first):
-    """Two slots; `finish_first(running)` chooses which of the running trials ends next."""
-    running, suggestions = {}, {}
-    while len(suggestions) < total or running:
-        while len(running) < 2 and len(suggestions) < total:
-            name = f"tune-{len(suggestions)}"
-            suggestion = search.suggest(name)
-            if suggestion is None:
-                break
-            running[name] = suggestions[suggestion["number"]] = suggestion
-        name = finish_first(sorted(running))
-        search.on_trial_complete(name, result(running.pop(name)))
-    return [suggestions[number]["params"] for number in range(total)]
+def play(queue, order, most=None, slots=2, metrics=metrics_of):
+    """Run trials until the queue is finished, or `most` have ended.
 
+    Args:
+        queue: the queue.
+        order: `min` or `max`: whether the oldest or the newest of the running trials ends next.
+        most: number of trials to end; the others stay running.
+        slots: trials that run at once.
+        metrics: of a configuration; None: it fails.
 
-def oldest(running):
-    return min(running, key=lambda name: int(name.split("-")[1]))
-
-
-def newest(running):
-    return max(running, key=lambda name: int(name.split("-")[1]))
-
-
-def play_on(search, count):
-    params = []
-    for i in range(count):
-        suggestion = search.suggest(f"again-{i}")
-        params.append(suggestion["params"])
-        search.on_trial_complete(f"again-{i}", result(suggestion))
-    return params
-
-
-def play_all(search, finish_first, suggestions=None):
-    """Until it is over; suggestions by number."""
-    running, count = {}, 0
-    suggestions = {} if suggestions is None else suggestions
-    while True:
-        given = search.suggest(f"tune-{count}") if len(running) < 2 else None
-        if given == Searcher.FINISHED:
-            return suggestions
-        if given is not None:
-            running[f"tune-{count}"] = suggestions[given["number"]] = given
-            count += 1
+    Returns:
+        The configurations of the ended trials by number.
+    """
+    running, ended = {}, {}
+    while not queue.is_finished and (most is None or len(ended) < most):
+        configuration = queue.next() if len(running) < slots else None
+        if configuration is not None:
+            running[configuration["number"]] = configuration
+            continue
+        number = order(running)
+        ended[number] = running.pop(number)
+        if (values := metrics(ended[number])) is None:
+            queue.fail(number)
         else:
-            name = finish_first(sorted(running))
-            search.on_trial_complete(name, result(running.pop(name)))
+            queue.finish(number, values)
+    return ended

@@ -103,7 +103,7 @@ def test_every_recordable_metric_may_be_an_objective(load, objective):
 
 
 def holds(row: dict) -> bool:
-    """What CONDITIONAL says, written out."""
+    """Check the conditions of CONDITIONAL."""
     train = row.get("train", "layer")
     assert ("train" in row) == (row["regime"] == "pid")
     assert ("cosine_threshold" in row) == (row["regime"] in ("pid", "sid") and train == "layer")

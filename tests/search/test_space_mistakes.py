@@ -7,7 +7,7 @@ from ikd_ray.search.space import load_space
 
 
 def mistakes(load, tmp_path, text: str | bytes) -> list[str]:
-    """The message's lines without the file's name: `line: key: ...`."""
+    """Return the lines of the message without the file's name: `line: key: ...`."""
     with pytest.raises(UsageError) as caught:
         load(text)
     lines = str(caught.value).split("\n")

@@ -114,7 +114,7 @@ def test_a_trial_that_finished_before_its_process_died_counts_as_finished(sweep)
     write_trial(sweep.folder, TrialRecord("t000", 0, PARAMS, [2], "finished", metrics=metrics))
     sweep.send("start")
     sweep.send("error")
-    assert sweep.searched() == [("finished", 0, metrics)]
+    assert sweep.searched() == [("finish", 0, metrics)]
     assert sweep.tracked()[-1] == ("log_trial", "t000")
 
 

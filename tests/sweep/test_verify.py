@@ -11,11 +11,12 @@ from mlflow import MlflowClient
 
 from ikd_ray.config import make_trial
 from ikd_ray.errors import UsageError
-from ikd_ray.records import SweepRecord, TrialRecord, read_trials, sweep_lock, write_sweep, write_trial
+from ikd_ray.records import STUDY, SweepRecord, TrialRecord, read_trials, sweep_lock, write_sweep, write_trial
 from ikd_ray.search.budget import Budget
 from ikd_ray.search.space import load_space
+from ikd_ray.search.study import open_storage
+from ikd_ray.search.trial_queue import TrialQueue
 from ikd_ray.storage.remote import SharedStorage
-from ikd_ray.sweep.searcher import STUDY, OrderedSearch, open_study
 from ikd_ray.sweep.verify import verify
 from tests.helpers.sample_students import make_student, write_teacher_tokenizer
 from tests.helpers.terminal import invoke
@@ -68,9 +69,9 @@ def whole(tmp_path_factory):
     write_sweep(folder, sweep)
     space = load_space(folder / "space.yaml")
     budget = Budget(space, TRIALS)
-    search = OrderedSearch(budget, OBJECTIVES, 0, 1, open_study(folder), {}, TRIALS, print)
+    queue = TrialQueue(folder, budget, OBJECTIVES, 0, 1, {}, TRIALS, print)
     for number in range(TRIALS):
-        params = make_trial(search.suggest(f"tune-{number}")["params"]).params()
+        params = make_trial(queue.next()["params"]).params()
         status = "failed" if number == 2 else "finished"
         told = {"reason": "loss became nan"}
         if status == "finished":
@@ -107,7 +108,7 @@ def runs(sweep):
 
 
 def study(sweep):
-    return optuna.load_study(study_name=STUDY, storage=open_study(sweep))
+    return optuna.load_study(study_name=STUDY, storage=open_storage(sweep))
 
 
 def states(sweep):
@@ -239,17 +240,9 @@ def test_a_damaged_trial_is_moved_away_and_runs_again(sweep, damage):
         "MLflow",
     ]
     space = load_space(sweep / "space.yaml")
-    search = OrderedSearch(
-        Budget(space, TRIALS),
-        OBJECTIVES,
-        0,
-        1,
-        open_study(sweep),
-        {trial.number: trial for trial in trials},
-        1,
-        print,
-    )
-    assert search.suggest("again")["number"] == 1
+    ended = {trial.number: trial for trial in trials}
+    queue = TrialQueue(sweep, Budget(space, TRIALS), OBJECTIVES, 0, 1, ended, 1, print)
+    assert queue.next()["number"] == 1
 
 
 def test_a_running_sweep_is_refused(sweep):

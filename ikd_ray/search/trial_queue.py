@@ -1,0 +1,159 @@
+"""The queue of a sweep's trials: which one runs next, in this run of the sweep or a later one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import StorageInternalError
+
+from ikd_ray.distill.epoch_cache import PendingEpoch
+from ikd_ray.errors import first_line
+from ikd_ray.records import TrialRecord
+from ikd_ray.search.budget import MAX_SEED, Budget
+from ikd_ray.search.sampler import SeededSampler
+from ikd_ray.search.study import StudyWriter, to_outcome
+
+
+class TrialQueue:
+    """The trials of a sweep in order, with those that are running or wait to run again.
+
+    Trials of an earlier run are read from the study on disk, and how they ended from their records, so that a killed
+    sweep goes on as if it had not been interrupted.
+    """
+
+    def __init__(
+        self,
+        sweep: Path,
+        budget: Budget,
+        objectives: Mapping[str, str],
+        seed: int,
+        concurrent: int,
+        ended: Mapping[int, TrialRecord],
+        trials: int,
+        stop: Callable[[str], None],
+    ) -> None:
+        """Open the study in the sweep's folder, or continue the one that is there.
+
+        Args:
+            sweep: the sweep's folder.
+            budget: the method, configuration and seed of each trial.
+            objectives: metric -> "max" or "min".
+            seed: the sweep's.
+            concurrent: trials that run at once.
+            ended: the records of trials that need not run again, by number.
+            trials: number of trials to run.
+            stop: called with the reason when the study cannot be written; no trial follows.
+        """
+        self._budget, self._objectives, self._seed = budget, objectives, seed
+        self._study = StudyWriter(sweep, objectives, budget.methods)
+        # Five trials may pass beside a long one, as theirs may reuse trained epochs, before any waits for it.
+        self._sampler = SeededSampler(budget, objectives, seed, lag=5 * (concurrent - 1))
+        self._stop, self._is_stopped = stop, False
+        self._running: dict[int, dict[str, Any]] = {}
+        self._waiting: list[tuple[dict[str, Any], PendingEpoch | None]] = []
+        self._num_new = trials
+        for number in self._resume(ended):
+            if self._num_new:
+                self._num_new -= 1
+                self._waiting.append((self._configure(number), None))
+
+    def _resume(self, ended: Mapping[int, TrialRecord]) -> list[int]:
+        """Take up the trials of an earlier run; return the numbers of those that were interrupted."""
+        samples, interrupted = self._study.read_samples(), []
+        for number in range(max([len(samples), *(number + 1 for number in ended)])):
+            record, method = ended.get(number), self._budget.spec(number).method
+            if number < len(samples):
+                self._sampler.add(number, samples[number])
+            elif record:
+                self._sampler.add(number, self._budget.to_sample(method, record.params))
+                self._study.append(method, self._sampler.samples[number])
+            else:
+                self._suggest(number)
+            if record:
+                self._record(number, record.metrics)
+            elif number < self._budget.total:
+                interrupted.append(number)
+        return interrupted
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no trial runs or is to run any more."""
+        return self._is_stopped or not (self._num_new or self._waiting or self._running)
+
+    def next(self) -> dict[str, Any] | None:
+        """Return the number, specification and parameters of the next trial; None while it must wait for others.
+
+        A trial that runs again also has the `warnings` of its earlier runs.
+        """
+        if self._is_stopped:
+            return None
+        configuration = self._pop_waiting()
+        if configuration is None:
+            number = len(self._sampler.samples)
+            if not self._num_new or not self._sampler.is_ready(number):
+                return None
+            try:
+                self._suggest(number)
+            except StorageInternalError as error:
+                self._halt(error)
+                return None
+            self._num_new -= 1
+            configuration = self._configure(number)
+        self._running[configuration["number"]] = configuration
+        return configuration
+
+    def retry(self, number: int, warnings: list[str], pending: PendingEpoch | None = None) -> None:
+        """Let a trial run again, with its warnings so far, once the epoch that it waits for is ready."""
+        self._waiting.append((self._running.pop(number) | {"warnings": warnings}, pending))
+
+    def finish(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Note that a trial finished with these metrics."""
+        del self._running[number]
+        self._record(number, metrics)
+
+    def fail(self, number: int, final: bool = True) -> None:
+        """Note that a trial failed and has a record; unless it is final, a later run of the sweep tries it again."""
+        del self._running[number]
+        self._record(number, {}, write=final)
+
+    def release(self, number: int) -> None:
+        """Note that a trial was interrupted; a later run of the sweep runs it again."""
+        del self._running[number]
+
+    def _pop_waiting(self) -> dict[str, Any] | None:
+        for index, (configuration, pending) in enumerate(self._waiting):
+            if pending is None or pending.ready():
+                del self._waiting[index]
+                return configuration
+        return None
+
+    def _suggest(self, number: int) -> None:
+        sample = self._sampler.suggest(number)
+        self._study.append(self._budget.spec(number).method, sample)
+
+    def _configure(self, number: int) -> dict[str, Any]:
+        spec, params = self._budget.spec(number), self._sampler.samples[number].params
+        constants = self._budget.spaces[spec.method].suggest(optuna.trial.FixedTrial(params))
+        return {
+            "number": number,
+            "method": spec.method,
+            "retrained": spec.retrain,
+            "seeds": self._budget.seed_count(spec),
+            "params": {"seed": (self._seed + spec.seed) % MAX_SEED, **params, **constants},
+        }
+
+    def _record(self, number: int, metrics: Mapping[str, float], write: bool = True) -> None:
+        outcome = to_outcome(metrics, self._objectives)
+        self._sampler.record(number, outcome)
+        if write:
+            try:
+                self._study.tell(number, outcome)
+            except StorageInternalError as error:
+                self._halt(error)
+
+    def _halt(self, error: Exception) -> None:
+        self._is_stopped = True
+        self._stop(f"the study cannot be written: {first_line(error.__cause__ or error)}")
