@@ -2,7 +2,7 @@
 
 The only module that relies on how Optuna works inside: samplers read a study through `get_all_trials` of its storage,
 and `Study.tell` writes through `set_trial_state_values`. If a later version reads or writes in another way, samplers
-see all results: suggestions take longer in long sweeps, and `tests/search/test_sampler.py` fails.
+see all results: suggestions take longer in long sweeps, and `tests/search/test_windowed_storage.py` fails.
 """
 
 from __future__ import annotations

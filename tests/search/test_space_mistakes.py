@@ -37,19 +37,13 @@ MISTAKES = {
     "deep": ("params: " + "[" * 5000, "1: the file: nested deeper"),
     # names
     "top-level name": ("samplr: grid\n", "1: samplr: unknown name; did you mean sampler?"),
-    "name of a param": (
-        params("temprature: 2"),
-        "2: params.temprature: unknown name; did you mean temperature?",
-    ),
+    "name of a param": (params("temprature: 2"), "2: params.temprature: unknown name; did you mean temperature?"),
     "python name": (params("lambda_: 2"), "2: params.lambda_: unknown name; did you mean lambda?"),
     "nothing near": (params("x: 2"), "2: params.x: unknown name; known: regime, "),
     "number as name": (params("7: 2"), "2: params.7: unknown name"),
     "list as name": (params("? [a]\n  : 2"), "2: params.a list: got a list; write one name"),
     "merge": (params("<<: {epochs: 1}"), "2: params.<<: unknown name"),
-    "given twice": (
-        "params:\n  epochs: 1\n  epochs: 2\n",
-        "3: params.epochs: given twice, the first on line 2",
-    ),
+    "given twice": ("params:\n  epochs: 1\n  epochs: 2\n", "3: params.epochs: given twice, the first on line 2"),
     "section twice": ("data: {}\nparams: {}\ndata: {}\n", "3: data: given twice, the first on line 1"),
     "params a list": ("params: [regime]\n", "1: params: got a list"),
     # what is compared, and how often
@@ -65,19 +59,13 @@ MISTAKES = {
     ),
     "method's long name": (f"methods: {{{'x' * 61}: {{}}}}\n", "1: methods."),
     "method no mapping": ("methods: {a: kd}\n", "1: methods.a: got kd; write a mapping"),
-    "method's field": (
-        "methods: {a: {regim: kd}}\n",
-        "1: methods.a.regim: unknown name; did you mean regime?",
-    ),
+    "method's field": ("methods: {a: {regim: kd}}\n", "1: methods.a.regim: unknown name; did you mean regime?"),
     "method's value": ("methods: {a: {regime: dk}}\n", "1: methods.a.regime: input should be 'hard', 'kd'"),
     "method's range": (
         "methods: {a: {epochs: {int: [1, 2]}}}\n",
         "1: methods.a.epochs: got a mapping; write one value",
     ),
-    "method twice": (
-        "methods: {a: {regime: kd}, b: {regime: kd}}\n",
-        "1: methods.b: fixes what a does; keep one",
-    ),
+    "method twice": ("methods: {a: {regime: kd}, b: {regime: kd}}\n", "1: methods.b: fixes what a does; keep one"),
     "condition that no method meets": (
         "methods: {a: {regime: kd}, b: {regime: id}}\nparams:\n  epochs: {int: [1, 2], when: {regime: pid}}\n",
         "3: params.epochs.when.regime: regime is never 'pid' in this space",
@@ -103,34 +91,19 @@ MISTAKES = {
     "two kinds": (params("epochs: {int: [1, 2], choice: [1]}"), "2: params.epochs: got choice and int of"),
     "empty mapping": (params("epochs: {}"), "2: params.epochs: got none of the kinds"),
     "bare list": (params("regime: [kd, id]"), "2: params.regime: got a list; write {choice: [...]}"),
-    "low over high": (
-        params("epochs: {int: [5, 1]}"),
-        "2: params.epochs.int: low 5 is over high 1; write [1, 5]",
-    ),
+    "low over high": (params("epochs: {int: [5, 1]}"), "2: params.epochs.int: low 5 is over high 1; write [1, 5]"),
     "one bound": (params("epochs: {int: [5]}"), "2: params.epochs.int: got 1 values; write the two bounds"),
     "three bounds": (params("epochs: {int: [1, 2, 3]}"), "2: params.epochs.int: got 3 values"),
     "bounds no list": (params("epochs: {int: 5}"), "2: params.epochs.int: got 5; write a list"),
-    "bound out of range": (
-        params("epochs: {int: [0, 2]}"),
-        "2: params.epochs.int: input should be greater than",
-    ),
-    "high out of range": (
-        params("student_layers: {int: [1, 999]}"),
-        "2: params.student_layers.int: input should",
-    ),
-    "float bound for int": (
-        params("epochs: {int: [1, 2.5]}"),
-        "2: params.epochs.int: input should be a valid int",
-    ),
+    "bound out of range": (params("epochs: {int: [0, 2]}"), "2: params.epochs.int: input should be greater than"),
+    "high out of range": (params("student_layers: {int: [1, 999]}"), "2: params.student_layers.int: input should"),
+    "float bound for int": (params("epochs: {int: [1, 2.5]}"), "2: params.epochs.int: input should be a valid int"),
     "log at zero": (
         params("cosine_threshold: {float: [0, 0.5], log: true}"),
         "2: params.cosine_threshold.float: low 0.0 with log",
     ),
     "int log at zero": (params("seed: {int: [0, 9], log: true}"), "2: params.seed.int: low 0 with log"),
-    "log no boolean": (
-        params("lambda: {float: [0.1, 1], log: 1}"),
-        "2: params.lambda.log: input should be a valid",
-    ),
+    "log no boolean": (params("lambda: {float: [0.1, 1], log: 1}"), "2: params.lambda.log: input should be a valid"),
     "log with choice": (
         params("epochs: {choice: [1], log: true}"),
         "2: params.epochs.log: unknown name; known: choice, when",
@@ -144,32 +117,17 @@ MISTAKES = {
         "2: params.lambda.step: unknown name; known: float, log, when",
     ),
     "step zero": (params("epochs: {int: [1, 9], step: 0}"), "2: params.epochs.step: input should be greater"),
-    "step with log": (
-        params("epochs: {int: [1, 9], step: 2, log: true}"),
-        "2: params.epochs.step: does not go with",
-    ),
+    "step with log": (params("epochs: {int: [1, 9], step: 2, log: true}"), "2: params.epochs.step: does not go with"),
     "empty choice": (params("regime: {choice: []}"), "2: params.regime.choice: empty"),
     "choice no list": (params("regime: {choice: kd}"), "2: params.regime.choice: got kd; write a list"),
-    "duplicate choices": (
-        params("regime: {choice: [kd, id, kd]}"),
-        "2: params.regime.choice: kd is given twice",
-    ),
-    "equal numbers": (
-        params("temperature: {choice: [1, 1.0]}"),
-        "2: params.temperature.choice: 1.0 is given twice",
-    ),
+    "duplicate choices": (params("regime: {choice: [kd, id, kd]}"), "2: params.regime.choice: kd is given twice"),
+    "equal numbers": (params("temperature: {choice: [1, 1.0]}"), "2: params.temperature.choice: 1.0 is given twice"),
     "choice not allowed": (
         "params:\n  regime:\n    choice:\n    - kd\n    - pdi\n",
         "5: params.regime.choice: input",
     ),
-    "choice a list": (
-        params("regime: {choice: [[kd]]}"),
-        "2: params.regime.choice: got a list; write one value",
-    ),
-    "int for words": (
-        params("regime: {int: [1, 2]}"),
-        "2: params.regime.int: the field takes no int; write choice",
-    ),
+    "choice a list": (params("regime: {choice: [[kd]]}"), "2: params.regime.choice: got a list; write one value"),
+    "int for words": (params("regime: {int: [1, 2]}"), "2: params.regime.int: the field takes no int; write choice"),
     "float for words": (
         params("train: {float: [1, 2]}"),
         "2: params.train.float: the field takes no float; write choice",
@@ -186,33 +144,18 @@ MISTAKES = {
     "fixed not allowed": (params("regime: distil"), "2: params.regime: input should be 'hard', 'kd'"),
     "fixed out of range": (params("student_layers: 0"), "2: params.student_layers: input should be greater"),
     "boolean": (params("epochs: true"), "2: params.epochs: input should be a valid integer (got true)"),
-    "boolean for a float": (
-        params("temperature: yes"),
-        "2: params.temperature: input should be a valid number",
-    ),
-    "boolean for a word": (
-        params("train: on"),
-        "2: params.train: input should be 'layer' or 'upto' (got on)",
-    ),
+    "boolean for a float": (params("temperature: yes"), "2: params.temperature: input should be a valid number"),
+    "boolean for a word": (params("train: on"), "2: params.train: input should be 'layer' or 'upto' (got on)"),
     "nothing": (params("epochs:"), "2: params.epochs: input should be a valid integer (got nothing)"),
     "nan": (params("temperature: .nan"), "2: params.temperature: input should be a finite number (got .nan)"),
     "inf": (params("lambda: {float: [0, .inf]}"), "2: params.lambda.float: input should be a finite number"),
     "overflow": (params("lambda: 1e999"), "2: params.lambda: input should be a finite number (got 1e999)"),
-    "quoted number": (
-        params('learning_rate: "5e-5"'),
-        "2: params.learning_rate: input should be a valid number",
-    ),
-    "exponent for an int": (
-        params("epochs: 1e1"),
-        "2: params.epochs: input should be a valid integer (got 1e1)",
-    ),
+    "quoted number": (params('learning_rate: "5e-5"'), "2: params.learning_rate: input should be a valid number"),
+    "exponent for an int": (params("epochs: 1e1"), "2: params.epochs: input should be a valid integer (got 1e1)"),
     "broken int": (params("epochs: 0x_"), "2: params.epochs: input should be a valid integer (got 0x_)"),
     "huge int": (params("seed: " + "9" * 5000), "2: params.seed: input should be"),
     "huge hex": (params("seed: 0x" + "f" * 5000), "2: params.seed: input should be less than"),
-    "date": (
-        params("epochs: 2020-01-01"),
-        "2: params.epochs: input should be a valid integer (got 2020-01-01)",
-    ),
+    "date": (params("epochs: 2020-01-01"), "2: params.epochs: input should be a valid integer (got 2020-01-01)"),
     "value sign": (params("regime: ="), "2: params.regime: input should be 'hard'"),
     "surrogate": (params('regime: "\\ud800"'), "2: params.regime: input should be a valid string"),
     # when
@@ -226,14 +169,8 @@ MISTAKES = {
     ),
     "when no mapping": (params("epochs: {choice: [1], when: kd}"), "2: params.epochs.when: got kd"),
     "when empty": (params("epochs: {choice: [1], when: {}}"), "2: params.epochs.when: empty"),
-    "when no values": (
-        params("epochs: {choice: [1], when: {regime: []}}"),
-        "2: params.epochs.when.regime: empty",
-    ),
-    "when not allowed": (
-        params("epochs: {choice: [1], when: {regime: x}}"),
-        "2: params.epochs.when.regime: input",
-    ),
+    "when no values": (params("epochs: {choice: [1], when: {regime: []}}"), "2: params.epochs.when.regime: empty"),
+    "when not allowed": (params("epochs: {choice: [1], when: {regime: x}}"), "2: params.epochs.when.regime: input"),
     "float parent": (
         "params:\n  epochs: {choice: [1], when: {lambda: 0.5}}\n  lambda: {float: [0, 1]}\n",
         "2: params.epochs.when.lambda: lambda is a float range",
@@ -269,39 +206,21 @@ MISTAKES = {
     "objectives empty": ("objectives: {}\n", "1: objectives: empty"),
     "objectives nothing": ("objectives:\n", "1: objectives: got nothing"),
     "objectives a list": ("objectives: [dev/mcc]\n", "1: objectives: got a list"),
-    "direction": (
-        "objectives: {dev/mcc: maximize}\n",
-        "1: objectives.dev/mcc: input should be 'max' or 'min'",
-    ),
-    "objective": (
-        "objectives:\n  dev/acuracy: max\n",
-        "2: objectives.dev/acuracy: unknown name; did you mean",
-    ),
+    "direction": ("objectives: {dev/mcc: maximize}\n", "1: objectives.dev/mcc: input should be 'max' or 'min'"),
+    "objective": ("objectives:\n  dev/acuracy: max\n", "2: objectives.dev/acuracy: unknown name; did you mean"),
     "sampler": ("sampler: random\n", "1: sampler: input should be 'tpe' or 'grid' (got random)"),
     "float in a grid": (
         "sampler: grid\nparams:\n  lambda: {float: [0, 1]}\n",
         "3: params.lambda: a float range in a grid",
     ),
-    "grid without end": (
-        "sampler: grid\nparams:\n  seed: {int: [0, 2147483647]}\n",
-        "1: sampler: grid of more than",
-    ),
+    "grid without end": ("sampler: grid\nparams:\n  seed: {int: [0, 2147483647]}\n", "1: sampler: grid of more than"),
     "teacher": ("teacher:\n  epoch: 3\n", "2: teacher.epoch: unknown name; did you mean epochs?"),
-    "teacher's value": (
-        "teacher: {epochs: 0}\n",
-        "1: teacher.epochs: input should be greater than or equal to 1",
-    ),
+    "teacher's value": ("teacher: {epochs: 0}\n", "1: teacher.epochs: input should be greater than or equal to 1"),
     "data": ("data: {max_length: 5000}\n", "1: data.max_length: input should be less than or equal to 512"),
-    "targets": (
-        "params: {}\ntargets: {mode: never}\n",
-        "2: targets.mode: input should be 'auto', 'stored' or",
-    ),
-    "prefix": (
-        "prefix: {memory_gb: -1}\n",
-        "1: prefix.memory_gb: input should be greater than or equal to 0",
-    ),
+    "targets": ("params: {}\ntargets: {mode: never}\n", "2: targets.mode: input should be 'auto', 'stored' or"),
+    "prefix": ("prefix: {memory_gb: -1}\n", "1: prefix.memory_gb: input should be greater than or equal to 0"),
     "section a word": ("targets: auto\n", "1: targets: got auto"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "expected"), MISTAKES.values(), ids=MISTAKES.keys())
