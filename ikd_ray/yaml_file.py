@@ -143,7 +143,7 @@ class YamlFile:
                 its zeros.
 
         Raises:
-            UsageError: the file cannot be read, is not YAML, or uses tags, anchors or aliases.
+            UsageError: the file cannot be read, is no YAML mapping, or uses tags, anchors or aliases.
         """
         self.path = path
         self.text = _read_text(path, kind)
@@ -181,9 +181,6 @@ class YamlFile:
 
         Args:
             schema: the type of the whole file, made by `mapping`.
-
-        Raises:
-            UsageError: the file is not a mapping.
         """
         adapter, data = _adapter(schema), copy.deepcopy(self.data)
         while True:
