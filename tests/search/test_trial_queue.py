@@ -7,6 +7,7 @@ from filelock import FileLock
 
 from ikd_ray.distill.epoch_cache import PendingEpoch
 from ikd_ray.search import sampler, windowed_storage
+from ikd_ray.search.space import load_space
 from ikd_ray.storage import store
 from tests.helpers.simulated_search import make_records, metrics_of, open_queue, play, read_states, read_study
 
@@ -250,6 +251,16 @@ def compare(space, folder, ended=(), trials=TOTAL, configurations=5):
     return open_queue(space, folder, ended=ended, trials=trials, configurations=configurations)
 
 
+@pytest.fixture(scope="module")
+def whole_comparison(tmp_path_factory):
+    """The configurations of a comparison that was not interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "space.yaml").write_text(COMPARED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampler, "NUM_STARTUP_TRIALS", 2)
+        return play(compare(load_space(folder / "space.yaml"), folder / "sweep"), min)
+
+
 def of_method(configurations, method, retrained=False):
     """Return the parameters of a method's trials by number."""
     return {
@@ -259,8 +270,8 @@ def of_method(configurations, method, retrained=False):
     }
 
 
-def test_methods_take_turns_and_have_equally_many_trials(compared, tmp_path):
-    given = play(compare(compared, tmp_path / "a"), min)
+def test_methods_take_turns_and_have_equally_many_trials(compared, whole_comparison):
+    given = whole_comparison
     assert sorted(given) == list(range(TOTAL))
     names = ["hard labels", "hard labels", "KD", "KD", "SID", "SID"]
     assert [given[number]["method"] for number in range(12)] == names * 2
@@ -286,26 +297,26 @@ def test_the_best_configuration_of_each_method_is_retrained_with_further_seeds(c
         assert min(retrained) >= SEARCHED
 
 
-def test_results_of_another_method_change_no_suggestion(compared, tmp_path):
+def test_results_of_another_method_change_no_suggestion(compared, whole_comparison, tmp_path):
     def bad_except_kd(each):
         bad = {"dev/mcc": -float(each["number"]), "student/params": float(each["number"])}
         return metrics_of(each) if each["method"] == "KD" else bad
 
-    one = play(compare(compared, tmp_path / "a"), min)
     other = play(compare(compared, tmp_path / "b"), min, metrics=bad_except_kd)
-    assert of_method(one, "KD") == of_method(other, "KD")
-    assert of_method(one, "SID") != of_method(other, "SID")
+    assert of_method(other, "KD") == of_method(whole_comparison, "KD")
+    assert of_method(other, "SID") != of_method(whole_comparison, "SID")
 
 
 @pytest.mark.parametrize("most", [3, 17, 31, 34])
 @pytest.mark.parametrize("study", ["kept", "deleted"])
-def test_an_interrupted_comparison_goes_on_as_if_it_had_not_been(compared, tmp_path, most, study):
-    whole = play(compare(compared, tmp_path / "whole"), min)
+def test_an_interrupted_comparison_goes_on_as_if_it_had_not_been(
+    compared, whole_comparison, tmp_path, most, study
+):
     before = play(compare(compared, tmp_path / "cut"), min, most=most)
     if study == "deleted":
         (tmp_path / "cut" / "study.db").unlink()
     resumed = compare(compared, tmp_path / "cut", make_records(before.values()), TOTAL - most)
-    assert before | play(resumed, max) == whole
+    assert before | play(resumed, max) == whole_comparison
     assert read_states(tmp_path / "cut") == ["COMPLETE"] * TOTAL
     assert {trial.params["method"] for trial in read_study(tmp_path / "cut")} == set(compared.methods)
 
