@@ -253,7 +253,7 @@ def compare(space, folder, ended=(), trials=TOTAL, configurations=5):
 
 @pytest.fixture(scope="module")
 def whole_comparison(tmp_path_factory):
-    """The configurations of a comparison that was not interrupted."""
+    """Run a comparison without interruption; return its configurations by number."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "space.yaml").write_text(COMPARED)
     with pytest.MonkeyPatch.context() as patch:
