@@ -46,7 +46,7 @@ CHECKED_ELSEWHERE = {
     "python sweeps/bench.py": "tests/bench/test_bench.py",  # on a few sentences; the command takes a quarter of an hour
     "python sweeps/cache.py": "tests/terminal/test_cache_tables.py",
     "python sweeps/report.py --check": "tests/sweep/test_verify.py",
-    "python sweeps/report.py": "tests/report/test_report_page.py",
+    "python sweeps/report.py": "tests/report/test_page.py",
     "python sweeps/run.py --resume": "tests/sweep/test_sweep.py",
     "python sweeps/run.py": "tests/sweep/test_sweep.py",  # hours on real data; flags and trials are checked below
     "python sweeps/export.py": "tests/export/test_export_command.py",
