@@ -49,7 +49,7 @@ def front_candidates(trials: Sequence[TrialRecord], objectives: Objectives) -> l
     best: dict[tuple[float, ...], Candidate] = {}
     for candidate in sorted(candidates(trials, objectives), key=lambda candidate: candidate.trial.number):
         values = candidate.objectives
-        costs = tuple(values[name] * (1 if way == "min" else -1) for name, way in objectives.items())
+        costs = tuple(values[name] if objectives[name] == "min" else -values[name] for name in objectives)
         best.setdefault(costs, candidate)
     front = [costs for costs in best if not any(_dominates(other, costs) for other in best)]
     directions = list(objectives.values())

@@ -25,7 +25,9 @@ def front_section(analysis: SweepAnalysis, teacher_size: Mapping[str, float]) ->
         teacher_size: the teacher's values of `COSTS`, as far as they are known.
     """
     label = axis_label(analysis.metric)[0]
-    objectives = ", ".join(f"{clean(name)} {way}" for name, way in analysis.sweep.objectives.items())
+    objectives = ", ".join(
+        f"{clean(name)} {direction}" for name, direction in analysis.sweep.objectives.items()
+    )
     caption = (
         f"{label}, against what a student costs, for {len(analysis.finished)} finished trials; "
         f"{len(analysis.front)} are on the front, with dark rims. {_comparison(analysis)} The steps are the best value "

@@ -26,11 +26,16 @@ from ikd_ray.report.style import (
 
 STEP = 0.18  # distance of two regimes of equal depth, in layers
 
-MEANING = (
-    "Mean and, after the sign ±, its uncertainty or the spread of the trials, for each regime and depth. Where n "
-    "counts seeds, the trials differ in their seeds alone: ± is half the width of the mean's 95% interval (Student's "
-    "t), the noise of training. Where it counts trials, they differ in what was searched too: ± is the standard "
-    "deviation of the sample, mostly the search's."
+SPREAD_OF_TRIALS = (
+    "Mean and, after the sign ±, the standard deviation of the sample, for each regime and depth. "
+    "Where n counts seeds, the trials differ in their seeds alone and the spread is the noise of training; "
+    "where it counts trials, they differ in what was searched too, and the spread is mostly the search's."
+)
+SPREAD_OF_SEEDS = (
+    "Mean and, after the sign ±, how sure it is or how far the trials spread, for each regime and depth. Where n "
+    "counts seeds, the trials differ in their seeds alone: ± is half the width of the mean's 95% interval "
+    "(Student's t), the noise of training. Where it counts trials, they differ in what was searched too: ± is the "
+    "standard deviation of the sample, mostly the search's."
 )
 
 Cells = Mapping[tuple[int, str], RegimeCell]
@@ -40,8 +45,10 @@ def regimes_section(analysis: SweepAnalysis) -> Section:
     """Return the section that compares regimes at equal depth."""
     cells = regime_cells(analysis)
     regimes = sort_regimes([regime for _, regime in cells])
-    text = MEANING
-    if all(len(cell.runs) == 1 for cell in cells.values()):
+    repeated = [cell for cell in cells.values() if len(cell.runs) > 1]
+    has_seeds = any(cell.same_configuration for cell in repeated)
+    text = SPREAD_OF_SEEDS if has_seeds else SPREAD_OF_TRIALS
+    if not repeated:
         text += (
             " Here no regime has more than one trial at a depth, so there is no spread, and no result either."
         )
@@ -57,7 +64,7 @@ def regimes_section(analysis: SweepAnalysis) -> Section:
     score, layers = format_number(analysis.teacher_score), analysis.sweep.teacher["layers"]
     teacher = ("", [("teacher", score, MISSING, MISSING, f"{layers} layers")])
     table = Table("Regimes at equal depth.", header, [teacher, *groups])
-    parts: list[Picture | Table] = [table, _picture(analysis, cells, regimes, metrics)]
+    parts: list[Picture | Table] = [table, _picture(analysis, cells, regimes, metrics, has_seeds)]
     return Section("regimes", "Regimes at equal depth", [text], parts)
 
 
@@ -68,7 +75,7 @@ def _row(regime: str, cell: RegimeCell, metrics: Sequence[str]) -> list[str]:
 
 
 def _picture(
-    analysis: SweepAnalysis, cells: Cells, regimes: Sequence[str], metrics: Sequence[str]
+    analysis: SweepAnalysis, cells: Cells, regimes: Sequence[str], metrics: Sequence[str], has_seeds: bool
 ) -> Picture:
     figure = new_figure(8.8, 3.6)
     panels = figure.subplots(1, 3)
@@ -76,12 +83,14 @@ def _picture(
         _draw_panel(axes, cells, regimes, metric)
     teacher_line(panels[0], analysis.teacher_score)
     legend_below(figure, 7)
+    bars = "one standard deviation to each side,"
+    if has_seeds:
+        bars = "the 95% interval of the mean over seeds, or, of trials that differ in more, one standard deviation,"
     return Picture(
         "regimes",
         "Means and spread of the regimes",
-        "Large markers: means over the trials of a regime at a depth; bars: the 95% interval of the mean over seeds, "
-        "or, of trials that differ in more, one standard deviation, where there are two trials or more; small markers: "
-        f"the trials themselves ({len(analysis.finished)}).",
+        f"Large markers: means over the trials of a regime at a depth; bars: {bars} "
+        f"where there are two trials or more; small markers: the trials themselves ({len(analysis.finished)}).",
         f"Three panels over student layers: {', '.join(axis_label(metric)[0] for metric in metrics)}, "
         f"for the regimes {', '.join(regimes)}. The table has the numbers.",
         png(figure),
