@@ -1,4 +1,4 @@
-"""A task file: what it says, every mistake in it by name and line, and what of it is kept."""
+"""Task files: their content, the messages about mistakes, and the copy that a sweep keeps."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def load(tmp_path):
     return load
 
 
-def test_a_plain_one(load):
+def test_a_classification_task(load):
     task = load(PLAIN)
     assert (task.name, task.text_columns, task.file_label) == ("reviews", ("review",), "stars")
     assert task.labels == task.file_labels == ("negative", "neutral", "positive")
@@ -56,7 +56,7 @@ def test_a_plain_one(load):
     assert task.definition == PLAIN
 
 
-def test_pairs_with_labels_of_other_names(load):
+def test_text_pairs_with_named_labels(load):
     task = load(PAIRS)
     assert task.text_columns == ("premise", "hypothesis")
     assert task.labels == ("no", "yes")  # not False and True
@@ -65,7 +65,7 @@ def test_pairs_with_labels_of_other_names(load):
     assert dict(task.files) == {"train": "all/train.tsv", "dev": "dev.parquet"}
 
 
-def test_scores(load):
+def test_a_regression_task(load):
     task = load(SCORES)
     assert (task.labels, task.num_labels, task.is_regression) == ((), 1, True)
     assert task.score_range == (-1.0, 2.5)
@@ -181,7 +181,7 @@ def test_any_text_is_a_task_or_a_usage_error(text):
     task.score(np.zeros(2, np.int64), np.zeros((2, task.num_labels)))
 
 
-def test_a_flag_names_a_task_or_a_file(tmp_path, load):
+def test_a_flag_names_a_task_or_a_task_file(tmp_path, load):
     load(PLAIN)
     assert find_task("cola") is TASKS["cola"]
     assert find_task(str(tmp_path / "task.yaml")).name == "reviews"
@@ -191,7 +191,7 @@ def test_a_flag_names_a_task_or_a_file(tmp_path, load):
         find_task("nowhere.yml")
 
 
-def test_what_is_kept_is_the_same_task(tmp_path, load):
+def test_a_kept_task_is_the_same_task(tmp_path, load):
     for text in (PLAIN, PAIRS, SCORES, PLAIN.replace("\n", "\r\n")):
         (tmp_path / "task.yaml").write_bytes(text.encode())
         task = load_task(tmp_path / "task.yaml")
@@ -206,7 +206,7 @@ def test_a_glue_task_is_kept_by_its_name(tmp_path):
     assert kept_task(tmp_path, "mrpc") is TASKS["mrpc"]
 
 
-def test_what_is_not_kept_is_missed(tmp_path, load):
+def test_a_task_that_is_not_kept_is_refused(tmp_path, load):
     with pytest.raises(UsageError, match=r"task\.yaml: missing; it defines the task 'reviews'"):
         kept_task(tmp_path, "reviews")
     keep_task(tmp_path, load(PLAIN))
@@ -214,8 +214,8 @@ def test_what_is_not_kept_is_missed(tmp_path, load):
         kept_task(tmp_path, "others")
 
 
-def test_tasks_of_one_name_share_what_is_the_same_and_nothing_else(load):
-    """Everything that is kept of data has a key which begins with this fingerprint."""
+def test_fingerprints_depend_on_everything_that_is_computed(load):
+    """Check the fingerprint that begins the key of everything stored about a dataset."""
     split = Split(["a", "b"], None, np.array([0, 1], np.int64))
     plain = load(PLAIN)
 

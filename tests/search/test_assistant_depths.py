@@ -1,4 +1,4 @@
-"""Which assistants a space asks for, and of which students."""
+"""The depths of the assistants that a space asks for."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from ikd_ray.search.assistant_depths import assistant_depths
         ),
     ],
 )
-def test_what_the_space_can_reach(load, params, found):
+def test_assistant_depths_are_those_that_trials_can_have(load, params, found):
     space = load(f"params: {{{params}}}")
     assert assistant_depths("space.yaml", [space], 6) == found
 
@@ -78,7 +78,7 @@ def test_what_the_space_can_reach(load, params, found):
         ),
     ],
 )
-def test_one_that_cannot_be_is_named(load, params, told):
+def test_an_impossible_assistant_is_refused(load, params, told):
     space = load(f"params: {{{params}}}")
     with pytest.raises(UsageError, match=r"space.yaml: assistant_layers: ") as error:
         assistant_depths("space.yaml", [space], 6)
@@ -86,7 +86,7 @@ def test_one_that_cannot_be_is_named(load, params, told):
     assert "\n" not in str(error.value)
 
 
-def test_a_recipe_is_read_as_a_trial_is(load):
+def test_the_assistant_section_is_read_like_a_trial(load):
     recipe = load(
         "params: {assistant_layers: 4}\nassistant: {regime: pid, epochs: 7, lambda: 1, learning_rate: 1e-3, seed: 5}"
     ).assistant

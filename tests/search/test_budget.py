@@ -1,4 +1,4 @@
-"""Every method gets as many trials, whichever are left when a sweep is cut off."""
+"""Every method gets equally many trials, also in a sweep that is interrupted."""
 
 from collections import Counter
 
@@ -26,14 +26,14 @@ def load(tmp_path):
     return load
 
 
-def places(budget):
+def specs(budget):
     return [budget.spec(number) for number in range(budget.total)]
 
 
-def test_methods_take_turns_seeds_follow_one_another_and_the_best_come_last(load):
+def test_methods_take_turns_and_retrained_trials_come_last(load):
     budget = Budget(load(TPE), 2)
     assert (budget.search_trials, budget.total) == (8, 14)
-    assert places(budget) == [
+    assert specs(budget) == [
         *(TrialSpec(method, turn, seed) for turn in (0, 1) for method in "ab" for seed in (0, 1)),
         *(TrialSpec(method, 0, seed, retrain=True) for seed in (2, 3, 4) for method in "ab"),
     ]
@@ -43,19 +43,19 @@ def test_methods_take_turns_seeds_follow_one_another_and_the_best_come_last(load
 
 
 def test_no_two_trials_are_the_same(load):
-    found = Counter((place.method, place.configuration, place.seed) for place in places(Budget(load(TPE), 5)))
+    found = Counter((spec.method, spec.configuration, spec.seed) for spec in specs(Budget(load(TPE), 5)))
     assert max(found.values()) == 1
 
 
-def test_a_search_has_as_many_trials_as_asked_for_and_eight_by_default(load):
+def test_a_search_has_the_requested_number_of_trials_or_eight(load):
     space = load("params: {}\n")
     assert Budget(space, None).total == 8
-    assert places(Budget(space, 2)) == [TrialSpec("", 0, 0), TrialSpec("", 1, 0)]
+    assert specs(Budget(space, 2)) == [TrialSpec("", 0, 0), TrialSpec("", 1, 0)]
 
 
-def test_of_grids_each_method_has_its_own(load):
+def test_each_method_has_its_own_grid(load):
     space = load(GRID)
-    assert [(place.method, place.configuration) for place in places(Budget(space, None))] == [
+    assert [(spec.method, spec.configuration) for spec in specs(Budget(space, None))] == [
         ("a", 0),
         ("b", 0),
         ("a", 1),
@@ -63,13 +63,13 @@ def test_of_grids_each_method_has_its_own(load):
         ("b", 2),
         ("b", 3),
     ]
-    assert [(place.method, place.configuration) for place in places(Budget(space, 1))] == [("a", 0), ("b", 0)]
+    assert [(spec.method, spec.configuration) for spec in specs(Budget(space, 1))] == [("a", 0), ("b", 0)]
     with pytest.raises(UsageError, match="--trials 5: the grid has 4; give at most that"):
         Budget(space, 5)
 
 
-def test_a_longer_search_begins_as_the_shorter_one(load):
+def test_a_longer_search_begins_like_a_shorter_one(load):
     for text in (TPE.replace("best_seeds: 3\n", ""), GRID):
         space = load(text)
-        short, long = places(Budget(space, 2)), places(Budget(space, 4))
+        short, long = specs(Budget(space, 2)), specs(Budget(space, 4))
         assert long[: len(short)] == short

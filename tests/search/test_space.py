@@ -1,4 +1,4 @@
-"""Search spaces: what a file says is what is sampled."""
+"""Search spaces: samples and grids follow the file."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ params:
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def test_what_is_not_written_keeps_its_default(load):
+def test_missing_entries_have_defaults(load):
     for text in ("params: {}\n", "params:\nteacher:\n", "sampler: tpe\n", "{}\n"):
         space = load(text)
         assert space.grid() == [{}]
@@ -137,7 +137,7 @@ def test_equal_seeds_give_equal_suggestions():
     assert suggestions(space, seed=8, count=15) != first
 
 
-def test_a_step_that_misses_the_high_end_is_no_warning(load, recwarn):
+def test_a_step_that_misses_the_upper_bound_gives_no_warning(load, recwarn):
     space = load("params: {epochs: {int: [1, 6], step: 2}}")
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     seen = set()
@@ -159,7 +159,7 @@ def test_a_grid_has_every_combination_once(load):
     assert len({make_trial(row) for row in rows}) == len(rows)
 
 
-def test_what_is_sampled_is_a_row_of_the_grid(load):
+def test_every_sample_is_a_row_of_the_grid(load):
     space = load(CONDITIONAL.replace("{float: [0.01, 0.5], log: true,", "{choice: [0.1, 0.2],"))
     assert all(row in space.grid() for row in suggestions(space, seed=3, count=30))
 
@@ -177,7 +177,7 @@ def test_only_separate_values_make_a_grid(load):
     assert len(load(f"sampler: grid\nparams: {{seed: {{int: [1, {MAX_GRID}]}}}}\n").grid()) == MAX_GRID
 
 
-def test_reachable_values(load):
+def test_possible_values(load):
     space = load(CONDITIONAL)
     assert space.possible_values("student_layers") == (1, 3, 5)
     assert space.possible_values("regime") == ("kd", "pid", "sid")
@@ -198,7 +198,7 @@ def test_reachable_values(load):
         ("{choice: [0.5], when: {regime: kd}}", 0.5),
     ],
 )
-def test_the_least_value(load, domain, least):
+def test_possible_values_include_the_minimum(load, domain, least):
     assert min(load(f"params:\n  train_fraction: {domain}\n").possible_values("train_fraction")) == least
     assert load("params: {}\n").possible_values("train_fraction") == (1.0,)
 

@@ -1,4 +1,4 @@
-"""Whatever a space file holds, it loads or is a usage error, and what loads can be sampled."""
+"""Any space file loads or is a usage error, and every space that loads can be sampled."""
 
 import optuna
 import yaml

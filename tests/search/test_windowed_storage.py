@@ -1,4 +1,4 @@
-"""What the sampler sees of a long study."""
+"""The part of a long study that the sampler sees."""
 
 import optuna
 
