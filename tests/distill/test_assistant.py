@@ -1,4 +1,4 @@
-"""Teacher assistants: made once, kept as teachers are, and what a student has of one."""
+"""Teacher assistants: distilled once, stored as teachers are, and used by students."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ def record(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory, record, data, targets):
-    """The folder of an assistant."""
+    """Return the folder of a stored assistant."""
     folder = tmp_path_factory.mktemp("teachers") / assistant_key(record.key, data, RECIPE)
     assert [epoch.epoch for epoch in make_assistant(record, data, targets, RECIPE, folder)] == [1, 2]
     return folder
 
 
 @pytest.fixture(scope="module")
-def lessons(tmp_path_factory, kept, data):
-    """What the assistant says about all of `data`."""
-    return make_targets(tmp_path_factory.mktemp("lessons"), data, load_teacher(kept))
+def assistant_targets(tmp_path_factory, kept, data):
+    """Return the assistant's outputs for all of `data`."""
+    return make_targets(tmp_path_factory.mktemp("assistant_targets"), data, load_teacher(kept))
 
 
-def test_it_is_kept_as_a_teacher_is(kept, record, data, targets):
+def test_an_assistant_is_stored_as_a_teacher(kept, record, data, targets):
     alone = distill(RECIPE, data, targets)
     found, model = open_teacher(kept), load_teacher(kept)
     assert {name: tensor.tolist() for name, tensor in copy_state(model.model).items()} == {
@@ -73,29 +73,29 @@ def test_it_is_kept_as_a_teacher_is(kept, record, data, targets):
     assert (kept / "tokenizer.json").read_bytes() == (record.folder / "tokenizer.json").read_bytes()
 
 
-def test_one_that_another_process_has_made_meanwhile_stays(kept, record, data, targets):
+def test_a_stored_assistant_is_not_overwritten(kept, record, data, targets):
     weights = (kept / "model.safetensors").stat()
     list(make_assistant(record, data, targets, RECIPE.model_copy(update={"seed": 1}), kept))
     assert (kept / "model.safetensors").stat() == weights
 
 
 @pytest.mark.parametrize("field", Trial.model_fields)
-def test_another_recipe_is_another_assistant(data, field):
+def test_the_key_depends_on_the_recipe(data, field):
     other = RECIPE.model_copy(update={field: NON_DEFAULT_FIELDS[field]})
     assert getattr(other, field) != getattr(RECIPE, field)
     same = assistant_key("key", data, other) == assistant_key("key", data, RECIPE)
     assert same == (field in NOT_IN_ASSISTANTS)
 
 
-def test_another_teacher_or_data_is_another_assistant(data):
+def test_the_key_depends_on_teacher_and_data(data):
     mine = assistant_key("key", data, RECIPE)
     assert mine == assistant_key("key", data, RECIPE.model_copy())
     keys = [assistant_key("other", data, RECIPE), assistant_key("key", replace(data, key="other"), RECIPE)]
     assert len({mine, *keys}) == 3
 
 
-def test_no_machine_is_part_of_it(data, monkeypatch):
-    """A sweep goes on elsewhere with the assistants that it began with."""
+def test_the_key_does_not_depend_on_the_machine(data, monkeypatch):
+    """A sweep resumes on another machine with the same assistants."""
     mine = assistant_key("key", data, RECIPE)
     threads = torch.get_num_threads()
     monkeypatch.setattr(cache_keys, "cpu_model", lambda: "another")
@@ -106,9 +106,9 @@ def test_no_machine_is_part_of_it(data, monkeypatch):
         torch.set_num_threads(threads)
 
 
-def test_a_student_starts_from_its_assistant(data, targets, lessons):
-    run = Distillation(Trial(**TRIAL), data, lessons, reference=targets)
-    mine, theirs = lessons.teacher, targets.teacher
+def test_a_student_starts_from_its_assistant(data, targets, assistant_targets):
+    run = Distillation(Trial(**TRIAL), data, assistant_targets, reference=targets)
+    mine, theirs = assistant_targets.teacher, targets.teacher
     for layer, source in enumerate(layer_map(2, 3)):
         for name, tensor in copy_state(run.student.layers[layer]).items():
             assert torch.equal(tensor, copy_state(mine.layers[source - 1])[name])
@@ -121,10 +121,13 @@ def test_a_student_starts_from_its_assistant(data, targets, lessons):
 
 
 @pytest.mark.parametrize("regime", ["hard", "kd", "id", "pid", "sid"])
-def test_the_assistant_teaches_and_the_teacher_is_what_it_is_compared_with(data, targets, lessons, regime):
-    """Training is that of a student whose only teacher is the assistant, number for number."""
+def test_the_assistant_teaches_and_the_teacher_is_the_reference(data, targets, assistant_targets, regime):
+    """Training equals that of a student whose only teacher is the assistant, in every number."""
     trial = Trial(**TRIAL, regime=regime)
-    run, alone = Distillation(trial, data, lessons, reference=targets), Distillation(trial, data, lessons)
+    run, alone = (
+        Distillation(trial, data, assistant_targets, reference=targets),
+        Distillation(trial, data, assistant_targets),
+    )
     measured = {f"dev/{metric}" for metric in data.task.metrics}
     for mine, other in zip(run, alone, strict=True):
         same = [name for name in mine.metrics if name.startswith("train/") or name in measured]
@@ -141,12 +144,12 @@ def saved(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
 
 
-def test_trials_with_and_without_one_share_no_stage(tmp_path, data, targets, lessons):
+def test_trials_with_and_without_an_assistant_share_no_stage(tmp_path, data, targets, assistant_targets):
     trial, found = Trial(**TRIAL, regime="sid"), {}
     for who, (taught, reference) in {
         "teacher": (targets, None),
-        "assistant": (lessons, targets),
-        "assistant alone": (lessons, None),
+        "assistant": (assistant_targets, targets),
+        "assistant alone": (assistant_targets, None),
     }.items():
         distill(trial, data, taught, checkpoints=EpochCache(tmp_path / who, 1), reference=reference)
         found[who] = saved(tmp_path / who)
@@ -156,7 +159,7 @@ def test_trials_with_and_without_one_share_no_stage(tmp_path, data, targets, les
     distill(
         trial,
         data,
-        lessons,
+        assistant_targets,
         again.append,
         checkpoints=EpochCache(tmp_path / "assistant", 1),
         reference=targets,
@@ -164,7 +167,7 @@ def test_trials_with_and_without_one_share_no_stage(tmp_path, data, targets, les
     assert [epoch.metrics["reused_epochs"] for epoch in again] == [1, 2, 3]
 
 
-def test_one_that_was_cut_off_goes_on(tmp_path, record, data, targets, kept):
+def test_an_interrupted_assistant_resumes(tmp_path, record, data, targets, kept):
     def events():
         checkpoints = EpochCache(tmp_path / "stages", 1, "assistant", "owner")
         return make_assistant(record, data, targets, RECIPE, tmp_path / "made", checkpoints=checkpoints)
@@ -179,7 +182,7 @@ def test_one_that_was_cut_off_goes_on(tmp_path, record, data, targets, kept):
     assert (tmp_path / "made" / name).read_bytes() == (kept / name).read_bytes()
 
 
-def test_one_that_diverges_leaves_nothing(tmp_path, record, data, targets):
+def test_a_diverged_assistant_leaves_nothing(tmp_path, record, data, targets):
     recipe = RECIPE.model_copy(update={"temperature": 1e-38})
     with pytest.raises(
         AssistantDivergedError, match=r"became nan in stage C, epoch 1 \(assistant of 3 layers\)"
@@ -189,7 +192,7 @@ def test_one_that_diverges_leaves_nothing(tmp_path, record, data, targets):
 
 
 @pytest.mark.parametrize("task", ["stsb", "mnli"])
-def test_other_kinds_of_task(tmp_path, record, task):
+def test_assistants_of_other_tasks(tmp_path, record, task):
     data = make_data(tmp_path, task)
     model = make_encoder(labels=len(data.task.labels) or 1)
     made = tmp_path / "made"

@@ -296,7 +296,7 @@ def test_every_module_below_a_trial_is_listed():
 
 @pytest.fixture
 def package(tmp_path) -> Path:
-    """A copy of the package's code that may be edited."""
+    """Return a copy of the package that may be edited."""
     ignored = shutil.ignore_patterns("__pycache__")
     return Path(shutil.copytree(PACKAGE, tmp_path / "ikd_ray", ignore=ignored))
 

@@ -19,7 +19,7 @@ def batch_for(model):
 
 
 def eager(model, batch):
-    """The same weights through Hugging Face's own eager forward pass."""
+    """Return the outputs of Hugging Face's own eager forward pass with the same weights."""
     model = copy.deepcopy(model)
     model.set_attn_implementation("eager")
     segments = {}
@@ -35,7 +35,7 @@ def eager(model, batch):
         )
 
 
-def test_the_families_are_the_designs():
+def test_supported_families():
     assert set(FAMILIES) == {"bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert"}
 
 
@@ -60,7 +60,7 @@ def test_equals_hugging_face_on_a_padded_batch(family, labels):
 
 
 @every_family
-def test_fused_and_recording_layers_agree(family):
+def test_fused_and_recorded_attention_agree(family):
     encoder = make_encoder(family, LAYERS)
     batch = batch_for(encoder)
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_fused_and_recording_layers_agree(family):
 
 
 @every_family
-def test_padding_does_not_reach_a_sequence(family):
+def test_padding_does_not_change_an_example(family):
     encoder = make_encoder(family, LAYERS)
     batch = batch_for(encoder)
     with torch.no_grad():
@@ -128,7 +128,7 @@ def test_a_truncated_pass_has_the_same_losses_and_gradients(family, depth):
 
 @every_family
 def test_recorded_attention_is_before_dropout(family):
-    """Attention's own dropout: with it alone, layer 1 records in training what it does in evaluation."""
+    """With dropout in attention only, layer 1 records the same probabilities in training and in evaluation."""
     model = make_classifier(family, LAYERS)
     batch = batch_for(model)
     encoder = Encoder(model)
@@ -172,13 +172,13 @@ def test_embeddings_layers_and_head_partition_the_parameters(family):
     assert sum(p.numel() for p in encoder.head[-1].parameters()) >= 2 * HIDDEN
 
 
-def test_attention_has_one_map_a_head():
+def test_attention_has_one_map_per_head():
     encoder = make_encoder()
     output = encoder(random_batch(LENGTHS), attention_layers=[1])
     assert output.attention[1].shape == (len(LENGTHS), HEADS, max(LENGTHS), max(LENGTHS))
 
 
-def test_classify_is_the_head_alone():
+def test_classify_applies_the_head_to_cls_vectors():
     for family in FAMILIES:
         encoder = make_encoder(family, 2)
         with torch.no_grad():

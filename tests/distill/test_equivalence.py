@@ -1,4 +1,4 @@
-"""Every fast path gives what the plain way gives: the weights after each stage, dropout off, the same batches."""
+"""Every fast path trains the same weights as a plain loop, without dropout and with the same batches."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ TOP = {"regime": "pid", "top_trains": "head"}
 
 @pytest.fixture(scope="module")
 def setting(data, tmp_path_factory):
-    """Data and targets of a teacher in float64: AdamW turns the rounding error of a zero gradient into a step."""
+    """Return data and a teacher's targets in float64: AdamW turns rounding errors of zero gradients into steps."""
     teacher = make_encoder(layers=6)
     teacher.model.double()
     return data, make_targets(tmp_path_factory.mktemp("double"), data, teacher)
 
 
-def fast_states(course: Distillation):
-    """The student's state after each stage."""
+def fast_states(distillation: Distillation):
+    """Return the student's state after each stage."""
     states = {}
-    for epoch in course:
-        states[epoch.stage] = copy_state(course.student.model)
+    for epoch in distillation:
+        states[epoch.stage] = copy_state(distillation.student.model)
     return list(states.values())
 
 
@@ -62,15 +62,20 @@ def trial_of(fields) -> Trial:
 def test_weights_after_each_stage_equal_the_plain_loops(setting, fields):
     data, targets = setting
     trial = trial_of(fields)
-    course = Distillation(trial, data, targets)
-    start = copy_state(course.student.model)
+    distillation = Distillation(trial, data, targets)
+    start = copy_state(distillation.student.model)
     expected = list(
         plain_loop.train_stages(
-            course.student.model, targets.teacher.model, course.stages, trial, data, course.matched
+            distillation.student.model,
+            targets.teacher.model,
+            distillation.stages,
+            trial,
+            data,
+            distillation.matched,
         )
     )
-    found = fast_states(course)
-    assert len(found) == len(expected) == len(course.stages)
+    found = fast_states(distillation)
+    assert len(found) == len(expected) == len(distillation.stages)
     for a, b in zip(found, expected, strict=True):
         assert max(distance(a[name], b[name]) for name in b) < 1e-5
     assert max(distance(expected[-1][name], start[name]) for name in start) > 1e-3
@@ -78,7 +83,7 @@ def test_weights_after_each_stage_equal_the_plain_loops(setting, fields):
 
 @pytest.mark.parametrize("fields", [{"regime": "pid"}, TOP], ids=["all", "head"])
 @pytest.mark.parametrize("config", [ON_DISK, RECOMPUTED], ids=["on disk", "recomputed"])
-def test_where_the_frozen_prefix_is_kept_changes_nothing(setting, fields, config):
+def test_the_storage_of_frozen_activations_changes_nothing(setting, fields, config):
     data, targets = setting
     kept, other = (
         Distillation(trial_of(fields), data, targets, prefix=place) for place in (IN_MEMORY, config)
@@ -92,36 +97,36 @@ def test_where_the_frozen_prefix_is_kept_changes_nothing(setting, fields, config
 
 
 @pytest.mark.parametrize("fields", [{"regime": "pid"}, {"regime": "pid", "soft_labels": "always"}, TOP])
-def test_what_frozen_layers_gave_on_dev_is_what_they_give(setting, fields):
-    """Evaluation leaves out layers that did not change; a fresh one runs them all."""
+def test_dev_losses_of_frozen_layers_equal_a_fresh_evaluation(setting, fields):
+    """The trial's evaluation skips layers that did not change; a fresh one runs all layers."""
     from ikd_ray.distill.evaluate import StudentEvaluator
 
     data, targets = setting
-    course = Distillation(trial_of(fields), data, targets)
-    for epoch in course:
-        fresh = StudentEvaluator(course.student, data, targets, course.matched).evaluate()
+    distillation = Distillation(trial_of(fields), data, targets)
+    for epoch in distillation:
+        fresh = StudentEvaluator(distillation.student, data, targets, distillation.matched).evaluate()
         found = {name: value for name, value in epoch.metrics.items() if name in fresh}
         assert found == pytest.approx(fresh, rel=1e-6)
         assert found.keys() == fresh.keys()
 
 
-def test_a_stored_prefix_is_read_not_run(setting, monkeypatch):
-    """In an epoch after the first no frozen layer runs; with the head alone, none at all."""
+def test_frozen_layers_with_stored_outputs_do_not_run(setting, monkeypatch):
+    """After a stage's first epoch no frozen layer runs; where only the head trains, no layer at all."""
     data, targets = setting
-    course = Distillation(trial_of(TOP), data, targets)
+    distillation = Distillation(trial_of(TOP), data, targets)
     calls = np.zeros(4, int)
-    for number, layer in enumerate(course.student.layers, start=1):
+    for number, layer in enumerate(distillation.student.layers, start=1):
         for part in (layer.attention.self,):
             part.register_forward_hook(lambda *_, number=number: calls.__setitem__(number, calls[number] + 1))
     steps, ran = 7, {}
-    for epoch in course:
+    for epoch in distillation:
         ran.setdefault(epoch.stage, []).append(calls.copy())
         calls[:] = 0
     assert len(data.train) == 48
     dev = 1  # its 20 examples are one batch
-    # Layer 1's turn: training runs it alone, evaluation all three.
+    # Stage 1: training runs layer 1 only, evaluation all three.
     assert [list(counts[1:]) for counts in ran[1]] == [[steps + dev, dev, dev]] * 2
-    # To fill the store of the next stage layer 1 runs once over both splits, a batch each.
+    # To store the outputs for the next stage layer 1 runs once over both splits, a batch each.
     assert [list(counts[1:]) for counts in ran[2]] == [[2, steps + dev, dev], [0, steps + dev, dev]]
     assert [list(counts[1:]) for counts in ran[3]] == [[0, 2, steps + dev], [0, 0, steps + dev]]
     assert [list(counts[1:]) for counts in ran[4]] == [[0, 0, 2], [0, 0, 0]]

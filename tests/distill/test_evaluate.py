@@ -18,7 +18,7 @@ TASKS = ["cola", "stsb", "mnli", "mrpc"]
 
 @pytest.fixture(scope="module")
 def setting(make_task_data, tmp_path_factory):
-    """`setting("stsb")`: data, stored targets of a four-layer teacher, and a student of another seed."""
+    """Return `setting("stsb")`: data, targets of a four-layer teacher, and a student of another seed."""
     made = {}
 
     def make(task):
@@ -42,7 +42,7 @@ def plain_logits(model, split, pad_id) -> np.ndarray:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_score_is_the_tasks_own_of_a_plain_forward(setting, task):
+def test_score_equals_the_tasks_score_of_a_plain_forward_pass(setting, task):
     data, _, student = setting(task)
     metrics = score(student, data)
     expected = {}
@@ -64,7 +64,7 @@ def test_mnli_has_two_dev_sets(setting):
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("matched", [(2, 4), (4, 1)])
-def test_comparison_is_the_mean_over_examples_one_by_one(setting, task, matched):
+def test_losses_are_means_over_the_examples(setting, task, matched):
     data, targets, student = setting(task)
     metrics = StudentEvaluator(student, data, targets, matched).evaluate()
     for name, split in data.evaluation_splits.items():
@@ -86,7 +86,7 @@ def test_comparison_is_the_mean_over_examples_one_by_one(setting, task, matched)
 
 
 @pytest.mark.parametrize("size", [1, 7, 22])
-def test_batching_does_not_matter(setting, monkeypatch, size):
+def test_the_batch_size_changes_no_metric(setting, monkeypatch, size):
     data, targets, student = setting("mrpc")
     expected = StudentEvaluator(student, data, targets, (2, 4)).evaluate()
     monkeypatch.setattr(evaluate, "BATCH", size)
@@ -96,7 +96,7 @@ def test_batching_does_not_matter(setting, monkeypatch, size):
 
 
 @pytest.mark.parametrize("task", ["cola", "mnli"])
-def test_agreement_is_the_share_of_equal_choices(setting, task):
+def test_agreement_is_the_share_of_equal_predictions(setting, task):
     data, targets, student = setting(task)
     split = data.splits["dev"]
     mine, theirs = (plain_logits(m, split, data.pad_id).argmax(1) for m in (student, targets.teacher))
@@ -117,7 +117,7 @@ def test_agreement_of_regression_is_pearsons_correlation(setting):
     assert abs(expected) < 0.99
 
 
-def test_a_constant_regression_agrees_with_nothing(setting):
+def test_agreement_of_a_constant_regression_is_zero(setting):
     data, targets, student = setting("stsb")
     constant = copy.deepcopy(student)
     with torch.no_grad():
@@ -127,7 +127,7 @@ def test_a_constant_regression_agrees_with_nothing(setting):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_clone_of_the_teacher_is_the_teacher(setting, task):
+def test_a_clone_of_the_teacher_agrees_with_it(setting, task):
     data, targets, _ = setting(task)
     clone = build_student(targets.teacher, 4, "mapped")
     metrics = StudentEvaluator(clone, data, targets, layer_map(4, 4)).evaluate()
@@ -139,7 +139,7 @@ def test_a_clone_of_the_teacher_is_the_teacher(setting, task):
     assert {name: metrics[name] for name in teacher_scores} == pytest.approx(teacher_scores, abs=1e-5)
 
 
-def test_dropout_is_off(setting):
+def test_evaluation_turns_dropout_off(setting):
     data, targets, _ = setting("cola")
     student = make_encoder(layers=2, dropout=0.5).train()
     assert (
@@ -149,7 +149,7 @@ def test_dropout_is_off(setting):
     assert score(student.train(), data) == score(student.train(), data)
 
 
-def test_compare_and_score_agree(setting):
+def test_score_and_evaluator_agree(setting):
     data, targets, student = setting("mrpc")
     scores, metrics = score(student, data), StudentEvaluator(student, data, targets, (2, 4)).evaluate()
     assert scores == {name: metrics[name] for name in scores}

@@ -22,7 +22,7 @@ FAST = {"student_layers": 2, "batch_size": 8, "learning_rate": 3e-3, "epochs": 2
 
 @pytest.fixture
 def start(data, targets):
-    """`start(regime="pid", ...)`: a distillation of the two-layer student, not yet begun."""
+    """Return `start(regime="pid", ...)`, which creates a distillation of the two-layer student."""
     return lambda **fields: Distillation(Trial(**(FAST | fields)), data, targets)
 
 
@@ -30,35 +30,35 @@ def timeless(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if not name.startswith("time/")}
 
 
-def stage_changes(course: Distillation) -> list[set[str]]:
-    """Names of the tensors that each stage changed."""
-    snapshots, last = [copy_state(course.student)], None
-    for epoch in course:
+def stage_changes(distillation: Distillation) -> list[set[str]]:
+    """Return the names of the tensors that each stage changed."""
+    snapshots, last = [copy_state(distillation.student)], None
+    for epoch in distillation:
         if epoch.stage == last:
             snapshots.pop()
-        snapshots.append(copy_state(course.student))
+        snapshots.append(copy_state(distillation.student))
         last = epoch.stage
     return [changed_tensors(*pair) for pair in itertools.pairwise(snapshots)]
 
 
-def groups(course: Distillation) -> dict[str, set[str]]:
-    """State names of the embeddings, each layer ("1", "2") and the head."""
-    parts = {"embeddings": course.student.embeddings, "head": course.student.head}
-    parts |= {str(number): layer for number, layer in enumerate(course.student.layers, start=1)}
+def groups(distillation: Distillation) -> dict[str, set[str]]:
+    """Return the tensor names of the embeddings, of each layer ("1", "2") and of the head."""
+    parts = {"embeddings": distillation.student.embeddings, "head": distillation.student.head}
+    parts |= {str(number): layer for number, layer in enumerate(distillation.student.layers, start=1)}
     owner = {id(p): group for group, module in parts.items() for p in module.parameters()}
     found: dict[str, set[str]] = {}
-    for name, parameter in course.student.named_parameters():
+    for name, parameter in distillation.student.named_parameters():
         found.setdefault(owner[id(parameter)], set()).add(name)
     return found
 
 
 @pytest.mark.parametrize("regime", REGIMES)
 def test_every_regime_reduces_its_own_losses(start, regime):
-    course = start(regime=regime, epochs=4, epochs_per_layer=4)
+    distillation = start(regime=regime, epochs=4, epochs_per_layer=4)
     stages: dict[int, list[dict[str, float]]] = {}
-    for epoch in course:
+    for epoch in distillation:
         stages.setdefault(epoch.stage, []).append(epoch.metrics)
-    assert len(stages) == len(course.stages)
+    assert len(stages) == len(distillation.stages)
     for epochs in stages.values():
         assert len(epochs) == 4
         assert epochs[-1]["train/loss"] < epochs[0]["train/loss"]
@@ -81,12 +81,11 @@ def test_every_regime_reduces_its_own_losses(start, regime):
         ),
     ],
 )
-def test_reports(start, regime, losses):
-    """Each loss by itself, unweighted; `train/loss` is their weighted sum."""
-    course = start(
+def test_an_epoch_reports_each_loss_and_their_weighted_sum(start, regime, losses):
+    distillation = start(
         regime=regime, epochs=1, epochs_per_layer=1, lambda_=0.3, internal_weight=0.25, temperature=3.0
     )
-    epochs = list(course)
+    epochs = list(distillation)
     assert len(epochs) == len(losses)
     dev = {"mcc", "attention_kl", "teacher_agreement"}
     dev |= {f"layer_{i}/{loss}" for i in (1, 2) for loss in ("kl", "cos")}
@@ -95,7 +94,7 @@ def test_reports(start, regime, losses):
         assert set(timeless(epoch.metrics)) == expected | {"stage", "reused_epochs", "trained_epochs"}
         assert (epoch.epoch, epoch.stage, epoch.stages) == (number, number, len(losses))
         assert epoch.remaining == len(losses) - number
-        assert epoch.stage_name == course.stages[number - 1].name
+        assert epoch.stage_name == distillation.stages[number - 1].name
         assert epoch.metrics["stage"] == number
         assert epoch.metrics["time/epoch_s"] > 0
         weights = {"soft": 1.0, "hard": 1.0 if regime == "hard" else 0.3}
@@ -104,8 +103,8 @@ def test_reports(start, regime, losses):
 
 
 @pytest.mark.parametrize("regime", ["id", "sid", "pid"])
-def test_training_losses_are_the_models_own(data, teacher, tmp_path, regime):
-    """At a learning rate of next to nothing they are the mean over examples: what evaluation says of dev."""
+def test_training_losses_are_means_over_the_examples(data, teacher, tmp_path, regime):
+    """At a learning rate of almost zero they equal those of the evaluation on the same examples."""
     data = replace(data, splits={"train": data.train, "dev": data.train})
     trial = Trial(**(FAST | {"regime": regime, "learning_rate": 1e-12, "batch_size": 7}))
     for epoch in Distillation(trial, data, make_targets(tmp_path, data, teacher)):
@@ -118,9 +117,9 @@ def test_training_losses_are_the_models_own(data, teacher, tmp_path, regime):
 
 @pytest.mark.parametrize("losses", ["kl", "cos", "both"])
 def test_pid_trains_one_layer_at_a_time(start, losses):
-    course = start(regime="pid", internal_losses=losses)
-    part = groups(course)
-    first, second, top = stage_changes(course)
+    distillation = start(regime="pid", internal_losses=losses)
+    part = groups(distillation)
+    first, second, top = stage_changes(distillation)
     assert first <= part["1"]
     assert second <= part["2"]
     assert len(first) > 1
@@ -129,9 +128,9 @@ def test_pid_trains_one_layer_at_a_time(start, losses):
 
 
 def test_pid_upto_moves_the_layers_below(start):
-    course = start(regime="pid", train="upto")
-    part = groups(course)
-    first, second, _ = stage_changes(course)
+    distillation = start(regime="pid", train="upto")
+    part = groups(distillation)
+    first, second, _ = stage_changes(distillation)
     assert first <= part["1"]
     assert second & part["1"]
     assert second & part["2"]
@@ -139,9 +138,9 @@ def test_pid_upto_moves_the_layers_below(start):
 
 
 def test_sid_trains_the_stack(start):
-    course = start(regime="sid")
-    part = groups(course)
-    first, second, top = stage_changes(course)
+    distillation = start(regime="sid")
+    part = groups(distillation)
+    first, second, top = stage_changes(distillation)
     assert first <= part["1"]
     assert second <= part["1"] | part["2"]
     assert second & part["1"]
@@ -149,41 +148,41 @@ def test_sid_trains_the_stack(start):
 
 
 @pytest.mark.parametrize("regime", ["pid", "sid"])
-def test_top_trains_head_alone(start, regime):
-    course = start(regime=regime, top_trains="head")
-    assert stage_changes(course)[-1] == groups(course)["head"]
+def test_top_trains_head_changes_the_head_only(start, regime):
+    distillation = start(regime=regime, top_trains="head")
+    assert stage_changes(distillation)[-1] == groups(distillation)["head"]
 
 
-def test_soft_labels_always_train_the_head_along(start):
-    course = start(regime="pid", soft_labels="always")
-    part = groups(course)
-    first, second, _ = stage_changes(course)
+def test_soft_labels_always_train_the_head_in_every_stage(start):
+    distillation = start(regime="pid", soft_labels="always")
+    part = groups(distillation)
+    first, second, _ = stage_changes(distillation)
     assert first == part["1"] | part["head"]
     assert second == part["2"] | part["head"]
 
 
 @pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("mode", ["frozen", "train"])
-def test_embeddings(start, regime, mode):
-    course = start(regime=regime, embeddings=mode, epochs=1, epochs_per_layer=1)
-    embeddings = groups(course)["embeddings"]
-    moved = set().union(*stage_changes(course)) & embeddings
+def test_embeddings_change_only_if_they_train(start, regime, mode):
+    distillation = start(regime=regime, embeddings=mode, epochs=1, epochs_per_layer=1)
+    embeddings = groups(distillation)["embeddings"]
+    moved = set().union(*stage_changes(distillation)) & embeddings
     assert moved == (embeddings if mode == "train" else set())
 
 
 @pytest.mark.parametrize("init", ["mapped", "first"])
 def test_the_student_starts_from_the_teacher(start, teacher, init):
-    course = start(student_init=init)
-    assert course.matched == layer_map(2, 4) == (2, 4)
+    distillation = start(student_init=init)
+    assert distillation.matched == layer_map(2, 4) == (2, 4)
     source = teacher.layers[1 if init == "mapped" else 0].state_dict()
-    assert not changed_tensors(source, course.student.layers[0].state_dict())
+    assert not changed_tensors(source, distillation.student.layers[0].state_dict())
     before = copy_state(teacher)
-    list(course)
+    list(distillation)
     assert not changed_tensors(before, copy_state(teacher))
 
 
 def test_a_cosine_threshold_ends_a_stage_and_changes_nothing_else(start):
-    """The threshold that epoch 2 of the first stage just reaches."""
+    """The threshold is the loss of the first stage's second epoch."""
     usual = list(start(regime="pid", epochs_per_layer=4))
     curve = [e.metrics["train/layer_1/cos"] for e in usual if e.stage == 1]
     assert len(curve) == 4
@@ -195,10 +194,10 @@ def test_a_cosine_threshold_ends_a_stage_and_changes_nothing_else(start):
 
 
 @pytest.mark.parametrize("losses", ["kl", "cos"])
-def test_a_threshold_of_one_is_reached_at_once(start, losses):
-    """Also where the cosine loss has no weight. `remaining` is the most that may follow."""
-    course = start(regime="sid", epochs_per_layer=3, cosine_threshold=1.0, internal_losses=losses)
-    epochs = list(course)
+def test_a_threshold_of_one_ends_a_stage_after_one_epoch(start, losses):
+    """This holds where the cosine loss has no weight, too. `remaining` is the maximum that may follow."""
+    distillation = start(regime="sid", epochs_per_layer=3, cosine_threshold=1.0, internal_losses=losses)
+    epochs = list(distillation)
     assert [e.stage for e in epochs] == [1, 2, 3, 3]
     assert [e.epoch for e in epochs] == [1, 2, 3, 4]
     assert [e.remaining for e in epochs] == [2 + 3 + 2, 2 + 2, 1, 0]
@@ -213,7 +212,7 @@ def test_epochs_and_remaining_without_a_threshold(start):
 
 @pytest.mark.parametrize("regime", ["kd", "sid"])
 def test_the_same_seed_twice_is_bit_identical(data, targets, regime):
-    """With dropout, and whatever state the global generator is in."""
+    """This holds with dropout, and whatever the state of the global random generator is."""
     dropping = Targets(targets.folder, data, make_encoder(dropout=0.2))
     results = []
     for seed in (3, 3, 4):
@@ -237,23 +236,22 @@ def test_distill_returns_the_last_epoch_and_the_sizes(data, targets):
 @pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_diverged_loss_is_an_error(start, regime, value):
-    course = start(regime=regime)
+    distillation = start(regime=regime)
     with torch.no_grad():
-        course.student.layers[0].attention.self.query.weight.fill_(value)
+        distillation.student.layers[0].attention.self.query.weight.fill_(value)
     with pytest.raises(DivergedError, match=r"train/.* became (nan|inf) in stage .*, epoch 1"):
-        list(course)
+        list(distillation)
 
 
 @pytest.mark.parametrize("regime", REGIMES)
-def test_one_step_in_all(start, regime):
-    """One batch, one epoch."""
+def test_one_batch_and_one_epoch_per_stage(start, regime):
     epochs = list(start(regime=regime, batch_size=4096, epochs=1, epochs_per_layer=1))
     assert all(math.isfinite(e.metrics["train/loss"]) for e in epochs)
 
 
 @pytest.mark.parametrize("task", ["stsb", "mnli"])
 @pytest.mark.parametrize("regime", ["hard", "id", "pid"])
-def test_other_tasks(make_task_data, tmp_path, task, regime):
+def test_students_of_other_tasks(make_task_data, tmp_path, task, regime):
     data = make_task_data(task, train=12, dev=5)
     targets = make_targets(tmp_path, data, make_encoder(labels=data.task.num_labels))
     result = distill(Trial(**(FAST | {"regime": regime})), data, targets)
@@ -269,7 +267,7 @@ def test_online_attention_gives_the_same_epoch(tmp_path, data, targets, teacher)
 
 
 def test_a_batch_too_small_to_split_is_refused(data, targets):
-    """Else a worker's share of a batch might be empty. One worker takes any size."""
+    """A worker's share of a batch might be empty otherwise. One worker takes any size."""
     trial = Trial(**(FAST | {"regime": "id", "batch_size": 3, "epochs": 1}))
     with pytest.raises(UsageError, match="batch_size 3: too few examples for 2 workers"):
         Distillation(trial, data, targets, DistributedContext(1, 2))

@@ -14,7 +14,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def probabilities(rng, lengths, heads, spread=1.0):
-    """(B, heads, L, L): each row sums to 1 over its sequence's tokens; padded cells hold something legal."""
+    """Return (B, heads, L, L) with rows that sum to 1 over the sequence's tokens, and any values at padding."""
     longest = max(lengths)
     out = np.full((len(lengths), heads, longest, longest), 1 / longest)
     for example, length in enumerate(lengths):
@@ -80,7 +80,7 @@ def test_attention_kl_of_a_padded_batch_is_the_mean_of_its_examples_alone():
 
 
 def test_attention_kl_by_hand():
-    """Teacher (1, 0) against student (1/4, 3/4) in one of two rows: log(4) / 2, not the other way round."""
+    """Teacher (1, 0) against student (1/4, 3/4) in one of two rows: log(4) / 2, not the reverse divergence."""
     teacher = torch.tensor([[[[1.0, 0.0], [0.5, 0.5]]]])
     student = torch.tensor([[[[0.25, 0.75], [0.5, 0.5]]]])
     assert float(attention_kl(student, teacher, torch.ones(1, 2))) == pytest.approx(np.log(4) / 2)
@@ -95,7 +95,7 @@ def test_attention_kl_of_a_model_with_itself_is_zero_and_positive_otherwise():
 
 @pytest.mark.parametrize("score", [90.0, 110.0, 1e4])
 def test_attention_kl_gradients_stay_finite_where_the_student_underflows(score):
-    """exp(-90) is subnormal in float32, the others are 0; the teacher has its mass just there."""
+    """exp(-90) is subnormal in float32, the others are 0; the teacher has all its mass there."""
     scores = torch.tensor([[[[score, 0.0, 0.0]] * 3]], requires_grad=True)
     teacher = torch.tensor([[[[0.0, 0.5, 0.5]] * 3]])
     loss = attention_kl(scores.softmax(-1), teacher, torch.ones(1, 3))
@@ -106,7 +106,7 @@ def test_attention_kl_gradients_stay_finite_where_the_student_underflows(score):
 
 
 def test_attention_kl_gradient_is_student_minus_teacher():
-    """d KL(p || softmax(s)) / ds = q - p, divided by the length, the heads and the examples."""
+    """D KL(p || softmax(s)) / ds = q - p, divided by the length, the heads and the examples."""
     lengths = [3, 3]
     student, teacher = map(torch.from_numpy, kl_case(2, lengths, 2))
     scores = student.log().requires_grad_(True)
@@ -133,7 +133,7 @@ def test_soft_label_loss_by_hand():
 
 
 def test_soft_label_gradient_keeps_its_size_at_high_temperature():
-    """What t^2 is for: d/dz -> (z_S - z_T) / labels as t grows, for centred logits."""
+    """The factor t^2 makes d/dz approach (z_S - z_T) / labels as t grows, for centred logits."""
     teacher = torch.tensor([[1.0, -1.0]], dtype=torch.float64)
     student = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
     soft_label_loss(student, teacher, 1000.0).backward()
@@ -165,7 +165,7 @@ def test_cls_cosine_is_the_definition(seed, size, hidden):
 
 
 @pytest.mark.parametrize("factor", [-1.0, 3.5, -0.01, 1000.0])
-def test_cls_cosine_is_blind_to_sign_and_length(factor):
+def test_cls_cosine_ignores_sign_and_length(factor):
     student, teacher = torch.randn(2, 6, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expected = float(cls_cosine(student, teacher))
     assert 0 < expected < 1
@@ -175,7 +175,7 @@ def test_cls_cosine_is_blind_to_sign_and_length(factor):
 
 
 def test_cls_cosine_by_hand():
-    """60 degrees: 1 - 1/4; a right angle: 1."""
+    """60 degrees give 1 - 1/4, a right angle gives 1."""
     student = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     teacher = torch.tensor([[0.5, 0.75**0.5], [0.0, 2.0]])
     assert float(cls_cosine(student, teacher)) == pytest.approx((0.75 + 1) / 2)

@@ -11,7 +11,7 @@ ALL = (1, 2, 3)
 
 
 def shape(stages: list[Stage]) -> list[tuple]:
-    """What of a plan the design's table says: active layers, soft, hard, trained layers, head trains."""
+    """Return the table's columns: active layers, soft, hard, trained layers, whether the head trains."""
     return [(s.layers, s.soft > 0, s.hard > 0, s.trains, s.head) for s in stages]
 
 
@@ -35,12 +35,12 @@ TABLE = {
 }
 
 
-def test_every_regime_is_tabled():
+def test_the_table_has_every_regime():
     assert set(REGIMES) == set(TABLE)
 
 
 @pytest.mark.parametrize("regime", TABLE)
-def test_plan_is_the_table(regime):
+def test_plan_equals_the_table(regime):
     assert shape(plan(regime, 3)) == TABLE[regime]
 
 
@@ -72,7 +72,7 @@ def test_hard_regime_has_no_teacher_and_no_lambda():
 
 @pytest.mark.parametrize("regime", ["pid", "sid"])
 def test_soft_labels_always(regime):
-    """The soft loss, not the hard one, in every stage; the head moves with it."""
+    """Every stage has the soft loss, without the hard one, and trains the head."""
     usual, always = plan(regime, 3), plan(regime, 3, soft_labels="always", temperature=3.0)
     for before, after in zip(usual[:-1], always[:-1], strict=True):
         assert after == replace(before, soft=1.0, head=True, temperature=3.0)
@@ -97,7 +97,7 @@ def test_pid_train_upto_moves_the_layers_below():
     assert [s.layers for s in plan("pid", 3, train="upto")] == [(1,), (2,), (3,), ()]
 
 
-def test_sid_trains_upto_whatever_train_says():
+def test_sid_ignores_the_field_train():
     assert plan("sid", 3, train="layer") == plan("sid", 3, train="upto")
 
 
@@ -135,8 +135,8 @@ def test_internal_stages_end_by_epochs_or_cosine_and_top_by_epochs(regime):
     assert (top.epochs, top.cosine_threshold, top.decays) == (2, 0.0, True)
 
 
-def test_a_stages_course_does_not_depend_on_its_stop_rule():
-    """Trials that differ only in when stages end share trajectories: all else must be equal."""
+def test_stop_settings_change_nothing_else_of_a_stage():
+    """Trials that differ only in when stages end share epochs."""
     few, many = (plan("sid", 2, epochs_per_layer=n, cosine_threshold=c)[:-1] for n, c in ((1, 0.0), (9, 0.4)))
     assert [replace(s, epochs=9, cosine_threshold=0.4) for s in few] == many
 
@@ -153,11 +153,11 @@ def test_a_stages_course_does_not_depend_on_its_stop_rule():
         ("pid", {"soft_labels": "always"}, [3] * 4),
     ],
 )
-def test_depth_is_as_far_as_the_losses_reach(regime, options, depths):
+def test_depth_is_the_highest_layer_with_a_loss(regime, options, depths):
     assert [stage.depth(3) for stage in plan(regime, 3, **options)] == depths
 
 
-def test_one_layer():
+def test_stages_of_a_student_of_one_layer():
     assert [stage.name for stage in plan("pid", 1)] == ["1", "C"]
     assert [stage.name for stage in plan("id", 1)] == ["1+C"]
 
@@ -172,6 +172,6 @@ def test_one_layer():
         ("id", {"internal_weight": 0}),
     ],
 )
-def test_unknown_or_bad_options(regime, options):
+def test_unknown_or_invalid_options_are_refused(regime, options):
     with pytest.raises(UsageError):
         plan(regime, 3, **options)

@@ -27,7 +27,7 @@ def test_layer_map(student, teacher, expected):
 
 
 @pytest.mark.parametrize("teacher", range(1, 25))
-def test_layer_map_is_uniform_and_meets_at_the_top(teacher):
+def test_layer_map_is_uniform_and_matches_the_top_layers(teacher):
     for student in range(1, teacher + 1):
         chosen = layer_map(student, teacher)
         assert len(chosen) == student
@@ -37,14 +37,14 @@ def test_layer_map_is_uniform_and_meets_at_the_top(teacher):
 
 
 @pytest.mark.parametrize(("student", "teacher"), [(0, 6), (7, 6), (-1, 6)])
-def test_layer_map_refuses_what_cannot_be(student, teacher):
+def test_layer_map_refuses_impossible_depths(student, teacher):
     with pytest.raises(ValueError, match="layers"):
         layer_map(student, teacher)
 
 
 @pytest.mark.parametrize(("init", "chosen"), [("mapped", (2, 4)), ("first", (1, 2))])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_student_copies_and_shares_nothing(family, init, chosen):
+def test_a_student_copies_the_teachers_weights(family, init, chosen):
     teacher = make_encoder(family, layers=4).requires_grad_(False)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     student = build_student(teacher, 2, init)
@@ -63,7 +63,7 @@ def test_a_student_copies_and_shares_nothing(family, init, chosen):
     assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
 
 
-def test_an_equally_deep_student_is_the_teacher():
+def test_an_equally_deep_student_equals_the_teacher():
     teacher, batch = make_encoder(), random_batch([4, 9])
     with torch.no_grad():
         assert torch.equal(build_student(teacher, 4, "mapped")(batch).logits, teacher(batch).logits)
@@ -98,7 +98,7 @@ def test_electras_projection_counts_as_embeddings():
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("attention", [None, "eager"])
-def test_a_saved_student_is_an_ordinary_hugging_face_model(tmp_path, family, attention):
+def test_a_saved_student_loads_as_a_hugging_face_model(tmp_path, family, attention):
     student = build_student(make_encoder(family, layers=4), 2, "mapped").eval()
     batch = random_batch([3, 8, 5], pad_id=student.config.pad_token_id)
     student.model.save_pretrained(tmp_path)
@@ -115,8 +115,8 @@ def test_a_saved_student_is_an_ordinary_hugging_face_model(tmp_path, family, att
 
 
 @pytest.mark.parametrize("init", ["mapped", "first"])
-def test_a_student_in_memory_is_an_ordinary_hugging_face_model(init):
-    """Its layers listen to the model's own configuration, e.g. to another attention implementation."""
+def test_a_student_in_memory_works_as_a_hugging_face_model(init):
+    """Its layers follow the model's configuration, e.g. another attention implementation."""
     student = build_student(make_encoder(), 2, init).eval()
     batch = random_batch([3, 8, 5])
     student.model.set_attn_implementation("eager")
@@ -129,7 +129,7 @@ def test_a_student_in_memory_is_an_ordinary_hugging_face_model(init):
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_latency(family, threads):
+def test_latency_keeps_threads_and_training_mode(family, threads):
     student = make_encoder(family, layers=1).train()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

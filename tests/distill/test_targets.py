@@ -1,4 +1,4 @@
-"""Reading targets, and whether attention is stored."""
+"""Stored targets: reading them, and the decision whether attention is stored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.helpers.tiny_models import HEADS, HIDDEN, make_encoder
 
 
 def pairs_of(batch) -> torch.Tensor:
-    """(B, HEADS, L, L), true where query and key are both tokens."""
+    """Return (B, HEADS, L, L), true where both query and key are tokens."""
     return (batch.attention_mask[:, None, :, None] & batch.attention_mask[:, None, None, :]).expand(
         -1, HEADS, -1, -1
     )
@@ -47,14 +47,14 @@ def test_stored_equals_online(targets, data, teacher, split, order):
 
 
 def test_stored_rows_differ_from_one_another(targets, data):
-    """Else the test above could not tell rows or layers apart."""
+    """Otherwise the test above could not distinguish rows or layers."""
     batch = collate(data.train, np.arange(4), data.pad_id)
     out = targets.fetch("train", batch, cls=LAYERS)
     assert len({tuple(row.tolist()) for layer in LAYERS for row in out.cls[layer]}) == 16
     assert len(set(data.train.lengths.tolist())) > 3
 
 
-def test_a_batch_of_equal_lengths(targets, data, teacher):
+def test_stored_equals_online_for_equal_lengths(targets, data, teacher):
     lengths = data.train.lengths
     value, count = max(zip(*np.unique(lengths, return_counts=True), strict=True), key=lambda pair: pair[1])
     assert count > 1
@@ -65,7 +65,7 @@ def test_a_batch_of_equal_lengths(targets, data, teacher):
     torch.testing.assert_close(stored, online.attention[3], **HALF)
 
 
-def test_fetch_gives_and_reads_only_what_is_asked(tmp_path, targets, data):
+def test_fetch_reads_only_what_is_asked_for(tmp_path, targets, data):
     shutil.copytree(targets.folder, tmp_path / "t")
     for part in ("logits", "cls-1", "attention-1", "attention-2"):
         shutil.rmtree(tmp_path / "t" / part)
@@ -87,7 +87,7 @@ def test_stored_attention_needs_no_teacher_pass(targets, data, monkeypatch):
 
 
 def test_attention_that_is_not_stored_is_computed(tmp_path, data, teacher):
-    """All of it, also a layer that another sweep has stored: what is read is decided once."""
+    """Even of a layer that another sweep has stored: all layers of a trial come from one place."""
     build_all(tmp_path, data, teacher, layers=[2])
     batch = collate(data.splits["dev"], np.array([5, 0, 9]), data.pad_id)
     with torch.no_grad():
@@ -103,8 +103,8 @@ def test_attention_that_is_not_stored_is_computed(tmp_path, data, teacher):
     assert mine.read("dev", batch.rows, attention=[2, 3]).attention == {}
 
 
-def test_what_is_read_is_what_is_stored(targets, data):
-    """Rows in any order, some twice; no more precise and no wider than the files."""
+def test_read_returns_float16_in_any_order_of_rows(targets, data):
+    """Some rows are read twice. The values are those of the files."""
     rows = np.array([7, 0, 7, 30, 2])
     batch = collate(data.train, rows, data.pad_id)
     stored = targets.read("train", rows, cls=[1, 3], attention=[2])
@@ -120,8 +120,8 @@ def test_what_is_read_is_what_is_stored(targets, data):
     assert (set(stored.cls), set(stored.attention)) == ({1, 3}, {2})
 
 
-def test_reading_is_completed_for_the_batch(targets, data, teacher):
-    """In two halves, as a loop does that reads ahead, and at once."""
+def test_read_and_complete_equal_fetch(targets, data, teacher):
+    """The training loop reads ahead in a thread and completes later."""
     batch = collate(data.train, np.array([4, 9, 1]), data.pad_id)
     for mine in (targets, Targets(targets.folder, data, teacher, attention_stored=False)):
         read = mine.read("train", batch.rows, logits=False, cls=[4], attention=[1, 4])
@@ -133,7 +133,7 @@ def test_reading_is_completed_for_the_batch(targets, data, teacher):
         assert all(torch.equal(halves.attention[layer], whole.attention[layer]) for layer in (1, 4))
 
 
-def test_a_function_is_mapped_over_every_tensor(targets):
+def test_map_applies_to_every_tensor(targets):
     read = targets.read("dev", np.arange(3), cls=[1, 2], attention=[2])
     seen = []
     doubled = read.map(lambda tensor: seen.append(tensor) or tensor * 2)
@@ -168,30 +168,30 @@ def test_size_is_what_the_files_take(tmp_path, data, teacher, attention):
     [
         ("auto", 1.9, 100, True),
         ("auto", 2.1, 100, False),
-        ("auto", 1.9, 2, False),  # a full disk is nobody's friend
+        ("auto", 1.9, 2, False),  # more than 90 % of the disk
         ("stored", 50, 100, True),
         ("online", 0.1, 100, False),
     ],
 )
-def test_budget(mode, size, free, stores):
+def test_the_mode_and_the_budget_decide_whether_attention_is_stored(mode, size, free, stores):
     assert should_store_attention(size, free, TargetConfig(mode=mode, budget_gb=2)) is stores
 
 
 @pytest.mark.parametrize(
-    ("there", "free", "stores"), [(0, 9.9, False), (1, 9.9, True), (9, 0, True), (8, 1, False)]
+    ("stored", "free", "stores"), [(0, 9.9, False), (1, 9.9, True), (9, 0, True), (8, 1, False)]
 )
-def test_what_is_stored_already_needs_no_room(there, free, stores):
-    """Else a sweep that goes on would no longer store what it has stored."""
+def test_stored_targets_need_no_space_again(stored, free, stores):
+    """Otherwise a resumed sweep would no longer use the attention that it has stored."""
     config = TargetConfig(mode="auto", budget_gb=20)
-    assert should_store_attention(9, free, config, there) is stores
+    assert should_store_attention(9, free, config, stored) is stores
 
 
-def test_no_room_for_what_must_be_stored():
+def test_mode_stored_without_space_is_refused():
     with pytest.raises(UsageError, match=r"95\.0 GB to store and 100\.0 GB free"):
         should_store_attention(95, 100, TargetConfig(mode="stored"))
 
 
-def test_key_names_data_and_teacher(make_task_data, data):
+def test_the_key_depends_on_data_and_teacher(make_task_data, data):
     assert targets_key(data, "a") == targets_key(data, "a")
     assert (
         len({targets_key(data, "a"), targets_key(data, "b"), targets_key(make_task_data("stsb"), "a")}) == 3

@@ -1,4 +1,4 @@
-"""Building targets: what the files are, and what is left of a build that was interrupted."""
+"""Building targets: the files, and builds that are interrupted."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_progress_counts_examples(tmp_path, data, teacher):
     assert [done for done, _ in steps] == sorted({done for done, _ in steps})
 
 
-def test_the_files_are_float16_in_order_of_length(targets, data, teacher):
-    """The order of evaluation; attention one example's maps after the other's."""
+def test_arrays_are_float16_in_order_of_length(targets, data, teacher):
+    """The order is that of evaluation. Attention has one example's maps after the other's."""
     rows = LengthOrder(data.train.lengths).rows
     logits, vectors, attention = (
         np.load(targets.folder / part / "train.npy") for part in ("logits", "cls-2", "attention-3")
@@ -55,7 +55,7 @@ def test_the_files_are_float16_in_order_of_length(targets, data, teacher):
     np.testing.assert_allclose(attention, np.concatenate(maps), **HALF)
 
 
-def test_a_step_holds_no_more_attention_than_it_may(tmp_path, data, teacher, targets, monkeypatch):
+def test_a_step_holds_at_most_max_attention(tmp_path, data, teacher, targets, monkeypatch):
     cells = 20 * 4 * HEADS * 12**2
     monkeypatch.setattr(module, "MAX_ATTENTION", cells)
     shapes, forward = [], teacher.forward
@@ -70,7 +70,7 @@ def test_a_step_holds_no_more_attention_than_it_may(tmp_path, data, teacher, tar
     assert_arrays_close(array_contents(tmp_path), array_contents(targets.folder))
 
 
-def test_only_what_is_missing_is_computed(tmp_path, data, teacher, monkeypatch):
+def test_only_missing_parts_are_computed(tmp_path, data, teacher, monkeypatch):
     build_all(tmp_path, data, teacher, layers=[1], attention=False)
     asked, forward = [], teacher.forward
     monkeypatch.setattr(
@@ -80,7 +80,7 @@ def test_only_what_is_missing_is_computed(tmp_path, data, teacher, monkeypatch):
     assert asked == [{"depth": 2, "attention_layers": [], "classify": False}] * len(asked)
 
 
-def test_a_later_layer_builds_only_what_is_missing(tmp_path, data, teacher):
+def test_only_missing_parts_are_written(tmp_path, data, teacher):
     assert build_all(tmp_path, data, teacher, layers=[2], attention=False)
     first = part_inodes(tmp_path)
     assert set(first) == {"logits", "cls-2"}
@@ -115,7 +115,7 @@ def test_a_damaged_part_is_rebuilt(tmp_path, data, teacher, part, damage):
 
 @pytest.fixture
 def steps(monkeypatch) -> SimpleNamespace:
-    """Steps of 8 examples, each a durable point; `total` of them for `data`."""
+    """Make steps of 8 examples with a checkpoint after each, `total` of them for `data`."""
     monkeypatch.setattr(module, "BATCH", 8)
     monkeypatch.setattr(arrays, "CHECKPOINT_SECONDS", 0.0)
     return SimpleNamespace(total=6 + 3)
@@ -123,14 +123,14 @@ def steps(monkeypatch) -> SimpleNamespace:
 
 @pytest.fixture
 def passes(teacher, monkeypatch) -> list:
-    """An entry for each of the teacher's forward passes."""
+    """Return a list that gets an entry for each of the teacher's forward passes."""
     made, forward = [], teacher.forward
     monkeypatch.setattr(teacher, "forward", lambda *a, **keys: made.append(1) or forward(*a, **keys))
     return made
 
 
 def interrupt(folder, data, teacher, layers, after: int) -> None:
-    """Build, and stop after some steps as Ctrl-C does."""
+    """Start a build and interrupt it after some steps as Ctrl-C does."""
     building = build_targets(folder, data, teacher, layers, True)
     for _ in range(after):
         next(building)
@@ -139,7 +139,7 @@ def interrupt(folder, data, teacher, layers, after: int) -> None:
 
 
 @pytest.mark.parametrize("after", [1, 4, 6, 7, 8])
-def test_an_interrupted_build_goes_on(tmp_path, data, teacher, steps, passes, after):
+def test_an_interrupted_build_is_continued(tmp_path, data, teacher, steps, passes, after):
     assert len(build_all(tmp_path / "once", data, teacher, layers=[2, 3])) == len(passes) == steps.total
     passes.clear()
     interrupt(tmp_path / "t", data, teacher, [2, 3], after)
@@ -154,8 +154,8 @@ def test_an_interrupted_build_goes_on(tmp_path, data, teacher, steps, passes, af
     assert set(part_inodes(tmp_path / "t")) == {"logits", "cls-2", "cls-3", "attention-2", "attention-3"}
 
 
-def test_a_killed_build_goes_on(tmp_path, data, teacher, steps, passes, monkeypatch):
-    """What a killed process leaves is what its files hold between two steps."""
+def test_a_killed_build_is_continued(tmp_path, data, teacher, steps, passes, monkeypatch):
+    """A killed process leaves its files as they are between two steps."""
     build_all(tmp_path / "once", data, teacher, layers=[2, 3])
     building = build_targets(tmp_path / "running", data, teacher, [2, 3], True)
     for _ in range(3):
@@ -196,10 +196,10 @@ def test_a_build_killed_while_publishing_needs_no_teacher(
 @pytest.mark.parametrize(
     ("before", "then", "goes_on"), [([2, 3], [3], True), ([2], [2, 3], False), ([1, 2], [2, 3], False)]
 )
-def test_a_build_of_other_layers_was_interrupted(
+def test_an_interrupted_build_of_other_layers_is_continued_if_it_has_all(
     tmp_path, data, teacher, steps, passes, before, then, goes_on
 ):
-    """What it has is used where it has all that is asked for, and is gone in the end."""
+    """Nothing of the interrupted build is left in the end."""
     build_all(tmp_path / "once", data, teacher, layers=then)
     interrupt(tmp_path / "t", data, teacher, before, 4)
     passes.clear()
@@ -209,7 +209,9 @@ def test_a_build_of_other_layers_was_interrupted(
     assert ".unfinished" not in part_inodes(tmp_path / "t")
 
 
-def test_a_build_with_other_steps_was_interrupted(tmp_path, data, teacher, steps, passes, monkeypatch):
+def test_an_interrupted_build_with_other_steps_starts_over(
+    tmp_path, data, teacher, steps, passes, monkeypatch
+):
     interrupt(tmp_path / "t", data, teacher, [2], 4)
     monkeypatch.setattr(module, "BATCH", 9)
     build_all(tmp_path / "once", data, teacher, layers=[2])
@@ -224,7 +226,7 @@ def disk_with(monkeypatch, free: float) -> None:
 
 
 @pytest.mark.parametrize("attention", [True, False])
-def test_a_disk_too_full_is_said_before_anything_is_written(tmp_path, data, teacher, monkeypatch, attention):
+def test_a_full_disk_is_reported_before_anything_is_written(tmp_path, data, teacher, monkeypatch, attention):
     need = size_gb(data, teacher, [2], attention) * 1e9
     disk_with(monkeypatch, need)  # not all of it may be taken
     with pytest.raises(UsageError, match=rf"{tmp_path}: .* {need / 1e9:.3g} GB more .* --output") as caught:
@@ -235,13 +237,13 @@ def test_a_disk_too_full_is_said_before_anything_is_written(tmp_path, data, teac
     assert build_all(tmp_path, data, teacher, [2], attention)
 
 
-def test_a_full_disk_does_not_matter_where_all_is_there(tmp_path, data, teacher, monkeypatch):
+def test_a_full_disk_does_not_matter_to_complete_targets(tmp_path, data, teacher, monkeypatch):
     build_all(tmp_path, data, teacher, [2])
     disk_with(monkeypatch, 0)
     assert build_all(tmp_path, data, teacher, [2]) == []
 
 
-def test_what_an_interrupted_build_has_needs_no_room(tmp_path, data, teacher, steps, monkeypatch):
+def test_an_interrupted_build_needs_no_space_again(tmp_path, data, teacher, steps, monkeypatch):
     interrupt(tmp_path, data, teacher, [2], 6)
     assert stored_gb(tmp_path, [2]) >= size_gb(
         data, teacher, [2]
@@ -250,7 +252,7 @@ def test_what_an_interrupted_build_has_needs_no_room(tmp_path, data, teacher, st
     assert build_all(tmp_path, data, teacher, [2])
 
 
-def test_a_failing_build_leaves_what_was_there(tmp_path, data, teacher, monkeypatch):
+def test_a_failing_build_leaves_existing_parts(tmp_path, data, teacher, monkeypatch):
     build_all(tmp_path, data, teacher, layers=[2])
     before = part_inodes(tmp_path)
     broken = make_encoder()
@@ -263,7 +265,7 @@ def test_a_failing_build_leaves_what_was_there(tmp_path, data, teacher, monkeypa
     assert all(store.is_intact(tmp_path / part) for part in before)
 
 
-def test_two_processes_at_once_leave_one_intact_store(two_processes, targets):
+def test_two_processes_build_the_targets_once(two_processes, targets):
     assert sorted(steps > 0 for steps in two_processes.built) == [False, True]
     parts = part_inodes(two_processes.folder)
     assert set(parts) == {"logits", "cls-2", "cls-4", "attention-2", "attention-4"}

@@ -1,9 +1,9 @@
-"""Memory that reading, tokenizing and building targets take, as a data set's size grows.
+"""Memory for reading, tokenizing and building targets as a data set grows.
 
     PYTHONPATH=. python tests/distill/test_targets_scale.py prepare FOLDER 364000
     PYTHONPATH=. python tests/distill/test_targets_scale.py build FOLDER 5000
 
-measure by hand what the tests do at a smaller size. The second reads what the first left in FOLDER.
+measure larger sizes than the tests. The second command reads the output of the first one in FOLDER.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 GIB = 2**30
-LIMIT = 3 * GIB  # of a process that builds targets
+LIMIT = 3 * GIB  # for a process that builds targets
 MAX_LENGTH = 128
 
 pytestmark = [
@@ -34,7 +34,7 @@ pytestmark = [
 
 
 def resident() -> dict[str, int]:
-    """Bytes of memory: the peak so far, and what is held now, of which the kernel can drop none unasked."""
+    """Return bytes of memory: the peak so far, and the anonymous memory now, which the kernel cannot drop."""
     pairs = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     found = {fields[0]: int(fields[1]) * 1024 for fields in pairs if fields[0] in ("VmHWM:", "RssAnon:")}
     return {"peak": found["VmHWM:"], "anonymous": found["RssAnon:"]}
@@ -42,7 +42,7 @@ def resident() -> dict[str, int]:
 
 @contextmanager
 def measured(report: dict, name: str) -> Iterator[None]:
-    """Adds a phase's seconds and its highest resident and anonymous memory, in bytes, to a report."""
+    """Add a phase's seconds and its highest resident and anonymous memory, in bytes, to a report."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     highest, over, start = [resident()["anonymous"]], threading.Event(), time.perf_counter()
 
@@ -62,7 +62,7 @@ def measured(report: dict, name: str) -> Iterator[None]:
 
 
 def write_qqp(folder: Path, words: list[str], pairs: int) -> None:
-    """A made-up set as long as QQP's: about 30 tokens a pair, and a tail up to some hundreds."""
+    """Write generated pairs as long as QQP's: about 30 tokens each, some of them hundreds."""
     rng = np.random.default_rng(0)
     (folder / "QQP").mkdir(parents=True)
     for name, count in (("train", pairs), ("dev", pairs // 9)):
@@ -76,7 +76,7 @@ def write_qqp(folder: Path, words: list[str], pairs: int) -> None:
 
 
 def prepare_all(folder: Path, pairs: int) -> dict:
-    """What a sweep's own process does: read the files, tokenize."""
+    """Read and tokenize a data set, as a sweep's own process does."""
     from ikd_ray.data.sources import load_dataset
     from ikd_ray.data.tokens import tokenize
     from ikd_ray.distill.teacher import find_teacher, load_tokenizer
@@ -99,7 +99,7 @@ def prepare_all(folder: Path, pairs: int) -> dict:
 
 
 def build_some(folder: Path, examples: int) -> dict:
-    """What the preparing task does, on the longest examples and as many others: targets of a MiniLM."""
+    """Build targets for the longest examples and as many others, as a sweep's preparing task does."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -131,7 +131,7 @@ def build_some(folder: Path, examples: int) -> dict:
 
 
 def run(job: str, folder: Path, size: int) -> dict:
-    """In a process of its own, so that its memory is its own too."""
+    """Run a job in a process of its own, whose memory is measured."""
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
         [sys.executable, __file__, job, str(folder), str(size)],
@@ -145,7 +145,7 @@ def run(job: str, folder: Path, size: int) -> dict:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> dict[int, tuple[Path, dict]]:
-    """By number of pairs: the folder of a made-up set, and what its preparation took."""
+    """Return by number of pairs the folder of a generated set and the memory for its preparation."""
     folders = {pairs: tmp_path_factory.mktemp(str(pairs)) for pairs in (20_000, 60_000)}
     return {pairs: (folder, run("prepare", folder, pairs)) for pairs, folder in folders.items()}
 
@@ -154,19 +154,19 @@ def test_a_set_of_qqps_size_can_be_read_and_tokenized(prepared):
     (_, less), (_, more) = prepared[20_000], prepared[60_000]
     assert 25 < more["tokens"] < 35
     for phase in ("read", "tokenize"):
-        a_pair = (more[phase]["peak"] - less[phase]["peak"]) / 40_000
-        assert a_pair < 2048, phase
-        assert more[phase]["peak"] + 304_000 * max(a_pair, 0) < LIMIT / 2, phase
+        per_pair = (more[phase]["peak"] - less[phase]["peak"]) / 40_000
+        assert per_pair < 2048, phase
+        assert more[phase]["peak"] + 304_000 * max(per_pair, 0) < LIMIT / 2, phase
 
 
 def test_building_takes_as_much_memory_for_many_examples_as_for_few(prepared):
-    """The longest examples, whose steps are the largest, are among the few."""
+    """The few examples include the longest ones, whose steps are the largest."""
     folder, _ = prepared[60_000]
     few, many = (run("build", folder, examples) for examples in (256, 640))
     assert many["longest"] == few["longest"] == MAX_LENGTH
     assert many["stored"] > 1.1 * few["stored"]
     assert many["build"]["peak"] < LIMIT / 2
-    # From run to run the allocator's own needs differ by 0.1 GiB.
+    # The allocator's own needs differ by 0.1 GiB between runs.
     assert many["build"]["anonymous"] < few["build"]["anonymous"] + 0.2 * GIB
 
 

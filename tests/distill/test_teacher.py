@@ -41,7 +41,7 @@ CONFIG = TeacherConfig(epochs=3, patience=2, learning_rate=3e-3, batch_size=8)
 
 @pytest.fixture
 def save(tmp_path):
-    """`save("name", family, labels, head=True)`: a model folder with its tokenizer."""
+    """Return `save("name", family, labels, head=True)`, which writes a model with its tokenizer."""
 
     def write(name: str, family: str = "bert", labels: int = 2, head: bool = False, **config) -> Path:
         folder = tmp_path / name
@@ -56,7 +56,7 @@ def save(tmp_path):
 
 
 def make(source, data, config, folder):
-    """(epochs reported, the teacher kept)."""
+    """Return the reported epochs and the record of the stored teacher."""
     epochs = list(make_teacher(source, data, config, folder, CPU))
     return epochs, open_teacher(folder)
 
@@ -72,15 +72,15 @@ def refusal(name, task=COLA) -> str:
 
 @pytest.mark.parametrize("head", [False, True])
 @pytest.mark.parametrize("family", ["bert", "electra", "distilbert"])
-def test_a_folder_is_found(save, family, head):
+def test_find_teacher_describes_a_folder(save, family, head):
     folder = save("model", family, head=head)
     source = find_teacher(str(folder), COLA)
     assert (source.layers, source.hidden_size, source.has_head) == (2, 32, head)
     assert source == find_teacher(str(folder), COLA)
 
 
-def test_the_key_is_of_the_content(save):
-    """Moved, it is the same model; with another weight or tokenizer it is not."""
+def test_the_key_depends_on_the_content_only(save):
+    """A copy elsewhere has the same key; another weight or tokenizer changes it."""
     keys = [find_teacher(str(save(name)), COLA).key for name in ("a", "b")]
     assert keys[0] == keys[1]
     folder = save("c")
@@ -102,14 +102,14 @@ def test_a_folder_without_a_config_is_refused(save):
     assert "config.json" in refusal(folder)
 
 
-def test_weights_that_are_no_safetensors_are_refused(save):
+def test_pickled_weights_are_refused(save):
     folder = save("model")
     torch.save(make_classifier(layers=2).base_model.state_dict(), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     assert "safetensors" in refusal(folder)
 
 
-def test_another_family_is_refused(save):
+def test_an_unsupported_family_is_refused(save):
     folder = save("model")
     GPT2Config(n_layer=1, n_embd=32, n_head=4).save_pretrained(folder)
     message = refusal(folder)
@@ -138,7 +138,7 @@ def test_an_unknown_name_is_refused(name):
 
 
 def test_the_bundled_teacher():
-    """Its checksum is right, and it is what a machine without a GPU or a hub gets."""
+    """It is the default on a machine without a GPU or a hub."""
     folder = bundled_teacher()
     source = find_teacher(None, COLA)
     assert (source.path, source.layers, source.hidden_size) == (str(folder), 6, 384)
@@ -176,8 +176,10 @@ def test_fine_tuning_keeps_the_best_epoch(save, data, tmp_path):
         ([-0.5, -0.6, -0.7], 3, 1),
     ],
 )
-def test_patience(save, data, tmp_path, monkeypatch, scores, ran, best):
-    """Scripted dev metrics: when it stops, and whose epoch's weights it keeps."""
+def test_fine_tuning_stops_after_patience_and_keeps_the_best_epoch(
+    save, data, tmp_path, monkeypatch, scores, ran, best
+):
+    """The dev metrics are scripted."""
     seen = []
 
     def scripted(model, _):
@@ -195,7 +197,7 @@ def test_patience(save, data, tmp_path, monkeypatch, scores, ran, best):
 
 
 def test_the_held_out_examples_choose_the_epoch(save, tmp_path, monkeypatch):
-    """Scripted: dev says something else, and is not asked."""
+    """The metrics are scripted; dev would choose another epoch."""
     parted = hold_out(make_dataset())
     data = tokenize(parted, write_tokenizer(tmp_path / "tokenizer"), "tiny", 32, tmp_path / "data")
     seen, scores = [], [0.5, 0.1, 0.3, 0.2, 0.1]
@@ -223,7 +225,7 @@ def test_fine_tuning_trains_every_part(save, data, tmp_path):
     assert still <= {name for name in before if name.endswith("position_ids")}
 
 
-def test_a_fine_tuned_folder_is_used_as_it_is(save, data, tmp_path):
+def test_a_model_with_a_head_is_stored_without_training(save, data, tmp_path):
     folder = save("model", head=True)
     epochs, record = make(find_teacher(str(folder), COLA), data, CONFIG, tmp_path / "kept")
     assert epochs == record.history == []
@@ -242,7 +244,7 @@ def test_a_fine_tuned_folder_is_used_as_it_is(save, data, tmp_path):
     ],
 )
 @pytest.mark.parametrize("head", [True, False])
-def test_the_kept_folder_is_a_hugging_face_model_of_the_task(
+def test_the_stored_folder_is_a_hugging_face_model_of_the_task(
     save, make_task_data, tmp_path, task, names, head
 ):
     data = make_task_data(task, train=12, dev=6)
@@ -265,7 +267,7 @@ def test_the_kept_folder_is_a_hugging_face_model_of_the_task(
     assert kept(text)["input_ids"] == original(text)["input_ids"]
 
 
-def test_the_same_key_means_the_same_teacher(save, data, make_task_data):
+def test_the_key_depends_on_model_data_and_settings(save, data, make_task_data):
     source = find_teacher(str(save("model")), COLA)
     key = teacher_key(source, data, CONFIG)
     assert key == teacher_key(find_teacher(source.path, COLA), data, TeacherConfig(**CONFIG.model_dump()))
@@ -284,12 +286,12 @@ def test_the_same_key_means_the_same_teacher(save, data, make_task_data):
     assert len({key, *others}) == 8
 
 
-def test_hyperparameters_do_not_matter_to_a_teacher_that_is_used_as_it_is(save, data):
+def test_settings_do_not_change_the_key_of_a_model_with_a_head(save, data):
     source = find_teacher(str(save("model", head=True)), COLA)
     assert teacher_key(source, data, CONFIG) == teacher_key(source, data, TeacherConfig(seed=5))
 
 
-def test_a_kept_teacher_is_reopened_and_a_damaged_one_is_not(save, data, tmp_path):
+def test_a_stored_teacher_is_reopened_unless_it_is_damaged(save, data, tmp_path):
     source = find_teacher(str(save("model", head=True)), COLA)
     _, record = make(source, data, CONFIG, tmp_path / "kept")
     assert open_teacher(tmp_path / "kept") == record
@@ -318,7 +320,7 @@ def test_the_same_seed_gives_the_same_teacher(save, data, tmp_path):
 
 
 def test_a_folder_without_a_tokenizer_is_refused(save):
-    """transformers makes one up that knows no word: every sentence would become the same unknown tokens."""
+    """Transformers would create one without words, and every sentence become the same unknown tokens."""
     folder = save("model")
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
         (folder / name).unlink()

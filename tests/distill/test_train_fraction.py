@@ -1,4 +1,4 @@
-"""A student that sees a share of the training set: that share alone, in the batches of a set of just these examples."""
+"""Training on a fraction of the training set equals training on a data set of just these examples."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def trial_of(**fields) -> Trial:
 
 @pytest.fixture
 def plans(monkeypatch):
-    """The batches of every epoch that is trained."""
+    """Return a list that gets the batches of every epoch that is trained."""
     found, call = [], StageDataLoader.load
 
     def spy(self, plan):
@@ -55,7 +55,7 @@ def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
     return len(one) == len(other) and all(map(np.array_equal, one, other))
 
 
-def test_of_the_whole_set_the_batches_are_what_they_are_without_a_fraction(data, targets, plans):
+def test_a_fraction_of_one_gives_the_batches_of_the_whole_set(data, targets, plans):
     list(Distillation(trial_of(regime="hard", train_fraction=1.0), data, targets))
     lengths = data.train.lengths
     expected = [training_batches(lengths, SMALL["batch_size"], SEED, "C", epoch) for epoch in (1, 2)]
@@ -64,7 +64,7 @@ def test_of_the_whole_set_the_batches_are_what_they_are_without_a_fraction(data,
 
 
 @pytest.mark.parametrize("regime", ["hard", "pid"])
-def test_every_epoch_has_the_chosen_rows_each_once(data, targets, plans, regime):
+def test_every_epoch_has_each_row_of_the_subset_once(data, targets, plans, regime):
     list(Distillation(trial_of(regime=regime, train_fraction=0.3), data, targets))
     chosen = nested_subset(data.train.labels, 0.3, SEED)
     assert len(chosen) < 0.4 * len(data.train)
@@ -75,7 +75,7 @@ def test_every_epoch_has_the_chosen_rows_each_once(data, targets, plans, regime)
 
 @pytest.fixture(scope="module")
 def cut(data, teacher, tmp_path_factory):
-    """Half of `data`'s training set as a data set of its own, and what the teacher says about it."""
+    """Return half of `data`'s training set as a data set of its own, and the teacher's targets for it."""
     root, whole = tmp_path_factory.mktemp("cut"), make_dataset()
     train = whole.splits["train"]
     rows = nested_subset(train.labels, 0.5, SEED)
@@ -94,20 +94,20 @@ FIELDS = [
 
 
 @pytest.mark.parametrize("fields", FIELDS, ids=lambda fields: "-".join(fields.values()))
-def test_a_share_is_as_good_as_a_set_of_just_these_examples(data, targets, cut, fields):
-    """Only the teacher's targets were computed in other batches, which shows in their last digits."""
-    ways = [(trial_of(train_fraction=0.5, **fields), data, targets), (trial_of(**fields), *cut)]
-    courses = [Distillation(*way) for way in ways]
+def test_a_subset_trains_as_a_data_set_of_just_these_examples(data, targets, cut, fields):
+    """The teacher's targets were computed in other batches, which changes their last digits."""
+    arguments = [(trial_of(train_fraction=0.5, **fields), data, targets), (trial_of(**fields), *cut)]
+    distillations = [Distillation(*each) for each in arguments]
     found = [
-        [{k: v for k, v in epoch.metrics.items() if "time/" not in k} for epoch in course]
-        for course in courses
+        [{k: v for k, v in epoch.metrics.items() if "time/" not in k} for epoch in distillation]
+        for distillation in distillations
     ]
     exact = fields["regime"] == "hard"
     for share, alone in zip(*found, strict=True):
         assert share == pytest.approx(alone, rel=2e-3, abs=2e-4)
         if exact:
             assert [share["train/loss"], share["dev/mcc"]] == [alone["train/loss"], alone["dev/mcc"]]
-    states = [copy_state(course.student) for course in courses]
+    states = [copy_state(distillation.student) for distillation in distillations]
     if exact:
         assert not changed_tensors(*states)
     for name, tensor in states[0].items():
@@ -116,7 +116,7 @@ def test_a_share_is_as_good_as_a_set_of_just_these_examples(data, targets, cut, 
 
 @pytest.mark.parametrize("config", [PrefixConfig(), PrefixConfig(memory_gb=0)], ids=["memory", "disk"])
 @pytest.mark.parametrize("depths", [[1, 2, 3], [2], [3]], ids=str)
-def test_the_prefix_is_that_of_the_rows_in_use(data, config, depths):
+def test_frozen_activations_are_stored_for_the_subset_only(data, config, depths):
     rows = nested_subset(data.train.labels, 0.25, 0)
     student = make_encoder(layers=3)
     whole, part = FrozenActivations(student, data, config), FrozenActivations(student, data, config, rows)
@@ -131,7 +131,7 @@ def test_the_prefix_is_that_of_the_rows_in_use(data, config, depths):
         part.read("train", np.setdiff1d(np.arange(len(data.train)), rows)[:1])
 
 
-def test_no_layer_runs_for_an_example_that_is_not_in_use(data, targets, monkeypatch):
+def test_no_layer_runs_for_an_example_outside_the_subset(data, targets, monkeypatch):
     seen, collate = [], frozen_activations.collate
 
     def spy(split, rows, pad_id):
@@ -145,8 +145,7 @@ def test_no_layer_runs_for_an_example_that_is_not_in_use(data, targets, monkeypa
     assert sorted(seen) == sorted(chosen * 2)  # below layer 2, and below the head
 
 
-def test_what_is_kept_of_the_whole_encoder_is_the_share_s(data, targets, tmp_path):
-    """And another share's is none of its own."""
+def test_the_encoders_cached_output_is_that_of_the_subset(data, targets, tmp_path):
     for fraction in (0.25, 0.5, 1.0):
         trial = trial_of(regime="pid", top_trains="head", train_fraction=fraction)
         list(Distillation(trial, data, targets, checkpoints=EpochCache(tmp_path, 20, "t", "t")))
@@ -155,7 +154,7 @@ def test_what_is_kept_of_the_whole_encoder_is_the_share_s(data, targets, tmp_pat
     assert sorted(sizes) == [HIDDEN * count for count in expected]
 
 
-def test_shares_have_no_epochs_in_common_but_equal_ones_have(data, targets, tmp_path):
+def test_only_equal_subsets_share_epochs(data, targets, tmp_path):
     def run(fraction: float, name: str):
         shared = EpochCache(tmp_path, 20, name, name)
         *_, last = Distillation(
@@ -170,7 +169,7 @@ def test_shares_have_no_epochs_in_common_but_equal_ones_have(data, targets, tmp_
     assert again["train/loss"] == first["train/loss"]
 
 
-def test_workers_need_a_share_that_they_can_split(data, targets):
+def test_a_subset_too_small_to_split_is_refused(data, targets):
     trial = trial_of(regime="kd", train_fraction=0.01, epochs=1)
     count = len(np.unique(data.train.labels))
     with pytest.raises(UsageError, match=f"batch_size {count}: too few examples for 2 workers"):

@@ -83,11 +83,11 @@ def distill(rank: int, data_folder: Path, target_folder: Path, out: Path) -> Non
         try:
             targets = Targets(target_folder, data, make_encoder(dropout=job["dropout"]))
             trial = Trial(**job["trial"])
-            course = Distillation(
+            distillation = Distillation(
                 trial, data, world=DistributedContext(rank, 2), **targets_for(trial, targets, data)
             )
-            result["metrics"] = [epoch.metrics for epoch in course]
-            result["state"] = copy_state(course.student)
+            result["metrics"] = [epoch.metrics for epoch in distillation]
+            result["state"] = copy_state(distillation.student)
         except Exception as error:
             result["error"] = repr(error)
         torch.save(result, out / f"{name}-{rank}.pt")

@@ -28,11 +28,11 @@ def comparable_metrics(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if "time/" not in name and name not in counts}
 
 
-def distillation_result(course: Distillation, epochs: list) -> SimpleNamespace:
+def distillation_result(distillation: Distillation, epochs: list) -> SimpleNamespace:
     return SimpleNamespace(
         epochs=epochs,
         metrics=[comparable_metrics(epoch.metrics) for epoch in epochs],
-        state=copy_state(course.student),
+        state=copy_state(distillation.student),
         reused=int(epochs[-1].metrics["reused_epochs"]),
         trained=int(epochs[-1].metrics["trained_epochs"]),
         warnings=[warning for epoch in epochs for warning in epoch.warnings],

@@ -1,4 +1,4 @@
-"""Trials that share epochs, and trials that do not."""
+"""Fixtures of trials that share epochs, and of trials that do not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.helpers.tiny_models import make_encoder
 
 @pytest.fixture(scope="module")
 def dropping(data, targets):
-    """Targets of a teacher, and so students, that drop out."""
+    """Return targets of a teacher with dropout, which its students have too."""
     return Targets(targets.folder, data, make_encoder(dropout=0.1))
 
 
@@ -28,7 +28,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def start(data, dropping, folder):
-    """`start(trial, "name")`: a trial that shares its epochs, not yet begun; without a name one that does not."""
+    """Return `start(trial, "name")`, which creates a trial that shares its epochs; without a name it shares none."""
 
     def make(trial: Trial, name: str = "", prefix: PrefixConfig | None = None) -> Distillation:
         shared = EpochCache(folder, 20, name, f"owner of {name}") if name else None
@@ -39,29 +39,27 @@ def start(data, dropping, folder):
 
 @pytest.fixture
 def run(start):
-    """`start`, and through all of it."""
+    """Return `run`, which takes the arguments of `start`, runs the trial and returns its result."""
 
     def make(*arguments, **more) -> SimpleNamespace:
-        course = start(*arguments, **more)
-        return distillation_result(course, list(course))
+        distillation = start(*arguments, **more)
+        return distillation_result(distillation, list(distillation))
 
     return make
 
 
 @pytest.fixture(scope="module")
 def alone(data, dropping):
-    """What a trial gives that shares nothing, found once."""
+    """Return `alone(trial)`: the result of a trial that shares nothing, computed once per trial."""
     known: dict[tuple, SimpleNamespace] = {}
 
     def make(trial: Trial, prefix: PrefixConfig | None = None) -> SimpleNamespace:
         key = trial.model_dump_json(), str(prefix)
         if key not in known:
-            course = Distillation(trial, data, dropping, prefix=prefix)
+            distillation = Distillation(trial, data, dropping, prefix=prefix)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(
-                    StageTrainer, "train_epoch", TRAIN_EPOCH
-                )  # for `trained` it is none of the trials
-                known[key] = distillation_result(course, list(course))
+                patch.setattr(StageTrainer, "train_epoch", TRAIN_EPOCH)  # `trained` does not count it
+                known[key] = distillation_result(distillation, list(distillation))
         return known[key]
 
     return make
@@ -69,7 +67,7 @@ def alone(data, dropping):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """(stage, epoch) of every epoch that was really trained."""
+    """Return a list that gets (stage, epoch) of every epoch that is trained."""
     calls = []
 
     def spy(self, number: int):
@@ -82,7 +80,7 @@ def trained(monkeypatch):
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory, data, dropping):
-    """The states of a whole trial, to be copied."""
+    """Return the saved epochs of a whole trial; tests copy them."""
     folder = tmp_path_factory.mktemp("kept") / "epochs"
     distill(PID, data, dropping, checkpoints=EpochCache(folder, 20, "first"))
     return folder

@@ -1,4 +1,4 @@
-"""Trials that share epochs: whatever is taken and whatever is trained, the numbers are those of a trial alone."""
+"""Trials that share epochs have the numbers of a trial alone, whatever is reused and whatever is trained."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ FIELDS = [
 
 
 @pytest.mark.parametrize("fields", FIELDS, ids=lambda fields: "-".join(map(str, fields.values())))
-def test_what_is_reused_changes_nothing(run, alone, fields):
-    """Nothing of the trial, a part of it and all of it were trained by others before."""
+def test_reused_epochs_change_no_number(run, alone, fields):
+    """Others trained nothing of the trial, a part of it, and all of it before."""
     trial = Trial(**(SMALL | fields))
     others = {
         "shorter": with_fields(trial, cosine_threshold=1.0, epochs=1),
@@ -67,8 +67,8 @@ CUT = [
 
 
 @pytest.mark.parametrize("fields", CUT, ids=lambda fields: "-".join(map(str, fields.values())))
-def test_a_trial_that_is_cut_off_goes_on(start, run, alone, trained, folder, fields):
-    """After whichever epoch; what it had trained itself is not called reused."""
+def test_an_interrupted_trial_resumes_after_any_epoch(start, run, alone, trained, folder, fields):
+    """The epochs that it trained itself do not count as reused."""
     trial = Trial(**(SMALL | fields))
     expected = alone(trial)
     for done in range(1, len(expected.epochs)):
@@ -88,7 +88,7 @@ def test_a_trial_that_is_cut_off_goes_on(start, run, alone, trained, folder, fie
         assert [epoch.metrics for epoch in begun] == [epoch.metrics for epoch in whole.epochs[:done]]
 
 
-def test_an_epoch_that_breaks_off_is_as_if_never_begun(start, run, alone, trained, monkeypatch):
+def test_an_interrupted_epoch_leaves_nothing(start, run, alone, trained, monkeypatch):
     step, steps = StageTrainer._step, []
 
     def breaks(self, *arguments):
@@ -109,12 +109,12 @@ def test_an_epoch_that_breaks_off_is_as_if_never_begun(start, run, alone, traine
 
 
 def test_each_epoch_is_trained_once(run, trained):
-    """Over trials that differ in when they move up: an epoch is what it is and how long those below it took."""
+    """An epoch is identified by its number, its stage and the numbers of epochs of the stages before."""
     done = Counter()
     for each in (2, 4, 1, 3):
         trained.clear()
-        course = run(with_fields(PID, epochs_per_layer=each, student_layers=3), f"{each}")
-        assert len(trained) == course.trained
+        distillation = run(with_fields(PID, epochs_per_layer=each, student_layers=3), f"{each}")
+        assert len(trained) == distillation.trained
         stages = {"1": (), "2": (each,), "3": (each, each), "C": (each, each, each)}
         done.update((stages[stage], number) for stage, number in trained)
     assert set(done.values()) == {1}
@@ -132,14 +132,14 @@ def test_pid_and_sid_share_the_first_layer(run, alone):
     assert [epoch.reused_from for epoch in found.epochs] == ["pid", "pid", "", "", "", ""]
 
 
-def test_a_trial_takes_what_another_trains_right_now(start, alone, trained):
-    """Two at once, in one process: one waits whenever the other is at the epoch that it needs."""
+def test_a_trial_waits_for_epochs_that_another_trains(start, alone, trained):
+    """Two trials run at once in one process; each waits for the epoch that the other trains."""
     other = with_fields(PID, lambda_=0.5)
-    courses = start(PID, "a"), start(other, "b")
-    given, open_ = ([], []), {0: iter(courses[0]), 1: iter(courses[1])}
+    distillations = start(PID, "a"), start(other, "b")
+    given, open_ = ([], []), {0: iter(distillations[0]), 1: iter(distillations[1])}
     waited = [0, 0]
     while open_:
-        for who in (0, 1, 1):  # the second is the quicker one
+        for who in (0, 1, 1):  # the second runs faster
             event = next(open_[who], None) if who in open_ else None
             if event is None:
                 open_.pop(who, None)
@@ -148,13 +148,13 @@ def test_a_trial_takes_what_another_trains_right_now(start, alone, trained):
                 assert not event.ready()
             else:
                 given[who].append(event)
-    for course, epochs, trial in zip(courses, given, (PID, other), strict=True):
-        assert_same_result(distillation_result(course, epochs), alone(trial))
+    for distillation, epochs, trial in zip(distillations, given, (PID, other), strict=True):
+        assert_same_result(distillation_result(distillation, epochs), alone(trial))
     assert Counter(stage for stage, _ in trained) == {"1": 2, "2": 2, "C": 4}
     assert waited[1]
 
 
-def test_a_trial_that_is_given_up_lets_the_others_on(start, alone):
+def test_a_closed_trial_releases_its_stage(start, alone):
     first, second = iter(start(PID, "first")), start(PID, "second")
     next(first)
     epochs, events = [], iter(second)
@@ -170,8 +170,8 @@ def test_a_trial_that_is_given_up_lets_the_others_on(start, alone):
 
 
 @pytest.mark.parametrize("fields", [{}, {"top_trains": "head"}, {"embeddings": "train"}], ids=str)
-def test_what_frozen_layers_give_stored_and_recomputed(run, alone, fields):
-    """In memory and in a file it is the same; computed again in other batches its last digits are others."""
+def test_stored_and_recomputed_activations_share_no_epochs(run, alone, fields):
+    """Memory and file hold the same numbers; recomputed in other batches they differ in their last digits."""
     trial = with_fields(PID, student_layers=3, **fields)
     places = (("memory", 0), ("recomputed", 2), ("disk", 8), ("recomputed", 8), ("memory", 8))
     for turn, (place, reused) in enumerate(places):
@@ -180,8 +180,8 @@ def test_what_frozen_layers_give_stored_and_recomputed(run, alone, fields):
         assert found.reused == reused
 
 
-def test_without_the_room_that_was_promised_nothing_is_passed_on(run, alone, monkeypatch):
-    """What is trained from then on has other last digits than its key says."""
+def test_without_space_for_activations_nothing_is_shared(run, alone, monkeypatch):
+    """Epochs trained from then on differ in their last digits from those that the key stands for."""
     config = PREFIXES["disk"]
     with monkeypatch.context() as patch:
         patch.setattr(store, "MAX_DISK_SHARE", 0)
@@ -191,7 +191,7 @@ def test_without_the_room_that_was_promised_nothing_is_passed_on(run, alone, mon
     assert found.reused == 2
 
 
-def test_time_is_theirs_who_spent_it(run):
+def test_times_of_reused_epochs_count_as_saved(run):
     first = run(PID, "first").epochs
     longer = run(with_fields(PID, epochs_per_layer=3), "second").epochs
     for epoch in first:
@@ -209,8 +209,8 @@ def test_time_is_theirs_who_spent_it(run):
     assert counts == [(1, 0), (2, 0), (2, 1), (2, 2)]
 
 
-def test_reused_epochs_count_without_names(data, dropping, folder):
-    """Two trials that nobody gave a name are two all the same."""
+def test_trials_without_names_reuse_epochs(data, dropping, folder):
+    """Two trials without a name are different trials."""
     distill(PID, data, dropping, checkpoints=EpochCache(folder, 20))
     found = distill(PID, data, dropping, checkpoints=EpochCache(folder, 20)).metrics
     assert (found["reused_epochs"], found["trained_epochs"]) == (6, 0)

@@ -1,4 +1,4 @@
-"""States that are damaged or gone, and disks that refuse: it costs an epoch, and never a number."""
+"""Damaged or lost epochs and full disks cost time, and never change a number."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ PLACES = [("1", 1), ("1", 2), ("2", 1), ("2", 2), ("C", 1), ("C", 2)]
     [*((name, ("2", 1)) for name in DAMAGES), *(("flip " + PARTS[1], place) for place in PLACES)],
     ids=str,
 )
-def test_a_damaged_state_is_trained_anew(run, alone, trained, kept, folder, damage, place):
-    """It alone: those after it are as good as ever."""
+def test_a_damaged_epoch_is_trained_anew(run, alone, trained, kept, folder, damage, place):
+    """Only this epoch is trained; later ones are reused."""
     shutil.copytree(kept, folder)
     broken = saved_epoch_folder(folder, *place)
     DAMAGES[damage](broken)
@@ -65,7 +65,7 @@ def test_a_damaged_state_is_trained_anew(run, alone, trained, kept, folder, dama
 
 
 @pytest.mark.parametrize("place", PLACES, ids=str)
-def test_a_missing_state_is_trained_without_a_word(run, alone, trained, kept, folder, place):
+def test_a_missing_epoch_is_trained_without_a_warning(run, alone, trained, kept, folder, place):
     shutil.copytree(kept, folder)
     shutil.rmtree(saved_epoch_folder(folder, *place))
     found = run(PID, "next")
@@ -75,8 +75,8 @@ def test_a_missing_state_is_trained_without_a_word(run, alone, trained, kept, fo
 
 
 @pytest.mark.parametrize("harm", [flip, halve, Path.unlink], ids=lambda harm: harm.__name__)
-def test_a_damaged_output_of_the_encoder_is_computed_anew(run, alone, trained, folder, harm):
-    """What heads alone train on is kept beside the states."""
+def test_a_damaged_encoder_output_is_computed_anew(run, alone, trained, folder, harm):
+    """The output that heads train on is saved beside the epochs."""
     head = with_fields(PID, top_trains="head")
     run(head, "first")
     for file in folder.glob(f"[!.]*/*/{ACTIVATIONS_FILE}"):
@@ -87,7 +87,7 @@ def test_a_damaged_output_of_the_encoder_is_computed_anew(run, alone, trained, f
     assert all(store.is_intact(file.parent) for file in folder.glob(f"[!.]*/*/{ACTIVATIONS_FILE}"))
 
 
-def test_forgotten_checks_are_no_damage(run, trained, kept, folder):
+def test_missing_verification_notes_are_no_damage(run, trained, kept, folder):
     shutil.copytree(kept, folder)
     for notes in folder.glob(f"*/*/{store.VERIFIED}"):
         notes.unlink()
@@ -111,37 +111,37 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_state_that_vanishes_before_it_is_loaded(start, alone, trained, kept, folder, loss):
-    """Four epochs were given when it goes; none of them is given again."""
+def test_an_epoch_lost_before_it_is_loaded_is_trained_anew(start, alone, trained, kept, folder, loss):
+    """Four epochs were reported before; none of them is reported again."""
     shutil.copytree(kept, folder)
     trial = with_fields(PID, lambda_=0.5)
-    course = start(trial, "next")
-    events = iter(course)
+    distillation = start(trial, "next")
+    events = iter(distillation)
     epochs = [next(events) for _ in range(4)]
     LOSSES[loss](folder)
     epochs += events
-    found = distillation_result(course, epochs)
+    found = distillation_result(distillation, epochs)
     assert_same_result(found, alone(trial))
     assert sorted(trained[-2:]) == [("C", 1), ("C", 2)]
     assert len(trained) == (6 if loss == "all" else 4 if loss == "stage" else 3)
     assert any("trained anew" in warning for warning in found.warnings)
 
 
-def test_an_optimizer_that_vanishes_before_it_is_loaded(start, alone, trained, kept, folder):
-    """In the middle of a stage, which a longer trial goes on with."""
+def test_an_optimizer_lost_before_it_is_loaded_is_trained_anew(start, alone, trained, kept, folder):
+    """It is lost in the middle of a stage that a longer trial continues."""
     shutil.copytree(kept, folder)
     trial = with_fields(PID, epochs_per_layer=3)
-    course = start(trial, "next")
-    events = iter(course)
+    distillation = start(trial, "next")
+    events = iter(distillation)
     epochs = [next(events) for _ in range(2)]
     (saved_epoch_folder(folder, "1", 2) / PARTS[2]).unlink()
     epochs += events
-    assert_same_result(distillation_result(course, epochs), alone(trial))
+    assert_same_result(distillation_result(distillation, epochs), alone(trial))
     assert trained[:2] == [("1", 2), ("1", 3)]
 
 
-def test_a_state_that_cannot_be_loaded_although_it_is_there(start, alone, kept, folder, monkeypatch):
-    """Its checksum was right when it was looked at, and reading it fails, again and again."""
+def test_an_unreadable_epoch_is_trained_anew(start, alone, kept, folder, monkeypatch):
+    """Its checksum is right, and every attempt to load it fails."""
     shutil.copytree(kept, folder)
     bad, load, tries = saved_epoch_folder(folder, "1", 2), epoch_cache.load_file, []
 
@@ -154,16 +154,15 @@ def test_a_state_that_cannot_be_loaded_although_it_is_there(start, alone, kept, 
 
     monkeypatch.setattr(epoch_cache, "load_file", fails)
     trial = with_fields(PID, lambda_=0.5)
-    course = start(trial, "next")
-    assert_same_result(distillation_result(course, list(course)), alone(trial))
+    distillation = start(trial, "next")
+    assert_same_result(distillation_result(distillation, list(distillation)), alone(trial))
 
 
 def refuse(*_, **__):
     raise OSError(28, "No space left on device")
 
 
-def test_a_disk_that_refuses(run, alone, monkeypatch, folder):
-    """The trial goes on, and says so once a stage."""
+def test_a_full_disk_costs_a_warning_per_stage(run, alone, monkeypatch, folder):
     monkeypatch.setattr(epoch_cache, "save_file", refuse)
     found = run(PID, "refused")
     assert_same_result(found, alone(PID))
@@ -176,8 +175,8 @@ def test_a_disk_that_refuses(run, alone, monkeypatch, folder):
     assert (again.reused, again.warnings) == (0, [])
 
 
-def test_files_that_may_not_grow(run, alone):
-    """The system itself refuses what safetensors writes."""
+def test_a_file_size_limit_costs_a_warning_per_stage(run, alone):
+    """The operating system refuses what safetensors writes."""
     alone(PID)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
@@ -189,8 +188,8 @@ def test_files_that_may_not_grow(run, alone):
     assert [bool(epoch.warnings) for epoch in found.epochs] == [True, False] * 3
 
 
-def test_a_disk_that_refuses_for_a_while(run, alone, monkeypatch):
-    """A stage of which one epoch was not saved is left to others; those after it are saved again."""
+def test_a_stage_after_a_full_disk_is_saved_again(run, alone, monkeypatch):
+    """A stage with an epoch that was not saved is abandoned."""
     save, calls = epoch_cache.save_file, []
 
     def now_and_then(*arguments):
@@ -212,8 +211,7 @@ def test_a_disk_that_refuses_for_a_while(run, alone, monkeypatch):
 
 
 @pytest.mark.parametrize("where", ["root", "locks", "in_use", "stage"])
-def test_a_folder_that_cannot_be_made(run, alone, folder, kept, where):
-    """A file is in its place."""
+def test_a_file_in_the_place_of_a_folder_costs_a_warning(run, alone, folder, kept, where):
     if where == "root":
         folder.write_text("")
     elif where in ("locks", "in_use"):
@@ -228,40 +226,40 @@ def test_a_folder_that_cannot_be_made(run, alone, folder, kept, where):
 
 
 def claimed(folder, name, key="stage"):
-    """A stage's epochs as another process sees them that trains the first one."""
+    """Return a stage's epochs as another process opens them, and the lease it holds."""
     shared = EpochCache(folder, 20, name)
     using = shared.lease()
     using.__enter__()
     return shared.stage_cache(key, {}), using
 
 
-def test_nobody_comes_back_for_a_damaged_epoch_before_it_is_whole(run, folder):
-    """Its folder is there all the time; who trains it anew has the stage."""
+def test_a_damaged_epoch_is_pending_until_it_is_saved_again(run, folder):
+    """Its folder exists all the time; the process that trains it anew has claimed the stage."""
     run(PID, "first")
     [weights] = saved_epoch_folder(folder, "1", 1).glob("weights*")
     weights.write_bytes(b"")
     key = weights.parents[1].name
     (trains, one), (waits, two) = claimed(folder, "trains", key), claimed(folder, "waits", key)
     assert trains.find(1) is None
-    busy = waits.find(1)
-    assert not busy.ready()
+    pending = waits.find(1)
+    assert not pending.ready()
     trains.save(1, {}, {}, {})
-    assert busy.ready()
+    assert pending.ready()
     trains.__exit__()
     for using in (one, two):
         using.__exit__(None, None, None)
 
 
-def test_nobody_waits_for_what_will_not_be_saved(folder):
+def test_an_abandoned_stage_is_not_waited_for(folder):
     (trains, one), (waits, two) = claimed(folder, "trains"), claimed(folder, "waits")
     assert trains.find(1) is None
-    busy = waits.find(1)
-    assert isinstance(busy, PendingEpoch)
-    assert not busy.ready()
+    pending = waits.find(1)
+    assert isinstance(pending, PendingEpoch)
+    assert not pending.ready()
     trains.abandon()
-    assert busy.ready()
-    assert waits.find(1) is None, "it is theirs to train now"
-    assert trains.find(2) is None, "who gave up goes on, and claims nothing"
+    assert pending.ready()
+    assert waits.find(1) is None, "the waiting process trains it now"
+    assert trains.find(2) is None, "the process that abandoned the stage trains on without a claim"
     waits.__exit__()
     for using in (one, two):
         using.__exit__(None, None, None)

@@ -1,4 +1,4 @@
-"""Trials on nodes that share no folder: epochs go from one to the other through a URI."""
+"""Trials on nodes that share no folder share epochs through a URI."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.shared_trials import PID, assert_same_result, distillation_re
 
 @pytest.fixture
 def on(monkeypatch, tmp_path, data, dropping):
-    """`on("node", "name")`: a trial begun on a node; there is one URI for all of them."""
+    """Return `on("node", "name")`, which creates a trial on a node; all nodes share one URI."""
     output = RemoteStorage(f"file://{tmp_path}/remote")
 
     def make(node: str, name: str, place: SharedStorage = output) -> Distillation:
@@ -29,7 +29,7 @@ def on(monkeypatch, tmp_path, data, dropping):
     return make
 
 
-def test_another_node_takes_what_one_has_trained(on, alone):
+def test_a_node_reuses_epochs_of_another(on, alone):
     first = on("a", "first")
     assert_same_result(distillation_result(first, list(first)), alone(PID))
     second = on("b", "second")
@@ -39,7 +39,7 @@ def test_another_node_takes_what_one_has_trained(on, alone):
     assert not found.warnings
 
 
-def test_a_trial_goes_on_when_its_node_is_gone(on, alone, trained):
+def test_a_trial_resumes_on_another_node(on, alone, trained):
     events = iter(on("a", "mine"))
     for _ in range(3):
         next(events)
@@ -50,19 +50,19 @@ def test_a_trial_goes_on_when_its_node_is_gone(on, alone, trained):
     assert_same_result(found, alone(PID))
     assert before == 3
     assert len(trained) == len(set(trained)), "no epoch twice"
-    assert found.reused == 0, "they are its own"
+    assert found.reused == 0, "its own epochs do not count as reused"
 
 
-def test_an_output_that_is_away_costs_a_warning(on, alone, tmp_path):
+def test_an_unreachable_output_costs_a_warning(on, alone, tmp_path):
     (tmp_path / "file").write_text("in its way")
-    course = on("a", "mine", RemoteStorage(f"file://{tmp_path}/file/remote"))
-    found = distillation_result(course, list(course))
+    distillation = on("a", "mine", RemoteStorage(f"file://{tmp_path}/file/remote"))
+    found = distillation_result(distillation, list(distillation))
     assert_same_result(found, alone(PID))
     assert found.warnings
     assert all("epochs cannot be shared" in warning for warning in found.warnings)
 
 
-def test_damage_there_is_trained_anew(on, alone, tmp_path):
+def test_epochs_damaged_in_the_output_are_trained_anew(on, alone, tmp_path):
     first = on("a", "first")
     list(first)
     for weights in (tmp_path / "remote" / "cache" / "stages").glob(f"*/*/{epoch_cache.WEIGHTS}"):
@@ -72,10 +72,10 @@ def test_damage_there_is_trained_anew(on, alone, tmp_path):
     assert_same_result(found, alone(PID))
     assert found.reused == 0
     third = on("c", "third")
-    assert distillation_result(third, list(third)).trained == 0, "it is whole again"
+    assert distillation_result(third, list(third)).trained == 0, "the first node's epochs are replaced"
 
 
-def test_a_worker_elsewhere_gets_what_the_first_one_has_found(on, monkeypatch, tmp_path):
+def test_a_worker_on_another_node_downloads_the_found_epoch(on, monkeypatch, tmp_path):
     list(on("a", "mine"))
     output = RemoteStorage(f"file://{tmp_path}/remote")
     stages = output.folder / "cache" / "stages"
@@ -92,20 +92,20 @@ def test_a_worker_elsewhere_gets_what_the_first_one_has_found(on, monkeypatch, t
     assert elsewhere.fetch_local(None) is None
 
 
-def test_who_waits_for_another_node_looks_again_after_a_while(monkeypatch, tmp_path):
-    """Neither the other one's lock nor its files can be seen from here."""
+def test_waiting_for_another_node_ends_after_patience(monkeypatch, tmp_path):
+    """This node sees neither the lock nor the files of the other one."""
     now = 1000.0
     monkeypatch.setattr(epoch_cache.time, "time", lambda: now)
-    busy = PendingEpoch(tmp_path / "1", tmp_path / "lock", "another", now)
-    assert not busy.ready()
+    pending = PendingEpoch(tmp_path / "1", tmp_path / "lock", "another", now)
+    assert not pending.ready()
     now += epoch_cache.PATIENCE + 1
-    assert busy.ready()
+    assert pending.ready()
     assert PendingEpoch(tmp_path / "1", tmp_path / "lock", platform.node(), now).ready(), (
-        "here nobody holds it"
+        "on this node no process holds the lock"
     )
 
 
-def test_a_second_trial_of_a_node_waits_for_the_first(on):
+def test_a_second_trial_on_a_node_waits_for_the_first(on):
     one, other = iter(on("a", "one")), iter(on("a", "other"))
     next(one)
     assert isinstance(next(event for event in other if not getattr(event, "reused_from", "")), PendingEpoch)

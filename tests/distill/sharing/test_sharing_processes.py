@@ -1,4 +1,4 @@
-"""Processes that share epochs: at once, when one of them is killed, and where two train one student."""
+"""Processes that share epochs: two trials at once, one of them killed, and two workers of one trial."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SECONDS = 100
 
 
 class Jobs:
-    """What one of two processes does."""
+    """The work of one of two processes."""
 
     def __init__(self, rank: int, data_folder: Path, target_folder: Path, out: Path, barrier, reached, waits):
         torch.set_num_threads(1)
@@ -63,26 +63,28 @@ class Jobs:
     def shared(self, folder: str, name: str) -> EpochCache:
         return EpochCache(self.out / folder, 20, name, f"owner of {name}")
 
-    def keep(self, job: str, course: Distillation, events: list) -> None:
+    def keep(self, job: str, distillation: Distillation, events: list) -> None:
         epochs = [event for event in events if not isinstance(event, PendingEpoch)]
         found = {
             "metrics": [epoch.metrics for epoch in epochs],
             "order": [epoch.epoch for epoch in epochs],
             "warnings": [warning for epoch in epochs for warning in epoch.warnings],
             "busy": len(events) - len(epochs),
-            "state": copy_state(course.student),
+            "state": copy_state(distillation.student),
         }
         torch.save(found, self.out / f"{job}-{self.rank}.pt")
 
     def at_once(self) -> None:
-        """The same trial, neither before the other."""
-        course = Distillation(TRIAL, self.data, self.targets, checkpoints=self.shared("once", f"{self.rank}"))
+        """Run the same trial in both processes at once."""
+        distillation = Distillation(
+            TRIAL, self.data, self.targets, checkpoints=self.shared("once", f"{self.rank}")
+        )
         self.log = self.out / "once.log"
         self.barrier.wait(SECONDS)
-        self.keep("once", course, list(course))
+        self.keep("once", distillation, list(distillation))
 
     def by_itself(self) -> None:
-        """`distill`, which waits for the other process."""
+        """Run the same trial in both processes at once with `distill`."""
         shared, epochs = self.shared("itself", f"{self.rank}"), []
         self.log = self.out / "itself.log"
         self.barrier.wait(SECONDS)
@@ -91,7 +93,7 @@ class Jobs:
 
     @contextmanager
     def group(self, job: str):
-        """Within it the two are one trial's workers."""
+        """Make the two processes workers of one trial within the block."""
         dist.init_process_group(
             "gloo",
             init_method=f"file://{self.out}/{job}.rendezvous",
@@ -99,7 +101,7 @@ class Jobs:
             world_size=2,
             timeout=timedelta(seconds=20),
         )
-        torch.manual_seed(self.rank)  # whatever the processes did before must not matter
+        torch.manual_seed(self.rank)  # the state of the generator must not matter
         self.log = self.out / f"{job}-{self.rank}.log"
         try:
             yield
@@ -109,73 +111,73 @@ class Jobs:
     def together(self, job: str, trial: Trial, folder: str = "") -> None:
         with self.group(job):
             shared = self.shared(folder, job) if folder else None
-            course = Distillation(
+            distillation = Distillation(
                 trial, self.data, self.targets, DistributedContext(self.rank, 2), checkpoints=shared
             )
-            self.keep(job, course, list(course))
+            self.keep(job, distillation, list(distillation))
 
     def cut_off(self, job: str, trial: Trial, folder: str) -> None:
-        """After three epochs; then again from the start, under the same name."""
+        """Interrupt a trial after three epochs and start it again under the same name."""
         with self.group(job):
             for part in ("begun", "gone on"):
                 shared, world = self.shared(folder, job), DistributedContext(self.rank, 2)
-                course = Distillation(trial, self.data, self.targets, world, checkpoints=shared)
-                events = iter(course)
+                distillation = Distillation(trial, self.data, self.targets, world, checkpoints=shared)
+                events = iter(distillation)
                 if part == "begun":
                     for _ in range(3):
                         next(events)
                     events.close()
             self.log = self.out / f"{job}-{self.rank}.rest.log"
-            self.keep(job, course, list(events))
+            self.keep(job, distillation, list(events))
 
     def lost(self, job: str, trial: Trial, folder: str) -> None:
-        """All is taken up to the last stage; then it is gone, before the weights are loaded."""
+        """Reuse all epochs up to the last stage, and remove them before their weights are loaded."""
         with self.group(job):
             shared, world = self.shared(folder, job), DistributedContext(self.rank, 2)
-            course = Distillation(trial, self.data, self.targets, world, checkpoints=shared)
-            events = iter(course)
+            distillation = Distillation(trial, self.data, self.targets, world, checkpoints=shared)
+            events = iter(distillation)
             epochs = [next(events) for _ in range(4)]
             dist.barrier()
             if self.rank == 0:
                 for path in (self.out / folder).glob("[!.]*/[!.]*"):
                     shutil.rmtree(path)
             dist.barrier()
-            self.keep(job, course, [*epochs, *events])
+            self.keep(job, distillation, [*epochs, *events])
 
     def held(self, job: str, trial: Trial) -> None:
-        """Somebody else has claimed the first stage, and lets it go."""
+        """Start while another trial has claimed the first stage, and release it after the first wait."""
         with self.group(job), ExitStack() as stack:
             shared, world = self.shared(job, job), DistributedContext(self.rank, 2)
-            course = Distillation(trial, self.data, self.targets, world, checkpoints=shared)
+            distillation = Distillation(trial, self.data, self.targets, world, checkpoints=shared)
             if self.rank == 0:
                 both = [environment(world)] * 2
-                key = start_key(trial, self.data, self.targets, course.matched, both)
+                key = start_key(trial, self.data, self.targets, distillation.matched, both)
                 holder = self.shared(job, "holder")
                 stack.enter_context(holder.lease())
-                stage = holder.stage_cache(stage_key(key, 0, course.stages[0], False), {})
+                stage = holder.stage_cache(stage_key(key, 0, distillation.stages[0], False), {})
                 assert stack.enter_context(stage).find(1) is None
-            events = iter(course)
+            events = iter(distillation)
             dist.barrier()
             first = next(events)
             dist.barrier()
             stack.close()
             dist.barrier()
-            self.keep(job, course, [first, *events])
+            self.keep(job, distillation, [first, *events])
 
     def without_room(self, job: str, trial: Trial) -> None:
-        """On process 1's disk there is none for what its frozen layers give."""
+        """Leave process 1 no disk space for the outputs of frozen layers."""
         with self.group(job):
             usual, store.MAX_DISK_SHARE = store.MAX_DISK_SHARE, 0 if self.rank else store.MAX_DISK_SHARE
             shared, config = self.shared(job, job), PrefixConfig(memory_gb=0)
-            course = Distillation(
+            distillation = Distillation(
                 trial, self.data, self.targets, DistributedContext(self.rank, 2), config, shared
             )
-            self.keep(job, course, list(course))
+            self.keep(job, distillation, list(distillation))
             store.MAX_DISK_SHARE = usual
 
     def killed(self) -> None:
-        """Process 1 dies in the middle of an epoch for which process 0 waits by then."""
-        course = Distillation(
+        """Kill process 1 in the middle of an epoch that process 0 waits for."""
+        distillation = Distillation(
             TRIAL, self.data, self.targets, checkpoints=self.shared("killed", f"{self.rank}")
         )
         self.log = self.out / "killed.log"
@@ -191,16 +193,16 @@ class Jobs:
                 return step(training, *arguments)
 
             StageTrainer._step = dies
-            list(course)
+            list(distillation)
             return
         assert self.reached.wait(SECONDS)
         events = []
-        for event in course:
+        for event in distillation:
             events.append(event)
             if isinstance(event, PendingEpoch) and not self.waits.is_set():
                 assert not event.ready()
                 self.waits.set()
-        self.keep("killed", course, events)
+        self.keep("killed", distillation, events)
 
 
 def work(rank: int, *arguments) -> None:
@@ -213,7 +215,7 @@ def work(rank: int, *arguments) -> None:
     jobs.together("before", TOGETHER.model_copy(update={"epochs_per_layer": 1}), "part")
     jobs.together("other", TOGETHER.model_copy(update={"epochs_per_layer": 3, "lambda_": 0.7}), "part")
     jobs.together("part", TOGETHER, "part")
-    jobs.together("strangers", TOGETHER, "one")  # where one worker's states are
+    jobs.together("strangers", TOGETHER, "one")  # epochs of a single worker
     jobs.cut_off("cut", TOGETHER, "cut")
     jobs.together("to lose", TOGETHER, "lost")
     jobs.lost("lost", TOGETHER.model_copy(update={"lambda_": 0.7}), "lost")
@@ -231,7 +233,7 @@ def dropping(data, targets):
 
 @pytest.fixture(scope="module")
 def one_worker(tmp_path_factory, data, dropping):
-    """Where two processes will work; one worker's states are there already."""
+    """Return the folder of the two processes, with the epochs of a single worker in it."""
     out = tmp_path_factory.mktemp("sharing")
     distill(TOGETHER, data, dropping, checkpoints=EpochCache(out / "one", 20, "one worker"))
     return out
@@ -239,7 +241,7 @@ def one_worker(tmp_path_factory, data, dropping):
 
 @pytest.fixture(scope="module")
 def processes(one_worker, data, targets):
-    """How they ended, and `of("job")`: what either has of a job; `trained("log")`: (stage, epoch) as begun."""
+    """Run both processes. `of("job")` returns their results of a job, `trained("log")` the epochs that they trained."""
     out, context = one_worker, multiprocessing.get_context("spawn")
     shared = data.folder, targets.folder, out, context.Barrier(2), context.Event(), context.Event()
     started = [context.Process(target=work, args=(rank, *shared)) for rank in range(2)]
@@ -279,18 +281,18 @@ def assert_same(found: SimpleNamespace, expected: SimpleNamespace) -> None:
 
 @pytest.fixture(scope="module")
 def alone(data, dropping):
-    """`TRIAL` in one process that shares nothing."""
-    course = Distillation(TRIAL, data, dropping)
-    metrics = [epoch.metrics for epoch in course]
-    return SimpleNamespace(metrics=metrics, state=copy_state(course.student))
+    """Return the result of `TRIAL` in one process that shares nothing."""
+    distillation = Distillation(TRIAL, data, dropping)
+    metrics = [epoch.metrics for epoch in distillation]
+    return SimpleNamespace(metrics=metrics, state=copy_state(distillation.student))
 
 
-def test_all_ended_but_who_was_killed(processes):
+def test_only_the_killed_process_fails(processes):
     assert processes.codes == [0, -signal.SIGKILL]
 
 
 @pytest.mark.parametrize("job", ["once", "itself"])
-def test_two_at_once_train_each_epoch_once(processes, alone, job):
+def test_two_trials_at_once_train_each_epoch_once(processes, alone, job):
     found = processes.of(job)
     for process in found:
         assert_same(process, alone)
@@ -301,8 +303,8 @@ def test_two_at_once_train_each_epoch_once(processes, alone, job):
     assert sum(spent) == 6
 
 
-def test_who_waits_for_the_dead_goes_on_in_their_place(processes, alone):
-    """Nothing is trained twice but the epoch that was lost."""
+def test_a_waiting_trial_takes_over_from_a_killed_one(processes, alone):
+    """Only the epoch that was lost is trained twice."""
     found = SimpleNamespace(**torch.load(processes.out / "killed-0.pt"))
     assert_same(found, alone)
     assert found.busy
@@ -311,8 +313,8 @@ def test_who_waits_for_the_dead_goes_on_in_their_place(processes, alone):
     assert not found.warnings
 
 
-def test_the_dead_stand_on_nothing(processes):
-    """All that they used goes when room is needed."""
+def test_a_killed_process_holds_no_lease(processes):
+    """All epochs that it used can be evicted."""
     folder = processes.out / "killed"
     assert len(evict(folder, 0)) == len(NAMES)
     assert not cache_entries(folder)
@@ -323,9 +325,9 @@ def test_the_dead_stand_on_nothing(processes):
     [("saved", "alone", 0), ("taken", "alone", 6), ("part", "alone", 2), ("strangers", "alone", 0)],
 )
 def test_two_workers_reuse_what_two_workers_trained(processes, job, like, reused):
-    """All of it, a part and nothing, on both: the numbers of two workers alone."""
+    """Reusing all epochs, some and none gives the numbers of two workers alone."""
     for rank, (found, expected) in enumerate(zip(processes.of(job), processes.of(like), strict=True)):
-        # A reused epoch's metrics are rank 0's, who evaluates; rank 1 reports to nobody.
+        # A reused epoch has the metrics of rank 0, which evaluates.
         assert_same_training(found, expected)
         assert found.metrics[-1]["reused_epochs"] == reused
         assert found.metrics[-1]["trained_epochs"] == 6 - reused
@@ -336,21 +338,21 @@ def test_two_workers_reuse_what_two_workers_trained(processes, job, like, reused
 
 
 def assert_same_training(found: SimpleNamespace, expected: SimpleNamespace) -> None:
-    """On any rank."""
+    """Assert equal losses and weights; only rank 0 has evaluation metrics."""
     assert found.order == list(range(1, len(expected.metrics) + 1))
     for mine, theirs in zip(numbers(found), numbers(expected), strict=True):
         assert {key: mine[key] for key in theirs} == theirs
     assert not changed_tensors(found.state, expected.state)
 
 
-def test_two_workers_that_are_cut_off_go_on(processes):
+def test_two_interrupted_workers_resume(processes):
     for rank, (found, expected) in enumerate(zip(processes.of("cut"), processes.of("alone"), strict=True)):
         assert_same_training(found, expected)
         assert found.metrics[-1]["reused_epochs"] == 0
         assert processes.trained(f"cut-{rank}.rest") == NAMES[3:]
 
 
-def test_two_workers_that_lose_a_state_train_it_anew(processes):
+def test_two_workers_train_a_lost_epoch_anew(processes):
     for rank, (found, expected) in enumerate(zip(processes.of("lost"), processes.of("lambda"), strict=True)):
         assert_same_training(found, expected)
         assert processes.trained(f"lost-{rank}") == NAMES
@@ -362,21 +364,20 @@ def test_two_workers_wait_together(processes):
         assert_same_training(found, expected)
 
 
-def test_what_one_of_two_workers_had_no_room_for_is_not_passed_on(processes):
-    """Its share of the gradients has other last digits than the key says."""
+def test_without_space_on_one_worker_nothing_is_shared(processes):
+    """Its gradients differ in their last digits from those that the key stands for."""
     cards = (processes.out / "no room").glob("[!.]*/*/epoch.json")
     assert sorted(json.loads(card.read_text())["about"]["stage"] for card in cards) == ["1", "1"]
 
 
-def test_workers_count_alike(processes):
-    """Both ranks say the same of who trained what."""
+def test_workers_report_the_same_counts(processes):
     for job in ("taken", "part", "cut", "lost"):
         first, second = processes.of(job)
         for name in ("stage", "reused_epochs", "trained_epochs"):
             assert [m[name] for m in first.metrics] == [m[name] for m in second.metrics]
 
 
-def test_one_worker_does_not_take_what_two_trained(processes, data, dropping):
+def test_one_worker_does_not_reuse_epochs_of_two(processes, data, dropping):
     shared = EpochCache(processes.out / "two", 20, "one worker")
     epochs = list(Distillation(TOGETHER, data, dropping, checkpoints=shared))
     assert epochs[-1].metrics["reused_epochs"] == 0

@@ -1,4 +1,4 @@
-"""Three workers of a trial: going on from a saved epoch, and a state that only one of them can read."""
+"""Three workers of a trial: resuming from a saved epoch, and an epoch that one of them cannot read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REGIMES = ("kd", "pid", "sid")
 
 
 def distil(rank: int, data_folder: Path, target_folder: Path, out: Path) -> None:
-    """Each regime alone, cut off after three epochs and gone on with, and with states that rank 1 cannot read."""
+    """Run each regime alone, interrupted after three epochs and resumed, and with epochs that rank 1 cannot read."""
     torch.set_num_threads(1)
     data = open_data(data_folder)
     dist.init_process_group(
@@ -42,24 +42,24 @@ def distil(rank: int, data_folder: Path, target_folder: Path, out: Path) -> None
     for regime in REGIMES:
         trial = Trial(regime=regime, **SIZES)
 
-        def course(folder, owner, trial=trial):
+        def distillation(folder, owner, trial=trial):
             shared = EpochCache(out / folder, 20, owner, owner) if folder else None
             return Distillation(trial, data, targets, DistributedContext(rank, WORKERS), checkpoints=shared)
 
         def note(name, run, epochs, regime=regime):
             found[regime, name] = [epoch.metrics for epoch in epochs], copy_state(run.student), run.warnings
 
-        run = course(None, "")
+        run = distillation(None, "")
         note("alone", run, list(run))
-        events = iter(course(regime, "mine"))
+        events = iter(distillation(regime, "mine"))
         for _ in range(3 if regime != "kd" else 0):
             next(events)
         events.close()
-        run = course(regime, "mine")
-        note("gone on with", run, list(run))
+        run = distillation(regime, "mine")
+        note("resumed", run, list(run))
         if rank == 1:
             epoch_cache.load_file, load = fail, epoch_cache.load_file
-        run = course(regime, "next")
+        run = distillation(regime, "next")
         note("unreadable", run, list(run))
         if rank == 1:
             epoch_cache.load_file = load
@@ -79,14 +79,14 @@ def found(tmp_path_factory, data, targets):
 
 
 def losses(metrics: dict[str, float]) -> dict[str, float]:
-    """Rank 0 alone evaluates, but all take what it saved."""
+    """Return the training losses: rank 0 alone evaluates, but all workers reuse its metrics."""
     return {name: value for name, value in metrics.items() if name.startswith("train/")}
 
 
 @pytest.mark.parametrize("regime", REGIMES)
-@pytest.mark.parametrize("name", ["gone on with", "unreadable"])
-def test_saved_epochs_are_what_these_workers_would_train(found, regime, name):
-    """With three summands their order shows in the last digits; two could be added up in any."""
+@pytest.mark.parametrize("name", ["resumed", "unreadable"])
+def test_saved_epochs_equal_those_the_workers_train(found, regime, name):
+    """The order of three summands changes the last digits of their sum; that of two does not."""
     for rank in found:
         (alone, weights, _), (epochs, others, _) = rank[regime, "alone"], rank[regime, name]
         assert [losses(epoch) for epoch in epochs] == [losses(epoch) for epoch in alone]
@@ -94,8 +94,8 @@ def test_saved_epochs_are_what_these_workers_would_train(found, regime, name):
 
 
 @pytest.mark.parametrize("regime", REGIMES)
-def test_what_one_worker_cannot_read_none_takes_twice(found, regime):
+def test_an_epoch_unreadable_for_one_worker_is_tried_once(found, regime):
     for rank in found:
         _, _, warnings = rank[regime, "unreadable"]
         assert len(warnings) == 1
-    assert all(not rank[regime, "gone on with"][2] for rank in found)
+    assert all(not rank[regime, "resumed"][2] for rank in found)

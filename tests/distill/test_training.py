@@ -1,9 +1,13 @@
-"""What a run on a GPU rests on, as far as a machine without one can show it."""
+"""Training of a stage: what a GPU relies on, as far as a CPU can show it, and memory."""
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -22,20 +26,20 @@ STEPS = 6  # of 48 examples in batches of 8
     ("regime", "embeddings", "attention"),
     [*((regime, "frozen", True) for regime in REGIMES), ("kd", "train", True), ("sid", "train", False)],
 )
-def test_the_host_waits_for_the_device_at_an_epochs_end_alone(
-    data, tmp_path, monkeypatch, regime, embeddings, attention
-):
-    """Tensors without values: whatever asks for one, as every host synchronisation does, raises."""
+def test_a_step_never_waits_for_the_device(data, tmp_path, monkeypatch, regime, embeddings, attention):
+    """With fake tensors, which have no values, whatever asks for a value raises, as the end of an epoch does."""
     targets = make_targets(tmp_path, data, make_encoder(), attention)
     trial = Trial(regime=regime, student_layers=2, batch_size=8, embeddings=embeddings)
     steps, step = [], training.StageTrainer._step
-    monkeypatch.setattr(training.StageTrainer, "_step", lambda *given: steps.append(1) or step(*given))
+    monkeypatch.setattr(training.StageTrainer, "_step", lambda *args: steps.append(1) or step(*args))
     with FakeTensorMode(allow_non_fake_inputs=True):
         student, targets.teacher = make_encoder(layers=2), make_encoder()
         for stage in REGIMES[regime](trial):
             steps.clear()
-            stages = training.StageTrainer(student, stage, trial, data, targets, (2, 4), DistributedContext())
-            epochs = training.train_stage(stages)
+            trainer = training.StageTrainer(
+                student, stage, trial, data, targets, (2, 4), DistributedContext()
+            )
+            epochs = training.train_stage(trainer)
             with pytest.raises(DataDependentOutputException):
                 next(epochs)
             assert len(steps) == STEPS
@@ -43,7 +47,7 @@ def test_the_host_waits_for_the_device_at_an_epochs_end_alone(
 
 @dataclass(frozen=True)
 class Bfloat16(DistributedContext):
-    """On the CPU what `DistributedContext` does on a GPU."""
+    """Does on the CPU what `DistributedContext` does on a GPU."""
 
     def autocast(self):
         return torch.autocast("cpu", torch.bfloat16)
@@ -51,25 +55,24 @@ class Bfloat16(DistributedContext):
 
 @pytest.mark.parametrize("regime", REGIMES)
 def test_bfloat16_trains_alike_with_losses_in_float32(data, targets, monkeypatch, regime):
-    kinds = set()
+    dtypes, stage_losses = set(), training.stage_losses
 
-    def spy(*given):
-        total, losses = stage_losses(*given)
-        kinds.update(tensor.dtype for tensor in (total, *losses.values()))
+    def spy(*args):
+        total, losses = stage_losses(*args)
+        dtypes.update(tensor.dtype for tensor in (total, *losses.values()))
         return total, losses
 
-    stage_losses = training.stage_losses
     monkeypatch.setattr(training, "stage_losses", spy)
     trial = Trial(regime=regime, student_layers=2, batch_size=8, learning_rate=1e-3, epochs=2)
     wide, narrow = (loop.distill(trial, data, targets, world=world).metrics for world in (None, Bfloat16()))
-    assert kinds == {torch.float32}
+    assert dtypes == {torch.float32}
     for name in (name for name in wide if name.startswith("train/")):
         assert narrow[name] == pytest.approx(wide[name], rel=0.1, abs=0.02), name
     assert narrow["train/loss"] != wide["train/loss"]
 
 
-def test_what_goes_to_a_gpu_is_pinned(data, targets, monkeypatch):
-    """Every tensor that the background thread reads, and on a CPU none."""
+def test_everything_that_goes_to_a_gpu_is_pinned(data, targets, monkeypatch):
+    """On a CPU nothing is."""
     pinned = []
     monkeypatch.setattr(training, "_pin", lambda tensor: pinned.append(tensor) or tensor)
     trial = Trial(regime="id", student_layers=2)
@@ -83,3 +86,33 @@ def test_what_goes_to_a_gpu_is_pinned(data, targets, monkeypatch):
         assert start is None
         assert len(pinned) == count
     assert all(any(tensor is one for one in pinned) for tensor in (batch.input_ids, target.logits))
+
+
+def resident_mb() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it does nothing")
+def test_trimming_returns_freed_memory_to_the_system():
+    if training._malloc_trim() is None:
+        pytest.skip("this C library has no malloc_trim")
+    arrays = [np.ones(1 << 13) for _ in range(3000)]  # 188 MB in blocks of 64 KB
+    rest = arrays[::100]  # pieces that the C library alone would keep all the memory for
+    before = resident_mb()
+    del arrays
+    training.trim_heap()
+    assert resident_mb() < before - 100
+    assert len(rest) == 30
+
+
+def test_training_trims_the_heap_from_time_to_time(data, monkeypatch):
+    trimmed = []
+    monkeypatch.setattr(training, "TRIM_EVERY", 2)
+    monkeypatch.setattr(training, "trim_heap", lambda: trimmed.append(1))
+    trial = Trial(regime="hard", student_layers=2, batch_size=8)
+    stage = REGIMES["hard"](trial)[0]
+    trainer = training.StageTrainer(
+        make_encoder(layers=2), stage, trial, data, None, (), DistributedContext()
+    )
+    trainer.train_epoch(1)
+    assert len(trimmed) == STEPS / 2
