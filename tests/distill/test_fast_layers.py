@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from ikd_ray.config import Trial
+from ikd_ray.data.tokens import RaggedArray, row_offsets
 from ikd_ray.distill import loop, training
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.fast_layers import HAS_ONEDNN, CompactVocabulary, Linear, onednn_linear, use_onednn
 from ikd_ray.distill.regimes import Stage
 from ikd_ray.distill.student import latency_ms
-from ikd_ray.storage.arrays import RaggedArray, row_offsets
 from tests.helpers.tiny_models import copy_state, make_classifier, make_encoder, make_targets, random_batch
 
 needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="this PyTorch has no oneDNN")
