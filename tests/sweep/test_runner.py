@@ -1,0 +1,88 @@
+"""The exit status of a sweep and what the user is told, with trials that are fakes."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+import pytest
+
+from ikd_ray.records import TrialRecord, read_sweep
+from ikd_ray.sweep import runner
+from ikd_ray.terminal.console import Console
+from tests.helpers.sample_sweep import make_sweep
+
+TRIALS = 2
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """`run(*statuses)`: the exit status of a sweep of two trials that ended so, or raised, and its output."""
+    folder, output = make_sweep(tmp_path / "outputs", TRIALS, weights=False), io.StringIO()
+    config = SimpleNamespace(name="first", uri=None, output="outputs")
+    request, console = SimpleNamespace(folder=folder, config=config, output=Mock()), Console(output)
+
+    def run(*statuses: str, error: BaseException | None = None, complete: bool = True) -> tuple[int, str]:
+        metrics = {"dev/mcc": 0.5, "student/params": 100.0}
+        params = {"regime": "kd", "student_layers": 1}
+        trials = [
+            TrialRecord(f"t{i:03}", i, params, [4], status, metrics if status == "finished" else {})
+            for i, status in enumerate(statuses)
+        ]
+
+        def run_trials(_: object) -> list[TrialRecord]:
+            if error:
+                raise error
+            return trials
+
+        tracker = Mock(uri="sqlite:///mlflow.db", experiment_name="ikd-cola", redact_error=str)
+        async_tracker = Mock(complete=complete, error=None)
+        sweep = runner._Sweep(request, read_sweep(folder), Mock(), tracker, async_tracker, Mock(), console)
+        monkeypatch.setattr(runner._Sweep, "_run_trials", run_trials)
+        monkeypatch.setattr(runner, "pull_students", Mock())
+        monkeypatch.setattr(runner, "publish_front", Mock())
+        monkeypatch.setattr(runner, "_run_locked", lambda *_: sweep.run())
+        return runner.run(request, "", console), output.getvalue()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("statuses", "status"),
+    [(("finished", "failed"), 0), (("failed", "failed"), 1), (("finished",), 130), (("failed",), 130)],
+)
+def test_the_exit_status_is_that_of_the_trials(run, statuses, status):
+    found, output = run(*statuses)
+    assert found == status
+    assert ("--resume first" in output) == (len(statuses) < TRIALS)
+    assert ("export.py --task cola --name first" in output) == ("finished" in statuses)
+
+
+def test_an_mlflow_store_that_is_away_is_a_warning(run):
+    found, output = run("finished", "finished", complete=False)
+    assert found == 0
+    assert "MLflow lacks a part of this sweep (it does not answer)" in output
+    assert "--resume first delivers it" in output
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(28, "No space left on device"), 1, "no space left on device"),
+        (runner.SweepStoppedError("3 trials in a row lost their process"), 1, "lost their process"),
+        (runner.ClusterLostError(), 1, "Ray's own processes died"),
+    ],
+)
+def test_a_sweep_that_cannot_go_on_says_why_and_how_to_resume_it(run, capsys, error, status, words):
+    found, output = run(error=error)
+    assert found == status
+    assert words in output + capsys.readouterr().err
+    assert "go on: python sweeps/run.py --resume first" in output
+
+
+def test_an_unexpected_error_is_raised_after_saying_how_to_resume(run, capsys):
+    with pytest.raises(ZeroDivisionError):
+        run(error=ZeroDivisionError())
+    assert "the sweep ended with an unexpected error" in capsys.readouterr().err
