@@ -35,6 +35,17 @@ def test_the_order_of_endings_changes_no_suggestion(space, tmp_path):
     assert play(queues[0], min) == play(queues[1], max)
 
 
+def test_a_slow_trial_does_not_hold_up_others_within_the_lag(space, tmp_path):
+    queue = open_queue(space, tmp_path / "a", concurrent=3, trials=20)
+    slow = queue.next()
+    for _ in range(5 * (3 - 1)):
+        configuration = queue.next()
+        queue.finish(configuration["number"], metrics_of(configuration))
+    assert queue.next() is None
+    queue.finish(slow["number"], metrics_of(slow))
+    assert queue.next()["number"] == 11
+
+
 def test_a_late_result_changes_no_suggestion_past_the_window(space, tmp_path, monkeypatch):
     monkeypatch.setattr(windowed_storage, "WINDOW", 6)
     queues = [open_queue(space, tmp_path / name, concurrent=3, trials=34) for name in ("a", "b")]
