@@ -1,4 +1,4 @@
-"""Measure what an epoch, the targets and the sweep cost on this machine's CPU, and what others need for the same."""
+"""Measure the cost of an epoch, of targets and of a sweep on this machine's CPU, and compare with other programs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-# Libraries read these when they are imported, in the processes that measure too.
+# Read by libraries when they are imported, also in the measuring processes.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
