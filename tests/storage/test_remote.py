@@ -221,12 +221,12 @@ def test_secrets_in_a_uri_are_refused_and_not_shown(uri):
     "uri", ["foo://bucket/x", "s3:///x", "s3://bucket/x?nonsense=1", "s3://[bucket/x", "file://relative/x"]
 )
 def test_unusable_uri_is_a_one_line_error(uri):
-    with pytest.raises(UsageError, match=r"^--storage [^\n]*$"):
+    with pytest.raises(UsageError, match=r"^--output [^\n]*$"):
         open_storage(uri)
 
 
 def test_absent_bucket_is_refused(s3_server):
-    with pytest.raises(UsageError, match=r"^--storage s3://no-such-bucket/x: cannot be used"):
+    with pytest.raises(UsageError, match=r"^--output s3://no-such-bucket/x: cannot be used"):
         open_storage(f"s3://no-such-bucket/x?scheme=http&endpoint_override={s3_server}&region=us-east-1")
 
 
