@@ -37,13 +37,14 @@ def test_the_order_of_endings_changes_no_suggestion(space, tmp_path):
 
 def test_a_slow_trial_does_not_hold_up_others_within_the_lag(space, tmp_path):
     queue = open_queue(space, tmp_path / "a", concurrent=3, trials=20)
-    slow = queue.next()
-    for _ in range(5 * (3 - 1)):
+    slow, lag, startup = queue.next(), 5 * (3 - 1), 2
+    for number in range(1, lag + startup):
         configuration = queue.next()
-        queue.finish(configuration["number"], metrics_of(configuration))
-    assert queue.next() is None
+        assert configuration["number"] == number
+        queue.finish(number, metrics_of(configuration))
+    assert queue.next() is None, "the suggestion depends on the slow trial"
     queue.finish(slow["number"], metrics_of(slow))
-    assert queue.next()["number"] == 11
+    assert queue.next()["number"] == lag + startup
 
 
 def test_a_late_result_changes_no_suggestion_past_the_window(space, tmp_path, monkeypatch):
