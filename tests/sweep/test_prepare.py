@@ -55,11 +55,11 @@ def stages(events) -> list[str]:
 
 def test_a_second_sweep_reuses_everything(make_job):
     first = list(prepare_artifacts(make_job(), threads=1))
-    again = list(prepare_artifacts(make_job(), threads=1))
+    second = list(prepare_artifacts(make_job(), threads=1))
     assert stages(first)[-1] == "measuring students' latency"
-    assert stages(again) == ["storing the teacher's targets"]
+    assert stages(second) == ["storing the teacher's targets"]
     assert isinstance(first[-1], SharedArtifacts)
-    assert again[-1] == first[-1]
+    assert second[-1] == first[-1]
     assert set(first[-1].latency_ms) == {1, 2}
 
 
@@ -89,10 +89,10 @@ def test_an_assistant_is_distilled_once(make_job, tmp_path):
     ]
     [assistant] = [event for event in first if isinstance(event, AssistantReady)]
     assert assistant.layers == 3
-    again = list(prepare_artifacts(make_job(assistant_students={3: (1, 2)}), threads=1))
-    assert stages(again) == ["storing the teacher's targets", "storing the 3-layer assistant's targets"]
-    assert again[-1] == first[-1]
-    assert [event for event in again if isinstance(event, AssistantReady)] == [assistant]
+    second = list(prepare_artifacts(make_job(assistant_students={3: (1, 2)}), threads=1))
+    assert stages(second) == ["storing the teacher's targets", "storing the 3-layer assistant's targets"]
+    assert second[-1] == first[-1]
+    assert [event for event in second if isinstance(event, AssistantReady)] == [assistant]
     shared = first[-1]
     assert shared.assistants.keys() == {3}
     # Students of 1 and 2 layers match layers 2 and 3 of the assistant, which matches layers 1, 3 and 4 of the teacher.

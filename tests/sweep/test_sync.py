@@ -63,7 +63,7 @@ def trials(machine):
     )
     (first.sweep / TASK_FILE).write_text("name: own\n")
     with sqlite3.connect(first.sweep / "study.db") as study:
-        study.execute("create table told (number)")
+        study.execute("create table trials (number)")
     with store.staging_dir(first.output.folder / "cache" / "teachers" / "k") as folder:
         (folder / "tokenizer.json").write_text("{}")
     first.output.upload(first.output.folder / "cache" / "teachers" / "k")
@@ -80,7 +80,7 @@ def test_records_are_pulled_without_students(trials, machine):
     assert not list(second.output.folder.rglob("model.safetensors"))
     assert (second.sweep / TASK_FILE).read_text() == "name: own\n"
     with sqlite3.connect(second.sweep / "study.db") as study:
-        assert study.execute("select name from sqlite_master").fetchall() == [("told",)]
+        assert study.execute("select name from sqlite_master").fetchall() == [("trials",)]
 
 
 def test_students_are_pulled_on_request(trials, machine):
@@ -139,15 +139,15 @@ def test_a_deleted_trial_is_deleted_everywhere(trials, machine):
 
 
 def test_an_outage_is_reported_and_made_up_for(machine, tmp_path):
-    (tmp_path / "way").write_text("a file, where a folder is to be")
-    first = machine("first", f"file://{tmp_path}/way/remote")
+    (tmp_path / "blocked").write_text("a file where a folder is needed")
+    first = machine("first", f"file://{tmp_path}/blocked/remote")
     first.trial(0)
     first.sync.push_trial("t000")
     first.sync.push()
     assert first.messages
     assert all("cannot be reached" in line for line in first.messages)
-    (tmp_path / "way").unlink()
+    (tmp_path / "blocked").unlink()
     first.sync.push()
-    second = machine("second", f"file://{tmp_path}/way/remote")
+    second = machine("second", f"file://{tmp_path}/blocked/remote")
     pull_sweep(second.output, second.sweep)
     assert [trial.id for trial in read_trials(second.sweep)] == ["t000"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -34,6 +35,10 @@ def metrics(number: int, epoch: int = 2) -> dict[str, float]:
         "reused_epochs": 0.0,
         "student/params": 10.0 * (number + 1),
     }
+
+
+def verify_sweep(folder):
+    return verify(SharedStorage(str(folder.parent)), folder, None)
 
 
 @pytest.fixture(scope="module")
@@ -72,18 +77,15 @@ def whole(tmp_path_factory):
     queue = TrialQueue(folder, budget, OBJECTIVES, 0, 1, {}, TRIALS, print)
     for number in range(TRIALS):
         params = make_trial(queue.next()["params"]).params()
-        status = "failed" if number == 2 else "finished"
-        told = {"reason": "loss became nan"}
-        if status == "finished":
-            told = {
-                "metrics": metrics(number),
-                "history": [metrics(number, 1), metrics(number)],
-                "times": [1.0, 2.0],
-            }
-        record = TrialRecord(f"t{number:03d}", number, params, [2], status, **told)
-        write_trial(folder, record, make_student(1).save_pretrained if status == "finished" else None)
+        record = TrialRecord(f"t{number:03d}", number, params, [2], "failed", reason="loss became nan")
+        if number != 2:
+            history = [metrics(number, 1), metrics(number)]
+            fields = {"metrics": history[-1], "history": history, "times": [1.0, 2.0]}
+            record = replace(record, status="finished", reason="", **fields)
+        save_student = make_student(1).save_pretrained if number != 2 else None
+        write_trial(folder, record, save_student)
     write_teacher_tokenizer(folder.parent / "cache" / "teachers" / "k")
-    verify(SharedStorage(str(folder.parent)), folder, None)
+    verify_sweep(folder)
     return home
 
 
@@ -103,8 +105,8 @@ def client(sweep):
 
 def runs(sweep):
     experiment = client(sweep).get_experiment_by_name("ikd-cola").experiment_id
-    found = client(sweep).search_runs([experiment])
-    return {run.data.tags.get("ikd.trial", "parent"): run for run in found}
+    trial_runs = client(sweep).search_runs([experiment])
+    return {run.data.tags.get("ikd.trial", "parent"): run for run in trial_runs}
 
 
 def study(sweep):
@@ -123,9 +125,9 @@ STATES = [
 
 def test_a_consistent_sweep_is_left_unchanged(sweep):
     before = {name: run.info.run_id for name, run in runs(sweep).items()}
-    _, trials, found = verify(SharedStorage(str(sweep.parent)), sweep, None)
+    _, trials, discrepancies = verify_sweep(sweep)
     assert len(trials) == TRIALS
-    assert found == []
+    assert discrepancies == []
     assert states(sweep) == STATES
     assert {name: run.info.run_id for name, run in runs(sweep).items()} == before
     assert {name: run.info.status for name, run in runs(sweep).items()} == {
@@ -147,11 +149,11 @@ def study_damaged(sweep):
 
 def test_a_recreated_study_keeps_its_suggestions(sweep):
     """A trial without a record has its parameters in the study alone."""
-    asked = [trial.params for trial in study(sweep).trials]
+    suggested = [trial.params for trial in study(sweep).trials]
     shutil.rmtree(sweep / "trials" / "t003")
     study_with_other_values(sweep)
-    verify(SharedStorage(str(sweep.parent)), sweep, None)
-    assert [trial.params for trial in study(sweep).trials] == asked
+    verify_sweep(sweep)
+    assert [trial.params for trial in study(sweep).trials] == suggested
     assert states(sweep) == [*STATES[:3], ("RUNNING", None)]
 
 
@@ -206,10 +208,10 @@ def tables_outdated(sweep):
 )
 def test_differences_are_repaired_from_the_records(sweep, damage, where):
     damage(sweep)
-    _, _, found = verify(SharedStorage(str(sweep.parent)), sweep, None)
-    assert {discrepancy.where for discrepancy in found} == {where}
-    assert all(discrepancy.repaired for discrepancy in found)
-    assert verify(SharedStorage(str(sweep.parent)), sweep, None)[2] == []
+    _, _, discrepancies = verify_sweep(sweep)
+    assert {discrepancy.where for discrepancy in discrepancies} == {where}
+    assert all(discrepancy.repaired for discrepancy in discrepancies)
+    assert verify_sweep(sweep)[2] == []
     assert states(sweep) == STATES
     latest = runs(sweep)
     for trial in read_trials(sweep):
@@ -231,10 +233,10 @@ def test_a_damaged_trial_is_moved_away_and_runs_again(sweep, damage):
         shutil.copytree(sweep / "trials" / "t000", record.parent)
     else:
         record.unlink()
-    _, trials, found = verify(SharedStorage(str(sweep.parent)), sweep, None)
+    _, trials, discrepancies = verify_sweep(sweep)
     assert [trial.id for trial in trials] == ["t000", "t002", "t003"]
     assert (sweep / "damaged" / "t001").is_dir()
-    assert [discrepancy.where for discrepancy in found if not discrepancy.repaired] == [
+    assert [discrepancy.where for discrepancy in discrepancies if not discrepancy.repaired] == [
         "trials",
         "study",
         "MLflow",
@@ -247,7 +249,7 @@ def test_a_damaged_trial_is_moved_away_and_runs_again(sweep, damage):
 
 def test_a_running_sweep_is_refused(sweep):
     with sweep_lock(sweep), pytest.raises(UsageError, match="another process is running that sweep"):
-        verify(SharedStorage(str(sweep.parent)), sweep, None)
+        verify_sweep(sweep)
 
 
 def test_check_prints_the_differences(sweep, command_line, monkeypatch):

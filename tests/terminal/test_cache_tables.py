@@ -82,18 +82,18 @@ def list_files(folder: Path) -> dict[str, tuple[int, int]]:
 def test_list_shows_each_kind_with_its_folder(app, output):
     result = invoke(app, "list", "--output", output)
     assert result.exit_code == 0
-    found = {kind.folder.name: kind for kind in summarize_kinds(output / "cache")}
-    assert {name: (kind.entries, kind.bytes) for name, kind in found.items() if name != "stages"} == {
+    kinds = {kind.folder.name: kind for kind in summarize_kinds(output / "cache")}
+    assert {name: (kind.entries, kind.bytes) for name, kind in kinds.items() if name != "stages"} == {
         "tokens": (1, 1234),
         "teachers": (1, 1234),
         "targets": (1, 1234),
         "latency": (0, 0),
     }
-    there = cache_entries(output / "cache" / "stages")
-    assert (found["stages"].entries, found["stages"].bytes) == (4, sum(state.bytes for state in there))
-    assert found["latency"].last_used is None
+    saved = cache_entries(output / "cache" / "stages")
+    assert (kinds["stages"].entries, kinds["stages"].bytes) == (4, sum(state.bytes for state in saved))
+    assert kinds["latency"].last_used is None
     shown = "".join(result.stdout.split())  # a long path is folded
-    for name, kind in found.items():
+    for name, kind in kinds.items():
         assert f"{name}{kind.entries}{decimal(kind.bytes)}".replace(" ", "") in shown
     assert ["teachers", "1", "1.2", "kB"] in [row[:4] for row in rows(result.stdout)]
 
@@ -145,10 +145,10 @@ def test_many_stages_are_abbreviated(app, output):
     folder = output / "cache" / "stages"
     for number in range(STAGES_SHOWN):
         shutil.copytree(cache_entries(folder)[0].folder.parent, folder / f"copy{number}")
-    found = summarize_stages(output / "cache")
+    stages = summarize_stages(output / "cache")
     text = invoke(app, "list", "--output", output).stdout
     assert sum(row[:1] == ["cola"] for row in rows(text)) == STAGES_SHOWN
-    assert f"… and 4 more, {decimal(sum(stage.bytes for stage in found[STAGES_SHOWN:]))}" in text
+    assert f"… and 4 more, {decimal(sum(stage.bytes for stage in stages[STAGES_SHOWN:]))}" in text
 
 
 @pytest.mark.parametrize("card", ["", "[]", '{"about": 3}', '{"about": {"task": "\\u001b[31mred\\nx"}}'])
@@ -171,8 +171,8 @@ def test_clear_removes_only_saved_epochs(app, output):
     assert cache_entries(output / "cache" / "stages") == []
     assert {path for path in (output / "cache").rglob("*") if "stages" not in path.parts} == before
     assert "No saved epochs" in invoke(app, "list", "--output", output).stdout
-    again = invoke(app, "clear", "--output", output)
-    assert (again.exit_code, "Nothing to remove" in again.stdout) == (0, True)
+    repeated = invoke(app, "clear", "--output", output)
+    assert (repeated.exit_code, "Nothing to remove" in repeated.stdout) == (0, True)
 
 
 def test_clear_keeps_epochs_in_use(app, output, make_distillation):
