@@ -12,7 +12,7 @@ from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from ikd_ray.config import (
     NOT_IN_ASSISTANTS,
@@ -266,6 +266,7 @@ def load_space(path: Path) -> Space:
     values = file.validate(_schema())
     values["params"] = _sort_parents_first(file, values.get("params", {}))
     space = Space(**values, text=file.text)
+    _check_kinds(file)
     _check_methods(file, values.get("methods", {}))
     _check_conditions(file, space)
     if space.sampler == "grid":
@@ -315,23 +316,13 @@ def _entry(type_: Any, when: Any) -> Any:
         type_: the type of the field's values.
         when: the type of a condition.
     """
-    kinds = ["choice", *(kind.__name__ for kind in (int, float) if get_args(type_)[0] is kind)]
+    kinds = _suitable_kinds(type_)
 
     def tag(entry: Any) -> str:
         given = [kind for kind in _KINDS if isinstance(entry, dict) and kind in entry]
         if len(given) == 1 and given[0] in kinds:
             return f"<{given[0]}>"
-        return "<unclear>" if isinstance(entry, (dict, list)) else "<value>"
-
-    def refuse(entry: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-        if isinstance(entry, list):
-            raise ValueError("got a list; write {choice: [...]} to search it")
-        given = [kind for kind in _KINDS if kind in validate(entry)]
-        if len(given) == 1:
-            raise mistakes_at({given[0]: f"the field takes no {given[0]}; write {' or '.join(kinds)}"})
-        raise ValueError(
-            f"got {' and '.join(given) or 'none'} of the kinds {', '.join(_KINDS)}; write {' or '.join(kinds)}"
-        )
+        return {dict: "<unclear>", list: "<list>"}.get(type(entry), "<value>")
 
     condition = {"when": Annotated[when, not_empty("name a field, or leave it out")]}
     scale = {"log": bool} | condition
@@ -342,13 +333,20 @@ def _entry(type_: Any, when: Any) -> Any:
         "choice": Annotated[mapping({"choice": distinct(type_)} | condition), AfterValidator(_to_choice)],
         "int": Annotated[mapping({"int": bounds} | scale | step), AfterValidator(_to_range)],
         "float": Annotated[mapping({"float": bounds} | scale), AfterValidator(_to_range)],
-        "unclear": Annotated[mapping(dict.fromkeys((*_KINDS, "step"), Any) | scale), WrapValidator(refuse)],
+        "unclear": Annotated[
+            mapping(dict.fromkeys((*_KINDS, "step"), Any) | scale), AfterValidator(_to_unknown)
+        ],
     }
+    options["list"] = Annotated[list[Any], AfterValidator(_to_unknown)]
     union = reduce(or_, (Annotated[option, Tag(f"<{kind}>")] for kind, option in options.items()))
     return Annotated[union, Discriminator(tag)]
 
 
 _KINDS = ("choice", "int", "float")
+
+
+def _suitable_kinds(type_: Any) -> list[str]:
+    return ["choice", *(kind.__name__ for kind in (int, float) if get_args(type_)[0] is kind)]
 
 
 def _check_bounds(bounds: list[Any]) -> list[Any]:
@@ -358,6 +356,10 @@ def _check_bounds(bounds: list[Any]) -> list[Any]:
     if low > high:
         raise ValueError(f"low {low} is over high {high}; write [{high}, {low}]")
     return bounds
+
+
+def _to_unknown(entry: Any) -> Fixed:
+    return _UNKNOWN
 
 
 def _to_choice(entry: dict[str, Any]) -> Choice:
@@ -380,6 +382,27 @@ def _to_range(entry: dict[str, Any]) -> IntRange | FloatRange:
 
 _UNKNOWN = Fixed(values=(object(),))
 """Stands for a parameter with a mistake of its own, which causes no further mistakes."""
+
+
+def _check_kinds(file: YamlFile) -> None:
+    """Note entries of `params` that are not of one kind that suits the field."""
+    written = file.data.get("params")
+    for name, entry in written.items() if isinstance(written, dict) else ():
+        if isinstance(entry, list) and name in FIELDS:
+            file.mistake(("params", name), "got a list; write {choice: [...]} to search it")
+        if (
+            name not in FIELDS
+            or not isinstance(entry, dict)
+            or entry.keys() - {*_KINDS, "when", "log", "step"}
+        ):
+            continue  # an unknown name is a mistake of its own
+        given, kinds = [kind for kind in _KINDS if kind in entry], _suitable_kinds(FIELDS[name])
+        advice = f"write {' or '.join(kinds)}"
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            file.mistake(("params", name), f"got {found} of the kinds {', '.join(_KINDS)}; {advice}")
+        elif given[0] not in kinds:
+            file.mistake(("params", name, given[0]), f"the field takes no {given[0]}; {advice}")
 
 
 def _sort_parents_first(file: YamlFile, valid: Params) -> Params:
