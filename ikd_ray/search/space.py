@@ -322,7 +322,9 @@ def _entry(type_: Any, when: Any) -> Any:
         given = [kind for kind in _KINDS if isinstance(entry, dict) and kind in entry]
         if len(given) == 1 and given[0] in kinds:
             return f"<{given[0]}>"
-        return {dict: "<unclear>", list: "<list>"}.get(type(entry), "<value>")
+        if isinstance(entry, list):
+            return "<list>"
+        return "<unclear>" if isinstance(entry, dict) else "<value>"
 
     condition = {"when": Annotated[when, not_empty("name a field, or leave it out")]}
     scale = {"log": bool} | condition
@@ -390,13 +392,11 @@ def _check_kinds(file: YamlFile) -> None:
     for name, entry in written.items() if isinstance(written, dict) else ():
         if isinstance(entry, list) and name in FIELDS:
             file.mistake(("params", name), "got a list; write {choice: [...]} to search it")
-        if (
-            name not in FIELDS
-            or not isinstance(entry, dict)
-            or entry.keys() - {*_KINDS, "when", "log", "step"}
-        ):
-            continue  # an unknown name is a mistake of its own
+        if name not in FIELDS or not isinstance(entry, dict):
+            continue
         given, kinds = [kind for kind in _KINDS if kind in entry], _suitable_kinds(FIELDS[name])
+        if not given and entry.keys() - {"when", "log", "step"}:
+            continue  # an unknown name, which is a mistake of its own
         advice = f"write {' or '.join(kinds)}"
         if len(given) != 1:
             found = " and ".join(given) or "none"
