@@ -1,0 +1,52 @@
+"""A sweep's records on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from ikd_ray import records
+from ikd_ray.errors import UsageError
+from ikd_ray.records import TrialRecord
+
+TRIAL = TrialRecord("t003", 3, {"regime": "kd", "student_layers": 2}, [2, 4], "finished", {"dev/mcc": 0.1})
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path):
+    trial = replace(TRIAL, history=[{"dev/mcc": 0.1}], times=[1.5], method="KD", retrained=True, seeds=3)
+    records.write_trial(tmp_path, trial)
+    assert records.read_trials(tmp_path) == [trial]
+
+
+def test_the_keys_and_values_of_trial_json_stay(tmp_path):
+    records.write_trial(tmp_path, replace(TRIAL, metrics={"dev/mcc": math.nan, "student/params": 5}))
+    content = json.loads((tmp_path / "trials" / "t003" / "trial.json").read_text())
+    assert list(content) == [
+        *("id", "number", "params", "layer_map", "status", "metrics", "history", "times", "reason", "died"),
+        *("duration_s", "reused_from", "warnings", "method", "again", "seeds"),
+    ]
+    assert content["again"] is False
+    assert math.isnan(content["metrics"]["dev/mcc"])
+    assert isinstance(content["metrics"]["student/params"], int)
+    assert math.isnan(records.read_trial(tmp_path, "t003").metrics["dev/mcc"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"metrics": {"dev/mcc": "0.1"}}, "metrics.dev/mcc: "), ({"id": "t004"}, "id: it is 't004'")],
+)
+def test_a_record_with_wrong_values_is_refused(tmp_path, change, message):
+    records.write_trial(tmp_path, TRIAL)
+    path = tmp_path / "trials" / "t003" / "trial.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UsageError, match=message) as error:
+        records.read_trial(tmp_path, "t003")
+    assert str(error.value).startswith(f"{path}: cannot be read (")
+    assert records.load_intact_trials(tmp_path) == ([], [tmp_path / "damaged" / "t003"])
+
+
+def test_pending_trials_are_counted_within_the_sweep():
+    assert records.num_pending(5, [TRIAL, replace(TRIAL, id="t009", number=9)]) == 4
