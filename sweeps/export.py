@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ikd_ray.analysis.evaluation_data import load_evaluation_data
-from ikd_ray.analysis.pick import parse_pick, select_students
+from ikd_ray.analysis.student_selection import parse_pick, select_students
 from ikd_ray.errors import UsageError
 from ikd_ray.export.hf_export import Convert, ExportedStudent, export_students
 from ikd_ray.formatting import GENERATED_WARNING, MISSING, clean

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import pandas as pd
 
-from ikd_ray.analysis.frames import eligible_runs, has_several_seeds, one_per_seed
+from ikd_ray.analysis.dataframes import eligible_runs, has_several_seeds, one_per_seed
 from ikd_ray.analysis.intervals import Interval, paired_t_interval, t_interval
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis
 from ikd_ray.config import sort_regimes

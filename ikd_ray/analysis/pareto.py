@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ikd_ray.analysis.frames import eligible_runs, one_per_seed, trials_frame
+from ikd_ray.analysis.dataframes import eligible_runs, one_per_seed, trials_frame
 from ikd_ray.analysis.objectives import Objectives, main_metric
 from ikd_ray.formatting import null_nonfinite
 from ikd_ray.records import SweepRecord, TrialRecord

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ikd_ray.analysis.frames import epochs_frame
+from ikd_ray.analysis.dataframes import epochs_frame
 from ikd_ray.formatting import duration
 from ikd_ray.records import TrialRecord
 

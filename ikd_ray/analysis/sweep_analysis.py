@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ikd_ray import records
-from ikd_ray.analysis.frames import trials_frame
+from ikd_ray.analysis.dataframes import trials_frame
 from ikd_ray.analysis.objectives import direction, selection_metric
 from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.config import make_trial

@@ -19,9 +19,9 @@ from ikd_ray.data.tokens import open_data
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.loop import Distillation, Epoch
 from ikd_ray.distill.regimes import Stage
+from ikd_ray.distill.stage_training import StageTrainer, train_stage
 from ikd_ray.distill.targets import build_targets
 from ikd_ray.distill.teacher import fine_tuning_stage, load_teacher
-from ikd_ray.distill.training import StageTrainer, train_stage
 
 REGIMES = ("kd", "id", "pid", "sid")
 EPOCHS = 2  # of every stage; they share what a stage computes once

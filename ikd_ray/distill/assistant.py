@@ -18,10 +18,10 @@ from ikd_ray.config import NOT_IN_ASSISTANTS, PrefixConfig, Trial
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
 from ikd_ray.distill.loop import POLL_SECONDS, Distillation, Epoch
+from ikd_ray.distill.stage_training import DivergedError
 from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.teacher import TEACHER_FILE, TeacherRecord
 from ikd_ray.distill.teacher_files import NO_REMOTE_CODE
-from ikd_ray.distill.training import DivergedError
 from ikd_ray.storage import store
 
 FORMAT = 1

@@ -41,7 +41,7 @@ COMPUTING_MODULES = (
     "distill.targets",
     "distill.frozen_activations",
     "distill.evaluate",
-    "distill.training",
+    "distill.stage_training",
     "distill.loop",
 )
 """Modules whose code determines the numbers of an epoch. Readers of data are not among them: the key has the

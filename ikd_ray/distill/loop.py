@@ -18,9 +18,9 @@ from ikd_ray.distill.fast_layers import use_onednn
 from ikd_ray.distill.frozen_activations import FrozenActivations
 from ikd_ray.distill.regimes import REGIMES, Stage
 from ikd_ray.distill.shared_epochs import SharedEpochs
+from ikd_ray.distill.stage_training import StageTrainer
 from ikd_ray.distill.student import build_student, layer_map, size_metrics
 from ikd_ray.distill.targets import Targets
-from ikd_ray.distill.training import StageTrainer
 from ikd_ray.errors import UsageError, first_line
 
 POLL_SECONDS = 0.2

@@ -16,7 +16,7 @@ from ikd_ray.distill.epoch_cache import (
     PendingEpoch,
     StageCache,
 )
-from ikd_ray.distill.training import StageTrainer
+from ikd_ray.distill.stage_training import StageTrainer
 from ikd_ray.errors import first_line
 
 

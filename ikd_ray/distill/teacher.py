@@ -27,6 +27,7 @@ from ikd_ray.distill.encoder import FAMILIES, Encoder
 from ikd_ray.distill.evaluate import score
 from ikd_ray.distill.loop import Epoch
 from ikd_ray.distill.regimes import Stage
+from ikd_ray.distill.stage_training import DivergedError, StageTrainer, train_stage
 from ikd_ray.distill.teacher_files import (
     NO_REMOTE_CODE,
     load_classifier,
@@ -34,7 +35,6 @@ from ikd_ray.distill.teacher_files import (
     validate_config,
     weights_key,
 )
-from ikd_ray.distill.training import DivergedError, StageTrainer, train_stage
 from ikd_ray.errors import UsageError, first_line
 from ikd_ray.storage import store
 from ikd_ray.tasks import Task

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
 
-from ikd_ray.analysis.frames import trials_frame
+from ikd_ray.analysis.dataframes import trials_frame
 from ikd_ray.analysis.objectives import Objectives, plotted_objectives
 from ikd_ray.analysis.pareto import front_candidates
 from ikd_ray.config import sort_regimes

@@ -19,8 +19,8 @@ from ikd_ray.errors import first_line
 from ikd_ray.formatting import MAX_REASON_CHARS, clean
 from ikd_ray.records import TrialRecord, read_trial, trial_folder, write_trial
 from ikd_ray.search.trial_queue import TrialQueue
-from ikd_ray.sweep.results import FAILED, MAX_FAILURES, PAUSED, REPORT, SPEC_FIELDS, STOPPED, trial_id
 from ikd_ray.sweep.sync import SweepSync
+from ikd_ray.sweep.trial_results import FAILED, MAX_FAILURES, PAUSED, REPORT, SPEC_FIELDS, STOPPED, trial_id
 from ikd_ray.terminal.console import Console
 from ikd_ray.tracking.async_tracker import AsyncTracker
 

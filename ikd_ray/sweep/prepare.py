@@ -17,8 +17,9 @@ from ikd_ray.data.tokens import TaskData, open_data
 from ikd_ray.distill.assistant import assistant_key, make_assistant
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.epoch_cache import STAGES, EpochCache
+from ikd_ray.distill.latency import latency_ms
 from ikd_ray.distill.loop import Epoch
-from ikd_ray.distill.student import build_student, latency_ms, matched_layers
+from ikd_ray.distill.student import build_student, matched_layers
 from ikd_ray.distill.targets import (
     Targets,
     build_targets,

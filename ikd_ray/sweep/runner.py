@@ -16,8 +16,8 @@ from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.analysis.savings import compute_savings
 from ikd_ray.distill.assistant import AssistantDivergedError
 from ikd_ray.distill.loop import Distillation
+from ikd_ray.distill.stage_training import DivergedError
 from ikd_ray.distill.student import layer_map
-from ikd_ray.distill.training import DivergedError
 from ikd_ray.errors import UsageError, causes, first_line
 from ikd_ray.records import SweepRecord, TrialRecord, is_sweep, load_intact_trials, num_pending, read_trials
 from ikd_ray.redaction import redact_uri
@@ -28,12 +28,12 @@ from ikd_ray.sweep.callback import StopRequest, SweepCallback, SweepStoppedError
 from ikd_ray.sweep.cluster import ClusterLostError, cluster_nodes, ray_cluster
 from ikd_ray.sweep.request import Request
 from ikd_ray.sweep.resources import allocate
-from ikd_ray.sweep.results import MAX_FAILURES
 from ikd_ray.sweep.searcher import QueueSearcher
 from ikd_ray.sweep.setup import locked_sweep, open_sweep, run_preparation
 from ikd_ray.sweep.sync import SweepSync, pull_students
 from ikd_ray.sweep.trainable import make_trainable
 from ikd_ray.sweep.trial import TUNE_FOLDER, TrialContext
+from ikd_ray.sweep.trial_results import MAX_FAILURES
 from ikd_ray.terminal import interrupts
 from ikd_ray.terminal.command_line import print_error, script_command
 from ikd_ray.terminal.console import Console

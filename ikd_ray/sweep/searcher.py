@@ -7,7 +7,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from ikd_ray.search.trial_queue import TrialQueue
-from ikd_ray.sweep.results import FAILED, PAUSED, REPORT
+from ikd_ray.sweep.trial_results import FAILED, PAUSED, REPORT
 
 
 class QueueSearcher(Searcher):

@@ -17,8 +17,8 @@ from ray.exceptions import RayError, RayTaskError
 from ikd_ray.data.task_file import keep_task
 from ikd_ray.data.tokens import tokenize
 from ikd_ray.distill.loop import Epoch
+from ikd_ray.distill.stage_training import DivergedError
 from ikd_ray.distill.teacher import TeacherRecord, load_tokenizer
-from ikd_ray.distill.training import DivergedError
 from ikd_ray.errors import UsageError
 from ikd_ray.records import SPACE_FILE, SweepRecord, read_sweep, sweep_lock, task_digest, write_sweep
 from ikd_ray.redaction import has_credentials, redact_uri
@@ -34,7 +34,7 @@ from ikd_ray.sweep.prepare import (
     prepare_artifacts,
 )
 from ikd_ray.sweep.request import Request
-from ikd_ray.sweep.results import MAX_FAILURES
+from ikd_ray.sweep.trial_results import MAX_FAILURES
 from ikd_ray.terminal.console import Console
 from ikd_ray.version import code_version
 

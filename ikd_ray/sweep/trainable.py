@@ -15,8 +15,8 @@ from ray import tune
 from ray.exceptions import RayError
 
 from ikd_ray.distill.distributed import DistributedContext
-from ikd_ray.sweep.results import FAILED, MAX_FAILURES, REPORT, trial_id
 from ikd_ray.sweep.trial import TUNE_FOLDER, TrialContext, format_error, run_trial
+from ikd_ray.sweep.trial_results import FAILED, MAX_FAILURES, REPORT, trial_id
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

@@ -13,14 +13,14 @@ from ikd_ray.config import PrefixConfig, SharingConfig, make_trial
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.epoch_cache import DISK_ERRORS, STAGES, EpochCache, PendingEpoch
 from ikd_ray.distill.loop import TIME_METRICS, Distillation, Epoch
+from ikd_ray.distill.stage_training import DivergedError
 from ikd_ray.distill.student import size_metrics
-from ikd_ray.distill.training import DivergedError
 from ikd_ray.errors import first_line
 from ikd_ray.records import TrialRecord, trial_folder, write_trial
 from ikd_ray.storage import store
 from ikd_ray.sweep.prepare import LoadedArtifacts, SharedArtifacts
 from ikd_ray.sweep.resources import TrialResources
-from ikd_ray.sweep.results import FAILED, PAUSED, REPORT, SPEC_FIELDS, STOPPED, Paused, trial_id
+from ikd_ray.sweep.trial_results import FAILED, PAUSED, REPORT, SPEC_FIELDS, STOPPED, Paused, trial_id
 
 TUNE_FOLDER = ".tune"  # state of Ray Tune and Ray Train in a sweep's folder; removed when the sweep ends
 

@@ -27,8 +27,8 @@ from ikd_ray.config import Trial
 from ikd_ray.data.batches import collate
 from ikd_ray.distill.fast_layers import HAS_ONEDNN
 from ikd_ray.distill.regimes import REGIMES, plan
+from ikd_ray.distill.stage_training import stage_losses
 from ikd_ray.distill.student import build_student
-from ikd_ray.distill.training import stage_losses
 from ikd_ray.errors import UsageError
 from tests.helpers.tiny_models import make_data, make_encoder, make_targets, write_tokenizer
 

@@ -14,7 +14,7 @@ from sklearn.metrics import matthews_corrcoef
 
 from ikd_ray.data import corpus
 from ikd_ray.data.corpus import PHENOMENA, Judgement, generate, held_out_words
-from ikd_ray.data.corpus.frames import Phenomenon, Writer, members
+from ikd_ray.data.corpus.sentence_frames import Phenomenon, Writer, members
 
 FRAMES = [(p.name, frame) for p in PHENOMENA for frame in (*p.frames, *p.unseen)]
 WRITER = Writer()

@@ -12,11 +12,11 @@ from torch import nn
 
 from ikd_ray.config import Trial
 from ikd_ray.data.tokens import RaggedArray, row_offsets
-from ikd_ray.distill import loop, training
+from ikd_ray.distill import loop, stage_training
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.fast_layers import HAS_ONEDNN, CompactVocabulary, Linear, onednn_linear, use_onednn
+from ikd_ray.distill.latency import latency_ms
 from ikd_ray.distill.regimes import Stage
-from ikd_ray.distill.student import latency_ms
 from tests.helpers.tiny_models import copy_state, make_classifier, make_encoder, make_targets, random_batch
 
 needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="this PyTorch has no oneDNN")
@@ -123,8 +123,8 @@ class WholeVocabulary(CompactVocabulary):
 
 
 def train(model, data, settings) -> list[float]:
-    trainer = training.StageTrainer(model, STAGE, settings, data, None, (), DistributedContext())
-    return [metrics["train/loss"] for metrics in training.train_stage(trainer)]
+    trainer = stage_training.StageTrainer(model, STAGE, settings, data, None, (), DistributedContext())
+    return [metrics["train/loss"] for metrics in stage_training.train_stage(trainer)]
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
@@ -133,7 +133,7 @@ def test_a_compact_vocabulary_trains_as_the_whole_one(make_task_data, family, mo
     data = replace(make_task_data("cola", train=9, dev=3), pad_id=1 if family == "roberta" else 0)
     losses, states = {}, {}
     for kind in (WholeVocabulary, CompactVocabulary):
-        monkeypatch.setattr(training, "CompactVocabulary", kind)
+        monkeypatch.setattr(stage_training, "CompactVocabulary", kind)
         model = make_encoder(family, layers=2, dropout=0.1)
         losses[kind] = train(model, data, Trial(learning_rate=1e-3, batch_size=8))
         states[kind] = copy_state(model.model)
@@ -157,8 +157,10 @@ def test_the_model_has_its_whole_vocabulary_after_each_epoch(make_task_data):
     data, model = make_task_data("cola", train=9, dev=3), make_encoder(layers=2)
     embedding = model.model.get_input_embeddings()
     weight = embedding.weight
-    trainer = training.StageTrainer(model, STAGE, Trial(batch_size=8), data, None, (), DistributedContext())
-    for _ in training.train_stage(trainer):
+    trainer = stage_training.StageTrainer(
+        model, STAGE, Trial(batch_size=8), data, None, (), DistributedContext()
+    )
+    for _ in stage_training.train_stage(trainer):
         assert embedding.weight is weight
 
 

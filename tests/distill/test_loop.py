@@ -11,9 +11,9 @@ from ikd_ray.config import Trial
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.loop import Distillation, distill
 from ikd_ray.distill.regimes import REGIMES
+from ikd_ray.distill.stage_training import DivergedError
 from ikd_ray.distill.student import layer_map, size_metrics
 from ikd_ray.distill.targets import Targets
-from ikd_ray.distill.training import DivergedError
 from ikd_ray.errors import UsageError
 from tests.helpers.tiny_models import changed_tensors, copy_state, make_encoder, make_targets
 

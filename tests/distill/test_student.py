@@ -5,7 +5,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from ikd_ray.distill.encoder import FAMILIES, Encoder
-from ikd_ray.distill.student import build_student, latency_ms, layer_map, size_metrics
+from ikd_ray.distill.latency import latency_ms
+from ikd_ray.distill.student import build_student, layer_map, size_metrics
 from tests.helpers.tiny_models import HIDDEN, VOCABULARY, make_encoder, random_batch
 
 

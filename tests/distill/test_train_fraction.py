@@ -18,7 +18,7 @@ from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.epoch_cache import EpochCache
 from ikd_ray.distill.frozen_activations import ACTIVATIONS_FILE, FrozenActivations
 from ikd_ray.distill.loop import Distillation
-from ikd_ray.distill.training import StageDataLoader
+from ikd_ray.distill.stage_training import StageDataLoader
 from ikd_ray.errors import UsageError
 from tests.helpers.tiny_models import (
     HIDDEN,

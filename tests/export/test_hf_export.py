@@ -18,7 +18,7 @@ import yaml
 from transformers import AutoTokenizer, pipeline
 
 from ikd_ray import records
-from ikd_ray.analysis.pick import select_students
+from ikd_ray.analysis.student_selection import select_students
 from ikd_ray.distill.fast_layers import use_onednn
 from ikd_ray.errors import UsageError
 from ikd_ray.export import hf_export

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 from ikd_ray.config import PrefixConfig, Trial
 from ikd_ray.distill.loop import Distillation
-from ikd_ray.distill.training import StageTrainer
+from ikd_ray.distill.stage_training import StageTrainer
 from tests.helpers.tiny_models import changed_tensors, copy_state
 
 SMALL = {"student_layers": 2, "batch_size": 24, "learning_rate": 3e-3, "epochs": 2, "epochs_per_layer": 2}

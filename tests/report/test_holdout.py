@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console as Terminal
 
 from ikd_ray.analysis.evaluation_data import load_evaluation_data
-from ikd_ray.analysis.pick import parse_pick, select_students
+from ikd_ray.analysis.student_selection import parse_pick, select_students
 from ikd_ray.analysis.sweep_analysis import open_analysis
 from ikd_ray.data.sources import load_dataset
 from ikd_ray.data.splits import hold_out

@@ -22,8 +22,8 @@ from ikd_ray.analysis.attention_maps import (
     validate_texts,
 )
 from ikd_ray.analysis.comparison import RegimeCell
+from ikd_ray.analysis.dataframes import epochs_frame, trials_frame
 from ikd_ray.analysis.error_overlap import ErrorOverlap, error_overlap
-from ikd_ray.analysis.frames import epochs_frame, trials_frame
 from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.analysis.savings import trial_costs
 from ikd_ray.analysis.sweep_analysis import UNUSED_PARAMS, open_analysis

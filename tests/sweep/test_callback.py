@@ -12,8 +12,8 @@ from ikd_ray.records import TrialRecord, read_trials, write_trial
 from ikd_ray.storage.remote import SharedStorage
 from ikd_ray.sweep import callback
 from ikd_ray.sweep.callback import SweepCallback
-from ikd_ray.sweep.results import FAILED, MAX_FAILURES, REPORT, STOPPED
 from ikd_ray.sweep.sync import SweepSync
+from ikd_ray.sweep.trial_results import FAILED, MAX_FAILURES, REPORT, STOPPED
 from ikd_ray.terminal.console import Console
 from tests.helpers.terminal import make_epoch
 

@@ -8,8 +8,8 @@ from ray.tune.search import Searcher
 
 from ikd_ray.distill.epoch_cache import PendingEpoch
 from ikd_ray.distill.loop import Epoch
-from ikd_ray.sweep.results import FAILED, PAUSED, REPORT, STOPPED, Paused
 from ikd_ray.sweep.searcher import QueueSearcher
+from ikd_ray.sweep.trial_results import FAILED, PAUSED, REPORT, STOPPED, Paused
 from tests.helpers.simulated_search import open_queue, read_states
 
 METRICS = {"dev/mcc": 0.5, "student/params": 2.0}

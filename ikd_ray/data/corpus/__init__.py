@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ikd_ray.data.corpus.frames import Phenomenon, Writer, lemma
 from ikd_ray.data.corpus.lexicon import OPEN
 from ikd_ray.data.corpus.phenomena import PHENOMENA
+from ikd_ray.data.corpus.sentence_frames import Phenomenon, Writer, lemma
 
 ACCEPTABLE = 0.7  # as in CoLA
 HELD_OUT_WORDS = 0.1  # of each open class

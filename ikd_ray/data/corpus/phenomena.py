@@ -1,6 +1,6 @@
 """Phenomena of English grammar, and the frames that show them."""
 
-from ikd_ray.data.corpus.frames import Phenomenon
+from ikd_ray.data.corpus.sentence_frames import Phenomenon
 
 # Agreement: of verb and subject, determiner and noun, reflexive and antecedent, pronoun and its case.
 

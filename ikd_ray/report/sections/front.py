@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Mapping
 
-from ikd_ray.analysis.frames import has_several_seeds
+from ikd_ray.analysis.dataframes import has_several_seeds
 from ikd_ray.analysis.sweep_analysis import UNUSED_PARAMS, SweepAnalysis
 from ikd_ray.formatting import clean
 from ikd_ray.records import TrialRecord

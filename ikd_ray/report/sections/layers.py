@@ -12,7 +12,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ikd_ray.analysis.frames import epochs_frame
+from ikd_ray.analysis.dataframes import epochs_frame
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis
 from ikd_ray.formatting import short_stage
 from ikd_ray.records import TrialRecord

@@ -9,8 +9,8 @@ import pytest
 from ikd_ray.config import PrefixConfig, Trial
 from ikd_ray.distill.epoch_cache import EpochCache
 from ikd_ray.distill.loop import Distillation, distill
+from ikd_ray.distill.stage_training import StageTrainer
 from ikd_ray.distill.targets import Targets
-from ikd_ray.distill.training import StageTrainer
 from tests.helpers.shared_trials import PID, TRAIN_EPOCH, distillation_result
 from tests.helpers.tiny_models import make_encoder
 

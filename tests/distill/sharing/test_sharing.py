@@ -11,7 +11,7 @@ from ikd_ray.config import Trial
 from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
 from ikd_ray.distill.loop import distill
 from ikd_ray.distill.regimes import REGIMES
-from ikd_ray.distill.training import StageTrainer
+from ikd_ray.distill.stage_training import StageTrainer
 from ikd_ray.storage import store
 from tests.helpers.shared_trials import (
     PID,

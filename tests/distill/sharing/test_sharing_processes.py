@@ -25,8 +25,8 @@ from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
 from ikd_ray.distill.loop import Distillation, distill
+from ikd_ray.distill.stage_training import StageTrainer
 from ikd_ray.distill.targets import Targets
-from ikd_ray.distill.training import StageTrainer
 from ikd_ray.storage import store
 from ikd_ray.storage.eviction import cache_entries, evict
 from tests.helpers.shared_trials import comparable_metrics

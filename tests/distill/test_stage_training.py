@@ -13,7 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from ikd_ray.config import Trial
-from ikd_ray.distill import loop, training
+from ikd_ray.distill import loop, stage_training
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.targets import TargetBatch
@@ -30,16 +30,16 @@ def test_a_step_never_waits_for_the_device(data, tmp_path, monkeypatch, regime, 
     """With fake tensors, which have no values, whatever asks for a value raises, as the end of an epoch does."""
     targets = make_targets(tmp_path, data, make_encoder(), attention)
     trial = Trial(regime=regime, student_layers=2, batch_size=8, embeddings=embeddings)
-    steps, step = [], training.StageTrainer._step
-    monkeypatch.setattr(training.StageTrainer, "_step", lambda *args: steps.append(1) or step(*args))
+    steps, step = [], stage_training.StageTrainer._step
+    monkeypatch.setattr(stage_training.StageTrainer, "_step", lambda *args: steps.append(1) or step(*args))
     with FakeTensorMode(allow_non_fake_inputs=True):
         student, targets.teacher = make_encoder(layers=2), make_encoder()
         for stage in REGIMES[regime](trial):
             steps.clear()
-            trainer = training.StageTrainer(
+            trainer = stage_training.StageTrainer(
                 student, stage, trial, data, targets, (2, 4), DistributedContext()
             )
-            epochs = training.train_stage(trainer)
+            epochs = stage_training.train_stage(trainer)
             with pytest.raises(DataDependentOutputException):
                 next(epochs)
             assert len(steps) == STEPS
@@ -55,14 +55,14 @@ class Bfloat16(DistributedContext):
 
 @pytest.mark.parametrize("regime", REGIMES)
 def test_bfloat16_trains_alike_with_losses_in_float32(data, targets, monkeypatch, regime):
-    dtypes, stage_losses = set(), training.stage_losses
+    dtypes, stage_losses = set(), stage_training.stage_losses
 
     def spy(*args):
         total, losses = stage_losses(*args)
         dtypes.update(tensor.dtype for tensor in (total, *losses.values()))
         return total, losses
 
-    monkeypatch.setattr(training, "stage_losses", spy)
+    monkeypatch.setattr(stage_training, "stage_losses", spy)
     trial = Trial(regime=regime, student_layers=2, batch_size=8, learning_rate=1e-3, epochs=2)
     wide, narrow = (loop.distill(trial, data, targets, world=world).metrics for world in (None, Bfloat16()))
     assert dtypes == {torch.float32}
@@ -74,13 +74,13 @@ def test_bfloat16_trains_alike_with_losses_in_float32(data, targets, monkeypatch
 def test_everything_that_goes_to_a_gpu_is_pinned(data, targets, monkeypatch):
     """On a CPU nothing is."""
     pinned = []
-    monkeypatch.setattr(training, "_pin", lambda tensor: pinned.append(tensor) or tensor)
+    monkeypatch.setattr(stage_training, "_pin", lambda tensor: pinned.append(tensor) or tensor)
     trial = Trial(regime="id", student_layers=2)
     stage = REGIMES["id"](trial)[0]
     rows = data.train.lengths.argsort()[:4]
     for device, count in (("cpu", 0), ("cuda", 4 + 1 + 2 + 2)):
         world = DistributedContext(device=torch.device(device))
-        loader = training.StageDataLoader(stage, trial, data, rows, targets, (2, 4), world, None)
+        loader = stage_training.StageDataLoader(stage, trial, data, rows, targets, (2, 4), world, None)
         batch, target, start = loader._read(rows)
         assert isinstance(target, TargetBatch)
         assert start is None
@@ -94,24 +94,24 @@ def resident_mb() -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it does nothing")
 def test_trimming_returns_freed_memory_to_the_system():
-    if training._malloc_trim() is None:
+    if stage_training._malloc_trim() is None:
         pytest.skip("this C library has no malloc_trim")
     arrays = [np.ones(1 << 13) for _ in range(3000)]  # 188 MB in blocks of 64 KB
     rest = arrays[::100]  # pieces that the C library alone would keep all the memory for
     before = resident_mb()
     del arrays
-    training.trim_heap()
+    stage_training.trim_heap()
     assert resident_mb() < before - 100
     assert len(rest) == 30
 
 
 def test_training_trims_the_heap_from_time_to_time(data, monkeypatch):
     trimmed = []
-    monkeypatch.setattr(training, "TRIM_EVERY", 2)
-    monkeypatch.setattr(training, "trim_heap", lambda: trimmed.append(1))
+    monkeypatch.setattr(stage_training, "TRIM_EVERY", 2)
+    monkeypatch.setattr(stage_training, "trim_heap", lambda: trimmed.append(1))
     trial = Trial(regime="hard", student_layers=2, batch_size=8)
     stage = REGIMES["hard"](trial)[0]
-    trainer = training.StageTrainer(
+    trainer = stage_training.StageTrainer(
         make_encoder(layers=2), stage, trial, data, None, (), DistributedContext()
     )
     trainer.train_epoch(1)

@@ -4,7 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from ikd_ray.analysis.frames import eligible_runs, epochs_frame, has_several_seeds, one_per_seed, trials_frame
+from ikd_ray.analysis.dataframes import (
+    eligible_runs,
+    epochs_frame,
+    has_several_seeds,
+    one_per_seed,
+    trials_frame,
+)
 from ikd_ray.records import TrialRecord
 
 

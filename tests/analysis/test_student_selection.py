@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ikd_ray.analysis.pick import Pick, parse_pick, select_students
+from ikd_ray.analysis.student_selection import Pick, parse_pick, select_students
 from ikd_ray.errors import UsageError
 from ikd_ray.records import SweepRecord, TrialRecord
 

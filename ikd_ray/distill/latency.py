@@ -1,0 +1,75 @@
+"""Measure the latency of a student's forward pass on the CPU."""
+
+from __future__ import annotations
+
+import bisect
+import copy
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from transformers import PretrainedConfig
+
+from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.fast_layers import use_onednn
+
+LATENCY_TOKENS, LATENCY_ID = 128, 5
+"""Length of the sequence that latency is measured with, and the token id that it repeats."""
+LATENCY_WARMUP, LATENCY_RUNS, LATENCY_ROUNDS = 3, 15, 30
+LATENCY_TOLERANCE = 1.03
+"""Ratio of the two shortest medians at which the measurement ends."""
+
+
+def latency_tokens(config: PretrainedConfig) -> int:
+    """Return the length of the sequence that a model's latency is measured with."""
+    return min(LATENCY_TOKENS, config.max_position_embeddings - 2)  # RoBERTa's positions start at 2
+
+
+def latency_ms(student: Encoder) -> float:
+    """Return the median milliseconds of a forward pass on the CPU with one thread and one sequence of 128 tokens.
+
+    It depends on the architecture only, not on the weights.
+    """
+    return latencies_ms(student)[0]
+
+
+def latencies_ms(student: Encoder, *others: Callable[[], object]) -> list[float]:
+    """Return a student's `latency_ms`, and that of other implementations of the same forward pass.
+
+    Other load on the machine makes a pass slower, so each is measured in turn until its two shortest medians agree.
+
+    Args:
+        student: the student.
+        others: functions that run one forward pass each.
+    """
+    # Users of the student run transformers' own forward pass.
+    model = copy.deepcopy(student.model).eval().cpu()
+    use_onednn(model, False)
+    ids = torch.full((1, latency_tokens(student.config)), LATENCY_ID)
+    mask = torch.ones_like(ids)
+    calls = [lambda: model(ids, mask), *others]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            medians = [sorted(_median_ms(call) for _ in range(2)) for call in calls]
+            while not all(map(_agrees, medians)) and len(medians[0]) < LATENCY_ROUNDS:
+                for times, call in zip(medians, calls, strict=True):
+                    bisect.insort(times, _median_ms(call))
+    finally:
+        torch.set_num_threads(threads)
+    return [times[0] for times in medians]
+
+
+def _agrees(medians: list[float]) -> bool:
+    return medians[1] <= LATENCY_TOLERANCE * medians[0]
+
+
+def _median_ms(run: Callable[[], object]) -> float:
+    times = []
+    for _ in range(LATENCY_WARMUP + LATENCY_RUNS):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[LATENCY_WARMUP:]) * 1e3
