@@ -366,7 +366,8 @@ def test_a_configuration_that_is_being_retrained_stays_the_best(compared, tmp_pa
     assert [params | {"seed": 0} for params in retrained.values()] == [begun["params"] | {"seed": 0}] * 3
 
 
-def test_a_shortened_comparison_ignores_trials_begun_beyond_its_new_end(load, tmp_path):
+def test_a_shortened_comparison_ignores_trials_begun_beyond_its_new_end(load, tmp_path, monkeypatch):
+    monkeypatch.setattr(sampler, "NUM_STARTUP_TRIALS", 10)  # none waits for results
     space = load(COMPARED.replace("best_seeds: 3\n", ""))
     queue = compare(space, tmp_path / "a", configurations=4)
     given = [queue.next() for _ in range(20)]
