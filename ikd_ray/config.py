@@ -23,7 +23,7 @@ class _Config(BaseModel):
 
 
 class Trial(_Config):
-    """How one student is built and trained. A search space ranges over these fields.
+    """Settings that one student is built and trained with. A search space ranges over these fields.
 
     Field aliases are the names in space files, MLflow and JSON; only `lambda` differs from its Python name, `lambda_`.
     """

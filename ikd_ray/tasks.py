@@ -63,12 +63,12 @@ class Task:
 
     @property
     def is_regression(self) -> bool:
-        """Whether labels are scores."""
+        """True if labels are scores."""
         return not self.labels
 
     @property
     def is_pair(self) -> bool:
-        """Whether an example has two texts."""
+        """True if an example has two texts."""
         return len(self.text_columns) == 2
 
     @property
@@ -127,7 +127,7 @@ class GlueTask(Task):
     headless: tuple[str, ...] = ()
     """All column names of files without a header; empty where files have one."""
     skips_corrupted: bool = False
-    """Whether the official files hold broken rows, which are customarily skipped."""
+    """True if the official files hold broken rows, which are customarily skipped."""
     splits: tuple[SplitNames, ...] = _TRAIN_DEV
 
     @property

@@ -134,7 +134,7 @@ class Comparison:
 
     @property
     def has_fractions(self) -> bool:
-        """Whether the groups were trained on different shares of the training set."""
+        """True if the groups were trained on different shares of the training set."""
         return self.groups["train_fraction"].nunique() > 1
 
     @cached_property

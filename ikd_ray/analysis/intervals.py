@@ -28,7 +28,7 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether zero is outside the interval; False for fewer than three values and for equal ones."""
+        """True if zero is outside the interval; False for fewer than three values and for equal ones."""
         return self.count > 2 and self.half_width > ROUNDING and abs(self.mean) > self.half_width
 
 

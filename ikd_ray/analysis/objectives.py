@@ -35,6 +35,7 @@ def selection_metric(sweep: SweepRecord, task_metric: str) -> str:
     """Return the metric, with its split, that configurations and students are chosen by.
 
     Args:
+        sweep: the sweep's record.
         task_metric: name of the task's main metric, without a split; it is taken where no objective is on a
             selection split.
     """

@@ -31,7 +31,7 @@ class Savings:
 
     @property
     def reused(self) -> bool:
-        """Whether any epoch was reused."""
+        """True if any epoch was reused."""
         trained = self.internal_trained + self.classification_trained
         return trained < self.internal_total + self.classification_total
 

@@ -63,7 +63,7 @@ class SweepAnalysis:
 
     @property
     def has_methods(self) -> bool:
-        """Whether the sweep's space compares methods."""
+        """True if the sweep's space compares methods."""
         return any(trial.method for trial in self.finished)
 
     @cached_property

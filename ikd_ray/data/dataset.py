@@ -48,7 +48,7 @@ class Dataset:
 
     @property
     def generated(self) -> bool:
-        """Whether the examples are this project's own instead of the task's."""
+        """True if the examples are this project's own instead of the task's."""
         return self.source == "embedded"
 
 

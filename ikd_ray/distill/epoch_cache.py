@@ -54,7 +54,7 @@ class CachedEpoch:
     trial: str
     """Name of the trial that trained it."""
     own: bool
-    """Whether the asking trial itself trained it, before it was interrupted."""
+    """True if the asking trial itself trained it, before it was interrupted."""
 
     @property
     def reused_from(self) -> str:
@@ -89,7 +89,7 @@ class PendingEpoch:
     """An epoch that another process is training."""
 
     folder: Path | None
-    """Where it will be saved; None: wait until the other process leaves the stage, as no epoch there is of use."""
+    """The folder that it will be saved in; None where none of its epochs is of use: wait for the end of the stage."""
     lock: Path
     node: str = ""
     """The node where folder and lock can be seen; empty: every node."""
@@ -181,7 +181,7 @@ class StageCache:
 
     @property
     def claimed(self) -> bool:
-        """Whether this process is the one that trains the stage."""
+        """True if this process is the one that trains the stage."""
         return self._lock.is_locked
 
     def __enter__(self) -> StageCache:

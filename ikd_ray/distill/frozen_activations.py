@@ -44,7 +44,7 @@ class FrozenActivations:
     ) -> None:
         self.depth = 0
         self.out_of_space = False
-        """Whether outputs that the budgets allow could not be stored at any time."""
+        """True if outputs that the budgets allow could not be stored at any time."""
         self._student, self._data, self._config = student, data, config
         self._arrays: dict[str, BucketedArray] = {}
         self._orders = {name: split.order for name, split in data.splits.items()}

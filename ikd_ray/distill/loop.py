@@ -43,7 +43,7 @@ class Epoch:
     reused_from: str = ""
     """The trial that trained the epoch, where it is another one."""
     resumed: bool = False
-    """Whether this trial trained the epoch itself, before it was interrupted."""
+    """True if this trial trained the epoch itself, before it was interrupted."""
     warnings: tuple[str, ...] = ()
     """Problems with saved epochs since the epoch before."""
 

@@ -51,7 +51,7 @@ class Stage:
 
     @property
     def classifies(self) -> bool:
-        """Whether the stage has a classification loss."""
+        """True if the stage has a classification loss."""
         return self.soft > 0 or self.hard > 0
 
     def ends(self, metrics: Mapping[str, float]) -> bool:

@@ -38,7 +38,7 @@ class SharedEpochs:
 
     @property
     def enabled(self) -> bool:
-        """Whether there is a cache, and none of the workers failed to use it."""
+        """True if there is a cache, and none of the workers failed to use it."""
         return self._cache is not None
 
     @contextmanager

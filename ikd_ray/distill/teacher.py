@@ -60,7 +60,7 @@ class TeacherSource:
     hidden_size: int
     max_tokens: int
     has_head: bool
-    """Whether it has a classification head, and so is used without fine-tuning."""
+    """True if it has a classification head, and so is used without fine-tuning."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class TeacherRecord:
     """A stored teacher."""
 
     folder: Path
-    """Where it is stored, in the layout of Hugging Face."""
+    """Its folder, in the layout of Hugging Face."""
     name: str
     key: str
     metrics: dict[str, float]

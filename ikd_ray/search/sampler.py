@@ -20,7 +20,7 @@ NUM_STARTUP_TRIALS = 10  # random trials before TPE models results
 
 @dataclass
 class _MethodState:
-    """What the sampler knows of one method's trials."""
+    """The sampler's view of one method's trials."""
 
     study: optuna.Study
     unobserved: list[int] = field(default_factory=list)

@@ -134,7 +134,7 @@ class Space:
     prefix: PrefixConfig = field(default_factory=PrefixConfig)
     sharing: SharingConfig = field(default_factory=SharingConfig)
     assistant: Trial = field(default_factory=Trial)
-    """How assistants are distilled, except for their depth."""
+    """Settings that assistants are distilled with, except for their depth."""
     text: str = ""
     """The file as written."""
 

@@ -31,7 +31,7 @@ class Sample(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a trial ended: its state, and its objectives unless it failed."""
+    """The end of a trial: its state, and its objectives unless it failed."""
 
     state: TrialState
     values: list[float] | None

@@ -80,7 +80,7 @@ class TrialQueue:
 
     @property
     def is_finished(self) -> bool:
-        """Whether no trial runs or is to run any more."""
+        """True if no trial runs or is to run any more."""
         return self._is_stopped or not (self._num_new or self._waiting or self._running)
 
     def next(self) -> dict[str, Any] | None:

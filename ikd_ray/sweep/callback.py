@@ -43,7 +43,7 @@ class StopRequest:
 
 @dataclass
 class _TrialState:
-    """What the callback has received of a trial that has not ended."""
+    """Reports that the callback has received of a trial that has not ended."""
 
     epoch: int = 0  # the last one
     failures: int = 0  # of its process in a row, without a new epoch in between

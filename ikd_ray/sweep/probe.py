@@ -83,7 +83,9 @@ def typical_subset(dataset: Dataset, lengths: Mapping[str, np.ndarray], limit: i
     attention, whose cost is quadratic, add.
 
     Args:
+        dataset: The data set to choose from.
         lengths: Token counts of each split's examples.
+        limit: Number of examples of each split.
     """
     rows = {}
     for name, tokens in lengths.items():
@@ -130,6 +132,7 @@ class Probe:
         """Measure on a few examples, and then on as many as `PROBE_SECONDS` allow.
 
         Args:
+            dataset: The data set to sample from.
             lengths: Token counts of each split's examples.
         """
         started = time.perf_counter()

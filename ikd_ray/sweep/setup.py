@@ -171,7 +171,11 @@ def open_sweep(
     """Create the sweep's folder, or update its record where the sweep is resumed.
 
     Args:
+        request: The validated request.
         command: The command line that started the sweep, without passwords.
+        tracking_uri: MLflow's URI.
+        teacher: The teacher's record.
+        artifacts: Everything that the trials share.
         planned_concurrency: Trials at once that the search's suggestions depend on.
     """
     config, dataset = request.config, request.dataset

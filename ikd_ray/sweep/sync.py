@@ -126,6 +126,9 @@ def pull_students(
     """Download trials' students, and the teacher for its tokenizer.
 
     Args:
+        output: The output folder and the URI that it stands for.
+        sweep: The sweep's folder.
+        trials: The trials whose students are needed.
         tokens: Whether to download the tokenized data set too.
 
     Raises:

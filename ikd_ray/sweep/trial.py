@@ -27,7 +27,7 @@ TUNE_FOLDER = ".tune"  # state of Ray Tune and Ray Train in a sweep's folder; re
 
 @dataclass(frozen=True)
 class TrialContext:
-    """What every trial of a sweep needs besides its own configuration; it is sent to each worker."""
+    """Inputs of every trial of a sweep besides its own configuration; sent to each worker."""
 
     artifacts: SharedArtifacts
     resources: TrialResources

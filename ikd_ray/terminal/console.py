@@ -1,4 +1,4 @@
-"""What the user of a sweep sees: live views on a terminal, one line for each event in a file or a pipe."""
+"""Output of a running sweep: live views on a terminal, one line for each event in a file or a pipe."""
 
 from __future__ import annotations
 

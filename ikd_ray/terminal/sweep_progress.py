@@ -21,7 +21,7 @@ ENDED_KEPT = 5
 
 @dataclass
 class TrialProgress:
-    """What has been reported of one trial."""
+    """Reports of one trial so far."""
 
     id: str
     number: int | None  # None: it failed before its start was announced

@@ -97,7 +97,7 @@ class AsyncTracker:
 
     @property
     def complete(self) -> bool:
-        """Whether the tracker is closed and every call was made."""
+        """True if the tracker is closed and every call was made."""
         return not self._thread.is_alive() and not self._calls
 
     def _put(self, trial: str, method: str, *arguments: Any) -> None:

@@ -110,16 +110,16 @@ def test_size_counts_every_file_once(folder, start):
 def test_entries_of_a_running_trial_stay_however_small_the_capacity(folder, start):
     list(start(regime="pid"))
     mine = entry_folders(folder)
-    course = start(TINY, regime="pid", epochs=2)
+    distillation = start(TINY, regime="pid", epochs=2)
     for _ in range(4):  # layer 1, layer 2, and the top stage twice
-        next(course)
+        next(distillation)
     assert mine <= entry_folders(folder)
     list(start(TINY, regime="hard"))  # evicts for itself
     assert entry_folders(folder) >= mine
     assert evict(folder, 0) != []
     assert entry_folders(folder) == mine
     assert {path.parent.name for path in mine} == leased_keys(folder)
-    course.close()
+    distillation.close()
     assert leased_keys(folder) == set()
     assert {entry.folder for entry in evict(folder, 0)} == mine
     assert not leftovers(folder)
@@ -167,8 +167,8 @@ def test_killed_trial_loses_its_lease(folder, start):
     everything = entry_folders(folder)
 
     def hold(sender) -> None:
-        course = start(regime="pid")
-        sender.send([next(course).epoch, next(course).epoch])
+        distillation = start(regime="pid")
+        sender.send([next(distillation).epoch, next(distillation).epoch])
         time.sleep(60)
 
     receiver, sender = FORK.Pipe(duplex=False)

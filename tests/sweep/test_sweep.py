@@ -222,7 +222,7 @@ def test_a_resumed_and_sharing_sweep_equals_one_left_alone(one_worker, resumed):
 
 
 def test_no_epoch_is_trained_twice(one_worker, resumed):
-    """Of each internal stage the longest stay is trained, once for each state that it can start from."""
+    """Each internal stage is trained for its longest stay, once for each state that it can start from."""
     # PID and SID have the first layer's stage in common: 2 epochs. The second one starts from either epoch's state,
     # and lasts as long: 1 + 2 epochs, of one layer in PID and of two in SID.
     found = compute_savings(resumed.trials)
