@@ -22,9 +22,8 @@ from ikd_ray.config import PrefixConfig, Trial
 from ikd_ray.data.tokens import open_data
 from ikd_ray.distill.cache_keys import environment, stage_key, start_key
 from ikd_ray.distill.distributed import DistributedContext
-from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
-from ikd_ray.distill.loop import Distillation, distill
+from ikd_ray.distill.loop import Distillation, Result, distill
 from ikd_ray.distill.stage_training import StageTrainer
 from ikd_ray.distill.targets import Targets
 from ikd_ray.storage import store
@@ -71,14 +70,14 @@ class Jobs:
         world = DistributedContext(self.rank, 2) if workers == 2 else DistributedContext()
         return Distillation(trial, self.data, self.targets, world, checkpoints=cache, **options)
 
-    def store(self, job: str, student: Encoder, events: list) -> None:
+    def store(self, job: str, trained: Distillation | Result, events: list) -> None:
         epochs = [event for event in events if not isinstance(event, PendingEpoch)]
         result = {
             "metrics": [epoch.metrics for epoch in epochs],
             "order": [epoch.epoch for epoch in epochs],
             "warnings": [warning for epoch in epochs for warning in epoch.warnings],
             "pending": len(events) - len(epochs),
-            "state": copy_state(student),
+            "state": copy_state(trained.student),
         }
         torch.save(result, self.out / f"{job}-{self.rank}.pt")
 
@@ -87,12 +86,12 @@ class Jobs:
         distillation = self.create(TRIAL, "iterated", "iterated", workers=1)
         self.log = self.out / "iterated.log"
         self.barrier.wait(SECONDS)
-        self.store("iterated", distillation.student, list(distillation))
+        self.store("iterated", distillation, list(distillation))
         self.log, epochs = self.out / "distilled.log", []
         cache = self.open_cache("distilled", f"{self.rank}")
         self.barrier.wait(SECONDS)
         result = distill(TRIAL, self.data, self.targets, epochs.append, checkpoints=cache)
-        self.store("distilled", result.student, epochs)
+        self.store("distilled", result, epochs)
 
     @contextmanager
     def workers(self, job: str):
@@ -114,7 +113,7 @@ class Jobs:
     def together(self, job: str, trial: Trial, folder: str = "", **options) -> None:
         with self.workers(job):
             distillation = self.create(trial, job, folder, **options)
-            self.store(job, distillation.student, list(distillation))
+            self.store(job, distillation, list(distillation))
 
     def interrupted(self) -> None:
         """Interrupt a trial after three epochs and start it again under the same name."""
@@ -125,7 +124,7 @@ class Jobs:
             events.close()
             self.log = self.out / f"cut-{self.rank}.rest.log"
             distillation = self.create(TOGETHER, "cut", "cut")
-            self.store("cut", distillation.student, list(distillation))
+            self.store("cut", distillation, list(distillation))
 
     def lost(self) -> None:
         """Reuse all epochs up to the last stage, and remove them before their weights are loaded."""
@@ -138,7 +137,7 @@ class Jobs:
                 for path in (self.out / "lost").glob("[!.]*/[!.]*"):
                     shutil.rmtree(path)
             dist.barrier()
-            self.store("lost", distillation.student, [*epochs, *events])
+            self.store("lost", distillation, [*epochs, *events])
 
     def waiting(self) -> None:
         """Start while another trial has claimed the first stage, and release it after the first wait."""
@@ -157,7 +156,7 @@ class Jobs:
             dist.barrier()
             stack.close()
             dist.barrier()
-            self.store("held", distillation.student, [first, *events])
+            self.store("held", distillation, [first, *events])
 
     def without_space(self) -> None:
         """Leave process 1 no disk space for the outputs of frozen layers."""
@@ -191,7 +190,7 @@ class Jobs:
             if isinstance(event, PendingEpoch) and not self.waits.is_set():
                 assert not event.ready()
                 self.waits.set()
-        self.store("killed", distillation.student, events)
+        self.store("killed", distillation, events)
 
 
 def work(rank: int, *arguments) -> None:
