@@ -1,18 +1,52 @@
-"""Training in two processes equals training in one."""
+"""Two processes build targets once, and train what one process does."""
 
 from __future__ import annotations
 
+import multiprocessing
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from ikd_ray.config import Trial
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.targets import Targets
+from ikd_ray.storage import store
+from tests.helpers import distributed_jobs
 from tests.helpers.distributed_jobs import JOBS, targets_for
+from tests.helpers.target_files import array_contents, assert_arrays_close, part_inodes
 from tests.helpers.tiny_models import changed_tensors, copy_state, make_encoder
 
 
 def training(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name.startswith("train/")}
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory, data):
+    """Run two processes that build targets together and then train every job of `JOBS`.
+
+    Returns:
+        `folder` of the targets, `built`, the steps made by each process, and `jobs` with the result of each rank.
+    """
+    out = tmp_path_factory.mktemp("processes")
+    context = multiprocessing.get_context("spawn")
+    barrier, built = context.Barrier(2), context.Array("i", 2)
+    distributed_jobs.run_processes(distributed_jobs.build_and_distill, data.folder, out, barrier, built)
+    ranks = {
+        name: [torch.load(out / f"{name}-{rank}.pt") for rank in range(2)] for name in distributed_jobs.JOBS
+    }
+    jobs = {name: SimpleNamespace(**job, ranks=ranks[name]) for name, job in distributed_jobs.JOBS.items()}
+    return SimpleNamespace(folder=out / "targets", built=list(built), jobs=jobs)
+
+
+def test_two_processes_build_the_targets_once(two_processes, targets):
+    assert sorted(steps > 0 for steps in two_processes.built) == [False, True]
+    parts = part_inodes(two_processes.folder)
+    assert set(parts) == {"logits", "cls-2", "cls-4", "attention-2", "attention-4"}
+    assert all(store.is_intact(two_processes.folder / part) for part in parts)
+    alone = {name: a for name, a in array_contents(targets.folder).items() if name.split("/")[0] in parts}
+    assert_arrays_close(array_contents(two_processes.folder), alone)
 
 
 @pytest.mark.parametrize("name", JOBS)

@@ -263,12 +263,3 @@ def test_a_failing_build_leaves_existing_parts(tmp_path, data, teacher, monkeypa
     assert after.keys() - before.keys() == {".unfinished"}
     assert {name: after[name] for name in before} == before
     assert all(store.is_intact(tmp_path / part) for part in before)
-
-
-def test_two_processes_build_the_targets_once(two_processes, targets):
-    assert sorted(steps > 0 for steps in two_processes.built) == [False, True]
-    parts = part_inodes(two_processes.folder)
-    assert set(parts) == {"logits", "cls-2", "cls-4", "attention-2", "attention-4"}
-    assert all(store.is_intact(two_processes.folder / part) for part in parts)
-    alone = {name: a for name, a in array_contents(targets.folder).items() if name.split("/")[0] in parts}
-    assert_arrays_close(array_contents(two_processes.folder), alone)

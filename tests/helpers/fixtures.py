@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from ikd_ray.search.space import Space, load_space
 from ikd_ray.tracking.tracker import Tracker
-from tests.helpers import distributed_jobs
 from tests.helpers.mlflow_sweeps import sweep_record
 from tests.helpers.run_command import write_inputs
 from tests.helpers.terminal import FakeClock
@@ -41,24 +37,6 @@ def teacher():
 def targets(tmp_path_factory, data, teacher):
     """Return the stored targets of all layers for `data`."""
     return make_targets(tmp_path_factory.mktemp("targets"), data, teacher)
-
-
-@pytest.fixture(scope="session")
-def two_processes(tmp_path_factory, data):
-    """Run two processes that build targets together and then train every job of `JOBS`.
-
-    Returns:
-        `folder` of the targets, `built`, the steps made by each process, and `jobs` with the result of each rank.
-    """
-    out = tmp_path_factory.mktemp("processes")
-    context = multiprocessing.get_context("spawn")
-    barrier, built = context.Barrier(2), context.Array("i", 2)
-    distributed_jobs.run_processes(distributed_jobs.build_and_distill, data.folder, out, barrier, built)
-    ranks = {
-        name: [torch.load(out / f"{name}-{rank}.pt") for rank in range(2)] for name in distributed_jobs.JOBS
-    }
-    jobs = {name: SimpleNamespace(**job, ranks=ranks[name]) for name, job in distributed_jobs.JOBS.items()}
-    return SimpleNamespace(folder=out / "targets", built=list(built), jobs=jobs)
 
 
 @pytest.fixture(scope="session")

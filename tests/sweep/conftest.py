@@ -73,6 +73,7 @@ EMBEDDED = """\
 sampler: grid
 params: {regime: pid, student_layers: 1, epochs: 1, epochs_per_layer: 1}
 teacher: {epochs: 1}
+data: {max_length: 8}
 """
 
 
@@ -84,6 +85,7 @@ class Swept:
         home: working directory of its commands.
         exits: the end of each `run.py`, in order.
         sockets: (process name, address) of every socket that was open to others while the first trial ran.
+        auth_modes: RAY_AUTH_MODE of the raylets at that time.
         output: output folder on this machine, if not that of `home`.
         dev: (text, class) of each example of a custom task's dev set.
     """
@@ -92,6 +94,7 @@ class Swept:
     name: str
     exits: list[SweepExit]
     sockets: list[tuple[str, str]] = field(default_factory=list)
+    auth_modes: set[str | None] = field(default_factory=set)
     task: str = "cola"
     output: Path | None = None
     dev: Sequence[tuple[str, str]] = ()
@@ -130,6 +133,8 @@ def run_to_its_end(swept: Swept, environment: Mapping[str, str], arguments: Sequ
         if not swept.exits:
             process.wait_for("started: ")
             swept.sockets = process.tree.listening()
+            raylets = process.tree.find("raylet")
+            swept.auth_modes = {raylet.environ().get("RAY_AUTH_MODE") for raylet in raylets}
         swept.exits.append(process.end())
     return swept
 
@@ -209,7 +214,7 @@ def write_reviews(path: Path, rows: int, seed: int) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="session")
 def custom_task(environment, tmp_path_factory) -> Swept:
-    """Choose by a held-out part for a task of one's own: one trial; then the task file moves, and one more."""
+    """Choose by a held-out part for a task of one's own, whose file is moved when the sweep has ended."""
     home = tmp_path_factory.mktemp("custom")
     write_teacher(home / "tiny")
     (home / "folder").mkdir()
@@ -228,9 +233,9 @@ def custom_task(environment, tmp_path_factory) -> Swept:
         "holdout.yaml",
     )
     swept = Swept(home, "held", [], task="reviews", dev=dev)
-    run_to_its_end(swept, environment, [*inputs, "--name", "held", "--trials", 1])
+    run_to_its_end(swept, environment, [*inputs, "--name", "held"])
     (home / "reviews.yaml").rename(home / "moved.yml")
-    return run_to_its_end(swept, environment, ["--resume", "held", "--trials", 2, "--task", "moved.yml"])
+    return swept
 
 
 @pytest.fixture(scope="session")
