@@ -1,4 +1,4 @@
-"""Exceptions that several rooms raise or read."""
+"""Exceptions that several subpackages raise or read."""
 
 from collections.abc import Iterator
 

@@ -1,1 +1,1 @@
-"""MLflow: the only room that writes to it."""
+"""Records of a sweep in MLflow; no other subpackage writes to it."""
