@@ -53,11 +53,8 @@ def main(
         from ikd_ray.bench.inputs import Request  # imported late: it takes seconds
         from ikd_ray.bench.suite import bench
 
-        peers, counts = tuple(peer or ()), tuple(overhead_trials or ())
-        request = Request(
-            task, data_dir, teacher, limit, student_layers, batch_size, peers, counts, sharing_trials
-        )
-        bench(request, as_json)
+        request = Request(task, data_dir, teacher, limit, student_layers, batch_size, tuple(peer or ()))
+        bench(request, overhead_trials or (), sharing_trials, as_json)
 
 
 if __name__ == "__main__":

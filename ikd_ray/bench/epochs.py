@@ -1,4 +1,4 @@
-"""Seconds of this project's epochs. Every function without an underscore runs in a process of its own."""
+"""Seconds of this project's epochs. Each function that measures runs in a process of its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ikd_ray.bench import machine
@@ -27,32 +27,26 @@ REGIMES = ("kd", "id", "pid", "sid")
 EPOCHS = 2  # of every stage; they share what a stage computes once
 
 
-@dataclass(frozen=True)
-class RegimeTimes:
-    """Mean epochs of a regime's stages, and the memory of the process that trained them."""
+def time_regime(inputs: Inputs, regime: str) -> tuple[list[Timing], float, float]:
+    """Train one trial of a regime; for PID also one whose last stage trains the head alone.
 
-    stages: list[Timing]
-    idle_mib: float  # with data, targets and teacher open
-    peak_mib: float
-
-
-def time_regime(inputs: Inputs, regime: str) -> RegimeTimes:
-    """Train one trial of a regime; for PID also one whose last stage trains the head alone."""
-    machine.prepare(inputs.threads)
+    Returns:
+        The mean epoch of each stage, and the peak memory in MiB (2^20 bytes) with data, targets and teacher open, and
+        with training.
+    """
     data, targets = inputs.load()
     machine.reset_peak_memory()
-    idle = machine.peak_memory_mib()
+    idle = machine.memory_bytes("VmHWM")
     times = _time_stages(Distillation(_trial(inputs, regime=regime), data, targets))
     if regime == "pid":
         trial = _trial(inputs, regime=regime, top_trains="head", epochs_per_layer=1)
         top = _time_stages(Distillation(trial, data, targets))[-1]
         times.append(replace(top, name=f"{top.name}, head alone"))
-    return RegimeTimes(times, idle, machine.peak_memory_mib())
+    return times, idle / 2**20, machine.memory_bytes("VmHWM") / 2**20
 
 
 def time_teacher(inputs: Inputs) -> Timing:
     """Fine-tune the teacher for one epoch."""
-    machine.prepare(inputs.threads)
     data, teacher = open_data(inputs.data), load_teacher(inputs.teacher)
     config = TeacherConfig(epochs=1, learning_rate=1e-4, batch_size=inputs.batch_size)
     stage = fine_tuning_stage(teacher, config.epochs)
@@ -64,7 +58,6 @@ def time_teacher(inputs: Inputs) -> Timing:
 
 def time_targets(inputs: Inputs) -> dict[str, float]:
     """Build the trials' targets, one pass of the teacher over all splits; return seconds and bytes on disk."""
-    machine.prepare(inputs.threads)
     data, teacher, layers = open_data(inputs.data), load_teacher(inputs.teacher), inputs.layer_map()
     start = time.perf_counter()
     for _ in build_targets(inputs.targets, data, teacher, layers, attention=True):
@@ -75,14 +68,12 @@ def time_targets(inputs: Inputs) -> dict[str, float]:
 
 
 def time_epochs_in_turn(inputs: Inputs, count: int) -> float:
-    """Train `count` trials one after the other with all threads; return the seconds of their `id` epochs."""
-    machine.prepare(inputs.threads)
+    """Train `count` trials one after the other; return the seconds of their `id` epochs."""
     return sum(next(_id_epochs(inputs, seed)).metrics["time/epoch_s"] for seed in range(count))
 
 
-def time_concurrent_epoch(inputs: Inputs, seed: int, threads: int, barrier: threading.Barrier) -> float:
+def time_concurrent_epoch(inputs: Inputs, seed: int, barrier: threading.Barrier) -> float:
     """Train a trial beside others that wait at the same barrier; return the seconds of its `id` epoch."""
-    machine.prepare(threads)
     epochs = _id_epochs(inputs, seed)
     barrier.wait(timeout=300)
     return next(epochs).metrics["time/epoch_s"]

@@ -20,7 +20,7 @@ from ikd_ray.tasks import get_task
 
 @dataclass(frozen=True)
 class Request:
-    """The command line's flags. `overhead_trials` and `sharing_trials` each ask for nothing else."""
+    """The command line's flags of what is measured."""
 
     task: str
     data_dir: Path | None = None
@@ -29,8 +29,6 @@ class Request:
     student_layers: int = 3
     batch_size: int = 32
     peers: tuple[str, ...] = ()
-    overhead_trials: tuple[int, ...] = ()
-    sharing_trials: int | None = None
 
 
 @dataclass(frozen=True)

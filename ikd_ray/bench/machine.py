@@ -1,14 +1,13 @@
-"""The machine: cores, measurements in processes of their own, peak speed of matrix products, peak memory."""
+"""The machine: measurements in processes of their own, peak speed of matrix products, memory."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
-import time
-from collections.abc import Callable, Iterator
+import resource
+import timeit
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,46 +35,34 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def load_average() -> float | None:
-    """Return the load average of the last minute, where the system has it."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+def run_alone(function: Callable[..., Result], *arguments: Any, threads: int | None = None) -> Result:
+    """Call a function in a new process, which ends with it.
 
-
-def prepare(threads: int) -> None:
-    """Set a new process's threads, and import what its first optimizer would import (a second)."""
-    torch.set_num_threads(threads)
-    torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
-
-
-def run_alone(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Call a function in a new process, which ends with it."""
-    with ProcessPoolExecutor(1, _SPAWN) as pool:
+    Args:
+        function: the function.
+        arguments: its arguments.
+        threads: torch's threads in the process; None if the function does not compute there.
+    """
+    with ProcessPoolExecutor(1, _SPAWN, _prepare, (threads,)) as pool:
         return pool.submit(function, *arguments).result()
 
 
-def run_together(function: Callable[..., Result], calls: list[tuple[Any, ...]]) -> list[Result]:
+def run_together(function: Callable[..., Result], calls: list[tuple[Any, ...]], threads: int) -> list[Result]:
     """Call a function several times at once, in a process each, with a barrier as the last argument.
 
     The function must wait at the barrier once, so that the calls start their work at the same time.
     """
-    with _SPAWN.Manager() as manager, ProcessPoolExecutor(len(calls), _SPAWN) as pool:
+    with _SPAWN.Manager() as manager, ProcessPoolExecutor(len(calls), _SPAWN, _prepare, (threads,)) as pool:
         barrier = manager.Barrier(len(calls))
         pending = [pool.submit(function, *arguments, barrier) for arguments in calls]
         return [call.result() for call in pending]
 
 
-@contextmanager
-def temporary_files_in(folder: Path) -> Iterator[None]:
-    """Let processes that start within the block put their temporary files, which some libraries leave, in a folder."""
-    before = os.environ.get("TMPDIR")
-    os.environ["TMPDIR"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TMPDIR"]
-        else:
-            os.environ["TMPDIR"] = before
+def _prepare(threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+        # Import what a first optimizer would import, which takes a second.
+        torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
 
 
 def matmul_peaks() -> dict[str, dict[str, float]]:
@@ -94,29 +81,27 @@ def matmul_peaks() -> dict[str, dict[str, float]]:
 
 def _gflops(multiply: Callable[[Tensor, Tensor], Tensor], rows: int, inner: int, columns: int) -> float:
     left, right = torch.rand(rows, inner), torch.rand(inner, columns)
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        multiply(left, right)
-        seconds.append(time.perf_counter() - start)
-    return 2 * rows * inner * columns / min(seconds) / 1e9
+    seconds = min(timeit.repeat(lambda: multiply(left, right), number=1, repeat=REPEATS))
+    return 2 * rows * inner * columns / seconds / 1e9
 
 
 def reset_peak_memory() -> None:
-    """Let `peak_memory_mib` start from what is resident now; without effect outside Linux."""
+    """Let `memory_bytes("VmHWM")` start from what is resident now; without effect outside Linux."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return
 
 
-def peak_memory_mib() -> float:
-    """Return this process's peak resident memory in MiB (2^20 bytes), resident pages of memory maps included."""
+def memory_bytes(field: str) -> float:
+    """Return this process's resident memory, memory maps included.
+
+    Args:
+        field: the name in Linux's /proc/self/status: `VmRSS` for the current value, `VmHWM` for the peak. Elsewhere
+            both are the peak.
+    """
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
-        import resource  # not on every system
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 2**10
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+    return 2**10 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith(field))

@@ -28,7 +28,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ikd_ray.bench import machine
 from ikd_ray.bench.inputs import Inputs
 from ikd_ray.data.tokens import TokenSplit, open_data
 from ikd_ray.distill.encoder import Encoder
@@ -139,7 +138,6 @@ def trainer_epoch(inputs: Inputs) -> float:
     """Return the seconds in which transformers' `Trainer`, with its defaults, fine-tunes the teacher for an epoch."""
     from transformers import Trainer, TrainingArguments  # imported late: leaves a temporary folder
 
-    machine.prepare(inputs.threads)
     tokenizer = AutoTokenizer.from_pretrained(inputs.teacher, **NO_REMOTE_CODE)
     arguments = TrainingArguments(
         output_dir=str(inputs.scratch / "trainer"),
@@ -164,11 +162,12 @@ def trainer_epoch(inputs: Inputs) -> float:
 class Peer(NamedTuple):
     """Another program to compare with."""
 
-    package: str  # that it needs
+    package: str  # it needs it
     epoch: Callable[[Inputs], float]
     distils: bool  # else it fine-tunes the teacher
 
 
+REFERENCE = Peer("torch", reference_epoch, True)
 PEERS = {
     "textbrewer": Peer("textbrewer", textbrewer_epoch, True),
     "trainer": Peer("accelerate", trainer_epoch, False),
@@ -214,7 +213,6 @@ def random_batches(split: TokenSplit, tokenizer: PreTrainedTokenizerBase, batch_
 
 
 def _load(inputs: Inputs) -> tuple[PreTrainedModel, PreTrainedModel, DataLoader[Any]]:
-    machine.prepare(inputs.threads)
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(inputs.teacher, **NO_REMOTE_CODE)
     batches = random_batches(open_data(inputs.data).train, tokenizer, inputs.batch_size)

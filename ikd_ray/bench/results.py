@@ -15,6 +15,7 @@ A loop that exploits any of this can be faster than the plain floor.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Any
@@ -47,19 +48,6 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A timing and how it compares; `None` where there is nothing to compare with."""
-
-    name: str
-    seconds: float
-    seconds_per_layer: float | None
-    evaluation_s: float | None
-    over_floor: float | None  # seconds divided by the floor's
-    over_exact_floor: float | None
-    faster_than: dict[str, float]  # another row's seconds divided by this one's
-
-
-@dataclass(frozen=True)
 class Work:
     """Matrix products of an epoch: weights of one layer; tokens (without padding) and examples of the data."""
 
@@ -68,41 +56,30 @@ class Work:
     tokens: int
     examples: int
 
-    def flops(self, layers: float) -> float:
-        """Return the operations that pass all tokens through so many layers."""
-        return PASSES * layers * (self.projections + self.rest) * self.tokens
-
-    def exact_flops(self, layers: float, constant_input: bool) -> float:
-        """Return the operations that the losses need, for at least one layer.
+    def flops(self, layers: float, constant_input: bool) -> tuple[float, float]:
+        """Return the floating-point operations of the plain and of the exact floor.
 
         Args:
-            layers: number of layers passed.
+            layers: number of layers passed, at least one.
             constant_input: whether the input of the lowest layer needs no gradient.
         """
-        top = self.projections * self.tokens + self.rest * self.examples
+        layer = PASSES * (self.projections + self.rest) * self.tokens
+        top = PASSES * (self.projections * self.tokens + self.rest * self.examples)
         saved = 2 * self.projections * self.tokens if constant_input else 0
-        return self.flops(layers - 1) + PASSES * top - saved
+        return layers * layer, (layers - 1) * layer + top - saved
 
 
 def layer_weights(layer: nn.Module) -> tuple[int, int]:
     """Return the number of weights of an encoder layer's query, key and value, and of its other matrices."""
-    projections = rest = 0
-    for name, parameter in layer.named_parameters():
-        if parameter.ndim < 2:
-            continue
-        if name.split(".")[-2] in PROJECTIONS:
-            projections += parameter.numel()
-        else:
-            rest += parameter.numel()
-    return projections, rest
+    matrices = {name: weight.numel() for name, weight in layer.named_parameters() if weight.ndim >= 2}
+    projections = sum(count for name, count in matrices.items() if name.split(".")[-2] in PROJECTIONS)
+    return projections, sum(matrices.values()) - projections
 
 
 def mean_of_stages(name: str, stages: Sequence[Timing]) -> Timing:
     """Return the mean epoch of stages that have equally many epochs."""
-    evaluations = [stage.evaluation_s for stage in stages if stage.evaluation_s is not None]
-    totals = (sum(stage.seconds for stage in stages), sum(stage.layers for stage in stages), sum(evaluations))
-    seconds, layers, evaluation_s = (total / len(stages) for total in totals)
-    return Timing(name, seconds, layers, evaluation_s)
+    columns = zip(*((stage.seconds, stage.layers, stage.evaluation_s) for stage in stages), strict=True)
+    return Timing(name, *map(statistics.mean, columns))
 
 
 def compare(
@@ -111,7 +88,7 @@ def compare(
     work: Work,
     gflops: tuple[float, float],
     constant_input: bool,
-) -> list[Row]:
+) -> list[dict[str, Any]]:
     """Return a row per timing, compared with the floors and with each of the others, then a row per other.
 
     Args:
@@ -120,6 +97,10 @@ def compare(
         work: of an epoch.
         gflops: peak speeds of the plain and of the exact floor.
         constant_input: whether the embeddings are frozen in `timings`; in `others` they train.
+
+    Returns:
+        Rows of the JSON document; values are None where there is nothing to compare with. `over_floor` is the
+        seconds divided by the floor's, `faster_than` another row's seconds divided by this one's.
     """
     rows = [_compare(timing, work, gflops, constant_input, others) for timing in timings]
     return rows + [_compare(other, work, gflops, False, ()) for other in others]
@@ -127,18 +108,24 @@ def compare(
 
 def _compare(
     timing: Timing, work: Work, gflops: tuple[float, float], constant_input: bool, others: Sequence[Timing]
-) -> Row:
+) -> dict[str, Any]:
     layers, seconds = timing.layers, timing.seconds
-    possible, possible_at_best = (peak * 1e9 * seconds for peak in gflops)  # operations in that time
-    return Row(
-        name=timing.name,
-        seconds=seconds,
-        seconds_per_layer=seconds / layers if layers else None,
-        evaluation_s=timing.evaluation_s,
-        over_floor=possible / work.flops(layers) if layers else None,
-        over_exact_floor=possible_at_best / work.exact_flops(layers, constant_input) if layers else None,
-        faster_than={other.name: other.seconds / seconds for other in others},
-    )
+    per_layer = over_plain = over_exact = None
+    if layers:
+        flops = work.flops(layers, constant_input)
+        per_layer = seconds / layers
+        over_plain, over_exact = (
+            peak * 1e9 * seconds / floor for peak, floor in zip(gflops, flops, strict=True)
+        )
+    return {
+        "name": timing.name,
+        "seconds": seconds,
+        "seconds_per_layer": per_layer,
+        "evaluation_s": timing.evaluation_s,
+        "over_floor": over_plain,
+        "over_exact_floor": over_exact,
+        "faster_than": {other.name: other.seconds / seconds for other in others},
+    }
 
 
 def show_report(report: dict[str, Any], file: IO[str]) -> None:
@@ -161,22 +148,17 @@ def show_sweeps(results: list[dict[str, Any]], file: IO[str]) -> None:
 
 
 def _rows_table(rows: list[dict[str, Any]]) -> Table:
-    others = list(dict.fromkeys(name for row in rows for name in row["faster_than"]))
+    others = dict.fromkeys(name for row in rows for name in row["faster_than"])
+    columns = {"s/epoch": "seconds", "s/layer": "seconds_per_layer", "evaluation s": "evaluation_s"}
+    columns |= {f"x {name}": name for name in others}
+    columns |= {"/ floor": "over_floor", "/ exact": "over_exact_floor"}
     table = _table(header_style="bold")
     table.add_column("an epoch of")
-    for column in (
-        "s/epoch",
-        "s/layer",
-        "evaluation s",
-        *(f"x {name}" for name in others),
-        "/ floor",
-        "/ exact",
-    ):
-        table.add_column(column, justify="right")
+    for heading in columns:
+        table.add_column(heading, justify="right")
     for row in rows:
-        measured = [row["seconds"], row["seconds_per_layer"], row["evaluation_s"]]
-        compared = [*map(row["faster_than"].get, others), row["over_floor"], row["over_exact_floor"]]
-        table.add_row(row["name"], *map(_number, measured + compared))
+        values = row | row["faster_than"]
+        table.add_row(row["name"], *(_number(values.get(key)) for key in columns.values()))
     return table
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
 from ikd_ray.bench import epochs, machine
 from ikd_ray.bench.inputs import Inputs, Request, find_inputs, prepare_inputs
-from ikd_ray.bench.peers import PEERS, check_peers, reference_epoch
+from ikd_ray.bench.peers import PEERS, REFERENCE, check_peers
 from ikd_ray.bench.results import (
     Timing,
     Work,
@@ -24,6 +26,7 @@ from ikd_ray.bench.results import (
     show_report,
     show_sweeps,
 )
+from ikd_ray.bench.sweeps import measure_overhead, measure_sharing
 from ikd_ray.data.batches import training_batches
 from ikd_ray.data.tokens import TokenSplit, open_data
 from ikd_ray.distill.teacher import load_teacher
@@ -33,19 +36,43 @@ from ikd_ray.terminal.console import Console
 CONCURRENT_TRIALS = 2
 
 
-def bench(request: Request, as_json: bool) -> None:
+def bench(
+    request: Request, overhead_trials: Sequence[int], sharing_trials: int | None, as_json: bool
+) -> None:
     """Measure and print: a table, or JSON on standard output and the table on standard error.
+
+    Args:
+        request: what to measure.
+        overhead_trials: trials of each sweep whose overhead alone is measured; empty for none.
+        sharing_trials: trials of the sweeps in which only sharing is measured, if at all.
+        as_json: whether to print JSON.
 
     Raises:
         UsageError: a flag is wrong; nothing was written.
     """
     file = sys.stderr if as_json else sys.stdout
     console = Console(file)
-    if request.sharing_trials or request.overhead_trials:
-        name = "sharing" if request.sharing_trials else "overhead"
-        results = _measure_sweeps(request, console)
-        show_sweeps(results, file)
-        document: dict[str, Any] = {name: results}
+    document: dict[str, Any]
+    if sharing_trials:
+        if request.peers or request.limit or overhead_trials:
+            raise UsageError(
+                "--sharing-trials measures that alone; leave --peer, --limit, --overhead-trials out"
+            )
+        find_inputs(request)  # report wrong flags now
+        with TemporaryDirectory(prefix="ikd-bench-") as folder:
+            document = {"sharing": list(measure_sharing(request, sharing_trials, Path(folder), console))}
+        show_sweeps(document["sharing"], file)
+    elif overhead_trials:
+        if request.peers:
+            raise UsageError("--overhead-trials measures the sweep alone; leave --peer out")
+        document = {"overhead": []}
+        for count in overhead_trials:
+            with (
+                TemporaryDirectory(prefix="ikd-bench-") as folder,
+                console.step(f"a sweep of {count} trials"),
+            ):
+                document["overhead"].append(measure_overhead(count, Path(folder)))
+        show_sweeps(document["overhead"], file)
     else:
         document = _measure_epochs(request, console)
         show_report(document, file)
@@ -53,30 +80,9 @@ def bench(request: Request, as_json: bool) -> None:
         print(json.dumps(document, indent=1, default=str))
 
 
-def _measure_sweeps(request: Request, console: Console) -> list[dict[str, Any]]:
-    if request.sharing_trials:
-        if request.peers or request.limit or request.overhead_trials:
-            raise UsageError(
-                "--sharing-trials measures that alone; leave --peer, --limit, --overhead-trials out"
-            )
-        find_inputs(request)  # report wrong flags now
-    elif request.peers:
-        raise UsageError("--overhead-trials measures the sweep alone; leave --peer out")
-    from ikd_ray.bench import sweeps  # imported late: it imports Ray
-
-    if request.sharing_trials:
-        with TemporaryDirectory(prefix="ikd-bench-") as folder:
-            return list(sweeps.measure_sharing(request, request.sharing_trials, Path(folder), console))
-    results = []
-    for count in request.overhead_trials:
-        with TemporaryDirectory(prefix="ikd-bench-") as folder, console.step(f"a sweep of {count} trials"):
-            results.append(sweeps.measure_overhead(count, Path(folder)))
-    return results
-
-
 def _measure_epochs(request: Request, console: Console) -> dict[str, Any]:
     """Measure epochs, targets, memory and concurrency; return the JSON document."""
-    load_average = machine.load_average()
+    load_average = os.getloadavg()[0]
     check_peers(request.peers)
     source, dataset = find_inputs(request)
     console.note("data", dataset.description)
@@ -87,16 +93,16 @@ def _measure_epochs(request: Request, console: Console) -> dict[str, Any]:
             inputs = prepare_inputs(request, source, dataset, Path(folder), threads)
         with console.step("matrix products"):
             gflops_at_start = machine.matmul_peaks()
-        with machine.temporary_files_in(inputs.scratch):
+        with patch.dict(os.environ, TMPDIR=str(inputs.scratch)):  # some libraries leave temporary files
             measured = _measure(inputs, request.peers, console)
         with console.step("matrix products again"):
             gflops_at_end = machine.matmul_peaks()
         split, layer = open_data(inputs.data).train, load_teacher(inputs.teacher).layers[0]
     peaks = [max(*gflops_at_start[name].values(), *gflops_at_end[name].values()) for name in gflops_at_start]
     work = Work(*layer_weights(layer), tokens=int(split.lengths.sum()), examples=len(split))
-    students, teacher, gflops = measured["students"], measured["teacher"], (peaks[0], max(peaks))
-    rows = compare(students, measured["distil"], work, gflops, constant_input=True)
-    rows += compare([teacher], measured["fine_tune"], work, gflops, constant_input=False)
+    gflops = peaks[0], max(peaks)
+    rows = compare(measured["students"], measured["distil"], work, gflops, constant_input=True)
+    rows += compare([measured["teacher"]], measured["fine_tune"], work, gflops, constant_input=False)
     padding_of_plan, padding_of_random = _padding(split, request.batch_size)
     return {
         "task": request.task,
@@ -115,38 +121,38 @@ def _measure_epochs(request: Request, console: Console) -> dict[str, Any]:
         "gflops_at_end": gflops_at_end,
         "padding_of_plan": padding_of_plan,
         "padding_of_random": padding_of_random,
-        "rows": [asdict(row) for row in rows],
+        "rows": rows,
         **{name: measured[name] for name in ("store", "memory", "concurrency")},
     }
 
 
-def _measure(inputs: Inputs, peers: tuple[str, ...], console: Console) -> dict[str, Any]:
+def _measure(inputs: Inputs, peers: Sequence[str], console: Console) -> dict[str, Any]:
     """Measure everything that takes epochs, one after the other."""
-    with console.step("storing the teacher's targets"):
-        store = machine.run_alone(epochs.time_targets, inputs)
-    regimes = {}
-    for regime in epochs.REGIMES:
-        with console.step(f"{regime}: {epochs.EPOCHS} epochs of each stage"):
-            regimes[regime] = machine.run_alone(epochs.time_regime, inputs, regime)
-    with console.step("fine-tuning the teacher: an epoch"):
-        teacher = machine.run_alone(epochs.time_teacher, inputs)
-    with console.step("reference: an epoch"):
-        seconds = machine.run_alone(reference_epoch, inputs)
-    distil, fine_tune = [Timing("reference", seconds, inputs.student_layers)], []
-    for name in dict.fromkeys(peers):
-        with console.step(f"{name}: an epoch"):
-            seconds = machine.run_alone(PEERS[name].epoch, inputs)
-        if PEERS[name].distils:
+
+    def measure(step: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        with console.step(step):
+            return machine.run_alone(function, inputs, *arguments, threads=inputs.threads)
+
+    store = measure("storing the teacher's targets", epochs.time_targets)
+    regimes = {
+        regime: measure(f"{regime}: {epochs.EPOCHS} epochs of each stage", epochs.time_regime, regime)
+        for regime in epochs.REGIMES
+    }
+    teacher = measure("fine-tuning the teacher: an epoch", epochs.time_teacher)
+    distil, fine_tune = [], []
+    for name, peer in ({"reference": REFERENCE} | {name: PEERS[name] for name in peers}).items():
+        seconds = measure(f"{name}: an epoch", peer.epoch)
+        if peer.distils:
             distil.append(Timing(name, seconds, inputs.student_layers))
         else:
             fine_tune.append(Timing(name, seconds, teacher.layers))
     with console.step("two trials at once and in turn"):
         concurrency = _concurrency(inputs)
-    students = [timing for times in regimes.values() for timing in times.stages]
-    students.append(mean_of_stages("sid, mean", regimes["sid"].stages))
+    students = [stage for stages, _, _ in regimes.values() for stage in stages]
+    students.append(mean_of_stages("sid, mean", regimes["sid"][0]))
     memory = {  # MiB
-        "idle": max(times.idle_mib for times in regimes.values()),
-        "peak_above_idle": {name: times.peak_mib - times.idle_mib for name, times in regimes.items()},
+        "idle": max(idle for _, idle, _ in regimes.values()),
+        "peak_above_idle": {name: peak - idle for name, (_, idle, peak) in regimes.items()},
     }
     return {
         "students": students,
@@ -162,9 +168,9 @@ def _measure(inputs: Inputs, peers: tuple[str, ...], console: Console) -> dict[s
 def _concurrency(inputs: Inputs) -> dict[str, float]:
     """Compare trials one after the other, with all threads, with trials at once that share the threads."""
     threads_each = max(1, inputs.threads // CONCURRENT_TRIALS)
-    in_turn = machine.run_alone(epochs.time_epochs_in_turn, inputs, CONCURRENT_TRIALS)
-    calls = [(inputs, seed, threads_each) for seed in range(CONCURRENT_TRIALS)]
-    at_once = max(machine.run_together(epochs.time_concurrent_epoch, calls))
+    in_turn = machine.run_alone(epochs.time_epochs_in_turn, inputs, CONCURRENT_TRIALS, threads=inputs.threads)
+    calls = [(inputs, seed) for seed in range(CONCURRENT_TRIALS)]
+    at_once = max(machine.run_together(epochs.time_concurrent_epoch, calls, threads_each))
     return {
         "trials": CONCURRENT_TRIALS,
         "threads_each": threads_each,

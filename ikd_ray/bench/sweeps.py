@@ -6,24 +6,25 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
-from ikd_ray.analysis.savings import compute_savings, is_reused
+from ikd_ray.analysis.dataframes import epochs_frame
+from ikd_ray.analysis.savings import compute_savings
+from ikd_ray.bench import machine
 from ikd_ray.bench.inputs import Request
 from ikd_ray.config import SweepConfig
 from ikd_ray.data.corpus import generate
 from ikd_ray.distill.epoch_cache import STAGES
 from ikd_ray.distill.loop import Distillation, Epoch
-from ikd_ray.records import TrialRecord, read_trials
+from ikd_ray.errors import first_line
+from ikd_ray.records import TrialRecord, read_sweep, read_trials
 from ikd_ray.terminal.console import Console
 
 DEFAULT_SPACE = Path(__file__).resolve().parents[2] / "search_spaces" / "default.yaml"
-TIMES_FILE = "times.json"
 
 # The overhead's inputs
 SENTENCES = 64  # of each split
@@ -72,20 +73,19 @@ def measure_overhead(trials: int, folder: Path, concurrent: int = 2) -> dict[str
         RuntimeError: the sweep failed; the message has the end of its log.
     """
     write_inputs(folder)
-    config = SweepConfig(
+    launched = time.time()
+    times = _run_sweep(
+        folder,
+        SyntheticDistillation,
         task="cola",
         data_dir=folder / "glue",
         teacher=str(folder / "teacher"),
         space=DEFAULT_SPACE,
         trials=trials,
         concurrent=concurrent,
-        output=folder / "outputs",
         name="overhead",
-        tracking_uri=f"sqlite:///{folder / 'mlflow.db'}",
     )
-    launched = time.time()
-    times = _run_sweep(config, folder, synthetic=True)
-    ends, cpu, mb = (times[name] for name in ("ends", "cpu", "mb"))
+    ends, cpu, mb = zip(*times["ends"], strict=True)
     last = max(2, len(ends) // 10)
     return {
         "trials": len(ends),
@@ -101,6 +101,10 @@ def measure_overhead(trials: int, folder: Path, concurrent: int = 2) -> dict[str
         "driver_mb_at_start": mb[0],
         "driver_mb_at_end": mb[-1],
     }
+
+
+def _mean_step(values: Sequence[float]) -> float:
+    return (values[-1] - values[0]) / (len(values) - 1)
 
 
 def measure_sharing(
@@ -120,34 +124,31 @@ def measure_sharing(
     Raises:
         RuntimeError: a sweep failed; the message has the end of its log.
     """
-    staged = {top: STAGED_SPACE.format(layers=request.student_layers, top=top) for top in ("head", "all")}
-    spaces: dict[str, tuple[str, tuple[bool, ...]]] = {
-        f"pid, sid: top trains {top}": (text, (True, False)) for top, text in staged.items()
+    staged = {
+        f"pid, sid: top trains {top}": STAGED_SPACE.format(layers=request.student_layers, top=top)
+        for top in ("head", "all")
     }
-    spaces["default"] = DEFAULT_SPACE.read_text(), (True,)
-    for number, (space, (text, runs)) in enumerate(spaces.items()):
+    spaces = staged | {"default": DEFAULT_SPACE.read_text()}
+    for number, (space, text) in enumerate(spaces.items()):
         path = folder / f"space-{number}.yaml"
         path.write_text(text)
         sweeps = []
-        for shares in runs:
-            mode = "shared" if shares else "alone"
-            name = f"{number}-{mode}"
-            config = SweepConfig(
-                task=request.task,
-                data_dir=request.data_dir and request.data_dir.resolve(),
-                teacher=request.teacher,
-                space=path,
-                trials=trials,
-                output=folder / "outputs",
-                name=name,
-                tracking_uri=f"sqlite:///{folder / 'mlflow.db'}",
-                no_share=not shares,
-            )
+        for mode in ("shared", "alone") if space in staged else ("shared",):
             with console.step(f"{space}: {trials} trials, {mode}"):
-                times = _run_sweep(config, folder)
-            sweeps.append((read_trials(folder / "outputs" / name), times["ends"][-1] - times["started"]))
+                times = _run_sweep(
+                    folder,
+                    task=request.task,
+                    data_dir=request.data_dir and request.data_dir.resolve(),
+                    teacher=request.teacher,
+                    space=path,
+                    trials=trials,
+                    name=f"{number}-{mode}",
+                    no_share=mode == "alone",
+                )
+            sweep = folder / "outputs" / f"{number}-{mode}"
+            sweeps.append((read_trials(sweep), times["ends"][-1][0] - times["started"]))
             shutil.rmtree(folder / "outputs" / "cache" / STAGES, ignore_errors=True)
-        yield _compare(space, times["concurrent"], *sweeps)
+        yield _compare(space, read_sweep(sweep).settings["foreseen"], *sweeps)
 
 
 def _compare(
@@ -173,68 +174,55 @@ def _compare(
     if alone is None:
         return result | dict.fromkeys(compared)
     trials_alone, seconds_alone = alone
-    predicted = seconds_alone * _trained_share(trials_alone, trials)
-    same = list(map(_numbers, trials_alone)) == list(map(_numbers, trials))
-    values = (seconds_alone, seconds_alone / seconds, predicted, seconds / predicted, same)
-    return result | dict(zip(compared, values, strict=True))
+    epochs, epochs_alone = epochs_frame(trials), epochs_frame(trials_alone)
+    costs = epochs_alone["time/epoch_s"] + epochs_alone["time/evaluation_s"]
+    predicted = seconds_alone * costs[~epochs["reused"].to_numpy()].sum() / costs.sum()
+    measured = epochs.columns[~epochs.columns.str.contains("^time/|_epochs|^reused$")]
+    same_params = [trial.params for trial in trials] == [trial.params for trial in trials_alone]
+    return result | {
+        "seconds_alone": seconds_alone,
+        "times_faster": seconds_alone / seconds,
+        "seconds_predicted": predicted,
+        "over_predicted": seconds / predicted,
+        "same_numbers": same_params and epochs[measured].equals(epochs_alone[measured]),
+    }
 
 
-def _trained_share(alone: list[TrialRecord], shared: list[TrialRecord]) -> float:
-    """Return the share of the epochs' time in `alone` that falls to epochs which `shared` trained too."""
-    trained = total = 0.0
-    for trial, other in zip(alone, shared, strict=True):
-        for epoch, other_epoch in zip(trial.history, other.history, strict=True):
-            seconds = epoch["time/epoch_s"] + epoch["time/evaluation_s"]
-            total += seconds
-            trained += 0 if is_reused(other_epoch) else seconds
-    return trained / total
+def _run_sweep(folder: Path, distillation: type[Distillation] = Distillation, **flags: Any) -> dict[str, Any]:
+    """Run a sweep in a process of its own, and return what its `TimingConsole` recorded."""
+    store = f"sqlite:///{folder / 'mlflow.db'}"
+    config = SweepConfig(output=folder / "outputs", tracking_uri=store, **flags)
+    log = folder / f"{config.name}.log"
+    log.touch()
+    with patch.dict(os.environ):  # read by libraries when the process imports them
+        for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):  # the user's must not be measured
+            os.environ.pop(name, None)
+        if distillation is SyntheticDistillation:
+            os.environ["HF_HUB_OFFLINE"] = "1"
+        try:
+            return machine.run_alone(_time_sweep, config, folder, log, distillation)
+        except Exception as error:  # the sweep's own, or the end of its process
+            raise RuntimeError(f"{first_line(error)}: {log.read_text()[-2000:]}") from error
 
 
-def _numbers(trial: TrialRecord) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return parameters and metrics of a trial, without times and counts of trained and reused epochs."""
-    history = [
-        {name: value for name, value in epoch.items() if not (name.startswith("time/") or "_epochs" in name)}
-        for epoch in trial.history
-    ]
-    return trial.params, history
-
-
-def _run_sweep(config: SweepConfig, folder: Path, synthetic: bool = False) -> dict[str, Any]:
-    """Run a sweep in a Python process of its own, in `folder`, and return what its `TimingConsole` recorded."""
-    unset = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")  # the user's must not be measured
-    environment = {name: value for name, value in os.environ.items() if name not in unset}
-    if synthetic:
-        environment["HF_HUB_OFFLINE"] = "1"
-    log, times = folder / f"{config.name}.log", folder / TIMES_FILE
-    times.unlink(missing_ok=True)
-    code = f"from {__name__} import _sweep_process; _sweep_process()"
+def _time_sweep(
+    config: SweepConfig, folder: Path, log: Path, distillation: type[Distillation]
+) -> dict[str, Any]:
+    """Run a sweep in this process, in `folder`, with all output in the log."""
+    os.chdir(folder)
     with open(log, "w") as file:
-        ended = subprocess.run(
-            [sys.executable, "-c", code, config.model_dump_json(), json.dumps(synthetic)],
-            cwd=folder,
-            env=environment,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-    if ended.returncode or not times.is_file():
-        raise RuntimeError(f"status {ended.returncode}: {log.read_text()[-2000:]}")
-    return json.loads(times.read_text())
-
-
-def _sweep_process() -> None:
-    """Run the sweep of the command line; the main function of `_run_sweep`'s process."""
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
     from ikd_ray.sweep.request import validate
 
     console = TimingConsole()
-    request = validate(SweepConfig.model_validate_json(sys.argv[1]))
+    request = validate(config)
     from ikd_ray.sweep import runner  # imported late, as `sweeps/run.py` does
 
-    distillation = SyntheticDistillation if json.loads(sys.argv[2]) else Distillation
     status = runner.run(request, "bench", console, distillation=distillation)
     if status:
-        raise SystemExit(status)
-    console.times["concluded"] = time.time()
-    Path(TIMES_FILE).write_text(json.dumps(console.times))
+        raise RuntimeError(f"status {status}")
+    return console.times | {"concluded": time.time()}
 
 
 class TimingConsole(Console):
@@ -242,12 +230,7 @@ class TimingConsole(Console):
 
     def __init__(self) -> None:
         super().__init__()
-        self.times: dict[str, Any] = {"ends": [], "cpu": [], "mb": []}
-
-    def sweep(self, total: int, concurrent: int, metric: str) -> Any:
-        """Record the number of trials at once."""
-        self.times["concurrent"] = concurrent
-        return super().sweep(total, concurrent, metric)
+        self.times: dict[str, Any] = {"ends": []}
 
     def trial_started(self, *arguments: Any, **facts: Any) -> None:
         """Record the first start."""
@@ -260,11 +243,9 @@ class TimingConsole(Console):
         super().trial_epoch(*arguments, **facts)
 
     def trial_finished(self, *arguments: Any, **facts: Any) -> None:
-        """Record an end."""
+        """Record an end: the time, and the CPU seconds and resident MB of the driver by then."""
         super().trial_finished(*arguments, **facts)
-        self.times["ends"].append(time.time())
-        self.times["cpu"].append(time.process_time())
-        self.times["mb"].append(_resident_mb())
+        self.times["ends"].append((time.time(), time.process_time(), machine.memory_bytes("VmRSS") / 1e6))
 
 
 class SyntheticDistillation(Distillation):
@@ -295,20 +276,6 @@ class SyntheticDistillation(Distillation):
     def _value(self, name: str, epoch: int) -> float:
         text = json.dumps([self.trial.params(), name, epoch], sort_keys=True)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
-
-
-def _mean_step(values: list[float]) -> float:
-    return (values[-1] - values[0]) / (len(values) - 1)
-
-
-def _resident_mb() -> float:
-    """Return this process's resident memory; its peak where there is no /proc."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-    except OSError:
-        import resource  # not on every system
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # bytes on macOS
 
 
 def write_inputs(folder: Path) -> None:

@@ -7,10 +7,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from ikd_ray.bench import suite
 from ikd_ray.terminal.command_line import run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,10 +76,7 @@ def test_overhead_of_several_sweeps_is_printed(app, monkeypatch, capsys):
         assert folder.is_dir()
         return {"trials": count, "seconds_a_trial": count / 8, "folder": folder}
 
-    module = ModuleType("ikd_ray.bench.sweeps")
-    module.measure_overhead = measure_overhead
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr("ikd_ray.bench.sweeps", module, raising=False)
+    monkeypatch.setattr(suite, "measure_overhead", measure_overhead)
     with pytest.raises(SystemExit) as end:
         run(app, ["--overhead-trials=2", "--overhead-trials=4", "--json"])
     assert end.value.code == 0
