@@ -130,8 +130,7 @@ class SweepCallback(tune.Callback):
             self._queue.retry(number, state.warnings)
             self._console.trial_died(name)
         else:
-            cause = _read_error(trial.error_file)
-            reason = f"its process died {MAX_FAILURES} times in a row: {cause}"
+            reason = f"its process died {MAX_FAILURES} times in a row: {_read_error(trial.error_file)}"
             self._fail_trial(trial, reason, died=True)
 
     def _finish_trial(self, name: str, metrics: dict[str, float]) -> None:
@@ -142,13 +141,9 @@ class SweepCallback(tune.Callback):
     def _fail_trial(self, trial: Any, reason: str, died: bool = False) -> None:
         name = trial_id(trial.config["number"])
         state = self._trials[name]
+        origins = sorted(state.origins)
         record = self._make_record(
-            trial,
-            "failed",
-            reason=reason,
-            died=died,
-            reused_from=sorted(state.origins),
-            warnings=state.warnings,
+            trial, "failed", reason=reason, died=died, reused_from=origins, warnings=state.warnings
         )
         try:
             write_trial(self._sweep, record)
@@ -161,23 +156,17 @@ class SweepCallback(tune.Callback):
         self._console.trial_failed(name, reason)
 
     def _make_record(self, trial: Any, status: str, **fields: Any) -> TrialRecord:
-        config = trial.config
-        number, params = config["number"], make_trial(config["params"]).params()
+        number, params = trial.config["number"], make_trial(trial.config["params"]).params()
         layers = list(self._layer_maps[params["student_layers"]])
-        fields |= {name: config[name] for name in SPEC_FIELDS}
+        fields |= {name: trial.config[name] for name in SPEC_FIELDS}
         return TrialRecord(trial_id(number), number, params, layers, status, **fields)
 
 
 def _read_error(file: str | None) -> str:
     """Return the last line of the error that Tune wrote to a file."""
-    if file is not None:
-        with suppress(OSError, IndexError):
-            text = Path(file).read_text().strip()
-            # Ray's own last line is advice on configuring Ray.
-            is_memory = "low on memory" in text
-            return (
-                "the machine ran out of memory"
-                if is_memory
-                else clean(text.splitlines()[-1], MAX_REASON_CHARS)
-            )
+    with suppress(OSError, IndexError):
+        text = Path(file or "").read_text().strip()
+        if "low on memory" in text:  # Ray's own last line is advice on configuring Ray
+            return "the machine ran out of memory"
+        return clean(text.splitlines()[-1], MAX_REASON_CHARS)
     return "the reason is unknown"

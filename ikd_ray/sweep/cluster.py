@@ -41,8 +41,7 @@ class ClusterLostError(BaseException):
 def ray_cluster(nested: bool) -> Iterator[None]:
     """Join the cluster that RAY_ADDRESS names, or start one on this machine in a temporary folder.
 
-    Args:
-        nested: Whether trials start Ray Train, which asks the dashboard's API server.
+    With `nested`, trials start Ray Train, which asks the dashboard's API server.
 
     Raises:
         UsageError: There is no cluster at RAY_ADDRESS.
@@ -62,9 +61,8 @@ def ray_cluster(nested: bool) -> Iterator[None]:
         else:
             folder = stack.enter_context(_temporary_folder())
             stack.callback(ray.shutdown)
-            stack.callback(
-                signal.signal, signal.SIGINT, signal.SIG_IGN
-            )  # the shutdown takes about four seconds
+            # The shutdown takes about four seconds.
+            stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
             stack.enter_context(ray_internals.bind_to_localhost())
             _start_cluster(folder, nested)
         with ClusterMonitor(lambda: ray_internals.is_cluster_alive(CONNECT_TIMEOUT_S)):
@@ -140,10 +138,8 @@ def _temporary_folder() -> Iterator[str]:
 class ClusterMonitor:
     """Context that raises `ClusterLostError` in the main thread when Ray has died.
 
-    Ray itself waits for minutes or for ever, or ends the process without a message.
-
-    Args:
-        is_alive: Called every `MONITOR_INTERVAL_S` seconds in another thread.
+    Ray itself waits for minutes or for ever, or ends the process without a message. `is_alive` is called in another
+    thread.
     """
 
     def __init__(self, is_alive: Callable[[], bool]) -> None:

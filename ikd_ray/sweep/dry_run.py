@@ -22,8 +22,8 @@ from ikd_ray.distill.teacher import load_source, load_tokenizer
 from ikd_ray.formatting import duration
 from ikd_ray.search.budget import Budget
 from ikd_ray.search.space import Fixed, FloatRange, IntRange, Param, Space
-from ikd_ray.sweep.prepare import Note
-from ikd_ray.sweep.probe import Costs, Probe, random_subset
+from ikd_ray.sweep.artifacts import Note
+from ikd_ray.sweep.epoch_costs import Costs, Probe, random_subset
 from ikd_ray.sweep.ray_internals import count_cpus
 from ikd_ray.sweep.request import Request
 from ikd_ray.sweep.resources import Node, TrialResources, allocate
@@ -64,6 +64,7 @@ def plan_sweep(request: Request) -> Iterator[Note]:
     with tempfile.TemporaryDirectory(prefix="ikd-dry-run-") as folder:
         source = request.teacher_source
         teacher = load_source(source, request.task, seed=0)
+        teacher = teacher.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         sample = random_subset(request.dataset, SAMPLED_EXAMPLES)
         data = tokenize(
             sample, load_tokenizer(source), source.key, request.max_length, Path(folder) / "tokens"
@@ -73,7 +74,7 @@ def plan_sweep(request: Request) -> Iterator[Note]:
             source,
             teacher,
             request.max_length,
-            depth=max((*request.depths, *request.assistant_students)),
+            depth=min(max(2, *request.depths, *request.assistant_students), source.layers),
             batch_size=min(space.possible_values("batch_size"), key=lambda size: abs(size - 32)),
             threads=resources.cpus * resources.workers,
             folder=Path(folder),

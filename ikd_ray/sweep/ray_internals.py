@@ -93,9 +93,7 @@ def bind_to_localhost() -> Iterator[None]:
     if "lo" in (name for _, name in socket.if_nameindex()):
         variables["GLOO_SOCKET_IFNAME"] = "lo"  # for trials with several workers
     before = {name: os.environ.get(name) for name in variables}
-    enabled = getattr(
-        constants, "ENABLE_RAY_CLUSTER", None
-    )  # read from the environment when Ray was imported
+    enabled = getattr(constants, "ENABLE_RAY_CLUSTER", None)  # Ray read it from the environment at its import
     os.environ.update(variables)
     if enabled is not None:
         constants.ENABLE_RAY_CLUSTER = False

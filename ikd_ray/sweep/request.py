@@ -49,17 +49,37 @@ class Request:
     """A validated sweep."""
 
     config: SweepConfig
-    task: Task
     space: Space
-    objectives: dict[str, Direction]
     dataset: Dataset
     teacher_source: TeacherSource
-    depths: tuple[int, ...]  # student depths that the space can reach
-    assistant_students: dict[int, tuple[int, ...]]  # student depths by the depth of their assistant
-    max_length: int  # tokens
     budget: Budget
-    folder: Path
+    assistant_students: dict[int, tuple[int, ...]]  # student depths by the depth of their assistant
     resumes: bool
+
+    @property
+    def folder(self) -> Path:
+        """The sweep's folder."""
+        return self.config.output / str(self.config.name)
+
+    @property
+    def task(self) -> Task:
+        """The task of the data set."""
+        return self.dataset.task
+
+    @property
+    def objectives(self) -> dict[str, Direction]:
+        """The direction of each metric that the Pareto front compares."""
+        return self.space.objectives_for(self.task)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The student depths that the space can reach."""
+        return tuple(sorted(self.space.possible_values("student_layers")))
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens of an example."""
+        return min(self.space.data.max_length, self.teacher_source.max_tokens)
 
     @property
     def trials(self) -> int:
@@ -108,7 +128,7 @@ def validate(config: SweepConfig, resumes: bool = False) -> Request:
     """
     task = find_task(config.task)
     space = load_space(config.space)
-    objectives = space.objectives_for(task)
+    space.objectives_for(task)  # raises for a metric that the task does not have
     name = config.name if config.name is not None else f"{task.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     config = config.model_copy(update={"name": name, **_absolute_paths(config.model_dump())})
     folder = config.output / validate_name(name, "--name")
@@ -123,10 +143,10 @@ def validate(config: SweepConfig, resumes: bool = False) -> Request:
     from ikd_ray.distill.teacher import find_teacher
 
     source = find_teacher(config.teacher, task)
-    depths = tuple(sorted(space.possible_values("student_layers")))
-    if depths[-1] > source.layers:
+    deepest = max(space.possible_values("student_layers"))
+    if deepest > source.layers:
         raise UsageError(
-            f"{config.space}: student_layers: up to {depths[-1]}, but the teacher {source.name} has "
+            f"{config.space}: student_layers: up to {deepest}, but the teacher {source.name} has "
             f"{source.layers} layers; give at most that"
         )
     assistant_students = assistant_depths(str(config.space), budget.spaces.values(), source.layers)
@@ -134,20 +154,7 @@ def validate(config: SweepConfig, resumes: bool = False) -> Request:
         _require_splittable_batches(config, space, dataset)
     if resumes:
         _require_same_sweep(read_sweep(folder), dataset, source, space, budget)
-    return Request(
-        config=config,
-        task=task,
-        space=space,
-        objectives=objectives,
-        dataset=dataset,
-        teacher_source=source,
-        depths=depths,
-        assistant_students=assistant_students,
-        max_length=min(space.data.max_length, source.max_tokens),
-        budget=budget,
-        folder=folder,
-        resumes=resumes,
-    )
+    return Request(config, space, dataset, source, budget, assistant_students, resumes)
 
 
 def _absolute_paths(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,11 +55,11 @@ def allocate(
     largest equal number of CPUs with which all workers still fit on the nodes.
 
     Args:
-        nodes: CPUs and GPUs of each node.
+        nodes: All nodes of the cluster.
         trials: Trials that are to run in all.
         concurrent: Trials at once, or None.
         workers: Workers of each trial.
-        gpus_per_worker: GPUs of each worker (below 1: a shared GPU), or None for 1 where there are any.
+        gpus_per_worker: Below 1: a shared GPU; None: 1 where there are any.
         grows: Whether nodes that join later run trials too.
 
     Raises:

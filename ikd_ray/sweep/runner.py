@@ -26,10 +26,11 @@ from ikd_ray.search.trial_queue import TrialQueue
 from ikd_ray.storage import store
 from ikd_ray.sweep.callback import StopRequest, SweepCallback, SweepStoppedError
 from ikd_ray.sweep.cluster import ClusterLostError, cluster_nodes, ray_cluster
+from ikd_ray.sweep.preparation import prepare_sweep
 from ikd_ray.sweep.request import Request
 from ikd_ray.sweep.resources import allocate
 from ikd_ray.sweep.searcher import QueueSearcher
-from ikd_ray.sweep.setup import locked_sweep, open_sweep, run_preparation
+from ikd_ray.sweep.sweep_folder import locked_sweep, open_sweep
 from ikd_ray.sweep.sync import SweepSync, pull_students
 from ikd_ray.sweep.trainable import make_trainable
 from ikd_ray.sweep.trial import TUNE_FOLDER, TrialContext
@@ -58,13 +59,8 @@ def run(
     """Run a sweep to its end, and return the exit status of the command.
 
     The status is 0 with at least one finished trial, 1 if no trial finished or the machine stopped the sweep, and
-    130 if the user interrupted it. Unless it is 0 the console says how to resume.
-
-    Args:
-        request: The sweep.
-        command: The command line, without passwords, for the sweep's record.
-        console: The user's terminal.
-        distillation: Class that trains a trial's student.
+    130 if the user interrupted it. Unless it is 0 the console says how to resume. `command` is the command line,
+    without passwords, for the sweep's record.
 
     Raises:
         UsageError: The cluster or the tracking store does not fit the flags.
@@ -100,7 +96,7 @@ def run(
 
 
 def _describe_shortage(error: Exception, request: Request) -> str | None:
-    """Return a message where the error means that disk or memory ran out, else None."""
+    """Return a message if the error means that disk or memory ran out, else None."""
     if store.is_disk_full(error):
         return f"{request.config.output}: no space left on device ({first_line(error)}); make room there"
     if _is_out_of_memory(error):
@@ -117,10 +113,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _note_resume(request: Request, console: Console) -> None:
-    has_record = is_sweep(request.folder)
-    console.note(
-        "go on", _resume_command(request) if has_record else "the same command does, with what was finished"
-    )
+    same_command = "the same command does, with what was finished"
+    console.note("go on", _resume_command(request) if is_sweep(request.folder) else same_command)
 
 
 def _resume_command(request: Request) -> str:
@@ -161,9 +155,14 @@ def _run_locked(request: Request, command: str, console: Console, distillation: 
             tracker = Tracker(config.tracking_uri, request.task.name)
         with locked_sweep(request):
             with request.output.usage_errors():
-                teacher, artifacts = run_preparation(request, console)
+                teacher, artifacts = prepare_sweep(request, console)
             record = open_sweep(
-                request, command, tracker.uri, teacher, artifacts, resources.planned_concurrency
+                request,
+                command,
+                tracker.uri,
+                teacher,
+                artifacts.latency_ms,
+                resources.planned_concurrency,
             )
             console.note("sweep", f"{record.name}; if it is cut off: {_resume_command(request)}")
             context = TrialContext(

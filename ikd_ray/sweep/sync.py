@@ -26,10 +26,7 @@ FILES = (SWEEP_FILE, SPACE_FILE, TASK_FILE, *SUMMARY_FILES)
 class SweepSync:
     """Synchronizes one sweep for its driver, and tolerates a URI that cannot be reached for a while.
 
-    Args:
-        output: The output folder and its URI.
-        sweep: The sweep's folder, below the output folder.
-        notify: Called with a message for the user when the URI cannot be reached.
+    `notify` is then called with a message for the user.
     """
 
     def __init__(self, output: SharedStorage, sweep: Path, notify: Callable[[str], None]) -> None:
@@ -123,13 +120,7 @@ def pull_sweeps(output: SharedStorage) -> None:
 def pull_students(
     output: SharedStorage, sweep: Path, trials: Sequence[TrialRecord], *, tokens: bool = False
 ) -> None:
-    """Download trials' students, and the teacher for its tokenizer.
-
-    Args:
-        output: The output folder and the URI that it stands for.
-        sweep: The sweep's folder.
-        trials: The trials whose students are needed.
-        tokens: Whether to download the tokenized data set too.
+    """Download trials' students, and the teacher for its tokenizer; with `tokens` the tokenized data set too.
 
     Raises:
         OSError: The URI cannot be reached.

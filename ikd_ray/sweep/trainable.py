@@ -15,6 +15,7 @@ from ray import tune
 from ray.exceptions import RayError
 
 from ikd_ray.distill.distributed import DistributedContext
+from ikd_ray.sweep.artifacts import LoadedArtifacts
 from ikd_ray.sweep.trial import TUNE_FOLDER, TrialContext, format_error, run_trial
 from ikd_ray.sweep.trial_results import FAILED, MAX_FAILURES, REPORT, trial_id
 
@@ -44,7 +45,7 @@ class StudentTrainable(tune.Trainable):
         torch.set_num_threads(context.resources.cpus)
         self._context = context
         self._distributed = DistributedContext(device=torch.device("cuda" if ray.get_gpu_ids() else "cpu"))
-        self._artifacts = context.artifacts.load(self._distributed.device)
+        self._artifacts = LoadedArtifacts(context.artifacts, self._distributed.device)
         self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -111,5 +112,6 @@ def _run_worker(arguments: dict[str, Any]) -> None:
     torch.set_num_threads(context.resources.cpus)
     worker = train.get_context()
     distributed = DistributedContext(worker.get_world_rank(), worker.get_world_size(), get_device())
-    for result in run_trial(context, config, context.artifacts.load(distributed.device), distributed):
+    artifacts = LoadedArtifacts(context.artifacts, distributed.device)
+    for result in run_trial(context, config, artifacts, distributed):
         train.report(result)

@@ -18,7 +18,7 @@ from ikd_ray.distill.student import size_metrics
 from ikd_ray.errors import first_line
 from ikd_ray.records import TrialRecord, trial_folder, write_trial
 from ikd_ray.storage import store
-from ikd_ray.sweep.prepare import LoadedArtifacts, SharedArtifacts
+from ikd_ray.sweep.artifacts import LoadedArtifacts, SharedArtifacts
 from ikd_ray.sweep.resources import TrialResources
 from ikd_ray.sweep.trial_results import FAILED, PAUSED, REPORT, SPEC_FIELDS, STOPPED, Paused, trial_id
 

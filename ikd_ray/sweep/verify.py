@@ -53,8 +53,8 @@ def verify(
     """Compare everything that exists of a sweep, and repair what can be derived from its records.
 
     Args:
-        output: The output folder and the URI that it stands for.
-        folder: The sweep's folder, below the output folder.
+        output: The storage that holds the sweep.
+        folder: The sweep's folder.
         tracking_uri: MLflow's URI, or None for the sweep's own.
 
     Returns:

@@ -12,7 +12,7 @@ from ikd_ray.errors import UsageError
 from ikd_ray.search.budget import Budget
 from ikd_ray.search.space import load_space
 from ikd_ray.sweep.dry_run import plan_sweep, sample_trials, trial_seconds
-from ikd_ray.sweep.probe import Costs, typical_subset
+from ikd_ray.sweep.epoch_costs import Costs, typical_subset
 from ikd_ray.sweep.request import validate
 from tests.helpers.run_command import sweep_flags
 from tests.helpers.tiny_models import make_dataset

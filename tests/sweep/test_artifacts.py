@@ -14,8 +14,8 @@ from ikd_ray.distill.loop import Epoch
 from ikd_ray.distill.teacher import find_teacher, load_teacher, load_tokenizer
 from ikd_ray.search.space import load_space
 from ikd_ray.storage.remote import SharedStorage
-from ikd_ray.sweep import prepare
-from ikd_ray.sweep.prepare import AssistantReady, PrepareJob, SharedArtifacts, StageStarted, prepare_artifacts
+from ikd_ray.sweep import artifacts
+from ikd_ray.sweep.artifacts import LoadedArtifacts, Note, PrepareJob, StageStarted, prepare_artifacts
 from ikd_ray.tasks import get_task
 
 
@@ -58,9 +58,8 @@ def test_a_second_sweep_reuses_everything(make_job):
     second = list(prepare_artifacts(make_job(), threads=1))
     assert stages(first)[-1] == "measuring students' latency"
     assert stages(second) == ["storing the teacher's targets"]
-    assert isinstance(first[-1], SharedArtifacts)
     assert second[-1] == first[-1]
-    assert set(first[-1].latency_ms) == {1, 2}
+    assert set(first[-1][1].latency_ms) == {1, 2}
 
 
 def test_only_new_depths_are_measured_and_known_latencies_are_kept(make_job, monkeypatch):
@@ -70,10 +69,10 @@ def test_only_new_depths_are_measured_and_known_latencies_are_kept(make_job, mon
         measured.append(list(depths))
         return {depth: 10.0 * depth for depth in depths}
 
-    monkeypatch.setattr(prepare, "measure_latency", measure)
-    *_, one = prepare_artifacts(make_job(depths=(1,)), threads=1)
-    *_, three = prepare_artifacts(make_job(depths=(1, 2, 3)), threads=1)
-    *_, resumed = prepare_artifacts(make_job(latency_ms={1: 7.0}, depths=(1, 2)), threads=1)
+    monkeypatch.setattr(artifacts, "measure_latency", measure)
+    *_, (_, one) = prepare_artifacts(make_job(depths=(1,)), threads=1)
+    *_, (_, three) = prepare_artifacts(make_job(depths=(1, 2, 3)), threads=1)
+    *_, (_, resumed) = prepare_artifacts(make_job(latency_ms={1: 7.0}, depths=(1, 2)), threads=1)
     assert measured == [[1], [2, 3]]
     assert one.latency_ms == {1: 10.0}
     assert three.latency_ms == {1: 10.0, 2: 20.0, 3: 30.0}
@@ -87,14 +86,14 @@ def test_an_assistant_is_distilled_once(make_job, tmp_path):
         "storing the 3-layer assistant's targets",
         "measuring students' latency",
     ]
-    [assistant] = [event for event in first if isinstance(event, AssistantReady)]
-    assert assistant.layers == 3
+    [note] = [event.text for event in first if isinstance(event, Note) and event.label == "assistant"]
+    assert note.startswith("3 layers, dev/mcc ")
     second = list(prepare_artifacts(make_job(assistant_students={3: (1, 2)}), threads=1))
     assert stages(second) == ["storing the teacher's targets", "storing the 3-layer assistant's targets"]
     assert second[-1] == first[-1]
-    assert [event for event in second if isinstance(event, AssistantReady)] == [assistant]
-    shared = first[-1]
-    assert shared.assistants.keys() == {3}
+    assert note in [event.text for event in second if isinstance(event, Note)]
+    teacher, shared = first[-1]
+    assert teacher.assistants.keys() == shared.assistants.keys() == {3}
     # Students of 1 and 2 layers match layers 2 and 3 of the assistant, which matches layers 1, 3 and 4 of the teacher.
     assert {part for part in shared.assistants[3].parts if part.startswith("cls")} == {"cls-2", "cls-3"}
     assert {part for part in shared.teacher.parts if part.startswith("cls")} == {
@@ -106,7 +105,7 @@ def test_depth_and_configuration_determine_the_assistant(make_job, tmp_path):
     one = list(prepare_artifacts(make_job(assistant_students={2: (1,), 3: (1, 2)}), threads=1))
     other = make_job(assistant_students={3: (1, 2)}, assistant_epochs=2)
     two = list(prepare_artifacts(other, threads=1))
-    keys = [event.record.key for event in (*one, *two) if isinstance(event, AssistantReady)]
+    keys = [record.key for teacher, _ in (one[-1], two[-1]) for record in teacher.assistants.values()]
     assert len(set(keys)) == 3
     assert {path.name for path in (tmp_path / "cache" / "teachers").glob("[!.]*")} > set(keys)
 
@@ -132,15 +131,15 @@ def test_an_interrupted_assistant_continues_from_its_saved_epochs(make_job, tmp_
 
 
 def test_an_assistant_is_loaded_when_a_trial_first_needs_it(make_job, monkeypatch):
-    *_, shared = prepare_artifacts(make_job(assistant_students={3: (1, 2)}), threads=1)
+    *_, (_, shared) = prepare_artifacts(make_job(assistant_students={3: (1, 2)}), threads=1)
     loaded = []
 
     def load(folder):
         loaded.append(folder.name)
         return load_teacher(folder)
 
-    monkeypatch.setattr(prepare, "load_teacher", load)
-    loaded_artifacts = shared.load(torch.device("cpu"))
+    monkeypatch.setattr(artifacts, "load_teacher", load)
+    loaded_artifacts = LoadedArtifacts(shared, torch.device("cpu"))
     assert loaded == [shared.teacher.teacher.name]
     targets = loaded_artifacts.assistant_targets(3)
     assert loaded_artifacts.assistant_targets(3) is targets

@@ -79,13 +79,8 @@ def typical_subset(dataset: Dataset, lengths: Mapping[str, np.ndarray], limit: i
     """Return at most `limit` examples of every split that cost as much as the split's average example.
 
     Training batches examples of similar length. A small random sample has no such batches and would be padded much
-    more. The chosen length is the root mean square of all lengths: it exceeds the mean by about what padding and
-    attention, whose cost is quadratic, add.
-
-    Args:
-        dataset: The data set to choose from.
-        lengths: Token counts of each split's examples.
-        limit: Number of examples of each split.
+    more. The chosen length is the root mean square of all lengths, in tokens: it exceeds the mean by about what
+    padding and attention, whose cost is quadratic, add.
     """
     rows = {}
     for name, tokens in lengths.items():
@@ -99,42 +94,20 @@ def _select(dataset: Dataset, rows: Mapping[str, np.ndarray]) -> Dataset:
     return replace(dataset, splits=splits, fingerprint=fingerprint(dataset.task, splits))
 
 
+@dataclass(frozen=True)
 class Probe:
-    """Trains a student of the greatest depth and one of a single layer, and compares their times.
+    """Trains a student of the greatest depth and one of a single layer, and compares their times."""
 
-    Args:
-        source: The teacher's source, for its tokenizer.
-        teacher: The teacher; its head may be random, since times do not depend on it.
-        max_length: Maximum number of tokens.
-        depth: Greatest depth of a student.
-        batch_size: Examples of a batch.
-        threads: CPU threads of one trial.
-        folder: Temporary folder; nothing is written elsewhere.
-    """
-
-    def __init__(
-        self,
-        source: TeacherSource,
-        teacher: Encoder,
-        max_length: int,
-        depth: int,
-        batch_size: int,
-        threads: int,
-        folder: Path,
-    ) -> None:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._source, self._teacher, self._max_length = source, teacher.to(device), max_length
-        self._depth = min(max(depth, 2), len(teacher.layers))  # two layers are needed to measure a lower one
-        self._batch_size, self._folder = batch_size, folder
-        self._threads, self._all_threads = threads, torch.get_num_threads()
+    source: TeacherSource  # for its tokenizer
+    teacher: Encoder  # its head may be random, since times do not depend on it
+    max_length: int  # tokens
+    depth: int  # of the deeper student; at least two where the teacher has two, to measure a lower layer
+    batch_size: int
+    threads: int  # of one trial
+    folder: Path  # temporary; nothing is written elsewhere
 
     def measure(self, dataset: Dataset, lengths: Mapping[str, np.ndarray]) -> Costs:
-        """Measure on a few examples, and then on as many as `PROBE_SECONDS` allow.
-
-        Args:
-            dataset: The data set to sample from.
-            lengths: Token counts of each split's examples.
-        """
+        """Measure on a few examples, and then on as many as `PROBE_SECONDS` allow; `lengths` are in tokens."""
         started = time.perf_counter()
         costs = self._measure_sample(typical_subset(dataset, lengths, FIRST_EXAMPLES))
         left = PROBE_SECONDS - (time.perf_counter() - started)
@@ -144,35 +117,36 @@ class Probe:
         return replace(costs, seconds=time.perf_counter() - started)
 
     def _measure_sample(self, sample: Dataset) -> Costs:
-        tokenizer = load_tokenizer(self._source)
-        data = tokenize(sample, tokenizer, self._source.key, self._max_length, self._folder / "tokens")
+        tokenizer = load_tokenizer(self.source)
+        data = tokenize(sample, tokenizer, self.source.key, self.max_length, self.folder / "tokens")
         train, dev = len(data.train), sum(map(len, data.evaluation_splits.values()))
-        layers = matched_layers((self._depth, 1), len(self._teacher.layers))
+        layers = matched_layers((self.depth, 1), len(self.teacher.layers))
         started = time.perf_counter()
-        folder = self._folder / f"targets-{len(data.train)}"
-        for _ in build_targets(folder, data, self._teacher, layers, attention=True):
+        folder = self.folder / f"targets-{train}"
+        for _ in build_targets(folder, data, self.teacher, layers, attention=True):
             pass
         target_seconds = time.perf_counter() - started
-        targets = Targets(folder, data, self._teacher, device=next(self._teacher.parameters()).device)
-        torch.set_num_threads(self._threads)
+        targets = Targets(folder, data, self.teacher, device=next(self.teacher.parameters()).device)
+        all_threads = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
         try:
-            deep, deep_dev = self._time_epoch(data, targets, "kd", self._depth)
-            internal, _ = self._time_epoch(data, targets, "id", self._depth)
+            deep, deep_dev = self._time_epoch(data, targets, "kd", self.depth)
+            internal, _ = self._time_epoch(data, targets, "id", self.depth)
             shallow, shallow_dev = self._time_epoch(data, targets, "kd", 1)
         finally:
-            torch.set_num_threads(self._all_threads)
-        all_threads = deep
-        if self._threads != self._all_threads:
-            all_threads, _ = self._time_epoch(data, targets, "kd", self._depth)
-        lower_layers = max(self._depth - 1, 1)
+            torch.set_num_threads(all_threads)
+        with_all_threads = deep
+        if self.threads != all_threads:
+            with_all_threads, _ = self._time_epoch(data, targets, "kd", self.depth)
+        lower_layers = max(self.depth - 1, 1)
         return Costs(
             top_layer=shallow / train,
             lower_layer=max(deep - shallow, 0.0) / lower_layers / train,
-            internal_losses=max(internal - deep, 0.0) / self._depth / train,
+            internal_losses=max(internal - deep, 0.0) / self.depth / train,
             evaluated_top_layer=shallow_dev / dev,
             evaluated_lower_layer=max(deep_dev - shallow_dev, 0.0) / lower_layers / dev,
             target=target_seconds / (train + dev),
-            all_threads_ratio=min(all_threads / deep, 1.0),
+            all_threads_ratio=min(with_all_threads / deep, 1.0),
             examples=train,
             seconds=time.perf_counter() - started,
         )
@@ -182,7 +156,7 @@ class Probe:
 
         The first one also compiles kernels for each new shape.
         """
-        trial = Trial(regime=regime, student_layers=depth, epochs=2, batch_size=self._batch_size)
+        trial = Trial(regime=regime, student_layers=depth, epochs=2, batch_size=self.batch_size)
         *_, last = Distillation(trial, data, targets)
         assert isinstance(last, Epoch)  # without a cache no epoch is pending
         return last.metrics["time/epoch_s"], last.metrics["time/evaluation_s"]

@@ -40,6 +40,7 @@ from ikd_ray.distill.teacher import (
 from ikd_ray.records import write_json
 from ikd_ray.search.space import Space
 from ikd_ray.storage.remote import SharedStorage
+from ikd_ray.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -88,19 +89,19 @@ class SharedArtifacts:
     latency_ms: dict[int, float]  # by student depth
     assistants: dict[int, TeacherArtifacts] = field(default_factory=dict)  # by depth
 
-    def load(self, device: torch.device) -> LoadedArtifacts:
-        """Load data and teacher, fetching first what this node lacks."""
-        self.output.download(self.output.folder / self.tokens)
-        return LoadedArtifacts(self, open_data(self.output.folder / self.tokens), device)
-
 
 class LoadedArtifacts:
-    """Data and targets as a worker process holds them; assistants are loaded when a trial first needs them."""
+    """Data and targets as a worker process holds them, after fetching what its node lacks.
 
-    def __init__(self, shared: SharedArtifacts, data: TaskData, device: torch.device) -> None:
-        self.data = data
+    Assistants are loaded when a trial first needs them.
+    """
+
+    def __init__(self, shared: SharedArtifacts, device: torch.device) -> None:
+        folder = shared.output.folder / shared.tokens
+        shared.output.download(folder)
+        self.data = open_data(folder)
         self._shared, self._device = shared, device
-        self.teacher_targets = shared.teacher.load_targets(shared.output, data, device)
+        self.teacher_targets = shared.teacher.load_targets(shared.output, self.data, device)
         self._assistant_targets: dict[int, Targets] = {}
 
     def assistant_targets(self, layers: int) -> Targets:
@@ -110,8 +111,7 @@ class LoadedArtifacts:
             OSError: They are not on this node and cannot be fetched.
         """
         if layers not in self._assistant_targets:
-            assistant = self._shared.assistants[layers]
-            self._assistant_targets[layers] = assistant.load_targets(
+            self._assistant_targets[layers] = self._shared.assistants[layers].load_targets(
                 self._shared.output, self.data, self._device
             )
         return self._assistant_targets[layers]
@@ -141,21 +141,14 @@ class Progress:
     total: int
 
 
-@dataclass(frozen=True)
-class AssistantReady:
-    """Event: an assistant is available."""
-
-    layers: int
-    record: TeacherRecord
-
-
-Event = StageStarted | Note | Progress | Epoch | TeacherRecord | AssistantReady | SharedArtifacts
+Prepared = tuple[TeacherRecord, SharedArtifacts]
+Event = StageStarted | Note | Progress | Epoch | Prepared
 
 
 def prepare_artifacts(job: PrepareJob, threads: int) -> Iterator[Event]:
     """Prepare everything that trials share, and yield the events of doing so.
 
-    What the cache holds already is reused. The last event is the `SharedArtifacts`.
+    What the cache holds already is reused. The last event is what was prepared.
     """
     torch.set_num_threads(threads)
     logging.disable_progress_bar()
@@ -167,7 +160,7 @@ def prepare_artifacts(job: PrepareJob, threads: int) -> Iterator[Event]:
     record = yield from _get_or_train(
         job.output, folder, stage, lambda: make_teacher(job.source, data, job.space.teacher, folder, device)
     )
-    yield record
+    yield Note("teacher", _format_scores(record, data.task))
     teacher = load_teacher(folder).to(device)
     layers = matched_layers({*job.depths, *job.assistant_students}, len(teacher.layers))
     stored = yield from _store_targets(job, data, record, teacher, layers)
@@ -181,7 +174,13 @@ def prepare_artifacts(job: PrepareJob, threads: int) -> Iterator[Event]:
         latency |= measure_latency(teacher.cpu(), missing)
         write_json(_latency_file(job.cache, record.key), latency)
     tokens = data.folder.relative_to(job.output.folder)
-    yield SharedArtifacts(job.output, tokens, stored, latency, assistants)
+    yield record, SharedArtifacts(job.output, tokens, stored, latency, assistants)
+
+
+def _format_scores(record: TeacherRecord, task: Task) -> str:
+    """Format the task's metrics; an assistant's record also compares it with the teacher."""
+    scores = record.metrics.items()
+    return ", ".join(f"{name} {value:.4f}" for name, value in scores if name.split("/")[-1] in task.metrics)
 
 
 def _get_or_train(
@@ -259,7 +258,8 @@ def _prepare_assistant(
         StageStarted(f"distilling a {model} ({config.regime})", model),
         lambda: make_assistant(teacher, data, targets, config, folder, job.space.prefix, epochs),
     )
-    yield AssistantReady(layers, record)
+    teacher.assistants[layers] = record
+    yield Note("assistant", f"{layers} layers, {_format_scores(record, data.task)}")
     encoder = load_teacher(folder).to(next(targets.teacher.parameters()).device)
     return (yield from _store_targets(job, data, record, encoder, matched_layers(students, layers), model))
 

@@ -1,0 +1,129 @@
+"""The folder of a sweep: its lock, and its record, created or updated before the first trial."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ikd_ray.data.task_file import keep_task
+from ikd_ray.distill.teacher import TeacherRecord
+from ikd_ray.errors import UsageError
+from ikd_ray.records import SPACE_FILE, SweepRecord, read_sweep, sweep_lock, task_digest, write_sweep
+from ikd_ray.redaction import has_credentials, redact_uri
+from ikd_ray.sweep.request import Request
+from ikd_ray.version import code_version
+
+
+@contextmanager
+def locked_sweep(request: Request) -> Iterator[None]:
+    """Lock the sweep, so that no other process runs, resumes or creates it while the block runs.
+
+    Raises:
+        UsageError: Another process has it locked, or has created it since it was requested.
+    """
+    request.config.output.mkdir(parents=True, exist_ok=True)
+    with sweep_lock(request.folder):
+        if request.folder.exists() and not request.resumes:
+            raise UsageError(
+                f"--name {request.folder.name}: {request.folder} exists already; choose another name"
+            )
+        # Left by processes that were killed while they wrote a trial or created this sweep.
+        created = request.folder.parent.glob(_staging_prefix(request) + "?" * 8)
+        for leftover in (*(request.folder / "trials").glob(".*"), *created):
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield
+
+
+def _staging_prefix(request: Request) -> str:
+    return f".{request.folder.name}.begins."
+
+
+def open_sweep(
+    request: Request,
+    command: str,
+    tracking_uri: str,
+    teacher: TeacherRecord,
+    latency_ms: Mapping[int, float],
+    planned_concurrency: int,
+) -> SweepRecord:
+    """Create the sweep's folder, or update its record where the sweep is resumed.
+
+    Args:
+        request: The sweep.
+        command: The command line that started it, without passwords.
+        tracking_uri: MLflow's URI.
+        teacher: The teacher's record.
+        latency_ms: Latency of a student by its depth.
+        planned_concurrency: Trials at once that the search's suggestions depend on.
+    """
+    config, dataset = request.config, request.dataset
+    settings = config.model_dump(mode="json") | {
+        "task": request.task.name,
+        "tracking_uri": None if has_credentials(tracking_uri) else tracking_uri,
+        "store": redact_uri(tracking_uri),
+        "latency_ms": latency_ms,
+        "foreseen": planned_concurrency,
+        "methods": [name for name in request.space.methods if name],
+        "id": uuid.uuid4().hex,
+    }
+    if request.resumes:
+        earlier = read_sweep(request.folder)
+        command = earlier.command
+        settings |= {name: earlier.settings[name] for name in ("run_id", "id") if name in earlier.settings}
+    sweep = SweepRecord(
+        name=request.folder.name,
+        task=request.task.name,
+        seed=config.seed,
+        trials=request.trials,
+        command=command,
+        code_version=code_version(),
+        data={
+            "source": dataset.source,
+            "description": dataset.description,
+            "fingerprint": dataset.fingerprint,
+            "generated": dataset.generated,
+            "selection": request.space.selection,
+            "max_length": request.max_length,
+            "task": task_digest(request.task),
+        },
+        teacher=_teacher_entry(request, teacher),
+        objectives=request.objectives,
+        settings=settings,
+    )
+    if request.resumes:
+        write_sweep(request.folder, sweep)
+    else:
+        _create_folder(request, sweep)
+    return sweep
+
+
+def _teacher_entry(request: Request, teacher: TeacherRecord) -> dict[str, Any]:
+    entry = {
+        "name": teacher.name,
+        "key": teacher.key,
+        "source_key": request.teacher_source.key,
+        "layers": request.teacher_source.layers,
+        "metrics": teacher.metrics,
+    }
+    if teacher.assistants:
+        entry["assistants"] = {
+            str(layers): {"name": record.name, "key": record.key, "metrics": record.metrics}
+            for layers, record in teacher.assistants.items()
+        }
+    return entry
+
+
+def _create_folder(request: Request, sweep: SweepRecord) -> None:
+    """Create the sweep's folder completely or not at all: half of one could be neither resumed nor created."""
+    staging = Path(tempfile.mkdtemp(prefix=_staging_prefix(request), dir=request.folder.parent))
+    (staging / SPACE_FILE).write_text(request.space.text)
+    keep_task(staging, request.task)
+    write_sweep(staging, sweep)
+    staging.chmod(0o755)
+    os.rename(staging, request.folder)
