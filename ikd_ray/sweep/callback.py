@@ -1,4 +1,4 @@
-"""Ray Tune callback that forwards trial events to MLflow, the terminal and disk."""
+"""Ray Tune callback that forwards trial events to the queue, MLflow, the terminal and disk."""
 
 from __future__ import annotations
 
@@ -106,15 +106,18 @@ class SweepCallback(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Handle the last result of a trial."""
-        result, name = trial.last_result, trial_id(trial.config["number"])
-        if STOPPED in result:
-            self._stop(f"{name}: {result[STOPPED]}")
-        elif FAILED in result:
+        result, number = trial.last_result, trial.config["number"]
+        if FAILED in result:
             self._fail_trial(trial, result[FAILED])
         elif PAUSED in result:
-            self._console.trial_paused(name)
+            self._queue.retry(number, result[PAUSED].warnings, result[PAUSED].pending)
+            self._console.trial_paused(trial_id(number))
         elif REPORT in result and result[REPORT].remaining == 0:
-            self._finish_trial(name, result[REPORT].metrics)
+            self._finish_trial(number, result[REPORT].metrics)
+        else:  # interrupted
+            self._queue.release(number)
+            if STOPPED in result:
+                self._stop(f"{trial_id(number)}: {result[STOPPED]}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Handle the death of a trial's process or node; errors of the trial itself are results."""
@@ -123,9 +126,7 @@ class SweepCallback(tune.Callback):
         state.failures += 1
         self._sync.pull_trial(name)
         if trial_folder(self._sweep, name).exists():  # the trial had finished before
-            metrics = read_trial(self._sweep, name).metrics
-            self._queue.finish(number, metrics)
-            self._finish_trial(name, metrics)
+            self._finish_trial(number, read_trial(self._sweep, name).metrics)
         elif state.failures < MAX_FAILURES:
             self._queue.retry(number, state.warnings)
             self._console.trial_died(name)
@@ -133,7 +134,9 @@ class SweepCallback(tune.Callback):
             reason = f"its process died {MAX_FAILURES} times in a row: {_read_error(trial.error_file)}"
             self._fail_trial(trial, reason, died=True)
 
-    def _finish_trial(self, name: str, metrics: dict[str, float]) -> None:
+    def _finish_trial(self, number: int, metrics: dict[str, float]) -> None:
+        name = trial_id(number)
+        self._queue.finish(number, metrics)
         self._sync.pull_trial(name)
         self._tracker.log_trial(name)
         self._console.trial_finished(name, metrics)

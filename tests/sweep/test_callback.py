@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
 
+from ikd_ray.distill.epoch_cache import PendingEpoch
 from ikd_ray.records import TrialRecord, read_trials, write_trial
 from ikd_ray.storage.remote import SharedStorage
 from ikd_ray.sweep import callback
 from ikd_ray.sweep.callback import SweepCallback
 from ikd_ray.sweep.sync import SweepSync
-from ikd_ray.sweep.trial_results import FAILED, MAX_FAILURES, REPORT, STOPPED
+from ikd_ray.sweep.trial_results import FAILED, MAX_FAILURES, PAUSED, REPORT, STOPPED, Paused
 from ikd_ray.terminal.console import Console
 from tests.helpers.terminal import make_epoch
 
@@ -68,7 +70,27 @@ def test_a_finished_trial_is_logged_from_its_record(sweep):
     sweep.send("start")
     sweep.send_epoch(1, remaining=0)
     assert sweep.tracked() == [("start_trial", "t000"), ("log_epoch", "t000"), ("log_trial", "t000")]
+    assert sweep.searched() == [("finish", 0, make_epoch(1, 0).metrics)]
     assert "finished in" in sweep.text()
+
+
+PENDING = PendingEpoch(Path("state"), Path("lock"))
+
+
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        ({PAUSED: Paused(PENDING, ["a warning"])}, ("retry", 0, ["a warning"], PENDING)),
+        ({REPORT: make_epoch(1, remaining=3)}, ("release", 0)),
+        ({STOPPED: "no space left"}, ("release", 0)),
+        ({}, ("release", 0)),
+    ],
+)
+def test_a_trial_that_ends_early_runs_again(sweep, result, told):
+    sweep.send("start")
+    sweep.send("complete", **result)
+    assert sweep.searched() == [told]
+    assert not read_trials(sweep.folder)
 
 
 def test_a_failed_trial_is_recorded_before_the_search_learns_of_it(sweep):
@@ -127,4 +149,4 @@ def test_a_full_disk_stops_the_sweep_and_fails_no_trial(sweep, monkeypatch):
     sweep.send("complete", 1, **{FAILED: "loss became nan"})
     assert sweep.stops[1] == "t001: [Errno 28] No space left on device"
     assert not read_trials(sweep.folder)
-    assert not sweep.searched()
+    assert sweep.searched() == [("release", 0)]
