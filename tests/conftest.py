@@ -129,30 +129,30 @@ def machine(environment, s3_server, tmp_path_factory):
 def command(environment):
     """`command("run", "--task", "cola", cwd=..., NAME=value)`: a script of `sweeps/` in a process of its own.
 
-    Further keywords are environment variables.
+    It must end with `status`. Further keywords are environment variables.
     """
 
-    def run(script: str, *arguments: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            script_command(script, *arguments),
-            cwd=cwd,
-            env=environment | variables,
-            capture_output=True,
-            text=True,
-            timeout=500,
-        )
+    def run(
+        script: str, *arguments: object, cwd: Path, status: int = 0, **variables: str
+    ) -> subprocess.CompletedProcess:
+        words, env = script_command(script, *arguments), environment | variables
+        done = subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, timeout=500)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done
 
     return run
 
 
 @pytest.fixture
 def call(command_line, monkeypatch):
-    """`call("export", "--task", "cola", cwd=...)`: the result of a script of `sweeps/`, called in this process."""
+    """`call("export", "--task", "cola", cwd=...)`: a script of `sweeps/`, called in this process, which ends well."""
 
     def run(script: str, *arguments: object, cwd: Path) -> Result:
         for name in UNSET:
             monkeypatch.delenv(name, raising=False)
         monkeypatch.chdir(cwd)
-        return invoke(command_line(script), *arguments)
+        result = invoke(command_line(script), *arguments)
+        assert result.exit_code == 0, result.output
+        return result
 
     return run

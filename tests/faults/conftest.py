@@ -41,11 +41,10 @@ def log(pytestconfig):
 def arguments(tmp_path_factory):
     """`arguments(trials, workers, concurrent)`: flags of a sweep whose first trials are always the same."""
     root = write_inputs(tmp_path_factory.mktemp("inputs"), train=400, dev=100)
-    (root / "space.yaml").write_text(SPACE)
+    flags = sweep_flags(root, root, NAME, SPACE, "--seed", SEED)
 
     def make(trials: int, workers: int, concurrent: int) -> list[object]:
-        sweep = [*sweep_flags(root, root / "space.yaml", NAME), "--seed", SEED, "--trials", trials]
-        return [*sweep, "--workers-per-trial", workers, "--concurrent", concurrent]
+        return [*flags, "--trials", trials, "--workers-per-trial", workers, "--concurrent", concurrent]
 
     return make
 

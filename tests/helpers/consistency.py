@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,7 @@ def trial_metrics(sweep: Path) -> dict[str, dict[str, Any]]:
 
 def saved_epochs(output: Path) -> dict[Path, float]:
     """Return the folder of every saved epoch and the seconds that its training took."""
-    cards = (output / "cache" / STAGES).glob(
-        "[!.]*/[!.]*/epoch.json"
-    )  # a dot marks one that is being written
+    cards = (output / "cache" / STAGES).glob("[!.]*/[!.]*/epoch.json")  # a dot: it is being written
     return {card.parent: json.loads(card.read_text())["metrics"]["time/epoch_s"] for card in cards}
 
 
@@ -71,16 +70,20 @@ def metric_history(client: MlflowClient, run: Run, metric: str) -> list[tuple[in
     return sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, metric))
 
 
-def assert_consistent(sweep: Path, uri: str, trials: int, task: str = "cola") -> None:
-    """Assert that a finished sweep's `trials` trials are on disk, in the study and in MLflow once, and equal.
+def assert_consistent(
+    sweep: Path, uri: str, trials: int, task: str = "cola", failed: Collection[int] = ()
+) -> None:
+    """Assert that an ended sweep's trials are on disk, in the study and in MLflow once, and equal.
 
     Args:
         sweep: the sweep's folder.
         uri: MLflow's store.
-        trials: number of trials, each of which must have finished.
+        trials: number of trials.
         task: name of the sweep's task.
+        failed: numbers of the trials that must have failed; the others must have finished.
     """
     records = _check_disk(sweep, trials)
+    assert [record.number for record in records if record.status != "finished"] == list(failed)
     _check_study(sweep, records)
     _check_mlflow(sweep, MlflowClient(uri), records, task)
 
@@ -88,8 +91,9 @@ def assert_consistent(sweep: Path, uri: str, trials: int, task: str = "cola") ->
 def _check_disk(sweep: Path, trials: int) -> list[TrialRecord]:
     records = read_trials(sweep)
     assert [record.number for record in records] == list(range(trials))
-    assert {record.status for record in records} == {"finished"}
     for record in records:
+        if record.status != "finished":
+            continue
         assert (sweep / "trials" / record.id / "student" / "model.safetensors").is_file(), record.id
         last = record.history[-1]
         assert {key: record.metrics[key] for key in last} == last, record.id
@@ -102,18 +106,22 @@ def _check_disk(sweep: Path, trials: int) -> list[TrialRecord]:
 
 def _check_study(sweep: Path, records: list[TrialRecord]) -> None:
     study = optuna.load_study(study_name="ikd", storage=f"sqlite:///{sweep / 'study.db'}")
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * len(records)
     objectives = read_sweep(sweep).objectives
+    assert [direction.name[:3].lower() for direction in study.directions] == [*objectives.values()]
     for trial, record in zip(study.trials, records, strict=True):
         assert trial.number == record.number
-        assert trial.values == [record.metrics[objective] for objective in objectives], record.id
+        if record.status == "finished":
+            assert trial.state.name == "COMPLETE"
+            assert trial.values == [record.metrics[objective] for objective in objectives], record.id
+        else:
+            assert (trial.state.name, trial.values) == ("FAIL", None)
         assert trial.params == {key: record.params[key] for key in trial.params}, record.id
 
 
 def _check_mlflow(sweep: Path, client: MlflowClient, records: list[TrialRecord], task: str) -> None:
     runs = mlflow_runs(client, sweep.name, task)
-    assert {run.info.status for kind in runs.values() for run in kind} == {"FINISHED"}
     [parent], [teacher] = runs["sweep"], runs["teacher"]
+    assert {run.info.status for run in (parent, teacher, *runs["assistant"])} == {"FINISHED"}
     assert parent.data.tags["ikd.sweep_id"] == read_sweep(sweep).settings["id"]
     assert {file.path for file in client.list_artifacts(parent.info.run_id)} == SUMMARY_FILES
     steps = [step for step, _ in metric_history(client, teacher, "train/loss")]
@@ -121,6 +129,7 @@ def _check_mlflow(sweep: Path, client: MlflowClient, records: list[TrialRecord],
     by_trial = sorted(runs["trial"], key=lambda run: run.data.tags["ikd.trial"])
     assert [run.data.tags["ikd.trial"] for run in by_trial] == [record.id for record in records]
     for run, record in zip(by_trial, records, strict=True):
+        assert run.info.status == record.status.upper()
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         params = record.params | {"layer_map": record.layer_map}
         if record.method:

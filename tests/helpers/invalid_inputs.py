@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ikd_ray.yaml_file import MAX_BYTES
-
 MakeInput = Callable[[Path], Any]
 """A function that writes files below a folder and returns the value of a flag."""
 
@@ -102,16 +100,10 @@ CHECKS: Cases = {
     "name above": ({"check": "../x"}, ("--check", "letters, digits")),
     "output a file": ({"check": "x", "output": file("")}, ("--check x", "no sweep of that name")),
 }
-EXPORT_FLAGS: Cases = {
-    "task unknown": ({"task": "colla"}, ("'colla'", "cola")),
-    "task missing": ({"task": None}, ("--task",)),
-    "name above": ({"name": "../x"}, ("--name", "not a path")),
+EXPORT_FLAGS: Cases = {  # more are in tests/export/test_export_command.py
     "name absolute": ({"name": "/etc"}, ("--name", "not a path")),
-    "name with an escape": ({"name": "\x1b[2J"}, (r"x1b[2J", "no sweep there")),
     "no sweeps": ({}, ("--output", "no sweep of cola")),
-    "output missing": ({"output": "nowhere"}, ("--output nowhere", "no sweep")),
     "output a file": ({"output": file("")}, ("--output", "no sweep")),
-    "flag unknown": ({"too": "x"}, ("--too",)),
 }
 
 
@@ -119,31 +111,15 @@ def space(text: str | bytes) -> MakeInput:
     return file(text, "other.yaml")
 
 
-SPACES: dict[str, tuple[MakeInput | str, tuple[str, ...]]] = {
+SPACES: dict[
+    str, tuple[MakeInput | str, tuple[str, ...]]
+] = {  # more are in tests/search/test_space_mistakes.py
     "missing": ("no-space.yaml", ("no-space.yaml", "no such file")),
-    "a folder": (lambda here: here, ("is a directory",)),
-    "a pipe": (named_pipe, ("pipe", "no ordinary file")),
     "a device": ("/dev/zero", ("/dev/zero", "no ordinary file")),
-    "a circle": (symlink_loop, ("circle",)),
-    "empty": (space(""), ("other.yaml:1", "empty")),
-    "binary": (space(bytes(range(256))), ("other.yaml:2", "not UTF-8")),
-    "python object": (space("params: !!python/object/apply:os.system ['touch x']\n"), (":1", "a tag")),
-    "anchor": (space("params: &a {}\n"), (":1", "an anchor")),
     "aliases that explode": (
         space("a: &a [x, x]\n" + "".join(f"b{i}: &b{i} [*a, *a]\n" for i in range(50))),
         ("other.yaml:1", "an anchor", "an alias", "more mistakes"),
     ),
-    "deep": (space("params: " + "[" * 60_000), (":1", "nested deeper than 10")),
-    "10 MB": (space("params: {}\n" + "#" * 10_000_000), ("over",)),
-    "as large as may be": (
-        space(("params: {seed: {choice: [" + "1, " * MAX_BYTES)[: MAX_BYTES - 3] + "]}}"),
-        ("given twice",),
-    ),
-    "unknown name": (
-        space("params:\n  temprature: 2\n"),
-        ("other.yaml:2", "temprature", "did you mean temperature"),
-    ),
-    "name with an escape": (space('params: {"\\e[31mx": 2}\n'), ("other.yaml:1", r"\x1b[31mx")),
     "more layers than the teacher": (
         space("params: {student_layers: {int: [1, 5]}}\n"),
         ("up to 5", "has 4 layers"),
@@ -151,22 +127,6 @@ SPACES: dict[str, tuple[MakeInput | str, tuple[str, ...]]] = {
     "an assistant as deep as the teacher": (
         space("params: {student_layers: 2, assistant_layers: {choice: [0, 4]}}\n"),
         ("assistant_layers: 4 for a student of 2 layers", "which has 4 layers", "give 3, or 0"),
-    ),
-    "no room for an assistant": (
-        space("params: {student_layers: 3, assistant_layers: 2}\n"),
-        ("assistant_layers: 2 for a student of 3 layers", "none fits between; leave it 0"),
-    ),
-    "an assistant of half the data": (
-        space("params: {student_layers: 2}\nassistant: {train_fraction: 0.5}\n"),
-        ("other.yaml:2", "assistant.train_fraction", "unknown name"),
-    ),
-    "an assistant's depth in its recipe": (
-        space("params: {student_layers: 2}\nassistant: {student_layers: 3}\n"),
-        ("other.yaml:2", "assistant.student_layers", "unknown name"),
-    ),
-    "an assistant that never learns": (
-        space("params: {student_layers: 2}\nassistant: {epochs: 0}\n"),
-        ("other.yaml:2", "assistant.epochs", "greater than or equal to 1"),
     ),
     "a grid smaller than --trials": (
         space("sampler: grid\nparams: {student_layers: 2, regime: {choice: [kd, id]}}\n"),
@@ -204,18 +164,12 @@ def with_train(make_file: Callable[[Path, str], Path]) -> MakeInput:
     return make
 
 
-DATA: dict[str, tuple[MakeInput | str, tuple[str, ...]]] = {
-    "missing": ("no-such-folder", ("--data-dir", "no-such-folder", "no such folder")),
-    "a file": (file(""), ("is a file, not a folder",)),
+DATA: dict[str, tuple[MakeInput | str, tuple[str, ...]]] = {  # more are in tests/data/test_sources.py
     "a circle": (symlink_loop, ("circle", "no such folder")),
     "empty name": ("", ("--data-dir",)),
-    "without the task": (lambda here: here, ("CoLA", "GLUE folders there: none")),
-    "train.tsv a folder": (with_train(folder), ("is a folder",)),
     "train.tsv a pipe": (with_train(named_pipe), ("train.tsv", "no ordinary file")),
     "train.tsv a circle": (with_train(symlink_loop), ("train.tsv", "cannot be read")),
     "only a BOM": (cola("\ufeff"), ("train.tsv line 1", "1 tab-separated columns")),
-    "no dev rows": (cola(GOOD, ""), ("dev.tsv", "no rows")),
-    "unknown label": (cola(GOOD * 2 + "x\t2\t\tw3\n"), ("train.tsv line 3", "'2'", "0, 1")),
     "label with a NUL": (cola("x\t1\0\t\tw\n"), ("train.tsv line 1", r"'1\x00'")),
     "binary": (cola(b"\0" * 5000), ("train.tsv line 1", "1 tab-separated columns")),
     "a line of 100 MB": (cola("x" * 100_000_000), ("train.tsv line 1", "over 1 MiB")),

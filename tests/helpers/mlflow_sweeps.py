@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ikd_ray.records import SweepRecord, TrialRecord
 
 PARAMS = {"regime": "kd", "student_layers": 2, "lambda": 0.2}
@@ -11,25 +13,22 @@ def epoch_metrics(epoch: int, mcc: float) -> dict[str, float]:
     return {"dev/mcc": mcc, "stage": 1.0, "trained_epochs": float(epoch - 1), "reused_epochs": 1.0}
 
 
-def sweep_record(sweep_id: str, run_id: str = "") -> SweepRecord:
-    return SweepRecord(
+def sweep_record(sweep_id: str, run_id: str = "", **changes) -> SweepRecord:
+    data = {"source": "folder", "description": "a [folder]", "fingerprint": "f00d", "generated": False}
+    teacher = {"name": "MiniLM", "key": "key", "source_key": "key", "layers": 6, "metrics": {"dev/mcc": 0.41}}
+    record = SweepRecord(
         name="sweep",
         task="cola",
         seed=0,
         trials=3,
         command="",
         code_version="1",
-        data={
-            "source": "folder",
-            "description": "a [folder]",
-            "fingerprint": "f00d",
-            "generated": False,
-            "max_length": 48,
-        },
-        teacher={"name": "MiniLM", "key": "key", "layers": 6, "metrics": {"dev/mcc": 0.41}},
+        data=data | {"max_length": 48},
+        teacher=teacher,
         objectives={"dev/mcc": "max"},
         settings={"id": sweep_id, "run_id": run_id, "space": "spaces/space.yaml"},
     )
+    return replace(record, **changes)
 
 
 def trial_record(number: int, status: str = "finished") -> TrialRecord:

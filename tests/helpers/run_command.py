@@ -9,12 +9,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition, Thread
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from tests.helpers.process_tree import ProcessTree, title
 from tests.helpers.tiny_models import make_dataset, write_teacher
@@ -40,10 +40,12 @@ def write_inputs(folder: Path, **sizes: int) -> Path:
     return folder
 
 
-def sweep_flags(inputs: Path, space: Path, name: str) -> list[object]:
-    """Return the flags of `run.py` for a sweep with the inputs of `write_inputs`."""
+def sweep_flags(inputs: Path, home: Path, name: str, space: str, *more: object) -> list[object]:
+    """Write `space.yaml` into `home`, and return flags of `run.py` for a sweep with the inputs of `write_inputs`."""
+    (home / "space.yaml").write_text(space)
     teacher, glue = inputs / "teacher", inputs / "glue"
-    return ["--task", "cola", "--teacher", teacher, "--data-dir", glue, "--space", space, "--name", name]
+    flags = ["--task", "cola", "--teacher", teacher, "--data-dir", glue, "--space", home / "space.yaml"]
+    return [*flags, "--name", name, *more]
 
 
 def script_command(script: str, *arguments: object) -> list[str]:
@@ -137,9 +139,8 @@ class SweepProcess:
             while True:
                 while self._read == len(self.lines):
                     assert not self._closed, f"ended without {words!r}:\n{self.text}"
-                    assert self._news.wait(end - time.monotonic()), (
-                        f"too long without {words!r}:\n{self.text}"
-                    )
+                    came = self._news.wait(end - time.monotonic())
+                    assert came, f"too long without {words!r}:\n{self.text}"
                 line = self.lines[self._read]
                 self._read += 1
                 count -= any(word in line for word in words)
@@ -159,18 +160,19 @@ class SweepProcess:
         self._since = time.monotonic()
         (os.killpg if group else os.kill)(self.process.pid, signal.SIGINT)
 
-    def end(self, timeout: float = END_S) -> SweepExit:
-        """Wait for the end."""
+    def end(self, timeout: float = END_S, status: int | None = None) -> SweepExit:
+        """Wait for the end; assert its exit status, where one is given."""
         try:
-            status = self.process.wait(timeout)
+            ended = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"no end in {timeout:g} s:\n{self.text}") from None
         seconds = time.monotonic() - self._since
         processes = [title(process) for process in self.tree.wait_for_end(LINGER_S)]
         self._reader.join(1)  # an orphan may still hold the pipe
+        assert status in (None, ended), self.text
         self._errors.seek(0)
         output, errors = "".join(self.lines), self._errors.read()
-        return SweepExit(status, seconds, output, errors, processes, self.new_ray_folders())
+        return SweepExit(ended, seconds, output, errors, processes, self.new_ray_folders())
 
     def new_ray_folders(self) -> set[Path]:
         """Return Ray's temporary folders that came since the start and that no driver holds."""
@@ -202,10 +204,6 @@ def _ray_folders() -> set[Path]:
 
 def _is_abandoned(folder: Path) -> bool:
     """Return whether a folder is Ray's and no driver holds its lock."""
-    try:
-        with FileLock(folder / "owner.lock", blocking=False):
-            return True
-    except Timeout:
-        return False
-    except OSError:  # it has gone meanwhile
-        return False
+    with suppress(OSError), FileLock(folder / "owner.lock", blocking=False):  # held, or gone meanwhile
+        return True
+    return False

@@ -154,15 +154,14 @@ def home_environment(sweep_home, environment) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def one_worker(inputs, sweep_home, home_environment) -> Swept:
     """Run every regime, one trial of which diverges; no trial takes an epoch from another."""
-    (sweep_home / "regimes.yaml").write_text(REGIMES)
-    arguments = [*sweep_flags(inputs, sweep_home / "regimes.yaml", "whole"), "--no-share"]
+    arguments = sweep_flags(inputs, sweep_home, "whole", REGIMES, "--no-share")
     return run_to_its_end(Swept(sweep_home, "whole", []), home_environment, arguments)
 
 
 @pytest.fixture(scope="session")
 def resumed(inputs, sweep_home, home_environment, one_worker) -> Swept:
     """Run the trials of `one_worker` with shared epochs: six asked for, Ctrl-C after two, then resumed to eight."""
-    arguments = [*sweep_flags(inputs, sweep_home / "regimes.yaml", "cut"), "--trials", 6]
+    arguments = sweep_flags(inputs, sweep_home, "cut", REGIMES, "--trials", 6)
     with run_sweep_process(home_environment, sweep_home, arguments) as process:
         process.wait_for("finished in", count=2)
         process.interrupt()
@@ -173,14 +172,7 @@ def resumed(inputs, sweep_home, home_environment, one_worker) -> Swept:
 @pytest.fixture(scope="session")
 def two_workers(inputs, sweep_home, home_environment, resumed) -> Swept:
     """Run a trial that one worker has trained, and saved, before."""
-    (sweep_home / "two.yaml").write_text(TWO_WORKERS)
-    arguments = [
-        *sweep_flags(inputs, sweep_home / "two.yaml", "two"),
-        "--trials",
-        1,
-        "--workers-per-trial",
-        2,
-    ]
+    arguments = sweep_flags(inputs, sweep_home, "two", TWO_WORKERS, "--trials", 1, "--workers-per-trial", 2)
     return run_to_its_end(Swept(sweep_home, "two", []), home_environment, arguments)
 
 
@@ -189,8 +181,7 @@ def on_s3(inputs, machine, make_bucket, tmp_path_factory) -> Swept:
     """Compare methods, one with an assistant, on a machine whose disk is lost when the sweep has ended."""
     home, bucket = tmp_path_factory.mktemp("s3"), make_bucket()
     (home / "bucket").write_text(bucket)
-    (home / "methods.yaml").write_text(METHODS)
-    arguments = [*sweep_flags(inputs, home / "methods.yaml", "methods"), "--trials", 2, "--output", bucket]
+    arguments = sweep_flags(inputs, home, "methods", METHODS, "--trials", 2, "--output", bucket)
     environment = machine("first")
     swept = run_to_its_end(Swept(home, "methods", []), environment, arguments)
     shutil.rmtree(environment["HOME"])
@@ -222,18 +213,9 @@ def custom_task(environment, tmp_path_factory) -> Swept:
     dev = write_reviews(home / "folder" / "dev.csv", 60, seed=1)
     (home / "reviews.yaml").write_text(TASK)
     (home / "holdout.yaml").write_text(HOLDOUT)
-    inputs = (
-        "--task",
-        "reviews.yaml",
-        "--data-dir",
-        "folder",
-        "--teacher",
-        "tiny",
-        "--space",
-        "holdout.yaml",
-    )
+    flags = ["--task", "reviews.yaml", "--data-dir", "folder", "--teacher", "tiny", "--space", "holdout.yaml"]
     swept = Swept(home, "held", [], task="reviews", dev=dev)
-    run_to_its_end(swept, environment, [*inputs, "--name", "held"])
+    run_to_its_end(swept, environment, [*flags, "--name", "held"])
     (home / "reviews.yaml").rename(home / "moved.yml")
     return swept
 
@@ -243,14 +225,5 @@ def embedded_corpus(inputs, environment, tmp_path_factory) -> Swept:
     """Run without data: on the embedded corpus."""
     home = tmp_path_factory.mktemp("embedded")
     (home / "small.yaml").write_text(EMBEDDED)
-    arguments = [
-        "--task",
-        "cola",
-        "--teacher",
-        inputs / "teacher",
-        "--space",
-        "small.yaml",
-        "--name",
-        "small",
-    ]
-    return run_to_its_end(Swept(home, "small", []), environment, arguments)
+    flags = ["--task", "cola", "--teacher", inputs / "teacher", "--space", "small.yaml", "--name", "small"]
+    return run_to_its_end(Swept(home, "small", []), environment, flags)

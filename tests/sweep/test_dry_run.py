@@ -44,16 +44,8 @@ COSTS = Costs(
 @pytest.mark.slow
 def test_the_plan_is_printed_and_nothing_is_written(command, inputs, tmp_path):
     """Run the real command, with a probe of ten seconds."""
-    (tmp_path / "space.yaml").write_text(SPACE)
-    done = command(
-        "run",
-        *sweep_flags(inputs, tmp_path / "space.yaml", "planned"),
-        "--trials",
-        3,
-        "--dry-run",
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
+    flags = sweep_flags(inputs, tmp_path, "planned", SPACE, "--trials", 3, "--dry-run")
+    done = command("run", *flags, cwd=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]
     lines = dict(line.split(": ", 1) for line in reversed(done.stdout.splitlines()) if ": " in line)
     assert "epochs_per_layer: 1 to 3; where regime is pid" in done.stdout
@@ -90,8 +82,7 @@ def test_more_than_the_machine_has_is_refused(inputs, tmp_path):
 
 
 def test_a_resumed_sweep_has_no_dry_run(command, tmp_path):
-    done = command("run", "--resume", "sweep", "--dry-run", cwd=tmp_path)
-    assert done.returncode == 2
+    done = command("run", "--resume", "sweep", "--dry-run", cwd=tmp_path, status=2)
     assert done.stderr == "error: --dry-run is for a new sweep; leave out --resume, or leave out --dry-run\n"
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,9 +11,10 @@ from ikd_ray.config import SweepConfig
 from ikd_ray.data.splits import hold_out
 from ikd_ray.data.task_file import keep_task
 from ikd_ray.errors import UsageError
-from ikd_ray.records import SweepRecord, task_digest, write_sweep
+from ikd_ray.records import task_digest, write_sweep
 from ikd_ray.storage.remote import SharedStorage
-from ikd_ray.sweep.request import resumed_config, validate
+from ikd_ray.sweep.request import Request, resumed_config, validate
+from tests.helpers.mlflow_sweeps import sweep_record
 
 
 @pytest.fixture
@@ -20,68 +22,63 @@ def started(inputs, tmp_path, monkeypatch):
     """Write a sweep's record, and return the output folder and the record."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "space.yaml").write_text("params: {student_layers: 2}\n")
+    output = tmp_path / "outputs"
+    glue, teacher, space = inputs / "glue", str(inputs / "teacher"), tmp_path / "space.yaml"
     config = SweepConfig(
-        task="cola",
-        data_dir=inputs / "glue",
-        teacher=str(inputs / "teacher"),
-        space=tmp_path / "space.yaml",
-        output=tmp_path / "outputs",
-        name="started",
+        task="cola", data_dir=glue, teacher=teacher, space=space, output=output, name="started"
     )
     request = validate(config)
-    folder = tmp_path / "outputs" / "started"
-    folder.mkdir(parents=True)
-    (folder / "space.yaml").write_text(request.space.text)
-    record = SweepRecord(
+    (output / "started").mkdir(parents=True)
+    (output / "started" / "space.yaml").write_text(request.space.text)
+    record = sweep_record(
+        "",
         name="started",
-        task="cola",
-        seed=0,
         trials=8,
-        command="",
-        code_version="",
         data={"fingerprint": request.dataset.fingerprint, "description": request.dataset.description},
         teacher={"source_key": request.teacher_source.key},
         objectives=request.objectives,
         settings=request.config.model_dump(mode="json"),
     )
-    write_sweep(folder, record)
-    return tmp_path / "outputs", record
+    write_sweep(output / "started", record)
+    return output, record
+
+
+def resume(output: Path, name: str = "started", **flags: object) -> Request:
+    return validate(resumed_config(name, flags, SharedStorage(str(output))), resumes=True)
 
 
 def test_a_sweep_resumes_from_another_working_folder(started, inputs, tmp_path, monkeypatch):
     output, _ = started
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    request = validate(resumed_config("started", {}, SharedStorage(str(output))), resumes=True)
+    request = resume(output)
     assert (request.task.name, request.trials, request.config.seed) == ("cola", 8, 0)
     assert request.folder == output / "started"
 
 
 def test_trials_may_change_and_equal_flags_may_be_repeated(started, inputs):
-    output, _ = started
-    changes = {"trials": 20, "task": "cola", "data_dir": inputs / "glue"}
-    assert validate(resumed_config("started", changes, SharedStorage(str(output))), resumes=True).trials == 20
+    assert resume(started[0], trials=20, task="cola", data_dir=inputs / "glue").trials == 20
 
 
 @pytest.mark.parametrize(("flag", "value"), [("task", "rte"), ("seed", 1), ("data_dir", "/elsewhere")])
 def test_flags_that_define_the_sweep_cannot_change(started, flag, value):
     with pytest.raises(UsageError, match=f"--{flag.replace('_', '-')} cannot change"):
-        resumed_config("started", {flag: value}, SharedStorage(str(started[0])))
+        resume(started[0], **{flag: value})
 
 
 @pytest.mark.parametrize(
-    ("part", "words"),
-    [("data", "its data was GLUE folder glue"), ("teacher", "is not the one it began with")],
+    ("part", "key", "words"),
+    [
+        ("data", "fingerprint", "its data was GLUE folder glue"),
+        ("teacher", "source_key", "is not the one it began with"),
+    ],
 )
-def test_changed_data_or_teacher_is_refused(started, part, words):
+def test_changed_data_or_teacher_is_refused(started, part, key, words):
     output, record = started
-    changed = {
-        key: "other" if key in ("fingerprint", "source_key") else v
-        for key, v in getattr(record, part).items()
-    }
-    write_sweep(output / "started", SweepRecord(**(asdict(record) | {part: changed})))
+    getattr(record, part)[key] = "other"
+    write_sweep(output / "started", record)
     with pytest.raises(UsageError, match=words):
-        validate(resumed_config("started", {}, SharedStorage(str(output))), resumes=True)
+        resume(output)
 
 
 @pytest.fixture
@@ -101,8 +98,7 @@ def own(started, tmp_path):
     keep_task(output / "own", request.task)
     data = {"fingerprint": request.dataset.fingerprint, "description": "", "task": task_digest(request.task)}
     settings = request.config.model_dump(mode="json") | {"task": "mine"}
-    changed = {"name": "own", "task": "mine", "data": data, "settings": settings}
-    write_sweep(output / "own", SweepRecord(**(asdict(record) | changed)))
+    write_sweep(output / "own", replace(record, name="own", task="mine", data=data, settings=settings))
     (tmp_path / "mine.yaml").unlink()
     return output, text
 
@@ -113,7 +109,7 @@ def test_a_task_file_may_be_missing_or_moved(own, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "other.yml").write_text(text + "# and a comment\n")
     for flags in ({}, {"task": "mine"}, {"task": "other.yml"}):
-        request = validate(resumed_config("own", flags, SharedStorage(str(output))), resumes=True)
+        request = resume(output, "own", **flags)
         assert (request.task.name, request.task.labels) == ("mine", ("no", "yes"))
         assert request.task.definition == text
 
@@ -123,7 +119,7 @@ def test_another_task_file_is_refused(own, tmp_path):
     (tmp_path / "mine.yaml").write_text(text.replace("text: text", "text: other"))
     for task in ("mine.yaml", "cola"):
         with pytest.raises(UsageError, match=r"--task cannot change when a sweep goes on \(it is mine\)"):
-            resumed_config("own", {"task": task}, SharedStorage(str(output)))
+            resume(output, "own", task=task)
 
 
 def test_other_columns_in_the_recorded_task_are_refused(own, tmp_path):
@@ -133,27 +129,22 @@ def test_other_columns_in_the_recorded_task_are_refused(own, tmp_path):
         (tmp_path / "tables" / f"{name}.csv").write_text("text,label,x\nw1 w2,yes,w5\nw3,no,w6\n")
     (output / "own" / "task.yaml").write_text(text.replace("text: text", "text: x"))
     with pytest.raises(UsageError, match="--resume own: its data was"):
-        validate(resumed_config("own", {}, SharedStorage(str(output))), resumes=True)
+        resume(output, "own")
 
 
 def test_a_held_out_split_is_held_out_again(started):
     """A sweep that selected on dev has other data with a held-out split."""
     output, record = started
     space = output / "started" / "space.yaml"
-    whole = validate(resumed_config("started", {}, SharedStorage(str(output))), resumes=True).dataset
+    whole = resume(output).dataset
     space.write_text(space.read_text() + "selection: holdout\n")
-    with pytest.raises(
-        UsageError, match=r"its data was .*, now it is .* 10 of train are held out to choose by"
-    ):
-        validate(resumed_config("started", {}, SharedStorage(str(output))), resumes=True)
+    with pytest.raises(UsageError, match=r"data was .*, now it is .* 10 of train are held out to choose by"):
+        resume(output)
     data = {"fingerprint": hold_out(whole).fingerprint, "description": "", "selection": "holdout"}
-    write_sweep(output / "started", SweepRecord(**(asdict(record) | {"data": data})))
-    request = validate(resumed_config("started", {}, SharedStorage(str(output))), resumes=True)
-    assert {name: len(split) for name, split in request.dataset.splits.items()} == {
-        "train": 86,
-        "dev": 40,
-        "holdout": 10,
-    }
+    write_sweep(output / "started", replace(record, data=data))
+    request = resume(output)
+    sizes = {name: len(split) for name, split in request.dataset.splits.items()}
+    assert sizes == {"train": 86, "dev": 40, "holdout": 10}
     assert request.objectives == {"holdout/mcc": "max", "student/params": "min"}
 
 
@@ -180,4 +171,4 @@ def test_batches_that_workers_cannot_split_are_refused(started, tmp_path, text, 
 
 def test_an_unknown_name_lists_the_existing_sweeps(started):
     with pytest.raises(UsageError, match=r"no sweep of that name .*started"):
-        resumed_config("other", {}, SharedStorage(str(started[0])))
+        resume(started[0], "other")

@@ -35,27 +35,23 @@ TRIALS = 3 * 2 + 3 * 2
 def swept(inputs, command, environment, tmp_path_factory):
     """Interrupt after the third trial and again while the best ones are retrained; resume; run it again undisturbed."""
     home = tmp_path_factory.mktemp("comparison")
-    (home / "space.yaml").write_text(SPACE)
-    arguments = [*sweep_flags(inputs, home / "space.yaml", "cut"), "--trials", "2"]
+    arguments = sweep_flags(inputs, home, "cut", SPACE, "--trials", 2)
     for last, given in ((3, arguments), (4, ["--resume", "cut"])):  # of those that are left
         with run_sweep_process(environment, home, given) as process:
             process.wait_for(f" {last} of ")
             process.interrupt()
-            ended = process.end()
-        assert ended.status == 130, ended.text
+            process.end(status=130)
     results = {
-        "longer": command("run", "--resume", "cut", "--trials", "3", cwd=home),
+        "longer": command("run", "--resume", "cut", "--trials", 3, cwd=home, status=2),
         "rest": command("run", "--resume", "cut", cwd=home),
-        "check": command("report", "--check", "cut", cwd=home),
     }
+    command("report", "--check", "cut", cwd=home)
     arguments[arguments.index("cut")] = "whole"
-    results["whole"] = command("run", *arguments, "--no-share", cwd=home)
+    command("run", *arguments, "--no-share", cwd=home)
     return SimpleNamespace(home=home, folder=home / "outputs" / "cut", **results)
 
 
 def test_it_goes_on_as_if_it_had_never_been_interrupted(swept):
-    for done in (swept.rest, swept.whole, swept.check):
-        assert done.returncode == 0, done.stdout + done.stderr
     assert "distilling" not in swept.rest.stdout, "the assistant is there already"
     assert len(trial_metrics(swept.folder)) == TRIALS
     assert trial_metrics(swept.folder) == trial_metrics(swept.home / "outputs" / "whole")
@@ -74,7 +70,6 @@ def test_the_best_of_each_method_is_retrained_with_further_seeds(swept):
 
 
 def test_another_number_of_trials_is_refused_as_it_would_have_another_best(swept):
-    assert swept.longer.returncode == 2
     assert swept.longer.stderr.startswith(
         "error: --resume cut: --trials cannot change, as best_seeds of its space"
     )

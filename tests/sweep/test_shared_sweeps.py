@@ -34,11 +34,6 @@ teacher: {epochs: 1}
 TRIALS = 3 + 8 + 4
 
 
-def arguments(inputs: Path, folder: Path, name: str, *more: object, space: str = SPACE) -> list[object]:
-    (folder / "space.yaml").write_text(space)
-    return [*sweep_flags(inputs, folder / "space.yaml", name), *more]
-
-
 def assert_same_students(one: Path, other: Path) -> None:
     """Assert that all numbers and all weights of two sweeps are equal."""
     mine, theirs = read_trials(one), read_trials(other)
@@ -56,9 +51,8 @@ def assert_same_students(one: Path, other: Path) -> None:
 def shared(inputs, command, tmp_path_factory) -> Path:
     """Return the home of a sweep that shares and of one, with the same teacher, that does not."""
     home = tmp_path_factory.mktemp("shared")
-    for given in (("alone", "--no-share"), ("shared",)):
-        done = command("run", *arguments(inputs, home, *given), cwd=home)
-        assert done.returncode == 0, done.stderr
+    command("run", *sweep_flags(inputs, home, "alone", SPACE, "--no-share"), cwd=home)
+    command("run", *sweep_flags(inputs, home, "shared", SPACE), cwd=home)
     return home
 
 
@@ -73,8 +67,7 @@ def test_sharing_changes_no_number_and_no_weight(shared):
 
 def test_another_sweep_trains_nothing(inputs, command, shared, tmp_path):
     shutil.copytree(shared / "outputs", tmp_path / "outputs")
-    done = command("run", *arguments(inputs, tmp_path, "again"), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    command("run", *sweep_flags(inputs, tmp_path, "again", SPACE), cwd=tmp_path)
     again = read_trials(tmp_path / "outputs/again")
     assert sum(trial.metrics["trained_epochs"] for trial in again) == 0
     assert {trial.reused_from[0].partition("/")[0] for trial in again} == {"shared"}
@@ -94,15 +87,14 @@ def test_trials_that_wait_make_way_and_are_resumed(inputs, command, environment,
         shutil.rmtree(epoch)
     with (
         FileLock(stages / ".locks" / first.name),
-        run_sweep_process(environment, tmp_path, arguments(inputs, tmp_path, "waits")) as process,
+        run_sweep_process(environment, tmp_path, sweep_flags(inputs, tmp_path, "waits", SPACE)) as process,
     ):
         process.wait_for("waits for epoch 1", count=10)  # the search looks no further ahead
         process.interrupt()
-        assert process.end(timeout=60).status == 130
+        process.end(timeout=60, status=130)
     waits = tmp_path / "outputs/waits"
     assert [trial.params["regime"] for trial in read_trials(waits)] == ["hard", "kd", "id"]
-    again = command("run", "--resume", "waits", cwd=tmp_path)
-    assert again.returncode == 0, again.stdout + again.stderr
+    command("run", "--resume", "waits", cwd=tmp_path)
     assert_same_students(shared / "outputs/shared", waits)
     assert compute_savings(read_trials(waits)).internal_trained == 2
     runs = mlflow_runs(MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}"), "waits")["trial"]
@@ -113,9 +105,8 @@ def test_trials_that_wait_make_way_and_are_resumed(inputs, command, environment,
 def test_trials_of_two_workers_share_with_each_other(inputs, command, tmp_path):
     space = "params: {regime: id, student_layers: 2, epochs: 2, batch_size: 16}\nteacher: {epochs: 1}\n"
     for name in ("one", "two"):
-        given = arguments(inputs, tmp_path, name, "--trials", 1, "--workers-per-trial", 2, space=space)
-        done = command("run", *given, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        flags = sweep_flags(inputs, tmp_path, name, space, "--trials", 1, "--workers-per-trial", 2)
+        command("run", *flags, cwd=tmp_path)
     [one], [two] = (read_trials(tmp_path / "outputs" / name) for name in ("one", "two"))
     assert two.reused_from == ["one/t000"]
     assert two.metrics["trained_epochs"] == 0
@@ -124,6 +115,5 @@ def test_trials_of_two_workers_share_with_each_other(inputs, command, tmp_path):
 
 def test_a_sweep_all_of_whose_trials_fail_fails(inputs, command, tmp_path):
     space = "params: {temperature: 1.0e-38, student_layers: 1}\nteacher: {epochs: 1}\n"
-    done = command("run", *arguments(inputs, tmp_path, "bad", "--trials", "2", space=space), cwd=tmp_path)
-    assert done.returncode == 1
+    done = command("run", *sweep_flags(inputs, tmp_path, "bad", space, "--trials", 2), cwd=tmp_path, status=1)
     assert done.stdout.count("became nan") >= 2

@@ -8,21 +8,13 @@ import pytest
 
 from ikd_ray.analysis.evaluation_data import tokens_folder
 from ikd_ray.data.task_file import TASK_FILE
-from ikd_ray.records import (
-    SweepRecord,
-    TrialRecord,
-    read_sweep,
-    read_trials,
-    trial_folder,
-    write_sweep,
-    write_trial,
-)
+from ikd_ray.records import TrialRecord, read_sweep, read_trials, trial_folder, write_sweep, write_trial
 from ikd_ray.storage import store
 from ikd_ray.storage.remote import RemoteStorage
 from ikd_ray.sweep.sync import SweepSync, pull_students, pull_sweep, pull_sweeps
+from tests.helpers.mlflow_sweeps import sweep_record
 
 METRICS = {"dev/mcc": 0.5}
-DATA = {"fingerprint": "f00d", "max_length": 48}
 
 
 class Machine:
@@ -32,6 +24,7 @@ class Machine:
         self.messages: list[str] = []
         self.output = RemoteStorage(uri)
         self.sweep = self.output.folder / "sweep"
+        self.teacher = self.output.folder / "cache" / "teachers" / "key"
         self.sync = SweepSync(self.output, self.sweep, self.messages.append)
 
     def trial(self, number: int, status: str = "finished", **facts: object) -> str:
@@ -39,6 +32,10 @@ class Machine:
         record = TrialRecord(name, number, {"regime": "kd"}, [2], status, METRICS, **facts)
         write_trial(self.sweep, record, lambda folder: (folder / "model.safetensors").write_text("weights"))
         return name
+
+    def pull_records(self) -> list[TrialRecord]:
+        pull_sweep(self.output, self.sweep)
+        return read_trials(self.sweep)
 
 
 @pytest.fixture
@@ -57,16 +54,13 @@ def trials(machine):
     """Run a sweep of two trials on a first machine, and return the trials' ids."""
     first = machine("first")
     names = [first.trial(number) for number in range(2)]
-    objectives = {"dev/mcc": "max"}
-    write_sweep(
-        first.sweep, SweepRecord("sweep", "cola", 0, 2, "", "", DATA, {"key": "k"}, objectives, {"id": "x"})
-    )
+    write_sweep(first.sweep, sweep_record("x", trials=2))
     (first.sweep / TASK_FILE).write_text("name: own\n")
     with sqlite3.connect(first.sweep / "study.db") as study:
         study.execute("create table trials (number)")
-    with store.staging_dir(first.output.folder / "cache" / "teachers" / "k") as folder:
+    with store.staging_dir(first.teacher) as folder:
         (folder / "tokenizer.json").write_text("{}")
-    first.output.upload(first.output.folder / "cache" / "teachers" / "k")
+    first.output.upload(first.teacher)
     first.sync.push()
     assert not first.messages
     return names
@@ -85,10 +79,9 @@ def test_records_are_pulled_without_students(trials, machine):
 
 def test_students_are_pulled_on_request(trials, machine):
     second = machine("second")
-    pull_sweep(second.output, second.sweep)
-    pull_students(second.output, second.sweep, read_trials(second.sweep))
+    pull_students(second.output, second.sweep, second.pull_records())
     assert (trial_folder(second.sweep, "t000") / "student" / "model.safetensors").read_text() == "weights"
-    assert (second.output.folder / "cache" / "teachers" / "k" / "tokenizer.json").exists()
+    assert (second.teacher / "tokenizer.json").exists()
 
 
 def test_tokens_are_pulled_on_request(trials, machine):
@@ -98,28 +91,27 @@ def test_tokens_are_pulled_on_request(trials, machine):
         (new / "dev.ids.npy").write_text("ids")
     first.output.upload(folder)
     second = machine("second")
-    pull_sweep(second.output, second.sweep)
+    records = second.pull_records()
     tokens = tokens_folder(second.output.folder, read_sweep(second.sweep))
-    pull_students(second.output, second.sweep, read_trials(second.sweep))
+    pull_students(second.output, second.sweep, records)
     assert not tokens.exists()
-    pull_students(second.output, second.sweep, read_trials(second.sweep)[:1], tokens=True)
+    pull_students(second.output, second.sweep, records[:1], tokens=True)
     assert store.is_intact(tokens)
 
 
 def test_records_without_students_are_not_pushed(trials, machine):
     """Incomplete folders of a machine replace nothing at the URI."""
     second = machine("second")
-    pull_sweep(second.output, second.sweep)
+    second.pull_records()
     second.sync.push()
     third = machine("third")
-    pull_sweep(third.output, third.sweep)
-    pull_students(third.output, third.sweep, read_trials(third.sweep))
+    pull_students(third.output, third.sweep, third.pull_records())
     assert (trial_folder(third.sweep, "t000") / "student" / "model.safetensors").exists()
 
 
 def test_a_damaged_record_is_pulled_again(trials, machine):
     second = machine("second")
-    pull_sweep(second.output, second.sweep)
+    second.pull_records()
     (trial_folder(second.sweep, "t000") / "trial.json").write_text("{")
     second.sync.pull()
     assert [trial.id for trial in read_trials(second.sweep)] == trials
@@ -127,15 +119,13 @@ def test_a_damaged_record_is_pulled_again(trials, machine):
 
 def test_a_deleted_trial_is_deleted_everywhere(trials, machine):
     second = machine("second")
-    pull_sweep(second.output, second.sweep)
+    second.pull_records()
     second.sync.delete_trial("t000")
     second.sync.pull()
     assert [trial.id for trial in read_trials(second.sweep)] == ["t001"]
     second.trial(0, reason="anew")
     second.sync.push_trial("t000")
-    third = machine("third")
-    pull_sweep(third.output, third.sweep)
-    assert read_trials(third.sweep)[0].reason == "anew"
+    assert machine("third").pull_records()[0].reason == "anew"
 
 
 def test_an_outage_is_reported_and_made_up_for(machine, tmp_path):
@@ -149,5 +139,4 @@ def test_an_outage_is_reported_and_made_up_for(machine, tmp_path):
     (tmp_path / "blocked").unlink()
     first.sync.push()
     second = machine("second", f"file://{tmp_path}/blocked/remote")
-    pull_sweep(second.output, second.sweep)
-    assert [trial.id for trial in read_trials(second.sweep)] == ["t000"]
+    assert [trial.id for trial in second.pull_records()] == ["t000"]

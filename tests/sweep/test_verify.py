@@ -12,13 +12,14 @@ from mlflow import MlflowClient
 
 from ikd_ray.config import make_trial
 from ikd_ray.errors import UsageError
-from ikd_ray.records import STUDY, SweepRecord, TrialRecord, read_trials, sweep_lock, write_sweep, write_trial
+from ikd_ray.records import STUDY, TrialRecord, read_trials, sweep_lock, write_sweep, write_trial
 from ikd_ray.search.budget import Budget
 from ikd_ray.search.space import load_space
 from ikd_ray.search.study import open_storage
 from ikd_ray.search.trial_queue import TrialQueue
 from ikd_ray.storage.remote import SharedStorage
 from ikd_ray.sweep.verify import verify
+from tests.helpers.mlflow_sweeps import sweep_record
 from tests.helpers.sample_students import make_student, write_teacher_tokenizer
 from tests.helpers.terminal import invoke
 
@@ -48,29 +49,8 @@ def whole(tmp_path_factory):
     folder = home / "outputs" / "whole"
     folder.mkdir(parents=True)
     (folder / "space.yaml").write_text(SPACE)
-    sweep = SweepRecord(
-        name="whole",
-        task="cola",
-        seed=0,
-        trials=TRIALS,
-        command="",
-        code_version="1",
-        data={
-            "source": "folder",
-            "description": "a folder",
-            "generated": False,
-            "fingerprint": "",
-            "max_length": 8,
-        },
-        teacher={"name": "MiniLM", "key": "k", "source_key": "k", "layers": 4, "metrics": {"dev/mcc": 0.5}},
-        objectives=OBJECTIVES,
-        settings={
-            "id": "x",
-            "run_id": "",
-            "space": "space.yaml",
-            "tracking_uri": f"sqlite:///{home}/mlflow.db",
-        },
-    )
+    sweep = sweep_record("x", name="whole", trials=TRIALS, objectives=OBJECTIVES)
+    sweep.settings["tracking_uri"] = f"sqlite:///{home}/mlflow.db"
     write_sweep(folder, sweep)
     space = load_space(folder / "space.yaml")
     budget = Budget(space, TRIALS)
@@ -84,7 +64,7 @@ def whole(tmp_path_factory):
             record = replace(record, status="finished", reason="", **fields)
         save_student = make_student(1).save_pretrained if number != 2 else None
         write_trial(folder, record, save_student)
-    write_teacher_tokenizer(folder.parent / "cache" / "teachers" / "k")
+    write_teacher_tokenizer(folder.parent / "cache" / "teachers" / "key")
     verify_sweep(folder)
     return home
 
