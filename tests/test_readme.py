@@ -8,7 +8,9 @@ import runpy
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -24,7 +26,7 @@ from ikd_ray.search.budget import Budget
 from ikd_ray.search.space import OBJECTIVES, load_space
 from tests.helpers import field_tables
 from tests.helpers.run_command import write_glue
-from tests.helpers.servers import free_port, is_healthy, wait_until
+from tests.helpers.servers import free_port, is_healthy, start_server, wait_until
 from tests.helpers.tiny_models import make_dataset, write_teacher
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,22 +75,17 @@ def first_column(text: str, title: str) -> set[str]:
 
 
 # test_cluster_docs.py checks the README of sweeps/cluster.
-COMMANDS = {
-    (name, line): shlex.split(line)
+COMMANDS = [
+    (name, line)
     for name, text in TEXTS.items()
     if name != "sweeps/cluster/README.md"
     for line in commands(text)
-}
-SWEEP_COMMANDS = {
-    f"{name}: {line}": words
-    for (name, line), words in COMMANDS.items()
-    if words[0] == "python" and words[1].startswith("sweeps/")
-}
+]
 DAILY = [line for title in ("Daily use", "Your own data") for line in commands(section(MAIN, title))]
 
 
-def application(script: str) -> typer.Typer:
-    return runpy.run_path(str(ROOT / script))["app"]
+def application(script: str) -> Any:
+    return typer.main.get_command(runpy.run_path(str(ROOT / script))["app"])
 
 
 # Commands
@@ -96,7 +93,7 @@ def application(script: str) -> typer.Typer:
 
 def test_every_command_is_checked_somewhere():
     assert len(DAILY) > 8
-    for (name, line), _ in COMMANDS.items():
+    for name, line in COMMANDS:
         if not (name == "README.md" and line in DAILY):
             assert line.startswith(tuple(CHECKED_ELSEWHERE)), f"{name}: {line}"
     for start, path in CHECKED_ELSEWHERE.items():
@@ -104,10 +101,10 @@ def test_every_command_is_checked_somewhere():
         assert (ROOT / path).exists()
 
 
-@pytest.mark.parametrize("words", SWEEP_COMMANDS.values(), ids=SWEEP_COMMANDS)
-def test_commands_have_flags_that_exist(words):
-    _, script, *arguments = words
-    command = typer.main.get_command(application(script))
+@pytest.mark.parametrize(("name", "line"), [c for c in COMMANDS if c[1].startswith("python sweeps/")])
+def test_commands_have_flags_that_exist(name, line):
+    _, script, *arguments = shlex.split(line)
+    command = application(script)
     if script == "sweeps/cache.py":
         command, arguments = command.commands[arguments[0]], arguments[1:]
     context = command.make_context(script, arguments)
@@ -136,7 +133,7 @@ def test_the_claims_were_measured_with_the_trials_that_the_table_gives():
     claims = section(BENCH, "The paper's claims, measured again")
     runs = [words for line in commands(claims) if "run.py" in (words := shlex.split(line))[1]]
     for _, script, *arguments in runs:
-        asked = typer.main.get_command(application(script)).make_context(script, arguments).params
+        asked = application(script).make_context(script, arguments).params
         (trials,) = re.findall(rf"\| `{asked['name']}` \| (\d+) \|", claims)
         assert Budget(load_space(ROOT / asked["space"]), asked["trials"]).total == int(trials)
     assert len(runs) == 5
@@ -168,9 +165,8 @@ def test_daily_commands_work_one_after_the_other(working_folder, environment):
         if words[:2] == ["mlflow", "ui"]:
             check_server(words, working_folder, environment)
             continue
-        done = subprocess.run(
-            words, cwd=working_folder, env=environment, capture_output=True, text=True, timeout=600
-        )
+        options = {"cwd": working_folder, "env": environment, "timeout": 600}
+        done = subprocess.run(words, capture_output=True, text=True, **options)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     assert list(working_folder.glob("outputs/*/report/report.html"))
     assert list(working_folder.glob("onnx/*/model.int8.onnx"))
@@ -184,18 +180,10 @@ def test_daily_commands_work_one_after_the_other(working_folder, environment):
 
 def check_server(words: list[str], folder: Path, environment: dict[str, str]) -> None:
     """Check that a command starts a server that answers, at a port that is free."""
-    port, log_path = free_port(), folder / "mlflow.log"
-    with log_path.open("ab") as log:
-        server = subprocess.Popen(
-            [*words, "--port", str(port)],
-            cwd=folder,
-            env=environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    port, log = free_port(), folder / "mlflow.log"
+    server = start_server([*words, "--port", str(port)], folder, log, environment)
     try:
-        wait_until(lambda: is_healthy(f"http://127.0.0.1:{port}"), server, log_path)
+        wait_until(lambda: is_healthy(f"http://127.0.0.1:{port}"), server, log)
     finally:
         os.killpg(server.pid, 9)
         server.wait()
@@ -204,10 +192,15 @@ def check_server(words: list[str], folder: Path, environment: dict[str, str]) ->
 def check_block_of_pipeline(student: Path) -> set[str]:
     """Run README.md's Python block on an exported student; return the labels that it gives."""
     (block,) = blocks(MAIN, "python")
-    block = block.replace("exports/cola-kd-3L-t000", str(student))
-    names: dict = {}
-    exec(compile(block, "README.md", "exec"), names)
+    names = run_block(block.replace("exports/cola-kd-3L-t000", str(student)))
     return {answer["label"] for answer in names["classify"](["w1 w2.", "w2 w1."])}
+
+
+def run_block(block: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Run a block with the given names defined, and return all names after it."""
+    names = dict(given or {})
+    exec(compile(block, "README.md", "exec"), names)
+    return names
 
 
 # Flags, keys and names
@@ -223,13 +216,12 @@ def check_block_of_pipeline(student: Path) -> set[str]:
     ],
 )
 def test_tables_have_all_flags(script, text, title):
-    command = typer.main.get_command(application(f"sweeps/{script}.py"))
-    flags = {flag for parameter in command.params for flag in parameter.opts}
+    flags = {flag for parameter in application(f"sweeps/{script}.py").params for flag in parameter.opts}
     assert {word for word in first_column(text, title) if word.startswith("--")} == flags - {"--help"}
 
 
 def test_the_cache_has_one_flag():
-    commands = typer.main.get_command(application("sweeps/cache.py")).commands
+    commands = application("sweeps/cache.py").commands
     assert commands.keys() == {"list", "clear"}
     assert {parameter.name for command in commands.values() for parameter in command.params} == {"output"}
 
@@ -311,9 +303,7 @@ def python_block(name: str, word: str) -> str:
 
 def test_the_new_regime_is_one():
     block = python_block("ikd_ray/README.md", "top_down")
-    names = dict(vars(regimes))
-    exec(compile(block, "README.md", "exec"), names)
-    stages = names["top_down"](Trial(student_layers=3))
+    stages = run_block(block, vars(regimes))["top_down"](Trial(student_layers=3))
     assert [stage.name for stage in stages] == ["3", "2", "1", "C"]
     assert len(block.strip().splitlines()) <= 15
 
@@ -321,11 +311,9 @@ def test_the_new_regime_is_one():
 def test_one_trial_runs_without_ray_and_its_metrics_are_listed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ikd_ray.data.sources.load_dataset", lambda task, folder: make_dataset(task.name))
-    monkeypatch.setattr(
-        "ikd_ray.distill.teacher.bundled_teacher", lambda: write_teacher(tmp_path / "teacher")
-    )
-    names: dict = {}
-    exec(compile(python_block("ikd_ray/README.md", "distill("), "README.md", "exec"), names)
+    teacher = write_teacher(tmp_path / "teacher")
+    monkeypatch.setattr("ikd_ray.distill.teacher.bundled_teacher", lambda: teacher)
+    names = run_block(python_block("ikd_ray/README.md", "distill("))
     assert (tmp_path / "student" / "model.safetensors").is_file()
     listed = first_column(SWEEPS, "MLflow")
     for metric in names["result"].metrics:

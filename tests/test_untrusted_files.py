@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ikd_ray.distill import teacher_files
+
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(path for folder in ("ikd_ray", "sweeps") for path in (ROOT / folder).rglob("*.py"))
 MODULES = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "code", "runpy"}
@@ -26,8 +28,7 @@ def dangers(source: str) -> Iterator[str]:
     full = names(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
-            imported = {module, *(alias.name for alias in node.names)}
+            imported = {getattr(node, "module", None) or "", *(alias.name for alias in node.names)}
             if bad := MODULES & {name.split(".")[0] for name in imported}:
                 yield f"line {node.lineno}: imports {', '.join(bad)}"
         elif isinstance(node, ast.Call):
@@ -38,10 +39,9 @@ def names(tree: ast.AST) -> dict[str, str]:
     """Return the full names behind the names that a file imports: {"np": "numpy"}."""
     found = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {a.asname: a.name for a in node.names if a.asname}
-        elif isinstance(node, ast.ImportFrom):
-            found |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            prefix = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            found |= {alias.asname or alias.name: prefix + alias.name for alias in node.names}
     return found
 
 
@@ -71,7 +71,7 @@ def test_nothing_from_outside_is_run(path):
 
 
 @pytest.mark.parametrize(
-    "line",
+    "source",
     [
         "import pickle",
         "from pickle import load",
@@ -88,23 +88,21 @@ def test_nothing_from_outside_is_run(path):
         "AutoModel.from_pretrained(path, **NO_REMOTE_CODE)",
     ],
 )
-def test_the_test_sees_it(line):
-    assert list(dangers(line))
+def test_the_test_sees_it(source):
+    assert list(dangers(source))
 
 
 @pytest.mark.parametrize(
-    "line",
+    "source",
     [
         "model.eval()",
         "import numpy as np\nnp.load(path, allow_pickle=False)",
         "AutoModel.from_pretrained(path, use_safetensors=True, **NO_REMOTE_CODE)",
     ],
 )
-def test_the_test_lets_the_rest_be(line):
-    assert not list(dangers(line))
+def test_the_test_lets_the_rest_be(source):
+    assert not list(dangers(source))
 
 
 def test_the_one_switch_is_off():
-    from ikd_ray.distill.teacher_files import NO_REMOTE_CODE
-
-    assert NO_REMOTE_CODE == {"trust_remote_code": False}
+    assert teacher_files.NO_REMOTE_CODE == {"trust_remote_code": False}

@@ -7,7 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,14 +17,7 @@ from ikd_ray.records import read_trials
 from tests.helpers.consistency import assert_consistent
 from tests.helpers.process_tree import title
 from tests.helpers.run_command import SweepProcess, run_sweep_process, sweep_flags
-from tests.helpers.servers import (
-    PASSWORD,
-    free_port,
-    losing_proxy,
-    mlflow_server,
-    postgres,
-    postgres_unavailable_reason,
-)
+from tests.helpers.servers import PASSWORD, free_port, losing_proxy, mlflow_server, postgres, require_postgres
 
 pytestmark = pytest.mark.long
 
@@ -74,16 +67,8 @@ def server(request, tmp_path):
         with mlflow_server(tmp_path / "server") as server:
             yield server
     else:
-        with database() as behind, mlflow_server(tmp_path / "server", behind.uri) as server:
+        with postgres() as database, mlflow_server(tmp_path / "server", database) as server:
             yield server
-
-
-@contextmanager
-def database() -> Iterator:
-    if reason := postgres_unavailable_reason():
-        pytest.skip(reason)
-    with postgres() as running:
-        yield running
 
 
 def with_password(uri: str) -> str:
@@ -96,25 +81,20 @@ def assert_all_there(uri: str, home: Path, size: tuple[int, int]) -> None:
 
 def assert_secret(sweep_text: str, *folders: Path) -> None:
     """Assert that the password is in no output and in no file."""
+    found = {file: content for folder in folders for file, content in snapshot(folder).items()}
     for part in (*PASSWORD.split("@"), quote(PASSWORD, safe="")):
         assert part not in sweep_text
-        holders = [file for folder in folders for file in files(folder) if part.encode() in content(file)]
-        assert not holders
-
-
-def files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.is_file())
-
-
-def content(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:  # another process's, which has ended
-        return b""
+        assert not [file for file, (_, content) in found.items() if part.encode() in content]
 
 
 def snapshot(folder: Path) -> dict[Path, tuple[int, bytes]]:
-    return {file: (file.stat().st_mtime_ns, content(file)) for file in files(folder)}
+    """Return the time and the content of every file, except those that other processes have removed meanwhile."""
+    found = {}
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            if file.is_file():
+                found[file] = (file.stat().st_mtime_ns, file.read_bytes())
+    return found
 
 
 @pytest.fixture(params=["refuses", "is silent", "is no database"])
@@ -126,8 +106,7 @@ def nobody(request) -> Iterator[tuple[str, float]]:
         with socket.create_server(("127.0.0.1", 0)) as deaf:
             yield f"http://127.0.0.1:{deaf.getsockname()[1]}", 25
     else:
-        if reason := postgres_unavailable_reason():
-            pytest.skip(reason)
+        require_postgres()
         yield f"postgresql://127.0.0.1:{free_port()}/mlflow", 15
 
 
@@ -215,9 +194,8 @@ def test_a_server_that_stays_away_gets_everything_from_the_next_command(start, c
         sweep.wait_for("finished in")
         server.kill()
         sweep.end(timeout=300, status=0)
-        [last] = [
-            at for at, line in zip(sweep.times, sweep.lines, strict=True) if "sweep ended after" in line
-        ]
+        heard = zip(sweep.times, sweep.lines, strict=True)
+        [last] = [at for at, line in heard if "sweep ended after" in line]
         assert time.monotonic() - last < PATIENCE_S + 10, sweep.text
         [warning] = [line for line in sweep.lines if "WARNING" in line and "--resume" in line]
         assert "MLflow" in warning
@@ -277,8 +255,8 @@ def test_a_call_that_was_carried_out_and_never_answered_is_not_made_twice(start,
 
 def test_a_database_with_a_password_needs_no_server_and_shows_it_to_nobody(start, command, home):
     """Neither on the terminal nor in a file, in Ray's logs or in a command line."""
-    with database() as store:
-        sweep = start(store.uri)
+    with postgres() as uri:
+        sweep = start(uri)
         sweep.wait_for("finished in")
         folders = list(Path("/tmp").glob("ikd-*/session_*"))
         assert folders
@@ -288,6 +266,6 @@ def test_a_database_with_a_password_needs_no_server_and_shows_it_to_nobody(start
         assert_secret(sweep.text, home, *folders)
         sweep.end(timeout=300, status=0)
         assert_secret(sweep.text, home)
-        done = command("run", "--resume", NAME, cwd=home, MLFLOW_TRACKING_URI=store.uri)
+        done = command("run", "--resume", NAME, cwd=home, MLFLOW_TRACKING_URI=uri)
         assert_secret(done.stdout + done.stderr, home)
-        assert_all_there(store.uri, home, SHORT)
+        assert_all_there(uri, home, SHORT)

@@ -25,35 +25,25 @@ END_S, GONE_S = 90.0, 15.0  # seconds from a kill to the end, and from there to 
 
 
 @dataclass(frozen=True)
-class Moment:
-    """The moment `delay` seconds after the `count`-th line with `words` from now on."""
+class Kill:
+    """A process to kill `delay` seconds after the `count`-th line with `words` from now on."""
 
+    victim: str  # "driver", or a kind of `process_tree.TITLES`
     words: str
     count: int
     delay: float
-
-    def __str__(self) -> str:
-        return f"{self.delay:.2f} s after {self.count} x {self.words!r}"
-
-
-@dataclass(frozen=True)
-class Kill:
-    """A process to kill, and when."""
-
-    victim: str  # "driver", or a kind of `process_tree.TITLES`
-    moment: Moment
     draw: float  # which of several processes, from 0 to 1
 
 
 def draw_kill(victim: str, rng: random.Random) -> Kill:
     """Draw the moment: for trials and half of the workers in their first epochs, else anywhere."""
     if victim == "worker":
-        moments = [Moment(STARTED, 1, rng.uniform(0, 5)), Moment(EPOCH, 1, rng.uniform(0, 3))]
+        moments = [(STARTED, 1, rng.uniform(0, 5)), (EPOCH, 1, rng.uniform(0, 3))]
     else:
-        moments = [Moment(STARTED, rng.randint(1, 2), rng.uniform(0, 2.5))]
+        moments = [(STARTED, rng.randint(1, 2), rng.uniform(0, 2.5))]
         if victim == "driver":  # one in three while the sweep is prepared
-            moments = [*moments * 2, Moment(STEP, rng.randint(2, 4), rng.uniform(0, 1.5))]
-    return Kill(victim, rng.choice(moments), rng.random())
+            moments = [*moments * 2, (STEP, rng.randint(2, 4), rng.uniform(0, 1.5))]
+    return Kill(victim, *rng.choice(moments), rng.random())
 
 
 class KilledSweep:
@@ -100,19 +90,18 @@ class KilledSweep:
         return (self.folder / "sweep.json").exists()
 
     def _kill(self, kill: Kill, sweep: SweepProcess) -> None:
-        sweep.wait_for(kill.moment.words, count=kill.moment.count)
+        sweep.wait_for(kill.words, count=kill.count)
         if kill.victim != "driver":
             self._find(kill, sweep)
-        time.sleep(kill.moment.delay)
+        time.sleep(kill.delay)
         saved = saved_epochs(self.home / "outputs")
         pid = sweep.process.pid if kill.victim == "driver" else self._find(kill, sweep).pid
         assert sweep.process.poll() is None, f"ended before {kill.victim} was killed:\n{sweep.text}"
         os.kill(pid, signal.SIGKILL)
         self.saved |= saved
+        moment = f"{kill.delay:.2f} s after {kill.count} x {kill.words!r}"
         last = sweep.lines[-1].rstrip() if sweep.lines else "nothing"
-        self._log(
-            f"{kill.victim} {pid} killed {kill.moment}, with {len(saved)} epochs saved; last line: {last}"
-        )
+        self._log(f"{kill.victim} {pid} killed {moment}, with {len(saved)} epochs saved; last line: {last}")
         if kill.victim == "driver":
             assert self._end(END_S).status == -signal.SIGKILL
         elif kill.victim in FATAL:

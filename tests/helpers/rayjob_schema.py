@@ -17,12 +17,8 @@ TEXTS = {"type": "object", "additionalProperties": TEXT}
 
 def fields(*required: str, **properties: Schema) -> Schema:
     """Return the schema of an object with these fields and no others."""
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(required),
-        "additionalProperties": False,
-    }
+    allowed = {"type": "object", "properties": properties, "additionalProperties": False}
+    return allowed | {"required": list(required)}
 
 
 def listed(item: Schema) -> Schema:
@@ -46,12 +42,7 @@ CONTAINER = fields(
 )
 VOLUME = fields("name", name=TEXT, persistentVolumeClaim=fields("claimName", claimName=TEXT, readOnly=TRUTH))
 POD = fields(
-    spec=fields(
-        "containers",
-        containers=listed(CONTAINER),
-        volumes=listed(VOLUME),
-        nodeSelector=TEXTS,
-    )
+    spec=fields("containers", containers=listed(CONTAINER), volumes=listed(VOLUME), nodeSelector=TEXTS)
 )
 WORKERS = fields(
     *("groupName", "maxReplicas", "minReplicas", "template"),

@@ -14,14 +14,15 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 from urllib.request import urlopen
 
+import pytest
 import sqlalchemy
 
 START_S = 90  # seconds that a server may take to start; MLflow's imports a lot
@@ -41,6 +42,15 @@ def is_healthy(uri: str) -> bool:
     with suppress(OSError):
         return urlopen(f"{uri}/health", timeout=5).status == 200
     return False
+
+
+def start_server(
+    command: Sequence[str | Path], folder: Path, log: Path, env: Mapping[str, str] | None = None, **owner: Any
+) -> subprocess.Popen:
+    """Start a server in a folder and a session of its own, with its output behind that in `log`."""
+    with log.open("ab") as output:
+        streams = {"stdout": output, "stderr": output}
+        return subprocess.Popen(command, cwd=folder, env=env, start_new_session=True, **streams, **owner)
 
 
 class MlflowServer:
@@ -64,16 +74,9 @@ class MlflowServer:
         command += ["--artifacts-destination", str(self._folder / "artifacts")]
         command += ["--host", "127.0.0.1", "--port", str(self._port), "--workers", "1"]
         quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        with open(self._folder / "server.log", "ab") as log:
-            self._process = subprocess.Popen(
-                command,
-                cwd=self._folder,
-                env=os.environ | quiet,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        wait_until(lambda: is_healthy(self.uri), self._process, self._folder / "server.log")
+        log = self._folder / "server.log"
+        self._process = start_server(command, self._folder, log, os.environ | quiet)
+        wait_until(lambda: is_healthy(self.uri), self._process, log)
 
     def kill(self) -> None:
         """Kill it, so that connections are refused."""
@@ -180,41 +183,25 @@ def losing_proxy(target: str) -> Iterator[LosingProxy]:
             proxy.shutdown()
 
 
-@dataclass(frozen=True)
-class Postgres:
-    """A database that asks for a password."""
-
-    port: int
-
-    @property
-    def uri(self) -> str:
-        return f"postgresql://mlflow:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/postgres"
-
-
-def postgres_unavailable_reason() -> str:
-    """Return why no PostgreSQL can be started here, or ""."""
+def require_postgres() -> Path:
+    """Return the folder of PostgreSQL's programs; skip the test where none can be started."""
     try:
         sqlalchemy.create_engine("postgresql://")
     except ImportError as error:  # its version decides which driver it takes
-        return f"MLflow needs a driver for PostgreSQL ({error}): pip install 'psycopg[binary]'"
-    if _postgres_programs() is None:
-        return "no PostgreSQL: apt-get install postgresql"
-    if os.geteuid() == 0 and POSTGRES not in {user.pw_name for user in pwd.getpwall()}:
-        return f"PostgreSQL refuses root, and there is no user {POSTGRES}"
-    return ""
-
-
-def _postgres_programs() -> Path | None:
-    """Return the folder of the newest `initdb`."""
+        pytest.skip(f"MLflow needs a driver for PostgreSQL ({error}): pip install 'psycopg[binary]'")
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
-    on_path = shutil.which("initdb")
-    return found[-1].parent if found else Path(on_path).parent if on_path else None
+    initdb = found[-1] if found else shutil.which("initdb")
+    if initdb is None:
+        pytest.skip("no PostgreSQL: apt-get install postgresql")
+    if os.geteuid() == 0 and POSTGRES not in {user.pw_name for user in pwd.getpwall()}:
+        pytest.skip(f"PostgreSQL refuses root, and there is no user {POSTGRES}")
+    return Path(initdb).parent
 
 
 @contextmanager
-def postgres() -> Iterator[Postgres]:
-    """Run a PostgreSQL with a folder and a port of its own."""
-    programs, port = _postgres_programs(), free_port()
+def postgres() -> Iterator[str]:
+    """Run a PostgreSQL that asks for a password, with a folder and a port of its own; yield its URI."""
+    programs, port = require_postgres(), free_port()
     # Not below pytest's own folder, which other users may not enter.
     folder = Path(tempfile.mkdtemp(prefix="ikd-postgres-"))
     owner = {"user": POSTGRES, "group": POSTGRES, "extra_groups": []} if os.geteuid() == 0 else {}
@@ -229,18 +216,10 @@ def postgres() -> Iterator[Postgres]:
         subprocess.run([*initdb, f"--pwfile={secret}"], cwd=folder, check=True, capture_output=True, **owner)
         settings = (f"port={port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={folder}")
         flags = [flag for setting in (*settings, "fsync=off") for flag in ("-c", setting)]
-        with open(log, "wb") as file:
-            process = subprocess.Popen(
-                [programs / "postgres", "-D", folder / "data", *flags],
-                cwd=folder,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-                **owner,
-            )
+        process = start_server([programs / "postgres", "-D", folder / "data", *flags], folder, log, **owner)
         ready = [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
         wait_until(lambda: subprocess.run(ready).returncode == 0, process, log)
-        yield Postgres(port)
+        yield f"postgresql://mlflow:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/postgres"
     finally:
         if process is not None:
             process.send_signal(signal.SIGQUIT)  # at once, whoever is still connected

@@ -54,7 +54,7 @@ def make_records(configurations):
     }
 
 
-def play(queue, order, most=None, slots=2, metrics=metrics_of):
+def play(queue, order, most=None, slots=2, metrics=metrics_of, pause=lambda configuration: None):
     """Run trials until the queue is finished, or `most` have ended.
 
     Args:
@@ -63,6 +63,7 @@ def play(queue, order, most=None, slots=2, metrics=metrics_of):
         most: number of trials to end; the others stay running.
         slots: trials that run at once.
         metrics: of a configuration; None: it fails.
+        pause: the pending epoch that a configuration waits for in place of ending; None: it ends.
 
     Returns:
         The configurations of the ended trials by number.
@@ -74,8 +75,12 @@ def play(queue, order, most=None, slots=2, metrics=metrics_of):
             running[configuration["number"]] = configuration
             continue
         number = order(running)
-        ended[number] = running.pop(number)
-        if (values := metrics(ended[number])) is None:
+        configuration = running.pop(number)
+        if (pending := pause(configuration)) is not None:
+            queue.retry(number, [], pending)
+            continue
+        ended[number] = configuration
+        if (values := metrics(configuration)) is None:
             queue.fail(number)
         else:
             queue.finish(number, values)

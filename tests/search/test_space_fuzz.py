@@ -1,6 +1,7 @@
 """Any space file loads or is a usage error, and every space that loads can be sampled."""
 
 import optuna
+import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -71,17 +72,6 @@ MARKS = st.lists(
 ).map("".join)
 
 
-def loads_or_explains(load, content: str | bytes) -> None:
-    try:
-        space = load(content)
-    except UsageError as error:
-        message = str(error)
-    else:
-        message = ""
-        samples_are_valid(space)
-    assert all("space.yaml:" in line and line.isprintable() for line in message.split("\n") if message)
-
-
 def samples_are_valid(space: Space) -> None:
     for method in space.methods:
         own = space.for_method(method)
@@ -93,26 +83,21 @@ def samples_are_valid(space: Space) -> None:
                 make_trial(row)
 
 
-ANY = settings(
-    max_examples=200,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+UNCHECKED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+FILES = {
+    "marks": MARKS.map(lambda text: text.encode("utf-8", "surrogatepass")),
+    "bytes": st.binary(max_size=40),
+    "trees": (TREES | NEAR_MISSES).map(lambda tree: yaml.safe_dump(tree, allow_unicode=True)),
+}
 
 
-@ANY
-@given(text=MARKS)
-def test_any_text_loads_or_is_a_usage_error(load, text):
-    loads_or_explains(load, text.encode("utf-8", "surrogatepass"))
-
-
-@ANY
-@given(content=st.binary(max_size=40))
-def test_any_bytes_load_or_are_a_usage_error(load, content):
-    loads_or_explains(load, content)
-
-
-@ANY
-@given(tree=TREES | NEAR_MISSES)
-def test_any_tree_loads_or_is_a_usage_error(load, tree):
-    loads_or_explains(load, yaml.safe_dump(tree, allow_unicode=True))
+@pytest.mark.parametrize("kind", FILES)
+@settings(max_examples=200, deadline=None, suppress_health_check=UNCHECKED)
+@given(data=st.data())
+def test_any_file_loads_or_is_a_usage_error(load, kind, data):
+    mistakes = []
+    try:
+        samples_are_valid(load(data.draw(FILES[kind])))
+    except UsageError as error:
+        mistakes = str(error).split("\n")
+    assert all("space.yaml:" in line and line.isprintable() for line in mistakes)

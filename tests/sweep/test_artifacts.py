@@ -53,9 +53,12 @@ def stages(events) -> list[str]:
     return [event.text for event in events if isinstance(event, StageStarted)]
 
 
+def prepare_all(job) -> list:
+    return list(prepare_artifacts(job, threads=1))
+
+
 def test_a_second_sweep_reuses_everything(make_job):
-    first = list(prepare_artifacts(make_job(), threads=1))
-    second = list(prepare_artifacts(make_job(), threads=1))
+    first, second = prepare_all(make_job()), prepare_all(make_job())
     assert stages(first)[-1] == "measuring students' latency"
     assert stages(second) == ["storing the teacher's targets"]
     assert second[-1] == first[-1]
@@ -80,7 +83,7 @@ def test_only_new_depths_are_measured_and_known_latencies_are_kept(make_job, mon
 
 
 def test_an_assistant_is_distilled_once(make_job, tmp_path):
-    first = list(prepare_artifacts(make_job(assistant_students={3: (1, 2)}), threads=1))
+    first = prepare_all(make_job(assistant_students={3: (1, 2)}))
     assert stages(first)[2:] == [
         "distilling a 3-layer assistant (kd)",
         "storing the 3-layer assistant's targets",
@@ -88,7 +91,7 @@ def test_an_assistant_is_distilled_once(make_job, tmp_path):
     ]
     [note] = [event.text for event in first if isinstance(event, Note) and event.label == "assistant"]
     assert note.startswith("3 layers, dev/mcc ")
-    second = list(prepare_artifacts(make_job(assistant_students={3: (1, 2)}), threads=1))
+    second = prepare_all(make_job(assistant_students={3: (1, 2)}))
     assert stages(second) == ["storing the teacher's targets", "storing the 3-layer assistant's targets"]
     assert second[-1] == first[-1]
     assert note in [event.text for event in second if isinstance(event, Note)]
@@ -96,15 +99,13 @@ def test_an_assistant_is_distilled_once(make_job, tmp_path):
     assert teacher.assistants.keys() == shared.assistants.keys() == {3}
     # Students of 1 and 2 layers match layers 2 and 3 of the assistant, which matches layers 1, 3 and 4 of the teacher.
     assert {part for part in shared.assistants[3].parts if part.startswith("cls")} == {"cls-2", "cls-3"}
-    assert {part for part in shared.teacher.parts if part.startswith("cls")} == {
-        f"cls-{n}" for n in (1, 2, 3, 4)
-    }
+    parts = {part for part in shared.teacher.parts if part.startswith("cls")}
+    assert parts == {"cls-1", "cls-2", "cls-3", "cls-4"}
 
 
 def test_depth_and_configuration_determine_the_assistant(make_job, tmp_path):
-    one = list(prepare_artifacts(make_job(assistant_students={2: (1,), 3: (1, 2)}), threads=1))
-    other = make_job(assistant_students={3: (1, 2)}, assistant_epochs=2)
-    two = list(prepare_artifacts(other, threads=1))
+    one = prepare_all(make_job(assistant_students={2: (1,), 3: (1, 2)}))
+    two = prepare_all(make_job(assistant_students={3: (1, 2)}, assistant_epochs=2))
     keys = [record.key for teacher, _ in (one[-1], two[-1]) for record in teacher.assistants.values()]
     assert len(set(keys)) == 3
     assert {path.name for path in (tmp_path / "cache" / "teachers").glob("[!.]*")} > set(keys)
@@ -113,21 +114,12 @@ def test_depth_and_configuration_determine_the_assistant(make_job, tmp_path):
 def test_an_interrupted_assistant_continues_from_its_saved_epochs(make_job, tmp_path):
     job = make_job(assistant_students={3: (1, 2)}, assistant_epochs=3, share=True)
     interrupted = prepare_artifacts(job, threads=1)
-    epochs = [
-        next(
-            event for event in interrupted if isinstance(event, Epoch) and "dev/attention_kl" in event.metrics
-        )
-    ]
+    epochs = (event for event in interrupted if isinstance(event, Epoch))
+    first = next(epoch for epoch in epochs if "dev/attention_kl" in epoch.metrics)
     interrupted.close()
-    rest = list(prepare_artifacts(job, threads=1))
-    epochs += [event for event in rest if isinstance(event, Epoch)]
-    assert [(epoch.epoch, epoch.resumed) for epoch in epochs] == [
-        (1, False),
-        (1, True),
-        (2, False),
-        (3, False),
-    ]
-    assert epochs[0].metrics == epochs[1].metrics
+    rest = [event for event in prepare_all(job) if isinstance(event, Epoch)]
+    assert [(epoch.epoch, epoch.resumed) for epoch in rest] == [(1, True), (2, False), (3, False)]
+    assert (first.epoch, first.resumed, first.metrics) == (1, False, rest[0].metrics)
 
 
 def test_an_assistant_is_loaded_when_a_trial_first_needs_it(make_job, monkeypatch):

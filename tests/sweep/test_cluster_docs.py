@@ -77,63 +77,45 @@ def paths(value: Any, path: tuple = ()) -> Iterator[tuple]:
         yield from paths(inner, (*path, key))
 
 
-def misspelt(value: Any, path: tuple) -> Any:
-    """Return a copy in which the key at a path has one letter too many."""
-    changed = inner = copy.deepcopy(value)
+def check_job(job: Schema) -> None:
+    jsonschema.validate(job, RAY_JOB)
+
+
+def test_ray_and_kubernetes_accept_the_files():
+    check_cluster(CLUSTER)
+    check_job(JOB)
+    jsonschema.validate(VOLUME_CLAIM, CLAIM)
+
+
+# Keys below these are paths, names of the cloud, and resources; `gpu` is a name of ours.
+FREE = {"file_mounts", "node_config", "limits"}
+KEYS = [
+    (check, content, path)
+    for check, content in ((check_cluster, CLUSTER), (check_job, JOB))
+    for path in paths(content)
+    if not FREE & set(path[:-1]) and path != ("available_node_types", "gpu")
+]
+
+
+@pytest.mark.parametrize(("check", "content", "path"), KEYS, ids=[".".join(map(str, key[2])) for key in KEYS])
+def test_a_misspelt_key_is_refused(check, content, path):
+    changed = inner = copy.deepcopy(content)
     for key in path[:-1]:
         inner = inner[key]
     inner[f"{path[-1]}x"] = inner.pop(path[-1])
-    return changed
-
-
-def test_ray_up_accepts_the_cluster():
-    check_cluster(CLUSTER)
-
-
-FREE = {"file_mounts", "node_config"}  # their keys are paths, and names of the cloud
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        path
-        for path in paths(CLUSTER)
-        if not FREE & set(path[:-1]) and path != ("available_node_types", "gpu")
-    ],
-    ids=lambda path: ".".join(map(str, path)),
-)
-def test_a_misspelt_key_of_the_cluster_is_refused(path):
     with pytest.raises((jsonschema.ValidationError, AssertionError, ValueError, KeyError)):
-        check_cluster(misspelt(CLUSTER, path))
+        check(changed)
 
 
 @pytest.mark.parametrize("node", CLUSTER["available_node_types"])
 def test_the_cloud_knows_the_fields_of_a_node(node):
-    session = pytest.importorskip(
-        "botocore.session", reason="AWS's own client is not installed"
-    ).get_session()
+    botocore = pytest.importorskip("botocore.session", reason="AWS's own client is not installed")
     from botocore.validate import ParamValidator
 
-    shape = session.get_service_model("ec2").operation_model("RunInstances").input_shape
+    ec2 = botocore.get_session().get_service_model("ec2")
+    shape = ec2.operation_model("RunInstances").input_shape
     config = CLUSTER["available_node_types"][node]["node_config"] | {"MinCount": 1, "MaxCount": 1}
     assert ParamValidator().validate(config, shape).generate_report() == ""
-
-
-@pytest.mark.parametrize(
-    ("manifest", "schema"), [(VOLUME_CLAIM, CLAIM), (JOB, RAY_JOB)], ids=["claim", "job"]
-)
-def test_kubernetes_accepts_the_manifest(manifest, schema):
-    jsonschema.validate(manifest, schema)
-
-
-@pytest.mark.parametrize(
-    "path",
-    [path for path in paths(JOB) if "limits" not in path[:-1]],
-    ids=lambda path: ".".join(map(str, path)),
-)
-def test_a_misspelt_key_of_the_job_is_refused(path):
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(misspelt(JOB, path), RAY_JOB)
 
 
 def definition() -> Schema:
@@ -180,16 +162,13 @@ def test_the_schema_agrees_with_the_definition():
     assert list(differences(RAY_JOB_SPEC, definition())) == []
 
 
-def pods() -> list[Schema]:
-    cluster = JOB["spec"]["rayClusterSpec"]
-    return [group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
-
-
 def test_every_pod_mounts_the_shared_folder():
     (arguments,) = commands(JOB["spec"]["entrypoint"])
     shared = [arguments[arguments.index(flag) + 1] for flag in ("--output", "--data-dir")]
     assert VOLUME_CLAIM["spec"]["accessModes"] == ["ReadWriteMany"]
-    for pod in pods():
+    cluster = JOB["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
         (volume,), (container,) = pod["volumes"], pod["containers"]
         (mount,) = container["volumeMounts"]
         assert volume["persistentVolumeClaim"]["claimName"] == VOLUME_CLAIM["metadata"]["name"]
@@ -207,9 +186,7 @@ def test_the_image_has_the_jobs_version_of_ray():
 def test_the_commands_name_files_that_exist():
     files = {word for command in COMMANDS for word in command if word.startswith("sweeps/cluster/")}
     assert {ROOT / file for file in files} == {
-        FOLDER / "cluster.yaml",
-        FOLDER / "Dockerfile",
-        FOLDER / "rayjob.yaml",
+        FOLDER / n for n in ("cluster.yaml", "Dockerfile", "rayjob.yaml")
     }
 
 

@@ -85,10 +85,10 @@ def test_every_method_has_as_many_trials_and_its_best_is_retrained(methods):
 
 def test_the_method_of_each_trial_is_in_mlflow_the_table_and_the_front(methods):
     runs = methods.runs("trial")
-    logged = {
-        run.data.tags["ikd.trial"]: (run.data.params["method"], run.data.params["again"]) for run in runs
-    }
-    assert logged == {trial.id: (trial.method, str(trial.retrained)) for trial in methods.trials}
+    logged = {run.data.tags["ikd.trial"]: run.data.params for run in runs}
+    for trial in methods.trials:
+        expected = {"method": trial.method, "again": str(trial.retrained)}
+        assert logged[trial.id].items() >= expected.items()
     [header, *rows] = (methods.folder / "trials.csv").read_text().splitlines()
     assert {"method", "again"} <= set(header.split(","))
     assert len(rows) == 6

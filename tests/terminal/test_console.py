@@ -38,14 +38,15 @@ def record(id: str, number: int, status: str = "finished", **fields) -> TrialRec
 
 
 def summarize(console: Console, **fields) -> None:
-    defaults = {
-        "front": [],
-        "objectives": {"dev/mcc": "max"},
-        "teacher_metrics": {},
-        "failed": [],
-        "lines": [],
-    }
-    console.summary(**defaults | fields)
+    defaults = {"front": [], "teacher_metrics": {}, "failed": [], "lines": []}
+    console.summary(**defaults | {"objectives": {"dev/mcc": "max"}} | fields)
+
+
+def summary(now: FakeClock, **fields) -> str:
+    """Return the summary as a file gets it."""
+    file = io.StringIO()
+    summarize(Console(file, now), **fields)
+    return file.getvalue()
 
 
 def play_sweep(console: Console, now: FakeClock) -> None:
@@ -119,32 +120,33 @@ MLflow: mlflow ui
 
 def play_sharing(console: Console, now: FakeClock) -> None:
     """Show a trial that reuses seven epochs, is paused twice before the eighth, and trains the last two."""
+    params = {"regime": "sid", "student_layers": 3}
 
-    def finish(id: str, reused: int, trained: int, saved_s: float) -> None:
-        metrics = {"reused_epochs": float(reused), "trained_epochs": float(trained), "time/saved_s": saved_s}
+    def finish(id: str, reused: float, trained: float, saved_s: float) -> None:
+        metrics = {"reused_epochs": reused, "trained_epochs": trained, "time/saved_s": saved_s}
         console.trial_finished(id, metrics)
 
     with console.sweep(2, 1, "dev/mcc"):
-        console.trial_started("aaaa", 0, {"regime": "sid", "student_layers": 3})
+        console.trial_started("aaaa", 0, params)
         now.wait(10)
         for number in range(1, 8):
             console.trial_epoch("aaaa", make_epoch(number, 10 - number, 0.0, reused_from="other"))
         console.trial_paused("aaaa")
         for _ in range(2):
             now.wait(5)
-            console.trial_started("aaaa", 0, {"regime": "sid", "student_layers": 3})
+            console.trial_started("aaaa", 0, params)
             console.trial_paused("aaaa")  # the epoch is not there yet
-        console.trial_started("aaaa", 0, {"regime": "sid", "student_layers": 3})
+        console.trial_started("aaaa", 0, params)
         console.trial_epoch("aaaa", make_epoch(8, 2, 0.0, reused_from="other"))
         console.trial_paused("aaaa")
-        console.trial_started("aaaa", 0, {"regime": "sid", "student_layers": 3})
+        console.trial_started("aaaa", 0, params)
         for number in (9, 10):
             now.wait(12)
             console.trial_epoch("aaaa", make_epoch(number, 10 - number))
-        finish("aaaa", 8, 2, 96.0)
+        finish("aaaa", 8.0, 2.0, 96.0)
         console.trial_started("bbbb", 1, {"regime": "kd"})
         now.wait(3)
-        finish("bbbb", 0, 3, 0.0)
+        finish("bbbb", 0.0, 3.0, 0.0)
     summarize(console, savings=SAVINGS, lines=[("plot", "pareto.png")])
 
 
@@ -265,34 +267,26 @@ def test_any_reason_is_one_printable_line(reason):
 
 @pytest.mark.parametrize("savings", [None, Savings(12, 12, 3, 3, 50.0, 0.0)])
 def test_sharing_is_not_mentioned_where_nothing_was_shared(now, savings):
-    file = io.StringIO()
-    summarize(Console(file, now), savings=savings)
-    assert "sharing" not in file.getvalue()
+    assert "sharing" not in summary(now, savings=savings)
 
 
 def test_an_empty_front_is_reported(now):
-    file = io.StringIO()
     failed = [record(f"t{n}", n, "failed", reason="boom\nbang") for n in range(30)]
-    summarize(Console(file, now), failed=failed)
-    assert "Pareto front: empty, no trial finished" in file.getvalue()
-    assert file.getvalue().count("boom bang\n") == 10
-    assert "… and 20 more" in file.getvalue()
+    text = summary(now, failed=failed)
+    assert "Pareto front: empty, no trial finished" in text
+    assert text.count("boom bang\n") == 10
+    assert "… and 20 more" in text
 
 
 def test_the_front_is_sorted_and_shows_every_objective(now):
-    values = (0.1, 0.3, math.nan)
-    front = [
-        record(f"t{n}", n, metrics={"dev/f1": value, "student/encoder_params": 5e6})
-        for n, value in enumerate(values)
-    ]
-    file = io.StringIO()
-    summarize(
-        Console(file, now),
+    metrics = [{"dev/f1": value, "student/encoder_params": 5e6} for value in (0.1, 0.3, math.nan)]
+    front = [record(f"t{n}", n, metrics=each) for n, each in enumerate(metrics)]
+    text = summary(
+        now,
         front=front,
         objectives={"student/encoder_params": "min", "dev/f1": "max"},
         teacher_metrics={"dev/accuracy": 0.8, "dev/f1": 0.9},
     )
-    lines = file.getvalue().split("\n")
-    assert [line.split()[-1] for line in lines if line.startswith("pid")] == ["t1", "t0", "t2"]
-    assert "encoder_params ↓" in file.getvalue()
-    assert "f1 ↑" in file.getvalue()
+    assert re.findall(r"^pid.* (\w+)$", text, re.MULTILINE) == ["t1", "t0", "t2"]
+    assert "encoder_params ↓" in text
+    assert "f1 ↑" in text
