@@ -74,26 +74,16 @@ def test_no_circle_of_imports():
 
 
 @pytest.mark.parametrize(
-    "path",
-    [p for p in FILES if room(p) in (*GROUND, "storage", "data", "distill")],
-    ids=lambda path: path.name,
+    ("library", "rooms"),
+    [("ray", {"sweep"}), ("mlflow", {"tracking"}), ("optuna", {"search", "report", "sweep"})],
 )
-def test_one_trial_is_plain_pytorch(path):
-    assert not {"ray", "mlflow", "optuna"} & {name.split(".")[0] for name in imports(path)}
-
-
-@pytest.mark.parametrize(
-    "path", [p for p in FILES if room(p) not in ("sweep", "bench")], ids=lambda p: p.name
-)
-def test_only_the_sweep_imports_ray(path):
-    assert "ray" not in {name.split(".")[0] for name in imports(path)}
+def test_only_these_rooms_import_a_library(library, rooms):
+    """One trial is plain PyTorch, only the sweep needs Ray, and only the tracker writes to MLflow."""
+    users = {path for path in FILES if library in {name.split(".")[0] for name in imports(path)}}
+    assert users
+    assert {room(path) for path in users} <= rooms
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_files_are_short_enough_to_read(path):
     assert len(path.read_text().splitlines()) <= 500
-
-
-def test_only_the_tracker_writes_to_mlflow():
-    users = {path for path in FILES if any(name.split(".")[0] == "mlflow" for name in imports(path))}
-    assert {room(path) for path in users} == {"tracking"}

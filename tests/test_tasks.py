@@ -41,38 +41,33 @@ def test_unknown_task_is_refused_with_the_known_names():
         get_task("mnist")
 
 
-def test_mcc():
-    # (TP TN - FP FN) / sqrt((TP+FP)(TP+FN)(TN+FP)(TN+FN)) = (2 - 2) / ... = 0
-    assert get_task("cola").score(LABELS, make_logits(PREDICTED)) == {"mcc": 0.0}
-    # One error: TP 4, TN 1, FP 1, FN 0: (4 - 0) / sqrt(5 * 4 * 2 * 1)
-    score = get_task("cola").score(LABELS, make_logits([1, 1, 1, 1, 1, 0]))
-    assert score["mcc"] == pytest.approx(4 / math.sqrt(40))
+OWN = Task("own", ("text",), ("a", "b", "c"), ("macro_f1", "accuracy"), "macro_f1")
 
 
-def test_accuracy_and_f1_of_class_one():
-    score = get_task("mrpc").score(LABELS, make_logits(PREDICTED))
-    # Precision 2/3, recall 2/4; class 0's F1 would be 2/5.
-    assert score == {"accuracy": pytest.approx(3 / 6), "f1": pytest.approx(4 / 7)}
-
-
-def test_macro_f1():
-    task = Task("own", ("text",), ("a", "b", "c"), ("macro_f1", "accuracy"), "macro_f1")
-    score = task.score(np.array([0, 0, 1, 2]), make_logits([0, 1, 1, 1], 3))
-    # Precision 1 and recall 1/2, then 1/3 and 1, then nothing of class 2.
-    assert score == {"macro_f1": pytest.approx((2 / 3 + 1 / 2 + 0) / 3), "accuracy": 0.5}
-
-
-def test_accuracy_of_three_classes():
-    score = get_task("mnli").score(np.array([0, 1, 2, 2]), make_logits([0, 1, 2, 1], 3))
-    assert score == {"accuracy": 0.75}
-
-
-def test_pearson_and_spearman():
-    labels = np.array([1, 2, 3, 4], dtype=np.float32)
-    score = get_task("stsb").score(labels, np.array([[1], [3], [2], [10]], dtype=np.float32))
-    # Deviations (-1.5, -.5, .5, 1.5) and (-3, -1, -2, 6): 13 / sqrt(5 * 50);
-    # ranks 1 3 2 4: 1 - 6 * 2 / (4 * 15)
-    assert score == {"pearson": pytest.approx(13 / math.sqrt(250)), "spearman": pytest.approx(0.8)}
+@pytest.mark.parametrize(
+    ("task", "labels", "logits", "expected"),
+    [
+        # (TP TN - FP FN) / sqrt((TP+FP)(TP+FN)(TN+FP)(TN+FN)) = (2 - 2) / ... = 0
+        (TASKS["cola"], LABELS, make_logits(PREDICTED), {"mcc": 0.0}),
+        # One error: TP 4, TN 1, FP 1, FN 0: (4 - 0) / sqrt(5 * 4 * 2 * 1)
+        (TASKS["cola"], LABELS, make_logits([1, 1, 1, 1, 1, 0]), {"mcc": 4 / math.sqrt(40)}),
+        # Precision 2/3, recall 2/4; class 0's F1 would be 2/5.
+        (TASKS["mrpc"], LABELS, make_logits(PREDICTED), {"accuracy": 3 / 6, "f1": 4 / 7}),
+        # Precision 1 and recall 1/2, then 1/3 and 1, then nothing of class 2.
+        (OWN, [0, 0, 1, 2], make_logits([0, 1, 1, 1], 3), {"macro_f1": (2 / 3 + 1 / 2) / 3, "accuracy": 0.5}),
+        (TASKS["mnli"], [0, 1, 2, 2], make_logits([0, 1, 2, 1], 3), {"accuracy": 0.75}),
+        # Deviations (-1.5, -.5, .5, 1.5) and (-3, -1, -2, 6): 13 / sqrt(5 * 50);
+        # ranks 1 3 2 4: 1 - 6 * 2 / (4 * 15)
+        (
+            TASKS["stsb"],
+            np.array([1, 2, 3, 4], np.float32),
+            np.array([[1], [3], [2], [10]], np.float32),
+            {"pearson": 13 / math.sqrt(250), "spearman": 0.8},
+        ),
+    ],
+)
+def test_scores_are_those_of_the_formulas(task, labels, logits, expected):
+    assert task.score(np.array(labels), logits) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -11,9 +11,8 @@ import pytest
 from filelock import FileLock
 
 from ikd_ray.records import read_trials
-from tests.helpers.consistency import damaged_entries, saved_epochs, trial_metrics
-from tests.helpers.process_tree import title
-from tests.helpers.run_command import SweepExit, SweepProcess, run_sweep_process, sweep_flags
+from tests.helpers.consistency import damaged_entries, trial_metrics
+from tests.helpers.run_command import SweepExit, SweepProcess, run_sweep_process, sweep_flags, wait_for_epochs
 
 pytestmark = pytest.mark.long
 
@@ -56,9 +55,9 @@ def imports(sweep: SweepProcess) -> bool:
     return any("pydantic_core" in module.path for module in sweep.tree.alive()[0].memory_maps())
 
 
-def saved(home: Path, count: int):
-    """Return a condition: `count` epochs are saved, so the next one runs."""
-    return lambda sweep: len(saved_epochs(home / "outputs")) >= count
+def epochs(home: Path, count: int):
+    """Return a wait until a trial has started, and `count` epochs are saved."""
+    return lambda sweep: wait_for_epochs(sweep, home / "outputs", count)
 
 
 def faults(phase: str, ended: SweepExit, hint: str) -> list[str]:
@@ -81,8 +80,8 @@ def faults(phase: str, ended: SweepExit, hint: str) -> list[str]:
     return [f"{summary}\n{ended.text}"] if found else []
 
 
-def interrupt_in(environment, home: Path, given: list[object], name: str, phases) -> list[str]:
-    """Interrupt one command in each phase, with `--resume` once the sweep has a record; return all faults."""
+def assert_interruptible(environment, home: Path, given: list[object], name: str, phases) -> None:
+    """Interrupt one command in each phase, with `--resume` once the sweep has a record: each ends cleanly."""
     found, record = [], home / "outputs" / name / "sweep.json"
     for phase, wait, group in phases:
         with run_sweep_process(environment, home, ["--resume", name] if record.exists() else given) as sweep:
@@ -92,7 +91,7 @@ def interrupt_in(environment, home: Path, given: list[object], name: str, phases
         found += faults(phase, ended, f"--resume {name}" if record.exists() else "the same command")
         if ended.status == 0:  # it came to its end: there is no further phase
             break
-    return found
+    assert not found, "\n".join(found)
 
 
 def assert_finishes(command, home: Path, whole: Path, name: str, given: list[object]) -> None:
@@ -133,8 +132,7 @@ def test_before_the_first_trial_the_same_command_goes_on(large, environment, com
         ("measuring latency", line("measuring students' latency ..."), False),
         ("opening the sweep", line("measuring students' latency: done"), False),
     ]
-    found = interrupt_in(environment, tmp_path, given, "cut", phases)
-    assert not found, "\n".join(found)
+    assert_interruptible(environment, tmp_path, given, "cut", phases)
     recorded = (tmp_path / "outputs/cut/sweep.json").exists()
     assert_finishes(command, tmp_path, whole, "cut", ["--resume", "cut"] if recorded else given)
 
@@ -143,24 +141,18 @@ def test_a_sweep_with_a_record_is_resumed(large, environment, command, whole, pr
     phases = [
         ("before the first epoch", line("trials, 1 at a time", 2), False),
         ("a trial starts", line("started: "), True),
-        ("mid-epoch", until(saved(prepared, 1), "started: "), False),
-        ("mid-epoch, the whole group", until(saved(prepared, 2), "started: "), True),
+        ("mid-epoch", epochs(prepared, 1), False),
+        ("mid-epoch, the whole group", epochs(prepared, 2), True),
         ("between trials", line("finished in"), False),
     ]
-    found = interrupt_in(environment, prepared, arguments(large, prepared, "cut"), "cut", phases)
-    assert not found, "\n".join(found)
+    assert_interruptible(environment, prepared, arguments(large, prepared, "cut"), "cut", phases)
     assert_finishes(command, prepared, whole, "cut", ["--resume", "cut"])
 
 
 def test_a_trial_that_makes_no_progress_is_not_waited_for(large, environment, command, whole, prepared):
     with run_sweep_process(environment, prepared, arguments(large, prepared, "cut")) as sweep:
-        until(saved(prepared, 1), "started: ")(sweep)
-        titles = {process: title(process).split(" ")[0] for process in sweep.tree.alive()}
-        [trial] = [
-            process
-            for process, name in titles.items()
-            if name.startswith("ray::") and "IDLE" not in name and "Agent" not in name
-        ]
+        wait_for_epochs(sweep, prepared / "outputs")
+        [trial] = sweep.tree.find("trial")
         trial.suspend()
         sweep.interrupt()
         ended = sweep.end()
@@ -197,8 +189,7 @@ def test_while_all_trials_wait_for_another_sweep(large, environment, command, wh
                 shutil.rmtree(epoch)
         phases = [("waiting", line("waits for epoch 1", 1), False)]
         given = arguments(large, tmp_path, "waits")
-        found = interrupt_in(environment, tmp_path, given, "waits", phases)
-    assert not found, "\n".join(found)
+        assert_interruptible(environment, tmp_path, given, "waits", phases)
     assert_finishes(command, tmp_path, whole, "waits", ["--resume", "waits"])
 
 
@@ -206,21 +197,19 @@ def test_a_trial_of_two_workers(large, environment, command, prepared):
     given = [*arguments(large, prepared, "two", "--workers-per-trial", 2), "--trials", 1]
     phases = [
         ("two workers start", line("started: ", 4), False),
-        ("two workers, mid-epoch", until(saved(prepared, 1), "started: "), False),
-        ("two workers, the whole group", until(saved(prepared, 2), "started: "), True),
+        ("two workers, mid-epoch", epochs(prepared, 1), False),
+        ("two workers, the whole group", epochs(prepared, 2), True),
     ]
-    found = interrupt_in(environment, prepared, given, "two", phases)
-    assert not found, "\n".join(found)
+    assert_interruptible(environment, prepared, given, "two", phases)
     command("run", "--resume", "two", cwd=prepared)
     [trial] = read_trials(prepared / "outputs" / "two")
-    assert trial.status == "finished"
-    assert len(trial.history) == 3
+    assert (trial.status, len(trial.history)) == ("finished", 3)
 
 
 @pytest.mark.parametrize("pause", [0.05, 0.5, 2.0])
 def test_a_second_ctrl_c_does_no_harm(large, environment, command, whole, prepared, pause):
     with run_sweep_process(environment, prepared, arguments(large, prepared, "cut")) as sweep:
-        until(saved(prepared, 1), "started: ")(sweep)
+        wait_for_epochs(sweep, prepared / "outputs")
         sweep.interrupt()
         time.sleep(pause)
         sweep.interrupt()

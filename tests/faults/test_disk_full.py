@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from ikd_ray.records import read_trials
-from tests.helpers.consistency import damaged_entries, saved_epochs, trial_metrics
-from tests.helpers.run_command import SweepExit, SweepProcess, run_sweep_process, sweep_flags
+from tests.helpers.consistency import assert_no_epoch_lost, damaged_entries, saved_epochs, trial_metrics
+from tests.helpers.run_command import SweepExit, run_sweep_process, sweep_flags, wait_for_epochs
 
 pytestmark = pytest.mark.slow
 
@@ -137,17 +137,11 @@ def assert_finishes(environment, disk: Disk, home: Path, given: list[object], wh
     assert damaged_entries(disk.seen / "outputs") == []
 
 
-def wait_for_epochs(sweep: SweepProcess, disk: Disk, count: int) -> None:
-    """Wait until `count` epochs are saved and the next one runs."""
-    sweep.wait_for("started: ")
-    sweep.wait_until(lambda: len(saved_epochs(disk.seen / "outputs")) >= count)
-
-
 def test_full_in_mid_epoch(large, environment, whole, prepared, tmp_path):
     """From a moment in the second epoch on nothing can be written."""
     given = arguments(large, tmp_path, "full", prepared.folder / "outputs")
     with run_sweep_process(environment, tmp_path, given, within=prepared.within) as sweep:
-        wait_for_epochs(sweep, prepared, 1)
+        wait_for_epochs(sweep, prepared.seen / "outputs")
         prepared.fill()
         ended = sweep.end()
     assert "epochs cannot be shared" in ended.output
@@ -158,21 +152,14 @@ def test_full_in_mid_epoch(large, environment, whole, prepared, tmp_path):
     assert before
     resume = ["--resume", "full", "--output", prepared.folder / "outputs"]
     assert_finishes(environment, prepared, tmp_path, resume, whole)
-    after = saved_epochs(prepared.seen / "outputs")
-    assert before.items() <= after.items(), "a saved epoch was trained again"
-    took = {
-        epoch["time/epoch_s"]
-        for trial in read_trials(prepared.seen / "outputs/full")
-        for epoch in trial.history
-    }
-    assert set(before.values()) <= took
+    assert_no_epoch_lost(prepared.seen / "outputs" / "full", before)
 
 
 def test_full_for_a_while(large, environment, whole, prepared, tmp_path):
     """An epoch that cannot be saved is no more than a warning."""
     given = arguments(large, tmp_path, "full", prepared.folder / "outputs")
     with run_sweep_process(environment, tmp_path, given, within=prepared.within) as sweep:
-        wait_for_epochs(sweep, prepared, 1)
+        wait_for_epochs(sweep, prepared.seen / "outputs")
         prepared.fill()
         sweep.wait_for("t000: epochs cannot be shared")
         prepared.release()

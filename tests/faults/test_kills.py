@@ -48,12 +48,12 @@ def test_a_killed_sweep_loses_nothing_and_comes_to_the_same(
 ):
     if workers * concurrent > (os.cpu_count() or 1):
         pytest.skip("one CPU: no room for two workers, or for two trials at once")
-    calm = undisturbed(trials, workers)
+    reference = undisturbed(trials, workers)
     sweep = KilledSweep(environment, tmp_path, log)
     sweep.run(arguments(trials, workers, concurrent), kills, workers)
     assert_consistent(sweep.folder, URI.format(tmp_path), trials)
     assert_no_epoch_lost(sweep.folder, sweep.saved)
-    mine, theirs = trial_metrics(sweep.folder), trial_metrics(calm.folder)
+    mine, theirs = trial_metrics(sweep.folder), trial_metrics(reference.folder)
     if concurrent == 1:
         assert mine == theirs
     else:  # with fewer threads each, the last digits differ
@@ -83,8 +83,8 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", [*DAMAGE, "a record missing"])
 def test_the_consistency_check_notices(damage, undisturbed, tmp_path):
-    calm = undisturbed(TRIALS, 1)
-    shutil.copytree(calm.home, tmp_path / "home")
+    reference = undisturbed(TRIALS, 1)
+    shutil.copytree(reference.home, tmp_path / "home")
     folder = tmp_path / "home" / "outputs" / NAME
     assert_consistent(folder, URI.format(tmp_path / "home"), TRIALS)
     if damage in DAMAGE:
@@ -99,9 +99,9 @@ def test_the_consistency_check_notices(damage, undisturbed, tmp_path):
 
 
 def test_the_consistency_check_notices_an_epoch_trained_again(undisturbed):
-    calm = undisturbed(TRIALS, 1)
-    saved = saved_epochs(calm.home / "outputs")
+    reference = undisturbed(TRIALS, 1)
+    saved = saved_epochs(reference.home / "outputs")
     assert saved
-    assert_no_epoch_lost(calm.folder, saved)
+    assert_no_epoch_lost(reference.folder, saved)
     with pytest.raises(AssertionError, match="trained again"):
-        assert_no_epoch_lost(calm.folder, {path: seconds + 1e-6 for path, seconds in saved.items()})
+        assert_no_epoch_lost(reference.folder, {path: seconds + 1e-6 for path, seconds in saved.items()})

@@ -98,20 +98,20 @@ def snapshot(folder: Path) -> dict[Path, tuple[int, bytes]]:
 
 
 @pytest.fixture(params=["refuses", "is silent", "is no database"])
-def nobody(request) -> Iterator[tuple[str, float]]:
+def unavailable(request) -> Iterator[tuple[str, float]]:
     """Return the URI of no store, and the seconds in which that must be known."""
     if request.param == "refuses":
         yield f"http://127.0.0.1:{free_port()}", 15
     elif request.param == "is silent":
-        with socket.create_server(("127.0.0.1", 0)) as deaf:
-            yield f"http://127.0.0.1:{deaf.getsockname()[1]}", 25
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            yield f"http://127.0.0.1:{silent.getsockname()[1]}", 25
     else:
         require_postgres()
         yield f"postgresql://127.0.0.1:{free_port()}/mlflow", 15
 
 
-def test_a_server_that_is_away_at_the_start_is_a_usage_error(nobody, inputs, command, home):
-    uri, seconds = nobody
+def test_a_server_that_is_away_at_the_start_is_a_usage_error(unavailable, inputs, command, home):
+    uri, seconds = unavailable
     flags = sweep_flags(inputs, home, NAME, "params: {student_layers: 2}\n")
     done = command("run", *flags, cwd=home, status=2, MLFLOW_TRACKING_URI=with_password(uri))
     assert_refused(done, uri, seconds)

@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from ikd_ray.records import TrialRecord, read_trials
-from tests.helpers.consistency import damaged_entries, saved_epochs, trial_metrics
-from tests.helpers.run_command import SweepProcess, run_sweep_process, sweep_flags, write_inputs
+from tests.helpers.consistency import assert_no_epoch_lost, damaged_entries, saved_epochs, trial_metrics
+from tests.helpers.run_command import run_sweep_process, sweep_flags, wait_for_epochs, write_inputs
 
 pytestmark = pytest.mark.long
 
@@ -30,11 +30,6 @@ TAKEN = 5 << 30  # bytes that the test takes
 WARNING = "the machine ran out of memory; trials that ran go on from their last saved epoch"
 
 
-def wait_for_an_epoch(sweep: SweepProcess, home: Path) -> None:
-    sweep.wait_for("started: ")
-    sweep.wait_until(lambda: saved_epochs(home / "outputs"))
-
-
 def only_trial(home: Path, name: str) -> TrialRecord:
     [trial] = read_trials(home / "outputs" / name)
     assert trial.status == "finished", trial.reason
@@ -47,7 +42,7 @@ def test_a_trial_goes_on_from_its_last_epoch_when_a_worker_is_killed(environment
     outputs, more = tmp_path / "outputs", ("--trials", 1, "--workers-per-trial", 2)
     given = sweep_flags(tmp_path, tmp_path, "cut", TWO_WORKERS, *more)
     with run_sweep_process(environment, tmp_path, given) as sweep:
-        wait_for_an_epoch(sweep, tmp_path)  # the second one runs
+        wait_for_epochs(sweep, outputs)
         before, workers = saved_epochs(outputs), sweep.tree.find("worker")
         assert len(before) == 1
         assert len(workers) == 2
@@ -57,8 +52,7 @@ def test_a_trial_goes_on_from_its_last_epoch_when_a_worker_is_killed(environment
     assert "Traceback" not in ended.text
     trial = only_trial(tmp_path, "cut")
     assert len(trial.history) == 4
-    assert before.items() <= saved_epochs(outputs).items()
-    assert [trial.history[0]["time/epoch_s"]] == list(before.values()), "the first epoch was trained again"
+    assert_no_epoch_lost(outputs / "cut", before)
     assert damaged_entries(outputs) == []
 
     command("run", *sweep_flags(tmp_path, tmp_path, "whole", TWO_WORKERS, *more, "--no-share"), cwd=tmp_path)
@@ -92,7 +86,7 @@ def little_memory(environment) -> dict[str, str]:
 def test_trials_go_on_from_their_last_epoch_when_memory_ran_out(large, little_memory, command, tmp_path):
     given = sweep_flags(large, tmp_path, "cut", GRID, "--concurrent", 1)
     with run_sweep_process(little_memory, tmp_path, given) as sweep:
-        wait_for_an_epoch(sweep, tmp_path)
+        wait_for_epochs(sweep, tmp_path / "outputs")
         before, words = saved_epochs(tmp_path / "outputs"), ("its process died", WARNING)
         with memory_taken(lambda: any(word in line for line in sweep.lines for word in words)):
             sweep.wait_for(*words)
@@ -110,7 +104,7 @@ def test_trials_go_on_from_their_last_epoch_when_memory_ran_out(large, little_me
 def test_memory_that_stays_away_ends_the_sweep_with_one_line(large, little_memory, command, tmp_path):
     given = sweep_flags(large, tmp_path, "cut", GRID, "--concurrent", 1)
     with run_sweep_process(little_memory, tmp_path, given) as sweep:
-        wait_for_an_epoch(sweep, tmp_path)
+        wait_for_epochs(sweep, tmp_path / "outputs")
         with memory_taken():
             ended = sweep.end(timeout=300, status=1)
     assert "Traceback" not in ended.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.helpers.invalid_inputs import MakeInput, file, named_pipe
+from tests.helpers.mlflow_sweeps import sweep_record, trial_record
 from tests.helpers.tiny_models import write_teacher
 
 MARKER = "code-of-a-model-was-run"
@@ -121,26 +123,9 @@ TEACHERS: dict[str, tuple[MakeInput | str, tuple[str, ...]]] = {  # more are in 
 }
 
 
-SWEEP: dict[str, Any] = {
-    "name": "begun",
-    "task": "cola",
-    "seed": 0,
-    "trials": 8,
-    "command": "",
-    "code_version": "",
-    "data": {"source": "folder", "description": "x", "fingerprint": "x", "generated": False, "max_length": 8},
-    "teacher": {"name": "x", "key": "0" * 32, "source_key": "x", "layers": 4, "metrics": {}},
-    "objectives": {"dev/mcc": "max", "student/params": "min"},
-    "settings": {"task": "cola", "data_dir": "x", "seed": 0, "latency_ms": {}, "id": "0" * 32, "run_id": "0"},
-}
-TRIAL: dict[str, Any] = {
-    "id": "t000",
-    "number": 0,
-    "params": {"regime": "kd"},
-    "layer_map": [2, 4],
-    "status": "finished",
-    "metrics": {"dev/mcc": 0.5, "student/params": 100.0},
-}
+SETTINGS = {"task": "cola", "data_dir": "x", "seed": 0, "latency_ms": {}, "id": "0" * 32, "run_id": "0"}
+SWEEP: dict[str, Any] = asdict(sweep_record("", name="begun", trials=8)) | {"settings": SETTINGS}
+TRIAL: dict[str, Any] = asdict(trial_record(0))
 
 
 def sweep(trial: dict[str, Any] | None = None, **changes: Any) -> MakeInput:
@@ -173,7 +158,7 @@ def sweep_file(content: str | bytes | None) -> MakeInput:
 
 
 def settings(**changes: Any) -> MakeInput:
-    return sweep(settings=SWEEP["settings"] | changes)
+    return sweep(settings=SETTINGS | changes)
 
 
 # Refused by both `run.py --resume begun` and `export.py --name begun`.

@@ -39,6 +39,11 @@ def folder(here: Path, name: str = "folder") -> Path:
     return here / name
 
 
+def locked_folder(here: Path) -> Path:
+    (here / "locked").mkdir(mode=0o500)
+    return here / "locked"
+
+
 FLAGS: Cases = {
     "task unknown": ({"task": "colla"}, ("'colla'", "cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli")),
     "task with an escape": ({"task": "\x1b[31mcola"}, (r"\x1b[31mcola",)),
@@ -70,6 +75,10 @@ FLAGS: Cases = {
     "name too long": ({"name": "a" * 300}, ("--name", "at most 80")),
     "name that reads backwards": ({"name": "a\u202eb"}, ("--name", r"'a\u202eb'")),
     "name of the cache": ({"name": "cache"}, ("--name cache", "choose another")),
+    "name that is taken": (
+        {"name": "taken", "output": lambda here: folder(here, "taken").parent},
+        ("--name taken: ", "exists already; choose another"),
+    ),
     "resume nothing": ({"resume": "nothing"}, ("--resume nothing", "no sweep of that name")),
     "resume above": ({"resume": "../up"}, ("--resume", "letters, digits")),
     "output a file": ({"output": file("")}, ("--output", "folder")),
@@ -83,6 +92,8 @@ FLAGS: Cases = {
     "output a device": ({"output": "/dev/null"}, ("--output", "folder")),
     "output too long a name": ({"output": "a" * 300}, ("--output",)),
 }
+if os.geteuid() != 0:  # root may write anywhere
+    FLAGS["output without permission"] = ({"output": locked_folder}, ("--output",))
 
 CLUSTERS: Cases = {
     f"RAY_ADDRESS {address}": ({}, (f"RAY_ADDRESS {address}", *words))

@@ -16,6 +16,7 @@ from threading import Condition, Thread
 
 from filelock import FileLock
 
+from tests.helpers.consistency import saved_epochs
 from tests.helpers.process_tree import ProcessTree, title
 from tests.helpers.tiny_models import make_dataset, write_teacher
 
@@ -194,6 +195,12 @@ def run_sweep_process(*arguments, **options) -> Iterator[SweepProcess]:
         yield sweep
     finally:
         sweep.close()
+
+
+def wait_for_epochs(sweep: SweepProcess, outputs: Path, count: int = 1) -> None:
+    """Wait until a trial has started and `count` epochs are saved, so that the next one runs."""
+    sweep.wait_for("started: ")
+    sweep.wait_until(lambda: len(saved_epochs(outputs)) >= count)
 
 
 def _ray_folders() -> set[Path]:

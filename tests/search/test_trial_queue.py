@@ -155,18 +155,21 @@ def test_trials_have_the_seed_of_the_sweep_unless_the_space_names_one(space, loa
     assert open_queue(named, tmp_path / "b", seed=7).next()["params"]["seed"] == 3
 
 
+@pytest.fixture
+def pending(tmp_path):
+    return PendingEpoch(tmp_path / "state", tmp_path / "lock")
+
+
 def save_epoch(folder):
     with store.staging_dir(folder) as staging:
         (staging / "epoch.json").write_text("{}")
 
 
 @pytest.mark.parametrize("reason", ["the epoch is saved", "nobody trains it any more"])
-def test_a_paused_trial_leaves_its_slot_and_runs_again(space, tmp_path, reason):
+def test_a_paused_trial_leaves_its_slot_and_runs_again(space, tmp_path, pending, reason):
     queue = open_queue(space, tmp_path / "a", trials=4)
     given = [queue.next() for _ in range(2)]
-    pending = PendingEpoch(tmp_path / "state", tmp_path / "lock")
-    lock = FileLock(pending.lock)
-    with lock:
+    with FileLock(pending.lock):
         queue.retry(1, ["a warning"], pending)
         assert queue.next()["number"] == 2, "others go on meanwhile"
         if reason == "the epoch is saved":
@@ -180,11 +183,10 @@ def test_a_paused_trial_leaves_its_slot_and_runs_again(space, tmp_path, reason):
     assert read_states(tmp_path / "a") == ["RUNNING", "COMPLETE", "RUNNING", "RUNNING"]
 
 
-def test_the_queue_is_finished_when_no_trial_runs_or_waits(space, tmp_path):
+def test_the_queue_is_finished_when_no_trial_runs_or_waits(space, tmp_path, pending):
     queue = open_queue(space, tmp_path / "a", trials=2)
     given = [queue.next() for _ in range(2)]
     queue.finish(0, metrics_of(given[0]))
-    pending = PendingEpoch(tmp_path / "state", tmp_path / "lock")
     with FileLock(pending.lock):
         queue.retry(1, [], pending)
         assert queue.next() is None
@@ -195,11 +197,10 @@ def test_the_queue_is_finished_when_no_trial_runs_or_waits(space, tmp_path):
     assert queue.is_finished
 
 
-def test_pauses_change_no_suggestion(space, tmp_path):
+def test_pauses_change_no_suggestion(space, tmp_path, pending):
     """Every third trial pauses once, in a queue that is compared with one where none does."""
     plain = play(open_queue(space, tmp_path / "plain", trials=20), min)
     save_epoch(tmp_path / "state")
-    pending = PendingEpoch(tmp_path / "state", tmp_path / "lock")
 
     def pause(given):
         return pending if given["number"] % 3 == 0 and "warnings" not in given else None

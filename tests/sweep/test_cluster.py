@@ -1,4 +1,4 @@
-"""Clusters: division among trials, addresses without a cluster, and Ray's private names."""
+"""Clusters: division among trials, and Ray's private names."""
 
 from __future__ import annotations
 
@@ -8,20 +8,14 @@ import pytest
 
 from ikd_ray.errors import UsageError
 from ikd_ray.sweep import ray_internals
-from ikd_ray.sweep.cluster import ray_cluster
 from ikd_ray.sweep.resources import Node, TrialResources, allocate
 
 ONE_GPU, FOUR_GPUS = (16, 1), (16, 4)
 
 
-def allocate_nodes(*nodes, trials=100, concurrent=None, workers=1, gpus_per_worker=None):
-    return allocate(
-        [Node(*node) for node in nodes],
-        trials=trials,
-        concurrent=concurrent,
-        workers=workers,
-        gpus_per_worker=gpus_per_worker,
-    )
+def allocate_nodes(nodes, options):
+    defaults = {"trials": 100, "concurrent": None, "workers": 1, "gpus_per_worker": None}
+    return allocate([Node(*node) for node in nodes], **defaults | options)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +39,7 @@ def allocate_nodes(*nodes, trials=100, concurrent=None, workers=1, gpus_per_work
     ],
 )
 def test_trials_use_the_whole_cluster(nodes, options, expected):
-    assert allocate_nodes(*nodes, **options) == expected
+    assert allocate_nodes(nodes, options) == expected
 
 
 @pytest.mark.parametrize(
@@ -60,15 +54,8 @@ def test_trials_use_the_whole_cluster(nodes, options, expected):
 )
 def test_more_than_the_cluster_has_is_refused(nodes, options, words):
     with pytest.raises(UsageError) as error:
-        allocate_nodes(*nodes, **options)
+        allocate_nodes(nodes, options)
     assert all(word in str(error.value) for word in words)
-
-
-@pytest.mark.parametrize("address", ["ray://127.0.0.1:1", "127.0.0.1:1"])
-def test_an_address_without_a_cluster_is_a_usage_error(address, monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(UsageError, match=f"RAY_ADDRESS {address}"), ray_cluster(nested=False):
-        pass
 
 
 def test_the_installed_ray_has_the_private_names():
