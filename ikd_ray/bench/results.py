@@ -85,18 +85,18 @@ def mean_of_stages(name: str, stages: Sequence[Timing]) -> Timing:
 def compare(
     timings: Sequence[Timing],
     others: Sequence[Timing],
+    constant_input: bool,
     work: Work,
     gflops: tuple[float, float],
-    constant_input: bool,
 ) -> list[dict[str, Any]]:
     """Return a row per timing, compared with the floors and with each of the others, then a row per other.
 
     Args:
         timings: this project's.
         others: those of other programs that do the same work.
+        constant_input: whether the embeddings are frozen in `timings`; in `others` they train.
         work: of an epoch.
         gflops: peak speeds of the plain and of the exact floor.
-        constant_input: whether the embeddings are frozen in `timings`; in `others` they train.
 
     Returns:
         Rows of the JSON document; values are None where there is nothing to compare with. `over_floor` is the

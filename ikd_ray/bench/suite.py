@@ -28,7 +28,7 @@ from ikd_ray.bench.results import (
 )
 from ikd_ray.bench.sweeps import measure_overhead, measure_sharing
 from ikd_ray.data.batches import training_batches
-from ikd_ray.data.tokens import TokenSplit, open_data
+from ikd_ray.data.tokens import open_data
 from ikd_ray.distill.teacher import load_teacher
 from ikd_ray.errors import UsageError
 from ikd_ray.terminal.console import Console
@@ -94,16 +94,16 @@ def _measure_epochs(request: Request, console: Console) -> dict[str, Any]:
         with console.step("matrix products"):
             gflops_at_start = machine.matmul_peaks()
         with patch.dict(os.environ, TMPDIR=str(inputs.scratch)):  # some libraries leave temporary files
-            measured = _measure(inputs, request.peers, console)
+            comparisons, facts = _measure(inputs, request.peers, console)
         with console.step("matrix products again"):
             gflops_at_end = machine.matmul_peaks()
         split, layer = open_data(inputs.data).train, load_teacher(inputs.teacher).layers[0]
     peaks = [max(*gflops_at_start[name].values(), *gflops_at_end[name].values()) for name in gflops_at_start]
     work = Work(*layer_weights(layer), tokens=int(split.lengths.sum()), examples=len(split))
     gflops = peaks[0], max(peaks)
-    rows = compare(measured["students"], measured["distil"], work, gflops, constant_input=True)
-    rows += compare([measured["teacher"]], measured["fine_tune"], work, gflops, constant_input=False)
-    padding_of_plan, padding_of_random = _padding(split, request.batch_size)
+    plan = training_batches(split.lengths, request.batch_size, 0, "bench", 1)
+    order = np.random.default_rng(0).permutation(len(split))
+    random = np.split(order, range(request.batch_size, len(order), request.batch_size))
     return {
         "task": request.task,
         "data": dataset.description,
@@ -119,15 +119,22 @@ def _measure_epochs(request: Request, console: Console) -> dict[str, Any]:
         "best_gflops": gflops[1],  # of any library: the exact floor's
         "gflops_at_start": gflops_at_start,
         "gflops_at_end": gflops_at_end,
-        "padding_of_plan": padding_of_plan,
-        "padding_of_random": padding_of_random,
-        "rows": rows,
-        **{name: measured[name] for name in ("store", "memory", "concurrency")},
+        "padding_of_plan": padding_share(split.lengths, plan),
+        "padding_of_random": padding_share(split.lengths, random),
+        "rows": [row for timings in comparisons for row in compare(*timings, work, gflops)],
+        **facts,
     }
 
 
-def _measure(inputs: Inputs, peers: Sequence[str], console: Console) -> dict[str, Any]:
-    """Measure everything that takes epochs, one after the other."""
+def _measure(
+    inputs: Inputs, peers: Sequence[str], console: Console
+) -> tuple[list[tuple[list[Timing], list[Timing], bool]], dict[str, Any]]:
+    """Measure everything that takes epochs, one after the other.
+
+    Returns:
+        The timings to `compare`: this project's, those of other programs that do the same work, and whether the
+        embeddings are frozen in this project's. And what was measured besides.
+    """
 
     def measure(step: str, function: Callable[..., Any], *arguments: Any) -> Any:
         with console.step(step):
@@ -154,15 +161,8 @@ def _measure(inputs: Inputs, peers: Sequence[str], console: Console) -> dict[str
         "idle": max(idle for _, idle, _ in regimes.values()),
         "peak_above_idle": {name: peak - idle for name, (_, idle, peak) in regimes.items()},
     }
-    return {
-        "students": students,
-        "teacher": teacher,
-        "distil": distil,
-        "fine_tune": fine_tune,
-        "store": store,
-        "memory": memory,
-        "concurrency": concurrency,
-    }
+    comparisons = [(students, distil, True), ([teacher], fine_tune, False)]
+    return comparisons, {"store": store, "memory": memory, "concurrency": concurrency}
 
 
 def _concurrency(inputs: Inputs) -> dict[str, float]:
@@ -178,14 +178,6 @@ def _concurrency(inputs: Inputs) -> dict[str, float]:
         "at_once_s": at_once,
         "gain": in_turn / at_once,
     }
-
-
-def _padding(split: TokenSplit, batch_size: int) -> tuple[float, float]:
-    """Return the share of padding in this project's batches, and in batches drawn at random."""
-    plan = training_batches(split.lengths, batch_size, 0, "bench", 1)
-    order = np.random.default_rng(0).permutation(len(split))
-    random = np.split(order, range(batch_size, len(order), batch_size))
-    return padding_share(split.lengths, plan), padding_share(split.lengths, random)
 
 
 def padding_share(lengths: np.ndarray, batches: list[np.ndarray]) -> float:

@@ -281,8 +281,8 @@ class SyntheticDistillation(Distillation):
 def write_inputs(folder: Path) -> None:
     """Write `glue`, a little of the embedded corpus in GLUE's layout, and `teacher`, a tiny BERT with a classifier."""
     from transformers import (  # type: ignore[attr-defined]  # the tokenizer is a lazy attribute
-        BertConfig,
-        BertForSequenceClassification,
+        AutoConfig,
+        AutoModelForSequenceClassification,
         BertTokenizerFast,
     )
 
@@ -297,7 +297,8 @@ def write_inputs(folder: Path) -> None:
     vocabulary = [*SPECIAL_TOKENS, *".,?!'", *sorted(words)]
     (teacher / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
     BertTokenizerFast(str(teacher / "vocab.txt")).save_pretrained(teacher)
-    config = BertConfig(  # type: ignore[call-arg]  # the labels are the base class's
+    config = AutoConfig.for_model(
+        "bert",
         vocab_size=len(vocabulary),
         hidden_size=HIDDEN,
         intermediate_size=2 * HIDDEN,
@@ -307,4 +308,4 @@ def write_inputs(folder: Path) -> None:
         id2label={0: "unacceptable", 1: "acceptable"},
         label2id={"unacceptable": 0, "acceptable": 1},
     )
-    BertForSequenceClassification(config).save_pretrained(teacher)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(teacher)

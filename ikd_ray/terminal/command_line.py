@@ -60,12 +60,7 @@ def run(app: Typer, arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def requires_backends(flag: str, extra: str, packages: Sequence[str]) -> None:
-    """Check that the packages of an optional extra can be imported.
-
-    Args:
-        flag: Flag that needs them.
-        extra: Name of the extra in pyproject.toml.
-        packages: Modules to import.
+    """Check that the packages can be imported that `flag` needs, and that an optional extra installs.
 
     Raises:
         UsageError: A package is missing; the message says how to install the extra.

@@ -45,9 +45,7 @@ REFRESHES_PER_S = 4
 class Console:
     """The output of a command. All methods are called from one thread, and none waits for the drawing.
 
-    Args:
-        file: A text stream; None for standard output.
-        now: Returns the time in seconds from any origin.
+    It is written to `file`, or to standard output. `now` returns the time in seconds from any origin.
     """
 
     def __init__(self, file: IO[str] | None = None, now: Callable[[], float] = time.monotonic) -> None:
@@ -118,13 +116,7 @@ class Console:
 
     @contextmanager
     def sweep(self, total: int, concurrent: int, metric: str) -> Iterator[None]:
-        """Show the trials while the block runs.
-
-        Args:
-            total: Trials that will run.
-            concurrent: Trials at once, at most.
-            metric: Metric by which trials are compared, e.g. `dev/mcc`; greater is better.
-        """
+        """Show the trials while the block runs; see `SweepProgress`."""
         progress = self._progress = SweepProgress(total, concurrent, metric, self._now)
         self._print_to_file(f"sweep: {total} trials, {concurrent} at a time ...")
         outcome = "ended"
@@ -153,11 +145,10 @@ class Console:
         if not self._is_live and (self._is_due(id, EPOCH_EVERY_S) or not epoch.remaining):
             name = short_stage(clean(epoch.stage_name), 24)
             place = f"epoch {epoch.epoch}/{epoch.epoch + epoch.remaining}, stage {epoch.stage}/{epoch.stages} ({name})"
+            reused = ", reused" if epoch.reused_from else ""
             left = trial.time_left(self._now())
-            end = (", reused" if epoch.reused_from else "") + (
-                "" if left is None else f", {duration(left)} left"
-            )
-            self._print_trial(trial, f"{place}: {self._main_metrics(trial)}{end}")
+            end = "" if left is None else f", {duration(left)} left"
+            self._print_trial(trial, f"{place}: {self._main_metrics(trial)}{reused}{end}")
 
     def trial_paused(self, id: str) -> None:
         """Show that a trial has given up its slot until another trial has trained an epoch."""
@@ -205,9 +196,8 @@ class Console:
         """Print the Pareto front, the failures, what sharing saved, and notes on what to do next."""
         self._print_line("")
         if front:
-            self._print_line(
-                Text(f"Pareto front: {len(front)} student{'s' * (len(front) != 1)}", style="bold")
-            )
+            count = f"{len(front)} student{'s' * (len(front) != 1)}"
+            self._print_line(Text(f"Pareto front: {count}", style="bold"))
             self._rich.print(front_table(front[:FRONT_SHOWN], objectives, teacher_metrics))
             self._print_hidden(len(front) - FRONT_SHOWN)
         else:

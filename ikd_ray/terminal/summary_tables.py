@@ -60,11 +60,7 @@ def _rank(trial: TrialRecord, metric: str | None) -> float:
 
 
 def exported_files_table(students: list[tuple[str, ExportedFiles]]) -> Table:
-    """Return a table of the metrics, size and latency of every exported file.
-
-    Args:
-        students: Each student's trial id and files.
-    """
+    """Return a table of the metrics, size and latency of every exported file, from trial ids and their files."""
     names = list(dict.fromkeys(name for _, files in students for name in files.files[-1].metrics))
     table = Table(title="metrics, size, latency of one sequence", title_justify="left")
     for heading in ("trial", "file"):

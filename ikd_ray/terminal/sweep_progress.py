@@ -87,7 +87,7 @@ class SweepProgress:
     Args:
         total: Trials that will run.
         concurrent: Trials at once, at most.
-        metric: Metric by which trials are compared; greater is better.
+        metric: Metric by which trials are compared, e.g. `dev/mcc`; greater is better.
         now: Returns the time in seconds from any origin.
     """
 
