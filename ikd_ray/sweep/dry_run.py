@@ -22,8 +22,8 @@ from ikd_ray.distill.teacher import load_source, load_tokenizer
 from ikd_ray.formatting import duration
 from ikd_ray.search.budget import Budget
 from ikd_ray.search.space import Fixed, FloatRange, IntRange, Param, Space
-from ikd_ray.sweep.artifacts import Note
 from ikd_ray.sweep.epoch_costs import Costs, Probe, random_subset
+from ikd_ray.sweep.preparation import Note
 from ikd_ray.sweep.ray_internals import count_cpus
 from ikd_ray.sweep.request import Request
 from ikd_ray.sweep.resources import Node, TrialResources, allocate

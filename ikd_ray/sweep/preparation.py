@@ -1,34 +1,106 @@
-"""Run the preparation of a sweep, in this process or as a Ray task, and show its progress."""
+"""Preparation of what all trials share, done once before them, in this process or as a Ray task."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+import platform
+import shutil
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
+import torch
+from filelock import FileLock
 from ray.exceptions import RayError, RayTaskError
+from transformers.utils import logging
 
-from ikd_ray.data.tokens import tokenize
+from ikd_ray.data.tokens import TaskData, open_data, tokenize
+from ikd_ray.distill.assistant import assistant_key, make_assistant
+from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.epoch_cache import STAGES, EpochCache
+from ikd_ray.distill.latency import latency_ms
 from ikd_ray.distill.loop import Epoch
 from ikd_ray.distill.stage_training import DivergedError
-from ikd_ray.distill.teacher import load_tokenizer
-from ikd_ray.errors import UsageError
-from ikd_ray.records import read_sweep
-from ikd_ray.sweep.artifacts import (
-    Event,
-    Note,
-    Prepared,
-    PrepareJob,
-    Progress,
-    StageStarted,
-    prepare_artifacts,
+from ikd_ray.distill.student import build_student, matched_layers
+from ikd_ray.distill.targets import (
+    Targets,
+    build_targets,
+    part_names,
+    should_store_attention,
+    size_gb,
+    stored_gb,
+    targets_key,
 )
+from ikd_ray.distill.teacher import (
+    TeacherRecord,
+    TeacherSource,
+    load_teacher,
+    load_tokenizer,
+    make_teacher,
+    open_teacher,
+    teacher_key,
+)
+from ikd_ray.errors import UsageError
+from ikd_ray.records import read_sweep, write_json
+from ikd_ray.search.space import Space
+from ikd_ray.storage.remote import SharedStorage
+from ikd_ray.sweep.artifacts import SharedArtifacts, TeacherArtifacts
 from ikd_ray.sweep.cluster import cluster_nodes
 from ikd_ray.sweep.request import Request
 from ikd_ray.sweep.trial_results import MAX_FAILURES
+from ikd_ray.tasks import Task
 from ikd_ray.terminal.console import Console
+
+
+@dataclass(frozen=True)
+class PrepareJob:
+    """Inputs of the preparation. They are sent to the node that runs it, which may not be the driver's."""
+
+    output: SharedStorage
+    tokens: Path  # the tokenized data set, relative to the output folder
+    source: TeacherSource
+    space: Space
+    depths: tuple[int, ...]  # student depths that the space can reach
+    assistant_students: Mapping[int, tuple[int, ...]]  # student depths by the depth of their assistant
+    latency_ms: dict[int, float]  # known latencies by student depth, from an earlier run of the sweep
+    share: bool  # whether epochs of assistants are saved
+
+    @property
+    def cache(self) -> Path:
+        """The cache below the output folder."""
+        return self.output.folder / "cache"
+
+
+@dataclass(frozen=True)
+class StageStarted:
+    """Event: a stage of the preparation starts."""
+
+    text: str
+    model: str = "teacher"  # the model that is trained in it, if any
+
+
+@dataclass(frozen=True)
+class Note:
+    """Event: a fact for the user."""
+
+    label: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Event: progress within a stage, in examples."""
+
+    done: int
+    total: int
+
+
+Prepared = tuple[TeacherRecord, SharedArtifacts]
+Event = StageStarted | Note | Progress | Epoch | Prepared
 
 
 def prepare_sweep(request: Request, console: Console) -> Prepared:
@@ -107,3 +179,142 @@ def _get_event(reference: ray.ObjectRef[Event]) -> Event:
         if isinstance(error.cause, (UsageError, DivergedError, OSError)):
             raise error.cause from None
         raise
+
+
+def prepare_artifacts(job: PrepareJob, threads: int) -> Iterator[Event]:
+    """Prepare everything that trials share, and yield the events of doing so.
+
+    What the cache holds already is reused. The last event is what was prepared.
+    """
+    torch.set_num_threads(threads)
+    logging.disable_progress_bar()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    job.output.download(job.output.folder / job.tokens)
+    data = open_data(job.output.folder / job.tokens)
+    folder = job.cache / "teachers" / teacher_key(job.source, data, job.space.teacher)
+    stage = StageStarted(f"{'scoring' if job.source.has_head else 'fine-tuning'} {job.source.name}")
+    record = yield from _get_or_train(
+        job.output, folder, stage, lambda: make_teacher(job.source, data, job.space.teacher, folder, device)
+    )
+    yield Note("teacher", _format_scores(record, data.task))
+    teacher = load_teacher(folder).to(device)
+    layers = matched_layers({*job.depths, *job.assistant_students}, len(teacher.layers))
+    stored = yield from _store_targets(job, data, record, teacher, layers)
+    targets = Targets(job.output.folder / stored.targets, data, teacher, stored.attention_stored, device)
+    assistants = {}
+    for depth, students in job.assistant_students.items():
+        assistants[depth] = yield from _prepare_assistant(job, data, record, targets, depth, students)
+    latency = _read_latency(job.cache, record.key) | job.latency_ms
+    if missing := [depth for depth in job.depths if depth not in latency]:
+        yield StageStarted("measuring students' latency")
+        latency |= measure_latency(teacher.cpu(), missing)
+        write_json(_latency_file(job.cache, record.key), latency)
+    tokens = data.folder.relative_to(job.output.folder)
+    yield record, SharedArtifacts(job.output, tokens, stored, latency, assistants)
+
+
+def _format_scores(record: TeacherRecord, task: Task) -> str:
+    """Format the task's metrics; an assistant's record also compares it with the teacher."""
+    scores = record.metrics.items()
+    return ", ".join(f"{name} {value:.4f}" for name, value in scores if name.split("/")[-1] in task.metrics)
+
+
+def _get_or_train(
+    output: SharedStorage, folder: Path, stage: StageStarted, train: Callable[[], Iterator[Event]]
+) -> Generator[Event, None, TeacherRecord]:
+    """Return the record of the teacher or assistant in `folder`, training it where the folder lacks it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f".{folder.name}.making.lock"):  # another sweep may need the same one
+        output.download(folder)
+        if open_teacher(folder) is None:
+            yield stage
+            yield from train()
+        output.upload(folder)
+        record = open_teacher(folder)
+    assert record is not None
+    return record
+
+
+def _store_targets(
+    job: PrepareJob,
+    data: TaskData,
+    record: TeacherRecord,
+    teacher: Encoder,
+    layers: list[int],
+    model: str = "teacher",
+) -> Generator[Event, None, TeacherArtifacts]:
+    """Store the targets of the given layers of a teacher or an assistant."""
+    targets = job.cache / "targets" / targets_key(data, record.key)
+    size, free = size_gb(data, teacher, layers), shutil.disk_usage(job.cache).free / 1e9
+    attention = should_store_attention(size, free, job.space.targets, stored_gb(targets, layers))
+    if attention:
+        how = "stored"
+    else:
+        size = size_gb(data, teacher, layers, attention=False)
+        how = "stored without attention, which is computed for each batch (too large to store, or asked for)"
+    yield Note("targets", f"{size:.2f} GB of {model} layers {', '.join(map(str, layers))}, {how}")
+    yield StageStarted(f"storing the {model}'s targets")
+    parts = part_names(layers, attention)
+    for part in parts:
+        job.output.download(targets / part)
+    for done, total in build_targets(targets, data, teacher, layers, attention):
+        yield Progress(done, total)
+    for part in parts:
+        job.output.upload(targets / part)
+    home = job.output.folder
+    return TeacherArtifacts(
+        record.folder.relative_to(home), targets.relative_to(home), tuple(parts), attention
+    )
+
+
+def _prepare_assistant(
+    job: PrepareJob,
+    data: TaskData,
+    teacher: TeacherRecord,
+    targets: Targets,
+    layers: int,
+    students: Iterable[int],
+) -> Generator[Event, None, TeacherArtifacts]:
+    """Distil the assistant with `layers` layers, and store its targets for students of the given depths."""
+    config = job.space.assistant.model_copy(update={"student_layers": layers})
+    key = assistant_key(teacher.key, data, config)
+    folder, model, epochs = job.cache / "teachers" / key, f"{layers}-layer assistant", None
+    if job.share:
+        # The owner depends on the assistant alone, so that any sweep continues from its saved epochs.
+        epochs = EpochCache(
+            job.cache / STAGES,
+            job.space.sharing.disk_gb,
+            f"{model} {key[:8]}",
+            f"assistant-{key}",
+            job.output,
+        )
+    record = yield from _get_or_train(
+        job.output,
+        folder,
+        StageStarted(f"distilling a {model} ({config.regime})", model),
+        lambda: make_assistant(teacher, data, targets, config, folder, job.space.prefix, epochs),
+    )
+    teacher.assistants[layers] = record
+    yield Note("assistant", f"{layers} layers, {_format_scores(record, data.task)}")
+    encoder = load_teacher(folder).to(next(targets.teacher.parameters()).device)
+    return (yield from _store_targets(job, data, record, encoder, matched_layers(students, layers), model))
+
+
+def _latency_file(cache: Path, teacher: str) -> Path:
+    """Return the file of a teacher's latencies on this machine, so that its sweeps compare the same numbers."""
+    folder = cache / "latency"
+    folder.mkdir(exist_ok=True)
+    return folder / f"{teacher}-{platform.node()}.json"
+
+
+def _read_latency(cache: Path, teacher: str) -> dict[int, float]:
+    try:
+        latency = json.loads(_latency_file(cache, teacher).read_text())
+    except (OSError, ValueError):  # missing, or cut off when the machine went down
+        return {}
+    return {int(depth): milliseconds for depth, milliseconds in latency.items()}
+
+
+def measure_latency(teacher: Encoder, depths: Iterable[int]) -> dict[int, float]:
+    """Return the CPU latency in milliseconds of a student of each depth."""
+    return {depth: latency_ms(build_student(teacher, depth, "first")) for depth in depths}

@@ -14,8 +14,9 @@ from ikd_ray.distill.loop import Epoch
 from ikd_ray.distill.teacher import find_teacher, load_teacher, load_tokenizer
 from ikd_ray.search.space import load_space
 from ikd_ray.storage.remote import SharedStorage
-from ikd_ray.sweep import artifacts
-from ikd_ray.sweep.artifacts import LoadedArtifacts, Note, PrepareJob, StageStarted, prepare_artifacts
+from ikd_ray.sweep import artifacts, preparation
+from ikd_ray.sweep.artifacts import LoadedArtifacts
+from ikd_ray.sweep.preparation import Note, PrepareJob, StageStarted, prepare_artifacts
 from ikd_ray.tasks import get_task
 
 
@@ -72,7 +73,7 @@ def test_only_new_depths_are_measured_and_known_latencies_are_kept(make_job, mon
         measured.append(list(depths))
         return {depth: 10.0 * depth for depth in depths}
 
-    monkeypatch.setattr(artifacts, "measure_latency", measure)
+    monkeypatch.setattr(preparation, "measure_latency", measure)
     *_, (_, one) = prepare_artifacts(make_job(depths=(1,)), threads=1)
     *_, (_, three) = prepare_artifacts(make_job(depths=(1, 2, 3)), threads=1)
     *_, (_, resumed) = prepare_artifacts(make_job(latency_ms={1: 7.0}, depths=(1, 2)), threads=1)
