@@ -38,10 +38,7 @@ def cores() -> int:
 def run_alone(function: Callable[..., Result], *arguments: Any, threads: int | None = None) -> Result:
     """Call a function in a new process, which ends with it.
 
-    Args:
-        function: the function.
-        arguments: its arguments.
-        threads: torch's threads in the process; None if the function does not compute there.
+    `threads` are torch's in that process; None if the function does not compute there.
     """
     with ProcessPoolExecutor(1, _SPAWN, _prepare, (threads,)) as pool:
         return pool.submit(function, *arguments).result()

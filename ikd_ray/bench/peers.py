@@ -75,11 +75,11 @@ def train_epoch(
 def compute_losses(
     teacher: Any, student: Any, mask: Tensor, labels: Tensor, layer_map: tuple[int, ...]
 ) -> dict[str, Tensor]:
-    """Return every loss by itself, unweighted.
+    """Return every loss by itself, unweighted, from the models' outputs with attentions and hidden states.
 
     Args:
-        teacher: the teacher's output, with attentions and hidden states.
-        student: the student's.
+        teacher: the teacher's output.
+        student: the student's output.
         mask: (B, L), 1 for tokens and 0 for padding.
         labels: (B,).
         layer_map: the teacher layer of each student layer, counted from 1.

@@ -41,11 +41,7 @@ def bench(
 ) -> None:
     """Measure and print: a table, or JSON on standard output and the table on standard error.
 
-    Args:
-        request: what to measure.
-        overhead_trials: trials of each sweep whose overhead alone is measured; empty for none.
-        sharing_trials: trials of the sweeps in which only sharing is measured, if at all.
-        as_json: whether to print JSON.
+    `overhead_trials` and `sharing_trials`, numbers of trials of sweeps, each ask for nothing else.
 
     Raises:
         UsageError: a flag is wrong; nothing was written.

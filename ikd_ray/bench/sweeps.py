@@ -27,6 +27,7 @@ from ikd_ray.terminal.console import Console
 DEFAULT_SPACE = Path(__file__).resolve().parents[2] / "search_spaces" / "default.yaml"
 
 # The overhead's inputs
+CONCURRENT = 2  # trials at once
 SENTENCES = 64  # of each split
 EPOCHS = 3  # reports of each trial, the default space's `epochs`
 LAYERS, HIDDEN, HEADS = (
@@ -51,7 +52,7 @@ params:
 """
 
 
-def measure_overhead(trials: int, folder: Path, concurrent: int = 2) -> dict[str, Any]:
+def measure_overhead(trials: int, folder: Path) -> dict[str, Any]:
     """Run a sweep whose trials train nothing.
 
     Real: the command's imports, the search of `search_spaces/default.yaml` and its study on disk, Ray, Tune and its
@@ -63,7 +64,6 @@ def measure_overhead(trials: int, folder: Path, concurrent: int = 2) -> dict[str
     Args:
         trials: at least two.
         folder: for all files, among them the log `overhead.log`; without an earlier measurement.
-        concurrent: trials at once.
 
     Returns:
         Costs of the sweep. Seconds are wall time unless named CPU; MB are 10^6 resident bytes of the driver, when the
@@ -82,18 +82,18 @@ def measure_overhead(trials: int, folder: Path, concurrent: int = 2) -> dict[str
         teacher=str(folder / "teacher"),
         space=DEFAULT_SPACE,
         trials=trials,
-        concurrent=concurrent,
+        concurrent=CONCURRENT,
         name="overhead",
     )
     ends, cpu, mb = zip(*times["ends"], strict=True)
     last = max(2, len(ends) // 10)
     return {
         "trials": len(ends),
-        "concurrent": concurrent,
+        "concurrent": CONCURRENT,
         # From the command to the first report: imports, the start of Ray, a fresh MLflow store.
         "seconds_to_first_step": times["first_epoch"] - launched,
-        "seconds_a_trial": _mean_step(ends) * concurrent,
-        "seconds_a_trial_at_end": _mean_step(ends[-last:]) * concurrent,
+        "seconds_a_trial": _mean_step(ends) * CONCURRENT,
+        "seconds_a_trial_at_end": _mean_step(ends[-last:]) * CONCURRENT,
         "driver_cpu_seconds_a_trial": _mean_step(cpu),
         "driver_cpu_seconds_a_trial_at_end": _mean_step(cpu[-last:]),
         # After the last trial: the end of actors and Ray, the rest of MLflow, Pareto front, plot, tables.

@@ -119,9 +119,7 @@ def _flag(name: str) -> str:
 def validate(config: SweepConfig, resumes: bool = False) -> Request:
     """Read and validate all input of a sweep, without writing anything.
 
-    Args:
-        config: The sweep's flags.
-        resumes: Whether the sweep `config.name` is resumed; otherwise it must not exist.
+    With `resumes` the sweep `config.name` is resumed; otherwise it must not exist.
 
     Raises:
         UsageError: Some input is wrong.

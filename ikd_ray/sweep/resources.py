@@ -57,7 +57,7 @@ def allocate(
     Args:
         nodes: All nodes of the cluster.
         trials: Trials that are to run in all.
-        concurrent: Trials at once, or None.
+        concurrent: Trials at once.
         workers: Workers of each trial.
         gpus_per_worker: Below 1: a shared GPU; None: 1 where there are any.
         grows: Whether nodes that join later run trials too.

@@ -57,8 +57,8 @@ def open_sweep(
     Args:
         request: The sweep.
         command: The command line that started it, without passwords.
-        tracking_uri: MLflow's URI.
-        teacher: The teacher's record.
+        tracking_uri: MLflow's URI, possibly with a password, which is not recorded.
+        teacher: The teacher's record, with its assistants.
         latency_ms: Latency of a student by its depth.
         planned_concurrency: Trials at once that the search's suggestions depend on.
     """

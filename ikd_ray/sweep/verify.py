@@ -52,13 +52,7 @@ def verify(
 ) -> tuple[SweepRecord, list[TrialRecord], list[Discrepancy]]:
     """Compare everything that exists of a sweep, and repair what can be derived from its records.
 
-    Args:
-        output: The storage that holds the sweep.
-        folder: The sweep's folder.
-        tracking_uri: MLflow's URI, or None for the sweep's own.
-
-    Returns:
-        The sweep, its ended trials, and the differences.
+    `tracking_uri` is MLflow's, or None for the sweep's own.
 
     Raises:
         UsageError: There is no such sweep, it is running, or MLflow's store cannot be opened.
