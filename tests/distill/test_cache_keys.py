@@ -258,7 +258,6 @@ OTHER_MODULES = {
     "data.task_file": "the task's identity is in the fingerprint of the data",
     "data.corpus.sentence_frames": "the key of the data has the fingerprint of its content",
     "data.corpus.lexicon": "the key of the data has the fingerprint of its content",
-    "data.corpus.phenomena": "the key of the data has the fingerprint of its content",
     "distill.assistant": "assistants are stored, and their weights are in the targets' fingerprint",
     "distill.cache_contents": "lists and removes saved epochs",
     "distill.cache_keys": "another key is another key",

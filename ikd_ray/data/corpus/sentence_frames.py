@@ -1,4 +1,4 @@
-"""The frame language in which the phenomena are written.
+"""The frame language of `phenomena.yaml`.
 
     "the {person:a} near the {person:b} [{is:a}|{is:!a}] {adjp}."
 
@@ -15,7 +15,10 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
+
+import yaml
 
 from ikd_ray.data.corpus.lexicon import CLOSED, OPEN, Entry
 
@@ -29,15 +32,18 @@ _A_BEFORE_VOWEL = re.compile(r"\ba(?= [aeiou])", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Phenomenon:
-    """A phenomenon of grammar: its frames, the frames kept for dev (`unseen`), and its weight in a split.
-
-    Weight 2 is given to phenomena whose errors mostly show in neighbouring words.
-    """
+    """A phenomenon of grammar: its frames, the frames kept for dev (`unseen`), and its weight in a split."""
 
     name: str
     frames: Sequence[str]
     unseen: Sequence[str] = ()
     weight: int = 1
+
+
+PHENOMENA = tuple(
+    Phenomenon(name, fields["frames"].splitlines(), fields["unseen"].splitlines(), fields.get("weight", 1))
+    for name, fields in yaml.safe_load(Path(__file__).with_name("phenomena.yaml").read_text()).items()
+)
 
 
 def members(frame: str) -> int:
