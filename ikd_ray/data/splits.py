@@ -12,9 +12,8 @@ from ikd_ray.tasks import Task
 
 HOLDOUT = "holdout"
 HOLDOUT_FRACTION = 0.1  # of the training examples of each label
-HOLDOUT_SEED = (
-    0  # not the sweep's: all sweeps of a task hold out the same examples and share teachers and targets
-)
+HOLDOUT_SEED = 0
+"""Not the sweep's: all sweeps of a task hold out the same examples, and share teachers and targets."""
 
 
 def nested_subset(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:

@@ -137,12 +137,7 @@ def tokenize(
 ) -> TaskData:
     """Tokenize a data set into `root/<key>`, or open the result of an earlier call.
 
-    Args:
-        dataset: the texts and labels.
-        tokenizer: of the teacher.
-        tokenizer_key: identifies the tokenizer: equal keys must mean equal output.
-        max_length: tokens per example, special tokens included; longer examples are truncated.
-        root: folder of all tokenized data sets.
+    Examples are truncated to `max_length` tokens, special tokens included. Tokenizers of equal keys must be equal.
     """
     key = data_key(dataset.fingerprint, tokenizer_key, max_length)
 
@@ -194,6 +189,5 @@ def _encode(
         input_ids.append(np.fromiter(chain.from_iterable(encoded["input_ids"]), np.int32))
         token_type_ids.append(np.fromiter(chain.from_iterable(encoded["token_type_ids"]), np.uint8))
     offsets = row_offsets(np.array(sizes, np.int64))
-    return RaggedArray(np.concatenate(input_ids), offsets), RaggedArray(
-        np.concatenate(token_type_ids), offsets
-    )
+    ids, types = (RaggedArray(np.concatenate(chunks), offsets) for chunks in (input_ids, token_type_ids))
+    return ids, types

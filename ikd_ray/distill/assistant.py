@@ -6,13 +6,10 @@ student much smaller than its teacher learns more from a teacher of a size in be
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-from transformers import AutoTokenizer
 
 from ikd_ray.config import NOT_IN_ASSISTANTS, PrefixConfig, Trial
 from ikd_ray.data.tokens import TaskData
@@ -20,8 +17,7 @@ from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
 from ikd_ray.distill.loop import POLL_SECONDS, Distillation, Epoch
 from ikd_ray.distill.stage_training import DivergedError
 from ikd_ray.distill.targets import Targets
-from ikd_ray.distill.teacher import TEACHER_FILE, TeacherRecord
-from ikd_ray.distill.teacher_files import NO_REMOTE_CODE
+from ikd_ray.distill.teacher import TeacherRecord, save_teacher
 from ikd_ray.storage import store
 
 FORMAT = 1
@@ -57,19 +53,7 @@ def make_assistant(
 ) -> Iterator[Epoch]:
     """Distil an assistant of `recipe.student_layers` layers, and store it for `open_teacher` and `load_teacher`.
 
-    Its record has the metrics of the last epoch on the evaluation splits.
-
-    Args:
-        teacher: the teacher's record.
-        data: the task's tokenized examples.
-        targets: outputs of the teacher, on the device to train on, of all layers that the assistant's are matched with.
-        recipe: the trial to distil.
-        folder: where the assistant is stored.
-        prefix: gigabytes for the outputs of frozen layers.
-        checkpoints: where its epochs are saved and found, so that an interrupted distillation resumes.
-
-    Yields:
-        Each epoch.
+    Its record has the metrics of the last epoch on the evaluation splits. It is trained on the device of the targets.
 
     Raises:
         AssistantDivergedError: a loss became NaN or infinite.
@@ -92,10 +76,4 @@ def make_assistant(
         "settings": assistant_recipe(recipe) | {"layer_map": list(distillation.matched)},
         "history": history,
     }
-
-    def write(staging: Path) -> None:
-        distillation.student.model.save_pretrained(staging)
-        AutoTokenizer.from_pretrained(teacher.folder, **NO_REMOTE_CODE).save_pretrained(staging)
-        (staging / TEACHER_FILE).write_text(json.dumps(record, indent=1))
-
-    store.get_or_build(folder, write)
+    save_teacher(folder, distillation.student, str(teacher.folder), record)

@@ -30,11 +30,9 @@ class DistributedContext:
         )
 
     def wrap(self, module: nn.Module, some_unused: bool) -> nn.Module:
-        """Return the module wrapped so that gradients are averaged over the processes.
+        """Return the module wrapped so that gradients are averaged over the processes, until other parameters train.
 
-        Args:
-            module: the module. Wrap it anew whenever other parameters train.
-            some_unused: whether parameters that train may get no gradient; to find them costs time at every step.
+        `some_unused` allows parameters that train to get no gradient; to find them costs time at every step.
         """
         if self.size == 1:
             return module

@@ -79,8 +79,7 @@ class EncoderOutput:
 class Encoder(nn.Module):
     """Wrapper of a Hugging Face `...ForSequenceClassification` model of one of `FAMILIES`.
 
-    Args:
-        model: the model. Its parameters are shared; its attention and linear layers are replaced in place.
+    The model's parameters are shared; its attention and linear layers are replaced in place.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:

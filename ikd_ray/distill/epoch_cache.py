@@ -47,7 +47,10 @@ class LostCheckpointError(RuntimeError):
 
 @dataclass(frozen=True)
 class CachedEpoch:
-    """State of a stage after one of its epochs. The tensors stay on disk until they are loaded."""
+    """State of a stage after one of its epochs. The tensors stay on disk until they are loaded.
+
+    Loading them raises `LostCheckpointError` where they cannot be read.
+    """
 
     folder: Path
     metrics: dict[str, float]
@@ -62,19 +65,11 @@ class CachedEpoch:
         return "" if self.own else self.trial or "a trial without a name"
 
     def weights(self) -> dict[str, Tensor]:
-        """Load the parameters that the stage trains, by name.
-
-        Raises:
-            LostCheckpointError: they cannot be read.
-        """
+        """Load the parameters that the stage trains, by name."""
         return self._load(WEIGHTS)
 
     def optimizer(self) -> dict[str, Tensor]:
-        """Load the optimizer's state (`StageOptimizer.state`).
-
-        Raises:
-            LostCheckpointError: it cannot be read.
-        """
+        """Load the optimizer's state (`StageOptimizer.state`)."""
         return self._load(OPTIMIZER)
 
     def _load(self, name: str) -> dict[str, Tensor]:
@@ -146,11 +141,7 @@ class EpochCache:
         return self.folder / key / name
 
     def stage_cache(self, key: str, about: Mapping[str, Any]) -> StageCache:
-        """Return the epochs of the stage with a key.
-
-        Args:
-            key: a `cache_keys.stage_key`.
-            about: description of the stage for people who list the cache.
+        """Return the epochs of the stage with a `cache_keys.stage_key`; `about` describes it to people.
 
         Raises:
             OSError: the lease cannot be written.

@@ -46,9 +46,6 @@ class StudentEvaluator:
     The losses of frozen layers are taken from the evaluation before.
 
     Args:
-        student: the student.
-        data: its evaluation splits are read.
-        targets: the teacher's outputs.
         matched: the teacher layer of each student layer, counted from 1.
         frozen: outputs of the student's frozen layers. These layers must not have changed since the evaluation before.
     """

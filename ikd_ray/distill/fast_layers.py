@@ -90,12 +90,7 @@ class Linear(nn.Linear):
 
 
 def use_onednn(model: nn.Module, use: bool = ONEDNN) -> None:
-    """Switch the linear layers of a model, in place, to oneDNN or back to PyTorch's own.
-
-    Args:
-        model: any module; its parameters stay.
-        use: whether to use oneDNN; by default where it is the faster one.
-    """
+    """Switch a model's linear layers, in place, to oneDNN (by default where it is faster) or back to PyTorch's own."""
     for module in model.modules():
         if type(module) in (nn.Linear, Linear):
             module.__class__ = Linear if use else nn.Linear
@@ -105,8 +100,6 @@ class CompactVocabulary:
     """A smaller word embedding that stands in for a model's while it trains on some rows of one split.
 
     Args:
-        embedding: the model's whole word embedding.
-        split: the split that is trained on.
         pad_id: the padding's token id. Ids up to it keep their numbers, as models know the padding by its number.
         used: rows of the split that are trained on.
     """

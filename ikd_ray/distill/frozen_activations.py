@@ -34,7 +34,6 @@ class FrozenActivations:
 
     Args:
         student: the student, which trains meanwhile.
-        data: its examples.
         config: gigabytes that the outputs may take in memory and in a temporary file.
         rows: (n,) training examples in use, ascending; None: all. Nothing is stored for others.
     """

@@ -38,10 +38,6 @@ def latencies_ms(student: Encoder, *others: Callable[[], object]) -> list[float]
     """Return a student's `latency_ms`, and that of other implementations of the same forward pass.
 
     Other load on the machine makes a pass slower, so each is measured in turn until its two shortest medians agree.
-
-    Args:
-        student: the student.
-        others: functions that run one forward pass each.
     """
     # Users of the student run transformers' own forward pass.
     model = copy.deepcopy(student.model).eval().cpu()

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ikd_ray.config import PrefixConfig, Trial
 from ikd_ray.data.splits import nested_subset
 from ikd_ray.data.tokens import TaskData
@@ -116,26 +118,24 @@ class Distillation:
         self.trial, self.data, self.targets = trial, data, targets
         self.reference = reference or targets
         self.world = world or DistributedContext(device=next(targets.teacher.parameters()).device)
-        self._rows = nested_subset(data.train.labels, trial.train_fraction, trial.seed)
+        self._prefix = prefix or PrefixConfig()
+        self._saved = SharedEpochs(checkpoints, self.world)
         batch_size = min(trial.batch_size, len(self._rows))
         if self.world.size > 1 and batch_size < 2 * self.world.size:
             raise UsageError(
                 f"batch_size {batch_size}: too few examples for {self.world.size} workers to split; "
                 "give at least two per worker"
             )
-        self._prefix = prefix or PrefixConfig()
-        self._saved = SharedEpochs(checkpoints, self.world)
-        self._start()
+        self.student = self._build_student()
 
-    def _start(self) -> None:
-        """Build the student, untrained."""
-        trial = self.trial
-        student = build_student(self.targets.teacher, trial.student_layers, trial.student_init)
-        self.student = student.to(self.world.device)
-        self._frozen = FrozenActivations(self.student, self.data, self._prefix, self._rows)
-        self._evaluator = StudentEvaluator(
-            self.student, self.data, self.reference, self.matched, self._frozen
-        )
+    def _build_student(self) -> Encoder:
+        student = build_student(self.targets.teacher, self.trial.student_layers, self.trial.student_init)
+        return student.to(self.world.device)
+
+    @property
+    def _rows(self) -> np.ndarray:
+        """The training examples that the student sees, ascending."""
+        return nested_subset(self.data.train.labels, self.trial.train_fraction, self.trial.seed)
 
     @property
     def stages(self) -> list[Stage]:
@@ -178,11 +178,14 @@ class Distillation:
                 return
             except LostCheckpointError as error:  # start over, and reuse what is still saved
                 self.warnings.append(f"{first_line(error)}; trained anew")
-                self._start()
+                self.student = self._build_student()
 
     def _run(self) -> Iterator[Epoch | PendingEpoch]:
         """Run through all stages from an untrained student."""
-        stages, layers, saved = self.stages, len(self.student.layers), self._saved
+        student, data, rows, saved = self.student, self.data, self._rows, self._saved
+        stages, layers = self.stages, len(student.layers)
+        activations = FrozenActivations(student, data, self._prefix, rows)
+        evaluator = StudentEvaluator(student, data, self.reference, self.matched, activations)
         done = reused = epoch = 0  # `epoch` of the stage
         with saved.lease():
             key = self._start_key() if saved.enabled else ""
@@ -190,21 +193,21 @@ class Distillation:
                 frozen = stage.frozen(layers)
                 # The whole encoder's output is small, and the same for all heads that are trained on it.
                 activations_dir = saved.activations_dir(key, epoch) if frozen == layers else None
-                key = stage_key(key, epoch, stage, self._frozen.fits(frozen))
-                inputs = (self.data, self.targets, self._imitated, self.world, self._frozen)
-                trainer = StageTrainer(self.student, stage, self.trial, *inputs, activations_dir, self._rows)
-                with saved.stage(key, self._describe(stage), not self._frozen.out_of_space):
+                key = stage_key(key, epoch, stage, activations.fits(frozen))
+                inputs = (data, self.targets, self._imitated, self.world, activations)
+                trainer = StageTrainer(student, stage, self.trial, *inputs, activations_dir, rows)
+                with saved.stage(key, self._describe(stage), not activations.out_of_space):
                     for epoch in range(1, stage.epochs + 1):
                         while isinstance(cached := saved.find(epoch), PendingEpoch):
                             yield cached
                         if cached:
                             saved.adopt(trainer, cached)
-                            self._evaluator.restore(cached.metrics)
+                            evaluator.restore(cached.metrics)
                             metrics = _reused_metrics(cached)
                         else:
                             saved.load_adopted(trainer)
-                            metrics = self._train(trainer, epoch)
-                            saved.save(epoch, metrics, trainer, not self._frozen.out_of_space)
+                            metrics = self._train(trainer, evaluator, epoch)
+                            saved.save(epoch, metrics, trainer, not activations.out_of_space)
                         done, reused_from = done + 1, cached.reused_from if cached else ""
                         reused += bool(reused_from)
                         counts = {"stage": number, "reused_epochs": reused, "trained_epochs": done - reused}
@@ -217,13 +220,13 @@ class Distillation:
                         if stage.ends(metrics):
                             break
 
-    def _train(self, trainer: StageTrainer, epoch: int) -> dict[str, float]:
+    def _train(self, trainer: StageTrainer, evaluator: StudentEvaluator, epoch: int) -> dict[str, float]:
         """Train an epoch of a stage, and evaluate the student."""
         start = time.perf_counter()
         metrics = trainer.train_epoch(epoch)
         trained = time.perf_counter()
         if self.world.rank == 0:
-            metrics |= self._evaluator.evaluate()
+            metrics |= evaluator.evaluate()
         seconds = trained - start, time.perf_counter() - trained
         return metrics | dict(zip(TIME_METRICS, seconds, strict=True)) | {"time/reused_s": 0.0}
 

@@ -62,12 +62,9 @@ class SharedEpochs:
 
     @contextmanager
     def stage(self, key: str, about: Mapping[str, Any], exact: bool) -> Iterator[None]:
-        """Use the epochs of one stage within the block.
+        """Use the epochs of the stage with a `cache_keys.stage_key` within the block.
 
-        Args:
-            key: a `cache_keys.stage_key`.
-            about: description of the stage for people who list the cache.
-            exact: whether this worker computes exactly what the key says.
+        They are used only if every worker computes exactly what the key says (`exact`).
         """
         if self._all_exact(exact) and self._cache and self._world.rank == 0:
             with self._disk_errors_as_warnings():
@@ -102,10 +99,7 @@ class SharedEpochs:
         self._adopted.append((trainer, cached))
 
     def load_adopted(self, resumed: StageTrainer | None = None) -> None:
-        """Load the weights of the adopted epochs into the student.
-
-        Args:
-            resumed: the stage in which training goes on; its optimizer is restored too.
+        """Load the weights of the adopted epochs into the student, and the optimizer of the stage that is resumed.
 
         Raises:
             LostCheckpointError: one of the workers can no longer read them.
@@ -125,14 +119,7 @@ class SharedEpochs:
             raise lost or LostCheckpointError("a worker cannot read an epoch that another one can")
 
     def save(self, epoch: int, metrics: Mapping[str, float], trainer: StageTrainer, exact: bool) -> None:
-        """Save an epoch that was just trained, if this trial has claimed the stage.
-
-        Args:
-            epoch: number in the stage, from 1.
-            metrics: the epoch's metrics.
-            trainer: the weights and the optimizer's state are read from it.
-            exact: as in `stage`.
-        """
+        """Save an epoch that was just trained, if this trial has claimed the stage and every worker is exact."""
         exact, stage = self._all_exact(exact), self._stage
         if stage is None or not stage.claimed:
             return

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ikd_ray.config import TeacherConfig, Trial
 from ikd_ray.data.batches import Batch, collate, prefetch, training_batches
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.distributed import DistributedContext
@@ -37,22 +38,6 @@ class DivergedError(RuntimeError):
     """A training loss became NaN or infinite."""
 
 
-class OptimizerSettings(Protocol):
-    """The fields of a configuration that training reads: `Trial` and `TeacherConfig` have them."""
-
-    @property
-    def learning_rate(self) -> float | None:
-        """AdamW's peak learning rate. A `TeacherConfig` must have had its default resolved."""
-
-    @property
-    def batch_size(self) -> int:
-        """Examples per step, over all processes."""
-
-    @property
-    def seed(self) -> int:
-        """Seed of batches and dropout."""
-
-
 class StageTrainer:
     """Trains a model through one stage.
 
@@ -62,12 +47,9 @@ class StageTrainer:
 
     Args:
         model: the model to train, in place. Nothing is computed before `train_epoch`.
-        stage: losses, epochs and trainable parts.
-        settings: learning rate, batch size and seed.
-        data: the training split is read.
+        settings: learning rate (a `TeacherConfig` must have had its default resolved), batch size and seed.
         targets: the teacher's outputs; None for a stage of hard labels alone.
         matched: for each layer of the model the teacher layer it imitates, counted from 1.
-        world: the processes that train together.
         frozen: stored outputs of the layers that the stage freezes; None: they are computed at every step.
         activations_dir: folder where other trials find or leave exactly those outputs.
         rows: (n,) training examples to use, ascending; None: all.
@@ -77,7 +59,7 @@ class StageTrainer:
         self,
         model: Encoder,
         stage: Stage,
-        settings: OptimizerSettings,
+        settings: Trial | TeacherConfig,
         data: TaskData,
         targets: Targets | None,
         matched: tuple[int, ...],
@@ -108,49 +90,35 @@ class StageTrainer:
             self._frozen.advance(stage.frozen(len(self._loss.model.layers)), self._activations_dir)
         with self.optimizer.installed():
             self.optimizer.prepare()
-            loss = self._wrapped_loss()
-            torch.manual_seed(_seed("dropout", self._seed, stage.name, number, world.rank))
+            # Wrapped anew for each epoch: after its first step DDP sums gradients in another order, so that an epoch's
+            # numbers would depend on whether this process trained the one before.
+            # The attention loss alone gives the top layer's values and feed-forward part no gradient.
+            stage_loss = world.wrap(self._loss, some_unused=not (stage.cos or stage.classifies))
+            torch.manual_seed(int(digest("dropout", self._seed, stage.name, number, world.rank)[:15], 16))
             plan = self._loader.plan(number)
             sums = torch.zeros((), device=world.device)
             for index, inputs in enumerate(self._loader.load(plan)):
                 step = (number - 1) * len(plan) + index
                 self.optimizer.set_lr(lr_factor(stage, step, len(plan)))
-                names, losses = self._step(loss, inputs)
-                sums = sums + losses * len(inputs.batch)
+                batch = self.optimizer.translate(inputs.batch)
+                total, losses = stage_loss(batch, inputs.target, inputs.start)
+                # DDP averages gradients as if the processes' shares were equal.
+                self.optimizer.step(total * (len(batch) * world.size / inputs.total))
+                sums = sums + torch.stack([total.detach(), *losses.values()]) * len(batch)
                 if index % TRIM_EVERY == 0:
                     trim_heap()
         means = (world.all_reduce_sum(sums) / sum(map(len, plan))).tolist()
-        metrics = {f"train/{name}": value for name, value in zip(names, means, strict=True)}
+        metrics = {f"train/{name}": value for name, value in zip(("loss", *losses), means, strict=True)}
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise DivergedError(f"{name} became {value} in stage {stage.name}, epoch {number}")
         return metrics
 
     def load(self, weights: dict[str, Tensor], optimizer: dict[str, Tensor] | None = None) -> None:
-        """Restore the state after an epoch of this stage.
-
-        Args:
-            weights: as `StageOptimizer.weights` returned them.
-            optimizer: as `StageOptimizer.state` returned it; None where training does not resume in this stage.
-        """
+        """Restore the state after an epoch of this stage (`StageOptimizer.load`)."""
         if self._frozen and self.stage.frozen(len(self._loss.model.layers)) < self._frozen.depth:
             self._frozen.advance(0)  # layers change whose output is stored
         self.optimizer.load(weights, optimizer)
-
-    def _wrapped_loss(self) -> nn.Module:
-        # Wrapped anew for each epoch: after its first step DDP sums gradients in another order, so that an epoch's
-        # numbers would depend on whether this process trained the one before.
-        # The attention loss alone gives the top layer's values and feed-forward part no gradient.
-        some_unused = not (self.stage.cos or self.stage.classifies)
-        return self._world.wrap(self._loss, some_unused)
-
-    def _step(self, loss: nn.Module, inputs: StepInputs) -> tuple[list[str], Tensor]:
-        """Train on this process's share of a batch; return the names and means of its losses."""
-        batch = self.optimizer.translate(inputs.batch)
-        total, losses = loss(batch, inputs.target, inputs.start)
-        # DDP averages gradients as if the processes' shares were equal.
-        self.optimizer.step(total * (len(batch) * self._world.size / inputs.total))
-        return ["loss", *losses], torch.stack([total.detach(), *losses.values()])
 
 
 def train_stage(trainer: StageTrainer) -> Iterator[dict[str, float]]:
@@ -260,7 +228,7 @@ class StageDataLoader:
     def __init__(
         self,
         stage: Stage,
-        settings: OptimizerSettings,
+        settings: Trial | TeacherConfig,
         data: TaskData,
         rows: np.ndarray,
         targets: Targets | None,
@@ -270,7 +238,8 @@ class StageDataLoader:
     ) -> None:
         self._stage, self._settings = stage, settings
         self._data, self._rows, self._targets = data, rows, targets
-        self._layers = [matched[layer - 1] for layer in stage.layers]
+        self._cls_layers = [matched[layer - 1] for layer in stage.layers]
+        self._attention_layers = self._cls_layers if stage.kl else []
         self._world, self._frozen = world, frozen
 
     def plan(self, epoch: int) -> list[np.ndarray]:
@@ -292,42 +261,29 @@ class StageDataLoader:
                 start = start.to(world.device, non_blocking=True)
             yield StepInputs(batch, target, start, len(rows))
 
-    @property
-    def _attention_layers(self) -> list[int]:
-        return self._layers if self._stage.kl else []
-
     def _read(self, rows: np.ndarray) -> tuple[Batch, TargetBatch | None, Tensor | None]:
         batch, target = collate(self._data.train, rows, self._data.pad_id), None
         logits = self._stage.soft > 0
-        if self._layers or logits:
+        if self._cls_layers or logits:
             assert self._targets is not None
-            target = self._targets.read(
-                "train", rows, logits=logits, cls=self._layers, attention=self._attention_layers
-            )
+            layers = {"cls": self._cls_layers, "attention": self._attention_layers}
+            target = self._targets.read("train", rows, logits=logits, **layers)
         start = self._frozen.read("train", rows) if self._frozen else None
         if self._world.device.type != "cuda":
             return batch, target, start
         # Only pinned memory is copied while the GPU computes.
-        return batch.map(_pin), target and target.map(_pin), start if start is None else _pin(start)
-
-
-def _pin(tensor: Tensor) -> Tensor:
-    return tensor.pin_memory()
+        pin = Tensor.pin_memory
+        return batch.map(pin), target and target.map(pin), start if start is None else pin(start)
 
 
 class StageOptimizer:
-    """The parameters that a stage trains, and the optimizer that updates them.
+    """The parameters of a model that a stage trains, and the optimizer that updates them.
 
-    Args:
-        model: the model, changed in place.
-        stage: which parts of it train.
-        settings: the peak learning rate.
-        data: the training split and the padding's id determine which embedding rows train.
-        rows: (n,) training examples in use.
+    Only the embeddings of tokens in `rows`, the training examples in use, can change, so others are not trained.
     """
 
     def __init__(
-        self, model: Encoder, stage: Stage, settings: OptimizerSettings, data: TaskData, rows: np.ndarray
+        self, model: Encoder, stage: Stage, settings: Trial | TeacherConfig, data: TaskData, rows: np.ndarray
     ) -> None:
         assert settings.learning_rate is not None
         self._model, self._stage, self._peak_lr = model, stage, settings.learning_rate
@@ -387,12 +343,7 @@ class StageOptimizer:
         }
 
     def load(self, weights: dict[str, Tensor], state: dict[str, Tensor] | None = None) -> None:
-        """Restore the state after an epoch.
-
-        Args:
-            weights: as `weights` returned them.
-            state: as `state` returned it; None where training does not resume in this stage.
-        """
+        """Restore `weights` and `state` after an epoch; the latter is None where training does not resume here."""
         with self.installed():
             set_trainable(self._model, self._stage)
             parameters = self._trainable()
@@ -435,10 +386,6 @@ def lr_factor(stage: Stage, step: int, steps_per_epoch: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return max(0.0, (total - step) / max(1, total - warmup)) if stage.decays else 1.0
-
-
-def _seed(*key: object) -> int:
-    return int(digest(*key)[:15], 16)
 
 
 @cache

@@ -35,10 +35,7 @@ def matched_layers(depths: Iterable[int], teacher_layers: int) -> list[int]:
 def build_student(teacher: Encoder, student_layers: int, init: str) -> Encoder:
     """Build a student from copies of the teacher's embeddings, pooler, classifier and some of its layers.
 
-    Args:
-        teacher: the teacher.
-        student_layers: number of layers of the student.
-        init: "mapped" copies the layers of `layer_map`, "first" the lowest ones.
+    With `init` "mapped" these are the layers of `layer_map`, with "first" the lowest ones.
     """
     mapped = layer_map(student_layers, len(teacher.layers))
     chosen = mapped if init == "mapped" else range(1, student_layers + 1)

@@ -102,14 +102,9 @@ def part_names(layers: Collection[int], attention: bool) -> list[str]:
 
 
 class Targets:
-    """Stored targets, read batch by batch; the teacher computes the attention that is not stored.
+    """Targets that `build_targets` stored, read batch by batch; the teacher computes the attention that is not stored.
 
-    Args:
-        folder: where `build_targets` stored them.
-        data: the task's tokenized examples.
-        teacher: the teacher, which is frozen and moved to `device`.
-        attention_stored: whether attention is stored.
-        device: where the teacher runs; None: the CPU.
+    The teacher is frozen and moved to `device` (None: the CPU).
     """
 
     def __init__(
@@ -124,7 +119,7 @@ class Targets:
         self._attention_stored = attention_stored
         self.teacher = teacher.eval().requires_grad_(False).to(device or torch.device("cpu"))
         self._data = data
-        self._open: dict[tuple[str, str], np.ndarray | BucketedArray] = {}
+        self._readers: dict[tuple[str, str], Callable[[np.ndarray], np.ndarray]] = {}
 
     def fingerprint(self, layers: Collection[int]) -> str:
         """Return a digest of the stored targets of some layers and of the teacher's weights."""
@@ -136,18 +131,14 @@ class Targets:
     def _teacher_key(self) -> str:
         return self.teacher.fingerprint()
 
-    def _stored(self, part: str, split: str) -> np.ndarray | BucketedArray:
-        if (part, split) not in self._open:
-            path = self.folder / part / f"{split}.npy"
-            # As a plain array: numpy's class for memory maps takes its time over every access.
-            values = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-            if part.startswith("attention"):
-                heads = self.teacher.config.num_attention_heads
-                order = self._data.splits[split].order
-                self._open[part, split] = BucketedArray(values, order, lambda length: (heads, length, length))
-            else:
-                self._open[part, split] = values
-        return self._open[part, split]
+    def _open(self, part: str, split: str) -> Callable[[np.ndarray], np.ndarray]:
+        """Return the function that reads a part's entries of some rows."""
+        # As a plain array: numpy's class for memory maps takes its time over every access.
+        values = np.asarray(np.load(self.folder / part / f"{split}.npy", mmap_mode="r", allow_pickle=False))
+        order, heads = self._data.splits[split].order, self.teacher.config.num_attention_heads
+        if part.startswith("attention"):
+            return BucketedArray(values, order, lambda length: (heads, length, length)).read
+        return lambda rows: values[order.positions[rows]]
 
     def read(
         self,
@@ -169,28 +160,22 @@ class Targets:
             cls: layers whose [CLS] vectors to read.
             attention: layers whose attention to read.
         """
-        out, positions = TargetBatch(), self._data.splits[split].order.positions[rows]
-        if logits:
-            stored = self._stored("logits", split)
-            assert isinstance(stored, np.ndarray)
-            out.logits = torch.from_numpy(stored[positions])
-        for layer in cls:
-            stored = self._stored(f"cls-{layer}", split)
-            assert isinstance(stored, np.ndarray)
-            out.cls[layer] = torch.from_numpy(stored[positions])
-        for layer in attention if self._attention_stored else ():
-            stored = self._stored(f"attention-{layer}", split)
-            assert isinstance(stored, BucketedArray)
-            out.attention[layer] = torch.from_numpy(stored.read(rows))
-        return out
+
+        def tensor(part: str) -> Tensor:
+            if (part, split) not in self._readers:
+                self._readers[part, split] = self._open(part, split)
+            return torch.from_numpy(self._readers[part, split](rows))
+
+        return TargetBatch(
+            tensor("logits") if logits else None,
+            {layer: tensor(f"cls-{layer}") for layer in cls},
+            {layer: tensor(f"attention-{layer}") for layer in (attention if self._attention_stored else ())},
+        )
 
     def complete(self, target: TargetBatch, batch: Batch, attention: Collection[int] = ()) -> TargetBatch:
         """Return the result of `read` as float32 on the batch's device, with the attention that is not stored.
 
-        Args:
-            target: the result of `read` for the batch's rows.
-            batch: the batch, with token ids of the teacher's vocabulary.
-            attention: layers whose attention is needed.
+        The batch must have the token ids of the teacher's vocabulary.
         """
         device = batch.input_ids.device
         out = target.map(lambda tensor: tensor.to(device, non_blocking=True).float())
@@ -224,13 +209,6 @@ def build_targets(
     Each part (the logits, one layer's vectors, one layer's attention) is a checksummed folder of its own. Existing
     parts are kept; the missing ones are written in one pass of the teacher. An interrupted build is continued unless
     more layers are asked for. Several processes may call this at once. Targets are built as the generator is consumed.
-
-    Args:
-        folder: where the parts are stored.
-        data: the task's tokenized examples.
-        teacher: the teacher, on the device where it runs.
-        layers: layers of the teacher, counted from 1.
-        attention: whether to store attention.
 
     Yields:
         The number of examples done, and of all examples; nothing where all parts exist.
@@ -287,10 +265,7 @@ def _steps(orders: dict[str, LengthOrder], maps: int) -> list[tuple[str, np.ndar
     """Return the split and the rows of every step: rows in order of length, as many at once as memory allows.
 
     They do not depend on which parts are missing, so that a build can be continued after some parts are complete.
-
-    Args:
-        orders: each split's order of length.
-        maps: attention maps that the teacher computes per example, over all layers and heads.
+    `maps` is the number of attention maps that the teacher computes per example, over all layers and heads.
     """
     steps = []
     for split, order in orders.items():

@@ -98,20 +98,16 @@ def bundled_teacher() -> Path:
 
 
 def find_teacher(name: str | None, task: Task) -> TeacherSource:
-    """Find and check a teacher. Weights are read of a local folder only.
+    """Find and check a teacher: a folder, or a name on the hub, whose weights are not read.
 
-    Args:
-        name: a folder, or a name on the hub; None: bert-base-uncased where there are a GPU and the hub, else the
-            bundled MiniLM.
-        task: the task to teach.
+    None stands for bert-base-uncased where there are a GPU and the hub, else for the bundled MiniLM.
 
     Raises:
         UsageError: there is no such model, its family is not supported, its weights are not in safetensors or damaged,
             or its classification head does not fit the task.
     """
-    if name is None:
-        use_hub = torch.cuda.is_available() and hub_reachable()
-        name = "bert-base-uncased" if use_hub else None
+    if name is None and torch.cuda.is_available() and hub_reachable():
+        name = "bert-base-uncased"
     if name is None:
         folder = bundled_teacher()
         return _describe("all-MiniLM-L6-v2", str(folder), weights_key(folder), task)
@@ -219,10 +215,7 @@ def open_teacher(folder: Path) -> TeacherRecord | None:
     """Return the record of a stored teacher; None where there is none or it is damaged."""
     if not store.is_intact(folder):
         return None
-    record = json.loads((folder / TEACHER_FILE).read_text())
-    return TeacherRecord(
-        folder, record["name"], folder.name, record["metrics"], record["settings"], record["history"]
-    )
+    return TeacherRecord(folder, key=folder.name, **json.loads((folder / TEACHER_FILE).read_text()))
 
 
 def make_teacher(
@@ -232,16 +225,6 @@ def make_teacher(
 
     The epoch with the best main metric on `TaskData.selection_split` is stored. Fine-tuning stops after
     `config.patience` epochs without a better one.
-
-    Args:
-        source: the pretrained model.
-        data: the task's tokenized examples.
-        config: settings of the fine-tuning.
-        folder: where the teacher is stored.
-        device: where it is trained.
-
-    Yields:
-        Each epoch of fine-tuning.
 
     Raises:
         DivergedError: a loss, or the metric, is not a finite number.
@@ -256,10 +239,15 @@ def make_teacher(
             yield epoch
     metrics = score(teacher, data)
     record = {"name": source.name, "metrics": metrics, "settings": settings, "history": history}
+    save_teacher(folder, teacher.cpu(), source.path, record)
+
+
+def save_teacher(folder: Path, teacher: Encoder, tokenizer: str, record: dict[str, Any]) -> None:
+    """Store a model, the tokenizer of a folder or name on the hub, and the record, unless they are stored already."""
 
     def write(staging: Path) -> None:
-        teacher.cpu().model.save_pretrained(staging)
-        load_tokenizer(source).save_pretrained(staging)
+        teacher.model.save_pretrained(staging)
+        AutoTokenizer.from_pretrained(tokenizer, **NO_REMOTE_CODE).save_pretrained(staging)
         (staging / TEACHER_FILE).write_text(json.dumps(record, indent=1))
 
     store.get_or_build(folder, write)

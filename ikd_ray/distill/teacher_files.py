@@ -114,14 +114,8 @@ def load_classifier(
 ) -> PreTrainedModel:
     """Load a model with a classification head for a task, and check that its weights are complete.
 
-    transformers alone would initialise missing weights at random without an error.
-
-    Args:
-        path: a folder, or a name on the hub.
-        name: the teacher's name for error messages.
-        task: number and names of the labels.
-        has_head: whether to use the model's own head; else it gets a random one.
-        dtype: type of the weights; None: as they are stored.
+    transformers alone would initialise missing weights at random without an error. Without a head of its own the model
+    gets a random one. `name` stands for it in messages; with `dtype` None the weights keep their stored type.
 
     Raises:
         UsageError: weights are missing, have another shape than the configuration says, or are not finite.

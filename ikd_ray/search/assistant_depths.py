@@ -15,10 +15,7 @@ DEPTHS = ("student_layers", "assistant_layers")
 def assistant_depths(where: str, spaces: Iterable[Space], teacher_layers: int) -> dict[int, tuple[int, ...]]:
     """Return the depths of the assistants that trials may have, each with those of its students; both ascend.
 
-    Args:
-        where: the space file, as messages name it.
-        spaces: the space of each method.
-        teacher_layers: encoder layers of the teacher.
+    Messages begin with `where`.
 
     Raises:
         UsageError: an assistant is not deeper than its student, or not less deep than the teacher.

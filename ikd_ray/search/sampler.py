@@ -37,14 +37,7 @@ class SeededSampler:
     """
 
     def __init__(self, budget: Budget, objectives: Mapping[str, str], seed: int, lag: int) -> None:
-        """Start without trials.
-
-        Args:
-            budget: the trials of the sweep.
-            objectives: metric -> "max" or "min".
-            seed: the sweep's.
-            lag: trials before the suggested one whose results are not waited for.
-        """
+        """Start without trials. The objectives are metrics with "max" or "min"."""
         self.samples: dict[int, Sample] = {}
         """Searched parameters by trial number."""
         self._budget, self._seed, self._lag = budget, seed, lag

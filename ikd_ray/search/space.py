@@ -310,12 +310,7 @@ def _schema() -> Any:
 
 
 def _entry(type_: Any, when: Any) -> Any:
-    """Return the type of one entry of `params`: a value, or a mapping of a kind that suits the field.
-
-    Args:
-        type_: the type of the field's values.
-        when: the type of a condition.
-    """
+    """Return the type of one entry of `params`: a value, or a mapping of a kind that suits the field's type."""
     kinds = _suitable_kinds(type_)
 
     def tag(entry: Any) -> str:

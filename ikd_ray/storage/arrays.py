@@ -33,12 +33,7 @@ class LengthOrder:
     """
 
     def __init__(self, lengths: np.ndarray, rows: np.ndarray | None = None) -> None:
-        """Sort rows by length.
-
-        Args:
-            lengths: (n,) tokens of each row.
-            rows: the rows that have an entry, ascending; `None` means all.
-        """
+        """Sort by length the rows that have an entry (ascending; None: all)."""
         rows = np.arange(len(lengths)) if rows is None else rows
         self.lengths = lengths
         self.rows = rows[np.argsort(lengths[rows], kind="stable")]

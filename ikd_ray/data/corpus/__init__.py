@@ -28,13 +28,7 @@ class Judgement:
 
 
 def generate(seed: int = 0, train: int = 8200, dev: int = 1040) -> tuple[list[Judgement], list[Judgement]]:
-    """Generate the training and the dev split; one seed gives one corpus, on every machine.
-
-    Args:
-        seed: of all random choices.
-        train: number of training sentences.
-        dev: number of dev sentences.
-    """
+    """Generate so many training and dev sentences; one seed gives one corpus, on every machine."""
     taken: set[str] = set()
     training = _Split(Writer(held_out_words(seed)), random.Random(f"{seed} train"), 0.0, taken).draw(train)
     return training, _Split(Writer(), random.Random(f"{seed} dev"), UNSEEN_FRAMES, taken).draw(dev)
