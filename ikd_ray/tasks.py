@@ -105,10 +105,9 @@ def _measure(metric: str, labels: np.ndarray, predictions: np.ndarray) -> float:
         warnings.simplefilter("ignore")
         if metric == "accuracy":
             return float(metrics.accuracy_score(labels, predictions))
-        if metric == "f1":
-            return float(metrics.f1_score(labels, predictions, zero_division=0.0))
-        if metric == "macro_f1":
-            return float(metrics.f1_score(labels, predictions, average="macro", zero_division=0.0))
+        if metric in ("f1", "macro_f1"):
+            average = "binary" if metric == "f1" else "macro"
+            return float(metrics.f1_score(labels, predictions, average=average, zero_division=0.0))
         if metric == "mcc":
             return float(metrics.matthews_corrcoef(labels, predictions))
         if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
@@ -121,14 +120,22 @@ def _measure(metric: str, labels: np.ndarray, predictions: np.ndarray) -> float:
 class GlueTask(Task):
     """A task of GLUE. `name`, `text_columns` and `labels` are those of the hub's data set `nyu-mll/glue`."""
 
+    metrics: tuple[str, ...] = ("accuracy",)
+    metric: str = "accuracy"
+    file_labels: tuple[str, ...] = ("0", "1")
     folder: str = ""
-    file_text: tuple[str, ...] = ()
-    """Names of the text columns in the files' header."""
+    file_columns: tuple[str, ...] = ()
+    """Names of the text columns in the files, where they are other ones than on the hub."""
     headless: tuple[str, ...] = ()
     """All column names of files without a header; empty where files have one."""
     skips_corrupted: bool = False
     """True if the official files hold broken rows, which are customarily skipped."""
     splits: tuple[SplitNames, ...] = _TRAIN_DEV
+
+    @property
+    def file_text(self) -> tuple[str, ...]:
+        """Names of the text columns in the files."""
+        return self.file_columns or self.text_columns
 
     @property
     def title(self) -> str:
@@ -143,7 +150,6 @@ class GlueTask(Task):
 
 _PAIR = ("sentence1", "sentence2")
 _ENTAILMENT = ("entailment", "not_entailment")
-_BINARY = ("0", "1")
 _NLI = ("entailment", "neutral", "contradiction")
 
 _ALL = (
@@ -154,20 +160,9 @@ _ALL = (
         labels=("unacceptable", "acceptable"),
         metrics=("mcc",),
         metric="mcc",
-        file_text=("sentence",),
-        file_labels=_BINARY,
         headless=("source", "label", "mark", "sentence"),
     ),
-    GlueTask(
-        name="sst2",
-        folder="SST-2",
-        text_columns=("sentence",),
-        labels=("negative", "positive"),
-        metrics=("accuracy",),
-        metric="accuracy",
-        file_text=("sentence",),
-        file_labels=_BINARY,
-    ),
+    GlueTask(name="sst2", folder="SST-2", text_columns=("sentence",), labels=("negative", "positive")),
     GlueTask(
         name="mrpc",
         folder="MRPC",
@@ -175,9 +170,8 @@ _ALL = (
         labels=("not_equivalent", "equivalent"),
         metrics=("accuracy", "f1"),
         metric="f1",
-        file_text=("#1 String", "#2 String"),
+        file_columns=("#1 String", "#2 String"),
         file_label="Quality",
-        file_labels=_BINARY,
     ),
     GlueTask(
         name="qqp",
@@ -186,9 +180,7 @@ _ALL = (
         labels=("not_duplicate", "duplicate"),
         metrics=("accuracy", "f1"),
         metric="f1",
-        file_text=("question1", "question2"),
         file_label="is_duplicate",
-        file_labels=_BINARY,
         skips_corrupted=True,
     ),
     GlueTask(
@@ -198,17 +190,15 @@ _ALL = (
         labels=(),
         metrics=("pearson", "spearman"),
         metric="pearson",
-        file_text=_PAIR,
         file_label="score",
+        file_labels=(),
     ),
     GlueTask(
         name="mnli",
         folder="MNLI",
         text_columns=("premise", "hypothesis"),
         labels=_NLI,
-        metrics=("accuracy",),
-        metric="accuracy",
-        file_text=_PAIR,
+        file_columns=_PAIR,
         file_label="gold_label",
         file_labels=_NLI,
         splits=(
@@ -222,31 +212,10 @@ _ALL = (
         folder="QNLI",
         text_columns=("question", "sentence"),
         labels=_ENTAILMENT,
-        metrics=("accuracy",),
-        metric="accuracy",
-        file_text=("question", "sentence"),
         file_labels=_ENTAILMENT,
     ),
-    GlueTask(
-        name="rte",
-        folder="RTE",
-        text_columns=_PAIR,
-        labels=_ENTAILMENT,
-        metrics=("accuracy",),
-        metric="accuracy",
-        file_text=_PAIR,
-        file_labels=_ENTAILMENT,
-    ),
-    GlueTask(
-        name="wnli",
-        folder="WNLI",
-        text_columns=_PAIR,
-        labels=("not_entailment", "entailment"),
-        metrics=("accuracy",),
-        metric="accuracy",
-        file_text=_PAIR,
-        file_labels=_BINARY,
-    ),
+    GlueTask(name="rte", folder="RTE", text_columns=_PAIR, labels=_ENTAILMENT, file_labels=_ENTAILMENT),
+    GlueTask(name="wnli", folder="WNLI", text_columns=_PAIR, labels=("not_entailment", "entailment")),
 )
 
 TASKS: dict[str, GlueTask] = {task.name: task for task in _ALL}

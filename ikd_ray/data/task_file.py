@@ -179,11 +179,7 @@ _TEXT_FIELDS = ("name", "text", "label", "labels", "metric", "metrics", "files")
 _SCHEMA = mapping(
     {
         "name": Annotated[str, AfterValidator(_check_name)],
-        "text": Annotated[
-            distinct(_WORD),
-            AfterValidator(_check_text),
-            AS_LIST,
-        ],
+        "text": Annotated[distinct(_WORD), AfterValidator(_check_text), AS_LIST],
         "label": _WORD,
         "labels": Annotated[
             Annotated[list[_WORD], Tag("a list")] | Annotated[dict[str, _WORD], Tag("a mapping")],
@@ -191,11 +187,7 @@ _SCHEMA = mapping(
             AfterValidator(_check_labels),
             AS_LIST,
         ],
-        "range": Annotated[
-            list[float],
-            AfterValidator(_check_range),
-            AS_LIST,
-        ],
+        "range": Annotated[list[float], AfterValidator(_check_range), AS_LIST],
         "metric": _METRIC,
         "metrics": Annotated[distinct(_METRIC), AS_LIST],
         "files": Annotated[mapping(dict.fromkeys(_TABLES, _FILE)), AfterValidator(_check_files)],
