@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ikd_ray.config import DataConfig
-from ikd_ray.data.dataset import Dataset, fingerprint
+from ikd_ray.data.dataset import Dataset
 from ikd_ray.data.sources import load_dataset
 from ikd_ray.data.tokens import TaskData, open_data, tokenize
 from ikd_ray.distill.student import layer_map
@@ -73,12 +73,8 @@ def find_inputs(request: Request) -> tuple[TeacherSource, Dataset]:
         name: split.select(np.arange(min(request.limit, len(split))))
         for name, split in dataset.splits.items()
     }
-    return source, replace(
-        dataset,
-        splits=splits,
-        description=f"{dataset.description}, the first {request.limit} of each",
-        fingerprint=fingerprint(task, splits),
-    )
+    description = f"{dataset.description}, the first {request.limit} of each"
+    return source, replace(dataset, splits=splits, description=description)
 
 
 def prepare_inputs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -43,27 +44,25 @@ class Dataset:
     source: Literal["folder", "hub", "embedded"]
     description: str
     """One line for people and for tags."""
-    fingerprint: str
-    """See `fingerprint`."""
 
     @property
     def generated(self) -> bool:
         """True if the examples are this project's own instead of the task's."""
         return self.source == "embedded"
 
-
-def fingerprint(task: Task, splits: dict[str, Split]) -> str:
-    """Return the SHA-256 (hex) of the task's identity and of every text and label."""
-    digest = hashlib.sha256(task.identity.encode())
-    for name, split in sorted(splits.items()):
-        digest.update(f"\0{name}\0{len(split)}\0".encode())
-        for texts in (split.text, split.text_pair or ()):
-            for text in texts:
-                data = text.encode()
-                # The length comes first, so that no two lists of texts give the same bytes.
-                digest.update(len(data).to_bytes(8, "little") + data)
-        digest.update(split.labels.astype(split.labels.dtype.newbyteorder("<")).tobytes())
-    return digest.hexdigest()
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the task's identity and of every text and label."""
+        digest = hashlib.sha256(self.task.identity.encode())
+        for name, split in sorted(self.splits.items()):
+            digest.update(f"\0{name}\0{len(split)}\0".encode())
+            for texts in (split.text, split.text_pair or ()):
+                for text in texts:
+                    data = text.encode()
+                    # The length comes first, so that no two lists of texts give the same bytes.
+                    digest.update(len(data).to_bytes(8, "little") + data)
+            digest.update(split.labels.astype(split.labels.dtype.newbyteorder("<")).tobytes())
+        return digest.hexdigest()
 
 
 def format_sizes(splits: dict[str, Split]) -> str:

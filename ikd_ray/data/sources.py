@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ikd_ray.data.dataset import Dataset, Split, fingerprint, format_sizes
+from ikd_ray.data.dataset import Dataset, Split, format_sizes
 from ikd_ray.data.readers import find_glue_folder, read_glue_split, read_tables
 from ikd_ray.data.task_file import CustomTask
 from ikd_ray.errors import UsageError
@@ -82,22 +82,13 @@ def offline_unless_reachable() -> bool:
     return False
 
 
-def _dataset(
-    task: GlueTask | CustomTask,
-    splits: dict[str, Split],
-    source: Literal["folder", "hub", "embedded"],
-    description: str,
-) -> Dataset:
-    return Dataset(task, splits, source, description, fingerprint(task, splits))
-
-
 def _from_tables(task: CustomTask, data_dir: Path | None) -> Dataset:
     if data_dir is None:
         names = ", ".join(name for _, name in task.files)
         raise UsageError(f"--data-dir is missing; give the folder that holds {names} of task {task.name}")
     splits = read_tables(data_dir, task)
     description = f"folder {data_dir.resolve().name} ({task.name}, {format_sizes(splits)})"
-    return _dataset(task, splits, "folder", description)
+    return Dataset(task, splits, "folder", description)
 
 
 def _from_glue_folder(task: GlueTask, data_dir: Path) -> Dataset:
@@ -109,7 +100,7 @@ def _from_glue_folder(task: GlueTask, data_dir: Path) -> Dataset:
         skipped += skipped_rows
     note = f", {skipped} corrupted rows skipped" if skipped else ""
     description = f"GLUE folder {data_dir.resolve().name} ({task.folder}, {format_sizes(splits)}{note})"
-    return _dataset(task, splits, "folder", description)
+    return Dataset(task, splits, "folder", description)
 
 
 class _HubError(Exception):
@@ -133,7 +124,7 @@ def _from_hub(task: GlueTask) -> Dataset:
             raise _HubError(f"{which} did not load ({type(error).__name__}: {reason})") from error
     where = "hub" if reachable else "hub's local cache"
     description = f"Hugging Face {where} {HUB_NAME} ({task.name}, {format_sizes(splits)})"
-    return _dataset(task, splits, "hub", description)
+    return Dataset(task, splits, "hub", description)
 
 
 def _hub_split(task: GlueTask, table: datasets.Dataset) -> Split:
@@ -157,7 +148,7 @@ def _from_corpus(task: GlueTask, reason: str) -> Dataset:
     description = (
         f"GENERATED corpus (not CoLA): made by this project's own grammar, {sizes}, because {reason}"
     )
-    return _dataset(task, splits, "embedded", description)
+    return Dataset(task, splits, "embedded", description)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ikd_ray.data.dataset import Dataset, Split, fingerprint
+from ikd_ray.data.dataset import Dataset, Split
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import Task
 
@@ -59,7 +59,6 @@ def hold_out(dataset: Dataset) -> Dataset:
         dataset,
         splits=splits,
         description=f"{dataset.description}; {len(held_out)} of train are held out to choose by",
-        fingerprint=fingerprint(dataset.task, splits),
     )
 
 

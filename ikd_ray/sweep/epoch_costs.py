@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ikd_ray.config import Trial
-from ikd_ray.data.dataset import Dataset, fingerprint
+from ikd_ray.data.dataset import Dataset
 from ikd_ray.data.tokens import TaskData, tokenize
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.loop import Distillation, Epoch
@@ -91,7 +91,7 @@ def typical_subset(dataset: Dataset, lengths: Mapping[str, np.ndarray], limit: i
 
 def _select(dataset: Dataset, rows: Mapping[str, np.ndarray]) -> Dataset:
     splits = {name: split.select(rows[name]) for name, split in dataset.splits.items()}
-    return replace(dataset, splits=splits, fingerprint=fingerprint(dataset.task, splits))
+    return replace(dataset, splits=splits)
 
 
 @dataclass(frozen=True)

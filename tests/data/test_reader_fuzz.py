@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ikd_ray.data.dataset import Split, fingerprint
+from ikd_ray.data.dataset import Dataset, Split
 from ikd_ray.data.readers import MAX_LINE, read_glue_split
 from ikd_ray.data.task_file import ENDINGS, CustomTask
 from ikd_ray.errors import UsageError
@@ -136,7 +136,8 @@ def test_changed_byte_changes_the_fingerprint(rows, change):
         after, _ = read(bytes(other), task)
     except UsageError:
         return
-    assert fingerprint(task, {"train": before}) != fingerprint(task, {"train": after})
+    first, second = (Dataset(task, {"train": split}, "folder", "") for split in (before, after))
+    assert first.fingerprint != second.fingerprint
 
 
 def test_lines_are_limited_to_one_mebibyte():

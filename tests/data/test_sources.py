@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ikd_ray.data import sources
-from ikd_ray.data.dataset import Split, fingerprint
+from ikd_ray.data.dataset import Dataset, Split
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import TASKS, Task, get_task
 
@@ -236,7 +236,8 @@ def test_fingerprint_depends_on_all_content(tmp_path):
     cola, sst2, mrpc = get_task("cola"), get_task("sst2"), get_task("mrpc")
 
     def key(task, first, second=None, labels=(0, 1)):
-        return fingerprint(task, {"train": Split(first, second, np.array(labels, np.int64))})
+        splits = {"train": Split(first, second, np.array(labels, np.int64))}
+        return Dataset(task, splits, "folder", "").fingerprint
 
     base = key(cola, ["ab", "c"])
     assert base == key(cola, ["ab", "c"])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ikd_ray.data import sources
-from ikd_ray.data.dataset import Split, fingerprint
+from ikd_ray.data.dataset import Dataset, Split
 from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, keep_task, kept_task, load_task
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import TASKS
@@ -220,7 +220,7 @@ def test_fingerprints_depend_on_everything_that_is_computed(load):
     plain = load(PLAIN)
 
     def key(**changes: object) -> str:
-        return fingerprint(dataclasses.replace(plain, **changes), {"train": split})
+        return Dataset(dataclasses.replace(plain, **changes), {"train": split}, "folder", "").fingerprint
 
     same = key(text_columns=("other",), file_label="x", file_labels=("1", "2", "3"), files=(), definition="")
     assert same == key()

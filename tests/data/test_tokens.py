@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import BertTokenizerFast
 
 from ikd_ray.data import tokens
-from ikd_ray.data.dataset import Dataset, Split, fingerprint
+from ikd_ray.data.dataset import Dataset, Split
 from ikd_ray.data.task_file import load_task
 from ikd_ray.data.tokens import RaggedArray, TaskData, open_data, row_offsets, tokenize
 from ikd_ray.tasks import get_task
@@ -38,7 +38,7 @@ def make_task_dataset(task_name: str, count: int = 25, seed: int = 0) -> Dataset
         labels = rng.random(count).astype(np.float32) if task.is_regression else rng.integers(0, 2, count)
         second = sentences(rng, count, 9) if task.is_pair else None
         splits[names.name] = Split([*sentences(rng, count - 1, 12), "w1s w2ed. zzz"], second, labels)
-    return Dataset(task, splits, "folder", "made up", fingerprint(task, splits))
+    return Dataset(task, splits, "folder", "made up")
 
 
 def assert_tokenized(data: TaskData, dataset: Dataset, tokenizer, max_length: int) -> None:
@@ -66,7 +66,7 @@ def test_custom_task_is_stored_with_its_tokens(tmp_path, tokenizer):
     path.write_text("name: own\ntext: a\nlabel: b\nlabels: {1: x, 2: y, 3: z}\nmetric: macro_f1\n")
     task = load_task(path)
     splits = make_task_dataset("cola").splits
-    dataset = Dataset(task, splits, "folder", "made up", fingerprint(task, splits))
+    dataset = Dataset(task, splits, "folder", "made up")
     kept = tokenize(dataset, tokenizer, "t", 12, tmp_path / "tokens").folder
     path.unlink()
     code = "import sys; from pathlib import Path; from ikd_ray.data.tokens import open_data\n"

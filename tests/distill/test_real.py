@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ikd_ray.config import TeacherConfig, Trial
-from ikd_ray.data.dataset import Dataset, Split, fingerprint
+from ikd_ray.data.dataset import Dataset, Split
 from ikd_ray.data.sources import load_dataset
 from ikd_ray.data.tokens import tokenize
 from ikd_ray.distill.loop import distill
@@ -26,7 +26,7 @@ def first_rows(dataset: Dataset) -> Dataset:
     for name, split in dataset.splits.items():
         rows = np.random.default_rng(0).permutation(len(split))[: ROWS[name]]
         splits[name] = Split([split.text[row] for row in rows], None, split.labels[rows])
-    return Dataset(dataset.task, splits, "folder", "part of CoLA", fingerprint(dataset.task, splits))
+    return Dataset(dataset.task, splits, "folder", "part of CoLA")
 
 
 @pytest.fixture(scope="module")

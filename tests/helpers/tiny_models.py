@@ -10,7 +10,7 @@ from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, Ber
 from transformers.utils import logging
 
 from ikd_ray.data.batches import Batch
-from ikd_ray.data.dataset import Dataset, Split, fingerprint
+from ikd_ray.data.dataset import Dataset, Split
 from ikd_ray.data.tokens import TaskData, tokenize
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.targets import Targets, build_targets
@@ -106,7 +106,7 @@ def make_dataset(task_name: str = "cola", train: int = 48, dev: int = 20, seed: 
         number = np.array([int(text.split()[0][1:]) for text in first])
         labels = (number % 6).astype(np.float32) if task.is_regression else number % len(task.labels)
         splits[names.name] = Split(first, second, labels)
-    return Dataset(task, splits, "folder", "made up", fingerprint(task, splits))
+    return Dataset(task, splits, "folder", "made up")
 
 
 def make_data(root: Path, task_name: str = "cola", train: int = 48, dev: int = 20, seed: int = 0) -> TaskData:
