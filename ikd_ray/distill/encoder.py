@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,14 +66,22 @@ def uses_segment_ids(config: PretrainedConfig) -> bool:
 
 @dataclass
 class EncoderOutput:
-    """Outputs of a forward pass; layers count from 1."""
+    """Outputs of a model for one batch; layers count from 1."""
 
     logits: Tensor | None = None
-    """(B, labels), where they were asked for."""
+    """(B, labels)."""
     cls: dict[int, Tensor] = field(default_factory=dict)
-    """Layer -> [CLS] vectors, (B, hidden), of every layer that was run."""
+    """Layer -> [CLS] vectors, (B, hidden)."""
     attention: dict[int, Tensor] = field(default_factory=dict)
-    """Layer -> attention probabilities before dropout, (B, heads, L, L), of the layers asked for."""
+    """Layer -> attention probabilities before dropout, (B, heads, L, L); a teacher's are 0 at padding."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> EncoderOutput:
+        """Return the outputs with a function applied to every tensor."""
+        return EncoderOutput(
+            None if self.logits is None else function(self.logits),
+            {layer: function(vectors) for layer, vectors in self.cls.items()},
+            {layer: function(probabilities) for layer, probabilities in self.attention.items()},
+        )
 
 
 class Encoder(nn.Module):

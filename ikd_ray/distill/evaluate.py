@@ -60,7 +60,7 @@ class StudentEvaluator:
     ) -> None:
         self._student, self._data, self._targets = student, data, targets
         self._matched, self._frozen = matched, frozen
-        self._layer_losses: dict[str, dict[str, float]] = {}  # split -> layer_<i>/<loss> -> mean
+        self._previous: Mapping[str, float] = {}  # metrics of the evaluation before
 
     @torch.inference_mode()
     def evaluate(self) -> dict[str, float]:
@@ -72,32 +72,27 @@ class StudentEvaluator:
         """
         metrics: dict[str, float] = {}
         for name, split in self._data.evaluation_splits.items():
-            start_layer = self._frozen.depth if self._frozen and name in self._layer_losses else 0
-            logits, teacher_logits, losses = self._forward(name, split, start_layer)
-            losses = self._layer_losses[name] = self._layer_losses.get(name, {}) | losses
-            attention = [value for key, value in losses.items() if key.endswith("/kl")]
-            values = losses | {
-                "attention_kl": sum(attention) / len(attention),
-                "teacher_agreement": _agreement(logits, teacher_logits),
-            }
-            values |= self._data.task.score(split.labels, logits)
-            metrics |= {f"{name}/{key}": value for key, value in values.items()}
+            start_layer = self._frozen.depth if self._frozen and self._previous else 0
+            logits, teacher_logits, trained = self._forward(name, split, start_layer)
+            before = {key: loss for key, loss in self._previous.items() if key.startswith(f"{name}/layer_")}
+            losses = before | trained
+            attention = [loss for key, loss in losses.items() if key.endswith("/kl")]
+            metrics |= losses
+            metrics[f"{name}/attention_kl"] = sum(attention) / len(attention)
+            metrics[f"{name}/teacher_agreement"] = _agreement(logits, teacher_logits)
+            scores = self._data.task.score(split.labels, logits)
+            metrics |= {f"{name}/{key}": value for key, value in scores.items()}
+        self._previous = metrics
         return metrics
 
     def restore(self, metrics: Mapping[str, float]) -> None:
         """Take metrics that any process returned from `evaluate` as those of the evaluation before."""
-        for name in self._data.evaluation_splits:
-            prefix = f"{name}/layer_"
-            self._layer_losses[name] = {
-                key.removeprefix(f"{name}/"): value
-                for key, value in metrics.items()
-                if key.startswith(prefix)
-            }
+        self._previous = metrics
 
     def _forward(
         self, name: str, split: TokenSplit, start_layer: int
     ) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
-        """Return the logits of student and teacher, and the mean losses of the layers above `start_layer`."""
+        """Return the logits of student and teacher, and the split's mean losses of the layers above `start_layer`."""
         logits = np.empty((len(split), self._student.config.num_labels), np.float32)
         teacher_logits = np.empty_like(logits)
         matched = dict(enumerate(self._matched[start_layer:], start=start_layer + 1))
@@ -113,8 +108,9 @@ class StudentEvaluator:
             teacher_logits[batch.rows] = target.logits.cpu().numpy()
             for layer, source in matched.items():
                 kl = attention_kl(output.attention[layer], target.attention[source], batch.attention_mask)
-                sums[f"layer_{layer}/kl"] += kl * len(batch)
-                sums[f"layer_{layer}/cos"] += cls_cosine(output.cls[layer], target.cls[source]) * len(batch)
+                cos = cls_cosine(output.cls[layer], target.cls[source])
+                sums[f"{name}/layer_{layer}/kl"] += kl * len(batch)
+                sums[f"{name}/layer_{layer}/cos"] += cos * len(batch)
         return logits, teacher_logits, {key: float(value) / len(split) for key, value in sums.items()}
 
 
@@ -131,11 +127,8 @@ def _forward_passes(
     device = next(model.parameters()).device
     for rows in evaluation_batches(split.lengths, BATCH):
         batch = collate(split, rows, pad_id).to(device)
-        start = None
-        if read:
-            start = read(rows)
-            assert start is not None
-            start = start.to(device)
+        start = read(rows) if read else None
+        start = None if start is None else start.to(device)
         yield batch, model(batch, attention_layers=attention_layers, start=start, start_layer=start_layer)
 
 

@@ -7,8 +7,7 @@ knows no regime by name.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from ikd_ray.config import Trial, make_trial
 
@@ -68,29 +67,28 @@ class Stage:
         return 0 if self.embeddings else min(self.trains, default=student_layers + 1) - 1
 
 
-def _classification(trial: Trial, **changes: Any) -> Stage:
-    stage: dict[str, Any] = {
-        "name": "C",
-        "epochs": trial.epochs,
-        "soft": 1.0,
-        "hard": trial.lambda_,
-        "temperature": trial.temperature,
-        "trains": tuple(range(1, trial.student_layers + 1)),
-        "head": True,
-        "embeddings": trial.embeddings == "train",
-    }
-    return Stage(**(stage | changes))
+def _classification(trial: Trial) -> Stage:
+    return Stage(
+        name="C",
+        epochs=trial.epochs,
+        soft=1.0,
+        hard=trial.lambda_,
+        temperature=trial.temperature,
+        trains=tuple(range(1, trial.student_layers + 1)),
+        head=True,
+        embeddings=trial.embeddings == "train",
+    )
 
 
-def _internal_weights(trial: Trial) -> dict[str, float]:
-    on = trial.internal_losses
-    weight = trial.internal_weight
-    return {"kl": weight if on in ("kl", "both") else 0.0, "cos": weight if on in ("cos", "both") else 0.0}
+def _internal_weights(trial: Trial) -> tuple[float, float]:
+    """Return the weights of the attention KL and the CLS cosine."""
+    kl, cos = (trial.internal_losses in (loss, "both") for loss in ("kl", "cos"))
+    return kl * trial.internal_weight, cos * trial.internal_weight
 
 
 def hard(trial: Trial) -> list[Stage]:
     """Return the stage of fine-tuning on the gold labels, without a teacher."""
-    return [_classification(trial, soft=0.0, hard=1.0)]
+    return [replace(_classification(trial), soft=0.0, hard=1.0)]
 
 
 def kd(trial: Trial) -> list[Stage]:
@@ -102,7 +100,8 @@ def id(trial: Trial) -> list[Stage]:  # the paper's name for the regime
     """Return the stage of internal distillation: every layer's internal losses and the classification loss at once."""
     layers = tuple(range(1, trial.student_layers + 1))
     name = "+".join(map(str, layers)) + "+C"
-    return [_classification(trial, name=name, layers=layers, **_internal_weights(trial))]
+    kl, cos = _internal_weights(trial)
+    return [replace(_classification(trial), name=name, layers=layers, kl=kl, cos=cos)]
 
 
 def _layer_by_layer(trial: Trial, stacked: bool, trains_below: bool) -> list[Stage]:
@@ -112,6 +111,7 @@ def _layer_by_layer(trial: Trial, stacked: bool, trains_below: bool) -> list[Sta
     ends it.
     """
     always = trial.soft_labels == "always"
+    kl, cos = _internal_weights(trial)
     stages = []
     for k in range(1, trial.student_layers + 1):
         upto = tuple(range(1, k + 1))
@@ -121,6 +121,8 @@ def _layer_by_layer(trial: Trial, stacked: bool, trains_below: bool) -> list[Sta
                 name="+".join(map(str, layers)),
                 epochs=trial.epochs_per_layer,
                 layers=layers,
+                kl=kl,
+                cos=cos,
                 soft=1.0 if always else 0.0,
                 temperature=trial.temperature,
                 trains=upto if trains_below else (k,),
@@ -128,12 +130,10 @@ def _layer_by_layer(trial: Trial, stacked: bool, trains_below: bool) -> list[Sta
                 embeddings=trial.embeddings == "train" and (trains_below or k == 1),
                 cosine_threshold=trial.cosine_threshold,
                 decays=False,
-                **_internal_weights(trial),
             )
         )
-    if trial.top_trains == "head":
-        return [*stages, _classification(trial, trains=(), embeddings=False)]
-    return [*stages, _classification(trial)]
+    last = _classification(trial)
+    return [*stages, replace(last, trains=(), embeddings=False) if trial.top_trains == "head" else last]
 
 
 def pid(trial: Trial) -> list[Stage]:

@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from ikd_ray.distill.fast_layers import CompactVocabulary
 from ikd_ray.distill.frozen_activations import FrozenActivations
 from ikd_ray.distill.losses import attention_kl, cls_cosine, hard_label_loss, soft_label_loss
 from ikd_ray.distill.regimes import Stage
-from ikd_ray.distill.targets import TargetBatch, Targets
+from ikd_ray.distill.targets import Targets
 from ikd_ray.storage.store import digest
 
 CLIP_NORM = 1.0
@@ -89,7 +89,7 @@ class StageTrainer:
         if self._frozen:
             self._frozen.advance(stage.frozen(len(self._loss.model.layers)), self._activations_dir)
         with self.optimizer.installed():
-            self.optimizer.prepare()
+            set_trainable(self._loss.model, stage)
             # Wrapped anew for each epoch: after its first step DDP sums gradients in another order, so that an epoch's
             # numbers would depend on whether this process trained the one before.
             # The attention loss alone gives the top layer's values and feed-forward part no gradient.
@@ -131,7 +131,7 @@ def train_stage(trainer: StageTrainer) -> Iterator[dict[str, float]]:
 
 
 def stage_losses(
-    stage: Stage, output: EncoderOutput, target: TargetBatch | None, batch: Batch, matched: tuple[int, ...]
+    stage: Stage, output: EncoderOutput, target: EncoderOutput | None, batch: Batch, matched: tuple[int, ...]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute a stage's losses on one batch.
 
@@ -191,7 +191,7 @@ class StageLoss(nn.Module):
         self.model, self._stage, self._matched, self._autocast = model, stage, matched, autocast
 
     def forward(
-        self, batch: Batch, target: TargetBatch | None, start: Tensor | None
+        self, batch: Batch, target: EncoderOutput | None, start: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute `stage_losses`; `start` is the stored output of the frozen layers, None where it is not stored."""
         stage, depth = self._stage, len(self.model.layers)
@@ -212,7 +212,7 @@ class StepInputs(NamedTuple):
     """One process's share of one step, on its device."""
 
     batch: Batch
-    target: TargetBatch | None
+    target: EncoderOutput | None
     start: Tensor | None
     """Stored output of the frozen layers, (B, L, hidden), or (B, hidden) where all layers are frozen."""
     total: int
@@ -261,7 +261,7 @@ class StageDataLoader:
                 start = start.to(world.device, non_blocking=True)
             yield StepInputs(batch, target, start, len(rows))
 
-    def _read(self, rows: np.ndarray) -> tuple[Batch, TargetBatch | None, Tensor | None]:
+    def _read(self, rows: np.ndarray) -> tuple[Batch, EncoderOutput | None, Tensor | None]:
         batch, target = collate(self._data.train, rows, self._data.pad_id), None
         logits = self._stage.soft > 0
         if self._cls_layers or logits:
@@ -272,8 +272,11 @@ class StageDataLoader:
         if self._world.device.type != "cuda":
             return batch, target, start
         # Only pinned memory is copied while the GPU computes.
-        pin = Tensor.pin_memory
-        return batch.map(pin), target and target.map(pin), start if start is None else pin(start)
+        return batch.map(_pin), target and target.map(_pin), start if start is None else _pin(start)
+
+
+def _pin(tensor: Tensor) -> Tensor:
+    return tensor.pin_memory()
 
 
 class StageOptimizer:
@@ -289,7 +292,6 @@ class StageOptimizer:
         self._model, self._stage, self._peak_lr = model, stage, settings.learning_rate
         self._data, self._rows = data, rows
         self._vocabulary: CompactVocabulary | None = None
-        self._adamw: torch.optim.Optimizer | None = None
 
     def installed(self) -> AbstractContextManager[None]:
         """Return a context within which embeddings that train are the compact ones."""
@@ -303,22 +305,18 @@ class StageOptimizer:
         """Return the batch with ids of the compact embeddings. The teacher, whose targets these are not, has none."""
         return self._vocabulary.translate(batch) if self._vocabulary else batch
 
-    def prepare(self) -> torch.optim.Optimizer:
-        """Unfreeze the stage's parameters, and create the optimizer at the first call. Call it within `installed`."""
-        set_trainable(self._model, self._stage)
-        if self._adamw is None:
-            parameters = list(self._trainable().values())
-            self._adamw = torch.optim.AdamW(parameters, lr=self._peak_lr, weight_decay=0.0, fused=True)
-        return self._adamw
+    @cached_property
+    def _adamw(self) -> torch.optim.Optimizer:
+        """The optimizer, created at the first step, within `installed`."""
+        parameters = list(self._trainable().values())
+        return torch.optim.AdamW(parameters, lr=self._peak_lr, weight_decay=0.0, fused=True)
 
     def set_lr(self, factor: float) -> None:
         """Set the learning rate to `factor` times the peak."""
-        assert self._adamw is not None
         self._adamw.param_groups[0]["lr"] = self._peak_lr * factor
 
     def step(self, loss: Tensor) -> None:
         """Update the parameters by a loss's clipped gradient."""
-        assert self._adamw is not None
         self._adamw.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._adamw.param_groups[0]["params"], CLIP_NORM)
@@ -334,7 +332,6 @@ class StageOptimizer:
 
     def state(self) -> dict[str, Tensor]:
         """Return AdamW's state after an epoch, `<parameter>/<moment>` -> tensor; not copied."""
-        assert self._adamw is not None
         names, state = list(self.weights()), self._adamw.state_dict()["state"]
         return {
             f"{names[index]}/{moment}": tensor
@@ -352,13 +349,12 @@ class StageOptimizer:
                     parameters[name].copy_(tensor)
             if state is None:
                 return
-            adamw = self.prepare()
             index = {name: number for number, name in enumerate(parameters)}
-            restored = adamw.state_dict() | {"state": {}}
+            restored = self._adamw.state_dict() | {"state": {}}
             for key, tensor in state.items():
                 name, _, moment = key.rpartition("/")
                 restored["state"].setdefault(index[name], {})[moment] = tensor
-            adamw.load_state_dict(restored)
+            self._adamw.load_state_dict(restored)
 
 
 def set_trainable(model: Encoder, stage: Stage) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from torch import Tensor
 from ikd_ray.config import TargetConfig
 from ikd_ray.data.batches import Batch, collate
 from ikd_ray.data.tokens import TaskData
-from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.encoder import Encoder, EncoderOutput
 from ikd_ray.errors import UsageError
 from ikd_ray.storage import store
 from ikd_ray.storage.arrays import BucketedArray, LengthOrder, ResumableArrays
@@ -33,26 +32,6 @@ BATCH = 64
 MAX_ATTENTION = 2**26
 """Attention probabilities of all layers that a step may hold: 256 MB as float32."""
 UNFINISHED = ".unfinished"
-
-
-@dataclass
-class TargetBatch:
-    """The teacher's outputs for one batch; layers are the teacher's, counted from 1."""
-
-    logits: Tensor | None = None
-    """(B, labels)."""
-    cls: dict[int, Tensor] = field(default_factory=dict)
-    """Layer -> [CLS] vectors, (B, hidden)."""
-    attention: dict[int, Tensor] = field(default_factory=dict)
-    """Layer -> attention probabilities, (B, heads, L, L), 0 at padding."""
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> TargetBatch:
-        """Return the batch with a function applied to every tensor."""
-        return TargetBatch(
-            None if self.logits is None else function(self.logits),
-            {layer: function(vectors) for layer, vectors in self.cls.items()},
-            {layer: function(probabilities) for layer, probabilities in self.attention.items()},
-        )
 
 
 def size_gb(data: TaskData, teacher: Encoder, layers: Collection[int], attention: bool = True) -> float:
@@ -148,7 +127,7 @@ class Targets:
         logits: bool = True,
         cls: Collection[int] = (),
         attention: Collection[int] = (),
-    ) -> TargetBatch:
+    ) -> EncoderOutput:
         """Read stored targets of some rows: float16, on the CPU, without attention that is not stored.
 
         It computes nothing with PyTorch, so that a background thread may call it.
@@ -166,13 +145,13 @@ class Targets:
                 self._readers[part, split] = self._open(part, split)
             return torch.from_numpy(self._readers[part, split](rows))
 
-        return TargetBatch(
+        return EncoderOutput(
             tensor("logits") if logits else None,
             {layer: tensor(f"cls-{layer}") for layer in cls},
             {layer: tensor(f"attention-{layer}") for layer in (attention if self._attention_stored else ())},
         )
 
-    def complete(self, target: TargetBatch, batch: Batch, attention: Collection[int] = ()) -> TargetBatch:
+    def complete(self, target: EncoderOutput, batch: Batch, attention: Collection[int] = ()) -> EncoderOutput:
         """Return the result of `read` as float32 on the batch's device, with the attention that is not stored.
 
         The batch must have the token ids of the teacher's vocabulary.
@@ -195,7 +174,7 @@ class Targets:
         logits: bool = True,
         cls: Collection[int] = (),
         attention: Collection[int] = (),
-    ) -> TargetBatch:
+    ) -> EncoderOutput:
         """Return the targets of a batch, float32, on the batch's device: `read` and `complete` in one."""
         stored = self.read(split, batch.rows, logits=logits, cls=cls, attention=attention)
         return self.complete(stored, batch, attention)

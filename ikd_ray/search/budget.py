@@ -21,11 +21,12 @@ class TrialSpec:
     """Specification of a trial."""
 
     method: str
-    configuration: int  # index among the method's configurations
-    seed: int  # added to the sweep's seed
-    retrain: bool = (
-        False  # train the method's best configuration, whichever that will be, not `configuration`
-    )
+    configuration: int
+    """Index among the method's configurations."""
+    seed: int
+    """Added to the sweep's seed."""
+    retrain: bool = False
+    """True if the method's best configuration is trained, whichever that will be, not `configuration`."""
 
 
 class Budget:
@@ -36,11 +37,7 @@ class Budget:
     """
 
     def __init__(self, space: Space, trials: int | None) -> None:
-        """Plan the trials of a space.
-
-        Args:
-            space: the search space.
-            trials: configurations of each method; None for `DEFAULT_TRIALS`, or all of a grid.
+        """Plan so many trials of each method of a space (None: `DEFAULT_TRIALS`, or all of a grid).
 
         Raises:
             UsageError: no method's grid has as many configurations.

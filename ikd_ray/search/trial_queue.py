@@ -37,15 +37,8 @@ class TrialQueue:
     ) -> None:
         """Open the study in the sweep's folder, or continue the one that is there.
 
-        Args:
-            sweep: the sweep's folder.
-            budget: the method, configuration and seed of each trial.
-            objectives: metric -> "max" or "min".
-            seed: the sweep's.
-            concurrent: trials that run at once.
-            ended: the records of trials that need not run again, by number.
-            trials: number of trials to run.
-            stop: called with the reason when the study cannot be written; no trial follows.
+        `ended` has the records of trials that need not run again, by number; so many `trials` are to run, `concurrent`
+        ones at once. `stop` is called with the reason when the study cannot be written; no trial follows.
         """
         self._budget, self._objectives, self._seed = budget, objectives, seed
         self._study = StudyWriter(sweep, objectives, budget.methods)

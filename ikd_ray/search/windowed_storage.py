@@ -22,11 +22,7 @@ class WindowedStorage(optuna.storages.InMemoryStorage):
     """
 
     def __init__(self, signs: Sequence[int]) -> None:
-        """Create an empty storage.
-
-        Args:
-            signs: for each objective 1 if it is minimized, -1 if it is maximized.
-        """
+        """Create an empty storage; each objective's sign is 1 if it is minimized, -1 if it is maximized."""
         super().__init__()
         self._signs = signs
         self._front: dict[int, tuple[float, ...]] = {}  # trial -> its values times `signs`: less is better

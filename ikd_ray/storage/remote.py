@@ -58,11 +58,8 @@ class SharedStorage:
     def download(self, path: Path, only: Collection[str] = ()) -> bool:
         """Make a published folder equal to its copy at the URI; return `False` if the URI has none.
 
-        A local folder that is the same already stays. Safe when several processes ask at once.
-
-        Args:
-            path: the folder.
-            only: names of the files that are needed; all by default.
+        A local folder that is the same already stays. Safe when several processes ask at once. `only` names the files
+        that are needed, by default all.
         """
         return False
 

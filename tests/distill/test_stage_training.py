@@ -15,8 +15,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from ikd_ray.config import Trial
 from ikd_ray.distill import loop, stage_training
 from ikd_ray.distill.distributed import DistributedContext
+from ikd_ray.distill.encoder import EncoderOutput
 from ikd_ray.distill.regimes import REGIMES
-from ikd_ray.distill.targets import TargetBatch
 from tests.helpers.tiny_models import make_encoder, make_targets
 
 STEPS = 6  # of 48 examples in batches of 8
@@ -30,8 +30,8 @@ def test_a_step_never_waits_for_the_device(data, tmp_path, monkeypatch, regime, 
     """With fake tensors, which have no values, whatever asks for a value raises, as the end of an epoch does."""
     targets = make_targets(tmp_path, data, make_encoder(), attention)
     trial = Trial(regime=regime, student_layers=2, batch_size=8, embeddings=embeddings)
-    steps, step = [], stage_training.StageTrainer._step
-    monkeypatch.setattr(stage_training.StageTrainer, "_step", lambda *args: steps.append(1) or step(*args))
+    steps, step = [], stage_training.StageOptimizer.step
+    monkeypatch.setattr(stage_training.StageOptimizer, "step", lambda *args: steps.append(1) or step(*args))
     with FakeTensorMode(allow_non_fake_inputs=True):
         student, targets.teacher = make_encoder(layers=2), make_encoder()
         for stage in REGIMES[regime](trial):
@@ -82,7 +82,7 @@ def test_everything_that_goes_to_a_gpu_is_pinned(data, targets, monkeypatch):
         world = DistributedContext(device=torch.device(device))
         loader = stage_training.StageDataLoader(stage, trial, data, rows, targets, (2, 4), world, None)
         batch, target, start = loader._read(rows)
-        assert isinstance(target, TargetBatch)
+        assert isinstance(target, EncoderOutput)
         assert start is None
         assert len(pinned) == count
     assert all(any(tensor is one for one in pinned) for tensor in (batch.input_ids, target.logits))
