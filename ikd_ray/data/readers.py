@@ -61,21 +61,10 @@ def read_glue_split(path: Path, task: GlueTask) -> tuple[Split, int]:
     """
     _require_file(path, "a tab-separated file", task, [names.file for names in task.splits])
     lines = (line.removesuffix("\n").removesuffix("\r") for line in _read_lines(path))
-    columns, first_line_number = list(task.headless), 1
-    if not columns:
-        columns, first_line_number = next(lines, "").split("\t"), 2
-        required = (*task.file_text, task.file_label)
-        for name in required:
-            if name not in columns:
-                raise UsageError(
-                    f"{path} line 1: the header has no column {name!r}; it must name {', '.join(required)} "
-                    f"(got {_shown(columns)})"
-                )
-    text_indices = [columns.index(name) for name in task.file_text]
-    label_index = columns.index(task.file_label)
-
+    columns = task.headless or next(lines, "").split("\t")
+    *text_indices, label_index = _indices(columns, (*task.file_text, task.file_label), f"{path} line 1")
     builder, skipped = _SplitBuilder(task), 0
-    for number, line in enumerate(lines, first_line_number):
+    for number, line in enumerate(lines, 1 if task.headless else 2):
         fields = line.split("\t")
         problem = _problem(fields, columns, text_indices)
         if problem and task.skips_corrupted:
@@ -155,7 +144,7 @@ def _parse_label(text: str, task: Task, where: str) -> float:
     return task.file_labels.index(text)
 
 
-def _problem(fields: list[str], columns: list[str], text_indices: list[int]) -> str | None:
+def _problem(fields: list[str], columns: Sequence[str], text_indices: list[int]) -> str | None:
     """Return what is wrong with a row of a GLUE file, its label aside."""
     if len(fields) != len(columns):
         return f"the row has {len(fields)} tab-separated columns where {len(columns)} are right"
@@ -187,17 +176,23 @@ def _label_text(value: Any, where: str) -> str:
     raise UsageError(f"{where} holds {_shown(value)} where a label is needed")
 
 
-def _column_indices(columns: Sequence[str], required: Sequence[str], where: str) -> list[int]:
+def _indices(columns: Sequence[str], required: Sequence[str], where: str) -> list[int]:
+    """Return the position of each required column."""
     for name in required:
         if name not in columns:
             raise UsageError(
                 f"{where}: there is no column {name!r}; the task reads {', '.join(required)} "
                 f"(got {_shown(list(columns))})"
             )
+    return [columns.index(name) for name in required]
+
+
+def _distinct_indices(columns: Sequence[str], required: Sequence[str], where: str) -> list[int]:
+    indices = _indices(columns, required, where)
     name, count = Counter(columns).most_common(1)[0]
     if count > 1:
         raise UsageError(f"{where}: {count} columns are called {_shown(name)}; give each a name of its own")
-    return [columns.index(name) for name in required]
+    return indices
 
 
 def _read_separated(path: Path, required: Sequence[str], delimiter: str) -> Iterator[Row]:
@@ -217,7 +212,7 @@ def _read_separated(path: Path, required: Sequence[str], delimiter: str) -> Iter
             return
         where, line_number = f"{path} line {line_number}", rows.line_num + 1
         if indices is None:
-            indices, width = _column_indices(row, required, where), len(row)
+            indices, width = _distinct_indices(row, required, where), len(row)
         elif len(row) != width:
             raise UsageError(f"{where}: the row has {len(row)} columns where {width} are right")
         else:
@@ -234,7 +229,7 @@ def _read_json_lines(path: Path, required: Sequence[str]) -> Iterator[Row]:
             raise UsageError(f"{where}: not JSON ({reason}); write one object a line") from None
         if not isinstance(record, dict):
             raise UsageError(f'{where}: not a JSON object; write one a line, as in {{"{required[0]}": ...}}')
-        _column_indices(list(record), required, where)
+        _indices(list(record), required, where)
         yield where, [record[name] for name in required]
 
 
@@ -256,7 +251,7 @@ def _read_parquet(path: Path, required: Sequence[str]) -> Iterator[Row]:
     number = itertools.count(1)
     try:
         with path.open("rb") as source, pq.ParquetFile(source) as table:
-            _column_indices(table.schema_arrow.names, required, str(path))
+            _distinct_indices(table.schema_arrow.names, required, str(path))
             for batch in table.iter_batches(PARQUET_BATCH, columns=list(required), use_threads=False):
                 columns = [batch.column(name).to_pylist() for name in required]
                 yield from ((f"{path} row {next(number)}", values) for values in zip(*columns, strict=True))

@@ -47,11 +47,7 @@ class RaggedArray:
         return np.asarray(self.values)[np.repeat(selected, self.sizes)]
 
     def padded(self, rows: np.ndarray, fill: int) -> tuple[np.ndarray, np.ndarray]:
-        """Stack rows, padded with `fill` to the longest of them.
-
-        Returns:
-            The (B, L) values and their (B, L) mask, true within the rows. Both are copies.
-        """
+        """Stack rows, padded with `fill` to the longest of them: (B, L) values, and a mask that is true within rows."""
         starts = self.offsets[rows]
         sizes = self.offsets[rows + 1] - starts
         columns = np.arange(sizes.max(initial=0))

@@ -6,15 +6,14 @@ student much smaller than its teacher learns more from a teacher of a size in be
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ikd_ray.config import NOT_IN_ASSISTANTS, PrefixConfig, Trial
 from ikd_ray.data.tokens import TaskData
-from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
-from ikd_ray.distill.loop import POLL_SECONDS, Distillation, Epoch
+from ikd_ray.distill.epoch_cache import EpochCache
+from ikd_ray.distill.loop import Distillation, Epoch
 from ikd_ray.distill.stage_training import DivergedError
 from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.teacher import TeacherRecord, save_teacher
@@ -61,12 +60,9 @@ def make_assistant(
     distillation = Distillation(recipe, data, targets, prefix=prefix, checkpoints=checkpoints)
     history: list[dict[str, float]] = []
     try:
-        for event in distillation:
-            if isinstance(event, PendingEpoch):
-                time.sleep(POLL_SECONDS)
-            else:
-                history.append(event.metrics)
-                yield event
+        for epoch in distillation.epochs():
+            history.append(epoch.metrics)
+            yield epoch
     except DivergedError as error:
         raise AssistantDivergedError(f"{error} (assistant of {recipe.student_layers} layers)") from None
     splits = tuple(f"{name}/" for name in data.evaluation_splits)

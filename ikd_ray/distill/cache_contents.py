@@ -49,11 +49,7 @@ class ClearResult:
 
 
 def open_cache(output: Path) -> Path:
-    """Return the cache in an output folder.
-
-    Raises:
-        UsageError: There is none, or it cannot be read.
-    """
+    """Return the cache in an output folder; `UsageError` where there is none, or it cannot be read."""
     cache = output / "cache"
     try:
         os.listdir(cache)
@@ -65,11 +61,7 @@ def open_cache(output: Path) -> Path:
 
 
 def summarize_kinds(cache: Path) -> list[KindSummary]:
-    """Summarize everything in the cache by kind, without writing to it.
-
-    Raises:
-        UsageError: A folder cannot be read.
-    """
+    """Summarize everything in the cache by kind, without writing to it; `UsageError` where it cannot be read."""
     return [_summarize_kind(cache / name) for name in KINDS]
 
 
@@ -129,11 +121,7 @@ def _read_about(folder: Path) -> dict[str, Any]:
 
 
 def clear_stages(cache: Path) -> ClearResult:
-    """Remove the saved epochs that no running trial uses.
-
-    Raises:
-        UsageError: The folder cannot be written to.
-    """
+    """Remove the saved epochs that no running trial uses; `UsageError` where the folder cannot be written to."""
     folder = cache / STAGES
     if not folder.is_dir():
         return ClearResult([], [], [])

@@ -25,9 +25,8 @@ class DistributedContext:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context of the forward pass: bfloat16 matrix products on a GPU, float32 elsewhere."""
-        return (
-            torch.autocast(self.device.type, torch.bfloat16) if self.device.type == "cuda" else nullcontext()
-        )
+        on_gpu = self.device.type == "cuda"
+        return torch.autocast("cuda", torch.bfloat16) if on_gpu else nullcontext()
 
     def wrap(self, module: nn.Module, some_unused: bool) -> nn.Module:
         """Return the module wrapped so that gradients are averaged over the processes, until other parameters train.

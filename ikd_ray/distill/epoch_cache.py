@@ -141,11 +141,7 @@ class EpochCache:
         return self.folder / key / name
 
     def stage_cache(self, key: str, about: Mapping[str, Any]) -> StageCache:
-        """Return the epochs of the stage with a `cache_keys.stage_key`; `about` describes it to people.
-
-        Raises:
-            OSError: the lease cannot be written.
-        """
+        """Return the epochs of the stage with a `cache_keys.stage_key`; `about` describes it to people."""
         self.eviction.pin(key)
         return StageCache(self, key, about)
 

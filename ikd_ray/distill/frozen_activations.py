@@ -85,8 +85,7 @@ class FrozenActivations:
     def read(self, split: str, rows: np.ndarray) -> torch.Tensor | None:
         """Return the stored outputs of some rows of a split, None at depth 0.
 
-        Returns:
-            (B, L, hidden), 0 at padding; at the depth of all layers the [CLS] vectors, (B, hidden).
+        They are (B, L, hidden), 0 at padding; at the depth of all layers the [CLS] vectors, (B, hidden).
         """
         return torch.from_numpy(self._arrays[split].read(rows)) if self._arrays else None
 

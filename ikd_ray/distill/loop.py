@@ -84,12 +84,8 @@ def distill(
         DivergedError: a loss became NaN or infinite.
     """
     distillation = Distillation(trial, data, targets, world, checkpoints=checkpoints, reference=reference)
-    for event in distillation:
-        if isinstance(event, PendingEpoch):
-            time.sleep(POLL_SECONDS)
-        else:
-            epoch = event
-            report(epoch)
+    for epoch in distillation.epochs():
+        report(epoch)
     student = distillation.student
     use_onednn(student.model, False)
     return Result(student, epoch.metrics | size_metrics(student))
@@ -155,6 +151,14 @@ class Distillation:
     def warnings(self) -> list[str]:
         """All warnings so far, whether an epoch has reported them or not."""
         return self._saved.warnings
+
+    def epochs(self) -> Iterator[Epoch]:
+        """Yield each `Epoch`, and wait for those that another process trains."""
+        for event in self:
+            if isinstance(event, PendingEpoch):
+                time.sleep(POLL_SECONDS)
+            else:
+                yield event
 
     def __iter__(self) -> Iterator[Epoch | PendingEpoch]:
         """Yield an `Epoch` for each epoch.

@@ -34,7 +34,7 @@ class SharedEpochs:
         self.warnings: list[str] = []
         self._cache, self._world = cache, world
         self._stage: StageCache | None = None
-        self._adopted: list[tuple[StageTrainer, CachedEpoch]] = []
+        self._adopted: dict[StageTrainer, CachedEpoch] = {}  # of each stage the latest epoch
 
     @property
     def enabled(self) -> bool:
@@ -44,7 +44,7 @@ class SharedEpochs:
     @contextmanager
     def lease(self) -> Iterator[None]:
         """Keep what the trial uses from eviction within the block; without a lease the cache is disabled."""
-        self._adopted = []
+        self._adopted = {}
         with ExitStack() as stack:
             if self._cache:
                 leased = self._world.rank > 0  # rank 0 leases for all
@@ -94,9 +94,7 @@ class SharedEpochs:
 
     def adopt(self, trainer: StageTrainer, cached: CachedEpoch) -> None:
         """Take a saved epoch as the stage's latest. Its weights are loaded when `load_adopted` needs them."""
-        if self._adopted and self._adopted[-1][0] is trainer:
-            self._adopted.pop()
-        self._adopted.append((trainer, cached))
+        self._adopted[trainer] = cached
 
     def load_adopted(self, resumed: StageTrainer | None = None) -> None:
         """Load the weights of the adopted epochs into the student, and the optimizer of the stage that is resumed.
@@ -104,9 +102,9 @@ class SharedEpochs:
         Raises:
             LostCheckpointError: one of the workers can no longer read them.
         """
-        adopted, self._adopted = self._adopted, []
+        adopted, self._adopted = self._adopted, {}
         lost = None
-        for trainer, cached in adopted:
+        for trainer, cached in adopted.items():
             try:
                 trainer.load(cached.weights(), cached.optimizer() if trainer is resumed else None)
             except LostCheckpointError as error:

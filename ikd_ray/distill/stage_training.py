@@ -238,8 +238,8 @@ class StageDataLoader:
     ) -> None:
         self._stage, self._settings = stage, settings
         self._data, self._rows, self._targets = data, rows, targets
-        self._cls_layers = [matched[layer - 1] for layer in stage.layers]
-        self._attention_layers = self._cls_layers if stage.kl else []
+        layers = [matched[layer - 1] for layer in stage.layers]
+        self._layers = {"cls": layers, "attention": layers if stage.kl else []}
         self._world, self._frozen = world, frozen
 
     def plan(self, epoch: int) -> list[np.ndarray]:
@@ -256,7 +256,7 @@ class StageDataLoader:
             batch = batch.to(world.device)
             if target:
                 assert self._targets is not None
-                target = self._targets.complete(target, batch, self._attention_layers)
+                target = self._targets.complete(target, batch, self._layers["attention"])
             if start is not None:
                 start = start.to(world.device, non_blocking=True)
             yield StepInputs(batch, target, start, len(rows))
@@ -264,10 +264,9 @@ class StageDataLoader:
     def _read(self, rows: np.ndarray) -> tuple[Batch, EncoderOutput | None, Tensor | None]:
         batch, target = collate(self._data.train, rows, self._data.pad_id), None
         logits = self._stage.soft > 0
-        if self._cls_layers or logits:
+        if self._layers["cls"] or logits:
             assert self._targets is not None
-            layers = {"cls": self._cls_layers, "attention": self._attention_layers}
-            target = self._targets.read("train", rows, logits=logits, **layers)
+            target = self._targets.read("train", rows, logits=logits, **self._layers)
         start = self._frozen.read("train", rows) if self._frozen else None
         if self._world.device.type != "cuda":
             return batch, target, start

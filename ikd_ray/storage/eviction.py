@@ -72,13 +72,10 @@ def leased_keys(folder: Path) -> set[str]:
 
 
 def evict(folder: Path, capacity: float) -> list[CacheEntry]:
-    """Remove entries, the least recently used first, until the others take at most `capacity` bytes.
+    """Remove and return entries, the least recently used first, until the others take at most `capacity` bytes.
 
     Entries of leased keys stay, even if they take more. Leftovers of killed processes are removed. Where the disk is
     nearly full, the capacity is what `store.MAX_DISK_SHARE` leaves to others.
-
-    Returns:
-        The removed entries.
     """
     removed, trash = [], folder / TRASH
     trash.mkdir(exist_ok=True)

@@ -91,12 +91,9 @@ def publish(folder: Path, target: Path) -> None:
 
 
 def get_or_build(target: Path, write: Callable[[Path], None]) -> bool:
-    """Build `target` with `write(folder)` unless it exists and is intact.
+    """Build `target` with `write(folder)` unless it exists and is intact; return whether this call built it.
 
     Of several processes that ask at once one builds and the others wait; a damaged folder is rebuilt.
-
-    Returns:
-        Whether this call built it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.parent / f".{target.name}.lock"):

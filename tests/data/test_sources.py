@@ -159,10 +159,10 @@ STSB_HEADER = b"index\tsentence1\tsentence2\tscore\n"
         ),
         ("rte", RTE_HEADER + b"1\ta\t\tentailment\n", 2, "'sentence2' is empty", "where a text is needed"),
         ("rte", RTE_HEADER + b"1\ta\tb\tc\tentailment\n", 2, "5 tab-separated columns", "where 4 are right"),
-        ("rte", RTE_ROW, 1, "no column 'sentence1'", "must name sentence1, sentence2, label"),
+        ("rte", RTE_ROW, 1, "no column 'sentence1'", "the task reads sentence1, sentence2, label"),
         ("rte", b"index\tsentence1\tlabel\n", 1, "no column 'sentence2'", "sentence1, sentence2, label"),
         ("rte", b"index\tsentence1\tsentence2\n", 1, "no column 'label'", "sentence1, sentence2, label"),
-        ("rte", b"\x1b[2J\n", 1, r"got ['\x1b[2J']", "must name sentence1"),
+        ("rte", b"\x1b[2J\n", 1, r"got ['\x1b[2J']", "the task reads sentence1"),
         ("stsb", STSB_HEADER + b"0\ta\tb\t5.1\n", 2, "score '5.1'", "not a number from 0 to 5"),
         ("stsb", STSB_HEADER + b"0\ta\tb\t-0.1\n", 2, "score '-0.1'", "not a number from 0 to 5"),
         ("stsb", STSB_HEADER + b"0\ta\tb\tnan\n", 2, "score 'nan'", "not a number from 0 to 5"),
@@ -188,7 +188,7 @@ def test_file_without_rows_is_refused(tmp_path, name, content):
 def test_empty_file_lacks_its_header(tmp_path):
     task = get_task("rte")
     message = refused("rte", write(tmp_path, task, good_rows(task), dev=b""))
-    assert f"{tmp_path / 'RTE' / 'dev.tsv'} line 1: the header has no column 'sentence1'" in message
+    assert f"{tmp_path / 'RTE' / 'dev.tsv'} line 1: there is no column 'sentence1'" in message
 
 
 def test_missing_file_and_folder_in_place_of_a_file(tmp_path):

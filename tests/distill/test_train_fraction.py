@@ -79,7 +79,7 @@ def cut(data, teacher, tmp_path_factory):
     root, whole = tmp_path_factory.mktemp("cut"), make_dataset()
     train = whole.splits["train"]
     rows = nested_subset(train.labels, 0.5, SEED)
-    fewer = replace(whole, splits=whole.splits | {"train": train.select(rows)}, fingerprint="cut")
+    fewer = replace(whole, splits=whole.splits | {"train": train.select(rows)})
     tokens = tokenize(fewer, write_tokenizer(root / "tokenizer"), "tiny", 32, root / "data")
     return tokens, make_targets(root / "targets", tokens, teacher)
 
