@@ -288,13 +288,14 @@ class StageOptimizer:
         self, model: Encoder, stage: Stage, settings: Trial | TeacherConfig, data: TaskData, rows: np.ndarray
     ) -> None:
         assert settings.learning_rate is not None
-        self._model, self._stage, self._peak_lr = model, stage, settings.learning_rate
+        self.stage = stage
+        self._model, self._peak_lr = model, settings.learning_rate
         self._data, self._rows = data, rows
         self._vocabulary: CompactVocabulary | None = None
 
     def installed(self) -> AbstractContextManager[None]:
         """Return a context within which embeddings that train are the compact ones."""
-        if self._stage.embeddings and self._vocabulary is None:
+        if self.stage.embeddings and self._vocabulary is None:
             embedding = self._model.model.get_input_embeddings()
             assert isinstance(embedding, nn.Embedding)
             self._vocabulary = CompactVocabulary(embedding, self._data.train, self._data.pad_id, self._rows)
@@ -341,7 +342,7 @@ class StageOptimizer:
     def load(self, weights: dict[str, Tensor], state: dict[str, Tensor] | None = None) -> None:
         """Restore `weights` and `state` after an epoch; the latter is None where training does not resume here."""
         with self.installed():
-            set_trainable(self._model, self._stage)
+            set_trainable(self._model, self.stage)
             parameters = self._trainable()
             with torch.no_grad():
                 for name, tensor in weights.items():

@@ -11,7 +11,7 @@ from ikd_ray.config import Trial
 from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
 from ikd_ray.distill.loop import distill
 from ikd_ray.distill.regimes import REGIMES
-from ikd_ray.distill.stage_training import StageTrainer
+from ikd_ray.distill.stage_training import StageOptimizer
 from ikd_ray.storage import store
 from tests.helpers.shared_trials import (
     PID,
@@ -89,18 +89,18 @@ def test_an_interrupted_trial_resumes_after_any_epoch(start, run, alone, trained
 
 
 def test_an_interrupted_epoch_leaves_nothing(start, run, alone, trained, monkeypatch):
-    step, steps = StageTrainer._step, []
+    step, steps = StageOptimizer.step, []
 
-    def breaks(self, *arguments):
-        steps.append(self.stage.name)
+    def breaks(optimizer, loss):
+        steps.append(1)
         if len(steps) == 6:  # in the middle of epoch 3
             raise KeyboardInterrupt
-        return step(self, *arguments)
+        step(optimizer, loss)
 
-    monkeypatch.setattr(StageTrainer, "_step", breaks)
+    monkeypatch.setattr(StageOptimizer, "step", breaks)
     with pytest.raises(KeyboardInterrupt):
         list(start(PID, "broken off"))
-    monkeypatch.setattr(StageTrainer, "_step", step)
+    monkeypatch.setattr(StageOptimizer, "step", step)
     trained.clear()
     found = run(PID, "next")
     assert_same_result(found, alone(PID))

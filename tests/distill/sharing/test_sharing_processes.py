@@ -24,7 +24,7 @@ from ikd_ray.distill.cache_keys import environment, stage_key, start_key
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
 from ikd_ray.distill.loop import Distillation, Result, distill
-from ikd_ray.distill.stage_training import StageTrainer
+from ikd_ray.distill.stage_training import StageOptimizer, StageTrainer
 from ikd_ray.distill.targets import Targets
 from ikd_ray.storage import store
 from ikd_ray.storage.eviction import cache_entries, evict
@@ -170,17 +170,18 @@ class Jobs:
         distillation = self.create(TRIAL, "killed", "killed", workers=1)
         self.log = self.out / "killed.log"
         if self.rank == 1:
-            step, steps = StageTrainer._step, Counter()
+            step, steps = StageOptimizer.step, Counter()
 
-            def kill_in_the_third_step(trainer, *arguments):
-                steps[trainer.stage.name] += 1
-                if (trainer.stage.name, steps[trainer.stage.name]) == (KILLED_IN[0], 3):
+            def kill_in_the_third_step(optimizer, loss):
+                stage = optimizer.stage.name
+                steps[stage] += 1
+                if (stage, steps[stage]) == (KILLED_IN[0], 3):
                     self.reached.set()
                     self.waits.wait(SECONDS)
                     os.kill(os.getpid(), signal.SIGKILL)
-                return step(trainer, *arguments)
+                step(optimizer, loss)
 
-            StageTrainer._step = kill_in_the_third_step
+            StageOptimizer.step = kill_in_the_third_step
             list(distillation)
             return
         assert self.reached.wait(SECONDS)
