@@ -71,5 +71,5 @@ def test_the_best_of_each_method_is_retrained_with_further_seeds(swept):
 
 def test_another_number_of_trials_is_refused_as_it_would_have_another_best(swept):
     assert swept.longer.stderr.startswith(
-        "error: --resume cut: --trials cannot change, as best_seeds of its space"
+        "error: --resume cut: --trials cannot change, because best_seeds of its space"
     )
