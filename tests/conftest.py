@@ -40,9 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put modules with real sweeps first, so that of several processes none is left to end alone."""
-    first = {
-        item.path for item in items if item.get_closest_marker("slow") or SWEEPS & set(item.fixturenames)
-    }
+    first = {item.path for item in items if item.get_closest_marker("slow") or SWEEPS & {*item.fixturenames}}
     items.sort(key=lambda item: item.path not in first)
 
 

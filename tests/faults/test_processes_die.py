@@ -95,9 +95,8 @@ def test_trials_go_on_from_their_last_epoch_when_memory_ran_out(large, little_me
     assert (ended.processes, ended.folders) == ([], set())
     assert before.items() <= saved_epochs(tmp_path / "outputs").items()
     assert damaged_entries(tmp_path / "outputs") == []
-    command(
-        "run", *sweep_flags(large, tmp_path, "whole", GRID, "--concurrent", 1, "--no-share"), cwd=tmp_path
-    )
+    given = sweep_flags(large, tmp_path, "whole", GRID, "--concurrent", 1, "--no-share")
+    command("run", *given, cwd=tmp_path)
     assert trial_metrics(tmp_path / "outputs/cut") == trial_metrics(tmp_path / "outputs/whole")
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from safetensors.torch import load_file
 
 from ikd_ray.analysis.savings import is_reused
 from ikd_ray.distill.epoch_cache import EPOCH_FILE, STAGES
@@ -147,6 +149,19 @@ def _expected_metrics(record: TrialRecord) -> dict[str, list[tuple[int, float]]]
         for metric, value in epoch.items():
             expected.setdefault(metric, []).append((step, value))
     return expected
+
+
+def assert_same_students(one: Path, other: Path, trials: int) -> None:
+    """Assert that two sweeps have `trials` trials, whose lasting metrics and weights are equal."""
+    assert trial_metrics(one) == trial_metrics(other)
+    records = read_trials(one)
+    assert len(records) == trials
+    for record in records:
+        if record.status == "finished":
+            path = Path("trials", record.id, "student", "model.safetensors")
+            first, second = load_file(one / path), load_file(other / path)
+            assert first.keys() == second.keys()
+            assert all(torch.equal(first[name], second[name]) for name in first), record.params
 
 
 def assert_no_epoch_lost(sweep: Path, saved: dict[Path, float]) -> None:

@@ -41,9 +41,8 @@ CONTAINER = fields(
     volumeMounts=listed(fields("mountPath", "name", mountPath=TEXT, name=TEXT, readOnly=TRUTH, subPath=TEXT)),
 )
 VOLUME = fields("name", name=TEXT, persistentVolumeClaim=fields("claimName", claimName=TEXT, readOnly=TRUTH))
-POD = fields(
-    spec=fields("containers", containers=listed(CONTAINER), volumes=listed(VOLUME), nodeSelector=TEXTS)
-)
+POD_SPEC = fields("containers", containers=listed(CONTAINER), volumes=listed(VOLUME), nodeSelector=TEXTS)
+POD = fields(spec=POD_SPEC)
 WORKERS = fields(
     *("groupName", "maxReplicas", "minReplicas", "template"),
     groupName=TEXT,

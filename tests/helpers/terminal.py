@@ -56,6 +56,5 @@ def make_epoch(number: int, remaining: int, seconds: float = 12.0, **fields) -> 
     """Return the report of an epoch; `fields` are further ones of `Epoch`, and `mcc` a metric."""
     metrics = {"dev/mcc": fields.pop("mcc", 0.1), "dev/attention_kl": 0.25, "dev/layer_1/kl": 0.3}
     metrics |= {"time/epoch_s": seconds, "time/evaluation_s": 0.0}
-    return Epoch(
-        number, remaining, **{"stage": 1, "stages": 2, "stage_name": "1", "metrics": metrics} | fields
-    )
+    defaults = {"stage": 1, "stages": 2, "stage_name": "1", "metrics": metrics}
+    return Epoch(number, remaining, **defaults | fields)

@@ -55,10 +55,8 @@ def shell_texts() -> Iterator[str]:
 
 
 COMMANDS = [command for text in shell_texts() for command in commands(text)]
-RAY_COMMANDS = [command[1:] for command in COMMANDS if command[0] == "ray"]
-SWEEPS = [
-    command[2:] for command in COMMANDS if command[0] == "python" and command[1].endswith("sweeps/run.py")
-]
+RAY_COMMANDS = [words[1:] for words in COMMANDS if words[0] == "ray"]
+SWEEPS = [words[2:] for words in COMMANDS if words[0] == "python" and words[1].endswith("sweeps/run.py")]
 
 
 def check_cluster(config: dict[str, Any]) -> None:
@@ -185,9 +183,8 @@ def test_the_image_has_the_jobs_version_of_ray():
 
 def test_the_commands_name_files_that_exist():
     files = {word for command in COMMANDS for word in command if word.startswith("sweeps/cluster/")}
-    assert {ROOT / file for file in files} == {
-        FOLDER / n for n in ("cluster.yaml", "Dockerfile", "rayjob.yaml")
-    }
+    expected = {FOLDER / name for name in ("cluster.yaml", "Dockerfile", "rayjob.yaml")}
+    assert {ROOT / file for file in files} == expected
 
 
 def test_every_cluster_asks_for_rays_token():

@@ -7,14 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from filelock import FileLock
 from mlflow import MlflowClient
-from safetensors.torch import load_file
 
 from ikd_ray.analysis.savings import compute_savings
 from ikd_ray.records import read_trials
-from tests.helpers.consistency import lasting, mlflow_runs, trial_metrics
+from tests.helpers.consistency import assert_same_students, lasting, mlflow_runs
 from tests.helpers.run_command import run_sweep_process, sweep_flags
 
 pytestmark = pytest.mark.slow  # a dozen sweeps
@@ -34,19 +32,6 @@ teacher: {epochs: 1}
 TRIALS = 3 + 8 + 4
 
 
-def assert_same_students(one: Path, other: Path) -> None:
-    """Assert that all numbers and all weights of two sweeps are equal."""
-    mine, theirs = read_trials(one), read_trials(other)
-    assert len(mine) == len(theirs) == TRIALS
-    assert trial_metrics(one) == trial_metrics(other)
-    for trial in mine:
-        first, second = (
-            load_file(sweep / "trials" / trial.id / "student" / "model.safetensors") for sweep in (one, other)
-        )
-        assert first.keys() == second.keys()
-        assert all(torch.equal(first[name], second[name]) for name in first), trial.params
-
-
 @pytest.fixture(scope="module")
 def shared(inputs, command, tmp_path_factory) -> Path:
     """Return the home of a sweep that shares and of one, with the same teacher, that does not."""
@@ -57,7 +42,7 @@ def shared(inputs, command, tmp_path_factory) -> Path:
 
 
 def test_sharing_changes_no_number_and_no_weight(shared):
-    assert_same_students(shared / "outputs/alone", shared / "outputs/shared")
+    assert_same_students(shared / "outputs/alone", shared / "outputs/shared", TRIALS)
     savings = compute_savings(read_trials(shared / "outputs/shared"))
     # As in `test_sweep.py`; lambda and what trains at the top belong to the classification stage alone.
     assert savings.internal_trained == 2 + 3 * 1 + 3 * 2
@@ -71,7 +56,7 @@ def test_another_sweep_trains_nothing(inputs, command, shared, tmp_path):
     again = read_trials(tmp_path / "outputs/again")
     assert sum(trial.metrics["trained_epochs"] for trial in again) == 0
     assert {trial.reused_from[0].partition("/")[0] for trial in again} == {"shared"}
-    assert_same_students(shared / "outputs/shared", tmp_path / "outputs/again")
+    assert_same_students(shared / "outputs/shared", tmp_path / "outputs/again", TRIALS)
 
 
 def test_trials_that_wait_make_way_and_are_resumed(inputs, command, environment, shared, tmp_path):
@@ -95,7 +80,7 @@ def test_trials_that_wait_make_way_and_are_resumed(inputs, command, environment,
     waits = tmp_path / "outputs/waits"
     assert [trial.params["regime"] for trial in read_trials(waits)] == ["hard", "kd", "id"]
     command("run", "--resume", "waits", cwd=tmp_path)
-    assert_same_students(shared / "outputs/shared", waits)
+    assert_same_students(shared / "outputs/shared", waits, TRIALS)
     assert compute_savings(read_trials(waits)).internal_trained == 2
     runs = mlflow_runs(MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}"), "waits")["trial"]
     assert len({run.data.tags["ikd.trial"] for run in runs}) == len(runs) == TRIALS

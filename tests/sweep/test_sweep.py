@@ -6,20 +6,18 @@ import csv
 import math
 
 import pytest
-import torch
-from safetensors.torch import load_file
 from sklearn.metrics import matthews_corrcoef
 from transformers import pipeline
 
 from ikd_ray.analysis.savings import compute_savings
 from tests.helpers.consistency import (
     assert_consistent,
+    assert_same_students,
     damaged_entries,
     lasting,
     metric_history,
     mlflow_runs,
     saved_epochs,
-    trial_metrics,
 )
 
 EVERY_PARAM = {
@@ -137,9 +135,8 @@ def test_the_table_has_every_trial(one_worker):
 def test_the_front_is_logged_as_models_that_can_be_registered(one_worker, call):
     client, [parent] = one_worker.client, one_worker.runs("sweep")
     front = {member["id"] for member in one_worker.front}
-    marked = {
-        run.data.tags["ikd.trial"]: run for run in one_worker.runs("trial") if run.data.tags.get("ikd.front")
-    }
+    runs = {run.data.tags["ikd.trial"]: run for run in one_worker.runs("trial")}
+    marked = {name: run for name, run in runs.items() if run.data.tags.get("ikd.front")}
     assert set(marked) == front
     models = {name: run.outputs.model_outputs[0].model_id for name, run in marked.items()}
     assert all(client.get_logged_model(model).status == "READY" for model in models.values())
@@ -182,17 +179,7 @@ def test_ctrl_c_ends_a_sweep_and_says_how_to_resume_it(resumed):
 
 def test_a_resumed_and_sharing_sweep_equals_one_left_alone(one_worker, resumed):
     """Its seed decides: neither Ctrl-C, nor another number of trials asked for, nor epochs of other trials."""
-    alone = trial_metrics(one_worker.folder)
-    assert len(alone) == 8
-    assert trial_metrics(resumed.folder) == alone
-    for trial in resumed.trials:
-        if trial.status == "finished":
-            one, other = (
-                load_file(swept.folder / "trials" / trial.id / "student" / "model.safetensors")
-                for swept in (one_worker, resumed)
-            )
-            assert one.keys() == other.keys()
-            assert all(torch.equal(one[name], other[name]) for name in one), trial.params
+    assert_same_students(one_worker.folder, resumed.folder, trials=8)
 
 
 def test_no_epoch_is_trained_twice(one_worker, resumed):
