@@ -121,13 +121,6 @@ def test_conditions_hold_in_a_study(load):
     assert {row.get("train") for row in rows} == {None, "layer", "upto"}
 
 
-def test_equal_seeds_give_equal_suggestions():
-    space = load_space(SHIPPED / "default.yaml")
-    first = suggestions(space, seed=7, count=15)
-    assert suggestions(space, seed=7, count=15) == first
-    assert suggestions(space, seed=8, count=15) != first
-
-
 def test_a_step_that_misses_the_upper_bound_gives_no_warning(load, recwarn):
     space = load("params: {epochs: {int: [1, 6], step: 2}}")
     seen = {row["epochs"] for row in suggestions(space, seed=0, count=40)}

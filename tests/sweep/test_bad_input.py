@@ -25,35 +25,35 @@ def tree(folder: Path) -> dict[str, Any]:
     }
 
 
-def all_cases() -> dict[str, tuple[str, dict[str, Any], tuple[str, ...]]]:
-    """Return the script, its flags and words of the message, by the name of the case."""
-    cases: dict[str, Any] = {}
-
-    def add(kind: str, script: str, found: Mapping[str, Any], flag: str | None = None, **more: Any) -> None:
-        for name, (given, words) in found.items():
-            flags = given if flag is None else {flag: given}
-            cases[f"{kind}: {name}"] = (script, flags | more, words)
-
-    add("flag", "run", FLAGS)
-    add("space", "run", SPACES, "space", trials=3)
-    add("data", "run", DATA, "data-dir")
-    add("task file", "run", TASK_FILES, "task")
-    add("table", "run", TABLES, "data-dir", task=task())
-    add("resume of a task file's", "run", TASK_DEFINITIONS, "output", resume="begun")
-    add("export with a task file", "export", {k: v for k, v in TASK_FILES.items() if "NUL" not in k}, "task")
-    add("export of a task file's", "export", TASK_DEFINITIONS, "output", task="own", name="begun")
-    add("check of a task file's", "report", TASK_DEFINITIONS, "output", check="begun")
-    add("teacher", "run", TEACHERS, "teacher")
-    add("cluster", "run", CLUSTERS)
-    add("resume", "run", RECORDS | RESUMES, "output", resume="begun")
-    add("export", "export", EXPORT_FLAGS)
-    add("export of a sweep", "export", RECORDS | EXPORTS, "output", name="begun")
-    add("check", "report", CHECKS)
-    add("check of a sweep", "report", RECORDS, "output", check="begun")
-    return cases
-
-
-CASES = all_cases()
+# The script, a table of cases, the flag that a case gives (None: it gives several, by name), and further flags.
+KINDS: dict[str, tuple[str, Mapping[str, Any], str | None, dict[str, Any]]] = {
+    "flag": ("run", FLAGS, None, {}),
+    "space": ("run", SPACES, "space", {"trials": 3}),
+    "data": ("run", DATA, "data-dir", {}),
+    "task file": ("run", TASK_FILES, "task", {}),
+    "table": ("run", TABLES, "data-dir", {"task": task()}),
+    "resume of a task file's": ("run", TASK_DEFINITIONS, "output", {"resume": "begun"}),
+    "export with a task file": (
+        "export",
+        {k: v for k, v in TASK_FILES.items() if "NUL" not in k},
+        "task",
+        {},
+    ),
+    "export of a task file's": ("export", TASK_DEFINITIONS, "output", {"task": "own", "name": "begun"}),
+    "check of a task file's": ("report", TASK_DEFINITIONS, "output", {"check": "begun"}),
+    "teacher": ("run", TEACHERS, "teacher", {}),
+    "cluster": ("run", CLUSTERS, None, {}),
+    "resume": ("run", RECORDS | RESUMES, "output", {"resume": "begun"}),
+    "export": ("export", EXPORT_FLAGS, None, {}),
+    "export of a sweep": ("export", RECORDS | EXPORTS, "output", {"name": "begun"}),
+    "check": ("report", CHECKS, None, {}),
+    "check of a sweep": ("report", RECORDS, "output", {"check": "begun"}),
+}
+CASES = {
+    f"{kind}: {name}": (script, ({flag: given} if flag else given) | more, words)
+    for kind, (script, table, flag, more) in KINDS.items()
+    for name, (given, words) in table.items()
+}
 
 
 def flags_of(script: str, flags: Mapping[str, Any], inputs: Path, here: Path) -> dict[str, Any]:

@@ -117,7 +117,8 @@ def test_a_task_file_may_be_missing_or_moved(own, tmp_path, monkeypatch):
 def test_another_task_file_is_refused(own, tmp_path):
     output, text = own
     (tmp_path / "mine.yaml").write_text(text.replace("text: text", "text: other"))
-    for task in ("mine.yaml", "cola"):
+    (tmp_path / "classes.yaml").write_text(text.replace("[no, yes]", "[no, perhaps]"))
+    for task in ("mine.yaml", "classes.yaml", "cola"):
         with pytest.raises(UsageError, match=r"--task cannot change when a sweep goes on \(it is mine\)"):
             resume(output, "own", task=task)
 

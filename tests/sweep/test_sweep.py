@@ -133,18 +133,13 @@ def test_the_table_has_every_trial(one_worker):
 
 
 def test_the_front_is_logged_as_models_that_can_be_registered(one_worker, call):
-    client, [parent] = one_worker.client, one_worker.runs("sweep")
-    front = {member["id"] for member in one_worker.front}
     runs = {run.data.tags["ikd.trial"]: run for run in one_worker.runs("trial")}
     marked = {name: run for name, run in runs.items() if run.data.tags.get("ikd.front")}
-    assert set(marked) == front
+    assert set(marked) == {member["id"] for member in one_worker.front}
     models = {name: run.outputs.model_outputs[0].model_id for name, run in marked.items()}
-    assert all(client.get_logged_model(model).status == "READY" for model in models.values())
-    note = client.get_run(parent.info.run_id).data.tags["mlflow.note.content"]
-    assert all(name in note for name in front)
     flags = ("--task", "cola", "--name", "whole", "--pick", "best", "--to", "best", "--register", "judge")
     result = call("export", *flags, cwd=one_worker.home)
-    [version] = client.search_model_versions("name = 'judge'")
+    [version] = one_worker.client.search_model_versions("name = 'judge'")
     best = version.tags["ikd.trial"]
     assert models[best] in version.source
     assert f"{best}: version 1 of judge" in result.stdout
