@@ -1,4 +1,4 @@
-"""Fixtures of the tests that kill processes: the sweep, the same sweep undisturbed, and a list of all kills."""
+"""Fixtures of the tests that kill processes: the sweep, and the same sweep undisturbed."""
 
 from __future__ import annotations
 
@@ -21,20 +21,6 @@ params:
 teacher: {epochs: 1}
 """
 SEED = 11  # its trials: pid, hard, sid, pid, kd, sid, id, sid
-KILLS = pytest.StashKey[list[str]]()
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    if kills := config.stash.get(KILLS, []):
-        terminalreporter.section(f"{len(kills)} kills, --kill-seed {config.getoption('kill_seed')}")
-        for line in kills:
-            terminalreporter.write_line(line)
-
-
-@pytest.fixture(scope="session")
-def log(pytestconfig):
-    """`log(line)`: shown at the end, whatever the outcome."""
-    return pytestconfig.stash.setdefault(KILLS, []).append
 
 
 @pytest.fixture(scope="session")

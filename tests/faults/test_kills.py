@@ -1,6 +1,6 @@
 """Processes of a sweep are killed at seeded moments; it goes on, loses nothing and comes to the same numbers.
 
-`pytest tests/faults/test_kills.py --kills 20` is the long form; `--kill-seed` chooses the moments.
+`pytest tests/faults/test_kills.py --kills 20` is the long form; `--kill-seed` chooses the moments; `-rA` shows them.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def pytest_generate_tests(metafunc):
 
 
 def test_a_killed_sweep_loses_nothing_and_comes_to_the_same(
-    kills, trials, workers, concurrent, environment, arguments, undisturbed, log, tmp_path
+    kills, trials, workers, concurrent, environment, arguments, undisturbed, tmp_path
 ):
     if workers * concurrent > (os.cpu_count() or 1):
         pytest.skip("one CPU: no room for two workers, or for two trials at once")
     reference = undisturbed(trials, workers)
-    sweep = KilledSweep(environment, tmp_path, log)
+    sweep = KilledSweep(environment, tmp_path)
     sweep.run(arguments(trials, workers, concurrent), kills, workers)
     assert_consistent(sweep.folder, URI.format(tmp_path), trials)
     assert_no_epoch_lost(sweep.folder, sweep.saved)

@@ -7,7 +7,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,13 +55,11 @@ class KilledSweep:
         left: descriptions of processes that outlived a driver for too long.
     """
 
-    def __init__(
-        self, environment: Mapping[str, str], home: Path, log: Callable[[str], None] = print
-    ) -> None:
+    def __init__(self, environment: Mapping[str, str], home: Path) -> None:
         self.home, self.folder = home, home / "outputs" / NAME
         self.saved: dict[Path, float] = {}
         self.left: list[str] = []
-        self._environment, self._log = dict(environment), log
+        self._environment = dict(environment)
         self._processes: list[SweepProcess] = []
 
     def run(self, arguments: Sequence[object], kills: Sequence[Kill], workers: int) -> None:
@@ -101,7 +99,7 @@ class KilledSweep:
         self.saved |= saved
         moment = f"{kill.delay:.2f} s after {kill.count} x {kill.words!r}"
         last = sweep.lines[-1].rstrip() if sweep.lines else "nothing"
-        self._log(f"{kill.victim} {pid} killed {moment}, with {len(saved)} epochs saved; last line: {last}")
+        print(f"{kill.victim} {pid} killed {moment}, with {len(saved)} epochs saved; last line: {last}")
         if kill.victim == "driver":
             assert self._end(END_S).status == -signal.SIGKILL
         elif kill.victim in FATAL:
