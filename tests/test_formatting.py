@@ -7,9 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ikd_ray.formatting import clean, clock, duration, short_stage
-from tests.helpers.terminal import CONTROL_CHARACTERS
-
-DEEP_STAGE = "+".join(map(str, range(1, 13))) + "+C"
+from tests.helpers.terminal import CONTROL_CHARACTERS, DEEP_STAGE
 
 
 def test_control_sequences_are_removed():

@@ -1,4 +1,4 @@
-"""Sample records of a sweep for MLflow, and what a store has of them."""
+"""Sample records of a sweep and its trials, and what MLflow's store has of them."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""Command lines called in this process, a stream that is a terminal, and a clock for what is shown there."""
+"""Command lines called in this process, a clock, and what is shown on a terminal."""
 
 from __future__ import annotations
 
 import io
-import re
 
 from rich.console import Console
 from typer.testing import CliRunner
@@ -18,13 +17,9 @@ def invoke(app, *arguments):
     return result
 
 
+DEEP_STAGE = "+".join(map(str, range(1, 13))) + "+C"
 CONTROL_CHARACTERS = "\x1b]0;owned\x07\x1b[2J[bold red]out of\r\nmemory[/] :smile:\x9b1A\u202e"
 """Text that would change a terminal, if it were printed as it is."""
-
-
-class TerminalStream(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 class FakeClock:
@@ -45,11 +40,6 @@ def render(view, width: int = 80, height: int = 24) -> list[str]:
     terminal = Console(file=io.StringIO(), force_terminal=True, width=width, height=height, record=True)
     terminal.print(view)
     return terminal.export_text().rstrip("\n").split("\n")
-
-
-def strip_controls(text: str) -> str:
-    """Return what a terminal shows, without its control sequences."""
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
 def make_epoch(number: int, remaining: int, seconds: float = 12.0, **fields) -> Epoch:

@@ -14,14 +14,23 @@ from hypothesis import strategies as st
 from ikd_ray.analysis.savings import Savings
 from ikd_ray.records import TrialRecord
 from ikd_ray.terminal.console import Console
-from tests.helpers.terminal import CONTROL_CHARACTERS, FakeClock, TerminalStream, make_epoch, strip_controls
+from tests.helpers.terminal import CONTROL_CHARACTERS, DEEP_STAGE, FakeClock, make_epoch
 
-DEEP_STAGE = "+".join(map(str, range(1, 13))) + "+C"
 SAVINGS = Savings(6, 18, 3, 3, 50.0, 40.0)
 SAVED = (
     "internal stages: 6 of 18 layer-epochs trained (3.0x fewer); classification: 3 of 3 epochs trained; "
     "40 s of work saved, 50 s spent"
 )
+
+
+class TerminalStream(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def strip_controls(text: str) -> str:
+    """Return what a terminal shows, without its control sequences."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
 @pytest.fixture

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from ikd_ray.terminal.progress_table import ProgressTable, StepView
 from ikd_ray.terminal.sweep_progress import SweepProgress
-from tests.helpers.terminal import FakeClock, make_epoch, render
+from tests.helpers.terminal import DEEP_STAGE, FakeClock, make_epoch, render
 
-DEEP_STAGE = "+".join(map(str, range(1, 13))) + "+C"
 PARAMS = {"regime": "sid", "student_layers": 3}
 
 
