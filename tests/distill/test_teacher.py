@@ -25,6 +25,7 @@ from ikd_ray.distill.teacher import (
 from ikd_ray.errors import UsageError
 from ikd_ray.storage import store
 from ikd_ray.tasks import Task, get_task
+from tests.helpers.damage import flip
 from tests.helpers.tiny_models import (
     changed_tensors,
     copy_state,
@@ -88,11 +89,8 @@ def test_the_key_depends_on_the_content_only(save):
     tokenizer["truncation"] = {"direction": "Left", "max_length": 9, "strategy": "LongestFirst", "stride": 0}
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     keys.append(find_teacher(str(folder), COLA).key)
-    folder = save("d")
-    weights = bytearray((folder / "model.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (folder / "model.safetensors").write_bytes(weights)
-    keys.append(find_teacher(str(folder), COLA).key)
+    flip(save("d") / "model.safetensors")
+    keys.append(find_teacher(str(folder.with_name("d")), COLA).key)
     assert len(set(keys)) == 3
 
 
@@ -104,8 +102,7 @@ def test_a_folder_without_a_config_is_refused(save):
 
 def test_pickled_weights_are_refused(save):
     folder = save("model")
-    torch.save(make_classifier(layers=2).base_model.state_dict(), folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     assert "safetensors" in refusal(folder)
 
 
@@ -167,53 +164,48 @@ def test_fine_tuning_keeps_the_best_epoch(save, data, tmp_path):
     assert epochs[-1].metrics["train/hard"] < epochs[0].metrics["train/hard"]
 
 
+@pytest.fixture
+def script(monkeypatch):
+    """Return `script(scores)`, which scripts the metric of each epoch and returns the list of their weights."""
+
+    def use(scores: dict[str, list[float]]) -> list[dict[str, torch.Tensor]]:
+        seen: list[dict[str, torch.Tensor]] = []
+
+        def scripted(model, data):
+            assert data.evaluation_splits.keys() == scores.keys()
+            seen.append(copy_state(model))
+            return {f"{split}/mcc": values[len(seen) - 1] for split, values in scores.items()}
+
+        monkeypatch.setattr(teachers, "score", scripted)
+        return seen
+
+    return use
+
+
 @pytest.mark.parametrize(
     ("scores", "ran", "best"),
     [
-        ([0.1, 0.5, 0.3, 0.5, 0.9], 4, 2),  # equally good is not better
-        ([0.5, 0.1, 0.2, 0.9], 3, 1),
-        ([0.1, 0.2, 0.1, 0.3, 0.2], 5, 4),
-        ([-0.5, -0.6, -0.7], 3, 1),
+        ({"dev": [0.1, 0.5, 0.3, 0.5, 0.9]}, 4, 2),  # equally good is not better
+        ({"dev": [0.5, 0.1, 0.2, 0.9]}, 3, 1),
+        ({"dev": [0.1, 0.2, 0.1, 0.3, 0.2]}, 5, 4),
+        ({"dev": [-0.5, -0.6, -0.7]}, 3, 1),
+        ({"dev": [1, 2, 3, 4, 5], "holdout": [0.5, 0.1, 0.3, 0.2, 0.1]}, 3, 1),  # dev would choose another
     ],
+    ids=str,
 )
 def test_fine_tuning_stops_after_patience_and_keeps_the_best_epoch(
-    save, data, tmp_path, monkeypatch, scores, ran, best
+    save, data, tmp_path, script, scores, ran, best
 ):
-    """The dev metrics are scripted."""
-    seen = []
-
-    def scripted(model, _):
-        seen.append(copy_state(model))
-        return {"dev/mcc": scores[min(len(seen), len(scores)) - 1]}
-
-    monkeypatch.setattr(teachers, "score", scripted)
-    source = find_teacher(str(save("model")), COLA)
-    config = TeacherConfig(epochs=len(scores), patience=2, learning_rate=1e-3, batch_size=32)
-    epochs, record = make(source, data, config, tmp_path / "kept")
+    if "holdout" in scores:
+        tokenizer = write_tokenizer(tmp_path / "tokenizer")
+        data = tokenize(hold_out(make_dataset()), tokenizer, "tiny", 32, tmp_path / "data")
+    seen, limit = script(scores), len(scores["dev"])
+    config = TeacherConfig(epochs=limit, patience=2, learning_rate=1e-3, batch_size=32)
+    epochs, record = make(find_teacher(str(save("model")), COLA), data, config, tmp_path / "kept")
     assert len(epochs) == ran
-    assert epochs[-1].remaining == len(scores) - ran
+    assert epochs[-1].remaining == limit - ran
     assert changed_tensors(seen[best - 1], seen[best])
     assert not changed_tensors(seen[best - 1], copy_state(load_teacher(record.folder)))
-
-
-def test_the_held_out_examples_choose_the_epoch(save, tmp_path, monkeypatch):
-    """The metrics are scripted; dev would choose another epoch."""
-    parted = hold_out(make_dataset())
-    data = tokenize(parted, write_tokenizer(tmp_path / "tokenizer"), "tiny", 32, tmp_path / "data")
-    seen, scores = [], [0.5, 0.1, 0.3, 0.2, 0.1]
-
-    def scripted(model, given):
-        assert set(given.evaluation_splits) == {"dev", "holdout"}
-        seen.append(copy_state(model))
-        return {"dev/mcc": float(len(seen)), "holdout/mcc": scores[len(seen) - 1]}
-
-    monkeypatch.setattr(teachers, "score", scripted)
-    source = find_teacher(str(save("model")), COLA)
-    config = TeacherConfig(epochs=5, patience=2, learning_rate=1e-3)
-    epochs, record = make(source, data, config, tmp_path / "kept")
-    assert len(epochs) == 3
-    assert changed_tensors(seen[0], seen[2])
-    assert not changed_tensors(seen[0], copy_state(load_teacher(record.folder)))
 
 
 def test_fine_tuning_trains_every_part(save, data, tmp_path):
@@ -271,15 +263,11 @@ def test_the_key_depends_on_model_data_and_settings(save, data, make_task_data):
     source = find_teacher(str(save("model")), COLA)
     key = teacher_key(source, data, CONFIG)
     assert key == teacher_key(find_teacher(source.path, COLA), data, TeacherConfig(**CONFIG.model_dump()))
+    settings = {"epochs": 4, "learning_rate": 1e-3, "batch_size": 9, "seed": 1, "patience": 1}
+    assert settings.keys() == TeacherConfig.model_fields.keys()
     others = [
         teacher_key(source, data, CONFIG.model_copy(update={field: value}))
-        for field, value in (
-            ("epochs", 4),
-            ("learning_rate", 1e-3),
-            ("batch_size", 9),
-            ("seed", 1),
-            ("patience", 1),
-        )
+        for field, value in settings.items()
     ]
     others.append(teacher_key(source, make_task_data("cola", seed=1), CONFIG))
     others.append(teacher_key(find_teacher(str(save("other", "electra")), COLA), data, CONFIG))
@@ -297,9 +285,7 @@ def test_a_stored_teacher_is_reopened_unless_it_is_damaged(save, data, tmp_path)
     assert open_teacher(tmp_path / "kept") == record
     assert record.key == "kept"
     assert open_teacher(tmp_path / "nothing") is None
-    weights = bytearray((tmp_path / "kept" / "model.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (tmp_path / "kept" / "model.safetensors").write_bytes(weights)
+    flip(tmp_path / "kept" / "model.safetensors")
     assert open_teacher(tmp_path / "kept") is None
     _, again = make(source, data, CONFIG, tmp_path / "kept")
     assert again == record

@@ -25,6 +25,7 @@ from ikd_ray.storage.eviction import (
     LEASES,
     SCAN_EVERY,
     TRASH,
+    CacheEntry,
     CacheEviction,
     cache_entries,
     evict,
@@ -72,33 +73,27 @@ def leftovers(folder: Path) -> list[Path]:
     return hidden + [stage for stage in folder.glob("[!.]*") if not any(stage.iterdir())]
 
 
-def test_least_recently_used_entries_are_evicted_until_the_rest_fits(folder, start):
-    list(start(regime="pid"))
-    found = cache_entries(folder)
-    assert len({entry.key for entry in found}) == 3
-    for age, entry in enumerate(found):
-        os.utime(entry.folder, (time.time() - age, time.time() - age))
-    oldest = found[::-1]
-    capacity = sum(entry.bytes for entry in found) - oldest[0].bytes - 1  # two are too many
-    assert [entry.folder for entry in evict(folder, capacity)] == [entry.folder for entry in oldest[:2]]
-    assert entry_folders(folder) == {entry.folder for entry in oldest[2:]}
+@pytest.fixture
+def five(folder) -> list[CacheEntry]:
+    """Save one epoch of each of five stages, `key0` to `key4`, and return them, the least recently used first."""
+    for number in range(5):
+        save(folder, f"key{number}")
+        os.utime(folder / f"key{number}" / "1", (number, number))
+    return sorted(cache_entries(folder), key=lambda entry: entry.used)
+
+
+def test_least_recently_used_entries_are_evicted_until_the_rest_fits(folder, five):
+    capacity = sum(entry.bytes for entry in five[1:]) - 1  # two are too many
+    assert evict(folder, capacity) == five[:2]
+    assert entry_folders(folder) == {entry.folder for entry in five[2:]}
     assert evict(folder, capacity) == []
     assert not leftovers(folder)
 
 
-def test_reusing_an_epoch_counts_as_use(folder, start):
-    list(start(regime="kd"))
-    first = cache_entries(folder)
-    list(start(regime="hard"))
-    second = [
-        entry for entry in cache_entries(folder) if entry.folder not in {entry.folder for entry in first}
-    ]
-    for age, found in ((200, first), (100, second)):
-        for entry in found:
-            os.utime(entry.folder, (time.time() - age, time.time() - age))
-    list(start(regime="kd"))
-    evict(folder, sum(entry.bytes for entry in first))
-    assert entry_folders(folder) == {entry.folder for entry in first}
+def test_reusing_an_epoch_counts_as_use(folder, five):
+    save(folder, "key0")  # finds it
+    evict(folder, five[0].bytes)
+    assert entry_folders(folder) == {five[0].folder}
 
 
 def test_size_counts_every_file_once(folder, start):
@@ -125,11 +120,8 @@ def test_entries_of_a_running_trial_stay_however_small_the_capacity(folder, star
     assert not leftovers(folder)
 
 
-def test_saving_evicts(folder):
-    for number in range(5):
-        save(folder, f"key{number}")
-        os.utime(folder / f"key{number}" / "1", (number, number))
-    save(folder, "last", disk_gb=3.5 * cache_entries(folder)[0].bytes / 1e9)
+def test_saving_evicts(folder, five):
+    save(folder, "last", disk_gb=3.5 * five[0].bytes / 1e9)
     assert {entry.key for entry in cache_entries(folder)} == {"key3", "key4", "last"}
 
 
@@ -141,25 +133,20 @@ def test_folder_is_scanned_only_now_and_then(folder, monkeypatch):
     cache_eviction = CacheEviction(folder, 3.5 * entry.bytes / SCAN_EVERY / 1e9)
     for _ in range(9):
         cache_eviction.entry_saved(entry.folder)
-    assert (
-        scans == [(folder, 3.5 * entry.bytes / SCAN_EVERY)] * 2
-    )  # after each four: who saved the first one has looked
+    # After each four: who saved the first one has looked.
+    assert scans == [(folder, 3.5 * entry.bytes / SCAN_EVERY)] * 2
 
 
-def test_entry_that_cannot_be_removed_is_not_counted_as_removed(folder, monkeypatch):
-    for number in range(3):
-        save(folder, f"key{number}")
-        os.utime(folder / f"key{number}" / "1", (number, number))
-    (refused, first, _) = sorted(cache_entries(folder), key=lambda entry: entry.used)
+def test_entry_that_cannot_be_removed_is_not_counted_as_removed(folder, five, monkeypatch):
     rename = os.rename
 
     def refuse(path, target):
-        if path == refused.folder:
+        if path == five[0].folder:
             raise PermissionError(path)
         rename(path, target)
 
     monkeypatch.setattr(os, "rename", refuse)
-    assert evict(folder, 2 * refused.bytes) == [first]
+    assert evict(folder, 4 * five[0].bytes) == five[1:2]
 
 
 def test_killed_trial_loses_its_lease(folder, start):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import pickle
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from ikd_ray.errors import UsageError
 from ikd_ray.storage import store
 from ikd_ray.storage.remote import RemoteStorage, SharedStorage, _filesystem, open_storage
+from tests.helpers.distributed_jobs import run_processes
 
 
 @pytest.fixture(params=["file", "s3"])
@@ -46,6 +46,15 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.fixture
+def storage(uri, node) -> SharedStorage:
+    """Return the storage at the URI after this node has uploaded a folder `x`."""
+    storage = open_storage(uri)
+    publish(storage.folder / "x")
+    storage.upload(storage.folder / "x")
+    return storage
+
+
 def remote_file(storage: SharedStorage, name: str, content: bytes | None = None) -> bytes:
     """Return the content of a file at the URI, after writing it if `content` is given."""
     filesystem, base = _filesystem(storage.path)
@@ -73,11 +82,7 @@ def test_uploaded_folder_is_downloaded_unchanged_by_another_node(uri, node):
     assert not [path for path in other.parent.iterdir() if path.name not in ("x", ".x.lock")]
 
 
-def test_folder_without_manifest_counts_as_absent(uri, node):
-    storage = open_storage(uri)
-    path = storage.folder / "x"
-    publish(path)
-    storage.upload(path)
+def test_folder_without_manifest_counts_as_absent(storage, node):
     filesystem, base = _filesystem(storage.path)
     filesystem.delete_file(f"{base}/x/{store.MANIFEST}")
     node("second")
@@ -85,10 +90,7 @@ def test_folder_without_manifest_counts_as_absent(uri, node):
     assert not (storage.folder / "x").exists()
 
 
-def test_damaged_remote_folder_is_refused_and_replaced_by_an_upload(uri, node):
-    storage = open_storage(uri)
-    publish(storage.folder / "x")
-    storage.upload(storage.folder / "x")
+def test_damaged_remote_folder_is_refused_and_replaced_by_an_upload(storage, node):
     remote_file(storage, "x/a.txt", b"abd")
     node("second")
     path = storage.folder / "x"
@@ -102,27 +104,21 @@ def test_damaged_remote_folder_is_refused_and_replaced_by_an_upload(uri, node):
     assert (storage.folder / "x" / "a.txt").read_text() == "made again"
 
 
-def test_damaged_local_folder_is_downloaded_again(uri, node):
-    storage = open_storage(uri)
+def test_damaged_local_folder_is_downloaded_again(storage):
     path = storage.folder / "x"
-    publish(path)
-    storage.upload(path)
     (path / "a.txt").write_text("xyz")
     assert storage.download(path) is True
     assert (path / "a.txt").read_text() == "abc"
 
 
-def test_second_upload_takes_over_the_first(uri, node):
+def test_second_upload_takes_over_the_first(storage, node):
     """If two nodes build the same folder, both continue with the first one."""
-    storage = open_storage(uri)
-    publish(storage.folder / "x", "first")
-    storage.upload(storage.folder / "x")
     node("second")
     path = storage.folder / "x"
     publish(path, "second")
     storage.upload(path)
-    assert (path / "a.txt").read_text() == "first"
-    assert remote_file(storage, "x/a.txt") == b"first"
+    assert (path / "a.txt").read_text() == "abc"
+    assert remote_file(storage, "x/a.txt") == b"abc"
 
 
 def test_newer_file_wins(uri, node):
@@ -144,20 +140,8 @@ def test_newer_file_wins(uri, node):
     assert other.read_text() == "one"
 
 
-def test_list_names(uri, node):
-    storage = open_storage(uri)
-    assert storage.list_names(storage.folder / "trials") == []
-    publish(storage.folder / "trials" / "t1")
-    storage.upload(storage.folder / "trials" / "t1")
-    assert storage.list_names(storage.folder) == ["trials"]
-    assert storage.list_names(storage.folder / "trials") == ["t1"]
-
-
 @pytest.mark.parametrize("name", ["../escaped", "/tmp/ikd-escaped", "sub/../../escaped", ""])
-def test_manifest_cannot_write_outside_its_folder(name, tmp_path, node):
-    storage = open_storage(f"file://{tmp_path}/remote")
-    publish(storage.folder / "x")
-    storage.upload(storage.folder / "x")
+def test_manifest_cannot_write_outside_its_folder(storage, name, tmp_path, node):
     remote_file(storage, f"x/{store.MANIFEST}", json.dumps({name: "0" * 64}).encode())
     node("second")
     assert storage.download(storage.folder / "x") is False
@@ -165,23 +149,13 @@ def test_manifest_cannot_write_outside_its_folder(name, tmp_path, node):
     assert not Path("/tmp/ikd-escaped").exists()
 
 
-def _download(storage: SharedStorage, name: str, results) -> None:
-    results.put(storage.download(storage.folder / name))
+def _download(_rank: int, storage: SharedStorage) -> None:
+    assert storage.download(storage.folder / "x") is True
 
 
-def test_concurrent_downloads_on_one_node(uri, node):
-    storage = open_storage(uri)
-    publish(storage.folder / "x")
-    storage.upload(storage.folder / "x")
+def test_concurrent_downloads_on_one_node(storage, node):
     node("second")
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    processes = [context.Process(target=_download, args=(storage, "x", results)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    assert [results.get(timeout=60) for _ in processes] == [True] * 3
-    for process in processes:
-        process.join()
+    run_processes(_download, storage, processes=3)
     assert store.is_intact(storage.folder / "x")
 
 
@@ -242,11 +216,12 @@ def test_trailing_slash_does_not_change_the_folder(tmp_path):
     assert open_storage(uri + "/").folder == open_storage(uri).folder
 
 
-def test_delete_and_delete_remote(uri, node):
-    storage = open_storage(uri)
-    for name in ("a/x", "a/y", "b/z"):
+def test_list_names_delete_and_delete_remote(storage, node):
+    for name in ("a/x", "a/y"):
         publish(storage.folder / name)
         storage.upload(storage.folder / name)
+    assert storage.list_names(storage.folder) == ["a", "x"]
+    assert storage.list_names(storage.folder / "a") == ["x", "y"]
     storage.delete(storage.folder / "a" / "x")
     assert not (storage.folder / "a" / "x").exists()
     assert storage.download(storage.folder / "a" / "x") is False
@@ -255,13 +230,10 @@ def test_delete_and_delete_remote(uri, node):
     assert storage.list_names(storage.folder / "a") == []
     assert (storage.folder / "a" / "y").exists()
     node("second")
-    assert storage.download(storage.folder / "b" / "z") is True
+    assert storage.download(storage.folder / "x") is True
 
 
-def test_download_of_selected_files(uri, node):
-    storage = open_storage(uri)
-    publish(storage.folder / "x")
-    storage.upload(storage.folder / "x")
+def test_download_of_selected_files(storage, node):
     node("second")
     path = storage.folder / "x"
     assert storage.download(path, only=("no such file",)) is False

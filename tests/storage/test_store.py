@@ -22,6 +22,8 @@ from ikd_ray.storage.store import (
     is_intact,
     staging_dir,
 )
+from tests.helpers.damage import flip
+from tests.helpers.distributed_jobs import run_processes
 
 
 def write_two(folder: Path) -> None:
@@ -37,26 +39,14 @@ def leftovers(folder: Path) -> set[str]:
 
 def test_digest_depends_on_all_parts():
     assert digest(1, "a", {"x": 1, "y": None}) == digest(1, "a", {"y": None, "x": 1})
-    different = [
-        digest(1, "a"),
-        digest("1", "a"),
-        digest("a", 1),
-        digest(1, "a", None),
-        digest([1, "a"]),
-        digest(),
-    ]
-    assert len(set(different)) == len(different)
-    assert all(len(key) == 32 and set(key) <= set("0123456789abcdef") for key in different)
+    parts = [(1, "a"), ("1", "a"), ("a", 1), (1, "a", None), ([1, "a"],), ()]
+    assert len({digest(*each) for each in parts}) == len(parts)
 
 
-def test_digest_is_stable_across_processes_and_releases():
+def test_digests_are_stable_across_processes_and_releases(tmp_path):
     assert digest(1, "a") == hashlib.sha256(b'[1,"a"]').hexdigest()[:32]
-
-
-def test_file_digest_is_sha256(tmp_path):
-    (tmp_path / "f").write_bytes(b"abc")
-    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert file_sha256(tmp_path / "f") == expected
+    (tmp_path / "f").write_bytes(b"abc" * 2**20)
+    assert file_sha256(tmp_path / "f") == hashlib.sha256(b"abc" * 2**20).hexdigest()
 
 
 def test_full_disk_is_recognized_behind_a_wrapping_error(tmp_path):
@@ -109,41 +99,35 @@ def test_staging_dir_does_not_replace_an_existing_folder(tmp_path):
     assert not (tmp_path / "target" / "other").exists()
 
 
-def test_folder_is_built_once(tmp_path):
+def test_folder_is_built_until_it_is_complete(tmp_path):
     target, calls = tmp_path / "t", []
 
     def write(folder: Path) -> None:
         calls.append(folder)
         write_two(folder)
+        if len(calls) == 1:
+            raise OSError("disk full")
 
+    with pytest.raises(OSError, match="disk full"):
+        get_or_build(target, write)
+    assert leftovers(tmp_path) == set()
     assert get_or_build(target, write) is True
     assert get_or_build(target, write) is False
-    assert len(calls) == 1
-
-
-def flip(target: Path) -> None:
-    content = bytearray((target / "a.bin").read_bytes())
-    content[7] ^= 1
-    (target / "a.bin").write_bytes(content)
-
-
-def empty(target: Path) -> None:
-    for path in (target / "a.bin", target / "sub" / "b.txt", target / MANIFEST):
-        path.unlink()
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        flip,
-        empty,
-        lambda target: (target / "sub" / "b.txt").unlink(),
+        lambda target: shutil.rmtree(target) or target.mkdir(),
+        lambda target: flip(target / "a.bin"),
         lambda target: (target / "a.bin").write_bytes(b""),
+        lambda target: (target / "sub" / "b.txt").unlink(),
         lambda target: (target / MANIFEST).unlink(),
-        lambda target: (target / MANIFEST).write_text(""),
-        lambda target: (target / MANIFEST).write_text('{"a.bin": '),
-        lambda target: (target / MANIFEST).write_text("[]"),
-        lambda target: (target / MANIFEST).write_bytes(b"\xff\xfe\x00"),
+        *(
+            lambda target, content=content: (target / MANIFEST).write_bytes(content)
+            for content in (b"", b'{"a.bin": ', b"[]", b"\xff\xfe\x00")
+        ),
     ],
 )
 def test_damaged_folder_is_rebuilt(tmp_path, damage):
@@ -155,14 +139,6 @@ def test_damaged_folder_is_rebuilt(tmp_path, damage):
     assert is_intact(target)
     assert (target / "a.bin").read_bytes() == b"abc" * 1000
     assert leftovers(tmp_path) == {"t"}
-
-
-def age(target: Path, seconds: float = 10) -> None:
-    """Make files look as if written that long ago."""
-    for path in target.rglob("*"):
-        if path.is_file():
-            status = path.stat()
-            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns - int(seconds * 1e9)))
 
 
 @pytest.fixture
@@ -180,7 +156,8 @@ def settled(tmp_path, monkeypatch, hashed) -> Path:
     monkeypatch.setattr(store, "TICK_NS", 0)
     target = tmp_path / "t"
     get_or_build(target, write_two)
-    age(target)
+    for path in target.rglob("*"):
+        os.utime(path, (0, 0))
     assert is_intact(target)
     hashed.clear()
     return target
@@ -251,7 +228,7 @@ def test_broken_record_of_verified_files_is_ignored(settled, hashed, content):
     (settled / VERIFIED).write_bytes(content)
     assert is_intact(settled)
     assert sorted(hashed) == ["a.bin", "b.txt"]
-    flip(settled)
+    flip(settled / "a.bin")
     assert not is_intact(settled)
 
 
@@ -269,7 +246,7 @@ def test_read_only_folder_is_verified(settled, hashed, monkeypatch):
 
     monkeypatch.setattr(store, "write_atomic", refuse)
     assert is_intact(settled)
-    flip(settled)
+    flip(settled / "a.bin")
     assert not is_intact(settled)
 
 
@@ -313,17 +290,6 @@ def test_write_atomic_keeps_the_old_content_until_done(tmp_path, monkeypatch):
     assert leftovers(tmp_path) == {"x"}
 
 
-def test_failing_build_leaves_nothing(tmp_path):
-    def write(folder: Path) -> None:
-        write_two(folder)
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        get_or_build(tmp_path / "t", write)
-    assert leftovers(tmp_path) == set()
-    assert get_or_build(tmp_path / "t", write_two) is True
-
-
 def test_absent_folder_is_not_intact(tmp_path):
     assert not is_intact(tmp_path / "nothing")
 
@@ -333,7 +299,7 @@ def _slow_write(folder: Path) -> None:
     time.sleep(0.3)
 
 
-def _build_in_process(target: Path, barrier, built) -> None:
+def _build_in_process(_rank: int, target: Path, barrier, built) -> None:
     barrier.wait(60)
     if get_or_build(target, _slow_write):
         with built.get_lock():
@@ -343,13 +309,7 @@ def _build_in_process(target: Path, barrier, built) -> None:
 def test_two_processes_build_once(tmp_path):
     context = multiprocessing.get_context("spawn")
     barrier, built = context.Barrier(2), context.Value("i", 0)
-    arguments = (tmp_path / "t", barrier, built)
-    processes = [context.Process(target=_build_in_process, args=arguments) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0]
+    run_processes(_build_in_process, tmp_path / "t", barrier, built)
     assert built.value == 1
     assert is_intact(tmp_path / "t")
     assert leftovers(tmp_path) == {"t"}
