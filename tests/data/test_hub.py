@@ -137,21 +137,11 @@ def refused(task: str) -> str:
 @pytest.fixture
 def hub_cache(tmp_path, monkeypatch):
     """Make a local cache of the hub's data set, as `datasets` writes it, with cola, stsb and a wrong sst2."""
+    text, label = datasets.Value("string"), datasets.ClassLabel
     features = {
-        "cola": {
-            "sentence": datasets.Value("string"),
-            "label": datasets.ClassLabel(names=TASKS["cola"].labels),
-        },
-        "stsb": {
-            "sentence1": datasets.Value("string"),
-            "sentence2": datasets.Value("string"),
-            "label": datasets.Value("float32"),
-        },
-        # Labels in the wrong order.
-        "sst2": {
-            "sentence": datasets.Value("string"),
-            "label": datasets.ClassLabel(names=["positive", "negative"]),
-        },
+        "cola": {"sentence": text, "label": label(names=TASKS["cola"].labels)},
+        "stsb": {"sentence1": text, "sentence2": text, "label": datasets.Value("float32")},
+        "sst2": {"sentence": text, "label": label(names=["positive", "negative"])},  # in the wrong order
     }
 
     class Glue(datasets.GeneratorBasedBuilder):
@@ -172,10 +162,8 @@ def hub_cache(tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     datasets.disable_progress_bars()
     for name in features:
-        builder = Glue(
-            cache_dir=str(cache), dataset_name="glue", repo_id=sources.HUB_NAME, config_name=name, hash="0"
-        )
-        builder.download_and_prepare()
+        options = {"dataset_name": "glue", "repo_id": sources.HUB_NAME, "config_name": name, "hash": "0"}
+        Glue(cache_dir=str(cache), **options).download_and_prepare()
     datasets.enable_progress_bars()
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
 
@@ -184,14 +172,13 @@ def test_local_cache_is_read_offline(hub_cache, capfd):
     data = sources.load_dataset(get_task("cola"), None)
     assert data.source == "hub"
     assert data.description == "Hugging Face hub's local cache nyu-mll/glue (cola, 3 train / 3 dev)"
-    assert data.splits["dev"].text == ["sentence 0", "sentence 1", "sentence 2"]
-    assert data.splits["dev"].text_pair is None
-    assert data.splits["dev"].labels.tolist() == [1, 0, 1]
-    assert data.splits["dev"].labels.dtype == np.int64
-    pairs = sources.load_dataset(get_task("stsb"), None)
-    assert pairs.splits["train"].text_pair == ["sentence2 0", "sentence2 1", "sentence2 2"]
-    assert pairs.splits["train"].labels.dtype == np.float32
-    some = pairs.splits["train"].select(np.array([2, 0]))
+    dev = data.splits["dev"]
+    assert (dev.text, dev.text_pair) == (["sentence 0", "sentence 1", "sentence 2"], None)
+    assert (dev.labels.tolist(), dev.labels.dtype) == ([1, 0, 1], np.int64)
+    pairs = sources.load_dataset(get_task("stsb"), None).splits["train"]
+    assert pairs.text_pair == ["sentence2 0", "sentence2 1", "sentence2 2"]
+    assert pairs.labels.dtype == np.float32
+    some = pairs.select(np.array([2, 0]))
     assert (some.text, some.text_pair) == (["sentence1 2", "sentence1 0"], ["sentence2 2", "sentence2 0"])
     assert some.labels.tolist() == [1.0, 1.0]
     assert capfd.readouterr() == ("", "")
@@ -219,26 +206,21 @@ def test_cache_without_the_task_is_refused(hub_cache):
 
 def test_error_of_a_reachable_hub_is_reported(hub_cache, monkeypatch):
     monkeypatch.setattr(sources, "offline_unless_reachable", lambda: True)
-    assert sources.load_dataset(get_task("cola"), None).description.startswith(
-        "Hugging Face hub nyu-mll/glue (cola,"
-    )
+    description = sources.load_dataset(get_task("cola"), None).description
+    assert description.startswith("Hugging Face hub nyu-mll/glue (cola,")
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(datasets, "load_dataset", full)
-    expected = (
-        "task rte: nyu-mll/glue did not load (OSError: [Errno 28] No space left on device); pass --data-dir"
-    )
-    assert refused("rte").startswith(expected)
+    expected = "nyu-mll/glue did not load (OSError: [Errno 28] No space left on device); pass --data-dir"
+    assert refused("rte").startswith(f"task rte: {expected}")
 
 
 @pytest.mark.parametrize("name", [name for name in TASKS if name != "cola"])
 def test_task_without_any_source_is_refused(tmp_path, monkeypatch, name, capfd):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     message = refused(name)
-    assert message.startswith(
-        f"task {name}: the Hugging Face hub is out of reach and its local cache empty; "
-    )
+    assert f"task {name}: the Hugging Face hub is out of reach and its local cache empty; " in message
     assert message.endswith(f"pass --data-dir with a folder that holds {get_task(name).folder}/train.tsv")
     assert capfd.readouterr() == ("", "")

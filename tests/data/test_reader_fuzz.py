@@ -15,7 +15,7 @@ from ikd_ray.data.readers import MAX_LINE, read_glue_split
 from ikd_ray.data.task_file import ENDINGS, CustomTask
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import TASKS, Task
-from tests.data.test_readers import PAIR, make_table
+from tests.data.test_readers import PAIR, parquet
 from tests.data.test_readers import TASKS as CUSTOM_TASKS
 from tests.data.test_readers import read as read_custom
 
@@ -189,9 +189,7 @@ def test_any_bytes_are_a_table_or_refused(task, ending, content):
     check_custom(content, ending, task)
 
 
-GOOD = make_table(
-    [{"text": f"text {row}", "other": "x", "label": str(row % 2)} for row in range(20)], ".parquet"
-)
+GOOD = parquet(text=[f"text {row}" for row in range(20)], other=["x"] * 20, label=["0", "1"] * 10)
 
 
 @settings(max_examples=200, deadline=None)

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,24 +27,27 @@ FILES = (("train", "train.csv"), ("dev", "dev.csv"))
 ONE = CustomTask(
     "one", ("text",), ("no", "yes"), ("mcc",), "mcc", file_label="label", file_labels=("0", "1"), files=FILES
 )
-PAIR = CustomTask(
-    *("pair", ("text", "other"), ("no", "yes"), ("mcc",), "mcc"),
-    file_label="label",
-    file_labels=("0", "1"),
-    files=FILES,
-)
+PAIR = replace(ONE, name="pair", text_columns=("text", "other"))
 SCORE = CustomTask("score", ("text",), (), ("pearson",), "pearson", score_range=(-1.0, 1.0), files=FILES)
 TASKS = (ONE, PAIR, SCORE)
 TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(str.strip)
 COLUMNS = ("text", "other", "label")
 
 
+def write_parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return sink.getvalue().to_pybytes()
+
+
+def parquet(**columns: object) -> bytes:
+    return write_parquet(pa.table(columns))
+
+
 def make_table(rows: list[dict[str, object]], ending: str) -> bytes:
     """Write a table with the format's standard library."""
     if ending == ".parquet":
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(rows), sink)
-        return sink.getvalue().to_pybytes()
+        return write_parquet(pa.Table.from_pylist(rows))
     if ending == ".jsonl":
         return "".join(json.dumps(row) + "\n" for row in rows).encode()
     text = io.StringIO()
@@ -74,15 +78,12 @@ def refusal(content: str | bytes, ending: str = ".csv", task: CustomTask = ONE) 
 )
 def test_tables_of_standard_writers_are_read_exactly(rows, ending, typed):
     # Python 3.10 refuses NUL in CSV.
-    rows = [(first.replace("\0", "-"), second.replace("\0", "-"), label) for first, second, label in rows]
-    records = [
-        {"text": first, "other": second, "label": label if typed else str(label)}
-        for first, second, label in rows
-    ]
+    texts, others, labels = zip(*rows, strict=True)
+    texts, others = ([text.replace("\0", "-") for text in column] for column in (texts, others))
+    written = labels if typed else map(str, labels)
+    records = [dict(zip(COLUMNS, each, strict=True)) for each in zip(texts, others, written, strict=True)]
     split = read(make_table(records, ending), ending, PAIR)
-    assert split.text == [first for first, _, _ in rows]
-    assert split.text_pair == [second for _, second, _ in rows]
-    assert split.labels.tolist() == [label for _, _, label in rows]
+    assert (split.text, split.text_pair, split.labels.tolist()) == (texts, others, list(labels))
     assert split.labels.dtype == "int64"
 
 
@@ -103,9 +104,7 @@ def test_words_for_missing_values_are_texts(ending):
 
 
 def test_booleans_are_labels():
-    task = CustomTask(
-        "one", ("text",), ("n", "y"), ("mcc",), "mcc", file_labels=("false", "true"), files=FILES
-    )
+    task = replace(ONE, file_labels=("false", "true"))
     for ending in (".jsonl", ".parquet"):
         rows = [{"text": "a", "label": True}, {"text": "b", "label": False}]
         assert read(make_table(rows, ending), ending, task).labels.tolist() == [1, 0]
@@ -165,12 +164,6 @@ JSON_MISTAKES = {
 }
 
 
-def parquet(**columns: object) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink)
-    return sink.getvalue().to_pybytes()
-
-
 TEXT = pa.array(["a", "b"])
 PARQUET_MISTAKES = {
     "empty": (b"", "not a readable Parquet file"),
@@ -206,9 +199,8 @@ def test_wrong_table_is_refused(ending, case):
 
 
 def test_parquet_file_with_a_repeated_column_is_refused():
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table([TEXT, TEXT, [0, 1]], names=["text", "text", "label"]), sink)
-    assert "2 columns are called 'text'" in refusal(sink.getvalue().to_pybytes(), ".parquet")
+    content = write_parquet(pa.table([TEXT, TEXT, [0, 1]], names=["text", "text", "label"]))
+    assert "2 columns are called 'text'" in refusal(content, ".parquet")
 
 
 def test_parquet_rows_are_numbered_across_batches():

@@ -138,13 +138,8 @@ def test_every_mistake_is_named_with_its_line(load, tmp_path, case):
 def test_all_mistakes_at_once(load):
     with pytest.raises(UsageError) as error:
         load("name: cola\ntext: [a, a]\nlabel: b\nlabels: [x]\nmetric: f2\nfile: x\n")
-    assert [line.split("task.yaml:")[1][:2] for line in str(error.value).split("\n")] == [
-        "1:",
-        "2:",
-        "4:",
-        "5:",
-        "6:",
-    ]
+    lines = [line.split(":")[1] for line in str(error.value).split("\n")]
+    assert lines == ["1", "2", "4", "5", "6"]
 
 
 @settings(max_examples=200, deadline=None)
@@ -168,11 +163,9 @@ def test_any_text_is_a_task_or_a_usage_error(text):
         try:
             task = load_task(path)
         except UsageError as error:
-            lines = str(error).split("\n")
-        else:
-            lines = []
-    assert all(line.isprintable() for line in lines)
-    if lines:
+            task, lines = None, str(error).split("\n")
+    if task is None:
+        assert all(line.isprintable() for line in lines)
         return
     assert task.name
     assert len(task.text_columns) in (1, 2)

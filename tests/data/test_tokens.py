@@ -2,43 +2,33 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import BertTokenizerFast
 
 from ikd_ray.data import tokens
-from ikd_ray.data.dataset import Dataset, Split
+from ikd_ray.data.dataset import Dataset
 from ikd_ray.data.task_file import load_task
 from ikd_ray.data.tokens import RaggedArray, TaskData, open_data, row_offsets, tokenize
-from ikd_ray.tasks import get_task
-
-WORDS = [f"w{i}" for i in range(40)]
-VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##s", "##ed", "."]
+from tests.helpers.damage import flip
+from tests.helpers.tiny_models import make_dataset, write_tokenizer
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
-    path.write_text("\n".join(VOCABULARY) + "\n")
-    return BertTokenizerFast(str(path))
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
-def sentences(rng: np.random.Generator, count: int, longest: int) -> list[str]:
-    return [" ".join(rng.choice(WORDS, rng.integers(1, longest + 1))) for _ in range(count)]
-
-
-def make_task_dataset(task_name: str, count: int = 25, seed: int = 0) -> Dataset:
-    task, rng = get_task(task_name), np.random.default_rng(seed)
-    splits = {}
-    for names in task.splits:
-        labels = rng.random(count).astype(np.float32) if task.is_regression else rng.integers(0, 2, count)
-        second = sentences(rng, count, 9) if task.is_pair else None
-        splits[names.name] = Split([*sentences(rng, count - 1, 12), "w1s w2ed. zzz"], second, labels)
-    return Dataset(task, splits, "folder", "made up")
+def dataset_of(task_name: str, seed: int = 0) -> Dataset:
+    """Return generated examples, the last of which has words of several tokens and an unknown one."""
+    dataset = make_dataset(task_name, train=25, dev=25, seed=seed)
+    for split in dataset.splits.values():
+        split.text[-1] = "w1s w2ed. zzz"
+    return dataset
 
 
 def assert_tokenized(data: TaskData, dataset: Dataset, tokenizer, max_length: int) -> None:
@@ -65,9 +55,7 @@ def test_custom_task_is_stored_with_its_tokens(tmp_path, tokenizer):
     path = tmp_path / "own.yaml"
     path.write_text("name: own\ntext: a\nlabel: b\nlabels: {1: x, 2: y, 3: z}\nmetric: macro_f1\n")
     task = load_task(path)
-    splits = make_task_dataset("cola").splits
-    dataset = Dataset(task, splits, "folder", "made up")
-    kept = tokenize(dataset, tokenizer, "t", 12, tmp_path / "tokens").folder
+    kept = tokenize(replace(dataset_of("cola"), task=task), tokenizer, "t", 12, tmp_path / "tokens").folder
     path.unlink()
     code = "import sys; from pathlib import Path; from ikd_ray.data.tokens import open_data\n"
     code += "task = open_data(Path(sys.argv[1])).task; print(task.name, task.labels, task.metric)"
@@ -78,7 +66,7 @@ def test_custom_task_is_stored_with_its_tokens(tmp_path, tokenizer):
 @pytest.mark.parametrize("task", ["cola", "mrpc", "stsb", "mnli"])
 @pytest.mark.parametrize("max_length", [8, 12, 128])
 def test_rows_equal_the_tokenizers_output(tmp_path, tokenizer, task, max_length):
-    dataset = make_task_dataset(task)
+    dataset = dataset_of(task)
     data = tokenize(dataset, tokenizer, "t", max_length, tmp_path)
     assert_tokenized(data, dataset, tokenizer, max_length)
     lengths = data.train.lengths
@@ -90,12 +78,12 @@ def test_rows_equal_the_tokenizers_output(tmp_path, tokenizer, task, max_length)
 
 def test_chunk_size_does_not_change_the_tokens(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr(tokens, "CHUNK", 7)
-    dataset = make_task_dataset("mrpc")
+    dataset = dataset_of("mrpc")
     assert_tokenized(tokenize(dataset, tokenizer, "t", 16, tmp_path), dataset, tokenizer, 16)
 
 
 def test_stored_tokens_are_reopened(tmp_path, tokenizer, monkeypatch):
-    dataset = make_task_dataset("mnli")
+    dataset = dataset_of("mnli")
     data = tokenize(dataset, tokenizer, "t", 16, tmp_path)
     monkeypatch.setattr(tokens, "_encode", lambda *_: pytest.fail("tokenized again"))
     for reopened in (tokenize(dataset, tokenizer, "t", 16, tmp_path), open_data(data.folder)):
@@ -111,30 +99,23 @@ def test_stored_tokens_are_reopened(tmp_path, tokenizer, monkeypatch):
 
 
 def test_key_depends_on_content_tokenizer_and_length(tmp_path, tokenizer):
-    keys = {
-        tokenize(make_task_dataset("cola"), tokenizer, "t", 16, tmp_path).key,
-        tokenize(make_task_dataset("cola"), tokenizer, "t", 17, tmp_path).key,
-        tokenize(make_task_dataset("cola"), tokenizer, "u", 16, tmp_path).key,
-        tokenize(make_task_dataset("cola", seed=1), tokenizer, "t", 16, tmp_path).key,
-        tokenize(make_task_dataset("sst2"), tokenizer, "t", 16, tmp_path).key,
-    }
-    assert len(keys) == 5
-    assert tokenize(make_task_dataset("cola"), tokenizer, "t", 16, tmp_path).key in keys
+    cola, other, sst2 = dataset_of("cola"), dataset_of("cola", seed=1), dataset_of("sst2")
+    cases = [(cola, "t", 16), (cola, "t", 17), (cola, "u", 16), (other, "t", 16), (sst2, "t", 16)]
+    keys = [tokenize(data, tokenizer, name, length, tmp_path).key for data, name, length in cases]
+    assert len(set(keys)) == 5
+    assert tokenize(dataset_of("cola"), tokenizer, "t", 16, tmp_path).key == keys[0]
 
 
 def test_damaged_tokens_are_rebuilt(tmp_path, tokenizer):
-    dataset = make_task_dataset("cola")
+    dataset = dataset_of("cola")
     data = tokenize(dataset, tokenizer, "t", 16, tmp_path)
-    path = data.folder / "train.ids.npy"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
+    flip(data.folder / "train.ids.npy")
     assert_tokenized(tokenize(dataset, tokenizer, "t", 16, tmp_path), dataset, tokenizer, 16)
 
 
 @pytest.mark.parametrize(("task", "names"), [("cola", ["dev"]), ("mnli", ["dev", "dev_mismatched"])])
 def test_evaluation_splits(tmp_path, tokenizer, task, names):
-    data = tokenize(make_task_dataset(task), tokenizer, "t", 16, tmp_path)
+    data = tokenize(dataset_of(task), tokenizer, "t", 16, tmp_path)
     assert list(data.evaluation_splits) == names
     assert data.train is data.splits["train"]
 

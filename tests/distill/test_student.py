@@ -7,7 +7,14 @@ from transformers import AutoModelForSequenceClassification
 from ikd_ray.distill.encoder import FAMILIES, Encoder
 from ikd_ray.distill.latency import latency_ms
 from ikd_ray.distill.student import build_student, layer_map, size_metrics
-from tests.helpers.tiny_models import HIDDEN, VOCABULARY, make_encoder, random_batch
+from tests.helpers.tiny_models import (
+    HIDDEN,
+    VOCABULARY,
+    changed_tensors,
+    copy_state,
+    make_encoder,
+    random_batch,
+)
 
 
 @pytest.mark.parametrize(
@@ -47,21 +54,18 @@ def test_layer_map_refuses_impossible_depths(student, teacher):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_student_copies_the_teachers_weights(family, init, chosen):
     teacher = make_encoder(family, layers=4).requires_grad_(False)
-    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    before = copy_state(teacher)
     student = build_student(teacher, 2, init)
     assert len(student.layers) == student.config.num_hidden_layers == 2
     assert len(teacher.layers) == teacher.config.num_hidden_layers == 4
     pairs = [(student.embeddings, teacher.embeddings), (student.head, teacher.head)]
     pairs += [(student.layers[i], teacher.layers[source - 1]) for i, source in enumerate(chosen)]
-    for copy, original in pairs:
-        assert copy.state_dict().keys() == original.state_dict().keys()
-        for mine, theirs in zip(copy.state_dict().values(), original.state_dict().values(), strict=True):
-            assert torch.equal(mine, theirs)
+    assert not any(changed_tensors(copy_state(mine), copy_state(theirs)) for mine, theirs in pairs)
     assert all(parameter.requires_grad for parameter in student.parameters())
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.add_(1.0)
-    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+    assert not changed_tensors(before, copy_state(teacher))
 
 
 def test_an_equally_deep_student_equals_the_teacher():
@@ -128,28 +132,25 @@ def test_a_student_in_memory_works_as_a_hugging_face_model(init):
     assert all(attention is not None for attention in output.attentions)
 
 
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("family", ["bert", "roberta"])
-@pytest.mark.parametrize("threads", [1, 2])
 def test_latency_keeps_threads_and_training_mode(family, threads):
     student = make_encoder(family, layers=1).train()
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        assert 0 < latency_ms(student) < 1000
-        assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
+    assert 0 < latency_ms(student) < 1000
+    assert torch.get_num_threads() == threads
     assert student.training
 
 
-def test_latency_restores_the_threads_after_a_failure(monkeypatch):
+def test_latency_restores_the_threads_after_a_failure(monkeypatch, threads):
     student = make_encoder(layers=1)
-    before = torch.get_num_threads()
     monkeypatch.setattr(type(student.model), "forward", lambda *_, **__: 1 / 0)
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(ZeroDivisionError):
-            latency_ms(student)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    with pytest.raises(ZeroDivisionError):
+        latency_ms(student)
+    assert torch.get_num_threads() == threads

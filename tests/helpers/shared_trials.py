@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
 from ikd_ray.config import PrefixConfig, Trial
-from ikd_ray.distill.loop import Distillation
+from ikd_ray.distill.loop import Distillation, Epoch
 from ikd_ray.distill.stage_training import StageTrainer
 from tests.helpers.tiny_models import changed_tensors, copy_state
 
@@ -28,7 +29,9 @@ def comparable_metrics(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if "time/" not in name and name not in counts}
 
 
-def distillation_result(distillation: Distillation, epochs: list) -> SimpleNamespace:
+def distillation_result(distillation: Distillation, epochs: Iterable[Epoch] | None = None) -> SimpleNamespace:
+    """Return what a trial gives: of the epochs that are given, else of all, which are run."""
+    epochs = list(distillation if epochs is None else epochs)
     return SimpleNamespace(
         epochs=epochs,
         metrics=[comparable_metrics(epoch.metrics) for epoch in epochs],

@@ -42,8 +42,7 @@ def run(start):
     """Return `run`, which takes the arguments of `start`, runs the trial and returns its result."""
 
     def make(*arguments, **more) -> SimpleNamespace:
-        distillation = start(*arguments, **more)
-        return distillation_result(distillation, list(distillation))
+        return distillation_result(start(*arguments, **more))
 
     return make
 
@@ -56,10 +55,9 @@ def alone(data, dropping):
     def make(trial: Trial, prefix: PrefixConfig | None = None) -> SimpleNamespace:
         key = trial.model_dump_json(), str(prefix)
         if key not in known:
-            distillation = Distillation(trial, data, dropping, prefix=prefix)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(StageTrainer, "train_epoch", TRAIN_EPOCH)  # `trained` does not count it
-                known[key] = distillation_result(distillation, list(distillation))
+                known[key] = distillation_result(Distillation(trial, data, dropping, prefix=prefix))
         return known[key]
 
     return make

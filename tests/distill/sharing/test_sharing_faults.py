@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import resource
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from ikd_ray.distill import epoch_cache
-from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
+from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch, StageCache
 from ikd_ray.distill.frozen_activations import ACTIVATIONS_FILE
 from ikd_ray.storage import store
+from tests.helpers.damage import flip, halve
 from tests.helpers.shared_trials import (
     PID,
     assert_same_result,
@@ -20,26 +22,16 @@ from tests.helpers.shared_trials import (
     with_fields,
 )
 
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def halve(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
 PARTS = ("epoch.json", "weights.safetensors", "optimizer.safetensors")
 DAMAGES = {
-    f"{harm.__name__} {part}": lambda state, harm=harm, part=part: harm(state / part)
+    f"{harm.__name__} {part}": lambda epoch, harm=harm, part=part: harm(epoch / part)
     for harm in (flip, halve, Path.unlink)
     for part in PARTS
+} | {
+    "no manifest": lambda epoch: (epoch / "manifest.json").unlink(),
+    "half a manifest": lambda epoch: halve(epoch / "manifest.json"),
+    "empty": lambda epoch: [file.unlink() for file in epoch.iterdir()],
 }
-DAMAGES["no manifest"] = lambda state: (state / "manifest.json").unlink()
-DAMAGES["half a manifest"] = lambda state: halve(state / "manifest.json")
-DAMAGES["empty"] = lambda state: [file.unlink() for file in state.iterdir()]
 PLACES = [("1", 1), ("1", 2), ("2", 1), ("2", 2), ("C", 1), ("C", 2)]
 
 
@@ -95,18 +87,13 @@ def test_missing_verification_notes_are_no_damage(run, trained, kept, folder):
     assert not trained
 
 
-def all_of(folder: Path) -> None:
-    for state_ in list(folder.glob("[!.]*/[!.]*")):
-        shutil.rmtree(state_)
-
-
 LOSSES = {
-    "weights, C": lambda folder: (saved_epoch_folder(folder, "2", 2) / PARTS[1]).unlink(),
-    "weights, 1": lambda folder: (saved_epoch_folder(folder, "1", 2) / PARTS[1]).unlink(),
-    "cut weights": lambda folder: halve(saved_epoch_folder(folder, "1", 2) / PARTS[1]),
-    "folder": lambda folder: shutil.rmtree(saved_epoch_folder(folder, "2", 2)),
-    "stage": lambda folder: shutil.rmtree(saved_epoch_folder(folder, "1", 2).parent),
-    "all": all_of,
+    "weights, C": (lambda folder: (saved_epoch_folder(folder, "2", 2) / PARTS[1]).unlink(), 3),
+    "weights, 1": (lambda folder: (saved_epoch_folder(folder, "1", 2) / PARTS[1]).unlink(), 3),
+    "cut weights": (lambda folder: halve(saved_epoch_folder(folder, "1", 2) / PARTS[1]), 3),
+    "folder": (lambda folder: shutil.rmtree(saved_epoch_folder(folder, "2", 2)), 3),
+    "stage": (lambda folder: shutil.rmtree(saved_epoch_folder(folder, "1", 2).parent), 4),
+    "all": (lambda folder: [shutil.rmtree(epoch) for epoch in folder.glob("[!.]*/[!.]*")], 6),
 }
 
 
@@ -118,12 +105,12 @@ def test_an_epoch_lost_before_it_is_loaded_is_trained_anew(start, alone, trained
     distillation = start(trial, "next")
     events = iter(distillation)
     epochs = [next(events) for _ in range(4)]
-    LOSSES[loss](folder)
-    epochs += events
-    found = distillation_result(distillation, epochs)
+    lose, count = LOSSES[loss]
+    lose(folder)
+    found = distillation_result(distillation, [*epochs, *events])
     assert_same_result(found, alone(trial))
     assert sorted(trained[-2:]) == [("C", 1), ("C", 2)]
-    assert len(trained) == (6 if loss == "all" else 4 if loss == "stage" else 3)
+    assert len(trained) == count
     assert any("trained anew" in warning for warning in found.warnings)
 
 
@@ -135,12 +122,11 @@ def test_an_optimizer_lost_before_it_is_loaded_is_trained_anew(start, alone, tra
     events = iter(distillation)
     epochs = [next(events) for _ in range(2)]
     (saved_epoch_folder(folder, "1", 2) / PARTS[2]).unlink()
-    epochs += events
-    assert_same_result(distillation_result(distillation, epochs), alone(trial))
+    assert_same_result(distillation_result(distillation, [*epochs, *events]), alone(trial))
     assert trained[:2] == [("1", 2), ("1", 3)]
 
 
-def test_an_unreadable_epoch_is_trained_anew(start, alone, kept, folder, monkeypatch):
+def test_an_unreadable_epoch_is_trained_anew(run, alone, kept, folder, monkeypatch):
     """Its checksum is right, and every attempt to load it fails."""
     shutil.copytree(kept, folder)
     bad, load, tries = saved_epoch_folder(folder, "1", 2), epoch_cache.load_file, []
@@ -154,8 +140,7 @@ def test_an_unreadable_epoch_is_trained_anew(start, alone, kept, folder, monkeyp
 
     monkeypatch.setattr(epoch_cache, "load_file", fails)
     trial = with_fields(PID, lambda_=0.5)
-    distillation = start(trial, "next")
-    assert_same_result(distillation_result(distillation, list(distillation)), alone(trial))
+    assert_same_result(run(trial, "next"), alone(trial))
 
 
 def refuse(*_, **__):
@@ -212,54 +197,50 @@ def test_a_stage_after_a_full_disk_is_saved_again(run, alone, monkeypatch):
 
 @pytest.mark.parametrize("where", ["root", "locks", "in_use", "stage"])
 def test_a_file_in_the_place_of_a_folder_costs_a_warning(run, alone, folder, kept, where):
-    if where == "root":
-        folder.write_text("")
-    elif where in ("locks", "in_use"):
-        folder.mkdir()
-        (folder / f".{where}").write_text("")
-    else:
-        folder.mkdir()
-        (folder / saved_epoch_folder(kept, "1", 1).parent.name).write_text("")
+    stage = saved_epoch_folder(kept, "1", 1).parent.name
+    path = folder / {"root": "", "stage": stage}.get(where, f".{where}")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("")
     found = run(PID, "refused")
     assert_same_result(found, alone(PID))
     assert found.warnings
 
 
-def claimed(folder, name, key="stage"):
-    """Return a stage's epochs as another process opens them, and the lease it holds."""
-    shared = EpochCache(folder, 20, name)
-    using = shared.lease()
-    using.__enter__()
-    return shared.stage_cache(key, {}), using
+@pytest.fixture
+def claimed(folder):
+    """Return `claimed("name", key)`: a stage's epochs as another process opens them, with a lease until the end."""
+    with ExitStack() as leases:
+
+        def make(name: str, key: str = "stage") -> StageCache:
+            cache = EpochCache(folder, 20, name)
+            leases.enter_context(cache.lease())
+            return cache.stage_cache(key, {})
+
+        yield make
 
 
-def test_a_damaged_epoch_is_pending_until_it_is_saved_again(run, folder):
+def test_a_damaged_epoch_is_pending_until_it_is_saved_again(run, folder, claimed):
     """Its folder exists all the time; the process that trains it anew has claimed the stage."""
     run(PID, "first")
     [weights] = saved_epoch_folder(folder, "1", 1).glob("weights*")
     weights.write_bytes(b"")
     key = weights.parents[1].name
-    (trains, one), (waits, two) = claimed(folder, "trains", key), claimed(folder, "waits", key)
-    assert trains.find(1) is None
-    pending = waits.find(1)
-    assert not pending.ready()
-    trains.save(1, {}, {}, {})
-    assert pending.ready()
-    trains.__exit__()
-    for using in (one, two):
-        using.__exit__(None, None, None)
+    with claimed("trains", key) as trains:
+        assert trains.find(1) is None
+        pending = claimed("waits", key).find(1)
+        assert not pending.ready()
+        trains.save(1, {}, {}, {})
+        assert pending.ready()
 
 
-def test_an_abandoned_stage_is_not_waited_for(folder):
-    (trains, one), (waits, two) = claimed(folder, "trains"), claimed(folder, "waits")
-    assert trains.find(1) is None
-    pending = waits.find(1)
-    assert isinstance(pending, PendingEpoch)
-    assert not pending.ready()
-    trains.abandon()
-    assert pending.ready()
-    assert waits.find(1) is None, "the waiting process trains it now"
-    assert trains.find(2) is None, "the process that abandoned the stage trains on without a claim"
-    waits.__exit__()
-    for using in (one, two):
-        using.__exit__(None, None, None)
+def test_an_abandoned_stage_is_not_waited_for(claimed):
+    trains = claimed("trains")
+    with claimed("waits") as waits:
+        assert trains.find(1) is None
+        pending = waits.find(1)
+        assert isinstance(pending, PendingEpoch)
+        assert not pending.ready()
+        trains.abandon()
+        assert pending.ready()
+        assert waits.find(1) is None, "the waiting process trains it now"
+        assert trains.find(2) is None, "the process that abandoned the stage trains on without a claim"

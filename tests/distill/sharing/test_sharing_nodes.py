@@ -11,6 +11,7 @@ from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.storage import store
 from ikd_ray.storage.remote import RemoteStorage, SharedStorage, _filesystem
+from tests.helpers.damage import flip
 from tests.helpers.shared_trials import PID, assert_same_result, distillation_result
 
 
@@ -30,13 +31,10 @@ def on(monkeypatch, tmp_path, data, dropping):
 
 
 def test_a_node_reuses_epochs_of_another(on, alone):
-    first = on("a", "first")
-    assert_same_result(distillation_result(first, list(first)), alone(PID))
-    second = on("b", "second")
-    found = distillation_result(second, list(second))
+    assert_same_result(distillation_result(on("a", "first")), alone(PID))
+    found = distillation_result(on("b", "second"))
     assert_same_result(found, alone(PID))
-    assert found.trained == 0
-    assert not found.warnings
+    assert (found.trained, found.warnings) == (0, [])
 
 
 def test_a_trial_resumes_on_another_node(on, alone, trained):
@@ -44,45 +42,38 @@ def test_a_trial_resumes_on_another_node(on, alone, trained):
     for _ in range(3):
         next(events)
     events.close()
-    before = len(trained)
-    again = on("b", "mine")
-    found = distillation_result(again, list(again))
+    assert len(trained) == 3
+    found = distillation_result(on("b", "mine"))
     assert_same_result(found, alone(PID))
-    assert before == 3
     assert len(trained) == len(set(trained)), "no epoch twice"
     assert found.reused == 0, "its own epochs do not count as reused"
 
 
 def test_an_unreachable_output_costs_a_warning(on, alone, tmp_path):
     (tmp_path / "file").write_text("in its way")
-    distillation = on("a", "mine", RemoteStorage(f"file://{tmp_path}/file/remote"))
-    found = distillation_result(distillation, list(distillation))
+    found = distillation_result(on("a", "mine", RemoteStorage(f"file://{tmp_path}/file/remote")))
     assert_same_result(found, alone(PID))
     assert found.warnings
     assert all("epochs cannot be shared" in warning for warning in found.warnings)
 
 
 def test_epochs_damaged_in_the_output_are_trained_anew(on, alone, tmp_path):
-    first = on("a", "first")
-    list(first)
+    list(on("a", "first"))
     for weights in (tmp_path / "remote" / "cache" / "stages").glob(f"*/*/{epoch_cache.WEIGHTS}"):
-        weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    second = on("b", "second")
-    found = distillation_result(second, list(second))
+        flip(weights)
+    found = distillation_result(on("b", "second"))
     assert_same_result(found, alone(PID))
     assert found.reused == 0
-    third = on("c", "third")
-    assert distillation_result(third, list(third)).trained == 0, "the first node's epochs are replaced"
+    assert distillation_result(on("c", "third")).trained == 0, "the first node's epochs are replaced"
 
 
 def test_a_worker_on_another_node_downloads_the_found_epoch(on, monkeypatch, tmp_path):
     list(on("a", "mine"))
     output = RemoteStorage(f"file://{tmp_path}/remote")
     stages = output.folder / "cache" / "stages"
-    checkpoints = EpochCache(stages, 20, "mine", output=output)
-    key = next(stages.glob("[!.]*")).name
-    with checkpoints.lease(), checkpoints.stage_cache(key, {}) as trajectory:
-        saved = trajectory.find(1)
+    cache = EpochCache(stages, 20, "mine", output=output)
+    with cache.lease(), cache.stage_cache(next(stages.glob("[!.]*")).name, {}) as stage:
+        saved = stage.find(1)
         monkeypatch.setenv("HOME", str(tmp_path / "b"))
         elsewhere = EpochCache(output.folder / "cache" / "stages", 20, "mine", output=output)
         here = elsewhere.fetch_local(saved)
@@ -100,9 +91,8 @@ def test_waiting_for_another_node_ends_after_patience(monkeypatch, tmp_path):
     assert not pending.ready()
     now += epoch_cache.PATIENCE + 1
     assert pending.ready()
-    assert PendingEpoch(tmp_path / "1", tmp_path / "lock", platform.node(), now).ready(), (
-        "on this node no process holds the lock"
-    )
+    here = PendingEpoch(tmp_path / "1", tmp_path / "lock", platform.node(), now)
+    assert here.ready(), "on this node no process holds the lock"
 
 
 def test_a_second_trial_on_a_node_waits_for_the_first(on):

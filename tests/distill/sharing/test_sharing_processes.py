@@ -215,22 +215,13 @@ def work(rank: int, *arguments) -> None:
 
 
 @pytest.fixture(scope="module")
-def dropping(data, targets):
-    return Targets(targets.folder, data, make_encoder(dropout=0.1))
+def processes(tmp_path_factory, data, targets, dropping):
+    """Run both processes, which find the epochs of a single worker in the folder `one`.
 
-
-@pytest.fixture(scope="module")
-def one_worker(tmp_path_factory, data, dropping):
-    """Return the folder of the two processes, with the epochs of a single worker in it."""
-    out = tmp_path_factory.mktemp("sharing")
+    `of("job")` returns their results of a job, `trained("log")` the epochs that they trained.
+    """
+    out, context = tmp_path_factory.mktemp("sharing"), multiprocessing.get_context("spawn")
     distill(TOGETHER, data, dropping, checkpoints=EpochCache(out / "one", 20, "one worker"))
-    return out
-
-
-@pytest.fixture(scope="module")
-def processes(one_worker, data, targets):
-    """Run both processes. `of("job")` returns their results of a job, `trained("log")` the epochs that they trained."""
-    out, context = one_worker, multiprocessing.get_context("spawn")
     shared = data.folder, targets.folder, out, context.Barrier(2), context.Event(), context.Event()
     started = [context.Process(target=work, args=(rank, *shared)) for rank in range(2)]
     for process in started:
