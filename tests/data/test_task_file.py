@@ -73,6 +73,8 @@ def test_a_regression_task(load):
 
 LABELS = "labels: [negative, neutral, positive]"
 MISTAKES = {
+    "empty": ("", [(1, "empty")]),
+    "not YAML": ("name: [own\n", [(2, "not YAML")]),
     "nothing": ("{}", [(1, "name: missing"), (1, "text: missing"), (1, "labels: missing")]),
     "a list": ("[a]", [(1, "the file: got a list")]),
     "unknown name": (PLAIN + "lables: [a]\n", [(6, "lables: unknown name; did you mean labels?")]),

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections import Counter
+
 import pytest
 import torch
 
-from ikd_ray.config import PrefixConfig, Trial
+from ikd_ray.config import Trial
+from ikd_ray.distill.evaluate import StudentEvaluator
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.regimes import REGIMES
 from tests.helpers import plain_loop
+from tests.helpers.shared_trials import PREFIXES
 from tests.helpers.tiny_models import copy_state, make_encoder, make_targets
 
-IN_MEMORY, ON_DISK, RECOMPUTED = (
-    PrefixConfig(),
-    PrefixConfig(memory_gb=0),
-    PrefixConfig(memory_gb=0, disk_gb=0),
-)
 TOP = {"regime": "pid", "top_trains": "head"}
 
 
@@ -82,11 +80,10 @@ def test_weights_after_each_stage_equal_the_plain_loops(setting, fields):
 
 
 @pytest.mark.parametrize("fields", [{"regime": "pid"}, TOP], ids=["all", "head"])
-@pytest.mark.parametrize("config", [ON_DISK, RECOMPUTED], ids=["on disk", "recomputed"])
-def test_the_storage_of_frozen_activations_changes_nothing(setting, fields, config):
-    data, targets = setting
+@pytest.mark.parametrize("place", ["disk", "recomputed"])
+def test_the_storage_of_frozen_activations_changes_nothing(setting, fields, place):
     kept, other = (
-        Distillation(trial_of(fields), data, targets, prefix=place) for place in (IN_MEMORY, config)
+        Distillation(trial_of(fields), *setting, prefix=PREFIXES[where]) for where in ("memory", place)
     )
     for a, b in zip(kept, other, strict=True):
         for name, value in a.metrics.items():
@@ -99,8 +96,6 @@ def test_the_storage_of_frozen_activations_changes_nothing(setting, fields, conf
 @pytest.mark.parametrize("fields", [{"regime": "pid"}, {"regime": "pid", "soft_labels": "always"}, TOP])
 def test_dev_losses_of_frozen_layers_equal_a_fresh_evaluation(setting, fields):
     """The trial's evaluation skips layers that did not change; a fresh one runs all layers."""
-    from ikd_ray.distill.evaluate import StudentEvaluator
-
     data, targets = setting
     distillation = Distillation(trial_of(fields), data, targets)
     for epoch in distillation:
@@ -114,19 +109,18 @@ def test_frozen_layers_with_stored_outputs_do_not_run(setting, monkeypatch):
     """After a stage's first epoch no frozen layer runs; where only the head trains, no layer at all."""
     data, targets = setting
     distillation = Distillation(trial_of(TOP), data, targets)
-    calls = np.zeros(4, int)
+    calls = Counter()
     for number, layer in enumerate(distillation.student.layers, start=1):
-        for part in (layer.attention.self,):
-            part.register_forward_hook(lambda *_, number=number: calls.__setitem__(number, calls[number] + 1))
+        layer.attention.self.register_forward_hook(lambda *_, number=number: calls.update([number]))
     steps, ran = 7, {}
     for epoch in distillation:
-        ran.setdefault(epoch.stage, []).append(calls.copy())
-        calls[:] = 0
+        ran.setdefault(epoch.stage, []).append([calls[number] for number in (1, 2, 3)])
+        calls.clear()
     assert len(data.train) == 48
     dev = 1  # its 20 examples are one batch
     # Stage 1: training runs layer 1 only, evaluation all three.
-    assert [list(counts[1:]) for counts in ran[1]] == [[steps + dev, dev, dev]] * 2
+    assert ran[1] == [[steps + dev, dev, dev]] * 2
     # To store the outputs for the next stage layer 1 runs once over both splits, a batch each.
-    assert [list(counts[1:]) for counts in ran[2]] == [[2, steps + dev, dev], [0, steps + dev, dev]]
-    assert [list(counts[1:]) for counts in ran[3]] == [[0, 2, steps + dev], [0, 0, steps + dev]]
-    assert [list(counts[1:]) for counts in ran[4]] == [[0, 0, 2], [0, 0, 0]]
+    assert ran[2] == [[2, steps + dev, dev], [0, steps + dev, dev]]
+    assert ran[3] == [[0, 2, steps + dev], [0, 0, steps + dev]]
+    assert ran[4] == [[0, 0, 2], [0, 0, 0]]

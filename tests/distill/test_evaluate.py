@@ -32,6 +32,10 @@ def setting(make_task_data, tmp_path_factory):
     return make
 
 
+def evaluated(data, targets, student, matched=(2, 4)) -> dict[str, float]:
+    return StudentEvaluator(student, data, targets, matched).evaluate()
+
+
 def one_by_one(split, pad_id):
     return [collate(split, np.array([row]), pad_id) for row in range(len(split))]
 
@@ -54,8 +58,7 @@ def test_score_equals_the_tasks_score_of_a_plain_forward_pass(setting, task):
 
 
 def test_mnli_has_two_dev_sets(setting):
-    data, targets, student = setting("mnli")
-    metrics = StudentEvaluator(student, data, targets, (2, 4)).evaluate()
+    metrics = evaluated(*setting("mnli"))
     names = {"accuracy", "attention_kl", "teacher_agreement"}
     names |= {f"layer_{i}/{loss}" for i in (1, 2) for loss in ("kl", "cos")}
     assert set(metrics) == {f"{split}/{name}" for split in ("dev", "dev_mismatched") for name in names}
@@ -66,7 +69,7 @@ def test_mnli_has_two_dev_sets(setting):
 @pytest.mark.parametrize("matched", [(2, 4), (4, 1)])
 def test_losses_are_means_over_the_examples(setting, task, matched):
     data, targets, student = setting(task)
-    metrics = StudentEvaluator(student, data, targets, matched).evaluate()
+    metrics = evaluated(data, targets, student, matched)
     for name, split in data.evaluation_splits.items():
         kl, cos = np.zeros((2, 2, len(split)))
         for row, batch in enumerate(one_by_one(split, data.pad_id)):
@@ -87,12 +90,9 @@ def test_losses_are_means_over_the_examples(setting, task, matched):
 
 @pytest.mark.parametrize("size", [1, 7, 22])
 def test_the_batch_size_changes_no_metric(setting, monkeypatch, size):
-    data, targets, student = setting("mrpc")
-    expected = StudentEvaluator(student, data, targets, (2, 4)).evaluate()
+    expected = evaluated(*setting("mrpc"))
     monkeypatch.setattr(evaluate, "BATCH", size)
-    assert StudentEvaluator(student, data, targets, (2, 4)).evaluate() == pytest.approx(
-        expected, rel=1e-5, abs=1e-6
-    )
+    assert evaluated(*setting("mrpc")) == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("task", ["cola", "mnli"])
@@ -102,9 +102,7 @@ def test_agreement_is_the_share_of_equal_predictions(setting, task):
     mine, theirs = (plain_logits(m, split, data.pad_id).argmax(1) for m in (student, targets.teacher))
     share = np.mean([a == b for a, b in zip(mine, theirs, strict=True)])
     assert 0 < share < 1
-    assert StudentEvaluator(student, data, targets, (2, 4)).evaluate()[
-        "dev/teacher_agreement"
-    ] == pytest.approx(share)
+    assert evaluated(data, targets, student)["dev/teacher_agreement"] == pytest.approx(share)
 
 
 def test_agreement_of_regression_is_pearsons_correlation(setting):
@@ -112,7 +110,7 @@ def test_agreement_of_regression_is_pearsons_correlation(setting):
     split = data.splits["dev"]
     mine, theirs = (plain_logits(m, split, data.pad_id)[:, 0] for m in (student, targets.teacher))
     expected = np.corrcoef(mine, theirs)[0, 1]
-    found = StudentEvaluator(student, data, targets, (2, 4)).evaluate()["dev/teacher_agreement"]
+    found = evaluated(data, targets, student)["dev/teacher_agreement"]
     assert found == pytest.approx(expected, abs=1e-3)
     assert abs(expected) < 0.99
 
@@ -123,14 +121,14 @@ def test_agreement_of_a_constant_regression_is_zero(setting):
     with torch.no_grad():
         for parameter in constant.head[-1].parameters():
             parameter.zero_()
-    assert StudentEvaluator(constant, data, targets, (2, 4)).evaluate()["dev/teacher_agreement"] == 0
+    assert evaluated(data, targets, constant)["dev/teacher_agreement"] == 0
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_clone_of_the_teacher_agrees_with_it(setting, task):
     data, targets, _ = setting(task)
     clone = build_student(targets.teacher, 4, "mapped")
-    metrics = StudentEvaluator(clone, data, targets, layer_map(4, 4)).evaluate()
+    metrics = evaluated(data, targets, clone, layer_map(4, 4))
     for layer in range(1, 5):
         assert metrics[f"dev/layer_{layer}/kl"] == pytest.approx(0, abs=1e-3)
         assert metrics[f"dev/layer_{layer}/cos"] == pytest.approx(0, abs=1e-5)
@@ -142,14 +140,11 @@ def test_a_clone_of_the_teacher_agrees_with_it(setting, task):
 def test_evaluation_turns_dropout_off(setting):
     data, targets, _ = setting("cola")
     student = make_encoder(layers=2, dropout=0.5).train()
-    assert (
-        StudentEvaluator(student, data, targets, (2, 4)).evaluate()
-        == StudentEvaluator(student.train(), data, targets, (2, 4)).evaluate()
-    )
+    assert evaluated(data, targets, student) == evaluated(data, targets, student.train())
     assert score(student.train(), data) == score(student.train(), data)
 
 
 def test_score_and_evaluator_agree(setting):
     data, targets, student = setting("mrpc")
-    scores, metrics = score(student, data), StudentEvaluator(student, data, targets, (2, 4)).evaluate()
+    scores, metrics = score(student, data), evaluated(data, targets, student)
     assert scores == {name: metrics[name] for name in scores}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -122,9 +123,11 @@ class WholeVocabulary(CompactVocabulary):
         super().__init__(embedding, replace(split, input_ids=ids), pad_id, np.array([0]))
 
 
-def train(model, data, settings) -> list[float]:
+def train(model, data, settings) -> Iterator[float]:
+    """Yield the training loss of each epoch."""
     trainer = stage_training.StageTrainer(model, STAGE, settings, data, None, (), DistributedContext())
-    return [metrics["train/loss"] for metrics in stage_training.train_stage(trainer)]
+    for metrics in stage_training.train_stage(trainer):
+        yield metrics["train/loss"]
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
@@ -135,13 +138,11 @@ def test_a_compact_vocabulary_trains_as_the_whole_one(make_task_data, family, mo
     for kind in (WholeVocabulary, CompactVocabulary):
         monkeypatch.setattr(stage_training, "CompactVocabulary", kind)
         model = make_encoder(family, layers=2, dropout=0.1)
-        losses[kind] = train(model, data, Trial(learning_rate=1e-3, batch_size=8))
+        losses[kind] = list(train(model, data, Trial(learning_rate=1e-3, batch_size=8)))
         states[kind] = copy_state(model.model)
     assert losses[CompactVocabulary] == pytest.approx(losses[WholeVocabulary], rel=1e-5)
-    compact, before = (
-        states[CompactVocabulary],
-        make_encoder(family, layers=2, dropout=0.1).model.state_dict(),
-    )
+    compact = states[CompactVocabulary]
+    before = make_encoder(family, layers=2, dropout=0.1).model.state_dict()
     words = next(name for name in compact if name.endswith("word_embeddings.weight"))
     used = torch.zeros(len(compact[words]), dtype=torch.bool)
     used[data.train.input_ids.values.astype("int64")] = True
@@ -157,10 +158,7 @@ def test_the_model_has_its_whole_vocabulary_after_each_epoch(make_task_data):
     data, model = make_task_data("cola", train=9, dev=3), make_encoder(layers=2)
     embedding = model.model.get_input_embeddings()
     weight = embedding.weight
-    trainer = stage_training.StageTrainer(
-        model, STAGE, Trial(batch_size=8), data, None, (), DistributedContext()
-    )
-    for _ in stage_training.train_stage(trainer):
+    for _ in train(model, data, Trial(batch_size=8)):
         assert embedding.weight is weight
 
 

@@ -110,11 +110,8 @@ def test_read_returns_float16_in_any_order_of_rows(targets, data):
     stored = targets.read("train", rows, cls=[1, 3], attention=[2])
     fetched = targets.fetch("train", batch, cls=[1, 3], attention=[2])
     assert stored.attention[2].shape == (5, HEADS, *[int(data.train.lengths[rows].max())] * 2)
-    for mine, theirs in (
-        (stored.logits, fetched.logits),
-        (stored.cls[3], fetched.cls[3]),
-        (stored.attention[2], fetched.attention[2]),
-    ):
+    pairs = [(stored.logits, fetched.logits), (stored.cls[3], fetched.cls[3])]
+    for mine, theirs in [*pairs, (stored.attention[2], fetched.attention[2])]:
         assert (mine.dtype, mine.device.type) == (torch.float16, "cpu")
         assert torch.equal(mine.float(), theirs)
     assert (set(stored.cls), set(stored.attention)) == ({1, 3}, {2})
@@ -164,26 +161,22 @@ def test_size_is_what_the_files_take(tmp_path, data, teacher, attention):
 
 
 @pytest.mark.parametrize(
-    ("mode", "size", "free", "stores"),
+    ("mode", "size", "free", "stored", "stores"),
     [
-        ("auto", 1.9, 100, True),
-        ("auto", 2.1, 100, False),
-        ("auto", 1.9, 2, False),  # more than 90 % of the disk
-        ("stored", 50, 100, True),
-        ("online", 0.1, 100, False),
+        ("auto", 1.9, 100, 0, True),
+        ("auto", 2.1, 100, 0, False),
+        ("auto", 1.9, 2, 0, False),  # more than 90 % of the disk
+        ("stored", 50, 100, 0, True),
+        ("online", 0.1, 100, 0, False),
+        # What is stored needs no space again; else a resumed sweep would no longer use its attention.
+        ("auto", 1.8, 1.9, 0, False),
+        ("auto", 1.8, 1.9, 0.2, True),
+        ("auto", 1.8, 0, 1.8, True),
+        ("auto", 1.8, 0.1, 1.7, False),
     ],
 )
-def test_the_mode_and_the_budget_decide_whether_attention_is_stored(mode, size, free, stores):
-    assert should_store_attention(size, free, TargetConfig(mode=mode, budget_gb=2)) is stores
-
-
-@pytest.mark.parametrize(
-    ("stored", "free", "stores"), [(0, 9.9, False), (1, 9.9, True), (9, 0, True), (8, 1, False)]
-)
-def test_stored_targets_need_no_space_again(stored, free, stores):
-    """Otherwise a resumed sweep would no longer use the attention that it has stored."""
-    config = TargetConfig(mode="auto", budget_gb=20)
-    assert should_store_attention(9, free, config, stored) is stores
+def test_mode_budget_and_free_space_decide_whether_attention_is_stored(mode, size, free, stored, stores):
+    assert should_store_attention(size, free, TargetConfig(mode=mode, budget_gb=2), stored) is stores
 
 
 def test_mode_stored_without_space_is_refused():
@@ -192,7 +185,6 @@ def test_mode_stored_without_space_is_refused():
 
 
 def test_the_key_depends_on_data_and_teacher(make_task_data, data):
+    cases = [(data, "a"), (data, "b"), (make_task_data("stsb"), "a")]
+    assert len({targets_key(*case) for case in cases}) == 3
     assert targets_key(data, "a") == targets_key(data, "a")
-    assert (
-        len({targets_key(data, "a"), targets_key(data, "b"), targets_key(make_task_data("stsb"), "a")}) == 3
-    )

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from ikd_ray.data.batches import collate
+from ikd_ray.data.batches import Batch, collate
 from ikd_ray.distill import targets as module
 from ikd_ray.distill.targets import build_targets, size_gb, stored_gb
 from ikd_ray.errors import UsageError
 from ikd_ray.storage import arrays, store
 from ikd_ray.storage.arrays import LengthOrder
+from tests.helpers.damage import flip, halve
 from tests.helpers.target_files import (
     HALF,
     array_contents,
@@ -25,6 +26,18 @@ from tests.helpers.target_files import (
     part_inodes,
 )
 from tests.helpers.tiny_models import HEADS, HIDDEN, make_encoder
+
+STEPS = 6 + 3  # of 48 and 20 examples, 8 at once
+
+
+@pytest.fixture
+def passes(teacher, monkeypatch) -> list[tuple[Batch, dict]]:
+    """Return a list that gets the batch and the options of each of the teacher's forward passes."""
+    made, forward = [], teacher.forward
+    monkeypatch.setattr(
+        teacher, "forward", lambda batch, **keys: made.append((batch, keys)) or forward(batch, **keys)
+    )
+    return made
 
 
 def test_progress_counts_examples(tmp_path, data, teacher):
@@ -55,29 +68,22 @@ def test_arrays_are_float16_in_order_of_length(targets, data, teacher):
     np.testing.assert_allclose(attention, np.concatenate(maps), **HALF)
 
 
-def test_a_step_holds_at_most_max_attention(tmp_path, data, teacher, targets, monkeypatch):
+def test_a_step_holds_at_most_max_attention(tmp_path, data, teacher, targets, passes, monkeypatch):
     cells = 20 * 4 * HEADS * 12**2
     monkeypatch.setattr(module, "MAX_ATTENTION", cells)
-    shapes, forward = [], teacher.forward
-    monkeypatch.setattr(
-        teacher,
-        "forward",
-        lambda batch, **keys: shapes.append(batch.input_ids.shape) or forward(batch, **keys),
-    )
     build_all(tmp_path, data, teacher)
+    shapes = [batch.input_ids.shape for batch, _ in passes]
     assert all(4 * HEADS * rows * length**2 <= cells for rows, length in shapes)
     assert len({rows for rows, _ in shapes}) > 2
     assert_arrays_close(array_contents(tmp_path), array_contents(targets.folder))
 
 
-def test_only_missing_parts_are_computed(tmp_path, data, teacher, monkeypatch):
+def test_only_missing_parts_are_computed(tmp_path, data, teacher, passes):
     build_all(tmp_path, data, teacher, layers=[1], attention=False)
-    asked, forward = [], teacher.forward
-    monkeypatch.setattr(
-        teacher, "forward", lambda batch, **keys: asked.append(keys) or forward(batch, **keys)
-    )
+    passes.clear()
     build_all(tmp_path, data, teacher, layers=[1, 2], attention=False)
-    assert asked == [{"depth": 2, "attention_layers": [], "classify": False}] * len(asked)
+    assert passes
+    assert all(asked == {"depth": 2, "attention_layers": [], "classify": False} for _, asked in passes)
 
 
 def test_only_missing_parts_are_written(tmp_path, data, teacher):
@@ -98,14 +104,7 @@ def test_a_damaged_part_is_rebuilt(tmp_path, data, teacher, part, damage):
     build_all(tmp_path, data, teacher, layers=[2])
     good, before = array_contents(tmp_path), part_inodes(tmp_path)
     victim = tmp_path / part / ("manifest.json" if damage == "manifest" else "train.npy")
-    content = bytearray(victim.read_bytes())
-    if damage == "remove":
-        victim.unlink()
-    elif damage == "flip":
-        content[-1] ^= 1
-        victim.write_bytes(content)
-    else:
-        victim.write_bytes(content[: len(content) // 2])
+    {"flip": flip, "truncate": halve, "remove": Path.unlink, "manifest": halve}[damage](victim)
     assert build_all(tmp_path, data, teacher, layers=[2])
     assert_arrays_close(array_contents(tmp_path), good)
     after = part_inodes(tmp_path)
@@ -114,19 +113,25 @@ def test_a_damaged_part_is_rebuilt(tmp_path, data, teacher, part, damage):
 
 
 @pytest.fixture
-def steps(monkeypatch) -> SimpleNamespace:
-    """Make steps of 8 examples with a checkpoint after each, `total` of them for `data`."""
+def finish(tmp_path, data, teacher, passes, monkeypatch):
+    """Make steps of 8 examples with a checkpoint after each, `STEPS` for `data`; return `finish(layers)`.
+
+    It finishes the build in the folder `t`, compares it with one that was not interrupted, bit for bit if `exact`,
+    and returns its progress.
+    """
     monkeypatch.setattr(module, "BATCH", 8)
     monkeypatch.setattr(arrays, "CHECKPOINT_SECONDS", 0.0)
-    return SimpleNamespace(total=6 + 3)
 
+    def build(layers=(2, 3), exact: bool = True) -> list[tuple[int, int]]:
+        passes.clear()
+        progress = build_all(tmp_path / "t", data, teacher, layers)
+        assert len(passes) == len(progress)
+        build_all(tmp_path / "once", data, teacher, layers)
+        assert_arrays_close(array_contents(tmp_path / "t"), array_contents(tmp_path / "once"))
+        assert not exact or content_bytes(tmp_path / "t") == content_bytes(tmp_path / "once")
+        return progress
 
-@pytest.fixture
-def passes(teacher, monkeypatch) -> list:
-    """Return a list that gets an entry for each of the teacher's forward passes."""
-    made, forward = [], teacher.forward
-    monkeypatch.setattr(teacher, "forward", lambda *a, **keys: made.append(1) or forward(*a, **keys))
-    return made
+    return build
 
 
 def interrupt(folder, data, teacher, layers, after: int) -> None:
@@ -139,42 +144,29 @@ def interrupt(folder, data, teacher, layers, after: int) -> None:
 
 
 @pytest.mark.parametrize("after", [1, 4, 6, 7, 8])
-def test_an_interrupted_build_is_continued(tmp_path, data, teacher, steps, passes, after):
-    assert len(build_all(tmp_path / "once", data, teacher, layers=[2, 3])) == len(passes) == steps.total
-    passes.clear()
+def test_an_interrupted_build_is_continued(tmp_path, data, teacher, passes, finish, after):
     interrupt(tmp_path / "t", data, teacher, [2, 3], after)
     assert all(name.startswith(".") for name in part_inodes(tmp_path / "t")), "something half-written"
     assert len(passes) == after
-    progress = build_all(tmp_path / "t", data, teacher, layers=[2, 3])
-    total = len(data.train) + len(data.splits["dev"])
-    assert [done for done, _ in progress] == [8, 16, 24, 32, 40, 48, 56, 64, 68][after:]
-    assert {whole for _, whole in progress} == {total}
-    assert len(passes) == steps.total
-    assert content_bytes(tmp_path / "t") == content_bytes(tmp_path / "once")
+    done = [8, 16, 24, 32, 40, 48, 56, 64, 68]
+    assert finish() == [(count, len(data.train) + len(data.splits["dev"])) for count in done[after:]]
     assert set(part_inodes(tmp_path / "t")) == {"logits", "cls-2", "cls-3", "attention-2", "attention-3"}
 
 
-def test_a_killed_build_is_continued(tmp_path, data, teacher, steps, passes, monkeypatch):
+def test_a_killed_build_is_continued(tmp_path, data, teacher, finish, monkeypatch):
     """A killed process leaves its files as they are between two steps."""
-    build_all(tmp_path / "once", data, teacher, layers=[2, 3])
     building = build_targets(tmp_path / "running", data, teacher, [2, 3], True)
     for _ in range(3):
         next(building)
     monkeypatch.setattr(arrays, "CHECKPOINT_SECONDS", 1e9)  # two more steps without a checkpoint
     next(building)
     next(building)
-    shutil.copytree(tmp_path / "running", tmp_path / "killed")
+    shutil.copytree(tmp_path / "running", tmp_path / "t")
     building.close()
-    passes.clear()
-    build_all(tmp_path / "killed", data, teacher, layers=[2, 3])
-    assert len(passes) == steps.total - 3
-    assert content_bytes(tmp_path / "killed") == content_bytes(tmp_path / "once")
+    assert len(finish()) == STEPS - 3
 
 
-def test_a_build_killed_while_publishing_needs_no_teacher(
-    tmp_path, data, teacher, steps, passes, monkeypatch
-):
-    build_all(tmp_path / "once", data, teacher, layers=[2, 3])
+def test_a_build_killed_while_publishing_needs_no_teacher(tmp_path, data, teacher, finish, monkeypatch):
     original, published = store.publish, []
 
     def publish(folder: Path, target: Path) -> None:
@@ -187,38 +179,25 @@ def test_a_build_killed_while_publishing_needs_no_teacher(
         patch.setattr(store, "publish", publish)
         with pytest.raises(KeyboardInterrupt):
             build_all(tmp_path / "t", data, teacher, layers=[2, 3])
-    passes.clear()
-    assert build_all(tmp_path / "t", data, teacher, layers=[2, 3]) == []
-    assert passes == []
-    assert content_bytes(tmp_path / "t") == content_bytes(tmp_path / "once")
+    assert finish() == []
 
 
 @pytest.mark.parametrize(
     ("before", "then", "goes_on"), [([2, 3], [3], True), ([2], [2, 3], False), ([1, 2], [2, 3], False)]
 )
 def test_an_interrupted_build_of_other_layers_is_continued_if_it_has_all(
-    tmp_path, data, teacher, steps, passes, before, then, goes_on
+    tmp_path, data, teacher, finish, before, then, goes_on
 ):
     """Nothing of the interrupted build is left in the end."""
-    build_all(tmp_path / "once", data, teacher, layers=then)
     interrupt(tmp_path / "t", data, teacher, before, 4)
-    passes.clear()
-    build_all(tmp_path / "t", data, teacher, layers=then)
-    assert len(passes) == steps.total - (4 if goes_on else 0)
-    assert_arrays_close(array_contents(tmp_path / "t"), array_contents(tmp_path / "once"))
+    assert len(finish(then, exact=False)) == STEPS - (4 if goes_on else 0)
     assert ".unfinished" not in part_inodes(tmp_path / "t")
 
 
-def test_an_interrupted_build_with_other_steps_starts_over(
-    tmp_path, data, teacher, steps, passes, monkeypatch
-):
+def test_an_interrupted_build_with_other_steps_starts_over(tmp_path, data, teacher, finish, monkeypatch):
     interrupt(tmp_path / "t", data, teacher, [2], 4)
     monkeypatch.setattr(module, "BATCH", 9)
-    build_all(tmp_path / "once", data, teacher, layers=[2])
-    passes.clear()
-    build_all(tmp_path / "t", data, teacher, layers=[2])
-    assert len(passes) == 6 + 3
-    assert content_bytes(tmp_path / "t") == content_bytes(tmp_path / "once")
+    assert len(finish([2])) == 6 + 3
 
 
 def disk_with(monkeypatch, free: float) -> None:
@@ -243,13 +222,12 @@ def test_a_full_disk_does_not_matter_to_complete_targets(tmp_path, data, teacher
     assert build_all(tmp_path, data, teacher, [2]) == []
 
 
-def test_an_interrupted_build_needs_no_space_again(tmp_path, data, teacher, steps, monkeypatch):
-    interrupt(tmp_path, data, teacher, [2], 6)
-    assert stored_gb(tmp_path, [2]) >= size_gb(
-        data, teacher, [2]
-    )  # the whole files are reserved at the start
+def test_an_interrupted_build_needs_no_space_again(tmp_path, data, teacher, finish, monkeypatch):
+    interrupt(tmp_path / "t", data, teacher, [2], 6)
+    # The whole files are reserved at the start.
+    assert stored_gb(tmp_path / "t", [2]) >= size_gb(data, teacher, [2])
     disk_with(monkeypatch, 0)
-    assert build_all(tmp_path, data, teacher, [2])
+    assert build_all(tmp_path / "t", data, teacher, [2])
 
 
 def test_a_failing_build_leaves_existing_parts(tmp_path, data, teacher, monkeypatch):

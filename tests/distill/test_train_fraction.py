@@ -17,13 +17,13 @@ from ikd_ray.distill import frozen_activations
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.epoch_cache import EpochCache
 from ikd_ray.distill.frozen_activations import ACTIVATIONS_FILE, FrozenActivations
-from ikd_ray.distill.loop import Distillation
+from ikd_ray.distill.loop import Distillation, distill
 from ikd_ray.distill.stage_training import StageDataLoader
 from ikd_ray.errors import UsageError
+from tests.helpers.shared_trials import distillation_result
 from tests.helpers.tiny_models import (
     HIDDEN,
     changed_tensors,
-    copy_state,
     make_dataset,
     make_encoder,
     make_targets,
@@ -96,22 +96,19 @@ FIELDS = [
 @pytest.mark.parametrize("fields", FIELDS, ids=lambda fields: "-".join(fields.values()))
 def test_a_subset_trains_as_a_data_set_of_just_these_examples(data, targets, cut, fields):
     """The teacher's targets were computed in other batches, which changes their last digits."""
-    arguments = [(trial_of(train_fraction=0.5, **fields), data, targets), (trial_of(**fields), *cut)]
-    distillations = [Distillation(*each) for each in arguments]
-    found = [
-        [{k: v for k, v in epoch.metrics.items() if "time/" not in k} for epoch in distillation]
-        for distillation in distillations
-    ]
+    trial = trial_of(train_fraction=0.5, **fields)
+    part, alone = map(
+        distillation_result, (Distillation(trial, data, targets), Distillation(trial_of(**fields), *cut))
+    )
     exact = fields["regime"] == "hard"
-    for share, alone in zip(*found, strict=True):
-        assert share == pytest.approx(alone, rel=2e-3, abs=2e-4)
+    for mine, theirs in zip(part.metrics, alone.metrics, strict=True):
+        assert mine == pytest.approx(theirs, rel=2e-3, abs=2e-4)
         if exact:
-            assert [share["train/loss"], share["dev/mcc"]] == [alone["train/loss"], alone["dev/mcc"]]
-    states = [copy_state(distillation.student) for distillation in distillations]
+            assert [mine["train/loss"], mine["dev/mcc"]] == [theirs["train/loss"], theirs["dev/mcc"]]
     if exact:
-        assert not changed_tensors(*states)
-    for name, tensor in states[0].items():
-        torch.testing.assert_close(tensor, states[1][name], rtol=0, atol=2e-3, msg=name)
+        assert not changed_tensors(part.state, alone.state)
+    for name, tensor in part.state.items():
+        torch.testing.assert_close(tensor, alone.state[name], rtol=0, atol=2e-3, msg=name)
 
 
 @pytest.mark.parametrize("config", [PrefixConfig(), PrefixConfig(memory_gb=0)], ids=["memory", "disk"])
@@ -125,8 +122,8 @@ def test_frozen_activations_are_stored_for_the_subset_only(data, config, depths)
         part.advance(depth)
     for split, wanted in (("train", np.random.default_rng(0).permutation(rows)), ("dev", np.arange(9))):
         torch.testing.assert_close(part.read(split, wanted), whole.read(split, wanted), rtol=1e-5, atol=1e-5)
-    tokens = rows if depths[-1] == 3 else data.train.lengths[rows]
-    assert part._arrays["train"].size == HIDDEN * (len(tokens) if depths[-1] == 3 else tokens.sum())
+    vectors = len(rows) if depths[-1] == 3 else data.train.lengths[rows].sum()
+    assert part._arrays["train"].size == HIDDEN * vectors
     with pytest.raises((IndexError, KeyError)):
         part.read("train", np.setdiff1d(np.arange(len(data.train)), rows)[:1])
 
@@ -155,12 +152,9 @@ def test_the_encoders_cached_output_is_that_of_the_subset(data, targets, tmp_pat
 
 
 def test_only_equal_subsets_share_epochs(data, targets, tmp_path):
-    def run(fraction: float, name: str):
-        shared = EpochCache(tmp_path, 20, name, name)
-        *_, last = Distillation(
-            trial_of(regime="kd", train_fraction=fraction), data, targets, checkpoints=shared
-        )
-        return last.metrics
+    def run(fraction: float, name: str) -> dict[str, float]:
+        trial, shared = trial_of(regime="kd", train_fraction=fraction), EpochCache(tmp_path, 20, name, name)
+        return distill(trial, data, targets, checkpoints=shared).metrics
 
     first = run(0.5, "a")
     assert run(1.0, "b")["reused_epochs"] == run(0.25, "c")["reused_epochs"] == 0

@@ -20,25 +20,28 @@ from tests.helpers.tiny_models import copy_state, make_encoder, make_targets
 
 _TRIAL = {"student_layers": 2, "batch_size": 8, "epochs": 1, "epochs_per_layer": 1, "learning_rate": 1e-3}
 JOBS = {
-    "id": {"dropout": 0.0, "trial": _TRIAL | {"regime": "id", "embeddings": "train"}},
-    "pid": {"dropout": 0.0, "trial": _TRIAL | {"regime": "pid", "batch_size": 7}},
-    "dropout": {"dropout": 0.01, "trial": _TRIAL | {"regime": "sid"}},
-    "cos": {"dropout": 0.0, "trial": _TRIAL | {"regime": "sid", "internal_losses": "cos"}},
-    "always": {"dropout": 0.0, "trial": _TRIAL | {"regime": "sid", "soft_labels": "always"}},
-    "head": {"dropout": 0.0, "trial": _TRIAL | {"regime": "pid", "top_trains": "head"}},
-    # Attention maps give no gradient to most of a layer.
-    "kl": {"dropout": 0.0, "trial": _TRIAL | {"regime": "pid", "internal_losses": "kl"}},
-    "assisted": {"dropout": 0.0, "trial": _TRIAL | {"regime": "sid", "assistant_layers": 3}},
+    "id": {"regime": "id", "embeddings": "train"},
+    "pid": {"regime": "pid", "batch_size": 7},
+    "dropout": {"regime": "sid"},
+    "cos": {"regime": "sid", "internal_losses": "cos"},
+    "always": {"regime": "sid", "soft_labels": "always"},
+    "head": {"regime": "pid", "top_trains": "head"},
+    "kl": {"regime": "pid", "internal_losses": "kl"},  # attention maps give no gradient to most of a layer
+    "assisted": {"regime": "sid", "assistant_layers": 3},
 }
 
 
-def targets_for(trial: Trial, targets: Targets, data: TaskData) -> dict[str, Targets]:
-    """Return the arguments of `Distillation` that say who teaches a trial and with whom its student is compared."""
+def create(
+    name: str, data: TaskData, target_folder: Path, world: DistributedContext | None = None
+) -> Distillation:
+    """Create the trial of a job."""
+    trial = Trial(**(_TRIAL | JOBS[name]))
+    targets = Targets(target_folder, data, make_encoder(dropout=0.01 if name == "dropout" else 0.0))
     if not trial.assistant_layers:
-        return {"targets": targets}
+        return Distillation(trial, data, targets, world)
     assistant = make_encoder(layers=trial.assistant_layers, seed=1)
-    folder = targets.folder.with_name("assistant-targets")
-    return {"targets": make_targets(folder, data, assistant), "reference": targets}
+    taught = make_targets(target_folder.with_name("assistant-targets"), data, assistant)
+    return Distillation(trial, data, taught, world, reference=targets)
 
 
 def run_processes(worker, *arguments: Any, processes: int = 2, seconds: float = 120) -> None:
@@ -54,23 +57,16 @@ def run_processes(worker, *arguments: Any, processes: int = 2, seconds: float = 
 
 
 def build_and_distill(rank: int, data_folder: Path, out: Path, barrier, yielded) -> None:
-    """Do both in one process, since its start takes longer than the work."""
+    """Build targets at the same time as the other process, then train every job of `JOBS` together with it.
+
+    The number of steps of the build goes to `yielded`, a job's epochs and final weights, or its exception, to
+    `out/<job>-<rank>.pt`.
+    """
     torch.set_num_threads(1)
-    build(rank, data_folder, out / "targets", barrier, yielded)
-    distill(rank, data_folder, out / "targets", out)
-
-
-def build(rank: int, data_folder: Path, folder: Path, barrier, yielded) -> None:
-    """Build targets at the same time as the others and store the number of steps made by this process."""
-    data, teacher = open_data(data_folder), make_encoder()
-    barrier.wait(60)
-    yielded[rank] = len(list(build_targets(folder, data, teacher, (2, 4), True)))
-
-
-def distill(rank: int, data_folder: Path, target_folder: Path, out: Path) -> None:
-    """Write every job's epochs and final weights, or its exception, to `out/<job>-<rank>.pt`."""
     data = open_data(data_folder)
-    for name, job in JOBS.items():
+    barrier.wait(60)
+    yielded[rank] = len(list(build_targets(out / "targets", data, make_encoder(), (2, 4), True)))
+    for name in JOBS:
         dist.init_process_group(
             "gloo",
             init_method=f"file://{out}/{name}.rendezvous",
@@ -81,11 +77,7 @@ def distill(rank: int, data_folder: Path, target_folder: Path, out: Path) -> Non
         torch.manual_seed(rank)  # earlier random numbers must not matter
         result: dict[str, Any] = {}
         try:
-            targets = Targets(target_folder, data, make_encoder(dropout=job["dropout"]))
-            trial = Trial(**job["trial"])
-            distillation = Distillation(
-                trial, data, world=DistributedContext(rank, 2), **targets_for(trial, targets, data)
-            )
+            distillation = create(name, data, out / "targets", DistributedContext(rank, 2))
             result["metrics"] = [epoch.metrics for epoch in distillation]
             result["state"] = copy_state(distillation.student)
         except Exception as error:
