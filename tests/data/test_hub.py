@@ -14,8 +14,8 @@ import pytest
 from huggingface_hub import constants
 
 from ikd_ray.data import sources
-from ikd_ray.errors import UsageError
 from ikd_ray.tasks import TASKS, get_task
+from tests.data.test_sources import refused
 
 
 @pytest.fixture
@@ -140,13 +140,6 @@ def test_hugging_face_output_is_hidden_and_restored(capfd):
     assert "about the cache" not in capfd.readouterr().err
     assert datasets.logging.get_verbosity() == before
     assert not datasets.are_progress_bars_disabled()
-
-
-def refused(task: str) -> str:
-    with pytest.raises(UsageError) as caught:
-        sources.load_dataset(get_task(task), None)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.fixture

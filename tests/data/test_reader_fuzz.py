@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ikd_ray.data.dataset import Dataset, Split
+from ikd_ray.data.dataset import Split
 from ikd_ray.data.readers import MAX_LINE, read_glue_split
 from ikd_ray.data.task_file import ENDINGS, CustomTask
 from ikd_ray.errors import UsageError
@@ -120,26 +120,6 @@ def test_glue_files_are_read_exactly(task, rows, end, bom):
     assert split.labels.tolist() == [number % outputs for _, _, number in rows]
 
 
-@ANY
-@given(
-    rows=st.lists(st.tuples(TEXTS, TEXTS, st.integers(0, 1)), min_size=2, max_size=5),
-    change=st.integers(0, 10_000),
-)
-def test_changed_byte_changes_the_fingerprint(rows, change):
-    task = TASKS["rte"]
-    content = table(task, rows).encode()
-    position = len("sentence1\tsentence2\tlabel\n") + change % (len(content) - 26)
-    other = bytearray(content)
-    other[position] ^= 1
-    before, _ = read(content, task)
-    try:
-        after, _ = read(bytes(other), task)
-    except UsageError:
-        return
-    first, second = (Dataset(task, {"train": split}, "folder", "") for split in (before, after))
-    assert first.fingerprint != second.fingerprint
-
-
 def test_lines_are_limited_to_one_mebibyte():
     row = b"x\t1\t\t"
     longest = row + b"w" * (MAX_LINE - len(row))
@@ -151,21 +131,8 @@ def test_lines_are_limited_to_one_mebibyte():
 
 # Custom tables
 
-WORDS = [
-    "text",
-    "other",
-    "label",
-    "0",
-    "1",
-    "-0.5",
-    "nan",
-    "NaN",
-    "1e999",
-    "null",
-    "true",
-    *"[]{}:",
-    "\\ud800",
-]
+WORDS = ["text", "other", "label", "0", "1", "-0.5", "nan", "NaN"]
+WORDS += ["1e999", "null", "true", *"[]{}:", "\\ud800"]
 JSON_LINES = ['{"text": "a", "label": 1}\n', '{"text": "a", "other": "b", "label": 0.5}\n']
 TABLE_PARTS = st.sampled_from([*WORDS, *JSON_LINES]) | PARTS
 

@@ -36,7 +36,7 @@ def good_rows(task: Task) -> list[list[str]]:
     return [row(task, pair, label) for label in task.file_labels or ("0.000", "3.8", "5.000")]
 
 
-def refused(task: str, data_dir: Path | None) -> str:
+def refused(task: str, data_dir: Path | None = None) -> str:
     with pytest.raises(UsageError) as caught:
         sources.load_dataset(get_task(task), data_dir)
     message = str(caught.value)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import chain
 
@@ -57,10 +55,7 @@ def test_custom_task_is_stored_with_its_tokens(tmp_path, tokenizer):
     task = load_task(path)
     kept = tokenize(replace(dataset_of("cola"), task=task), tokenizer, "t", 12, tmp_path / "tokens").folder
     path.unlink()
-    code = "import sys; from pathlib import Path; from ikd_ray.data.tokens import open_data\n"
-    code += "task = open_data(Path(sys.argv[1])).task; print(task.name, task.labels, task.metric)"
-    done = subprocess.run([sys.executable, "-c", code, kept], capture_output=True, text=True, check=True)
-    assert done.stdout == f"{task.name} {task.labels} {task.metric}\n"
+    assert open_data(kept).task == task
 
 
 @pytest.mark.parametrize("task", ["cola", "mrpc", "stsb", "mnli"])
@@ -111,13 +106,6 @@ def test_damaged_tokens_are_rebuilt(tmp_path, tokenizer):
     data = tokenize(dataset, tokenizer, "t", 16, tmp_path)
     flip(data.folder / "train.ids.npy")
     assert_tokenized(tokenize(dataset, tokenizer, "t", 16, tmp_path), dataset, tokenizer, 16)
-
-
-@pytest.mark.parametrize(("task", "names"), [("cola", ["dev"]), ("mnli", ["dev", "dev_mismatched"])])
-def test_evaluation_splits(tmp_path, tokenizer, task, names):
-    data = tokenize(dataset_of(task), tokenizer, "t", 16, tmp_path)
-    assert list(data.evaluation_splits) == names
-    assert data.train is data.splits["train"]
 
 
 # Ragged arrays

@@ -100,16 +100,6 @@ def test_the_key_does_not_depend_on_the_machine(data, monkeypatch):
     assert assistant_key("key", data, RECIPE) == mine
 
 
-def test_a_student_starts_from_its_assistant(data, targets, assistant_targets):
-    run = Distillation(Trial(**TRIAL), data, assistant_targets, reference=targets)
-    mine, theirs = assistant_targets.teacher, targets.teacher
-    pairs = [(run.student.head, mine.head)]
-    pairs += [(run.student.layers[i], mine.layers[source - 1]) for i, source in enumerate(layer_map(2, 3))]
-    assert not any(changed_tensors(copy_state(one), copy_state(other)) for one, other in pairs)
-    assert changed_tensors(copy_state(run.student.layers[1]), copy_state(theirs.layers[3]))
-    assert run.matched == layer_map(2, 4)
-
-
 @pytest.mark.parametrize("regime", ["hard", "kd", "id", "pid", "sid"])
 def test_the_assistant_teaches_and_the_teacher_is_the_reference(data, targets, assistant_targets, regime):
     """Training equals that of a student whose only teacher is the assistant, in every number."""

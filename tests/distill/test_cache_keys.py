@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ast
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -197,34 +194,6 @@ def test_the_location_of_the_folders_does_not_change_the_keys(tmp_path, data, ta
     found = keys(TRIAL, moved, Targets(tmp_path / "b", moved, make_encoder()))
     assert found == keys(TRIAL, data, targets)
     assert keys(TRIAL, replace(moved, key="other"), targets) != found
-
-
-PRINT_KEYS = """
-import sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from tests.distill.test_cache_keys import BASE, keys, open_data, Targets, make_encoder, Trial
-data = open_data(next(Path(sys.argv[1]).iterdir()))
-print(*keys(Trial(**BASE, regime="sid"), data, Targets(Path(sys.argv[2]), data, make_encoder())))
-"""
-
-
-@pytest.mark.slow
-def test_another_process_computes_the_same_keys(tmp_path, data, targets):
-    """With copies of data and targets, and another order of sets. The shared sweeps rest on this too."""
-    shutil.copytree(data.folder, tmp_path / "data" / data.folder.name)
-    shutil.copytree(targets.folder, tmp_path / "targets")
-    found = subprocess.run(
-        [sys.executable, "-c", PRINT_KEYS, tmp_path / "data", tmp_path / "targets"],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "7"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    assert found.stdout.split() == keys(Trial(**BASE, regime="sid"), data, targets)
 
 
 # The code.

@@ -15,7 +15,7 @@ from ikd_ray.config import Trial
 from ikd_ray.data.tokens import RaggedArray, row_offsets
 from ikd_ray.distill import loop, stage_training
 from ikd_ray.distill.distributed import DistributedContext
-from ikd_ray.distill.fast_layers import HAS_ONEDNN, CompactVocabulary, Linear, onednn_linear, use_onednn
+from ikd_ray.distill.fast_layers import HAS_ONEDNN, CompactVocabulary, Linear, use_onednn
 from ikd_ray.distill.latency import latency_ms
 from ikd_ray.distill.regimes import Stage
 from tests.helpers.tiny_models import copy_state, make_classifier, make_encoder, make_targets, random_batch
@@ -54,12 +54,6 @@ def test_linear_and_its_gradients_equal_float64(shape, make, bias):
     torch.testing.assert_close(layer(inputs).double(), wide(wide_inputs), rtol=1e-5, atol=1e-5)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-5)
-
-
-@needs_onednn
-def test_onednn_linear_is_the_product_plus_the_bias():
-    left, right, bias = torch.randn(3, 4), torch.randn(5, 4), torch.randn(5)
-    torch.testing.assert_close(onednn_linear(left, right, bias), left @ right.T + bias)
 
 
 @needs_onednn

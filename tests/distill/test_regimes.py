@@ -76,10 +76,6 @@ def test_pid_train_upto_moves_the_layers_below():
     assert [(s.layers, s.trains) for s in plan("pid", 3, train="upto")] == upto
 
 
-def test_sid_ignores_the_field_train():
-    assert plan("sid", 3, train="layer") == plan("sid", 3, train="upto")
-
-
 @pytest.mark.parametrize("regime", ["pid", "sid"])
 def test_top_trains_head_alone(regime):
     top = plan(regime, 3, top_trains="head", embeddings="train")[-1]
@@ -108,12 +104,6 @@ def test_internal_stages_end_by_epochs_or_cosine_and_top_by_epochs(regime):
     *internal, top = plan(regime, 3, epochs_per_layer=5, epochs=2, cosine_threshold=0.1)
     assert [(s.epochs, s.cosine_threshold, s.decays) for s in internal] == [(5, 0.1, False)] * 3
     assert (top.epochs, top.cosine_threshold, top.decays) == (2, 0.0, True)
-
-
-def test_stop_settings_change_nothing_else_of_a_stage():
-    """Trials that differ only in when stages end share epochs."""
-    few, many = (plan("sid", 2, epochs_per_layer=n, cosine_threshold=c)[:-1] for n, c in ((1, 0.0), (9, 0.4)))
-    assert [replace(s, epochs=9, cosine_threshold=0.4) for s in few] == many
 
 
 def test_stages_of_a_student_of_one_layer():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,22 @@ def run_processes(worker, *arguments: Any, processes: int = 2, seconds: float = 
             process.kill()
 
 
+@contextmanager
+def process_group(rendezvous: Path, rank: int, size: int = 2) -> Iterator[None]:
+    """Join the processes that meet at a file, and leave them after the block."""
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{rendezvous}",
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=30),
+    )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
 def build_and_distill(rank: int, data_folder: Path, out: Path, barrier, yielded) -> None:
     """Build targets at the same time as the other process, then train every job of `JOBS` together with it.
 
@@ -67,20 +85,13 @@ def build_and_distill(rank: int, data_folder: Path, out: Path, barrier, yielded)
     barrier.wait(60)
     yielded[rank] = len(list(build_targets(out / "targets", data, make_encoder(), (2, 4), True)))
     for name in JOBS:
-        dist.init_process_group(
-            "gloo",
-            init_method=f"file://{out}/{name}.rendezvous",
-            rank=rank,
-            world_size=2,
-            timeout=timedelta(seconds=20),
-        )
         torch.manual_seed(rank)  # earlier random numbers must not matter
         result: dict[str, Any] = {}
-        try:
-            distillation = create(name, data, out / "targets", DistributedContext(rank, 2))
-            result["metrics"] = [epoch.metrics for epoch in distillation]
-            result["state"] = copy_state(distillation.student)
-        except Exception as error:
-            result["error"] = repr(error)
+        with process_group(out / f"{name}.rendezvous", rank):
+            try:
+                distillation = create(name, data, out / "targets", DistributedContext(rank, 2))
+                result["metrics"] = [epoch.metrics for epoch in distillation]
+                result["state"] = copy_state(distillation.student)
+            except Exception as error:
+                result["error"] = repr(error)
         torch.save(result, out / f"{name}-{rank}.pt")
-        dist.destroy_process_group()

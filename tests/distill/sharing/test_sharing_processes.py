@@ -10,7 +10,6 @@ import signal
 import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,6 +27,7 @@ from ikd_ray.distill.stage_training import StageOptimizer, StageTrainer
 from ikd_ray.distill.targets import Targets
 from ikd_ray.storage import store
 from ikd_ray.storage.eviction import cache_entries, evict
+from tests.helpers.distributed_jobs import process_group
 from tests.helpers.shared_trials import comparable_metrics
 from tests.helpers.tiny_models import changed_tensors, copy_state, make_encoder
 
@@ -96,19 +96,10 @@ class Jobs:
     @contextmanager
     def workers(self, job: str):
         """Make the two processes workers of one trial within the block."""
-        dist.init_process_group(
-            "gloo",
-            init_method=f"file://{self.out}/{job}.rendezvous",
-            rank=self.rank,
-            world_size=2,
-            timeout=timedelta(seconds=20),
-        )
         torch.manual_seed(self.rank)  # the state of the generator must not matter
         self.log = self.out / f"{job}-{self.rank}.log"
-        try:
+        with process_group(self.out / f"{job}.rendezvous", self.rank):
             yield
-        finally:
-            dist.destroy_process_group()
 
     def together(self, job: str, trial: Trial, folder: str = "", **options) -> None:
         with self.workers(job):
