@@ -57,8 +57,7 @@ def gigabytes(data) -> float:
 
 
 @pytest.mark.parametrize(
-    ("memory", "disk", "where"),
-    [(1.01, 0, "memory"), (0.99, 1.01, "disk"), (0.99, 0.99, None)],
+    ("memory", "disk", "where"), [(1.01, 0, "memory"), (0.99, 1.01, "disk"), (0.99, 0.99, None)]
 )
 def test_the_budgets_decide_where_outputs_are_stored(data, memory, disk, where):
     size = gigabytes(data)

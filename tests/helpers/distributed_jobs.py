@@ -62,11 +62,7 @@ def run_processes(worker, *arguments: Any, processes: int = 2, seconds: float = 
 def process_group(rendezvous: Path, rank: int, size: int = 2) -> Iterator[None]:
     """Join the processes that meet at a file, and leave them after the block."""
     dist.init_process_group(
-        "gloo",
-        init_method=f"file://{rendezvous}",
-        rank=rank,
-        world_size=size,
-        timeout=timedelta(seconds=30),
+        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=size, timeout=timedelta(seconds=30)
     )
     try:
         yield

@@ -12,12 +12,7 @@ from hypothesis import strategies as st
 
 from ikd_ray.data.batches import evaluation_batches
 from ikd_ray.storage import arrays
-from ikd_ray.storage.arrays import (
-    PROGRESS,
-    BucketedArray,
-    LengthOrder,
-    ResumableArrays,
-)
+from ikd_ray.storage.arrays import PROGRESS, BucketedArray, LengthOrder, ResumableArrays
 
 # Bucketed arrays
 
