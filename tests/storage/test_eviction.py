@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import torch
 from filelock import FileLock
 
 from ikd_ray.config import Trial
-from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch
+from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch, StageCache
 from ikd_ray.distill.loop import Distillation, Epoch
 from ikd_ray.storage import eviction, store
 from ikd_ray.storage.eviction import (
@@ -49,8 +50,8 @@ def start(folder, data, targets):
     """Return a function that makes a distillation which saves its epochs; it has not begun."""
 
     def start(disk_gb: float = LARGE, **fields) -> Iterator[Epoch]:
-        checkpoints = EpochCache(folder, disk_gb, "sweep/trial")
-        return iter(Distillation(Trial(**(FAST | fields)), data, targets, checkpoints=checkpoints))
+        cache = EpochCache(folder, disk_gb, "sweep/trial")
+        return iter(Distillation(Trial(**(FAST | fields)), data, targets, checkpoints=cache))
 
     return start
 
@@ -59,12 +60,19 @@ def entry_folders(folder: Path) -> set[Path]:
     return {entry.folder for entry in cache_entries(folder)}
 
 
-def save(folder: Path, key: str, epoch: int = 1, disk_gb: float = LARGE) -> None:
+@contextmanager
+def open_stage(folder: Path, key: str = "key", disk_gb: float = LARGE) -> Iterator[StageCache]:
+    """Open the saved epochs of a stage as a running trial does."""
+    cache = EpochCache(folder, disk_gb)
+    with cache.lease(), cache.stage_cache(key, {}) as stage:
+        yield stage
+
+
+def save(folder: Path, key: str, disk_gb: float = LARGE) -> None:
     """Save one tiny epoch, as a trial that ends right after it."""
-    checkpoints = EpochCache(folder, disk_gb)
-    with checkpoints.lease(), checkpoints.stage_cache(key, {}) as trajectory:
-        if not trajectory.find(epoch):
-            trajectory.save(epoch, {}, TENSORS, {})
+    with open_stage(folder, key, disk_gb) as stage:
+        if not stage.find(1):
+            stage.save(1, {}, TENSORS, {})
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -188,17 +196,17 @@ def compete(rank: int, folder: Path, evicted) -> None:
     random.seed(rank)
     known: set[str] = set()
     for _ in range(ROUNDS):
-        checkpoints, mine = EpochCache(folder, TINY), []
-        with checkpoints.lease():
+        cache, mine = EpochCache(folder, TINY), []
+        with cache.lease():
             for key in random.sample(KEYS, 2):
-                with checkpoints.stage_cache(key, {}) as trajectory:
-                    while isinstance(saved := trajectory.find(1), PendingEpoch):
+                with cache.stage_cache(key, {}) as stage:
+                    while isinstance(saved := stage.find(1), PendingEpoch):
                         time.sleep(0.001)
                     if saved is None:
                         evicted[rank] += key in known
-                        trajectory.save(1, {"epoch": 1.0}, TENSORS, TENSORS)
-                        saved = trajectory.find(1)
-                    assert not trajectory.damaged
+                        stage.save(1, {"epoch": 1.0}, TENSORS, TENSORS)
+                        saved = stage.find(1)
+                    assert not stage.damaged
                 known.add(key)
                 mine.append(saved)
                 for entry in mine:
@@ -258,10 +266,9 @@ def test_kill_at_any_line_loses_nothing_and_leaves_nothing(folder, monkeypatch):
         assert killed(work, line), line
         # The next trials find whole entries only, and can use them.
         for key in ("old", "new"):
-            checkpoints = EpochCache(folder, LARGE)
-            with checkpoints.lease(), checkpoints.stage_cache(key, {}) as trajectory:
-                trajectory.find(1)
-                assert not trajectory.damaged, line
+            with open_stage(folder, key) as stage:
+                stage.find(1)
+                assert not stage.damaged, line
                 assert leased_keys(folder) == {key}, line
         evict(folder, 0)
         assert not entry_folders(folder), line
@@ -288,14 +295,12 @@ def test_leftovers_of_a_killed_save_are_removed_once_nobody_holds_a_lease(folder
     (whole,) = cache_entries(folder)
     child = os.fork()
     if not child:
-        checkpoints = EpochCache(folder, LARGE)
-        with checkpoints.lease(), checkpoints.stage_cache("key", {}) as trajectory:
-            trajectory.save(2, {}, Killing(), {})
+        with open_stage(folder) as stage:
+            stage.save(2, {}, Killing(), {})
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
     (left,) = folder.glob("key/.*")
     assert cache_entries(folder) == [whole]
-    checkpoints = EpochCache(folder, LARGE)
-    with checkpoints.lease(), checkpoints.stage_cache("key", {}):
+    with open_stage(folder):
         evict(folder, 1e9)
         assert left.exists()  # it may belong to this trial
     evict(folder, 1e9)
