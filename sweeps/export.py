@@ -30,7 +30,7 @@ from ikd_ray.sweep.sync import pull_students, pull_sweeps
 from ikd_ray.tasks import TASKS
 from ikd_ray.terminal.command_line import print_error, requires_backends, run, usage_errors
 from ikd_ray.terminal.summary_tables import exported_files_table, front_table
-from ikd_ray.tracking.publish import register_students
+from ikd_ray.tracking.models import register_students
 from ikd_ray.tracking.tracker import Tracker
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -86,7 +86,7 @@ def _draw(
     """Draw the report, and log it to MLflow where that is possible."""
     from ikd_ray.records import read_sweep, resolve_task, select_sweep
     from ikd_ray.sweep.request import tracking_uri_of
-    from ikd_ray.tracking.publish import log_report
+    from ikd_ray.tracking.tracker import log_report
 
     with storage.usage_errors():
         pull_sweeps(storage)

@@ -17,7 +17,7 @@ import typer
 import yaml
 from pydantic import TypeAdapter
 
-from ikd_ray.analysis.savings import Savings
+from ikd_ray.analysis.training_costs import Savings
 from ikd_ray.config import Trial
 from ikd_ray.data.task_file import load_task
 from ikd_ray.distill import regimes

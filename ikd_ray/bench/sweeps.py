@@ -13,7 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 from ikd_ray.analysis.dataframes import epochs_frame
-from ikd_ray.analysis.savings import compute_savings
+from ikd_ray.analysis.training_costs import compute_savings
 from ikd_ray.bench import machine
 from ikd_ray.bench.inputs import Request
 from ikd_ray.config import SweepConfig

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
+from jinja2 import Environment, StrictUndefined
 
 from ikd_ray.formatting import GENERATED_WARNING, null_nonfinite
 from ikd_ray.records import SweepRecord, TrialRecord
@@ -15,10 +16,7 @@ from ikd_ray.tasks import Task
 
 WEIGHTS, ONNX, INT8 = "model.safetensors", "model.onnx", "model.int8.onnx"
 
-WARNING = f"""\
-> [!WARNING]
-> **{GENERATED_WARNING}.** This student learned from, and was measured on, sentences that a grammar generated.
-> Its metrics say nothing about the real task and compare with no published number."""
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 
 
 @dataclass(frozen=True)
@@ -81,34 +79,26 @@ def model_card(sweep: SweepRecord, trial: TrialRecord, task: Task, files: Export
         task: Task of the sweep.
         files: Files of weights, if there are others than PyTorch's.
     """
-    depth, regime = len(trial.layer_map), trial.params["regime"]
-    origin = (
-        "trained on gold labels alone, its weights initially from" if regime == "hard" else "distilled from"
+
+    def known(metric: str, form: str) -> str:
+        value = trial.metrics.get(metric, math.nan)
+        return form.format(value) if math.isfinite(value) else "unknown"
+
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    parts = [
-        _front_matter(sweep),
-        f"# {task.name}: {depth}-layer student ({regime})",
-        WARNING if sweep.data["generated"] else "",
-        f"A {depth}-layer encoder {origin} `{_inline(sweep.teacher['name'])}` "
-        f"({sweep.teacher['layers']} layers) for the {task.title}. "
-        f"Trial `{trial.id}` of sweep `{_inline(sweep.name)}`, whose objectives were: "
-        f"{', '.join(f'{name} {direction}' for name, direction in sweep.objectives.items())}.",
-        "## Use",
-        _usage(sweep, task),
-        "## Results",
-        _results(sweep, trial),
-        _size(trial),
-        _onnx(files, task) if files else "",
-        "## Training",
-        _table(("", ""), _provenance(sweep, trial)),
-        "### Layer map",
-        _table(("student layer", "teacher layer"), enumerate(trial.layer_map, start=1)),
-        "### Hyperparameters",
-        _table(("name", "value"), trial.params.items()),
-        "## Made with",
-        f"    {_inline(sweep.command)}",
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    environment.filters |= {"inline": _inline, "cell": _cell}
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        sweep=sweep,
+        trial=trial,
+        task=task,
+        files=files,
+        assistant=sweep.assistant_of(trial.params),
+        metrics=sorted({*trial.metrics, *sweep.teacher["metrics"]}),
+        generated_warning=GENERATED_WARNING,
+        front_matter=_front_matter(sweep),
+        known=known,
+    )
 
 
 def _front_matter(sweep: SweepRecord) -> str:
@@ -116,93 +106,10 @@ def _front_matter(sweep: SweepRecord) -> str:
     if sweep.data["generated"]:
         tags.append("generated-data")
     head = {"library_name": "transformers", "pipeline_tag": "text-classification", "tags": tags}
-    return f"---\n{yaml.safe_dump(head, sort_keys=False)}---"
+    return yaml.safe_dump(head, sort_keys=False)
 
 
-def _usage(sweep: SweepRecord, task: Task) -> str:
-    example = '{"text": "One.", "text_pair": "Another."}' if task.is_pair else '"A sentence."'
-    labels = "A score, not a class" if task.is_regression else f"Labels: {', '.join(task.labels)}"
-    return f"""\
-```python
-from transformers import pipeline
-
-classify = pipeline("text-classification", "PATH/OF/THIS/FOLDER")
-print(classify({example}))
-```
-
-{labels}. In training, inputs were cut at {sweep.data["max_length"]} tokens."""
-
-
-def _results(sweep: SweepRecord, trial: TrialRecord) -> str:
-    teacher = sweep.teacher["metrics"]
-    rows = (
-        (name, trial.metrics.get(name, ""), teacher.get(name, ""))
-        for name in sorted({*trial.metrics, *teacher})
-    )
-    return _table(("metric", "student", "teacher"), rows)
-
-
-def _size(trial: TrialRecord) -> str:
-    def shown(metric: str, form: str) -> str:
-        value = trial.metrics.get(metric, math.nan)
-        return form.format(value) if math.isfinite(value) else "unknown"
-
-    return (
-        f"Parameters: {shown('student/params', '{:,.0f}')}, "
-        f"without embeddings {shown('student/encoder_params', '{:,.0f}')}. "
-        f"Weights: {shown('student/size_mb', '{:,.1f} MB')}. "
-        f"Latency of one sequence, 128 tokens, one CPU thread: {shown('student/latency_ms', '{:,.1f} ms')}."
-    )
-
-
-def _onnx(files: ExportedFiles, task: Task) -> str:
-    names = list(files.files[-1].metrics)
-    rows = []
-    for file in files.files:
-        metrics = (file.metrics.get(name, "") for name in names)
-        rows.append((file.file, file.kind, *metrics, f"{file.size_mb:.1f}", f"{file.latency_ms:.1f}"))
-    texts = '"One.", "Another."' if task.is_pair else '"A sentence."'
-    usage = f"""\
-```python
-import onnxruntime
-from transformers import AutoTokenizer
-
-folder = "PATH/OF/THIS/FOLDER"
-session = onnxruntime.InferenceSession(f"{{folder}}/{files.files[-1].file}")
-tokens = AutoTokenizer.from_pretrained(folder)({texts}, return_tensors="np", return_token_type_ids=True)
-inputs = {{given.name: tokens[given.name].astype("int64") for given in session.get_inputs()}}
-print(session.run(["logits"], inputs)[0])
-```"""
-    notes = "\n".join(f"- {note}" for note in files.notes())
-    return "\n\n".join(("## ONNX", _table(("file", "", *names, "MB", "ms"), rows), notes, usage))
-
-
-def _provenance(sweep: SweepRecord, trial: TrialRecord) -> list[tuple[str, Any]]:
-    source = f"{sweep.data['source']}: {sweep.data['description']}"
-    assistant = sweep.assistant_of(trial.params)
-    layers = trial.params.get("assistant_layers")
-    return [
-        ("task", sweep.task),
-        ("data", f"**{GENERATED_WARNING}.** {source}" if sweep.data["generated"] else source),
-        ("data fingerprint", sweep.data["fingerprint"]),
-        ("teacher", f"{sweep.teacher['name']}, {sweep.teacher['layers']} layers ({sweep.teacher['key']})"),
-        *(
-            [("assistant", f"{layers} layers ({assistant.get('key')}), in the teacher's place")]
-            * bool(assistant)
-        ),
-        ("regime", trial.params["regime"]),
-        ("sweep", f"{sweep.name}, seed {sweep.seed}"),
-        ("trial", f"{trial.id}, number {trial.number}, {trial.duration_s:.1f} s"),
-        ("code version", sweep.code_version),
-    ]
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(_cell(value) for value in line)} |" for line in lines)
-
-
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     return _inline(str(value)).replace("|", "\\|")
 
 

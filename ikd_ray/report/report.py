@@ -24,7 +24,7 @@ from ikd_ray.report.sections.front import front_section
 from ikd_ray.report.sections.layers import layers_section
 from ikd_ray.report.sections.methods import methods_section
 from ikd_ray.report.sections.regimes import regimes_section
-from ikd_ray.report.sections.search import search_section
+from ikd_ray.report.sections.search_results import search_section
 from ikd_ray.storage import store
 from ikd_ray.storage.remote import SharedStorage
 

@@ -13,7 +13,7 @@ from ray import tune
 from ray.exceptions import OutOfMemoryError
 
 from ikd_ray.analysis.pareto import pareto_front
-from ikd_ray.analysis.savings import compute_savings
+from ikd_ray.analysis.training_costs import compute_savings
 from ikd_ray.distill.assistant import AssistantDivergedError
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.stage_training import DivergedError
@@ -39,7 +39,7 @@ from ikd_ray.terminal import interrupts
 from ikd_ray.terminal.command_line import print_error, script_command
 from ikd_ray.terminal.console import Console
 from ikd_ray.tracking.async_tracker import PATIENCE_S, AsyncTracker
-from ikd_ray.tracking.publish import publish_front
+from ikd_ray.tracking.models import publish_front
 from ikd_ray.tracking.tracker import Tracker
 
 INTERRUPTED = 130  # the shell's exit status for Ctrl-C

@@ -33,9 +33,9 @@ from ikd_ray.storage.remote import SharedStorage
 from ikd_ray.sweep.request import tracking_uri_of
 from ikd_ray.sweep.sync import pull_students
 from ikd_ray.sweep.trial_results import trial_id
-from ikd_ray.tracking.differences import find_differences, repair
-from ikd_ray.tracking.publish import publish_front
+from ikd_ray.tracking.models import publish_front
 from ikd_ray.tracking.tracker import Tracker
+from ikd_ray.tracking.verify import find_differences, repair
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from ikd_ray.analysis.objectives import Objectives
-from ikd_ray.analysis.savings import Savings
+from ikd_ray.analysis.training_costs import Savings
 from ikd_ray.formatting import (
     MAX_REASON_CHARS,
     clean,

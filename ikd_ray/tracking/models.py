@@ -1,4 +1,4 @@
-"""Log students as MLflow models, each an output of its trial's run, and register their versions."""
+"""Log the students of a sweep's front as MLflow models, and register students as versions of a model."""
 
 from __future__ import annotations
 
@@ -10,13 +10,67 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ikd_ray.analysis.objectives import dev_metric
+from ikd_ray.analysis.pareto import pareto_front
+from ikd_ray.errors import UsageError
 from ikd_ray.export.hf_export import export_student
 from ikd_ray.records import SweepRecord, TrialRecord
-from ikd_ray.tracking.mlflow_internals import add_model_version
+from ikd_ray.redaction import redact_uri
+from ikd_ray.tracking.description import sweep_description
+from ikd_ray.tracking.mlflow_internals import NOTE, add_model_version
+from ikd_ray.tracking.tracker import FRONT, TRIAL, Tracker
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+
+
+def publish_front(tracker: Tracker, folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
+    """Describe the sweep, tag the runs on its front, and log the student of each as a model.
+
+    Args:
+        tracker: Its sweep is started.
+        folder: Folder of the sweep.
+        sweep: Record of the sweep.
+        trials: Records of its ended trials.
+
+    Raises:
+        UsageError: a student, or the teacher whose tokenizer it shares, is damaged or missing.
+    """
+    client, parent = tracker.client, tracker.parent_run_id
+    client.set_tag(parent, NOTE, sweep_description(sweep, trials, tracker.experiment_id))
+    on_front = {trial.id: trial for trial in pareto_front(trials, sweep.objectives)}
+    for run in tracker.find_trial_runs(parent):
+        trial = run.data.tags[TRIAL]
+        if (run.data.tags.get(FRONT) == "true") != (trial in on_front):
+            client.set_tag(run.info.run_id, FRONT, str(trial in on_front).lower())
+        if trial in on_front:
+            log_student(client, run, folder, sweep, on_front[trial])
+
+
+def register_students(
+    tracker: Tracker, folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord], name: str
+) -> dict[str, str]:
+    """Make the trials' students versions of the registered model `name`; return the version of each trial id.
+
+    Raises:
+        UsageError: the store does not know the sweep or a trial, or refuses the name.
+    """
+    parent, versions = tracker.find_parent_run(sweep), {}
+    runs = {run.data.tags[TRIAL]: run for run in tracker.find_trial_runs(parent)} if parent else {}
+    for trial in trials:
+        if trial.id not in runs:
+            raise UsageError(
+                f"--register {name}: {redact_uri(tracker.uri)} has no run of {trial.id}; "
+                f"sweeps/report.py --check {sweep.name} delivers it"
+            )
+        try:
+            model_id = log_student(tracker.client, runs[trial.id], folder, sweep, trial)
+            versions[trial.id] = register_model(tracker.client, model_id, name, sweep, trial)
+        except UsageError:
+            raise
+        except Exception as error:  # every store raises its own
+            raise UsageError(f"--register {name}: {tracker.redact_error(error)}") from None
+    return versions
 
 
 def logged_model_id(run: Run) -> str:

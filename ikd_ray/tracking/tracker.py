@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from ikd_ray.analysis.objectives import dev_metric, main_metric
 from ikd_ray.analysis.pareto import pareto_front
-from ikd_ray.analysis.savings import compute_savings
+from ikd_ray.analysis.training_costs import compute_savings
 from ikd_ray.errors import UsageError, first_line
 from ikd_ray.formatting import clean
 from ikd_ray.records import SPACE_FILE, SweepRecord, TrialRecord, num_pending, trial_name
@@ -294,6 +294,29 @@ class Tracker:
         run = self._runs[trial]
         self.client.set_terminated(run.run_id, status=status, end_time=_milliseconds(at))
         run.status = status
+
+
+def log_report(sweep: SweepRecord, files: Iterable[Path], uri: str | None) -> str:
+    """Log a report's files as artifacts `report/...` of its sweep's run; return the problem, empty if there is none.
+
+    Args:
+        sweep: Record of the sweep.
+        files: Files of the report.
+        uri: URI of the store, as for `Tracker`.
+    """
+    try:
+        tracker = Tracker(uri, sweep.task)
+    except UsageError as error:
+        return str(error)
+    try:
+        parent = tracker.find_parent_run(sweep)
+        if not parent:
+            return f"no run of sweep {sweep.name} there"
+        for file in files:
+            tracker.client.log_artifact(parent, str(file), "report")
+    except Exception as error:  # every store raises its own
+        return tracker.redact_error(error)
+    return ""
 
 
 def run_status(record: TrialRecord) -> str:

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from safetensors.torch import load_file
 
-from ikd_ray.analysis.savings import is_reused
+from ikd_ray.analysis.training_costs import is_reused
 from ikd_ray.distill.epoch_cache import EPOCH_FILE, STAGES
 from ikd_ray.records import TrialRecord, read_sweep, read_trials
 from ikd_ray.storage.store import MANIFEST, is_intact

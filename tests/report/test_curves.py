@@ -10,7 +10,7 @@ from scipy import stats
 from ikd_ray.analysis.sweep_analysis import open_analysis
 from ikd_ray.report.sections import curves
 from ikd_ray.report.sections.curves import DATA_SIZE, DEPTH, curve_parts
-from ikd_ray.report.sections.search import search_section
+from ikd_ray.report.sections.search_results import search_section
 from tests.helpers.sample_comparison import (
     METHODS,
     edit_trial_records,

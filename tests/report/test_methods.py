@@ -18,7 +18,7 @@ from ikd_ray.report.sections.curves import DEPTH, curve_parts
 from ikd_ray.report.sections.front import front_section
 from ikd_ray.report.sections.methods import group_styles, methods_section
 from ikd_ray.report.sections.regimes import regimes_section
-from ikd_ray.report.sections.search import search_section
+from ikd_ray.report.sections.search_results import search_section
 from ikd_ray.report.style import regime_style
 from tests.helpers.sample_comparison import (
     METHODS,

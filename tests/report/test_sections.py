@@ -25,8 +25,8 @@ from ikd_ray.analysis.comparison import RegimeCell
 from ikd_ray.analysis.dataframes import epochs_frame, trials_frame
 from ikd_ray.analysis.error_overlap import ErrorOverlap, error_overlap
 from ikd_ray.analysis.pareto import pareto_front
-from ikd_ray.analysis.savings import trial_costs
 from ikd_ray.analysis.sweep_analysis import UNUSED_PARAMS, open_analysis
+from ikd_ray.analysis.training_costs import trial_costs
 from ikd_ray.config import make_trial
 from ikd_ray.distill.losses import attention_kl
 from ikd_ray.distill.regimes import REGIMES
@@ -41,7 +41,7 @@ from ikd_ray.report.sections.errors import errors_section
 from ikd_ray.report.sections.front import front_section
 from ikd_ray.report.sections.layers import layer_losses, layers_picture, layers_section, stage_spans
 from ikd_ray.report.sections.regimes import regimes_section
-from ikd_ray.report.sections.search import search_section
+from ikd_ray.report.sections.search_results import search_section
 from ikd_ray.storage import store
 from ikd_ray.tasks import get_task
 from tests.helpers.sample_sweep import make_sweep, open_sweep

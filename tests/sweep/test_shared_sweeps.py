@@ -10,7 +10,7 @@ import pytest
 from filelock import FileLock
 from mlflow import MlflowClient
 
-from ikd_ray.analysis.savings import compute_savings
+from ikd_ray.analysis.training_costs import compute_savings
 from ikd_ray.records import read_trials
 from tests.helpers.consistency import assert_same_students, lasting, mlflow_runs
 from tests.helpers.run_command import run_sweep_process, sweep_flags

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import matthews_corrcoef
 from transformers import pipeline
 
-from ikd_ray.analysis.savings import compute_savings
+from ikd_ray.analysis.training_costs import compute_savings
 from tests.helpers.consistency import (
     assert_consistent,
     assert_same_students,

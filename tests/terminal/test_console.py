@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ikd_ray.analysis.savings import Savings
+from ikd_ray.analysis.training_costs import Savings
 from ikd_ray.records import TrialRecord
 from ikd_ray.terminal.console import Console
 from tests.helpers.terminal import CONTROL_CHARACTERS, DEEP_STAGE, FakeClock, make_epoch

@@ -13,8 +13,8 @@ from ikd_ray.records import TrialRecord
 from ikd_ray.report.report import make_report
 from ikd_ray.storage.remote import SharedStorage
 from ikd_ray.tracking.mlflow_internals import VIEW
-from ikd_ray.tracking.publish import log_report, publish_front
-from ikd_ray.tracking.tracker import Tracker
+from ikd_ray.tracking.models import publish_front
+from ikd_ray.tracking.tracker import Tracker, log_report
 from tests.helpers.browser import close_mlflow_assistant, open_page, save_screenshot
 from tests.helpers.mlflow_sweeps import sweep_record
 from tests.helpers.sample_students import make_student, write_teacher_tokenizer

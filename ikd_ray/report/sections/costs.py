@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from ikd_ray.analysis.savings import Savings, compute_savings, trial_costs
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis
+from ikd_ray.analysis.training_costs import Savings, compute_savings, trial_costs
 from ikd_ray.formatting import MISSING, duration
 from ikd_ray.report.components import Picture, Section, Table, trial_title
 from ikd_ray.report.style import INK, MUTED, bar_places, decorate, legend_below, new_figure, png, stacked_bars

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ikd_ray.analysis.savings import Savings, compute_savings
+from ikd_ray.analysis.training_costs import Savings, compute_savings
 from ikd_ray.records import TrialRecord
 
 LAYERWISE = [1, 1, 2, 2, 3, 3, 4, 4, 4]  # stage of each epoch: three layers, two epochs each, then three
