@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,31 +26,6 @@ def group_names(analysis: SweepAnalysis, frame: pd.DataFrame) -> list[str]:
     """Return the methods in the order they were started in; without methods, the regimes in their usual order."""
     names = list(frame["group"].unique())
     return [name for name in names if name] if analysis.has_methods else sort_regimes(names)
-
-
-def best_runs(analysis: SweepAnalysis, frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Return the runs of each group's best configuration, one per seed.
-
-    The best configuration has the best mean selection metric over its seeds, of those that `eligible_runs` admits; of
-    equals it is the one that was suggested first.
-
-    Args:
-        analysis: the sweep.
-        frame: rows of its frame of trials, those of failed trials included.
-        by: columns that define the groups.
-
-    Returns:
-        Rows of `frame`; none for a group without a finished trial.
-    """
-    runs = one_per_seed(eligible_runs(frame, frame["finished"], by), by)
-    if runs.empty:
-        return runs
-    configurations = [*by, "configuration"]
-    means = runs.groupby(configurations, sort=False)[analysis.selection_metric].mean()
-    if analysis.direction(analysis.selection_metric) == "min":
-        means = -means
-    best = means.groupby(level=list(by), sort=False).idxmax()
-    return runs[pd.MultiIndex.from_frame(runs[configurations]).isin(list(best))]
 
 
 def by_seed(runs: pd.DataFrame, metric: str) -> pd.Series:
@@ -79,47 +54,56 @@ def best_group(groups: Mapping[str, pd.Series], direction: Direction = "max") ->
 
 @dataclass(frozen=True)
 class Comparison:
-    """The best configuration of each method, or else of each regime."""
+    """The best configuration of each method, or else of each regime.
+
+    It has the best mean selection metric over its seeds, of those that `eligible_runs` admits; of equals it is the one
+    that was suggested first.
+    """
 
     analysis: SweepAnalysis
+    trials: pd.DataFrame  # rows of the analysis' frame, those of failed trials included
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """Rows of the analysis' frame: one per group and seed."""
-        return best_runs(self.analysis, self.analysis.frame, ["group"])
+        """Rows of `trials`: one per group and seed; none of a group without a finished trial."""
+        runs = one_per_seed(eligible_runs(self.trials, self.trials["finished"], ["group"]), ["group"])
+        keys = ["group", "configuration"]
+        means = runs.groupby(keys, sort=False)[self.analysis.selection_metric].mean()
+        if self.analysis.direction(self.analysis.selection_metric) == "min":
+            means = -means
+        best = means.groupby(level="group", sort=False).idxmax()
+        return runs[pd.MultiIndex.from_frame(runs[keys]).isin(list(best))]
 
     @cached_property
     def groups(self) -> pd.DataFrame:
         """One row per group that has a finished trial, indexed by the group's name.
 
-        Columns: `regime`, `depth`, `train_fraction`, `assistant_layers` and `retrained` of its best configuration;
+        Columns: `depth`, `train_fraction`, `assistant_layers` and `retrained` of its best configuration;
         `epochs`, the mean over seeds; `seeds`, those that finished; `missing`, those that failed or have not ended;
-        `tuned`, the trials of the search; `configurations`, the distinct ones among them; `is_baseline`, whether it is
-        standard distillation by the teacher itself.
+        `tuned`, the trials of the search; `configurations`, the distinct ones among them; `is_standard`, as in the
+        analysis' frame.
         """
         own = self.runs.groupby("group", sort=False)
-        first = ["regime", "depth", "train_fraction", "assistant_layers", "retrained", "configuration"]
+        first = ["depth", "train_fraction", "assistant_layers", "retrained", "configuration", "is_standard"]
         groups = own[first].first().assign(epochs=own["epochs"].mean(), seeds=own.size())
-        ended = self.analysis.frame
-        searched = ended[~ended["retrained"]].groupby("group")["configuration"]
+        searched = self.trials[~self.trials["retrained"]].groupby("group")["configuration"]
         keys = ["group", "retrained", "configuration"]
         index = pd.MultiIndex.from_frame(groups.reset_index()[keys])
-        tried = ended.groupby(keys)["seed"].nunique().reindex(index)
+        tried = self.trials.groupby(keys)["seed"].nunique().reindex(index)
         planned = own["seeds"].first().clip(lower=tried.to_numpy())
         groups = groups.assign(
             missing=planned - groups["seeds"],
             tuned=searched.size().reindex(groups.index, fill_value=0),
             configurations=searched.nunique().reindex(groups.index, fill_value=0),
-            is_baseline=(groups["regime"] == "kd") & (groups["assistant_layers"] == 0),
         )
-        return groups.loc[[name for name in group_names(self.analysis, ended) if name in groups.index]]
+        names = group_names(self.analysis, self.trials)
+        return groups.loc[[name for name in names if name in groups.index]]
 
     @property
     def unfinished(self) -> list[str]:
         """Groups without a finished trial."""
-        return [
-            name for name in group_names(self.analysis, self.analysis.frame) if name not in self.groups.index
-        ]
+        names = group_names(self.analysis, self.trials)
+        return [name for name in names if name not in self.groups.index]
 
     @cached_property
     def metrics(self) -> list[str]:
@@ -130,7 +114,7 @@ class Comparison:
     @property
     def baseline(self) -> str | None:
         """The first group of standard distillation by the teacher itself."""
-        return next(iter(self.groups.index[self.groups["is_baseline"]]), None)
+        return next(iter(self.groups.index[self.groups["is_standard"]]), None)
 
     @property
     def has_fractions(self) -> bool:
@@ -167,12 +151,26 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Curve:
-    """The best configuration of each group at each value of one parameter, all other things equal."""
+    """Comparisons at each value of one parameter, all other things equal."""
 
-    runs: pd.DataFrame  # rows of the analysis' frame: one per group, value and seed
-    values: list[float]  # of the parameter
+    comparisons: dict[float, Comparison]  # by value of the parameter
     fixed: float  # value that another parameter has in all runs
     is_only_fixed: bool  # whether every finished trial has that value
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """The runs of all comparisons, in the order of the trials' numbers."""
+        return pd.concat([comparison.runs for comparison in self.comparisons.values()]).sort_values("number")
+
+    @property
+    def baseline(self) -> str | None:
+        """The first group that is standard distillation by the teacher itself at every value."""
+        is_standard = self.runs.groupby("group", sort=False)["is_standard"].all()
+        return next(iter(is_standard.index[is_standard]), None)
+
+    def comparisons_of(self, name: str) -> dict[float, Comparison]:
+        """Return the comparisons in which a group has runs, by value."""
+        return {value: found for value, found in self.comparisons.items() if len(found.of_group(name))}
 
 
 def curve_over(analysis: SweepAnalysis, column: str, fixed: str, most_values: int) -> Curve | None:
@@ -199,8 +197,8 @@ def curve_over(analysis: SweepAnalysis, column: str, fixed: str, most_values: in
     values = sorted(trials.loc[trials["finished"], column].unique())
     if not 1 < len(values) <= most_values:
         return None
-    runs = best_runs(analysis, trials, ["group", column])
-    return Curve(runs, values, value, finished[fixed].nunique() == 1)
+    comparisons = {at: Comparison(analysis, trials[trials[column] == at]) for at in values}
+    return Curve(comparisons, value, finished[fixed].nunique() == 1)
 
 
 @dataclass(frozen=True)

@@ -70,13 +70,15 @@ class SweepAnalysis:
     def frame(self) -> pd.DataFrame:
         """One row per ended trial: `trials_frame`, in which `ATTENTION_KL` and `AGREEMENT` are always present.
 
-        Further columns: `finished`; `on_front`; `group`, the method, or the regime where methods are not compared.
+        Further columns: `finished`; `on_front`; `group`, the method, or the regime where methods are not compared;
+        `is_standard`, whether it is standard distillation by the teacher itself.
         """
         frame = trials_frame(self.trials)
         return frame.assign(
             finished=frame.index.isin([trial.id for trial in self.finished]),
             on_front=frame.index.isin([trial.id for trial in self.front]),
             group=frame["method" if self.has_methods else "regime"],
+            is_standard=(frame["regime"] == "kd") & (frame["assistant_layers"] == 0),
             **{name: frame.get(name, math.nan) for name in (ATTENTION_KL, AGREEMENT)},
         )
 
@@ -98,11 +100,7 @@ class SweepAnalysis:
     @cached_property
     def baseline(self) -> TrialRecord | None:
         """The best student of standard distillation by the teacher itself, compared as on the front."""
-        standard = [
-            trial
-            for trial in self.trials
-            if trial.params["regime"] == "kd" and not trial.params.get("assistant_layers")
-        ]
+        standard = [trial for trial in self.trials if self.frame["is_standard"][trial.id]]
         best = pareto_front(standard, {self.selection_metric: self.direction(self.selection_metric)})
         return next((trial for trial in best if trial in self.finished), None)
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from ikd_ray.analysis.comparison import Curve, by_seed, curve_over, group_names
-from ikd_ray.analysis.intervals import paired_t_interval, t_interval
+from ikd_ray.analysis.comparison import Comparison, Curve, curve_over, group_names
+from ikd_ray.analysis.intervals import Interval
 from ikd_ray.analysis.sweep_analysis import ATTENTION_KL, SweepAnalysis
-from ikd_ray.formatting import MISSING, clean
+from ikd_ray.formatting import clean
 from ikd_ray.report.components import Picture, Table, format_interval, num_layers
 from ikd_ray.report.sections.methods import INTERVAL_MEANING, group_styles, short_method
 from ikd_ray.report.style import LineStyle, axis_label, decorate, legend_below, new_figure, png, teacher_line
+
+IntervalOf = Callable[[Comparison, str], Interval]
 
 MAX_VALUES = 24  # of an axis; with more, the parameter was searched rather than compared
 
@@ -49,93 +50,69 @@ DATA_SIZE = CurveAxis(
     num_layers, is_log=True,
 )  # fmt: skip
 
-Cells = Mapping[str, Mapping[float, pd.DataFrame]]  # group -> value on the axis -> its runs
-
 
 def curve_parts(analysis: SweepAnalysis, axis: CurveAxis) -> list[Picture | Table]:
     """Return the figure and the table over an axis; nothing where it has one value, or too many."""
     curve = curve_over(analysis, axis.column, axis.fixed_column, MAX_VALUES)
     if curve is None:
         return []
-    cells = {
-        name: dict(list(runs.groupby(axis.column)))
-        for name in group_names(analysis, curve.runs)
-        if len(runs := curve.runs[curve.runs["group"] == name])
-    }
+    names = group_names(analysis, curve.runs)
     note = "" if curve.is_only_fixed else f" All with {axis.fixed_text(curve.fixed)}."
-    return [_picture(analysis, axis, cells, note), _table(analysis, axis, cells, curve, note)]
+    return [_picture(analysis, axis, curve, names, note), _table(analysis, axis, curve, names, note)]
 
 
-def _table(analysis: SweepAnalysis, axis: CurveAxis, cells: Cells, curve: Curve, note: str) -> Table:
-    def rows(text: Callable[[pd.DataFrame, float], str], names: Iterable[str]) -> list[list[str]]:
+def _table(analysis: SweepAnalysis, axis: CurveAxis, curve: Curve, names: Sequence[str], note: str) -> Table:
+    def rows(interval: IntervalOf, names: Sequence[str], spec: str = ".3f") -> list[list[str]]:
         return [
-            [short_method(name)]
-            + [
-                text(runs, value) if (runs := cells[name].get(value)) is not None else MISSING
-                for value in curve.values
+            [
+                short_method(name),
+                *(format_interval(interval(at, name), spec) for at in curve.comparisons.values()),
             ]
             for name in names
         ]
 
-    def mean_of(metric: str) -> Callable[[pd.DataFrame, float], str]:
-        return lambda runs, _: format_interval(t_interval(by_seed(runs, metric)))
-
-    metric = analysis.metric
-    groups = [
-        (clean(metric), rows(mean_of(metric), cells)),
-        ("attention KL (nats)", rows(mean_of(ATTENTION_KL), cells)),
-    ]
-    baseline = next((name for name, runs in cells.items() if all(map(_is_baseline, runs.values()))), None)
-    others = [name for name in cells if name != baseline]
+    metric, baseline = analysis.metric, curve.baseline
+    groups = [(clean(metric), rows(lambda at, name: at.interval(name, metric), names))]
+    others = [name for name in names if name != baseline]
     if baseline and others:
-        standard = {value: by_seed(runs, metric) for value, runs in cells[baseline].items()}
-
-        def difference(runs: pd.DataFrame, value: float) -> str:
-            compared = standard.get(value, pd.Series(dtype=float))
-            return format_interval(paired_t_interval(by_seed(runs, metric), compared), "+.3f")
-
         heading = f"{clean(metric)}, difference to {short_method(baseline)}, paired by seed"
-        groups.insert(1, (heading, rows(difference, others)))
-    counts = sorted({len(runs) for of_group in cells.values() for runs in of_group.values()})
-    seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+        groups.append((heading, rows(lambda at, name: at.difference(name, baseline, metric), others, "+.3f")))
+    groups.append(("attention KL (nats)", rows(lambda at, name: at.interval(name, ATTENTION_KL), names)))
+    counts = curve.runs.groupby(["group", axis.column]).size()
+    seeds = str(counts.min()) if counts.nunique() == 1 else f"{counts.min()} to {counts.max()}"
     caption = f"Means over the seeds of each method's best configuration ({seeds} of each). {INTERVAL_MEANING}{note}"
-    return Table(caption, ["method", *map(axis.text, curve.values)], groups, axis.name)
+    return Table(caption, ["method", *map(axis.text, curve.comparisons)], groups, axis.name)
 
 
-def _is_baseline(runs: pd.DataFrame) -> bool:
-    """Return whether runs of one configuration are standard distillation by the teacher itself."""
-    return bool(((runs["regime"] == "kd") & (runs["assistant_layers"] == 0)).all())
-
-
-def _picture(analysis: SweepAnalysis, axis: CurveAxis, cells: Cells, note: str) -> Picture:
-    figure = new_figure(8.8, 4.2 + 0.25 * (len(cells) // 3))
+def _picture(
+    analysis: SweepAnalysis, axis: CurveAxis, curve: Curve, names: Sequence[str], note: str
+) -> Picture:
+    figure = new_figure(8.8, 4.2 + 0.25 * (len(names) // 3))
     panels = figure.subplots(1, 2)
     styles = group_styles(analysis)
     for axes, metric in zip(panels, (analysis.metric, ATTENTION_KL), strict=True):
         decorate(axes, axis.label, axis_label(metric)[0])
-        for name, runs in cells.items():
-            _draw_line(axes, runs, metric, styles[name], short_method(name))
+        for name in names:
+            intervals = {value: at.interval(name, metric) for value, at in curve.comparisons_of(name).items()}
+            _draw_line(axes, intervals, styles[name], short_method(name))
     teacher_line(panels[0], analysis.teacher_score, f"teacher ({analysis.sweep.teacher['layers']} layers)")
     for axes in panels:
-        _set_ticks(axes, axis, sorted({value for runs in cells.values() for value in runs}))
+        _set_ticks(axes, axis, list(curve.comparisons))
     legend_below(figure, 3, panels[:1])
     caption = (
         f"Lines: means over the seeds of each method's best configuration at each {axis.name.replace('-', ' ')}; "
         f"bands: the 95% interval of the mean, where there are two seeds or more.{note}"
     )
-    names = ", ".join(map(short_method, cells))
     measure = axis_label(analysis.metric)[0]
-    alt = f"Two panels of lines, {measure} and attention KL, for {names}. The table has the numbers."
+    shown = ", ".join(map(short_method, names))
+    alt = f"Two panels of lines, {measure} and attention KL, for {shown}. The table has the numbers."
     return Picture(axis.name, axis.title, caption, alt, png(figure), wide=True)
 
 
-def _draw_line(
-    axes: Axes, runs: Mapping[float, pd.DataFrame], metric: str, style: LineStyle, label: str
-) -> None:
-    values = list(runs)
-    intervals = [t_interval(by_seed(of_value, metric)) for of_value in runs.values()]
-    means = np.array([interval.mean for interval in intervals])
-    halves = np.array([interval.half_width for interval in intervals])
+def _draw_line(axes: Axes, intervals: Mapping[float, Interval], style: LineStyle, label: str) -> None:
+    values = list(intervals)
+    means = np.array([interval.mean for interval in intervals.values()])
+    halves = np.array([interval.half_width for interval in intervals.values()])
     axes.fill_between(values, means - halves, means + halves, color=style.colour, alpha=0.13, linewidth=0)
     axes.plot(
         values, means, linestyle=style.line, linewidth=1.6, markersize=5.5, label=label, **style.marker_style

@@ -51,7 +51,7 @@ def methods_section(analysis: SweepAnalysis, loader: ModelLoader) -> Section | N
     """Return the section that compares methods; None where neither methods nor seeds are compared."""
     if not has_comparison(analysis):
         return None
-    comparison = Comparison(analysis)
+    comparison = Comparison(analysis, analysis.frame)
     absent = [
         f"{short_method(name)} has no row: none of its trials finished." for name in comparison.unfinished
     ]
