@@ -165,13 +165,7 @@ def write_sweep(folder: Path, record: SweepRecord) -> None:
 def write_trial(
     sweep: Path, record: TrialRecord, save_student: Callable[[Path], object] | None = None
 ) -> None:
-    """Write a trial's folder atomically.
-
-    Args:
-        sweep: Folder of the sweep.
-        record: Content of trial.json.
-        save_student: Writes the student's files into the folder that it is given.
-    """
+    """Write a trial's folder atomically; `save_student` writes the student's files into the folder that it is given."""
     with store.staging_dir(trial_folder(sweep, record.id)) as folder:
         (folder / TRIAL_FILE).write_text(json.dumps(_to_json(record), indent=1) + "\n")
         if save_student is not None:

@@ -36,11 +36,8 @@ def by_seed(runs: pd.DataFrame, metric: str) -> pd.Series:
 def best_group(groups: Mapping[str, pd.Series], direction: Direction = "max") -> str | None:
     """Return the group with the best mean if it is significantly better than every other group, else None.
 
-    Significantly: the paired 95% interval of the difference to each other group excludes 0.
-
-    Args:
-        groups: values indexed by seed; a group without a finite value is not compared.
-        direction: whether more or less is better.
+    Significantly: the paired 95% interval of the difference to each other group excludes 0. `groups` holds values
+    indexed by seed; a group without a finite value is not compared.
     """
     sign = 1 if direction == "max" else -1
     means = {name: t_interval(values).mean for name, values in groups.items()}
@@ -174,18 +171,10 @@ class Curve:
 
 
 def curve_over(analysis: SweepAnalysis, column: str, fixed: str, most_values: int) -> Curve | None:
-    """Compare the groups at each value of one column, with the value of another column held fixed.
+    """Compare the groups at each value of `column`, `depth` or `train_fraction`, with the value of `fixed` held fixed.
 
-    The fixed value is the one that occurs with most values of `column`; of equals the greatest.
-
-    Args:
-        analysis: the sweep.
-        column: the column that varies, `depth` or `train_fraction`.
-        fixed: the column that is held fixed.
-        most_values: with more values of `column` it was searched, not compared.
-
-    Returns:
-        None if `column` has a single value, or more than `most_values`.
+    The fixed value is the one that occurs with most values of `column`; of equals the greatest. None if `column` has a
+    single value, or more than `most_values`: then it was searched, not compared.
     """
     finished = analysis.finished_frame
     coverage = finished.groupby(fixed)[column].nunique()

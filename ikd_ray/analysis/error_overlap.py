@@ -29,12 +29,7 @@ class ErrorOverlap:
 
 
 def error_overlap(student: np.ndarray, teacher: np.ndarray) -> ErrorOverlap:
-    """Count the examples that either model answers wrongly.
-
-    Args:
-        student: (n,) bool, whether the student answers each example wrongly.
-        teacher: (n,) bool, the same for the teacher.
-    """
+    """Count the examples that either model answers wrongly, given whether each does: both (n,) bool."""
     both, student_only, teacher_only = student & teacher, student & ~teacher, ~student & teacher
     return ErrorOverlap(*(int(errors.sum()) for errors in (both, student_only, teacher_only)))
 

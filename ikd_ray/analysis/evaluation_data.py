@@ -22,11 +22,7 @@ def tokens_folder(output: Path, sweep: SweepRecord) -> Path:
 def load_evaluation_data(output: Path, sweep: SweepRecord, teacher: Path, workdir: Path) -> TaskData:
     """Load the sweep's evaluation splits as tokens, from the cache or else from the data as the sweep read it.
 
-    Args:
-        output: the output folder.
-        sweep: the sweep's record.
-        teacher: folder of its teacher, for the tokenizer.
-        workdir: an empty folder for splits that are tokenized once more.
+    Splits that are tokenized once more, with the tokenizer in `teacher`, go to the empty folder `workdir`.
 
     Raises:
         UsageError: the tokens are missing, and the data cannot be read or has changed.

@@ -33,14 +33,11 @@ class Interval:
 
 
 def t_interval(values: Iterable[float]) -> Interval:
-    """Return the sample mean and the 95% confidence interval of the population mean.
+    """Return the mean of the finite values and the 95% confidence interval of the population mean.
 
     mean ± t(0.975, n - 1) * s / sqrt(n), where s / sqrt(n) is the standard error of the mean, s the sample standard
     deviation (n - 1 in its denominator), and t the quantile of Student's distribution: Student, "The Probable Error of
     a Mean", Biometrika 6 (1908). It holds for values that are independent and about normal.
-
-    Args:
-        values: the sample; values that are not finite are ignored.
     """
     sample = np.array([value for value in values if math.isfinite(value)], dtype=float)
     if not sample.size:
@@ -53,12 +50,9 @@ def t_interval(values: Iterable[float]) -> Interval:
 
 
 def paired_t_interval(first: pd.Series, second: pd.Series) -> Interval:
-    """Return the mean of `first` - `second` over the pairs that both have, with its 95% confidence interval.
+    """Return the mean of `first` - `second` over the pairs of finite values, with its 95% confidence interval.
 
-    It is the interval of the paired t-test: what a pair's key, such as a seed, adds to both values cancels out.
-
-    Args:
-        first: values indexed by the key of their pair.
-        second: values indexed in the same way; a pair in which either value is not finite is ignored.
+    The index of both is the key of a pair, such as a seed. It is the interval of the paired t-test: what a key adds to
+    both values cancels out.
     """
     return t_interval(first - second)

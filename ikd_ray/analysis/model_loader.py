@@ -44,11 +44,7 @@ class Model:
 class ModelLoader:
     """Loads a sweep's models and dev set; predictions are computed once and cached.
 
-    Args:
-        output: the output folder, from which missing files are fetched.
-        folder: the sweep's folder.
-        sweep: the sweep's record.
-        notify: called with a line of text before something that takes a while.
+    Missing files are fetched from `output`. `notify` is called with a line of text before something that takes a while.
     """
 
     def __init__(

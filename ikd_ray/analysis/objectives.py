@@ -20,11 +20,10 @@ def main_metric(objectives: Collection[str]) -> str:
 
 
 def task_metric(objectives: Objectives, teacher_metrics: Collection[str]) -> str | None:
-    """Return the metric by which a table ranks students beside their teacher.
+    """Return the metric by which a table ranks students beside their teacher; None if the teacher has no metric.
 
-    Returns:
-        The first objective that the teacher was scored on as well; without one, the teacher's first held-out metric,
-        or else its first metric. None if the teacher has no metric.
+    It is the first objective that the teacher was scored on as well; without one, the teacher's first held-out metric,
+    or else its first metric.
     """
     shared = [name for name in objectives if name in teacher_metrics]
     held_out = [name for name in teacher_metrics if name.startswith("holdout/")]
@@ -34,10 +33,7 @@ def task_metric(objectives: Objectives, teacher_metrics: Collection[str]) -> str
 def selection_metric(sweep: SweepRecord, task_metric: str) -> str:
     """Return the metric, with its split, that configurations and students are chosen by.
 
-    Args:
-        sweep: the sweep's record.
-        task_metric: name of the task's main metric, without a split; it is taken where no objective is on a
-            selection split.
+    It is the main objective; where no objective is on a selection split, `task_metric`, a name without a split.
     """
     main = main_metric(sweep.objectives)
     metric = main if main.startswith(SELECTION_SPLITS) else task_metric

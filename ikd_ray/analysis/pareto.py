@@ -33,13 +33,7 @@ def pareto_front(trials: Sequence[TrialRecord], objectives: Objectives) -> list[
     A configuration with several seeds is compared by its mean objectives, so that no lucky seed is on the front; the
     trial whose main metric is nearest to the mean represents it. `eligible_runs` says which trials are compared.
 
-    Args:
-        trials: trials that have ended.
-        objectives: direction of each metric; at least one.
-
-    Returns:
-        The front, sorted by its first "min" objective, smallest first; without one, by the first objective, best
-        first.
+    The front is sorted by its first "min" objective, smallest first; without one, by the first objective, best first.
     """
     return [candidate.trial for candidate in front_candidates(trials, objectives)]
 
@@ -116,10 +110,6 @@ def trials_csv(trials: Sequence[TrialRecord], members: Sequence[TrialRecord]) ->
 
     Columns: id, number, status, on_front; method and again if methods are compared; every parameter; every final
     metric; duration_s, reason. Without a trial the text is the header of the columns that are always there.
-
-    Args:
-        trials: trials that have ended.
-        members: the trials on the front.
     """
     has_methods = any(trial.method for trial in trials)
     params = dict.fromkeys(name for trial in trials for name in trial.params)

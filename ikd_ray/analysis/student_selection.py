@@ -61,11 +61,6 @@ def select_students(
     with several seeds by its mean. Of students of equal size the better one is taken, of those equal in both the one
     suggested first.
 
-    Args:
-        sweep: the sweep's record.
-        trials: all its trials that have ended.
-        pick: the student to select; None for the front.
-
     Raises:
         UsageError: there is no such student.
     """

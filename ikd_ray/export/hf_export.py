@@ -57,12 +57,6 @@ def export_student(
     The folder holds model.safetensors, config.json with named labels, the teacher's tokenizer, README.md (a model
     card), ikd.json (its facts), manifest.json (checksums) and what `convert` writes.
 
-    Args:
-        sweep_folder: Folder of the sweep.
-        trial: Record of the trial.
-        target: Folder of the export.
-        convert: Writes other files of weights, such as ONNX models.
-
     Raises:
         ExportError: the trial is damaged or cannot be converted.
         UsageError: the sweep's records or the teacher's tokenizer cannot be read.
@@ -96,14 +90,9 @@ def export_students(
     force: bool = False,
     make_convert: Callable[[], Convert] | None = None,
 ) -> tuple[list[ExportedStudent], list[str]]:
-    """Export each trial's student to `to/<task>-<regime>-<depth>L-<trial id>/`; see `export_student`.
+    """Export each finished trial's student to `to/<task>-<regime>-<depth>L-<trial id>/`; see `export_student`.
 
-    Args:
-        sweep_folder: Folder of the sweep.
-        to: Folder of the exports.
-        trials: Finished trials.
-        force: Replace folders that exist.
-        make_convert: Makes the conversion, after the other arguments are checked.
+    `force` replaces folders that exist. `make_convert` makes the conversion, after the other arguments are checked.
 
     Returns:
         The exported students, and a message for each student that could not be exported.

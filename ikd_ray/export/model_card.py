@@ -73,11 +73,7 @@ class ExportedFiles:
 def model_card(sweep: SweepRecord, trial: TrialRecord, task: Task, files: ExportedFiles | None = None) -> str:
     """Return the model card of a student: YAML front matter, then its use, results and provenance, all values exact.
 
-    Args:
-        sweep: Record of the sweep.
-        trial: Record of the student's trial.
-        task: Task of the sweep.
-        files: Files of weights, if there are others than PyTorch's.
+    `files` describes its files of weights, if there are others than PyTorch's.
     """
 
     def known(metric: str, form: str) -> str:

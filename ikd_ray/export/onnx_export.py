@@ -39,13 +39,7 @@ KINDS = {WEIGHTS: "PyTorch, fp32", ONNX: "onnxruntime, fp32", INT8: "onnxruntime
 
 
 def export_onnx(folder: Path, trial: TrialRecord, data: TaskData, int8: bool) -> ExportedFiles:
-    """Write ONNX models beside the files of an exported student.
-
-    Args:
-        folder: Hugging Face folder of the student.
-        trial: Record of the student's trial.
-        data: Evaluation splits of the task.
-        int8: Write a quantized model, too.
+    """Write an ONNX model, and with `int8` a quantized one, beside the files of a student in its Hugging Face folder.
 
     Raises:
         ExportError: the student cannot be converted, or its ONNX model has other logits.

@@ -46,11 +46,7 @@ class Table:
     name: str = ""  # of the Markdown file, without its ending
 
     def markdown(self, warning: str = "") -> str:
-        """Return the table in GitHub's Markdown, with its caption below; a group's heading is a row of its own.
-
-        Args:
-            warning: text above the table.
-        """
+        """Return the table in GitHub's Markdown, `warning` above and its caption below; a group's heading is a row."""
         lines = [_markdown_row(self.header), "|:--|" + "--:|" * (len(self.header) - 1)]
         for heading, rows in self.groups:
             if heading:

@@ -63,13 +63,9 @@ class _View:
         objectives: Objectives,
         teacher_metrics: Mapping[str, float],
     ) -> None:
-        """Arrange trials that have both metrics.
+        """Arrange those of the ended trials that have the metrics of `objectives`: the horizontal and the vertical one.
 
-        Args:
-            trials: trials that have ended.
-            front: the members of the sweep's own front, which may have other objectives.
-            objectives: directions of the horizontal and of the vertical metric; one if these are equal.
-            teacher_metrics: the teacher's values, as far as they are known.
+        `front` has the members of the sweep's own front, which may have other objectives.
         """
         (x, self.x_direction), *_, (y, _) = [*objectives.items()] * 2
         (self.x_label, x_unit), (self.y_label, y_unit) = axis_label(x), axis_label(y)
@@ -93,12 +89,9 @@ class _View:
 
 
 def pareto_png(sweep: SweepRecord, trials: Sequence[TrialRecord], front: Sequence[TrialRecord]) -> bytes:
-    """Draw the sweep's trials by regime, the front as labelled steps, and the teacher as a line.
+    """Draw the ended trials by regime, the front as labelled steps, and the teacher as a line.
 
-    Args:
-        sweep: the sweep's record; `plotted_objectives` chooses the axes.
-        trials: all trials that have ended.
-        front: the members of the front.
+    `plotted_objectives` chooses the axes.
     """
     view = _View(trials, front, plotted_objectives(sweep.objectives), sweep.teacher["metrics"])
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor="white")

@@ -37,18 +37,11 @@ def make_report(
     texts: Sequence[str] = (),
     notify: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
-    """Write the report on a sweep into its folder `report/`, in place of an earlier report.
+    """Write a sweep's report into its folder `report/`, in place of an earlier one; return the files, the page first.
 
-    The page names what is missing, such as deleted students; everything else is drawn.
-
-    Args:
-        output: the output folder.
-        folder: the sweep's folder.
-        texts: the example whose attention is drawn, one text or a pair; if empty, one of the dev set.
-        notify: called with a line of text before something that takes a while.
-
-    Returns:
-        The files; the page is the first.
+    The page names what is missing, such as deleted students; everything else is drawn. `texts` is the example whose
+    attention is drawn, one text or a pair; if empty, one of the dev set. `notify` is called with a line of text before
+    something that takes a while.
 
     Raises:
         UsageError: there is no sweep or no finished trial, the texts are not an example of the task, or the folder

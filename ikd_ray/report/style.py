@@ -152,16 +152,10 @@ def teacher_line(axes: Axes, value: float, label: str = "teacher") -> None:
 def stacked_bars(
     axes: Axes, names: Sequence[str], parts: Mapping[str, Sequence[float]], height: float
 ) -> list[Any]:
-    """Draw a horizontal bar for each name, the first on top, and name them on the vertical axis.
+    """Draw a horizontal bar for each name, the first on top; return matplotlib's container of bars for each part.
 
-    Args:
-        axes: where to draw.
-        names: the label of each bar.
-        parts: legend label -> length of that part of each bar, for at most three parts.
-        height: of a bar; the distance of two bars is 1.
-
-    Returns:
-        matplotlib's container of bars for each part.
+    `parts` maps the legend's label to the length of that part of each of the bars, for at most three parts;
+    `height` is a bar's, where the distance of two bars is 1.
     """
     places = bar_places(len(names))
     start = np.zeros(len(names))

@@ -40,10 +40,8 @@ class AsyncTracker:
     def __init__(self, tracker: Tracker, sweep: Path, notify: Callable[[str], None]) -> None:
         """Start the thread.
 
-        Args:
-            tracker: Makes the calls.
-            sweep: Folder of the sweep, with the records of ended trials.
-            notify: Called with a line for the user, possibly from another thread.
+        `sweep` is the folder with the records of ended trials. `notify` is called with a line for the user, possibly
+        from another thread.
         """
         self._tracker, self._sweep, self._notify = tracker, sweep, notify
         self._calls: deque[_Call] = deque()
@@ -144,10 +142,7 @@ class AsyncTracker:
     def _retry(self, call: _Call, error: Exception, available: bool) -> bool:
         """Wait before the next attempt; return False if there is no time left for one.
 
-        Args:
-            call: The call that failed.
-            error: Why it failed.
-            available: The store answered another call just before: it refuses this one.
+        `available` says that the store answered another call just before: it refuses this one.
         """
         self._refusals += available
         if self._refusals > MAX_REFUSALS:

@@ -25,13 +25,7 @@ if TYPE_CHECKING:
 
 
 def publish_front(tracker: Tracker, folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
-    """Describe the sweep, tag the runs on its front, and log the student of each as a model.
-
-    Args:
-        tracker: Its sweep is started.
-        folder: Folder of the sweep.
-        sweep: Record of the sweep.
-        trials: Records of its ended trials.
+    """Describe a started sweep, tag the runs on its front, and log the student of each as a model.
 
     Raises:
         UsageError: a student, or the teacher whose tokenizer it shares, is damaged or missing.
@@ -83,13 +77,6 @@ def log_student(client: MlflowClient, run: Run, folder: Path, sweep: SweepRecord
     """Log a trial's student as a model of the transformers flavour, unless its run has one; return the model's id.
 
     `mlflow.transformers.log_model` would start the ended run again and change its end, so the client does it.
-
-    Args:
-        client: Client of the store.
-        run: Run of the trial.
-        folder: Folder of the sweep.
-        sweep: Record of the sweep.
-        trial: Record of the trial.
 
     Raises:
         UsageError: the student is damaged, or its tokenizer is missing.

@@ -153,13 +153,9 @@ class Tracker:
                 self.client.delete_run(shorter.run_id)
 
     def log_teacher(self, teacher: TeacherRecord, kind: str = "teacher") -> None:
-        """Log a teacher's fine-tuning, or an assistant's distillation, as a run of its own.
+        """Log a teacher's fine-tuning, or an assistant's distillation (`kind` "assistant"), as a run of its own.
 
         A teacher is its best epoch, whose metrics come once more as its last step; an assistant is its last epoch.
-
-        Args:
-            teacher: Settings and metrics.
-            kind: "teacher" or "assistant".
         """
         run = next(iter(self._search_runs(f"tags.`{TEACHER_KEY}` = '{teacher.key}'")), None)
         if run and run.info.status == "FINISHED":
@@ -176,13 +172,7 @@ class Tracker:
         self.client.set_terminated(run_id)
 
     def start_trial(self, trial: str, params: Mapping[str, Any], at: float | None = None) -> None:
-        """Create a trial's run, or reopen it.
-
-        Args:
-            trial: Id of the trial.
-            params: Parameters of the run.
-            at: Time of the event in seconds since 1970; None for now.
-        """
+        """Create a trial's run, or reopen it; `at` is the event's time in seconds since 1970, None for now."""
         run = self._runs.get(trial)
         if run is None:
             if not self.parent_run_id:
@@ -297,13 +287,7 @@ class Tracker:
 
 
 def log_report(sweep: SweepRecord, files: Iterable[Path], uri: str | None) -> str:
-    """Log a report's files as artifacts `report/...` of its sweep's run; return the problem, empty if there is none.
-
-    Args:
-        sweep: Record of the sweep.
-        files: Files of the report.
-        uri: URI of the store, as for `Tracker`.
-    """
+    """Log a report's files as artifacts `report/...` of its sweep's run; return the problem, empty if there is none."""
     try:
         tracker = Tracker(uri, sweep.task)
     except UsageError as error:

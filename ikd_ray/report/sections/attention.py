@@ -33,10 +33,7 @@ SQUARE_ROOT = PowerNorm(0.5, 0, 1)  # so that weak attention shows
 def attention_section(analysis: SweepAnalysis, loader: ModelLoader, texts: Sequence[str]) -> Section:
     """Return the section that compares the attention of the front's best student with its teacher's.
 
-    Args:
-        analysis: the sweep.
-        loader: its models.
-        texts: one text or a pair; if empty, a dev example is drawn.
+    It is drawn for `texts`, one text or a pair, or if empty for a dev example.
 
     Raises:
         UnavailableError: weights or tokens are missing.

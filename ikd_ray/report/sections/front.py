@@ -18,12 +18,7 @@ MAX_PARAMS = 8  # of a trial, beside the pointer
 
 
 def front_section(analysis: SweepAnalysis, teacher_size: Mapping[str, float]) -> Section:
-    """Return the section with the front's figure and table.
-
-    Args:
-        analysis: the sweep.
-        teacher_size: the teacher's values of `COSTS`, as far as they are known.
-    """
+    """Return the section with the front's figure and table; `teacher_size` has the teacher's `COSTS` that are known."""
     label = axis_label(analysis.metric)[0]
     objectives = ", ".join(
         f"{clean(name)} {direction}" for name, direction in analysis.sweep.objectives.items()

@@ -58,13 +58,9 @@ def _has_layer_losses(trial: TrialRecord) -> bool:
 
 
 def layer_losses(epochs: pd.DataFrame, layers: int, split: str, loss: str) -> np.ndarray:
-    """Return (layers, epochs): a loss of each layer after each epoch, nan where it was not measured.
+    """Return (layers, epochs): a loss, "kl" or "cos", of each layer after each epoch, nan where it was not measured.
 
-    Args:
-        epochs: the trial's rows of an `epochs_frame`.
-        layers: the student's number of layers.
-        split: train or dev.
-        loss: kl or cos.
+    `epochs` has the trial's rows of an `epochs_frame`.
     """
     names = [f"{split}/layer_{layer}/{loss}" for layer in range(1, layers + 1)]
     return epochs.reindex(columns=names).to_numpy(dtype=float).T

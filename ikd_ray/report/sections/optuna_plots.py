@@ -142,12 +142,9 @@ def _no_warnings() -> Iterator[None]:
 
 
 def _png_by_optuna(draw: Callable[[], Any], height: float, width: float = 8.8) -> bytes:
-    """Return the PNG of what Optuna draws with matplotlib's global state, and leave that state as it was.
+    """Return the PNG of what `draw` draws with Optuna in matplotlib's global state, and leave that state as it was.
 
-    Args:
-        draw: draws with `optuna.visualization.matplotlib`, and returns the axes.
-        height: of the figure, inches.
-        width: of the figure, inches; 8.8 at least.
+    `draw` returns the axes. Height and width are in inches; a figure is at least 8.8 wide.
     """
     from matplotlib import pyplot
 
