@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ikd_ray.formatting import MISSING, clean
@@ -73,7 +73,7 @@ class Section:
     key: str  # of its link
     title: str
     paragraphs: Sequence[str] = ()
-    parts: Sequence[Picture | Table] = field(default_factory=list)
+    parts: Sequence[Picture | Table] = ()
 
 
 def num_layers(count: float) -> str:

@@ -18,7 +18,6 @@ from matplotlib.ticker import FuncFormatter
 from ikd_ray.analysis.dataframes import trials_frame
 from ikd_ray.analysis.objectives import Objectives, plotted_objectives
 from ikd_ray.analysis.pareto import front_candidates
-from ikd_ray.config import sort_regimes
 from ikd_ray.formatting import GENERATED_WARNING, clean
 from ikd_ray.records import Direction, SweepRecord, TrialRecord
 from ikd_ray.report.style import (
@@ -29,10 +28,9 @@ from ikd_ray.report.style import (
     MUTED,
     PLOTLY_SYMBOLS,
     RED,
-    LineStyle,
     axis_label,
+    by_regime,
     decorate,
-    regime_style,
 )
 
 if TYPE_CHECKING:  # both take a while to import, and pareto.png needs neither
@@ -82,11 +80,6 @@ class _View:
         self.steps = sorted((values[x] / x_unit, values[y] / y_unit) for values in steps)
         self.teacher = (teacher_metrics.get(x, math.nan) / x_unit, teacher_metrics.get(y, math.nan) / y_unit)
 
-    def regimes(self) -> Iterator[tuple[str, LineStyle, pd.DataFrame]]:
-        """Iterate over the regimes in their usual order: name, style and points."""
-        for regime in sort_regimes(list(self.points["regime"])):
-            yield regime, regime_style(regime), self.points[self.points["regime"] == regime]
-
 
 def pareto_png(sweep: SweepRecord, trials: Sequence[TrialRecord], front: Sequence[TrialRecord]) -> bytes:
     """Draw the ended trials by regime, the front as labelled steps, and the teacher as a line.
@@ -121,7 +114,7 @@ def pareto_png(sweep: SweepRecord, trials: Sequence[TrialRecord], front: Sequenc
 
 def _draw_trials(axes: Axes, view: _View) -> None:
     """Draw members of the front opaque with a dark rim, and the others pale, so that overlapping ones still show."""
-    for regime, style, group in view.regimes():
+    for regime, style, group in by_regime(view.points):
         for on_front in (False, True):
             points = group[group["on_front"] == on_front]
             axes.scatter(
@@ -250,17 +243,11 @@ def interactive_front(
     upper = standard >= teacher
     _line(figure, teacher, "dash", "teacher", below if upper else above)
     _line(figure, standard, "dot", "baseline: best kd", above if upper else below)
-    buttons = [
-        {
-            "label": COSTS[cost],
-            "method": "update",
-            "args": [
-                {"visible": [other == cost for other in cost_of_trace]},
-                {"xaxis.title.text": axis_label(cost)[0]},
-            ],
-        }
-        for cost in costs
-    ]
+    buttons = []
+    for cost in costs:
+        shown, title = [other == cost for other in cost_of_trace], axis_label(cost)[0]
+        change = [{"visible": shown}, {"xaxis.title.text": title}]
+        buttons.append({"label": COSTS[cost], "method": "update", "args": change})
     _lay_out(figure, axis_label(costs[0])[0] if costs else "", axis_label(metric)[0], buttons)
     return figure
 
@@ -273,7 +260,7 @@ def _traces(view: _View, baseline: TrialRecord | None, hover: Mapping[str, str])
     line = {"shape": "hv", "color": INK, "width": 1.6}
     # The steps come first, so that no trial is below them.
     yield go.Scatter(x=x, y=y, mode="lines", line=line, name="front of these two", hoverinfo="skip")
-    for regime, style, group in view.regimes():
+    for regime, style, group in by_regime(view.points):
         on_front = list(group["on_front"])
         yield go.Scatter(
             x=list(group["x"]),
@@ -310,7 +297,8 @@ def _line(figure: go.Figure, value: float, dash: str, label: str, place: str) ->
 
 def _lay_out(figure: go.Figure, x_label: str, y_label: str, buttons: list[dict[str, Any]]) -> None:
     axis = {"gridcolor": GRID, "zeroline": False, "linecolor": FRAME, "showline": True, "automargin": True}
-    place = {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "pad": {"b": 4}}
+    menu = {"type": "buttons", "direction": "right", "buttons": buttons, "showactive": True, "active": 0}
+    menu |= {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "pad": {"b": 4}}
     figure.update_layout(
         template="none",
         font={"color": INK, "family": "system-ui, sans-serif"},
@@ -319,16 +307,7 @@ def _lay_out(figure: go.Figure, x_label: str, y_label: str, buttons: list[dict[s
         xaxis=axis | {"title": {"text": x_label}},
         yaxis=axis | {"title": {"text": y_label}},
         legend={"orientation": "h", "yanchor": "top", "y": -0.16, "x": 0},
-        updatemenus=[
-            {
-                "type": "buttons",
-                "direction": "right",
-                "buttons": buttons,
-                "showactive": True,
-                "active": 0,
-                **place,
-            }
-        ],
+        updatemenus=[menu],
         hoverlabel={"align": "left", "bgcolor": "white", "font": {"color": INK}},
         hovermode="closest",
     )

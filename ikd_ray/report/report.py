@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -60,27 +61,26 @@ def make_report(
 
 def _sections(analysis: SweepAnalysis, loader: ModelLoader, texts: Sequence[str]) -> list[Section]:
     methods = methods_section(analysis, loader)
-    sections = [
+    attention = partial(attention_section, analysis, loader, texts)
+    errors = partial(errors_section, analysis, loader)
+    return [
         front_section(analysis, loader.teacher_size()),
         *([methods] if methods else []),
         regimes_section(analysis),
         layers_section(analysis),
+        _section_or_reason("attention", "Attention, teacher beside student", attention),
+        search_section(analysis),
+        _section_or_reason("errors", "Errors, shared and own", errors),
+        costs_section(analysis),
     ]
-    for key, title, make_section in (
-        (
-            "attention",
-            "Attention, teacher beside student",
-            lambda: attention_section(analysis, loader, texts),
-        ),
-        ("search", "The search", lambda: search_section(analysis)),
-        ("errors", "Errors, shared and own", lambda: errors_section(analysis, loader)),
-        ("costs", "What it cost, and what sharing saved", lambda: costs_section(analysis)),
-    ):
-        try:
-            sections.append(make_section())
-        except UnavailableError as error:
-            sections.append(Section(key, title, [str(error)]))
-    return sections
+
+
+def _section_or_reason(key: str, title: str, make: Callable[[], Section]) -> Section:
+    """Return the section, or one that says why it cannot be drawn."""
+    try:
+        return make()
+    except UnavailableError as error:
+        return Section(key, title, [str(error)])
 
 
 def _part_files(analysis: SweepAnalysis, sections: Sequence[Section]) -> dict[str, bytes]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,7 +16,11 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from ikd_ray.config import sort_regimes
 from ikd_ray.formatting import clean
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DPI = 160
 INK, MUTED, GRID, FRAME, RED = "#1f2430", "#667085", "#e7e9ee", "#b6bcc8", "#c1121f"
@@ -94,6 +98,12 @@ def regime_style(regime: str) -> LineStyle:
     return REGIME_STYLES.get(regime, OTHER_REGIME)
 
 
+def by_regime(trials: pd.DataFrame) -> Iterator[tuple[str, LineStyle, pd.DataFrame]]:
+    """Iterate over the regimes of a frame of trials in their usual order: name, style and rows."""
+    for regime in sort_regimes(list(trials["regime"])):
+        yield regime, regime_style(regime), trials[trials["regime"] == regime]
+
+
 def method_styles(regimes: Mapping[str, str]) -> dict[str, LineStyle]:
     """Return a style for each method, given its regime: the regime's own for the first, variants of it for others."""
     styles: dict[str, LineStyle] = {}
@@ -101,10 +111,8 @@ def method_styles(regimes: Mapping[str, str]) -> dict[str, LineStyle]:
     for name, regime in regimes.items():
         style = regime_style(regime)
         if before := sum(regimes[other] == regime for other in styles):
-            shade, (marker, line) = (
-                SHADES[(before - 1) % len(SHADES)],
-                METHOD_MARKERS[further % len(METHOD_MARKERS)],
-            )
+            shade = SHADES[(before - 1) % len(SHADES)]
+            marker, line = METHOD_MARKERS[further % len(METHOD_MARKERS)]
             further += 1
             red, green, blue = to_rgb(style.colour)
             style = LineStyle(to_hex((shade * red, shade * green, shade * blue)), marker, line, filled=False)

@@ -23,6 +23,15 @@ from ikd_ray.report.style import BLUE, GRID, INK, number_axis, png
 MAX_PARAMS = 12  # of parallel coordinates
 
 
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Silence Optuna's warnings about experimental features."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@_no_warnings()
 def open_study(analysis: SweepAnalysis) -> optuna.Study:
     """Copy the complete trials of the sweep's study into memory, and name its objectives.
 
@@ -41,11 +50,11 @@ def open_study(analysis: SweepAnalysis) -> optuna.Study:
         raise UnavailableError(f"Optuna's study {path} cannot be read ({first_line(error)}).") from None
     study.add_trials(complete)
     if len(analysis.sweep.objectives) == len(study.directions):
-        with _no_warnings():
-            study.set_metric_names([clean(name) for name in analysis.sweep.objectives])
+        study.set_metric_names([clean(name) for name in analysis.sweep.objectives])
     return study
 
 
+@_no_warnings()
 def importances_picture(analysis: SweepAnalysis, study: optuna.Study) -> Picture:
     """Draw the importance of the parameters that all trials have, by fANOVA.
 
@@ -60,19 +69,17 @@ def importances_picture(analysis: SweepAnalysis, study: optuna.Study) -> Picture
         "evaluator": FanovaImportanceEvaluator(seed=analysis.sweep.seed),
         "target": lambda trial: scores.get(trial.number, math.nan),  # the metric need not be an objective
     }
-    with _no_warnings():
-        importances = get_param_importances(study, **options)
+    importances = get_param_importances(study, **options)
     if not importances:
         raise UnavailableError(
             "No parameter was searched in every trial: there is nothing to compare across all of them."
         )
     options["target_name"] = metric
-    with _no_warnings():
-        plot = optuna.visualization.plot_param_importances(study, **options)
-        image = _png_by_optuna(
-            lambda: optuna.visualization.matplotlib.plot_param_importances(study, **options),
-            height=1.2 + 0.36 * len(importances),
-        )
+    plot = optuna.visualization.plot_param_importances(study, **options)
+    image = _png_by_optuna(
+        lambda: optuna.visualization.matplotlib.plot_param_importances(study, **options),
+        height=1.2 + 0.36 * len(importances),
+    )
     plot.update_traces(marker_color=BLUE)
     plot.update_layout(xaxis_title="Share of the variance", yaxis_title=None)
     _restyle(plot, 130 + 34 * len(importances))
@@ -91,17 +98,17 @@ def importances_picture(analysis: SweepAnalysis, study: optuna.Study) -> Picture
     return Picture("importances", "Which parameters matter", caption, f"Bars. {caption}", image, plot)
 
 
+@_no_warnings()
 def combinations_picture(analysis: SweepAnalysis, study: optuna.Study) -> Picture:
     """Draw the objectives and parameters of all trials as parallel coordinates."""
     params = _searched_params(study)
     shown, left = params[:MAX_PARAMS], params[MAX_PARAMS:]
-    with _no_warnings():
-        plot = optuna.visualization.plot_parallel_coordinate(study, shown)
-        image = _png_by_optuna(
-            lambda: optuna.visualization.matplotlib.plot_parallel_coordinate(study, shown),
-            height=4.6,
-            width=1.15 * len(shown),
-        )
+    plot = optuna.visualization.plot_parallel_coordinate(study, shown)
+    image = _png_by_optuna(
+        lambda: optuna.visualization.matplotlib.plot_parallel_coordinate(study, shown),
+        height=4.6,
+        width=1.15 * len(shown),
+    )
     _restyle(plot, 460)
     better = "better" if len(study.directions) == 1 else "nearer to the front (Pareto rank 0)"
     caption = (
@@ -131,14 +138,6 @@ def _restyle(plot: Any, height: int) -> None:
     )
     plot.update_xaxes(automargin=True, gridcolor=GRID)
     plot.update_yaxes(automargin=True)
-
-
-@contextmanager
-def _no_warnings() -> Iterator[None]:
-    """Silence Optuna's warnings about experimental features."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _png_by_optuna(draw: Callable[[], Any], height: float, width: float = 8.8) -> bytes:

@@ -9,7 +9,6 @@ from matplotlib.ticker import MaxNLocator
 
 from ikd_ray.analysis.comparison import has_comparison
 from ikd_ray.analysis.sweep_analysis import AGREEMENT, SweepAnalysis
-from ikd_ray.config import sort_regimes
 from ikd_ray.errors import UnavailableError
 from ikd_ray.report.components import Picture, Section, Table, trial_title
 from ikd_ray.report.sections.curves import DATA_SIZE, DEPTH, curve_parts
@@ -17,11 +16,11 @@ from ikd_ray.report.sections.optuna_plots import combinations_picture, importanc
 from ikd_ray.report.style import (
     INK,
     axis_label,
+    by_regime,
     decorate,
     legend_below,
     new_figure,
     png,
-    regime_style,
     teacher_line,
 )
 
@@ -62,12 +61,8 @@ def depth_picture(analysis: SweepAnalysis) -> Picture:
     frame = analysis.finished_frame
     best = _best_by_depth(analysis)
     texts = []
-    for regime in sort_regimes(list(frame["regime"])):
-        style, group, line = (
-            regime_style(regime),
-            frame[frame["regime"] == regime],
-            best[best["regime"] == regime],
-        )
+    for regime, style, group in by_regime(frame):
+        line = best[best["regime"] == regime]
         dots: dict[str, Any] = {"c": style.colour, "marker": style.marker, "alpha": 0.45, "linewidths": 0}
         axes.scatter(group["depth"], group[analysis.metric], s=14, **dots)
         axes.plot(
@@ -109,8 +104,7 @@ def agreement_picture(analysis: SweepAnalysis) -> Picture:
         x_label = "Pearson correlation with the teacher's dev scores"
     decorate(axes, x_label, axis_label(analysis.metric)[0])
     known = analysis.finished_frame.dropna(subset=[AGREEMENT])
-    for regime in sort_regimes(list(known["regime"])):
-        style, group = regime_style(regime), known[known["regime"] == regime]
+    for regime, style, group in by_regime(known):
         axes.scatter(
             group[AGREEMENT],
             group[analysis.metric],
