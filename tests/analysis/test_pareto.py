@@ -11,29 +11,13 @@ from hypothesis import strategies as st
 
 from ikd_ray.analysis.objectives import direction, main_metric, task_metric
 from ikd_ray.analysis.pareto import front_candidates, pareto_content, pareto_front, trials_csv
-from ikd_ray.records import SweepRecord, TrialRecord
+from ikd_ray.records import TrialRecord
 from ikd_ray.report.summary_files import FRONT, SUMMARY_FILES, TABLE, stale_summary_files, write_summary_files
-
-OBJECTIVES = {"dev/mcc": "max", "student/params": "min"}
+from tests.helpers.sample_records import OBJECTIVES, sweep_record, trial_record
 
 
 def trial(number: int, metrics: dict, status: str = "finished", **params) -> TrialRecord:
-    return TrialRecord(f"t{number}", number, {"regime": "kd"} | params, [2], status, metrics)
-
-
-def sweep(**changes) -> SweepRecord:
-    fields = {
-        "name": "first",
-        "task": "cola",
-        "seed": 0,
-        "trials": 3,
-        "command": "python sweeps/run.py --task cola",
-        "code_version": "0.1.0",
-        "data": {"description": "GLUE folder", "generated": False},
-        "teacher": {"name": "mini", "key": "k", "layers": 6, "metrics": {"dev/mcc": 0.5}},
-        "objectives": OBJECTIVES,
-    }
-    return SweepRecord(**(fields | changes))
+    return trial_record(number, metrics, status, id=f"t{number}", params={"regime": "kd"} | params)
 
 
 VALUES = st.one_of(st.integers(0, 3).map(float), st.sampled_from([math.nan, math.inf, -math.inf]))
@@ -132,17 +116,17 @@ def test_pareto_json_is_standard_json(tmp_path):
     large = trial(1, {"dev/mcc": 0.5, "student/params": 20})
     worse = trial(2, {"dev/mcc": 0.1, "student/params": 20})
     members = pareto_front([large, worse, small], OBJECTIVES)
-    write_summary_files(tmp_path, sweep(), [large, worse, small])
+    write_summary_files(tmp_path, sweep_record(), [large, worse, small])
 
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 
     read = json.loads((tmp_path / "pareto.json").read_text(), parse_constant=refuse)
-    assert read == pareto_content(sweep(), front_candidates(members, OBJECTIVES))
+    assert read == pareto_content(sweep_record(), front_candidates(members, OBJECTIVES))
     assert [member["id"] for member in read["front"]] == ["t0", "t1"]
     assert read["front"][0]["metrics"] == {"dev/mcc": 0.25, "student/params": 10, "dev/attention_kl": None}
-    assert read["teacher"] == {"name": "mini", "metrics": {"dev/mcc": 0.5}}
-    assert (read["sweep"], read["task"], read["data"]) == ("first", "cola", "GLUE folder")
+    assert read["teacher"] == {"name": "mini", "metrics": {"dev/mcc": 0.41}}
+    assert (read["sweep"], read["task"], read["data"]) == ("first", "cola", "8551 train | 1043 dev")
     assert read["generated"] is False
     assert read["objectives"] == OBJECTIVES
 
@@ -151,7 +135,7 @@ def test_trials_csv_has_every_value_of_every_trial(tmp_path):
     done = trial(0, {"dev/mcc": 0.1 + 0.2, "student/params": 10}, temperature=2.0)
     reason = 'out of "memory",\nagain'
     broken = TrialRecord("t1", 1, {"regime": "hard"}, [2], "failed", reason=reason, duration_s=3.5)
-    write_summary_files(tmp_path, sweep(), [done, broken])
+    write_summary_files(tmp_path, sweep_record(), [done, broken])
     with open(tmp_path / "trials.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     columns = ["id", "number", "status", "on_front", "regime", "temperature", "dev/mcc", "student/params"]
@@ -170,9 +154,9 @@ def test_trials_csv_without_a_trial_is_a_header():
 @pytest.mark.parametrize("name", SUMMARY_FILES)
 def test_a_missing_or_outdated_file_is_stale(tmp_path, name):
     trials = [trial(0, {"dev/mcc": 0.5, "student/params": 10})]
-    write_summary_files(tmp_path, sweep(), trials)
-    assert stale_summary_files(tmp_path, sweep(), trials) == []
+    write_summary_files(tmp_path, sweep_record(), trials)
+    assert stale_summary_files(tmp_path, sweep_record(), trials) == []
     more = [*trials, trial(1, {"dev/mcc": 0.6, "student/params": 20})]
-    assert stale_summary_files(tmp_path, sweep(), more) == [TABLE, FRONT]
+    assert stale_summary_files(tmp_path, sweep_record(), more) == [TABLE, FRONT]
     (tmp_path / name).unlink()
-    assert stale_summary_files(tmp_path, sweep(), trials) == [name]
+    assert stale_summary_files(tmp_path, sweep_record(), trials) == [name]

@@ -26,10 +26,11 @@ from ikd_ray.distill.encoder import FAMILIES, Encoder
 from ikd_ray.distill.evaluate import score
 from ikd_ray.export.hf_export import ExportError
 from ikd_ray.export.model_card import INT8, ONNX, WEIGHTS
-from ikd_ray.records import SweepRecord, TrialRecord
+from ikd_ray.records import TrialRecord
 from ikd_ray.storage import store
 from ikd_ray.tasks import get_task
 from tests.helpers.run_command import write_glue
+from tests.helpers.sample_records import sweep_record
 from tests.helpers.sample_students import file_contents
 from tests.helpers.terminal import invoke
 from tests.helpers.tiny_models import make_classifier, make_data, random_batch, write_tokenizer
@@ -172,17 +173,10 @@ def sample_home(tmp_path_factory) -> Path:
     data = tokenize(dataset, tokenizer, "tiny", 32, output / "cache" / "tokens")
     sweep = output / "first"
     sweep.mkdir()
-    about = {
-        "source": dataset.source,
-        "description": dataset.description,
-        "fingerprint": dataset.fingerprint,
-        "generated": False,
-        "max_length": 32,
-    }
     teacher = {"name": "tiny", "key": "key", "source_key": "tiny", "layers": 4, "metrics": {"dev/mcc": 0.41}}
-    objectives = {"dev/mcc": "max", "student/params": "min"}
-    fields = ("first", "cola", 7, 3, "python sweeps/run.py", "0", about, teacher, objectives)
-    records.write_sweep(sweep, SweepRecord(*fields, settings={"data_dir": "glue"}))
+    about = {"description": dataset.description, "fingerprint": dataset.fingerprint, "max_length": 32}
+    about |= {"teacher": teacher, "settings": {"data_dir": "glue"}}
+    records.write_sweep(sweep, sweep_record(**about))
     for number, (id, layers, mcc) in enumerate(
         [("aaaa1111", 1, 0.3), ("bbbb2222", 2, 0.35), ("cccc3333", 2, 0.2)]
     ):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ikd_ray.records import SweepRecord, TrialRecord
+from tests.helpers import sample_records
 
 PARAMS = {"regime": "kd", "student_layers": 2, "lambda": 0.2}
 
@@ -14,38 +13,20 @@ def epoch_metrics(epoch: int, mcc: float) -> dict[str, float]:
 
 
 def sweep_record(sweep_id: str, run_id: str = "", **changes) -> SweepRecord:
-    data = {"source": "folder", "description": "a [folder]", "fingerprint": "f00d", "generated": False}
     teacher = {"name": "MiniLM", "key": "key", "source_key": "key", "layers": 6, "metrics": {"dev/mcc": 0.41}}
-    record = SweepRecord(
-        name="sweep",
-        task="cola",
-        seed=0,
-        trials=3,
-        command="",
-        code_version="1",
-        data=data | {"max_length": 48},
-        teacher=teacher,
-        objectives={"dev/mcc": "max"},
-        settings={"id": sweep_id, "run_id": run_id, "space": "spaces/space.yaml"},
-    )
-    return replace(record, **changes)
+    settings = {"id": sweep_id, "run_id": run_id, "space": "spaces/space.yaml"}
+    fields = {"name": "sweep", "seed": 0, "command": "", "description": "a [folder]", "teacher": teacher}
+    fields |= {"objectives": {"dev/mcc": "max"}, "settings": settings}
+    return sample_records.sweep_record(**(fields | changes))
 
 
 def trial_record(number: int, status: str = "finished") -> TrialRecord:
+    about = {"params": PARAMS, "layer_map": [2, 4], "status": status}
     if status == "failed":
-        name = f"t{number:03d}"
-        return TrialRecord(name, number, PARAMS, [2, 4], status, reason="loss became nan")
+        return sample_records.trial_record(number, {}, reason="loss became nan", **about)
     history = [epoch_metrics(1, 0.1), epoch_metrics(2, 0.2)]
-    return TrialRecord(
-        id=f"t{number:03d}",
-        number=number,
-        params=PARAMS,
-        layer_map=[2, 4],
-        status=status,
-        metrics=history[-1] | {"student/params": 5.0},
-        history=history,
-        times=[1001.5, 1002.5],
-    )
+    metrics = history[-1] | {"student/params": 5.0}
+    return sample_records.trial_record(number, metrics, history=history, times=[1001.5, 1002.5], **about)
 
 
 def trial_runs(tracker):

@@ -10,8 +10,9 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 from ikd_ray import records
 from ikd_ray.config import Trial
 from ikd_ray.distill.encoder import Encoder
-from ikd_ray.records import SweepRecord, TrialRecord
+from ikd_ray.records import TrialRecord
 from ikd_ray.storage import store
+from tests.helpers.sample_records import sweep_record
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "a", "mat", "##s", "."]
 SENTENCE = "The cats sat on a mat."
@@ -51,26 +52,10 @@ def make_student_sweep(
     teacher = output / "cache" / "teachers" / "key"
     if not teacher.exists():
         write_teacher_tokenizer(teacher)
-    fields = {
-        "name": name,
-        "task": task,
-        "seed": 7,
-        "trials": 4,
-        "command": f"python sweeps/run.py --task {task} --name {name}",
-        "code_version": "0.1.0+gabc1234",
-        "data": {
-            "source": "embedded" if generated else "folder",
-            "description": "8551 train | 1043 dev",
-            "fingerprint": "f00d",
-            "generated": generated,
-            "max_length": 48,
-        },
-        "teacher": {"name": "mini", "key": "key", "layers": 6, "metrics": {"dev/mcc": 0.41}},
-        "objectives": {"dev/mcc": "max", "student/params": "min"},
-    }
     sweep = output / name
     sweep.mkdir(parents=True)
-    records.write_sweep(sweep, SweepRecord(**(fields | changes)))
+    about = {"source": "embedded" if generated else "folder", "generated": generated, "trials": 4}
+    records.write_sweep(sweep, sweep_record(name, task, **(about | changes)))
     labels = 1 if task == "stsb" else 2
     for number, (trial_id, regime, layers, mcc) in enumerate(
         [("aaaa1111", "kd", 1, 0.1 + 0.2), ("bbbb2222", "pid", 2, 0.35), ("cccc3333", "sid", 2, 0.2)]

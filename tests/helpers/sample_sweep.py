@@ -21,10 +21,11 @@ from ikd_ray.data.tokens import tokenize
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.student import build_student, layer_map, size_metrics
-from ikd_ray.records import STUDY, STUDY_FILE, SweepRecord, TrialRecord
+from ikd_ray.records import STUDY, STUDY_FILE, TrialRecord
 from ikd_ray.report.report import make_report
 from ikd_ray.storage import store
 from ikd_ray.storage.remote import SharedStorage
+from tests.helpers.sample_records import sweep_record
 from tests.helpers.tiny_models import make_classifier, make_dataset, write_tokenizer
 
 LAYERS, MAX_LENGTH = 4, 32
@@ -69,27 +70,19 @@ def make_sweep(
                 teacher.save_pretrained(folder)
                 tokenizer.save_pretrained(folder)
     metric = f"dev/{dataset.task.metric}"
-    data = {"source": "folder", "description": "made up", "fingerprint": dataset.fingerprint}
+    teacher_record = {"name": "mini", "key": "key", "source_key": "source", "layers": LAYERS}
     fields = {
-        "name": name,
-        "task": task,
-        "seed": 7,
         "trials": trials,
-        "command": f"python sweeps/run.py --task {task} --name {name}",
-        "code_version": "0.1.0+gabc1234",
-        "data": data | {"generated": generated, "max_length": MAX_LENGTH},
-        "teacher": {
-            "name": "mini",
-            "key": "key",
-            "source_key": "source",
-            "layers": LAYERS,
-            "metrics": {metric: 0.41},
-        },
+        "description": "made up",
+        "fingerprint": dataset.fingerprint,
+        "generated": generated,
+        "max_length": MAX_LENGTH,
+        "teacher": teacher_record | {"metrics": {metric: 0.41}},
         "objectives": {metric: "max", "student/params": "min"},
     }
     sweep = output / name
     sweep.mkdir(parents=True)
-    records.write_sweep(sweep, SweepRecord(**(fields | changes)))
+    records.write_sweep(sweep, sweep_record(name, task, **(fields | changes)))
     rng = np.random.default_rng(0)
     make_student = cached_students(dataset.task.num_labels)
     study = optuna.create_study(
@@ -119,9 +112,8 @@ def open_sweep(
 
 def report_on(sweep: Path, *args, **options) -> dict[str, Path]:
     """Make the report on a sweep, and return its files by name."""
-    return {
-        file.name: file for file in make_report(SharedStorage(str(sweep.parent)), sweep, *args, **options)
-    }
+    files = make_report(SharedStorage(str(sweep.parent)), sweep, *args, **options)
+    return {file.name: file for file in files}
 
 
 def cached_students(num_labels: int) -> Callable[[int], Encoder]:
@@ -154,9 +146,8 @@ def _trial(number: int, rng: np.random.Generator, metric: str) -> tuple[TrialRec
     history = []
     for place, stage in enumerate(REGIMES[regime](make_trial(params)), start=1):
         for _ in range(stage.epochs):
-            history.append(
-                _epoch(len(history), place, stage.layers, layers, len(history) == 0 and number % 3 == 2)
-            )
+            is_reused = not history and number % 3 == 2
+            history.append(_epoch(len(history), place, stage.layers, layers, is_reused))
     value = 0.1 * layers + 0.02 * SEARCHED.index(regime) + 0.01 * float(rng.random())
     last = {
         metric: value,
@@ -168,10 +159,8 @@ def _trial(number: int, rng: np.random.Generator, metric: str) -> tuple[TrialRec
         "time/saved_s": sum(e["time/reused_s"] for e in history),
     }
     metrics = history[-1] | last | times | {"student/latency_ms": 5.0 * layers}
-    matched = list(layer_map(layers, LAYERS))
-    return TrialRecord(
-        f"t{number:03}", number, params, matched, "finished", metrics, history, duration_s=60.0
-    ), searched
+    fields = (f"t{number:03}", number, params, list(layer_map(layers, LAYERS)), "finished", metrics, history)
+    return TrialRecord(*fields, duration_s=60.0), searched
 
 
 def _epoch(epoch: int, stage: int, active: tuple[int, ...], layers: int, reused: bool) -> dict[str, float]:

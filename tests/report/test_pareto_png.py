@@ -11,22 +11,16 @@ from matplotlib.image import imread
 
 from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.formatting import GENERATED_WARNING
-from ikd_ray.records import SweepRecord, TrialRecord
+from ikd_ray.records import TrialRecord
 from ikd_ray.report.front_plot import pareto_png
 from ikd_ray.report.style import RED
-
-OBJECTIVES = {"dev/mcc": "max", "student/params": "min"}
-
-
-def sweep(generated=False, objectives=OBJECTIVES, name="first", teacher=None) -> SweepRecord:
-    data = {"description": "GLUE folder ($x$, 8551 train)", "generated": generated}
-    teacher_record = {"name": "mini", "metrics": {"dev/mcc": 0.41} if teacher is None else teacher}
-    return SweepRecord(name, "cola", 0, 3, "run", "0.1.0", data, teacher_record, objectives)
+from tests.helpers.sample_records import OBJECTIVES, sweep_record, trial_record
 
 
 def trial(number: int, regime: str, depth: int, mcc: float, status="finished", **more) -> TrialRecord:
     metrics = {"dev/mcc": mcc, "student/params": 11_000_000 + 1_800_000 * depth} | more
-    return TrialRecord(f"id{number}0123456789", number, {"regime": regime}, [1] * depth, status, metrics)
+    about = {"id": f"id{number}0123456789", "params": {"regime": regime}, "layer_map": [1] * depth}
+    return trial_record(number, metrics, status, **about)
 
 
 TRIALS = [
@@ -52,7 +46,7 @@ def texts(figure) -> list[str]:
 
 
 def test_the_picture_has_the_front_the_teacher_the_regimes_and_units(drawn):
-    pareto_png(sweep(), TRIALS, pareto_front(TRIALS, OBJECTIVES))
+    pareto_png(sweep_record(), TRIALS, pareto_front(TRIALS, OBJECTIVES))
     (figure,) = drawn
     axes = figure.axes[0]
     assert axes.get_xlabel() == "Parameters (millions)"
@@ -70,7 +64,7 @@ def test_the_picture_has_the_front_the_teacher_the_regimes_and_units(drawn):
 
 
 def test_the_generated_corpus_has_a_red_banner(drawn):
-    png = pareto_png(sweep(generated=True), TRIALS, pareto_front(TRIALS, OBJECTIVES))
+    png = pareto_png(sweep_record(generated=True), TRIALS, pareto_front(TRIALS, OBJECTIVES))
     assert GENERATED_WARNING in texts(drawn[0])
     top_row = imread(io.BytesIO(png))[5, :, :3]
     assert np.allclose(top_row, to_rgb(RED), atol=0.01)
@@ -92,7 +86,7 @@ def test_the_generated_corpus_has_a_red_banner(drawn):
 def test_axes_follow_the_objectives(drawn, objectives, labels):
     more = {"student/latency_ms": 2.0, "dev/attention_kl": 0.5, "student/size_mb": 45.0}
     trials = [trial(n, "kd", n + 1, 0.1 * n, **more) for n in range(3)]
-    pareto_png(sweep(objectives=objectives), trials, pareto_front(trials, objectives))
+    pareto_png(sweep_record(objectives=objectives), trials, pareto_front(trials, objectives))
     axes = drawn[0].axes[0]
     assert axes.get_xlabel().startswith(labels[0])
     assert axes.get_ylabel().startswith(labels[1])
@@ -101,7 +95,7 @@ def test_axes_follow_the_objectives(drawn, objectives, labels):
 def test_labels_of_a_crowded_front_stay_apart(drawn):
     objectives = {"dev/mcc": "max", "student/latency_ms": "min"}
     trials = [trial(n, "kd", 2, 0.1 + 0.02 * n, **{"student/latency_ms": 3 + 0.1 * n}) for n in range(5)]
-    pareto_png(sweep(objectives=objectives), trials, pareto_front(trials, objectives))
+    pareto_png(sweep_record(objectives=objectives), trials, pareto_front(trials, objectives))
     boxes = [text.get_window_extent() for text in drawn[0].axes[0].texts]
     assert len(boxes) == 6
     assert not any(one.overlaps(two) for i, one in enumerate(boxes) for two in boxes[:i])
@@ -109,7 +103,8 @@ def test_labels_of_a_crowded_front_stay_apart(drawn):
 
 @pytest.mark.parametrize("trials", [[], TRIALS[3:], TRIALS[:1]])
 def test_few_trials_and_long_names_are_drawn(trials):
-    strange = sweep(name="$\\frac_{" * 20, teacher={})
+    name = "$\\frac_{" * 20
+    strange = sweep_record(name, description=name, teacher={"name": name, "metrics": {}})
     png = pareto_png(strange, trials, pareto_front(trials, OBJECTIVES))
     assert imread(io.BytesIO(png)).shape[:2] == (896, 1408)
 
