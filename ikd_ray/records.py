@@ -51,9 +51,8 @@ class SweepRecord:
     code_version: str
     # source, description, fingerprint, generated, selection, max_length, task (digest of its definition)
     data: dict[str, Any]
-    teacher: dict[
-        str, Any
-    ]  # name, key, source_key, layers, metrics; assistants, keyed by their number of layers
+    # name, key, source_key, layers, metrics; assistants, keyed by their number of layers
+    teacher: dict[str, Any]
     objectives: dict[str, Direction]  # metric -> direction
     settings: dict[str, Any] = field(default_factory=dict)  # flags and ids that --resume needs
 
@@ -83,9 +82,8 @@ class TrialRecord:
     reused_from: list[str] = field(default_factory=list)  # trials whose epochs it reused
     warnings: list[str] = field(default_factory=list)  # problems with cached epochs
     method: str = ""  # in a space that compares methods, the trial's method
-    retrained: Annotated[bool, Field(alias="again")] = (
-        False  # trains a method's best configuration with a new seed
-    )
+    # Trains a method's best configuration with a new seed.
+    retrained: Annotated[bool, Field(alias="again")] = False
     seeds: int = 1  # number of trials with this configuration, whether in the search or retrained
 
     @property

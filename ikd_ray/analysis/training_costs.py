@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -105,8 +105,3 @@ def trial_costs(trials: Sequence[TrialRecord]) -> pd.DataFrame:
     spent = pd.Series({trial.id: trial.metrics.get("time/spent_s", trial.duration_s) for trial in trials})
     other = (spent - costs["training"]).clip(lower=0)
     return costs.assign(other=other, spent=costs["training"] + other)
-
-
-def is_reused(epoch: Mapping[str, float]) -> bool:
-    """Return whether another trial trained the epoch with these metrics."""
-    return epoch.get("time/reused_s", 0.0) > 0

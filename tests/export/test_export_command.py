@@ -21,7 +21,7 @@ from tests.helpers.sample_students import (
     file_contents,
     make_student_sweep,
 )
-from tests.helpers.terminal import invoke
+from tests.helpers.terminal import usage_error
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "sweeps" / "export.py"
@@ -44,16 +44,11 @@ def output(sample_output, tmp_path) -> Path:
     return tmp_path / "outputs"
 
 
-@pytest.fixture(scope="module")
-def app(command_line):
-    return command_line("export")
-
-
-def test_generated_corpus_is_unmissable(tmp_path, app):
+def test_generated_corpus_is_unmissable(tmp_path, call, export):
     make_student_sweep(tmp_path / "outputs", generated=True)
-    arguments = ("--task", "cola", "--output", tmp_path / "outputs")
-    assert GENERATED_WARNING in invoke(app, *arguments, "--list").stdout
-    result = invoke(app, *arguments, "--to", tmp_path / "exports")
+    listed = call("export", "--task", "cola", "--list", cwd=tmp_path)
+    assert GENERATED_WARNING in listed.stdout
+    result = export(tmp_path / "outputs")
     assert result.exit_code == 0
     assert GENERATED_WARNING in result.stdout
     card = (tmp_path / "exports" / SMALL_EXPORT / "README.md").read_text()
@@ -62,26 +57,24 @@ def test_generated_corpus_is_unmissable(tmp_path, app):
     assert json.loads((tmp_path / "exports" / SMALL_EXPORT / "ikd.json").read_text())["generated"] is True
 
 
-def test_existing_folder_is_refused_before_anything_is_written(sample_output, tmp_path, app):
+def test_existing_folder_is_refused_before_anything_is_written(sample_output, tmp_path, export):
     to = tmp_path / "exports"
     (to / LARGE_EXPORT).mkdir(parents=True)
     (to / LARGE_EXPORT / "mine.txt").write_text("keep")
     before = file_contents(to)
-    arguments = ("--task", "cola", "--output", sample_output, "--to", to)
-    result = invoke(app, *arguments)
-    assert result.exit_code == 2
-    assert LARGE_EXPORT in result.stderr
-    assert "--force" in result.stderr
+    error = usage_error(export(sample_output))
+    assert LARGE_EXPORT in error
+    assert "--force" in error
     assert file_contents(to) == before
     assert [path.name for path in to.iterdir()] == [LARGE_EXPORT]
-    assert invoke(app, *arguments, "--force").exit_code == 0
+    assert export(sample_output, "--force").exit_code == 0
     assert sorted(path.name for path in to.iterdir()) == [SMALL_EXPORT, LARGE_EXPORT]
     assert not (to / LARGE_EXPORT / "mine.txt").exists()
     assert store.is_intact(to / LARGE_EXPORT)
 
 
 @pytest.mark.parametrize("damage", ["flip", "remove"])
-def test_damaged_trial_is_skipped_and_reported(output, tmp_path, app, damage):
+def test_damaged_trial_is_skipped_and_reported(output, tmp_path, export, damage):
     weights = records.trial_folder(output / "first", "aaaa1111") / "student" / "model.safetensors"
     if damage == "flip":
         content = bytearray(weights.read_bytes())
@@ -89,19 +82,19 @@ def test_damaged_trial_is_skipped_and_reported(output, tmp_path, app, damage):
         weights.write_bytes(content)
     else:
         weights.unlink()
-    result = invoke(app, "--task", "cola", "--output", output, "--to", tmp_path / "exports")
+    result = export(output)
     assert result.exit_code == 1
     assert "aaaa1111: not exported: " in result.stderr
     assert "damaged" in result.stderr
     assert [path.name for path in (tmp_path / "exports").iterdir()] == [LARGE_EXPORT]
 
 
-def test_command_takes_the_newest_sweep_with_a_student_and_prints_how_to_load(output, tmp_path, app):
+def test_command_takes_the_newest_sweep_with_a_student_and_prints_how_to_load(output, export):
     make_student_sweep(output, name="second")
     make_student_sweep(output, name="of-rte", task="rte")
     for age, name in enumerate(["of-rte", "unfinished", "second", "first"]):
         os.utime(output / name / "sweep.json", (1e9 - age, 1e9 - age))
-    result = invoke(app, "--task", "cola", "--output", output, "--to", tmp_path / "exports")
+    result = export(output)
     assert result.exit_code == 0
     assert "front of sweep second" in result.stdout
     code = next(line for line in result.stdout.splitlines() if line.startswith("from transformers"))
@@ -112,8 +105,6 @@ def test_command_takes_the_newest_sweep_with_a_student_and_prints_how_to_load(ou
 
 INVALID = {
     "unknown task": (["--task", "colla"], "one of: cola"),
-    "no task": ([], "--task"),
-    "unknown option": (["--task", "cola", "--colour", "red"], "--colour"),
     "no sweep of the task": (["--task", "rte"], "no sweep of rte"),
     "unknown name": (["--task", "cola", "--name", "nothing"], "nothing"),
     "another task's": (["--task", "rte", "--name", "first"], "sweep of cola, not of rte"),
@@ -124,11 +115,8 @@ INVALID = {
     "no output": (["--task", "cola", "--output", "nowhere"], "nowhere"),
     "long output": (["--task", "cola", "--output", "x" * 5000], "--output"),
     "long name": (["--task", "cola", "--name", "x" * 5000], "no sweep there"),
-    "picked nothing": (["--task", "cola", "--pick", ""], "give best"),
     "picked a word": (["--task", "cola", "--pick", "bset"], "no such trial; give best"),
     "picked a failed trial": (["--task", "cola", "--pick", "dddd4444"], "has failed"),
-    "picked within nothing": (["--task", "cola", "--pick", "smallest-within"], "e.g. 0.02"),
-    "picked within a word": (["--task", "cola", "--pick", "smallest-within", "a bit"], "got 'a bit'"),
     "picked two": (["--task", "cola", "--pick", "best", "aaaa1111"], "'best aaaa1111'"),
     "stray word": (["--task", "cola", "aaaa1111"], "'aaaa1111': no argument"),
     "list and write": (["--task", "cola", "--list", "--int8"], "leave out --int8"),
@@ -137,38 +125,36 @@ INVALID = {
 
 
 @pytest.mark.parametrize("case", INVALID)
-def test_bad_input_is_one_line_and_writes_nothing(sample_output, tmp_path, app, case):
+def test_bad_input_is_one_line_and_writes_nothing(sample_output, tmp_path, call, case):
     arguments, message = INVALID[case]
     options = {"--output": sample_output, "--to": tmp_path / "exports"}
     more = [part for key, value in options.items() if key not in arguments for part in (key, value)]
-    result = invoke(app, *arguments, *more)
-    assert result.exit_code == 2
+    assert message in usage_error(call("export", *arguments, *more, cwd=tmp_path))
+    assert not (tmp_path / "exports").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [([], "--task"), (["--task", "cola", "--colour", "red"], "--colour")]
+)
+def test_typer_frames_its_own_errors(tmp_path, call, arguments, message):
+    result = call("export", *arguments, cwd=tmp_path)
+    assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr
-    assert result.stdout == ""
-    assert "\x1b" not in result.stderr
-    if not case.startswith(("no task", "unknown option")):  # Typer's own, which it frames
-        assert result.stderr.startswith("error: ")
-        assert result.stderr.count("\n") == 1
     assert not (tmp_path / "exports").exists()
 
 
 @pytest.mark.parametrize("to", ["file", "file/below", "link", "/proc/nowhere"])
-def test_target_that_cannot_be_written_is_refused(sample_output, tmp_path, app, to):
+def test_target_that_cannot_be_written_is_refused(sample_output, tmp_path, export, to):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     before = file_contents(tmp_path)
-    result = invoke(app, "--task", "cola", "--output", sample_output, "--to", tmp_path / to)
-    assert result.exit_code == 2
-    assert result.stderr.startswith("error: --to ")
-    assert result.stderr.count("\n") == 1
+    assert usage_error(export(sample_output, to=to)).startswith("error: --to ")
     assert file_contents(tmp_path) == before
 
 
-def test_finished_trials_without_finite_objectives_are_refused(tmp_path, app):
-    make_student_sweep(tmp_path / "outputs", objectives={"dev/f1": "max"})
-    result = invoke(app, "--task", "cola", "--output", tmp_path / "outputs", "--to", tmp_path / "exports")
-    assert result.exit_code == 2
-    assert "finite" in result.stderr
+def test_finished_trials_without_finite_objectives_are_refused(tmp_path, export):
+    sweep = make_student_sweep(tmp_path / "outputs", objectives={"dev/f1": "max"})
+    assert "finite" in usage_error(export(sweep.parent))
 
 
 def test_list_needs_no_student_and_no_torch_and_writes_nothing(output, tmp_path):
@@ -201,18 +187,16 @@ def test_list_needs_no_student_and_no_torch_and_writes_nothing(output, tmp_path)
     ("pick", "expected"),
     [
         (["--pick", "best"], LARGE_EXPORT),
-        (["--pick", "smallest-within", "0.04"], LARGE_EXPORT),
         (["--pick", "smallest-within", "0.05"], SMALL_EXPORT),
-        (["--pick", "smallest-within 0.05"], SMALL_EXPORT),
         (["--pick=smallest-within=0.05"], SMALL_EXPORT),
         (["--pick", "cccc3333"], "cola-sid-2L-cccc3333"),
     ],
 )
-def test_only_the_student_that_is_picked_is_exported(sample_output, tmp_path, app, pick, expected):
-    arguments = (*pick, "--task", "cola", "--output", sample_output, "--name", "first")
-    result = invoke(app, *arguments, "--to", tmp_path / "exports")
+def test_only_the_student_that_is_picked_is_exported(sample_output, tmp_path, call, export, pick, expected):
+    flags = (*pick, "--name", "first")
+    result = export(sample_output, *flags)
     assert result.exit_code == 0
     assert "a student of sweep first" in result.stdout
     assert [path.name for path in (tmp_path / "exports").iterdir()] == [expected]
-    listed = invoke(app, *arguments, "--list")
+    listed = call("export", "--task", "cola", "--output", sample_output, *flags, "--list", cwd=tmp_path)
     assert listed.stdout.splitlines()[-1].split()[-1] == expected[-8:]

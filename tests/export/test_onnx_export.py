@@ -32,7 +32,7 @@ from ikd_ray.tasks import get_task
 from tests.helpers.run_command import write_glue
 from tests.helpers.sample_records import sweep_record
 from tests.helpers.sample_students import file_contents
-from tests.helpers.terminal import invoke
+from tests.helpers.terminal import invoke, usage_error
 from tests.helpers.tiny_models import make_classifier, make_data, random_batch, write_tokenizer
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
@@ -197,16 +197,11 @@ def output(sample_home, tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def app(command_line):
-    return command_line("export")
-
-
-@pytest.fixture(scope="module")
-def onnx_folder(sample_home, app, tmp_path_factory) -> Path:
+def onnx_folder(sample_home, command_line, tmp_path_factory) -> Path:
     """Return the small student's folder as `--onnx` exports it."""
     to = tmp_path_factory.mktemp("onnx")
     flags = ("--output", sample_home / "outputs", "--to", to, "--pick", "aaaa1111", "--onnx")
-    assert invoke(app, "--task", "cola", *flags).exit_code == 0
+    assert invoke(command_line("export"), "--task", "cola", *flags).exit_code == 0
     return to / SMALL_EXPORT
 
 
@@ -240,12 +235,11 @@ def assert_described(folder: Path, files: tuple[str, ...], printed: str) -> None
     assert classify("w1 w2")[0]["label"] in ("acceptable", "unacceptable")
 
 
-def test_int8_is_described_in_table_and_card(output, tmp_path, app):
-    flags = ("--output", output, "--to", tmp_path / "to", "--pick", "aaaa1111", "--int8")
-    result = invoke(app, "--task", "cola", *flags)
+def test_int8_is_described_in_table_and_card(output, tmp_path, export):
+    result = export(output, "--pick", "aaaa1111", "--int8")
     assert result.exit_code == 0
     assert "0.3000" in result.stdout
-    assert_described(tmp_path / "to" / SMALL_EXPORT, (WEIGHTS, ONNX, INT8), result.stdout)
+    assert_described(tmp_path / "exports" / SMALL_EXPORT, (WEIGHTS, ONNX, INT8), result.stdout)
 
 
 def test_the_example_of_the_card_runs(onnx_folder):
@@ -264,7 +258,7 @@ def test_the_example_of_the_card_runs(onnx_folder):
     assert not (onnx_folder / INT8).exists()
 
 
-def test_a_student_with_other_logits_is_left_out(output, tmp_path, app):
+def test_a_student_with_other_logits_is_left_out(output, tmp_path, export):
     trial = records.trial_folder(output / "first", "aaaa1111")
     weights = load_file(trial / "student" / WEIGHTS)
     weights["classifier.weight"] = torch.full_like(weights["classifier.weight"], float("nan"))
@@ -273,8 +267,8 @@ def test_a_student_with_other_logits_is_left_out(output, tmp_path, app):
     shutil.rmtree(trial)
     (tmp_path / "again" / store.MANIFEST).unlink()
     store.publish(tmp_path / "again", trial)  # as its trial would have left it
-    to = tmp_path / "to"
-    result = invoke(app, "--task", "cola", "--output", output, "--to", to, "--onnx")
+    result = export(output, "--onnx")
+    to = tmp_path / "exports"
     assert result.exit_code == 1
     assert "aaaa1111: not exported: its ONNX model is not what PyTorch's is" in result.stderr
     assert result.stderr.count("\n") == 1
@@ -282,25 +276,22 @@ def test_a_student_with_other_logits_is_left_out(output, tmp_path, app):
     assert store.is_intact(to / LARGE_EXPORT)
 
 
-def test_force_replaces_with_and_without_onnx(output, tmp_path, app):
-    to = tmp_path / "to"
-    flags = ("--task", "cola", "--output", output, "--to", to, "--pick", "aaaa1111")
-    assert invoke(app, *flags).exit_code == 0
+def test_force_replaces_with_and_without_onnx(output, tmp_path, export):
+    to, flags = tmp_path / "exports", ("--pick", "aaaa1111")
+    assert export(output, *flags).exit_code == 0
     before = file_contents(to)
-    refused = invoke(app, *flags, "--onnx")
-    assert refused.exit_code == 2
-    assert "--force" in refused.stderr
+    assert "--force" in usage_error(export(output, *flags, "--onnx"))
     assert file_contents(to) == before
-    assert invoke(app, *flags, "--onnx", "--force").exit_code == 0
+    assert export(output, *flags, "--onnx", "--force").exit_code == 0
     assert (to / SMALL_EXPORT / ONNX).exists()
-    assert invoke(app, *flags, "--force").exit_code == 0
+    assert export(output, *flags, "--force").exit_code == 0
     assert not (to / SMALL_EXPORT / ONNX).exists()
 
 
-def test_dev_data_is_read_again_if_its_tokens_are_gone(output, onnx_folder, tmp_path, app):
-    flags = ("--task", "cola", "--output", output, "--pick", "aaaa1111", "--onnx")
+def test_dev_data_is_read_again_if_its_tokens_are_gone(output, onnx_folder, tmp_path, export):
+    flags = ("--pick", "aaaa1111", "--onnx")
     shutil.rmtree(output / "cache" / "tokens")
-    assert invoke(app, *flags, "--to", tmp_path / "again").exit_code == 0
+    assert export(output, *flags, to="again").exit_code == 0
     assert not (output / "cache" / "tokens").exists()
     first, again = (
         json.loads((folder / "ikd.json").read_text())["onnx"]["forms"]
@@ -310,23 +301,18 @@ def test_dev_data_is_read_again_if_its_tokens_are_gone(output, onnx_folder, tmp_
     dev = tmp_path / "glue" / "CoLA" / "dev.tsv"
     dev.write_text(dev.read_text() + "x\t1\t\tw1 w2\n")
     for problem in ("has changed", "cannot be read again"):
-        result = invoke(app, *flags, "--to", tmp_path / "third")
-        assert result.exit_code == 2
-        assert problem in result.stderr
-        assert result.stderr.count("\n") == 1
+        assert problem in usage_error(export(output, *flags, to="third"))
         assert not (tmp_path / "third").exists()
         shutil.rmtree(tmp_path / "glue", ignore_errors=True)
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
-def test_missing_package_is_named_before_anything_is_written(output, tmp_path, app, monkeypatch, package):
+def test_missing_package_is_named_before_anything_is_written(output, tmp_path, export, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     before = file_contents(tmp_path)
-    result = invoke(app, "--task", "cola", "--output", output, "--to", tmp_path / "to", "--int8")
-    assert result.exit_code == 2
-    assert result.stderr.startswith("error: --int8 needs onnx, onnxscript, onnxruntime")
-    assert 'pip install -e "' in result.stderr
-    assert '[onnx]"' in result.stderr
-    assert result.stderr.count("\n") == 1
+    error = usage_error(export(output, "--int8"))
+    assert error.startswith("error: --int8 needs onnx, onnxscript, onnxruntime")
+    assert 'pip install -e "' in error
+    assert '[onnx]"' in error
     assert file_contents(tmp_path) == before
-    assert invoke(app, "--task", "cola", "--output", output, "--to", tmp_path / "to").exit_code == 0
+    assert export(output).exit_code == 0

@@ -13,16 +13,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from safetensors.torch import load_file
 
-from ikd_ray.analysis.training_costs import is_reused
 from ikd_ray.distill.epoch_cache import EPOCH_FILE, STAGES
 from ikd_ray.records import TrialRecord, read_sweep, read_trials
 from ikd_ray.storage.store import MANIFEST, is_intact
 
-VARIES = (
-    "time/",
-    "latency",
-    "_epochs",
-)  # in names of metrics that depend on when and by whom they were measured
+# In names of metrics that depend on when and by whom they were measured.
+VARIES = ("time/", "latency", "_epochs")
 SUMMARY_FILES = {"pareto.png", "pareto.json", "trials.csv", "space.yaml"}
 
 
@@ -170,7 +166,7 @@ def assert_no_epoch_lost(sweep: Path, saved: dict[Path, float]) -> None:
     again = [path for path, seconds in saved.items() if now.get(path) != seconds]
     assert not again, f"trained again: {again}"
     trained = {
-        record.id: {epoch["time/epoch_s"] for epoch in record.history if not is_reused(epoch)}
+        record.id: {epoch["time/epoch_s"] for epoch in record.history if not epoch["time/reused_s"]}
         for record in read_trials(sweep)
     }
     for path, seconds in saved.items():

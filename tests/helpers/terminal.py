@@ -17,6 +17,15 @@ def invoke(app, *arguments):
     return result
 
 
+def usage_error(result) -> str:
+    """Return the one line of a command that refused what it was given, and printed nothing else."""
+    assert (result.exit_code, result.stdout) == (2, ""), result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert line.isprintable()
+    return line
+
+
 DEEP_STAGE = "+".join(map(str, range(1, 13))) + "+C"
 CONTROL_CHARACTERS = "\x1b]0;owned\x07\x1b[2J[bold red]out of\r\nmemory[/] :smile:\x9b1A\u202e"
 """Text that would change a terminal, if it were printed as it is."""

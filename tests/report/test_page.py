@@ -23,7 +23,7 @@ from ikd_ray.storage.remote import open_storage
 from ikd_ray.sweep.sync import SweepSync
 from ikd_ray.tracking.tracker import Tracker, log_report
 from tests.helpers.sample_sweep import make_sweep, report_on
-from tests.helpers.terminal import invoke
+from tests.helpers.terminal import invoke, usage_error
 
 HOSTILE = '<script>alert(1)</script><a href="http://evil.example">&"\'$\\frac{\x1b[31m%{x}'
 
@@ -235,10 +235,6 @@ def sweeps(tmp_path_factory):
         (["--task", "rte"], "no sweep of rte there"),
         (["--task", "cola", "--name", "none"], "no sweep there"),
         (["--task", "cola", "--name", "../x"], "not a path"),
-        (
-            ["--task", "cola", "--sentence", "a", "--sentence", "b"],
-            "is one sentence: give --sentence once (got 2)",
-        ),
         (["--task", "cola", "--sentence", ""], "there is nothing in it"),
         (["--task", "cola", "--name", "begun"], "no trial of it has finished"),
         (["--task", "cola", "--name", "damaged"], "trial.json: cannot be read"),
@@ -248,13 +244,7 @@ def sweeps(tmp_path_factory):
 def test_a_usage_error_is_one_line_and_nothing_is_written(sweeps, app, monkeypatch, arguments, message):
     monkeypatch.chdir(sweeps.parent)
     before = {path: path.stat().st_mtime_ns for path in sweeps.parent.rglob("*")}
-    result = invoke(app, *arguments)
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert line.isprintable()
-    assert message in line
+    assert message in usage_error(invoke(app, *arguments))
     assert {path: path.stat().st_mtime_ns for path in sweeps.parent.rglob("*")} == before
 
 
@@ -262,8 +252,7 @@ def test_a_store_whose_password_is_not_stored_is_asked_for_first(tmp_path, app, 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     make_sweep(tmp_path / "outputs", trials=1, weights=False, settings={"store": "postgresql://u@h/d"})
     result = invoke(app, "--task", "cola", "--output", tmp_path / "outputs")
-    assert result.exit_code == 2
-    assert "set MLFLOW_TRACKING_URI again" in result.stderr
+    assert "set MLFLOW_TRACKING_URI again" in usage_error(result)
     assert not (tmp_path / "outputs" / "first" / "report").exists()
 
 

@@ -245,7 +245,7 @@ def test_by_default_the_dev_example_of_median_length_is_drawn(analysis, loader):
 @pytest.mark.parametrize(
     ("task", "texts", "message"),
     [
-        ("cola", ["one", "two"], "give --sentence once"),
+        ("cola", ["one", "two"], r"is one sentence: give --sentence once \(got 2\)"),
         ("mrpc", ["one"], "give --sentence twice"),
         ("cola", [" "], "nothing in it"),
     ],

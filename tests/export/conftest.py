@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def export(call, tmp_path):
+    """`export(output, "--force")`: the result of `sweeps/export.py` for CoLA, writing to `tmp_path / to`."""
+
+    def run(output, *flags, to="exports"):
+        to = tmp_path / to
+        return call("export", "--task", "cola", "--output", output, "--to", to, *flags, cwd=tmp_path)
+
+    return run
