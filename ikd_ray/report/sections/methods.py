@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, StrictUndefined
 from matplotlib.axes import Axes
 
 from ikd_ray.analysis.comparison import Comparison, group_names, has_comparison
@@ -28,6 +30,7 @@ from ikd_ray.report.style import (
     png,
 )
 
+TEXT = Path(__file__).with_name("methods.txt.jinja")
 MAX_NAME = 44  # characters of a method's name
 INTERVAL_MEANING = (
     "± is half the width of the 95% interval of the mean (Student's t over seeds). It covers the noise of training, "
@@ -68,57 +71,18 @@ def methods_section(analysis: SweepAnalysis, loader: ModelLoader) -> Section | N
 
 
 def _paragraphs(comparison: Comparison) -> list[str]:
-    groups = comparison.groups
-    kind = "method" if comparison.analysis.has_methods else "regime"
-    metric = clean(comparison.analysis.selection_metric)
-    text = f"A row is a {kind} in its best configuration, by mean {metric}: means over its seeds."
-    if groups["retrained"].all():
-        text += " It was trained again, with new seeds; what the search saw of it does not count."
-    elif groups["retrained"].any():
-        text += " Where it was trained again, with new seeds, these alone count."
-    paragraphs = [f"{text} {_baseline_text(comparison)}"]
-    paragraphs += [
-        f"{short_method(row.Index)}: {row.missing} of {row.seeds + row.missing} seeds failed, or have not ended; its "
-        "means are of the others alone, which may be the lucky ones."
-        for row in groups.itertuples()
-        if row.missing
-    ]
-    if groups["depth"].nunique() > 1:
-        paragraphs.append(
-            "The rows are not of equal depth: part of what they differ in is the number of layers."
-        )
-    if comparison.has_fractions:
-        paragraphs.append(
-            "The rows have not seen equal shares of the training set: part of what they differ in is that."
-        )
-    if groups["assistant_layers"].any():
-        paragraphs.append(
-            "All seeds of a row have the same assistant: how another one would teach, no interval says. Its students "
-            "are cut from it, and their attention is compared with the teacher's at the layers that any student of "
-            "their depth is matched with, which need not be those that the assistant's come from."
-        )
-    for name, best in comparison.best.items() if len(groups) > 1 else ():
-        if best is None:
-            paragraphs.append(
-                f"No {kind} is in bold for {clean(name)}: of none does the 95% interval of its paired difference to "
-                "every other one exclude 0, so these trials do not say which is the best."
-            )
-        else:
-            paragraphs.append(
-                f"In bold for {clean(name)}: {short_method(best)}, whose paired difference to every other one has a "
-                "95% interval that excludes 0."
-            )
-    return paragraphs
-
-
-def _baseline_text(comparison: Comparison) -> str:
-    if comparison.baseline is None:
-        return "No row is of standard distillation (kd) by the teacher itself, so there is no baseline."
-    return (
-        f"The baseline is {short_method(comparison.baseline)}: standard distillation by the teacher itself. "
-        f"Differences to it are of {clean(comparison.analysis.metric)}, paired by seed. Intervals are each of one "
-        "comparison; with many rows some exclude 0 by chance."
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True)
+    environment.filters |= {"clean": clean, "short": short_method}
+    text = environment.from_string(TEXT.read_text(encoding="utf-8")).render(
+        kind="method" if comparison.analysis.has_methods else "regime",
+        metric=clean(comparison.analysis.metric),
+        selection_metric=clean(comparison.analysis.selection_metric),
+        groups=comparison.groups,
+        baseline=comparison.baseline,
+        best=comparison.best,
+        has_fractions=comparison.has_fractions,
     )
+    return [" ".join(paragraph.split()) for paragraph in text.split("\n\n") if paragraph.strip()]
 
 
 def _selection_text(comparison: Comparison) -> str:
