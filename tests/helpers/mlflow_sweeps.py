@@ -32,8 +32,3 @@ def trial_record(number: int, status: str = "finished") -> TrialRecord:
 def trial_runs(tracker):
     """Return the runs of a tracker's sweep, by trial id."""
     return {run.data.tags["ikd.trial"]: run for run in tracker.find_trial_runs(tracker.parent_run_id)}
-
-
-def metric_history(tracker, run, metric):
-    """(step, value) of a run's metric."""
-    return [(m.step, m.value) for m in tracker.client.get_metric_history(run.info.run_id, metric)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,11 +101,3 @@ def paired_difference(analysis: SweepAnalysis, one: str, other: str, counts) -> 
         samples.append([t.metrics["dev/mcc"] for t in sorted(trials, key=lambda t: t.params["seed"])])
     low, high = stats.ttest_rel(*samples).confidence_interval(0.95)
     return f"{(low + high) / 2:+.3f} ± {(high - low) / 2:.3f}"
-
-
-def edit_trial_records(sweep: Path, change) -> None:
-    """Change every trial's record with `change`."""
-    for file in (sweep / "trials").glob("*/trial.json"):
-        record = json.loads(file.read_text())
-        change(record)
-        file.write_text(json.dumps(record))

@@ -29,6 +29,7 @@ from tests.helpers.sample_records import sweep_record
 from tests.helpers.tiny_models import make_classifier, make_dataset, write_tokenizer
 
 LAYERS, MAX_LENGTH = 4, 32
+TEACHER = {"name": "mini", "key": "key", "source_key": "source", "layers": LAYERS}
 SEARCHED = ("kd", "id", "pid", "sid")
 SPACE = {
     "regime": optuna.distributions.CategoricalDistribution(SEARCHED),
@@ -70,14 +71,13 @@ def make_sweep(
                 teacher.save_pretrained(folder)
                 tokenizer.save_pretrained(folder)
     metric = f"dev/{dataset.task.metric}"
-    teacher_record = {"name": "mini", "key": "key", "source_key": "source", "layers": LAYERS}
     fields = {
         "trials": trials,
         "description": "made up",
         "fingerprint": dataset.fingerprint,
         "generated": generated,
         "max_length": MAX_LENGTH,
-        "teacher": teacher_record | {"metrics": {metric: 0.41}},
+        "teacher": TEACHER | {"metrics": {metric: 0.41}},
         "objectives": {metric: "max", "student/params": "min"},
     }
     sweep = output / name

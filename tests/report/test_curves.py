@@ -13,11 +13,11 @@ from ikd_ray.report.sections.curves import DATA_SIZE, DEPTH, curve_parts
 from ikd_ray.report.sections.search_results import search_section
 from tests.helpers.sample_comparison import (
     METHODS,
-    edit_trial_records,
     make_comparison,
     mean_and_interval,
     paired_difference,
 )
+from tests.helpers.sample_records import edit_trial_records
 
 
 @pytest.fixture

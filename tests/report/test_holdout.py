@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import shutil
+import math
 from dataclasses import replace
 
 import pytest
@@ -16,12 +16,13 @@ from ikd_ray.data.sources import load_dataset
 from ikd_ray.data.splits import hold_out
 from ikd_ray.errors import UsageError
 from ikd_ray.formatting import metrics_line, short_name
-from ikd_ray.records import read_sweep, read_trials, trial_folder, write_sweep, write_trial
+from ikd_ray.records import read_sweep, write_sweep
 from ikd_ray.tasks import get_task
 from ikd_ray.terminal.summary_tables import front_table
 from ikd_ray.tracking.tracker import students_view
 from tests.helpers.run_command import write_glue
-from tests.helpers.sample_sweep import make_sweep
+from tests.helpers.sample_records import edit_trial_records
+from tests.helpers.sample_sweep import TEACHER, make_sweep
 from tests.helpers.tiny_models import write_tokenizer
 
 OBJECTIVES = {"holdout/mcc": "max", "student/params": "min"}
@@ -30,15 +31,14 @@ OBJECTIVES = {"holdout/mcc": "max", "student/params": "min"}
 @pytest.fixture
 def sweep(tmp_path):
     """Six trials whose held-out metric is highest where the dev metric is lowest."""
-    folder = make_sweep(tmp_path / "outputs", weights=False, objectives=OBJECTIVES)
-    record = read_sweep(folder)
-    teacher = record.teacher | {"metrics": {"dev/mcc": 0.41, "holdout/mcc": 0.43}}
-    data = record.data | {"selection": "holdout"}
-    write_sweep(folder, replace(record, teacher=teacher, data=data))
-    for trial in read_trials(folder):
-        shutil.rmtree(trial_folder(folder, trial.id))
-        holdout = {"holdout/mcc": 1 - trial.metrics["dev/mcc"]}
-        write_trial(folder, replace(trial, metrics=trial.metrics | holdout))
+    teacher = TEACHER | {"metrics": {"dev/mcc": 0.41, "holdout/mcc": 0.43}}
+    changes = {"objectives": OBJECTIVES, "teacher": teacher, "selection": "holdout"}
+    folder = make_sweep(tmp_path / "outputs", weights=False, **changes)
+
+    def add_holdout(record):
+        record["metrics"]["holdout/mcc"] = 1 - record["metrics"]["dev/mcc"]
+
+    edit_trial_records(folder, add_holdout)
     return folder
 
 
@@ -53,10 +53,12 @@ def test_students_are_chosen_on_holdout_and_shown_on_dev(sweep):
 
 
 def test_a_trial_without_a_finite_selection_metric_is_left_out(sweep):
-    trial = read_trials(sweep)[0]
-    shutil.rmtree(trial_folder(sweep, trial.id))
-    write_trial(sweep, replace(trial, metrics=trial.metrics | {"holdout/mcc": float("nan")}))
-    assert trial.id not in [finished.id for finished in open_analysis(sweep).finished]
+    def diverge(record):
+        if record["number"] == 0:
+            record["metrics"]["holdout/mcc"] = math.nan
+
+    edit_trial_records(sweep, diverge)
+    assert [trial.number for trial in open_analysis(sweep).finished] == [1, 2, 3, 4, 5]
 
 
 def test_an_objective_to_minimise_reverses_the_choice(sweep):

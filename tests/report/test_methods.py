@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,12 +21,12 @@ from ikd_ray.report.sections.search_results import search_section
 from ikd_ray.report.style import regime_style
 from tests.helpers.sample_comparison import (
     METHODS,
-    edit_trial_records,
     make_comparison,
     mean_and_interval,
     metric_by_seed,
     paired_difference,
 )
+from tests.helpers.sample_records import edit_trial_records
 from tests.helpers.sample_sweep import make_sweep, open_sweep, report_on
 
 HOSTILE = '<a href="http://evil.example">|\x1b[31m**SID**</a>\n$\\frac{x}'
@@ -135,16 +134,13 @@ def test_without_retrained_trials_the_best_configurations_seeds_count(tmp_path):
 def test_configurations_are_chosen_on_held_out_data_and_the_text_says_so(tmp_path):
     objectives = {"holdout/mcc": "max", "student/params": "min"}
     varied = [{"student_layers": n} for n in (1, 3)]
-    sweep = make_comparison(tmp_path / "outputs", {"KD": {}}, 2, varied, objectives=objectives)
+    changes = {"objectives": objectives, "selection": "holdout"}
+    sweep = make_comparison(tmp_path / "outputs", {"KD": {}}, 2, varied, **changes)
 
     def add_holdout(record):
         record["metrics"]["holdout/mcc"] = 1.0 / record["params"]["student_layers"]
 
     edit_trial_records(sweep, add_holdout)
-    file = sweep / "sweep.json"
-    record = json.loads(file.read_text())
-    record["data"]["selection"] = "holdout"
-    file.write_text(json.dumps(record))
     found = compare(sweep)
     assert found.rows["KD"]["layers"] == "1"  # worse on the dev set
     assert "by mean holdout/mcc" in found.text[0]

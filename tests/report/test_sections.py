@@ -31,7 +31,7 @@ from ikd_ray.config import make_trial
 from ikd_ray.distill.losses import attention_kl
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.errors import UnavailableError, UsageError
-from ikd_ray.records import read_trials, trial_folder, write_json
+from ikd_ray.records import trial_folder
 from ikd_ray.report import style
 from ikd_ray.report.components import Picture, Section, Table
 from ikd_ray.report.front_plot import COSTS
@@ -44,6 +44,7 @@ from ikd_ray.report.sections.regimes import regimes_section
 from ikd_ray.report.sections.search_results import search_section
 from ikd_ray.storage import store
 from ikd_ray.tasks import get_task
+from tests.helpers.sample_records import edit_trial_records
 from tests.helpers.sample_sweep import make_sweep, open_sweep
 
 
@@ -396,9 +397,7 @@ def test_of_many_trials_the_longest_are_drawn(tmp_path):
 
 def test_a_sweep_without_a_usable_trial_is_refused(tmp_path):
     sweep = make_sweep(tmp_path / "outputs", trials=2, weights=False)
-    for trial in read_trials(sweep):
-        file = trial_folder(sweep, trial.id) / "trial.json"
-        write_json(file, vars(trial) | {"metrics": trial.metrics | {"dev/mcc": math.nan}})
+    edit_trial_records(sweep, lambda record: record["metrics"].update({"dev/mcc": math.nan}))
     with pytest.raises(UsageError, match="no trial of it has finished with a dev/mcc that is a number"):
         open_analysis(sweep)
 

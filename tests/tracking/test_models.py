@@ -13,7 +13,8 @@ from ikd_ray import records
 from ikd_ray.errors import UsageError
 from ikd_ray.tracking.models import publish_front, register_students
 from ikd_ray.tracking.verify import find_differences, repair
-from tests.helpers.mlflow_sweeps import PARAMS, metric_history, sweep_record, trial_record, trial_runs
+from tests.helpers.consistency import metric_history
+from tests.helpers.mlflow_sweeps import PARAMS, sweep_record, trial_record, trial_runs
 from tests.helpers.sample_students import make_student, write_teacher_tokenizer
 
 
@@ -56,7 +57,7 @@ def test_the_front_is_published(tracker, sweep, folder):
     note = client.get_run(tracker.parent_run_id).data.tags["mlflow.note.content"]
     assert "- kd-2L-t000: dev/mcc 0.2" in note
     assert r"a \[folder\]" in note
-    assert metric_history(tracker, runs["t000"], "dev/mcc") == [(1, 0.1), (2, 0.2)], "each value once"
+    assert metric_history(tracker.client, runs["t000"], "dev/mcc") == [(1, 0.1), (2, 0.2)], "each value once"
     better = replace(trial_record(1), metrics=trial_record(1).metrics | {"dev/mcc": 0.3})
     records.write_trial(folder, better, make_student(2).save_pretrained)
     publish_front(tracker, folder, sweep, [trial_record(0), better])

@@ -13,10 +13,10 @@ from mlflow.exceptions import MlflowException
 from ikd_ray.distill.teacher import TeacherRecord
 from ikd_ray.errors import UsageError
 from ikd_ray.tracking.tracker import Tracker
+from tests.helpers.consistency import metric_history
 from tests.helpers.mlflow_sweeps import (
     PARAMS,
     epoch_metrics,
-    metric_history,
     sweep_record,
     trial_record,
     trial_runs,
@@ -38,7 +38,7 @@ def test_trials_are_nested_and_tagged(tracker):
     assert run.data.tags["ikd.kind"] == "trial"
     assert run.data.tags["ikd.data_source"] == "folder"
     assert run.data.params == {key: str(value) for key, value in PARAMS.items()}
-    assert metric_history(tracker, run, "dev/mcc") == [(1, 0.1), (2, 0.3)]
+    assert metric_history(tracker.client, run, "dev/mcc") == [(1, 0.1), (2, 0.3)]
 
 
 def test_records_complete_runs_that_the_driver_missed(tracker):
@@ -51,7 +51,7 @@ def test_records_complete_runs_that_the_driver_missed(tracker):
     statuses = {name: run.info.status for name, run in runs.items()}
     assert statuses == {"t000": "FINISHED", "t001": "FINISHED", "t002": "FAILED"}
     for name in ("t000", "t001"):
-        assert metric_history(tracker, runs[name], "dev/mcc") == [(1, 0.1), (2, 0.2)]
+        assert metric_history(tracker.client, runs[name], "dev/mcc") == [(1, 0.1), (2, 0.2)]
         assert runs[name].data.metrics["student/params"] == 5.0
     assert runs["t002"].data.tags["ikd.reason"] == "loss became nan"
 
@@ -71,7 +71,7 @@ def test_a_resumed_sweep_continues_its_runs(tracker, uri, request):
             resumed.log_epoch("t001", epoch_metrics(epoch, 0.1 * epoch), epoch)
         runs = trial_runs(resumed)
         assert {name: run.info.run_id for name, run in runs.items()} == before
-        assert metric_history(resumed, runs["t001"], "dev/mcc") == [(1, 0.1), (2, 0.2)]
+        assert metric_history(resumed.client, runs["t001"], "dev/mcc") == [(1, 0.1), (2, 0.2)]
         resumed.terminate("KILLED")
         statuses = {name: run.info.status for name, run in trial_runs(resumed).items()}
         assert statuses == {"t000": "FINISHED", "t001": "KILLED"}
@@ -85,7 +85,7 @@ def test_of_two_runs_of_a_trial_the_longer_one_stays(tracker):
     tracker.start_trial("t000", PARAMS)
     tracker.refresh_runs()
     [run] = tracker.find_trial_runs(tracker.parent_run_id)
-    assert metric_history(tracker, run, "dev/mcc") == [(1, 0.1)]
+    assert metric_history(tracker.client, run, "dev/mcc") == [(1, 0.1)]
 
 
 def test_runs_are_found_on_every_page_of_a_search(tracker, uri, request, monkeypatch):
@@ -118,7 +118,7 @@ def test_a_trial_that_paused_continues_in_its_run(tracker):
     tracker.log_epoch("t000", {"dev/mcc": 0.3}, 2)
     [run] = tracker.find_trial_runs(tracker.parent_run_id)
     assert run.info.start_time == 1_000_000
-    assert metric_history(tracker, run, "dev/mcc") == [(1, 0.1), (2, 0.3)]
+    assert metric_history(tracker.client, run, "dev/mcc") == [(1, 0.1), (2, 0.3)]
 
 
 def test_runs_are_tagged_with_reused_trials_and_warnings(tracker):
@@ -188,7 +188,7 @@ def test_a_teacher_is_logged_once(tracker, kind, steps):
         assert run.info.status == "FINISHED"
         assert run.info.run_name == f"{kind} MiniLM"
         assert run.data.params == {"epochs": "2"}
-        assert metric_history(tracker, run, "dev/mcc") == list(enumerate(steps, start=1))
+        assert metric_history(tracker.client, run, "dev/mcc") == list(enumerate(steps, start=1))
         tracker.client.update_run(run.info.run_id, status=status)
 
 
