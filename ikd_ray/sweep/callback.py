@@ -97,11 +97,11 @@ class SweepCallback(tune.Callback):
         self._tracker.log_epoch(name, epoch.metrics, epoch.epoch, time.time())
         if epoch.reused_from and epoch.reused_from not in state.origins:
             state.origins.add(epoch.reused_from)
-            self._tracker.set_reused_from(name, sorted(state.origins))
+            self._tracker.tag_trial(name, reused_from=sorted(state.origins))
         for warning in epoch.warnings:
             self._console.warn(f"{name}: {warning}")
             state.warnings.append(warning)
-            self._tracker.set_warnings(name, list(state.warnings))
+            self._tracker.tag_trial(name, warnings=list(state.warnings))
         self._console.trial_epoch(name, epoch)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

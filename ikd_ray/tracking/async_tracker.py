@@ -68,13 +68,9 @@ class AsyncTracker:
         """Queue `Tracker.log_epoch`."""
         self._put(trial, "log_epoch", trial, metrics, epoch, at)
 
-    def set_reused_from(self, trial: str, origins: Sequence[str]) -> None:
-        """Queue `Tracker.set_reused_from`."""
-        self._put(trial, "set_reused_from", trial, origins)
-
-    def set_warnings(self, trial: str, warnings: Sequence[str]) -> None:
-        """Queue `Tracker.set_warnings`."""
-        self._put(trial, "set_warnings", trial, warnings)
+    def tag_trial(self, trial: str, reused_from: Sequence[str] = (), warnings: Sequence[str] = ()) -> None:
+        """Queue `Tracker.tag_trial`."""
+        self._put(trial, "tag_trial", trial, reused_from, warnings)
 
     def log_trial(self, trial: str) -> None:
         """Log an ended trial from its record on disk, in place of its calls that still wait."""

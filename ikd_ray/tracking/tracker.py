@@ -195,13 +195,15 @@ class Tracker:
             self._log_metrics(run.run_id, metrics, epoch, at)
             run.epochs = epoch
 
-    def set_reused_from(self, trial: str, origins: Sequence[str]) -> None:
-        """Tag a trial's run with all trials whose epochs it has reused so far."""
-        self._set_tag(trial, "ikd.reused_from", ", ".join(sorted(set(origins))))
-
-    def set_warnings(self, trial: str, warnings: Sequence[str]) -> None:
-        """Tag a trial's run with all its warnings so far."""
-        self._set_tag(trial, "ikd.warnings", "; ".join(warnings))
+    def tag_trial(
+        self, trial: str, reused_from: Sequence[str] = (), warnings: Sequence[str] = (), reason: str = ""
+    ) -> None:
+        """Tag a trial's run with all trials whose epochs it has reused so far, its warnings so far, why it failed."""
+        reused = ", ".join(sorted(set(reused_from)))
+        tags = {"ikd.reused_from": reused, "ikd.warnings": "; ".join(warnings), "ikd.reason": reason}
+        for name, text in tags.items():
+            if text:
+                self.client.set_tag(self._runs[trial].run_id, name, clean(text, internals.MAX_TAG))
 
     def log_trial(self, record: TrialRecord) -> None:
         """Complete the run of an ended trial from its record."""
@@ -215,9 +217,7 @@ class Tracker:
         epochs = [*record.history[:-1], record.metrics] if record.history else []
         for epoch, (metrics, at) in enumerate(zip(epochs, times, strict=True), start=1):
             self.log_epoch(record.id, metrics, epoch, at)
-        self.set_reused_from(record.id, record.reused_from)
-        self.set_warnings(record.id, record.warnings)
-        self._set_tag(record.id, "ikd.reason", record.reason)
+        self.tag_trial(record.id, record.reused_from, record.warnings, record.reason)
         self._terminate_trial(record.id, status, times[-1] if times else None)
 
     def finish_sweep(self, folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
@@ -275,10 +275,6 @@ class Tracker:
 
         rows = [Metric(key, value, _milliseconds(at), step) for key, value in metrics.items()]
         self.client.log_batch(run_id, metrics=rows)
-
-    def _set_tag(self, trial: str, name: str, text: str) -> None:
-        if text:
-            self.client.set_tag(self._runs[trial].run_id, name, clean(text, internals.MAX_TAG))
 
     def _terminate_trial(self, trial: str, status: str, at: float | None = None) -> None:
         run = self._runs[trial]

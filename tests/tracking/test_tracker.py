@@ -124,12 +124,10 @@ def test_a_trial_that_paused_continues_in_its_run(tracker):
 def test_runs_are_tagged_with_reused_trials_and_warnings(tracker):
     for name in ("t001", "t002"):
         tracker.start_trial(name, PARAMS)
-    tracker.set_reused_from("t001", ["t007"])
-    tracker.set_reused_from("t001", ["t007", "t003", "t007"])
-    tracker.set_warnings("t001", ["/cache/1: damaged; trained anew"])
-    tracker.set_warnings("t001", ["/cache/1: damaged; trained anew", "disk full"])
-    tracker.set_reused_from("t002", [])
-    tracker.set_warnings("t002", [])
+    tracker.tag_trial("t001", ["t007"], ["/cache/1: damaged; trained anew"])
+    tracker.tag_trial("t001", reused_from=["t007", "t003", "t007"])
+    tracker.tag_trial("t001", warnings=["/cache/1: damaged; trained anew", "disk full"])
+    tracker.tag_trial("t002")
     log_trials(tracker, replace(trial_record(3), reused_from=["t002", "t001"], warnings=["disk full"]))
     runs = trial_runs(tracker)
     assert runs["t001"].data.tags["ikd.reused_from"] == "t003, t007"
@@ -141,8 +139,7 @@ def test_runs_are_tagged_with_reused_trials_and_warnings(tracker):
 
 def test_long_tags_are_cut_to_what_the_store_takes(tracker):
     tracker.start_trial("t000", PARAMS)
-    tracker.set_reused_from("t000", [f"t{number:05d}" for number in range(3000)])
-    tracker.set_warnings("t000", ["disk full"] * 3000)
+    tracker.tag_trial("t000", [f"t{number:05d}" for number in range(3000)], ["disk full"] * 3000)
     tags = trial_runs(tracker)["t000"].data.tags
     assert tags["ikd.reused_from"].startswith("t00000, t00001, ")
     for name in ("ikd.reused_from", "ikd.warnings"):
