@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 
-from ikd_ray.records import Direction, SweepRecord
+from ikd_ray.records import Direction, SweepRecord, TrialRecord
 
 Objectives = Mapping[str, Direction]
 
@@ -52,6 +53,16 @@ def direction(metric: str, objectives: Objectives) -> Direction:
     """
     directions = {dev_metric(name): value for name, value in objectives.items()}
     return directions.get(dev_metric(metric), "max")
+
+
+def finished_with(trials: Iterable[TrialRecord], metrics: Collection[str]) -> list[TrialRecord]:
+    """Return the finished trials that have a finite value of each of the metrics."""
+    finished = (trial for trial in trials if trial.status == "finished")
+    return [
+        trial
+        for trial in finished
+        if all(math.isfinite(trial.metrics.get(name, math.nan)) for name in metrics)
+    ]
 
 
 def plotted_objectives(objectives: Objectives) -> Objectives:

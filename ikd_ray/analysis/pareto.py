@@ -8,10 +8,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ikd_ray.analysis.dataframes import eligible_runs, one_per_seed, trials_frame
-from ikd_ray.analysis.objectives import Objectives, main_metric
+from ikd_ray.analysis.objectives import Objectives, finished_with, main_metric
 from ikd_ray.formatting import null_nonfinite
 from ikd_ray.records import SweepRecord, TrialRecord
 
@@ -56,9 +54,8 @@ def candidates(trials: Sequence[TrialRecord], objectives: Objectives) -> list[Ca
     """Return the trials that `pareto_front` compares, one for each configuration that has several seeds."""
     records = {trial.id: trial for trial in trials}
     frame = trials_frame(trials)
-    values = frame.reindex(columns=list(objectives)).astype(float)
-    usable = (frame["status"] == "finished") & np.isfinite(values).all(axis=1)
-    runs = eligible_runs(frame, usable, ["method"])
+    usable = [trial.number for trial in finished_with(trials, objectives)]
+    runs = eligible_runs(frame, frame["number"].isin(usable), ["method"])
     groups = ["method", "configuration"]
     num_seeds = runs.groupby(groups)["seed"].transform("nunique")
     alone = [records[name] for name in runs.index[num_seeds == 1]]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ikd_ray import records
 from ikd_ray.analysis.dataframes import trials_frame
-from ikd_ray.analysis.objectives import direction, selection_metric
+from ikd_ray.analysis.objectives import direction, finished_with, selection_metric
 from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.config import make_trial
 from ikd_ray.errors import UsageError
@@ -140,13 +140,7 @@ def open_analysis(folder: Path) -> SweepAnalysis:
     task = records.read_task(folder)
     trials = records.read_trials(folder)
     metric = f"dev/{task.metric}"
-    needed = {metric, selection_metric(sweep, task.metric)}
-    finished = [
-        trial
-        for trial in trials
-        if trial.status == "finished"
-        and all(math.isfinite(trial.metrics.get(name, math.nan)) for name in needed)
-    ]
+    finished = finished_with(trials, {metric, selection_metric(sweep, task.metric)})
     if not finished:
         raise UsageError(f"{folder}: no trial of it has finished with a {metric} that is a number")
     for trial in finished:

@@ -16,7 +16,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
 
 from ikd_ray.analysis.dataframes import trials_frame
-from ikd_ray.analysis.objectives import Objectives, plotted_objectives
+from ikd_ray.analysis.objectives import Objectives, finished_with, plotted_objectives
 from ikd_ray.analysis.pareto import front_candidates
 from ikd_ray.formatting import GENERATED_WARNING, clean
 from ikd_ray.records import Direction, SweepRecord, TrialRecord
@@ -67,12 +67,7 @@ class _View:
         """
         (x, self.x_direction), *_, (y, _) = [*objectives.items()] * 2
         (self.x_label, x_unit), (self.y_label, y_unit) = axis_label(x), axis_label(y)
-        shown = [
-            trial
-            for trial in trials
-            if trial.status == "finished"
-            and all(math.isfinite(trial.metrics.get(name, math.nan)) for name in objectives)
-        ]
+        shown = finished_with(trials, objectives)
         frame = trials_frame(shown).reindex(columns=["regime", "depth", *objectives])
         on_front = frame.index.isin([trial.id for trial in front])
         self.points = frame.assign(x=frame[x] / x_unit, y=frame[y] / y_unit, on_front=on_front)
