@@ -143,14 +143,17 @@ def command(environment):
 
 @pytest.fixture
 def call(command_line, monkeypatch):
-    """`call("export", "--task", "cola", cwd=...)`: a script of `sweeps/`, called in this process, which ends well."""
+    """`call("export", "--task", "cola", cwd=...)`: a script of `sweeps/`, called in this process.
 
-    def run(script: str, *arguments: object, cwd: Path) -> Result:
+    It must end with `status`.
+    """
+
+    def run(script: str, *arguments: object, cwd: Path, status: int = 0) -> Result:
         for name in UNSET:
             monkeypatch.delenv(name, raising=False)
         monkeypatch.chdir(cwd)
         result = invoke(command_line(script), *arguments)
-        assert result.exit_code == 0, result.output
+        assert result.exit_code == status, result.output
         return result
 
     return run

@@ -7,8 +7,8 @@ import pytest
 def export(call, tmp_path):
     """`export(output, "--force")`: the result of `sweeps/export.py` for CoLA, writing to `tmp_path / to`."""
 
-    def run(output, *flags, to="exports"):
-        to = tmp_path / to
-        return call("export", "--task", "cola", "--output", output, "--to", to, *flags, cwd=tmp_path)
+    def run(output, *flags, to="exports", status=0):
+        arguments = ("--task", "cola", "--output", output, "--to", tmp_path / to)
+        return call("export", *arguments, *flags, cwd=tmp_path, status=status)
 
     return run
