@@ -166,10 +166,11 @@ class SweepCallback(tune.Callback):
 
 
 def _read_error(file: str | None) -> str:
-    """Return the last line of the error that Tune wrote to a file."""
-    with suppress(OSError, IndexError):
-        text = Path(file or "").read_text().strip()
-        if "low on memory" in text:  # Ray's own last line is advice on configuring Ray
-            return "the machine ran out of memory"
-        return clean(text.splitlines()[-1], MAX_REASON_CHARS)
-    return "the reason is unknown"
+    """Return the last line of the error that Tune wrote to a file, if it did."""
+    text = ""
+    if file is not None:
+        with suppress(OSError):
+            text = Path(file).read_text().strip()
+    if "low on memory" in text:  # Ray's own last line is advice on configuring Ray
+        return "the machine ran out of memory"
+    return clean(text.splitlines()[-1], MAX_REASON_CHARS) if text else "the reason is unknown"
