@@ -5,27 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from ikd_ray.bench import suite
 from ikd_ray.terminal.command_line import run
-
-ROOT = Path(__file__).resolve().parents[2]
-WORDS = "w1 w2 w3 w4 w5 w6 w7 w8 w9"
-
-
-@pytest.fixture(scope="module")
-def glue(tmp_path_factory):
-    """Write 40 examples to train on."""
-    folder = tmp_path_factory.mktemp("glue")
-    (folder / "CoLA").mkdir()
-    for name, count in (("train", 40), ("dev", 12)):
-        lines = [f"x\t{row % 2}\t\t{WORDS[: 2 + 3 * (row % 9)]}\n" for row in range(count)]
-        (folder / "CoLA" / f"{name}.tsv").write_text("".join(lines))
-    return folder
+from tests.helpers.run_command import ROOT, script_command
 
 
 @pytest.fixture(scope="module")
@@ -33,42 +19,36 @@ def app(command_line):
     return command_line("bench")
 
 
-@pytest.fixture
-def refused(app, glue, teacher_folder, tmp_path, monkeypatch, capsys):
-    """Return a function that asserts that flags are refused, with one line that contains some words."""
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"task": "colla"}, ("'colla'", "cola, sst2")),
+        ({"data-dir": "no-such-folder"}, ("no-such-folder",)),
+        ({"teacher": "no/such-teacher"}, ("no/such-teacher",)),
+        ({"student-layers": 5}, ("--student-layers 5", "4 layers", "1 to 4")),
+        ({"student-layers": 0}, ("--student-layers",)),
+        ({"batch-size": "many"}, ("--batch-size",)),
+        ({"limit": 0}, ("--limit",)),
+        ({"peer": "apex"}, ("'apex' is not known; one of: textbrewer, trainer",)),
+        ({"overhead-trials": 0}, ("--overhead-trials",)),
+        ({"overhead-trials": 2, "peer": "trainer"}, ("leave --peer out",)),
+        ({"what": 1}, ("--what",)),
+        ({"sharing-trials": 2, "limit": 5}, ("--sharing-trials measures that alone",)),
+    ],
+)
+def test_wrong_flags_are_refused(app, inputs, tmp_path, monkeypatch, capsys, flags, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-
-    def check(*words: str, **flags: object) -> None:
-        all_flags = {"data_dir": glue, "teacher": teacher_folder} | flags
-        arguments = [f"--{name.replace('_', '-')}={value}" for name, value in all_flags.items()]
-        with pytest.raises(SystemExit) as end:
-            run(app, arguments)
-        out, err = capsys.readouterr()
-        assert end.value.code == 2, err
-        assert out == ""
-        assert err.startswith("error: ")
-        assert err.count("\n") == 1
-        for word in words:
-            assert word in err
-        assert not list(tmp_path.iterdir()), "something was written"
-
-    return check
-
-
-def test_wrong_flags_are_refused(refused):
-    refused("'colla'", "cola, sst2", task="colla")
-    refused("no-such-folder", data_dir="no-such-folder")
-    refused("no/such-teacher", teacher="no/such-teacher")
-    refused("--student-layers 5", "4 layers", "1 to 4", student_layers=5)
-    refused("--student-layers", student_layers=0)
-    refused("--batch-size", batch_size="many")
-    refused("--limit", limit=0)
-    refused("'apex'", "textbrewer, trainer", peer="apex")
-    refused("--overhead-trials", overhead_trials=0)
-    refused("leave --peer out", overhead_trials=2, peer="trainer")
-    refused("--what", what=1)
-    refused("--sharing-trials measures that alone", sharing_trials=2, limit=5)
+    all_flags = {"data-dir": inputs / "glue", "teacher": inputs / "teacher"} | flags
+    with pytest.raises(SystemExit) as end:
+        run(app, [f"--{name}={value}" for name, value in all_flags.items()])
+    out, err = capsys.readouterr()
+    assert end.value.code == 2, err
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert [word for word in words if word not in err] == []
+    assert not list(tmp_path.iterdir()), "something was written"
 
 
 def test_overhead_of_several_sweeps_is_printed(app, monkeypatch, capsys):
@@ -89,21 +69,16 @@ def test_overhead_of_several_sweeps_is_printed(app, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_all_rows_are_measured(glue, teacher_folder, tmp_path):
+def test_all_rows_are_measured(inputs, tmp_path):
     """Run the whole benchmark on 36 examples with all installed peers."""
-    flags = ["--limit=36", "--student-layers=2", "--batch-size=8", "--json"]
+    flags = [f"--data-dir={inputs / 'glue'}", f"--teacher={inputs / 'teacher'}"]
+    flags += ["--limit=36", "--student-layers=2", "--batch-size=8", "--json"]
     peers = {"textbrewer": "textbrewer", "accelerate": "trainer"}
     installed = [peer for package, peer in peers.items() if importlib.util.find_spec(package)]
-    command = [
-        sys.executable,
-        ROOT / "sweeps" / "bench.py",
-        f"--data-dir={glue}",
-        f"--teacher={teacher_folder}",
-    ]
     (home := tmp_path / "home").mkdir()
     (temporary := tmp_path / "temporary").mkdir()
     done = subprocess.run(
-        [*command, *flags, *(f"--peer={peer}" for peer in installed)],
+        script_command("bench", *flags, *(f"--peer={peer}" for peer in installed)),
         cwd=home,
         env={
             "TMPDIR": str(temporary),

@@ -12,6 +12,7 @@ import torch
 
 from ikd_ray.bench import machine
 from ikd_ray.bench.epochs import trained_layers
+from ikd_ray.bench.inputs import Request, prepare_inputs
 from ikd_ray.bench.peers import (
     check_peers,
     compute_losses,
@@ -29,8 +30,10 @@ from ikd_ray.distill.fast_layers import HAS_ONEDNN
 from ikd_ray.distill.regimes import REGIMES, plan
 from ikd_ray.distill.stage_training import stage_losses
 from ikd_ray.distill.student import build_student
+from ikd_ray.distill.teacher import find_teacher
 from ikd_ray.errors import UsageError
-from tests.helpers.tiny_models import make_data, make_encoder, make_targets, write_tokenizer
+from ikd_ray.tasks import get_task
+from tests.helpers.tiny_models import make_data, make_dataset, make_encoder, make_targets, write_tokenizer
 
 LAYER_MAP = (2, 4)
 
@@ -203,17 +206,24 @@ def test_plain_loop_trains_the_student_alone(teacher_with_dropout, batches):
 # Peers
 
 
+@pytest.fixture
+def bench_inputs(inputs, tmp_path):
+    source = find_teacher(str(inputs / "teacher"), get_task("cola"))
+    request = Request("cola", student_layers=2, batch_size=8)
+    return prepare_inputs(request, source, make_dataset(), tmp_path, threads=1)
+
+
 @pytest.mark.parametrize(
     ("package", "epoch"), [("textbrewer", textbrewer_epoch), ("accelerate", trainer_epoch)]
 )
-def test_peers_train_one_epoch_and_leave_no_files(package, epoch, inputs, tmp_path, monkeypatch, capfd):
+def test_peers_train_one_epoch_and_leave_no_files(package, epoch, bench_inputs, tmp_path, monkeypatch, capfd):
     pytest.importorskip(package)
     steps, step = [], torch.optim.AdamW.step
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda *args, **kw: steps.append(1) or step(*args, **kw))
     monkeypatch.chdir(tmp_path)
-    assert epoch(inputs) > 0
+    assert epoch(bench_inputs) > 0
     assert len(steps) == 6 or package == "accelerate"  # 48 examples; Trainer has an optimizer of its own
-    assert not [path for path in inputs.scratch.rglob("*") if path.is_file()]
+    assert not [path for path in bench_inputs.scratch.rglob("*") if path.is_file()]
     assert not {"runs", "saved_models"} & {path.name for path in tmp_path.iterdir()}
     assert capfd.readouterr().out == ""
 
