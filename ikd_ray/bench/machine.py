@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import threading
 import timeit
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -26,6 +27,7 @@ SHAPES = (  # rows, inner, columns: square products, and an encoder's
 REPEATS = 10
 Result = TypeVar("Result")
 _SPAWN = multiprocessing.get_context("spawn")
+_barrier: threading.Barrier | None = None  # of the calls that run at once
 
 
 def cores() -> int:
@@ -49,13 +51,19 @@ def run_together(function: Callable[..., Result], calls: list[tuple[Any, ...]], 
 
     The function must wait at the barrier once, so that the calls start their work at the same time.
     """
-    with _SPAWN.Manager() as manager, ProcessPoolExecutor(len(calls), _SPAWN, _prepare, (threads,)) as pool:
-        barrier = manager.Barrier(len(calls))
-        pending = [pool.submit(function, *arguments, barrier) for arguments in calls]
+    barrier = _SPAWN.Barrier(len(calls))
+    with ProcessPoolExecutor(len(calls), _SPAWN, _prepare, (threads, barrier)) as pool:
+        pending = [pool.submit(_call_with_barrier, function, *arguments) for arguments in calls]
         return [call.result() for call in pending]
 
 
-def _prepare(threads: int | None) -> None:
+def _call_with_barrier(function: Callable[..., Result], *arguments: Any) -> Result:
+    return function(*arguments, _barrier)
+
+
+def _prepare(threads: int | None, barrier: threading.Barrier | None = None) -> None:
+    global _barrier
+    _barrier = barrier  # a process can only inherit it, not receive it with a call
     if threads is not None:
         torch.set_num_threads(threads)
         # Import what a first optimizer would import, which takes a second.
