@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import defaultdict
 from dataclasses import replace
 
 import pytest
@@ -43,13 +42,11 @@ def stage_changes(distillation: Distillation) -> list[set[str]]:
 
 def groups(distillation: Distillation) -> dict[str, set[str]]:
     """Return the tensor names of the embeddings, of each layer ("1", "2") and of the head."""
-    parts = {"embeddings": distillation.student.embeddings, "head": distillation.student.head}
-    parts |= {str(number): layer for number, layer in enumerate(distillation.student.layers, start=1)}
-    owner = {id(p): group for group, module in parts.items() for p in module.parameters()}
-    found: dict[str, set[str]] = defaultdict(set)
-    for name, parameter in distillation.student.named_parameters():
-        found[owner[id(parameter)]].add(name)
-    return found
+    student = distillation.student
+    parts = {"embeddings": student.embeddings, "head": student.head}
+    parts |= {str(number): layer for number, layer in enumerate(student.layers, start=1)}
+    names = {id(parameter): name for name, parameter in student.named_parameters()}
+    return {part: {names[id(p)] for p in module.parameters()} for part, module in parts.items()}
 
 
 @pytest.mark.parametrize("regime", REGIMES)
