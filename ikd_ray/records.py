@@ -13,6 +13,7 @@ OUTPUT/NAME/report/           report.html and its figures
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -77,7 +78,7 @@ class TrialRecord:
     history: list[dict[str, float]] = field(default_factory=list)  # metrics of each epoch
     times: list[float] = field(default_factory=list)  # end of each epoch, in seconds since 1970
     reason: str = ""  # of a failed trial
-    died: bool = False  # failed because its process kept dying; --resume runs it again
+    died: bool = False  # its process kept dying, or had an unexpected error; --resume runs it again
     duration_s: float = 0.0
     reused_from: list[str] = field(default_factory=list)  # trials whose epochs it reused
     warnings: list[str] = field(default_factory=list)  # problems with cached epochs
@@ -174,6 +175,16 @@ def write_trial(
 def is_sweep(folder: Path) -> bool:
     """Return whether a folder holds a sweep's record, readable or not."""
     return os.path.isfile(folder / SWEEP_FILE)
+
+
+def require_sweep(folder: Path) -> None:
+    """Check that a sweep's folder has not been deleted: writing a trial would create a part of it.
+
+    Raises:
+        FileNotFoundError: It has.
+    """
+    if not is_sweep(folder):
+        raise FileNotFoundError(errno.ENOENT, "deleted while the sweep ran", str(folder))
 
 
 def read_sweep(folder: Path) -> SweepRecord:

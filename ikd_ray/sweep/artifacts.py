@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -42,25 +43,30 @@ class SharedArtifacts:
 
 
 class LoadedArtifacts:
-    """Data and targets as a worker process holds them, after fetching what its node lacks.
+    """Data and targets as a worker process holds them, each loaded when a trial first needs it.
 
-    Assistants are loaded when a trial first needs them.
+    What the worker's node lacks is fetched first. Every access may raise an OSError: files may be missing and out of
+    reach.
     """
 
     def __init__(self, shared: SharedArtifacts, device: torch.device) -> None:
-        folder = shared.output.folder / shared.tokens
-        shared.output.download(folder)
-        self.data = open_data(folder)
         self._shared, self._device = shared, device
-        self.teacher_targets = shared.teacher.load_targets(shared.output, self.data, device)
         self._assistant_targets: dict[int, Targets] = {}
 
-    def assistant_targets(self, layers: int) -> Targets:
-        """Return the targets of the assistant with `layers` layers.
+    @cached_property
+    def data(self) -> TaskData:
+        """The tokenized data set."""
+        folder = self._shared.output.folder / self._shared.tokens
+        self._shared.output.download(folder)
+        return open_data(folder)
 
-        Raises:
-            OSError: They are not on this node and cannot be fetched.
-        """
+    @cached_property
+    def teacher_targets(self) -> Targets:
+        """The teacher's targets."""
+        return self._shared.teacher.load_targets(self._shared.output, self.data, self._device)
+
+    def assistant_targets(self, layers: int) -> Targets:
+        """Return the targets of the assistant with `layers` layers."""
         if layers not in self._assistant_targets:
             self._assistant_targets[layers] = self._shared.assistants[layers].load_targets(
                 self._shared.output, self.data, self._device

@@ -17,10 +17,19 @@ from ray import tune
 from ikd_ray.config import make_trial
 from ikd_ray.errors import first_line
 from ikd_ray.formatting import MAX_REASON_CHARS, clean
-from ikd_ray.records import TrialRecord, read_trial, trial_folder, write_trial
+from ikd_ray.records import TrialRecord, read_trial, require_sweep, trial_folder, write_trial
 from ikd_ray.search.trial_queue import TrialQueue
 from ikd_ray.sweep.sync import SweepSync
-from ikd_ray.sweep.trial_results import FAILED, MAX_FAILURES, PAUSED, REPORT, SPEC_FIELDS, STOPPED, trial_id
+from ikd_ray.sweep.trial_results import (
+    ERROR,
+    FAILED,
+    MAX_FAILURES,
+    PAUSED,
+    REPORT,
+    SPEC_FIELDS,
+    STOPPED,
+    trial_id,
+)
 from ikd_ray.terminal.console import Console
 from ikd_ray.tracking.async_tracker import AsyncTracker
 
@@ -109,6 +118,8 @@ class SweepCallback(tune.Callback):
         result, number = trial.last_result, trial.config["number"]
         if FAILED in result:
             self._fail_trial(trial, result[FAILED])
+        elif ERROR in result:
+            self._fail_trial(trial, result[ERROR], died=True)
         elif PAUSED in result:
             self._queue.retry(number, result[PAUSED].warnings, result[PAUSED].pending)
             self._console.trial_paused(trial_id(number))
@@ -149,6 +160,7 @@ class SweepCallback(tune.Callback):
             trial, "failed", reason=reason, died=died, reused_from=origins, warnings=state.warnings
         )
         try:
+            require_sweep(self._sweep)
             write_trial(self._sweep, record)
         except OSError as error:  # the trial runs again when the sweep is resumed
             self._stop(f"{name}: {first_line(error)}")

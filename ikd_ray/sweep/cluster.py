@@ -21,6 +21,7 @@ from filelock import FileLock
 from ikd_ray.errors import UsageError, first_line
 from ikd_ray.sweep import ray_internals
 from ikd_ray.sweep.resources import MAX_CONCURRENT, Node
+from ikd_ray.terminal.interrupts import TERMINATION
 
 CONNECT_TIMEOUT_S = 10.0
 MONITOR_INTERVAL_S, MAX_MISSED_CHECKS = 1.0, 3
@@ -34,7 +35,10 @@ INIT_OPTIONS: dict[str, Any] = {
 
 
 class ClusterLostError(BaseException):
-    """Ray died while it was needed; not an `Exception`, since no code that is running then can handle it."""
+    """Ray did not start or has died; not an `Exception`, since no code that is running then can handle it."""
+
+    def __init__(self, message: str = "Ray's own processes died, and every trial with them") -> None:
+        super().__init__(f"{message} (killed, or out of memory)")
 
 
 @contextmanager
@@ -57,16 +61,29 @@ def ray_cluster(nested: bool) -> Iterator[None]:
         stack.callback(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
         if address:
             stack.callback(ray.shutdown)
-            _join_cluster(address)
+            with _kept_handlers():
+                _join_cluster(address)
         else:
             folder = stack.enter_context(_temporary_folder())
             stack.callback(ray.shutdown)
             # The shutdown takes about four seconds.
             stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
             stack.enter_context(ray_internals.bind_to_localhost())
-            _start_cluster(folder, nested)
+            with _kept_handlers():
+                _start_cluster(folder, nested)
         with ClusterMonitor(lambda: ray_internals.is_cluster_alive(CONNECT_TIMEOUT_S)):
             yield
+
+
+@contextmanager
+def _kept_handlers() -> Iterator[None]:
+    """Restore the handlers of SIGTERM and SIGHUP after the block: Ray's own dump a stack and abort."""
+    handlers = {number: signal.getsignal(number) for number in TERMINATION}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def cluster_nodes() -> list[Node]:
@@ -79,15 +96,20 @@ def _start_cluster(folder: str, nested: bool) -> None:
     _create_token()
     # Ray starts an idle worker for each CPU; on a small machine they import the trainable during the preparation.
     preload = (os.cpu_count() or 1) <= MAX_CONCURRENT
-    ray.init(
-        address="local",
-        include_dashboard=None if nested else False,
-        dashboard_host="127.0.0.1",
-        object_store_memory=OBJECT_STORE_BYTES,
-        _system_config=ray_internals.preload_config(PRELOADED_MODULES) if preload else None,
-        _temp_dir=folder,
-        **INIT_OPTIONS,
-    )
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=None if nested else False,
+            dashboard_host="127.0.0.1",
+            object_store_memory=OBJECT_STORE_BYTES,
+            _system_config=ray_internals.preload_config(PRELOADED_MODULES) if preload else None,
+            _temp_dir=os.path.join(
+                folder, "ray"
+            ),  # Ray opens its folder to all users; the one above stays private
+            **INIT_OPTIONS,
+        )
+    except Exception as error:  # Ray raises what its processes and transports raise
+        raise ClusterLostError(f"Ray did not start: {first_line(error)}") from None
 
 
 def _create_token() -> None:

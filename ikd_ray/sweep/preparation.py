@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -231,7 +232,8 @@ def _get_or_train(
             yield from train()
         output.upload(folder)
         record = open_teacher(folder)
-    assert record is not None
+    if record is None:
+        raise FileNotFoundError(errno.ENOENT, "deleted during the preparation", str(folder))
     return record
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import sqlite3
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ray import tune
@@ -33,7 +32,7 @@ from ikd_ray.sweep.searcher import QueueSearcher
 from ikd_ray.sweep.sweep_folder import locked_sweep, open_sweep
 from ikd_ray.sweep.sync import SweepSync, pull_students
 from ikd_ray.sweep.trainable import make_trainable
-from ikd_ray.sweep.trial import TUNE_FOLDER, TrialContext
+from ikd_ray.sweep.trial import TUNE_FOLDER, TrialContext, format_error
 from ikd_ray.sweep.trial_results import MAX_FAILURES
 from ikd_ray.terminal import interrupts
 from ikd_ray.terminal.command_line import print_error, script_command
@@ -67,8 +66,7 @@ def run(
     """
     status = 1
     try:
-        with _sigterm_as_sigint():
-            return _run_locked(request, command, console, distillation)
+        return _run_locked(request, command, console, distillation)
     except KeyboardInterrupt:
         console.note("interrupted", "what was finished is kept")
         status = INTERRUPTED
@@ -80,12 +78,12 @@ def run(
         return status
     except SweepStoppedError as error:
         print_error(str(error))
-    except ClusterLostError:
-        print_error("Ray's own processes died, and every trial with them (killed, or out of memory)")
+    except ClusterLostError as error:
+        print_error(str(error))
     except UsageError:
         raise
     except Exception as error:
-        message = _describe_shortage(error, request)
+        message = _describe_surroundings(error, request)
         if message is None:
             print_error("the sweep ended with an unexpected error")
             _note_resume(request, console)
@@ -95,8 +93,8 @@ def run(
     return status
 
 
-def _describe_shortage(error: Exception, request: Request) -> str | None:
-    """Return a message if the error means that disk or memory ran out, else None."""
+def _describe_surroundings(error: Exception, request: Request) -> str | None:
+    """Return a message if the cause lies outside this program (disk, memory, files, network), else None."""
     if store.is_disk_full(error):
         return f"{request.config.output}: no space left on device ({first_line(error)}); make room there"
     if _is_out_of_memory(error):
@@ -104,7 +102,8 @@ def _describe_shortage(error: Exception, request: Request) -> str | None:
             f"the machine ran out of memory {MAX_FAILURES} times with no trial ended in between; "
             "end what else runs there, or give a smaller --concurrent or batch_size"
         )
-    return None
+    surroundings = (cause for cause in causes(error) if isinstance(cause, (OSError, sqlite3.Error)))
+    return next(map(format_error, surroundings), None)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -113,6 +112,11 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _note_resume(request: Request, console: Console) -> None:
+    """Say which command goes on; without a record that is the first one, which needs the sweep's name to be free."""
+    if not is_sweep(request.folder):
+        shutil.rmtree(request.folder / TUNE_FOLDER, ignore_errors=True)
+        with suppress(OSError):  # something of the user's is there
+            request.folder.rmdir()
     same_command = "the same command does, with what was finished"
     console.note("go on", _resume_command(request) if is_sweep(request.folder) else same_command)
 
@@ -123,16 +127,6 @@ def _resume_command(request: Request) -> str:
 
 def _command(name: str, flags: str, request: Request) -> str:
     return script_command(name, flags, request.config.uri or str(request.config.output))
-
-
-@contextmanager
-def _sigterm_as_sigint() -> Iterator[None]:
-    """Let `kill` end a sweep as cleanly as Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _run_locked(request: Request, command: str, console: Console, distillation: type[Distillation]) -> int:

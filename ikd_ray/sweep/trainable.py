@@ -15,9 +15,10 @@ from ray import tune
 from ray.exceptions import RayError
 
 from ikd_ray.distill.distributed import DistributedContext
+from ikd_ray.distill.epoch_cache import DISK_ERRORS
 from ikd_ray.sweep.artifacts import LoadedArtifacts
 from ikd_ray.sweep.trial import TUNE_FOLDER, TrialContext, format_error, run_trial
-from ikd_ray.sweep.trial_results import FAILED, MAX_FAILURES, REPORT, trial_id
+from ikd_ray.sweep.trial_results import ERROR, MAX_FAILURES, REPORT, STOPPED, trial_id
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -57,14 +58,14 @@ class StudentTrainable(tune.Trainable):
         self._results = run_trial(self._context, config, self._artifacts, self._distributed)
 
     def step(self) -> dict[str, Any]:
-        """Return the trial's next result; an exception becomes a `FAILED` result.
+        """Return the trial's next result; an exception becomes an `ERROR` result.
 
         Tune's own errors are thereby left to mean that the process died.
         """
         try:
             result = next(self._results)
         except Exception as error:
-            result = {FAILED: format_error(error)}
+            result = {ERROR: format_error(error)}
         done = REPORT not in result or result[REPORT].remaining == 0
         if done:
             self._results.close()  # release the trial's locks
@@ -101,7 +102,8 @@ def train_with_workers(config: dict[str, Any], context: TrialContext) -> None:
         failures = list(error.worker_failures.values())
         if any(isinstance(failure, RayError) for failure in failures):
             raise  # a worker process died too often
-        tune.report({FAILED: format_error(failures[0])})
+        key = STOPPED if any(isinstance(failure, DISK_ERRORS) for failure in failures) else ERROR
+        tune.report({key: format_error(failures[0])})
 
 
 def _run_worker(arguments: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from ikd_ray.distill.loop import TIME_METRICS, Distillation, Epoch
 from ikd_ray.distill.stage_training import DivergedError
 from ikd_ray.distill.student import size_metrics
 from ikd_ray.errors import first_line
-from ikd_ray.records import TrialRecord, trial_folder, write_trial
+from ikd_ray.records import TrialRecord, require_sweep, trial_folder, write_trial
 from ikd_ray.storage import store
 from ikd_ray.sweep.artifacts import LoadedArtifacts, SharedArtifacts
 from ikd_ray.sweep.resources import TrialResources
@@ -65,14 +65,16 @@ def run_trial(
 
     A trial that is started again repeats its epochs from where they were saved. Other results than `REPORT` end
     the trial: `FAILED` with the reason of a diverged loss, `PAUSED` where another trial is training the next
-    epoch, and `STOPPED` where the disk is full or the output cannot be reached.
+    epoch, and `STOPPED` where files cannot be read or written: the disk is full, the cache was deleted, the output
+    cannot be reached.
     """
-    start, warnings = time.monotonic(), config.get("warnings", [])
+    warnings = config.get("warnings", [])
     times: list[float] = []
     epochs: list[Epoch] = []
     trial, cache = make_trial(config["params"]), context.epoch_cache(trial_id(config["number"]))
     try:
         targets, reference = artifacts.teacher_targets, None
+        start = time.monotonic()
         if trial.assistant_layers:  # the assistant teaches, but metrics still compare with the teacher
             targets, reference = artifacts.assistant_targets(trial.assistant_layers), targets
         run = context.distillation(
@@ -96,9 +98,9 @@ def run_trial(
     except DivergedError as error:
         yield {FAILED: str(error)}
     except DISK_ERRORS as error:
-        if not (store.is_disk_full(error) or context.artifacts.output.uri):
-            raise
-        yield {STOPPED: first_line(error)}
+        if distributed.size > 1 and not store.is_disk_full(error):
+            raise  # the other workers wait for this one; Ray Train restarts all of them
+        yield {STOPPED: format_error(error)}
 
 
 def _add_final_metrics(
@@ -128,6 +130,8 @@ def _write_record(
         store.discard(folder)
     elif folder.exists():
         return
+    else:
+        require_sweep(context.sweep)
     record = TrialRecord(
         id=trial,
         number=config["number"],

@@ -8,9 +8,10 @@ from ikd_ray.distill.epoch_cache import PendingEpoch
 
 # Keys of a result. Values are opaque to Tune, which keeps statistics of every number.
 REPORT = "report"  # an `Epoch` of the trial
-FAILED = "failed"  # the reason; the trial ends without metrics
+FAILED = "failed"  # what its configuration caused; the trial ends without metrics
+ERROR = "error"  # an unexpected error; the trial ends, and a resumed sweep runs it again
 PAUSED = "paused"  # a `Paused`; the trial gives up its slot until an epoch is available
-STOPPED = "stopped"  # what the machine lacks; the trial and the sweep end for now
+STOPPED = "stopped"  # what the machine lacks (disk, a file, the network); the trial and the sweep end for now
 
 SPEC_FIELDS = ("method", "retrained", "seeds")  # of a trial's configuration; its record has them too
 

@@ -1,26 +1,30 @@
-"""Ctrl-C: an exit at once while nothing has begun, later a `KeyboardInterrupt` that is never lost."""
+"""Ctrl-C and termination: an exit at once while nothing has begun, later a `KeyboardInterrupt` that is never lost."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
 MESSAGE = b"\ninterrupted: nothing has begun\ngo on: the same command does\n"
 SHOW_CURSOR = b"\x1b[?25h"
+TERMINATION = [signal.SIGTERM, signal.SIGHUP]  # `kill`, and a terminal that is closed
 _interrupted = False
 
 
 def exit_on_interrupt() -> None:
-    """Exit at once on Ctrl-C, until `raise_on_interrupt` is called.
+    """Exit at once on Ctrl-C and on termination, until `raise_on_interrupt` is called.
 
     An exception in the middle of an import would print a page of traceback, or be lost.
     """
     signal.signal(signal.SIGINT, _exit)
+    _handle_termination(_exit)
 
 
 def raise_on_interrupt() -> None:
-    """Raise `KeyboardInterrupt` on Ctrl-C from now on, and remember it."""
+    """Raise `KeyboardInterrupt` on Ctrl-C and on termination from now on, and remember it."""
     signal.signal(signal.SIGINT, _raise)
+    _handle_termination(_interrupt)
 
 
 def was_interrupted() -> bool:
@@ -38,9 +42,19 @@ def raise_if_interrupted() -> None:
         raise KeyboardInterrupt
 
 
+def _handle_termination(handler: Callable[..., None]) -> None:
+    for number in TERMINATION:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under `nohup`
+            signal.signal(number, handler)
+
+
 def _exit(*_: object) -> None:
     os.write(1, (SHOW_CURSOR if os.isatty(1) else b"") + MESSAGE)
     os._exit(130)
+
+
+def _interrupt(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def _raise(*_: object) -> None:
