@@ -10,6 +10,19 @@ class UsageError(ValueError):
     """
 
 
+class StoreError(Exception):
+    """A call of MLflow's store failed; the message has no password in it.
+
+    Attributes:
+        code: MLflow's error code, or an empty string.
+        is_transient: Whether the same call may succeed later: no answer came, or the server is overloaded.
+    """
+
+    def __init__(self, message: str, code: str = "", is_transient: bool = False) -> None:
+        super().__init__(message)
+        self.code, self.is_transient = code, is_transient
+
+
 class UnavailableError(Exception):
     """Data that a figure needs is not available any more; the message is a sentence for the report's reader."""
 

@@ -195,13 +195,17 @@ class _Sweep:
         try:
             trials = self._run_trials()
         except BaseException:
-            self.async_tracker.close(INTERRUPTED_PATIENCE_S)
+            self.async_tracker.close(INTERRUPTED_PATIENCE_S, limit_s=INTERRUPTED_PATIENCE_S)
             if self.async_tracker.complete:
                 with suppress(Exception):  # the first error is the one to show
                     self.tracker.terminate("KILLED")
             raise
         complete = not num_pending(self.record.trials, trials)
-        self.async_tracker.close(PATIENCE_S if complete else INTERRUPTED_PATIENCE_S)
+        if complete:
+            self.async_tracker.close(PATIENCE_S)
+            self.tracker.client.patience_s = PATIENCE_S
+        else:
+            self.async_tracker.close(INTERRUPTED_PATIENCE_S, limit_s=INTERRUPTED_PATIENCE_S)
         has_front = self._summarize(trials)
         self._conclude_tracking(trials)
         if not complete:

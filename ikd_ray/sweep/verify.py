@@ -33,6 +33,7 @@ from ikd_ray.storage.remote import SharedStorage
 from ikd_ray.sweep.request import tracking_uri_of
 from ikd_ray.sweep.sync import pull_students
 from ikd_ray.sweep.trial_results import trial_id
+from ikd_ray.tracking.async_tracker import PATIENCE_S
 from ikd_ray.tracking.models import publish_front
 from ikd_ray.tracking.tracker import Tracker
 from ikd_ray.tracking.verify import find_differences, repair
@@ -60,6 +61,7 @@ def verify(
     with sweep_lock(folder):
         sweep = read_sweep(folder)
         tracker = Tracker(tracking_uri_of(sweep, tracking_uri, "--check"), sweep.task)
+        tracker.client.patience_s = PATIENCE_S
         trials, damaged = load_intact_trials(folder)
         discrepancies = [
             Discrepancy("trials", f"{path.name} was damaged; it is in {path} now", repaired=False)

@@ -13,7 +13,7 @@ from typing import NoReturn
 from typer import Abort, Typer
 from typer.exceptions import TyperException
 
-from ikd_ray.errors import UsageError, first_line
+from ikd_ray.errors import StoreError, UsageError, first_line
 from ikd_ray.redaction import redact_uris
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,9 +76,12 @@ def requires_backends(flag: str, extra: str, packages: Sequence[str]) -> None:
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
-    """Turn a `UsageError` into its message on stderr and exit status 2."""
+    """Turn a `UsageError` into its message on stderr and exit status 2, a `StoreError` into status 1."""
     try:
         yield
     except UsageError as error:
         print_error(str(error))
         raise SystemExit(2) from None
+    except StoreError as error:
+        print_error(f"MLflow: {error}; try again when its store answers")
+        raise SystemExit(1) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -9,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ikd_ray.errors import StoreError
 from ikd_ray.records import SweepRecord, read_trial
+from ikd_ray.tracking.store_client import FIRST_RETRY_S, LAST_RETRY_S
 from ikd_ray.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from ikd_ray.distill.teacher import TeacherRecord
 
-FIRST_RETRY_S, LAST_RETRY_S = 0.5, 10.0  # bounds of the pause between attempts, which doubles
 PATIENCE_S = 20.0  # for an unavailable store at the end of a sweep
 MAX_REFUSALS = 2  # attempts of a call that the store answers with an error
 
@@ -24,6 +26,18 @@ class _Call(NamedTuple):
     trial: str  # empty for calls about the whole sweep
     method: str  # of the tracker
     arguments: tuple[Any, ...]
+
+
+class _Closing:
+    """Time that a closed tracker still has: `patience_s` after the store's last answer, until `limit` at most."""
+
+    def __init__(self, patience_s: float, limit: float) -> None:
+        self.patience_s, self.limit = patience_s, limit
+        self.extend()
+
+    def extend(self) -> None:
+        """Count the patience from now."""
+        self.deadline = min(time.monotonic() + self.patience_s, self.limit)
 
 
 class AsyncTracker:
@@ -46,7 +60,7 @@ class AsyncTracker:
         self._tracker, self._sweep, self._notify = tracker, sweep, notify
         self._calls: deque[_Call] = deque()
         self._changed = threading.Condition()
-        self._deadline: float | None = None  # set by `close`
+        self._closing: _Closing | None = None
         self._failures = self._refusals = 0  # consecutive
         self.error: Exception | None = None
         self.refused: set[str] = set()
@@ -78,15 +92,20 @@ class AsyncTracker:
             self._calls = deque(call for call in self._calls if call.trial != trial)
         self._put(trial, "log_trial")
 
-    def close(self, patience_s: float = PATIENCE_S) -> None:
-        """Wait until the queue is empty, at most `patience_s` seconds for a store that is unavailable or hangs."""
+    def close(self, patience_s: float = PATIENCE_S, limit_s: float = math.inf) -> None:
+        """Wait until the queue is empty.
+
+        Args:
+            patience_s: Seconds to wait for a store that is unavailable or hangs, counted from its last answer.
+            limit_s: Seconds to wait in all.
+        """
         with self._changed:
-            self._deadline = time.monotonic() + patience_s
+            self._closing = closing = _Closing(patience_s, time.monotonic() + limit_s)
             self._changed.notify()
         while self._thread.is_alive():
             waiting = len(self._calls)
-            self._thread.join(patience_s)
-            if len(self._calls) == waiting:
+            self._thread.join(min(patience_s, limit_s))
+            if len(self._calls) == waiting or time.monotonic() > closing.limit:
                 break
 
     @property
@@ -118,7 +137,7 @@ class AsyncTracker:
     def _next_call(self) -> _Call | None:
         """Wait for a call and return it without removing it; None if the tracker is closed and the queue empty."""
         with self._changed:
-            self._changed.wait_for(lambda: self._calls or self._deadline is not None)
+            self._changed.wait_for(lambda: self._calls or self._closing)
             return self._calls[0] if self._calls else None
 
     def _make(self, call: _Call) -> None:
@@ -132,6 +151,8 @@ class AsyncTracker:
     def _remove(self, call: _Call) -> None:
         self.error, self._failures, self._refusals = None, 0, 0
         with self._changed:
+            if self._closing:
+                self._closing.extend()
             if self._calls and self._calls[0] is call:  # `log_trial` may have replaced it
                 self._calls.popleft()
 
@@ -140,7 +161,8 @@ class AsyncTracker:
 
         `available` says that the store answered another call just before: it refuses this one.
         """
-        self._refusals += available
+        is_transient = isinstance(error, StoreError) and error.is_transient
+        self._refusals += available and not is_transient
         if self._refusals > MAX_REFUSALS:
             self.refused.add(call.trial)
             self._remove(call)
@@ -153,8 +175,8 @@ class AsyncTracker:
         self.error, self._failures = error, self._failures + 1
         pause = min(FIRST_RETRY_S * 2**self._failures, LAST_RETRY_S)
         with self._changed:
-            self._changed.wait_for(lambda: self._deadline is not None, pause)
-        if self._deadline is None:
+            self._changed.wait_for(lambda: self._closing, pause)
+        if self._closing is None:
             return True
         time.sleep(FIRST_RETRY_S)
-        return time.monotonic() < self._deadline
+        return time.monotonic() < self._closing.deadline

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
+
+    from ikd_ray.tracking.store_client import StoreClient
 
 # Read by MLflow when it is imported.
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it prints passwords
@@ -29,6 +30,7 @@ RUN_NAME = "mlflow.runName"
 PARENT_RUN_ID = "mlflow.parentRunId"
 SOURCE_NAME, SOURCE_TYPE = "mlflow.source.name", "mlflow.source.type"
 NOTE = "mlflow.note.content"  # description of a run or an experiment, in Markdown
+MAX_METRICS = 1000  # of a call of `log_batch`
 MAX_TAG = 1000  # characters of a tag whose text may grow; MLflow accepts 8000
 
 VIEW = "ikd-students"  # id of the saved view in links
@@ -89,7 +91,7 @@ def experiment_tags(view: SavedView) -> dict[str, str]:
     }
 
 
-def add_model_version(client: MlflowClient, model: LoggedModel, name: str, version: str) -> None:
+def add_model_version(client: StoreClient, model: LoggedModel, name: str, version: str) -> None:
     """Show a registered version on the model's own page, as `mlflow.register_model` does."""
     versions = [*json.loads(model.tags.get(_MODEL_VERSIONS, "[]")), {"name": name, "version": version}]
     client.set_logged_model_tags(model.model_id, {_MODEL_VERSIONS: json.dumps(versions)})

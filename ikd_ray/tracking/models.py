@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 from ikd_ray.analysis.objectives import dev_metric
 from ikd_ray.analysis.pareto import pareto_front
-from ikd_ray.errors import UsageError
+from ikd_ray.errors import StoreError, UsageError
 from ikd_ray.export.hf_export import export_student
 from ikd_ray.records import SweepRecord, TrialRecord
 from ikd_ray.redaction import redact_uri
 from ikd_ray.tracking.description import sweep_description
 from ikd_ray.tracking.mlflow_internals import NOTE, add_model_version
+from ikd_ray.tracking.store_client import StoreClient
 from ikd_ray.tracking.tracker import FRONT, TRIAL, Tracker
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
 
 
 def publish_front(tracker: Tracker, folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
@@ -73,7 +73,7 @@ def logged_model_id(run: Run) -> str:
     return outputs[-1].model_id if outputs else ""
 
 
-def log_student(client: MlflowClient, run: Run, folder: Path, sweep: SweepRecord, trial: TrialRecord) -> str:
+def log_student(client: StoreClient, run: Run, folder: Path, sweep: SweepRecord, trial: TrialRecord) -> str:
     """Log a trial's student as a model of the transformers flavour, unless its run has one; return the model's id.
 
     `mlflow.transformers.log_model` would start the ended run again and change its end, so the client does it.
@@ -81,7 +81,7 @@ def log_student(client: MlflowClient, run: Run, folder: Path, sweep: SweepRecord
     Raises:
         UsageError: the student is damaged, or its tokenizer is missing.
         OSError: the student cannot be read or written.
-        MlflowException: the store refuses the model.
+        StoreError: the store refuses the model.
     """
     if model_id := logged_model_id(run):
         return model_id
@@ -91,14 +91,7 @@ def log_student(client: MlflowClient, run: Run, folder: Path, sweep: SweepRecord
     with tempfile.TemporaryDirectory() as temporary:
         exported, saved = Path(temporary) / "exported", Path(temporary) / "saved"
         export_student(folder, trial, exported)
-        model = client.create_logged_model(
-            run.info.experiment_id,
-            name=trial.name,
-            source_run_id=run_id,
-            tags={"ikd.sweep": sweep.name, "ikd.trial": trial.id},
-            params={name: str(value) for name, value in trial.params.items()},
-            model_type="transformers",
-        )
+        model = _create_model(client, run, sweep, trial)
         try:
             _save_model(exported, saved, model.model_id, run_id)
             client.log_model_artifacts(model.model_id, str(saved))
@@ -113,21 +106,38 @@ def log_student(client: MlflowClient, run: Run, folder: Path, sweep: SweepRecord
     return str(model.model_id)
 
 
+def _create_model(client: StoreClient, run: Run, sweep: SweepRecord, trial: TrialRecord) -> LoggedModel:
+    """Create the logged model of a trial's run, or return one that an attempt without an answer has created."""
+
+    def create() -> LoggedModel:
+        experiment, run_id = run.info.experiment_id, run.info.run_id
+        for model in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
+            return model
+        return client.create_logged_model(
+            experiment,
+            name=trial.name,
+            source_run_id=run_id,
+            tags={"ikd.sweep": sweep.name, "ikd.trial": trial.id},
+            params={name: str(value) for name, value in trial.params.items()},
+            model_type="transformers",
+        )
+
+    return client.repeat(create)
+
+
 def register_model(
-    client: MlflowClient, model_id: str, name: str, sweep: SweepRecord, trial: TrialRecord
+    client: StoreClient, model_id: str, name: str, sweep: SweepRecord, trial: TrialRecord
 ) -> str:
     """Make a logged student a version of the registered model `name`, unless it is one; return the version.
 
     Raises:
-        MlflowException: the registry refuses it.
+        StoreError: the registry refuses it.
     """
-    from mlflow.exceptions import MlflowException
-
     model = client.get_logged_model(model_id)
     try:
         client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+    except StoreError as error:
+        if error.code != "RESOURCE_ALREADY_EXISTS":
             raise
     for version in client.search_model_versions(f"name = '{name}' and run_id = '{model.source_run_id}'"):
         return str(version.version)
@@ -191,7 +201,7 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _link_metrics(client: MlflowClient, run_id: str, model_id: str, names: Sequence[str]) -> None:
+def _link_metrics(client: StoreClient, run_id: str, model_id: str, names: Sequence[str]) -> None:
     """Link the last values of a run's metrics to its model: the same rows once more, with the model's id."""
     from mlflow.entities import Metric
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,16 +14,17 @@ from urllib.parse import urlsplit
 from ikd_ray.analysis.objectives import dev_metric, main_metric
 from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.analysis.training_costs import compute_savings
-from ikd_ray.errors import UsageError, first_line
+from ikd_ray.errors import StoreError, UsageError
 from ikd_ray.formatting import clean
 from ikd_ray.records import SPACE_FILE, SweepRecord, TrialRecord, num_pending, trial_name
-from ikd_ray.redaction import redact_secrets, redact_uri
+from ikd_ray.redaction import redact_uri
 from ikd_ray.report.summary_files import SUMMARY_FILES
 from ikd_ray.tracking import mlflow_internals as internals
 from ikd_ray.tracking.mlflow_internals import SavedView
+from ikd_ray.tracking.store_client import StoreClient, redact_error
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run
 
     from ikd_ray.distill.teacher import TeacherRecord
 
@@ -31,6 +33,13 @@ TRIAL = "ikd.trial"
 TEACHER_KEY = "ikd.teacher_key"
 SWEEP_ID = "ikd.sweep_id"
 FRONT = "ikd.front"
+IDENTITY = (
+    KIND,
+    TRIAL,
+    internals.PARENT_RUN_ID,
+    TEACHER_KEY,
+    SWEEP_ID,
+)  # tags that tell a run from all others
 
 VIEW_METRICS = ("student/params", "student/latency_ms", "dev/attention_kl", "dev/teacher_agreement")
 VIEW_PARAMS = ("regime", "student_layers", "temperature", "lambda", "learning_rate", "soft_labels")
@@ -66,22 +75,21 @@ class Tracker:
         Raises:
             UsageError: the store cannot be opened, or the experiment is deleted.
         """
-        mlflow = internals.import_mlflow()
-        self.uri = uri or mlflow.get_tracking_uri()
+        self.uri = uri or internals.import_mlflow().get_tracking_uri()
         self.experiment_name = f"ikd-{task}"
         self.parent_run_id = ""
         self._tags: dict[str, str] = {}  # of every run of the sweep
         self._runs: dict[str, _TrialRun] = {}  # trial id -> its run
         try:
             _check_database(self.uri)
-            self.client = mlflow.MlflowClient(self.uri)
+            self.client = StoreClient(self.uri)
             experiment = self.client.get_experiment_by_name(self.experiment_name)
             self.experiment_id = (
                 experiment.experiment_id
                 if experiment
                 else self.client.create_experiment(self.experiment_name)
             )
-        except Exception as error:  # every store raises its own
+        except (StoreError, OSError) as error:
             raise UsageError(
                 f"--tracking-uri {redact_uri(self.uri)}: no MLflow store there ({self.redact_error(error)}); start "
                 "the server, or leave the flag out for a local store"
@@ -93,8 +101,8 @@ class Tracker:
             )
 
     def redact_error(self, error: Exception) -> str:
-        """Return the first line of a store's exception without passwords."""
-        return redact_secrets(first_line(error), self.uri)[:200]
+        """Return the first line of an exception without passwords."""
+        return redact_error(error, self.uri)
 
     def start_sweep(self, sweep: SweepRecord) -> None:
         """Create the sweep's parent run, or reopen the one that the store has."""
@@ -168,7 +176,7 @@ class Tracker:
         self._log_params(run_id, teacher.settings)
         epochs = teacher.history if kind == "assistant" else [*teacher.history, teacher.metrics]
         for step, metrics in enumerate(epochs, start=1):
-            self._log_metrics(run_id, metrics, step, start)
+            self.client.log_batch(run_id, metrics=_metric_rows(metrics, step, start))
         self.client.set_terminated(run_id)
 
     def start_trial(self, trial: str, params: Mapping[str, Any], at: float | None = None) -> None:
@@ -192,18 +200,20 @@ class Tracker:
         """Log the metrics of a trial's epoch, counted from 1 over all stages; `at` as in `start_trial`."""
         run = self._runs[trial]
         if epoch > run.epochs:
-            self._log_metrics(run.run_id, metrics, epoch, at)
+            self.client.log_batch(run.run_id, metrics=_metric_rows(metrics, epoch, at))
             run.epochs = epoch
 
     def tag_trial(
         self, trial: str, reused_from: Sequence[str] = (), warnings: Sequence[str] = (), reason: str = ""
     ) -> None:
         """Tag a trial's run with all trials whose epochs it has reused so far, its warnings so far, why it failed."""
+        from mlflow.entities import RunTag
+
         reused = ", ".join(sorted(set(reused_from)))
-        tags = {"ikd.reused_from": reused, "ikd.warnings": "; ".join(warnings), "ikd.reason": reason}
-        for name, text in tags.items():
-            if text:
-                self.client.set_tag(self._runs[trial].run_id, name, clean(text, internals.MAX_TAG))
+        texts = {"ikd.reused_from": reused, "ikd.warnings": "; ".join(warnings), "ikd.reason": reason}
+        tags = [RunTag(name, clean(text, internals.MAX_TAG)) for name, text in texts.items() if text]
+        if tags:
+            self.client.log_batch(self._runs[trial].run_id, tags=tags)
 
     def log_trial(self, record: TrialRecord) -> None:
         """Complete the run of an ended trial from its record."""
@@ -215,8 +225,7 @@ class Tracker:
         self.start_trial(record.id, record.tracked_params, times[0] if times else None)
         # The trial's metrics are those of its last epoch and the final ones.
         epochs = [*record.history[:-1], record.metrics] if record.history else []
-        for epoch, (metrics, at) in enumerate(zip(epochs, times, strict=True), start=1):
-            self.log_epoch(record.id, metrics, epoch, at)
+        self._log_epochs(self._runs[record.id], epochs, times)
         self.tag_trial(record.id, record.reused_from, record.warnings, record.reason)
         self._terminate_trial(record.id, status, times[-1] if times else None)
 
@@ -224,7 +233,8 @@ class Tracker:
         """Log all ended trials, the sums and the files of a sweep, and end its run."""
         for trial in trials:
             self.log_trial(trial)
-        self._log_metrics(self.parent_run_id, compute_savings(trials).metrics(), 0)
+        sums = compute_savings(trials).metrics()
+        self.client.log_batch(self.parent_run_id, metrics=_metric_rows(sums, 0))
         for path in (folder / name for name in (*SUMMARY_FILES, SPACE_FILE)):
             if path.is_file():
                 self.client.log_artifact(self.parent_run_id, str(path))
@@ -238,12 +248,10 @@ class Tracker:
         self.client.set_terminated(self.parent_run_id, status=status)
 
     def _is_active(self, run_id: str) -> bool:
-        from mlflow.exceptions import MlflowException
-
         try:
             return self.client.get_run(run_id).info.lifecycle_stage == "active"
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        except StoreError as error:
+            if error.code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return False
 
@@ -257,24 +265,39 @@ class Tracker:
         return runs
 
     def _create_run(self, name: str, tags: Mapping[str, str], at: float | None = None) -> str:
-        tags = {internals.RUN_NAME: name, **self._tags, **tags}
-        run = self.client.create_run(
-            self.experiment_id, start_time=_milliseconds(at), run_name=name, tags=tags
-        )
-        return run.info.run_id
+        attempts = itertools.count()
+        known = {internals.RUN_NAME: name, **self._tags, **tags}
+
+        def create() -> Run:
+            # The answer to the first attempt may have been lost.
+            query = " and ".join(f"tags.`{key}` = '{known[key]}'" for key in IDENTITY if key in known)
+            if next(attempts) and (runs := self._search_runs(query)):
+                return runs[0]
+            start = _milliseconds(at)
+            return self.client.create_run(self.experiment_id, start_time=start, run_name=name, tags=known)
+
+        return self.client.repeat(create).info.run_id
 
     def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
         self.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
 
-    def _log_metrics(
-        self, run_id: str, metrics: Mapping[str, float], step: int, at: float | None = None
+    def _log_epochs(
+        self, run: _TrialRun, epochs: Sequence[Mapping[str, float]], times: Sequence[float | None]
     ) -> None:
-        from mlflow.entities import Metric
-
-        rows = [Metric(key, value, _milliseconds(at), step) for key, value in metrics.items()]
-        self.client.log_batch(run_id, metrics=rows)
+        """Log the epochs that a trial's run lacks, in batches of whole epochs."""
+        rows: list[Metric] = []
+        for epoch, (metrics, at) in enumerate(zip(epochs, times, strict=True), start=1):
+            if epoch <= run.epochs:
+                continue
+            if len(rows) + len(metrics) > internals.MAX_METRICS:
+                self.client.log_batch(run.run_id, metrics=rows)
+                run.epochs, rows = epoch - 1, []
+            rows += _metric_rows(metrics, epoch, at)
+        if rows:
+            self.client.log_batch(run.run_id, metrics=rows)
+            run.epochs = len(epochs)
 
     def _terminate_trial(self, trial: str, status: str, at: float | None = None) -> None:
         run = self._runs[trial]
@@ -328,6 +351,12 @@ def _check_database(uri: str) -> None:
     port = DATABASE_PORTS.get(parts.scheme.partition("+")[0])
     if port and parts.hostname:
         socket.create_connection((parts.hostname, parts.port or port), timeout=CONNECT_TIMEOUT_S).close()
+
+
+def _metric_rows(metrics: Mapping[str, float], step: int, at: float | None = None) -> list[Metric]:
+    from mlflow.entities import Metric
+
+    return [Metric(key, value, _milliseconds(at), step) for key, value in metrics.items()]
 
 
 def _milliseconds(at: float | None) -> int:
