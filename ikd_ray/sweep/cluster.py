@@ -37,8 +37,10 @@ INIT_OPTIONS: dict[str, Any] = {
 class ClusterLostError(BaseException):
     """Ray did not start or has died; not an `Exception`, since no code that is running then can handle it."""
 
-    def __init__(self, message: str = "Ray's own processes died, and every trial with them") -> None:
-        super().__init__(f"{message} (killed, or out of memory)")
+    def __init__(self, message: str = "") -> None:
+        super().__init__(
+            message or "Ray's own processes died, and every trial with them (killed, or out of memory)"
+        )
 
 
 @contextmanager

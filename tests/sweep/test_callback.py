@@ -10,12 +10,12 @@ from unittest.mock import Mock
 import pytest
 
 from ikd_ray.distill.epoch_cache import PendingEpoch
-from ikd_ray.records import TrialRecord, read_trials, write_trial
+from ikd_ray.records import SWEEP_FILE, TrialRecord, read_trials, write_trial
 from ikd_ray.storage.remote import SharedStorage
 from ikd_ray.sweep import callback
 from ikd_ray.sweep.callback import SweepCallback
 from ikd_ray.sweep.sync import SweepSync
-from ikd_ray.sweep.trial_results import FAILED, MAX_FAILURES, PAUSED, REPORT, STOPPED, Paused
+from ikd_ray.sweep.trial_results import ERROR, FAILED, MAX_FAILURES, PAUSED, REPORT, STOPPED, Paused
 from ikd_ray.terminal.console import Console
 from tests.helpers.terminal import make_epoch
 
@@ -52,6 +52,7 @@ class Sweep(SimpleNamespace):
 @pytest.fixture
 def sweep(tmp_path):
     text, tracker, search, stops = io.StringIO(), Mock(), Mock(), []
+    (tmp_path / SWEEP_FILE).touch()
     console = Console(text)
     with console.sweep(3, 1, "dev/mcc"):
         sync = SweepSync(SharedStorage(str(tmp_path.parent)), tmp_path, console.warn)
@@ -100,6 +101,22 @@ def test_a_failed_trial_is_recorded_before_the_search_learns_of_it(sweep):
     assert (trial.status, trial.reason, trial.died) == ("failed", "loss became nan", False)
     assert sweep.searched() == [("fail", 0, True)]
     assert sweep.tracked()[-1] == ("log_trial", "t000")
+
+
+def test_an_unexpected_error_fails_a_trial_until_the_sweep_is_resumed(sweep):
+    sweep.send("start")
+    sweep.send("complete", **{ERROR: "RuntimeError: too many open files"})
+    [trial] = read_trials(sweep.folder)
+    assert (trial.status, trial.died) == ("failed", True)
+    assert sweep.searched() == [("fail", 0, False)]
+
+
+def test_a_deleted_sweep_is_stopped_and_not_created_in_part(sweep):
+    (sweep.folder / SWEEP_FILE).unlink()
+    sweep.send("start")
+    sweep.send("complete", **{FAILED: "loss became nan"})
+    assert sweep.stops == [f"t000: [Errno 2] deleted while the sweep ran: '{sweep.folder}'"]
+    assert not (sweep.folder / "trials").exists()
 
 
 def test_a_trial_whose_process_died_is_retried_and_logs_no_epoch_twice(sweep):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+from pathlib import Path
 
 import pytest
 
 from ikd_ray.errors import UsageError
-from ikd_ray.sweep import ray_internals
+from ikd_ray.sweep import cluster, ray_internals
+from ikd_ray.sweep.cluster import ClusterLostError, ray_cluster
 from ikd_ray.sweep.resources import Node, TrialResources, allocate
+from ikd_ray.terminal.interrupts import TERMINATION
 
 ONE_GPU, FOUR_GPUS = (16, 1), (16, 4)
 
@@ -56,6 +60,47 @@ def test_more_than_the_cluster_has_is_refused(nodes, options, words):
     with pytest.raises(UsageError) as error:
         allocate_nodes(nodes, options)
     assert all(word in str(error.value) for word in words)
+
+
+@pytest.fixture
+def fake_ray(monkeypatch):
+    """Replace Ray's start by one that takes the signals, as Ray's does; return the arguments of each start."""
+    starts = []
+
+    def init(**options):
+        folder = Path(options["_temp_dir"])
+        starts.append(options | {"modes": (folder.parent.stat().st_mode & 0o777, folder.exists())})
+        for number in TERMINATION:
+            signal.signal(number, signal.SIG_DFL)
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster.ray, "init", init)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray_internals, "is_cluster_alive", lambda timeout_s: True)
+    return starts
+
+
+def test_ray_does_not_keep_the_signals_that_end_a_sweep(fake_ray):
+    handlers = {number: signal.getsignal(number) for number in TERMINATION}
+    with ray_cluster(nested=False):
+        assert {number: signal.getsignal(number) for number in TERMINATION} == handlers
+
+
+def test_rays_folder_is_in_one_that_only_the_user_can_open(fake_ray):
+    with ray_cluster(nested=False):
+        [start] = fake_ray
+        assert start["modes"] == (0o700, False)
+    assert not Path(start["_temp_dir"]).parent.exists()
+
+
+def test_a_ray_that_does_not_start_is_one_line(fake_ray, monkeypatch):
+    def fail(**options):
+        raise RuntimeError("the GCS died\nand more")
+
+    monkeypatch.setattr(cluster.ray, "init", fail)
+    with pytest.raises(ClusterLostError) as error, ray_cluster(nested=False):
+        pass
+    assert str(error.value) == "Ray did not start: the GCS died"
 
 
 def test_the_installed_ray_has_the_private_names():

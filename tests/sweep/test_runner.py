@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import io
+import shutil
+import sqlite3
 from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
+from optuna.exceptions import StorageInternalError
 
 from ikd_ray.records import TrialRecord, read_sweep
 from ikd_ray.sweep import runner
+from ikd_ray.sweep.trial import TUNE_FOLDER
 from ikd_ray.terminal.console import Console
 from tests.helpers.sample_sweep import make_sweep
 
 TRIALS = 2
+STUDY_ERROR = StorageInternalError("An exception is raised during the commit.")
+STUDY_ERROR.__cause__ = sqlite3.OperationalError("disk I/O error")
 
 
 @pytest.fixture
@@ -71,6 +77,8 @@ def test_an_mlflow_store_that_is_away_is_a_warning(run):
     [
         (KeyboardInterrupt(), 130, "interrupted"),
         (OSError(28, "No space left on device"), 1, "no space left on device"),
+        (FileNotFoundError(2, "No such file", "outputs/cache/x"), 1, "No such file: 'outputs/cache/x'"),
+        (STUDY_ERROR, 1, "OperationalError: disk I/O error"),
         (runner.SweepStoppedError("3 trials in a row lost their process"), 1, "lost their process"),
         (runner.ClusterLostError(), 1, "Ray's own processes died"),
     ],
@@ -86,3 +94,14 @@ def test_an_unexpected_error_is_raised_after_saying_how_to_resume(run, capsys):
     with pytest.raises(ZeroDivisionError):
         run(error=ZeroDivisionError())
     assert "the sweep ended with an unexpected error" in capsys.readouterr().err
+
+
+def test_a_deleted_sweep_leaves_its_name_free(run, tmp_path, capsys):
+    folder = tmp_path / "outputs" / "first"
+    shutil.rmtree(folder)
+    (folder / TUNE_FOLDER).mkdir(parents=True)
+    found, output = run(error=runner.SweepStoppedError("t000: deleted while the sweep ran"))
+    assert found == 1
+    assert "deleted while the sweep ran" in capsys.readouterr().err
+    assert "go on: the same command does" in output
+    assert not folder.exists()

@@ -1,0 +1,60 @@
+"""Ctrl-C, SIGTERM and SIGHUP before and after a command has begun, sent to a real process."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BEFORE = """
+import time
+from ikd_ray.terminal import interrupts
+interrupts.exit_on_interrupt()
+print("ready", flush=True)
+time.sleep(60)
+"""
+AFTER = """
+import signal, time
+from ikd_ray.terminal import interrupts
+interrupts.exit_on_interrupt()
+interrupts.raise_on_interrupt()
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted", interrupts.was_interrupted())
+"""
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+def send(script: str, number: signal.Signals, *within: str) -> tuple[int, str]:
+    """Send a signal to a process that says it is ready; return its exit status and its output."""
+    command = [*within, sys.executable, "-c", script]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    try:
+        output, _ = process.communicate(timeout=2 if within else 30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, _ = process.communicate()
+    return process.returncode, output
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_before_a_command_has_begun_it_exits_at_once(number):
+    assert send(BEFORE, number) == (130, "\ninterrupted: nothing has begun\ngo on: the same command does\n")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_later_it_is_a_keyboard_interrupt(number):
+    assert send(AFTER, number) == (0, "interrupted True\n")
+
+
+def test_under_nohup_a_closed_terminal_is_ignored():
+    ignoring = ("sh", "-c", 'trap "" HUP; exec "$@"', "sh")
+    assert send(AFTER, signal.SIGHUP, *ignoring) == (-signal.SIGKILL, "")

@@ -1,0 +1,137 @@
+"""The client of MLflow's store: errors without passwords, and calls that are repeated."""
+
+from __future__ import annotations
+
+import itertools
+import traceback
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
+
+from ikd_ray.errors import StoreError
+from ikd_ray.records import read_sweep, read_trials
+from ikd_ray.tracking import models, store_client
+from ikd_ray.tracking.models import publish_front
+from ikd_ray.tracking.tracker import Tracker
+from ikd_ray.tracking.verify import find_differences, repair
+from tests.helpers.mlflow_sweeps import trial_runs
+from tests.helpers.sample_sweep import make_sweep
+
+PASSWORD = "Ne7er@Sh0wn"
+SECRET_URI = f"http://ann:{quote(PASSWORD, safe='')}@mlflow.example"
+
+
+class FailingClient:
+    """MLflow client whose calls with the given numbers (from 0) fail with an error that shows the password."""
+
+    def __init__(
+        self, client, *numbers: int, code: int = TEMPORARILY_UNAVAILABLE, lost: bool = False
+    ) -> None:
+        self._client, self._numbers, self._code, self._lost = client, numbers, code, lost
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str):
+        def call(*arguments, **options):
+            self.calls.append(name)
+            fails = len(self.calls) - 1 in self._numbers
+            if fails and not self._lost:
+                raise MlflowException(f"GET {SECRET_URI}/{name}: 503, password {PASSWORD}", self._code)
+            answer = getattr(self._client, name)(*arguments, **options)
+            if fails:
+                raise MlflowException(f"{name} failed with exception: {PASSWORD}")
+            return answer
+
+        return call
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Return a small sweep's folder, its record and those of its trials."""
+    folder = make_sweep(tmp_path / "outputs", 3)
+    return folder, read_sweep(folder), read_trials(folder)
+
+
+@pytest.fixture
+def open_tracker(uri, request, monkeypatch):
+    """`open_tracker(...)`: a tracker with an experiment of its own, whose client fails as `FailingClient` does."""
+    monkeypatch.setattr(store_client, "FIRST_RETRY_S", 0.001)
+    number = itertools.count()
+
+    def save_quickly(exported: Path, saved: Path, model_id: str, run_id: str) -> None:
+        saved.mkdir()
+        (saved / "MLmodel").write_text(f"model_id: {model_id}\n")
+
+    monkeypatch.setattr(models, "_save_model", save_quickly)
+
+    def make(*numbers: int, **options) -> Tracker:
+        tracker = Tracker(uri, f"{request.node.name}-{next(number)}")
+        tracker.uri = tracker.client._uri = SECRET_URI
+        tracker.client._client = FailingClient(tracker.client._client, *numbers, **options)
+        return tracker
+
+    return make
+
+
+def deliver(tracker: Tracker, folder, sweep, trials) -> None:
+    """Do everything that the end of a sweep and `--check` do with a store."""
+    tracker.start_sweep(sweep)
+    tracker.finish_sweep(folder, sweep, trials)
+    publish_front(tracker, folder, sweep, trials)
+    repair(tracker, folder, sweep, trials, find_differences(tracker, sweep, trials))
+
+
+def test_whatever_call_fails_no_password_is_shown(open_tracker, sweep):
+    whole = open_tracker()
+    deliver(whole, *sweep)
+    for number in range(len(whole.client._client.calls)):
+        tracker = open_tracker(number, code=INVALID_PARAMETER_VALUE)
+        with pytest.raises(StoreError) as error:
+            deliver(tracker, *sweep)
+        shown = "".join(traceback.format_exception(error.value))
+        assert "Ne7er" not in shown
+        assert "Sh0wn" not in shown
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_store_that_fails_now_and_then_gets_everything_once(open_tracker, sweep, lost):
+    tracker = open_tracker(*range(0, 10_000, 3), lost=lost)
+    deliver(tracker, *sweep)
+    _, record, trials = sweep
+    tracker.client._client._numbers = ()
+    assert not find_differences(tracker, record, trials)
+    assert len(trial_runs(tracker)) == len(trials)
+    assert len(tracker.client.search_logged_models([tracker.experiment_id])) == 1
+
+
+def test_a_call_that_the_store_refuses_is_not_repeated(open_tracker):
+    tracker = open_tracker(0, code=INVALID_PARAMETER_VALUE)
+    with pytest.raises(StoreError) as error:
+        tracker.client.get_run("none")
+    assert (error.value.code, error.value.is_transient) == ("INVALID_PARAMETER_VALUE", False)
+    assert tracker.client._client.calls == ["get_run"]
+
+
+def test_patience_ends(open_tracker):
+    tracker = open_tracker(*range(1000))
+    tracker.client.patience_s = 0.05
+    with pytest.raises(StoreError) as error:
+        tracker.client.search_experiments()
+    assert error.value.is_transient
+    assert 2 < len(tracker.client._client.calls) < 60
+
+
+def test_passwords_of_the_environment_are_hidden(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken-of-ann")
+    assert "t0ken" not in store_client.redact_error(RuntimeError("401 for t0ken-of-ann"), SECRET_URI)
+
+
+def test_the_epochs_of_an_ended_trial_are_one_call(open_tracker, sweep):
+    tracker = open_tracker()
+    deliver(tracker, *sweep)
+    calls = tracker.client._client.calls
+    # Of each trial its parameters, its epochs and its tags; of the sweep its parameters and its sums; of the
+    # front's student the link to its metrics.
+    assert calls.count("log_batch") <= 3 * len(sweep[2]) + 4
