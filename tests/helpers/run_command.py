@@ -156,10 +156,10 @@ class SweepProcess:
             assert time.monotonic() < end, f"{timeout:g} s have passed:\n{self.text}"
             time.sleep(0.02)
 
-    def interrupt(self, group: bool = False) -> None:
-        """Send Ctrl-C to the driver, or, as a terminal does, to its whole process group."""
+    def interrupt(self, group: bool = False, number: signal.Signals = signal.SIGINT) -> None:
+        """Send Ctrl-C or another signal to the driver, or, as a terminal does, to its whole process group."""
         self._since = time.monotonic()
-        (os.killpg if group else os.kill)(self.process.pid, signal.SIGINT)
+        (os.killpg if group else os.kill)(self.process.pid, number)
 
     def end(self, timeout: float = END_S, status: int | None = None) -> SweepExit:
         """Wait for the end; assert its exit status, where one is given."""
