@@ -19,7 +19,8 @@ _SCHEME = re.compile(r"(?:[A-Za-z][\w+.-]*:(?:/{1,2}(?!/))?)?")
 _USER = re.compile(r"(?:[^/?#@:]*(?::.*)?@)?", re.DOTALL)
 _QUERY = re.compile(r"([?&;#])([^=&;#?]+)=([^&;#]*)")
 _SECRET_NAME = re.compile(r"pass|pwd|token|secret|key|auth|credential|signature|odbc", re.IGNORECASE)
-_URI = re.compile(r"[A-Za-z][\w+.-]*:/{1,2}[^/\s]\S*")
+# The scheme is bounded: an unbounded one is tried anew from each letter of a long text.
+_URI = re.compile(r"[A-Za-z][\w+.-]{0,40}:/{1,2}[^/\s]\S*")
 
 
 def refuse_secrets(flag: str, uri: str | None) -> None:

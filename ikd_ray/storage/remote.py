@@ -244,6 +244,8 @@ def open_storage(location: str) -> SharedStorage:
     """
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", location):
         return SharedStorage(location)
+    if location.startswith("file:"):
+        raise UsageError(f"--output {location}: a folder is given as its path, without file://")
     _refuse_secrets(location)
     path, mark, query = location.partition("?")
     storage = RemoteStorage(path.rstrip("/") + mark + query)
