@@ -33,6 +33,7 @@ from ikd_ray.distill.teacher_files import (
     load_classifier,
     unsupported_family,
     validate_config,
+    validate_shapes,
     weights_key,
 )
 from ikd_ray.errors import UsageError, first_line
@@ -111,6 +112,7 @@ def find_teacher(name: str | None, task: Task) -> TeacherSource:
         key = weights_key(Path(name))
         validate_config(Path(name))
         source = _describe(name, name, key, task)
+        validate_shapes(Path(name), name)
         load_classifier(name, name, task, source.has_head)
         return source
     if os.path.exists(name) or not name:
@@ -154,7 +156,10 @@ def _describe(name: str, path: str, key: str | None, task: Task) -> TeacherSourc
         _check_head(name, config, task)
     key = key or store.digest(name, getattr(config, "_commit_hash", None))
     # RoBERTa's positions start after the padding's token id.
-    unused = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+    has_offset = config.model_type in ("roberta", "xlm-roberta", "camembert")
+    if has_offset and config.pad_token_id is None:
+        raise UsageError(f"--teacher {name}: its config.json has no pad_token_id; write the tokenizer's")
+    unused = config.pad_token_id + 1 if has_offset else 0
     tokens = config.max_position_embeddings - unused
     return TeacherSource(name, path, key, config.num_hidden_layers, config.hidden_size, tokens, has_head)
 
@@ -164,6 +169,11 @@ def _check_head(name: str, config: Any, task: Task) -> None:
         raise UsageError(
             f"--teacher {name}: its head has {config.num_labels} labels but {task.name} has "
             f"{task.num_labels}; give a model fine-tuned on {task.name} or one without a head"
+        )
+    if sorted(config.id2label) != list(range(config.num_labels)):
+        raise UsageError(
+            f"--teacher {name}: id2label in its config.json numbers the labels {sorted(config.id2label)}; "
+            f"write 0 to {config.num_labels - 1}"
         )
     names = [str(config.id2label[i]).lower() for i in range(config.num_labels)]
     wanted = [label.lower() for label in task.labels]

