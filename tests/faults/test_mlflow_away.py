@@ -269,3 +269,41 @@ def test_a_database_with_a_password_needs_no_server_and_shows_it_to_nobody(start
         done = command("run", "--resume", NAME, cwd=home, MLFLOW_TRACKING_URI=uri)
         assert_secret(done.stdout + done.stderr, home)
         assert_all_there(uri, home, SHORT)
+
+
+def test_a_slow_server_that_is_often_overloaded_gets_every_trial_once(start, command, home, tmp_path):
+    """300 ms a call, and one call in ten is answered with 503."""
+    with mlflow_server(tmp_path / "server") as server, losing_proxy(server.uri) as proxy:
+        proxy.delay_s, proxy.refuse_every = 0.3, 10
+        size = (30, 2)
+        sweep = start(proxy.uri, size)
+        sweep.end(timeout=500, status=0)
+        assert "MLflow lacks a part" not in sweep.text
+        assert proxy.refused > 20
+        assert_all_there(server.uri, home, size)
+        checked = command("report", "--check", NAME, cwd=home)
+        assert "60 of 60 trials have ended, 60 of them finished; 0 differences" in checked.stdout
+
+
+def test_an_overloaded_server_is_one_line_of_a_check(start, command, home, tmp_path):
+    with mlflow_server(tmp_path / "server") as server, losing_proxy(server.uri) as proxy:
+        uri = with_password(proxy.uri)
+        sweep = start(uri)
+        sweep.end(timeout=300, status=0)
+        proxy.refuse_every = 1
+        done = command("report", "--check", NAME, cwd=home, status=2, MLFLOW_TRACKING_URI=uri)
+        assert done.stderr.count("\n") == 1
+        assert_secret(done.stdout + done.stderr, home)
+
+
+def test_two_sweeps_may_create_one_store_at_once(inputs, environment, home):
+    variables = environment | {"MLFLOW_TRACKING_URI": f"sqlite:///{home / 'mlflow.db'}"}
+    space = "params: {student_layers: 2, epochs: 1}\nteacher: {epochs: 1}\n"
+    with ExitStack() as running:
+        sweeps = []
+        for folder in (home / "first", home / "second"):
+            folder.mkdir()
+            flags = sweep_flags(inputs, folder, NAME, space, "--trials", 1)
+            sweeps.append(running.enter_context(run_sweep_process(variables, folder, flags)))
+        for sweep in sweeps:
+            sweep.end(timeout=300, status=0)

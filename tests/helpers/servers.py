@@ -113,6 +113,10 @@ class LosingProxy(ThreadingHTTPServer):
 
     Attributes:
         lost: paths of the requests that were carried out and whose answers are lost.
+        delay_s: seconds that each request takes longer.
+        refuse_every: n, where every nth request is answered with 503 and not passed on; 0 for none.
+        requests: number of requests so far.
+        refused: number of those that were answered with 503.
     """
 
     daemon_threads = True
@@ -122,6 +126,7 @@ class LosingProxy(ThreadingHTTPServer):
         self.target = target.removeprefix("http://")
         self.uri = f"http://127.0.0.1:{self.server_port}"
         self.lost: list[str] = []
+        self.delay_s, self.refuse_every, self.requests, self.refused = 0.0, 0, 0, 0
         self._to_lose: dict[str, set[int]] = {}
         self._seen: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -129,6 +134,15 @@ class LosingProxy(ThreadingHTTPServer):
     def lose(self, path: str, *nths: int) -> None:
         """Lose the answers of these POSTs, counted from 1, among those whose path ends with `path`."""
         self._to_lose[path] = set(nths)
+
+    def is_refused(self) -> bool:
+        """Count a request, wait for `delay_s`, and return whether it is one of each `refuse_every`."""
+        time.sleep(self.delay_s)
+        with self._lock:
+            self.requests += 1
+            refused = bool(self.refuse_every) and self.requests % self.refuse_every == 0
+            self.refused += refused
+            return refused
 
     def is_lost(self, path: str) -> bool:
         """Return whether to lose the answer of this request, which has been carried out."""
@@ -151,6 +165,9 @@ class _Relay(BaseHTTPRequestHandler):
 
     def _relay(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.server.is_refused():
+            self.send_error(503)
+            return
         there = http.client.HTTPConnection(self.server.target, timeout=ANSWER_S)
         there.request(self.command, self.path, body, {**self.headers, "Host": self.server.target})
         answer = there.getresponse()
