@@ -70,7 +70,7 @@ def _weight_files(folder: Path) -> list[Path]:
         weights = sorted(folder.glob("model*.safetensors"))
     else:
         entries = _read(index, MAX_INDEX_BYTES).get("weight_map")
-        names = set(entries.values()) if isinstance(entries, dict) else {None}
+        names: set[Any] = set(entries.values()) if isinstance(entries, dict) else {None}
         for name in names:
             if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
                 raise UsageError(

@@ -102,7 +102,13 @@ def log_student(client: StoreClient, run: Run, folder: Path, sweep: SweepRecord,
     metrics = [*sweep.objectives, *map(dev_metric, sweep.objectives), "student/params", "student/latency_ms"]
     _link_metrics(client, run_id, model.model_id, [name for name in metrics if name in trial.metrics])
     # Last, because it marks the run as having its model.
-    client.log_outputs(run_id, models=[LoggedModelOutput(model.model_id, len(trial.history))])
+    output = LoggedModelOutput(model.model_id, len(trial.history))
+
+    def mark() -> None:
+        if not logged_model_id(client.get_run(run_id)):  # an attempt without an answer may have done it
+            client.log_outputs(run_id, models=[output])
+
+    client.repeat(mark)
     return str(model.model_id)
 
 

@@ -23,7 +23,17 @@ if TYPE_CHECKING:
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 10.0  # bounds of the pause between attempts, which doubles
 BRIEF_PATIENCE_S = 2.0  # bridges a server's overload, and delays the message about one that is away
 MAX_MESSAGE = 200  # characters of an error
-REPEATABLE = ("get_", "search_", "set_", "log_", "update_", "delete_", "finalize_")
+REPEATABLE = (
+    "get_",
+    "search_",
+    "set_",
+    "log_batch",
+    "log_artifact",
+    "log_model_",
+    "update_",
+    "delete_",
+    "finalize_",
+)
 """Starts of the names of methods that may be called again when their answer was lost: they write the same rows."""
 TRANSIENT_CODES = (
     "TEMPORARILY_UNAVAILABLE",
@@ -105,10 +115,7 @@ def _redacted_errors(uri: str) -> Iterator[None]:
     except Exception as error:  # every store raises its own
         code, message = str(getattr(error, "error_code", "")), redact_error(error, uri)
         is_transient = code in TRANSIENT_CODES or any(text in str(error) for text in TRANSIENT_TEXTS)
-        failure = StoreError(message, code, is_transient)
-    else:
-        return
-    raise failure  # outside of the handler: the first error, with what it may say, is not part of its context
+        raise StoreError(message, code, is_transient) from None
 
 
 @contextmanager

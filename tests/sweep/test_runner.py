@@ -27,6 +27,7 @@ def run(tmp_path, monkeypatch):
     """`run(*statuses)`: the exit status of a sweep of two trials that ended so, or raised, and its output."""
     folder, output = make_sweep(tmp_path / "outputs", TRIALS, weights=False), io.StringIO()
     config = SimpleNamespace(name="first", uri=None, output="outputs")
+    record = read_sweep(folder)
     request, console = SimpleNamespace(folder=folder, config=config, output=Mock()), Console(output)
 
     def run(*statuses: str, error: BaseException | None = None, complete: bool = True) -> tuple[int, str]:
@@ -44,7 +45,7 @@ def run(tmp_path, monkeypatch):
 
         tracker = Mock(uri="sqlite:///mlflow.db", experiment_name="ikd-cola", redact_error=str)
         async_tracker = Mock(complete=complete, error=None)
-        sweep = runner._Sweep(request, read_sweep(folder), Mock(), tracker, async_tracker, Mock(), console)
+        sweep = runner._Sweep(request, record, Mock(), tracker, async_tracker, Mock(), console)
         monkeypatch.setattr(runner._Sweep, "_run_trials", run_trials)
         monkeypatch.setattr(runner, "pull_students", Mock())
         monkeypatch.setattr(runner, "publish_front", Mock())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -11,8 +12,9 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 
+from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.errors import StoreError
-from ikd_ray.records import read_sweep, read_trials
+from ikd_ray.records import TrialRecord, read_sweep, read_trials
 from ikd_ray.tracking import models, store_client
 from ikd_ray.tracking.models import publish_front
 from ikd_ray.tracking.tracker import Tracker
@@ -51,12 +53,24 @@ class FailingClient:
 def sweep(tmp_path):
     """Return a small sweep's folder, its record and those of its trials."""
     folder = make_sweep(tmp_path / "outputs", 3)
-    return folder, read_sweep(folder), read_trials(folder)
+    record = read_sweep(folder)
+    settings = record.settings | {"id": "an-id", "space": "space.yaml"}
+    return folder, replace(record, settings=settings), [count_epochs(trial) for trial in read_trials(folder)]
+
+
+def count_epochs(trial: TrialRecord) -> TrialRecord:
+    """Return a trial's record with the counts by which the tracker knows how many epochs a run has."""
+    counts = [
+        {"trained_epochs": float(n), "reused_epochs": 0.0} for n, _ in enumerate(trial.history, start=1)
+    ]
+    history = [metrics | count for metrics, count in zip(trial.history, counts, strict=True)]
+    return replace(trial, history=history, metrics=trial.metrics | counts[-1])
 
 
 @pytest.fixture
-def open_tracker(uri, request, monkeypatch):
+def open_tracker(uri, request, tmp_path, monkeypatch):
     """`open_tracker(...)`: a tracker with an experiment of its own, whose client fails as `FailingClient` does."""
+    monkeypatch.chdir(tmp_path)  # a new experiment's artifacts are below the working directory
     monkeypatch.setattr(store_client, "FIRST_RETRY_S", 0.001)
     number = itertools.count()
 
@@ -103,7 +117,11 @@ def test_a_store_that_fails_now_and_then_gets_everything_once(open_tracker, swee
     tracker.client._client._numbers = ()
     assert not find_differences(tracker, record, trials)
     assert len(trial_runs(tracker)) == len(trials)
-    assert len(tracker.client.search_logged_models([tracker.experiment_id])) == 1
+    logged = tracker.client.search_logged_models([tracker.experiment_id])
+    runs = trial_runs(tracker)
+    assert sorted(model.source_run_id for model in logged) == sorted(
+        runs[trial.id].info.run_id for trial in pareto_front(trials, record.objectives)
+    )
 
 
 def test_a_call_that_the_store_refuses_is_not_repeated(open_tracker):
