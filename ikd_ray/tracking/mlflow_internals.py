@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
 
-    from ikd_ray.tracking.store_client import StoreClient
-
 # Read by MLflow when it is imported.
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it prints passwords
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -91,7 +89,7 @@ def experiment_tags(view: SavedView) -> dict[str, str]:
     }
 
 
-def add_model_version(client: StoreClient, model: LoggedModel, name: str, version: str) -> None:
+def add_model_version(client: Any, model: LoggedModel, name: str, version: str) -> None:
     """Show a registered version on the model's own page, as `mlflow.register_model` does."""
     versions = [*json.loads(model.tags.get(_MODEL_VERSIONS, "[]")), {"name": name, "version": version}]
     client.set_logged_model_tags(model.model_id, {_MODEL_VERSIONS: json.dumps(versions)})

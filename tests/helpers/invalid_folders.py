@@ -128,7 +128,6 @@ TEACHERS: dict[str, tuple[MakeInput | str, tuple[str, ...]]] = {  # more are in 
     ),
     "weights of another size": (teacher(intermediate_size=64), ("intermediate",)),
     "absurd sizes": (teacher(intermediate_size=2**20), ("intermediate", "shape")),
-    "absurdly many layers": (teacher(num_hidden_layers=128, hidden_size=32), ("parameters", "config.json")),
     "layers a word": (teacher(num_hidden_layers="4"), ("num_hidden_layers '4'",)),
     "layers null": (teacher(num_hidden_layers=None), ("num_hidden_layers None",)),
     "layers a list": (teacher(num_hidden_layers=[4]), ("num_hidden_layers [4]",)),
