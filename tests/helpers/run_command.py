@@ -54,6 +54,11 @@ def script_command(script: str, *arguments: object) -> list[str]:
     return [sys.executable, str(ROOT / "sweeps" / f"{script}.py"), *map(str, arguments)]
 
 
+def restore_sighup() -> None:
+    """Let a new process receive SIGHUP, also where the tests run under `nohup`, which ignores it."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @dataclass
 class SweepExit:
     """The end of a sweep's process and what it left behind."""
@@ -113,6 +118,7 @@ class SweepProcess:
             stderr=self._errors,
             text=True,
             start_new_session=True,  # a signal to its group, as a terminal sends it, must not reach pytest
+            preexec_fn=restore_sighup,
         )
         self._reader = Thread(target=self._read_lines, daemon=True)
         self._reader.start()

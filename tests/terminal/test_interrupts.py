@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.run_command import restore_sighup
+
 ROOT = Path(__file__).resolve().parents[2]
 BEFORE = """
 import time
@@ -34,7 +36,8 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 def send(script: str, number: signal.Signals, *within: str) -> tuple[int, str]:
     """Send a signal to a process that says it is ready; return its exit status and its output."""
     command = [*within, sys.executable, "-c", script]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen(command, cwd=ROOT, text=True, preexec_fn=restore_sighup, **streams)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
     try:
