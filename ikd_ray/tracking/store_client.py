@@ -126,5 +126,7 @@ def _opening_lock(uri: str) -> Iterator[None]:
         return
     folder = Path(tempfile.gettempdir()) / f"ikd-ray-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    with FileLock(folder / f"mlflow-{digest(uri, os.getcwd())}.lock"):
+    scheme, mark, path = uri.partition(":///")
+    store = os.path.realpath(path) if mark and scheme.startswith("sqlite") else uri  # relative or absolute
+    with FileLock(folder / f"mlflow-{digest(store)}.lock"):
         yield

@@ -45,7 +45,7 @@ def start(inputs, environment, home) -> Iterator[Callable[..., SweepProcess]]:
 
         def start(uri: str, size: tuple[int, int] = SHORT) -> SweepProcess:
             half, epochs = size
-            lambdas = ", ".join(f"0.{number + 1}" for number in range(half))
+            lambdas = ", ".join(f"0.{number + 1:02}" for number in range(half))
             space = SPACE.format(lambdas=lambdas, epochs=epochs)
             flags = sweep_flags(inputs, home, NAME, space, "--concurrent", 2)
             variables = environment | {"MLFLOW_TRACKING_URI": uri}
