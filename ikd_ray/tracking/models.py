@@ -94,7 +94,10 @@ def log_student(client: StoreClient, run: Run, folder: Path, sweep: SweepRecord,
         model = _create_model(client, run, sweep, trial)
         try:
             _save_model(exported, saved, model.model_id, run_id)
-            client.log_model_artifacts(model.model_id, str(saved))
+            for file in sorted(path for path in saved.rglob("*") if path.is_file()):
+                # One by one, so that a server which refuses one is not sent all of them again.
+                parent = file.parent.relative_to(saved).as_posix()
+                client.log_model_artifact(model.model_id, str(file), None if parent == "." else parent)
         except BaseException:
             client.delete_logged_model(model.model_id)
             raise

@@ -41,6 +41,7 @@ TRANSIENT_CODES = (
     "RESOURCE_EXHAUSTED",
     "DEADLINE_EXCEEDED",
 )
+TRANSIENT_STATUSES = (429, 502, 503, 504)
 # No answer came, for which MLflow has only a general code.
 TRANSIENT_TEXTS = ("failed with exception", "failed with timeout exception")
 Result = TypeVar("Result")
@@ -114,8 +115,13 @@ def _redacted_errors(uri: str) -> Iterator[None]:
         yield
     except Exception as error:  # every store raises its own
         code, message = str(getattr(error, "error_code", "")), redact_error(error, uri)
-        is_transient = code in TRANSIENT_CODES or any(text in str(error) for text in TRANSIENT_TEXTS)
-        raise StoreError(message, code, is_transient) from None
+        raise StoreError(message, code, _is_transient(error, code)) from None
+
+
+def _is_transient(error: Exception, code: str) -> bool:
+    status = getattr(getattr(error, "response", None), "status_code", None)  # of an artifact's transfer
+    no_answer = any(text in str(error) for text in TRANSIENT_TEXTS)
+    return code in TRANSIENT_CODES or status in TRANSIENT_STATUSES or no_answer
 
 
 @contextmanager

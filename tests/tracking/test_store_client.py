@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import itertools
 import traceback
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 from urllib.parse import quote
 
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
+from requests import HTTPError
 
 from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.errors import StoreError
@@ -154,3 +158,14 @@ def test_the_epochs_of_an_ended_trial_are_one_call(open_tracker, sweep):
     # Of each trial its parameters, its epochs and its tags; of the sweep its parameters and its sums; of the
     # front's student the link to its metrics.
     assert calls.count("log_batch") <= 3 * len(sweep[2]) + 4
+
+
+@pytest.mark.parametrize(("status", "is_transient"), [(503, True), (429, True), (403, False)])
+def test_an_artifact_that_an_overloaded_server_refuses_is_sent_again(open_tracker, status, is_transient):
+    tracker = open_tracker()
+    refused = HTTPError(f"{status} Server Error", response=SimpleNamespace(status_code=status))
+    upload = Mock(side_effect=[refused, None])
+    tracker.client._client = SimpleNamespace(log_artifact=upload)
+    with nullcontext() if is_transient else pytest.raises(StoreError):
+        tracker.client.log_artifact("run", "file")
+    assert upload.call_count == 1 + is_transient
