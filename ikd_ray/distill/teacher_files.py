@@ -70,13 +70,13 @@ def _weight_files(folder: Path) -> list[Path]:
         weights = sorted(folder.glob("model*.safetensors"))
     else:
         entries = _read(index, MAX_INDEX_BYTES).get("weight_map")
-        names: set[Any] = set(entries.values()) if isinstance(entries, dict) else {None}
+        names: list[Any] = list(entries.values()) if isinstance(entries, dict) else [None]
         for name in names:
             if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
                 raise UsageError(
                     f"--teacher {index}: {name!r} is no safetensors file beside it; download the model again"
                 )
-        weights = [folder / name for name in sorted(names)]
+        weights = [folder / name for name in sorted(set(names))]
     if not weights:
         raise UsageError(
             f"--teacher {folder}: no model.safetensors in it; only safetensors are read, "

@@ -71,7 +71,7 @@ def replace_by_pipe(name: str) -> Callable[[Path], None]:
     return change
 
 
-def shards(name: str) -> Callable[[Path], None]:
+def shards(name: str | list[str]) -> Callable[[Path], None]:
     """Name another file for a tensor in an index, in place of `model.safetensors`."""
 
     def change(folder: Path) -> None:
@@ -141,6 +141,7 @@ TEACHERS: dict[str, tuple[MakeInput | str, tuple[str, ...]]] = {  # more are in 
     ),
     "shards outside the folder": (teacher(shards("../outside.bin")), ("index.json", "'../outside.bin'")),
     "shards that are pickled": (teacher(shards("model-1.bin")), ("index.json", "'model-1.bin'")),
+    "shards that are lists": (teacher(shards(["model-1.safetensors"])), ("index.json", "['model-1")),
     "shards that are missing": (teacher(shards("model-1.safetensors")), ("model-1.safetensors",)),
     "weights that are no numbers": (
         teacher(change_weights(lambda name, tensor: tensor / 0 if QUERY in name else tensor)),
