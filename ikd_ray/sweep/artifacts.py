@@ -1,4 +1,4 @@
-"""What all trials of a sweep share: data, teacher, targets, assistants and latencies, as paths and loaded."""
+"""Artifacts that all trials of a sweep share: data, teacher, targets, assistants, latencies; as paths and loaded."""
 
 from __future__ import annotations
 

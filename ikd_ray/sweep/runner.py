@@ -42,7 +42,7 @@ from ikd_ray.tracking.models import publish_front
 from ikd_ray.tracking.tracker import Tracker
 
 INTERRUPTED = 130  # the shell's exit status for Ctrl-C
-INTERRUPTED_PATIENCE_S = 2.0  # for MLflow when the user waits for the process to end
+INTERRUPTED_LIMIT_S = 2.0  # for MLflow when the user waits for the process to end
 
 # Tune prints nothing, and writes nothing but one snapshot of its state: sweeps resume from the study and the
 # trials' folders. Tune's handler of Ctrl-C would wait for each running trial's epoch.
@@ -195,17 +195,17 @@ class _Sweep:
         try:
             trials = self._run_trials()
         except BaseException:
-            self.async_tracker.close(INTERRUPTED_PATIENCE_S, limit_s=INTERRUPTED_PATIENCE_S)
+            self.async_tracker.close(limit_s=INTERRUPTED_LIMIT_S)
             if self.async_tracker.complete:
                 with suppress(Exception):  # the first error is the one to show
                     self.tracker.terminate("KILLED")
             raise
         complete = not num_pending(self.record.trials, trials)
         if complete:
-            self.async_tracker.close(PATIENCE_S)
+            self.async_tracker.close()
             self.tracker.client.patience_s = PATIENCE_S
         else:
-            self.async_tracker.close(INTERRUPTED_PATIENCE_S, limit_s=INTERRUPTED_PATIENCE_S)
+            self.async_tracker.close(limit_s=INTERRUPTED_LIMIT_S)
         has_front = self._summarize(trials)
         self._conclude_tracking(trials)
         if not complete:

@@ -28,13 +28,12 @@ TRIALS = 4
 def whole(large, command, tmp_path_factory) -> dict:
     """Return the metrics of a sweep whose folders stayed."""
     home = tmp_path_factory.mktemp("whole")
-    command("run", *arguments(large, home, 1), cwd=home)
+    command("run", *arguments(large, home), cwd=home)
     return trial_metrics(home / "outputs" / "cut")
 
 
-def arguments(large: Path, home: Path, workers: int) -> list[object]:
-    more = ("--trials", TRIALS, "--concurrent", 1, "--workers-per-trial", workers)
-    return sweep_flags(large, home, "cut", SPACE, *more)
+def arguments(large: Path, home: Path) -> list[object]:
+    return sweep_flags(large, home, "cut", SPACE, "--trials", TRIALS, "--concurrent", 1)
 
 
 def assert_one_line(ended: SweepExit, words: str, hint: str) -> None:
@@ -48,7 +47,7 @@ def assert_one_line(ended: SweepExit, words: str, hint: str) -> None:
 
 
 def test_a_cache_deleted_between_trials_fails_none(large, environment, command, whole, tmp_path):
-    with run_sweep_process(environment, tmp_path, arguments(large, tmp_path, 1)) as sweep:
+    with run_sweep_process(environment, tmp_path, arguments(large, tmp_path)) as sweep:
         sweep.wait_for("finished in")
         shutil.rmtree(tmp_path / "outputs" / "cache", ignore_errors=True)
         ended = sweep.end()
@@ -60,7 +59,7 @@ def test_a_cache_deleted_between_trials_fails_none(large, environment, command, 
 
 
 def test_a_cache_deleted_during_preparation_is_one_line(large, environment, command, whole, tmp_path):
-    given = arguments(large, tmp_path, 1)
+    given = arguments(large, tmp_path)
     with run_sweep_process(environment, tmp_path, given) as sweep:
         sweep.wait_for("teacher epoch 1/")
         shutil.rmtree(tmp_path / "outputs" / "cache", ignore_errors=True)
@@ -77,7 +76,7 @@ def test_a_cache_deleted_during_preparation_is_one_line(large, environment, comm
 def test_a_deleted_sweep_is_told_and_its_command_starts_it_again(
     large, environment, command, whole, tmp_path
 ):
-    given, folder = arguments(large, tmp_path, 1), tmp_path / "outputs" / "cut"
+    given, folder = arguments(large, tmp_path), tmp_path / "outputs" / "cut"
     with run_sweep_process(environment, tmp_path, given) as sweep:
         sweep.wait_for("finished in")
         shutil.rmtree(folder, ignore_errors=True)
