@@ -95,9 +95,7 @@ class StoreClient:
 
 def _open_store(uri: str) -> MlflowClient:
     with _redacted_errors(uri), _opening_lock(uri):
-        client = import_mlflow().MlflowClient(uri)
-        client.search_experiments(max_results=1)
-        return client
+        return import_mlflow().MlflowClient(uri)  # creates a database's tables
 
 
 def redact_error(error: Exception, uri: str) -> str:
