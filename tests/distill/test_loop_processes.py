@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from ikd_ray.storage import store
-from tests.helpers.distributed_jobs import JOBS, build_and_distill, create, run_processes
+from tests.helpers.distributed_jobs import JOBS, build_and_distill, create
+from tests.helpers.processes import run_processes
 from tests.helpers.target_files import array_contents, assert_arrays_close, part_inodes
 from tests.helpers.tiny_models import changed_tensors, copy_state
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,7 +10,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from ikd_ray.config import Trial
 from ikd_ray.data.tokens import TaskData, open_data
@@ -44,18 +42,6 @@ def create(
     assistant = make_encoder(layers=trial.assistant_layers, seed=1)
     taught = make_targets(target_folder.with_name("assistant-targets"), data, assistant)
     return Distillation(trial, data, taught, world, reference=targets)
-
-
-def run_processes(worker, *arguments: Any, processes: int = 2, seconds: float = 120) -> None:
-    """Run `worker(rank, *arguments)` in spawned processes and raise the exception of one, if any."""
-    context = mp.spawn(worker, arguments, nprocs=processes, join=False)
-    deadline = time.monotonic() + seconds
-    try:
-        while not context.join(timeout=1):  # true once all have ended
-            assert time.monotonic() < deadline, "the processes did not end"
-    finally:
-        for process in context.processes:
-            process.kill()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 from ikd_ray.errors import UsageError
 from ikd_ray.storage import store
 from ikd_ray.storage.remote import RemoteStorage, SharedStorage, _filesystem, open_storage
-from tests.helpers.distributed_jobs import run_processes
+from tests.helpers.processes import run_processes
 
 
 @pytest.fixture(params=["file", "s3"])

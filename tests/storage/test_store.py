@@ -23,7 +23,7 @@ from ikd_ray.storage.store import (
     staging_dir,
 )
 from tests.helpers.damage import flip
-from tests.helpers.distributed_jobs import run_processes
+from tests.helpers.processes import run_processes
 
 
 def write_two(folder: Path) -> None:

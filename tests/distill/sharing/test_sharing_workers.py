@@ -14,7 +14,8 @@ from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.epoch_cache import EpochCache
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.targets import Targets
-from tests.helpers.distributed_jobs import process_group, run_processes
+from tests.helpers.distributed_jobs import process_group
+from tests.helpers.processes import run_processes
 from tests.helpers.tiny_models import changed_tensors, copy_state, make_encoder
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
