@@ -71,8 +71,8 @@ teacher: {epochs: 5, learning_rate: 3.0e-3}
 """
 EMBEDDED = """\
 sampler: grid
-params: {regime: pid, student_layers: 1, epochs: 1, epochs_per_layer: 1}
-teacher: {epochs: 1}
+params: {regime: pid, student_layers: 1, epochs: 1, epochs_per_layer: 1, batch_size: 256}
+teacher: {epochs: 1, batch_size: 256}
 data: {max_length: 8}
 """
 
