@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
@@ -10,6 +11,16 @@ from ikd_ray.errors import UsageError
 
 REDACTED = "***"
 MIN_SECRET = 3  # characters; replacing shorter secrets one by one would reveal them
+SECRET_VARIABLES = (
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AZURE_STORAGE_ACCESS_KEY",
+    "AZURE_STORAGE_CONNECTION_STRING",
+    "HF_TOKEN",
+)
+"""Environment variables from which MLflow, storage and the hub take a secret."""
 DATABASES = ("postgresql", "mysql", "mssql")
 MIN_TOKEN = 8  # characters; a shorter user name without a password is taken for a name
 
@@ -46,8 +57,11 @@ def redact_uri(uri: str) -> str:
     return _QUERY.sub(_redact_value, uri)
 
 
-def redact_uris(text: str) -> str:
-    """Return the text with every URI in it redacted."""
+def redact_text(text: str) -> str:
+    """Return the text with every URI in it redacted, and the secrets of the environment replaced."""
+    for name in SECRET_VARIABLES:
+        if len(secret := os.environ.get(name, "")) >= MIN_SECRET:
+            text = text.replace(secret, REDACTED)
     return _URI.sub(lambda match: redact_uri(match[0]), text)
 
 

@@ -12,12 +12,16 @@ from hypothesis import strategies as st
 from ikd_ray.errors import UsageError
 from ikd_ray.redaction import (
     REDACTED,
+    SECRET_VARIABLES,
     has_credentials,
     redact_secrets,
+    redact_text,
     redact_uri,
-    redact_uris,
     refuse_secrets,
 )
+from ikd_ray.sweep.trial import format_error
+from ikd_ray.terminal.command_line import print_error
+from ikd_ray.terminal.console import Console
 
 PASSWORD = "hunter2-pass"
 
@@ -68,7 +72,7 @@ def test_uris_without_credentials_stay_as_they_are(uri):
 
 def test_every_uri_in_a_text_is_redacted():
     text = "no 'http://ann:secret@host' nor (postgresql://db/x?password=secret), see https://host/help"
-    redacted = redact_uris(text)
+    redacted = redact_text(text)
     assert "secret" not in redacted
     assert "https://host/help" in redacted
 
@@ -146,5 +150,21 @@ def test_no_spelling_of_a_secret_survives(secret, in_uri, in_text):
 def test_a_long_text_is_redacted_in_linear_time(piece):
     """200,000 characters: a few hundredths of a second, where a quadratic search takes minutes."""
     start = time.monotonic()
-    redact_uris(piece * (200_000 // len(piece)))
+    redact_text(piece * (200_000 // len(piece)))
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("name", SECRET_VARIABLES)
+def test_secrets_of_the_environment_reach_no_message(name, monkeypatch, capsys):
+    monkeypatch.setenv(name, PASSWORD)
+    print_error(f"403 for {PASSWORD}")
+    Console().warn(f"403 for {PASSWORD}")
+    shown = capsys.readouterr()
+    assert "403 for ***" in shown.err
+    assert PASSWORD not in shown.out + shown.err + format_error(OSError(f"403 for {PASSWORD}"))
+
+
+def test_a_short_value_is_no_secret(monkeypatch):
+    """Replacing each of its letters would reveal it, and make the message unreadable."""
+    monkeypatch.setenv("HF_TOKEN", "ab")
+    assert redact_text("about") == "about"

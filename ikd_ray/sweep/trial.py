@@ -17,6 +17,7 @@ from ikd_ray.distill.stage_training import DivergedError
 from ikd_ray.distill.student import size_metrics
 from ikd_ray.errors import first_line
 from ikd_ray.records import TrialRecord, require_sweep, trial_folder, write_trial
+from ikd_ray.redaction import redact_text
 from ikd_ray.storage import store
 from ikd_ray.sweep.artifacts import LoadedArtifacts, SharedArtifacts
 from ikd_ray.sweep.resources import TrialResources
@@ -151,7 +152,7 @@ def _write_record(
 
 
 def format_error(error: BaseException) -> str:
-    """Describe an unexpected error in one line: its type, message and place."""
+    """Describe an unexpected error in one line, without secrets: its type, message and place."""
     frames = traceback.extract_tb(error.__traceback__)[-1:]
     where = "".join(f" ({Path(frame.filename).name}:{frame.lineno})" for frame in frames)
-    return f"{type(error).__name__}: {first_line(error)}{where}"
+    return f"{type(error).__name__}: {redact_text(first_line(error))}{where}"

@@ -14,7 +14,7 @@ from typer import Abort, Typer
 from typer.exceptions import TyperException
 
 from ikd_ray.errors import StoreError, UsageError, first_line
-from ikd_ray.redaction import redact_uris
+from ikd_ray.redaction import redact_text
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,7 +28,8 @@ def script_command(name: str, flags: str, output: str) -> str:
 def print_error(message: str) -> None:
     """Print each line of a message to stderr with the prefix `error: `.
 
-    Control characters, which may come from a file or an argument, are escaped, and passwords in URIs are left out.
+    Control characters, which may come from a file or an argument, are escaped; passwords in URIs and secrets of the
+    environment are left out.
     """
     _print("error", message)
 
@@ -39,7 +40,7 @@ def print_warning(message: str) -> None:
 
 
 def _print(kind: str, message: str) -> None:
-    for line in redact_uris(message).split("\n"):
+    for line in redact_text(message).split("\n"):
         print(f"{kind}: {''.join(map(_printable, line))}", file=sys.stderr)
 
 

@@ -27,6 +27,7 @@ from ikd_ray.formatting import (
     short_stage,
 )
 from ikd_ray.records import TrialRecord
+from ikd_ray.redaction import redact_text
 from ikd_ray.terminal import interrupts
 from ikd_ray.terminal.progress_table import ProgressTable, StepView
 from ikd_ray.terminal.summary_tables import FAILED_SHOWN, FRONT_SHOWN, front_table
@@ -77,6 +78,7 @@ class Console:
 
     def warn(self, text: str) -> None:
         """Print a warning that cannot be overlooked."""
+        text = redact_text(text)
         if self._is_live:
             title = Text("WARNING", style="bold red")
             self._rich.print(

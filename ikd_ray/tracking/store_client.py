@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from filelock import FileLock
 
 from ikd_ray.errors import StoreError, first_line
-from ikd_ray.redaction import REDACTED, redact_secrets
+from ikd_ray.redaction import redact_secrets, redact_text
 from ikd_ray.storage.store import digest
 from ikd_ray.tracking.mlflow_internals import import_mlflow
 
@@ -100,11 +100,7 @@ def _open_store(uri: str) -> MlflowClient:
 
 def redact_error(error: Exception, uri: str) -> str:
     """Return the first line of an exception without the passwords of a URI and of the environment."""
-    text = redact_secrets(first_line(error), uri)
-    for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
-        if secret := os.environ.get(name):
-            text = text.replace(secret, REDACTED)
-    return text[:MAX_MESSAGE]
+    return redact_text(redact_secrets(first_line(error), uri))[:MAX_MESSAGE]
 
 
 @contextmanager
