@@ -77,7 +77,7 @@ def main(
     ] = None,
     output: Annotated[str, results(help=OUTPUT)] = "outputs",
     name: Annotated[str | None, results(help="The sweep's name. Default: task and time.")] = None,
-    resume: Annotated[str | None, results(help="Name of a sweep to go on with.")] = None,
+    resume: Annotated[str | None, results(help="Name of the sweep to continue.")] = None,
     tracking_uri: Annotated[str | None, results(help=TRACKING_URI)] = None,
 ) -> None:
     """Run, resume or plan a sweep."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import file_exists, try_to_load_from_cache
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -117,6 +118,12 @@ def find_teacher(name: str | None, task: Task) -> TeacherSource:
         return source
     if os.path.exists(name) or not name:
         raise UsageError(f"--teacher {name}: not a folder; give the folder that holds config.json")
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise UsageError(
+            f"--teacher {name}: no such folder, and no name of a model on the hub (ORGANIZATION/MODEL)"
+        ) from None
     offline_unless_reachable()
     source = _describe(name, name, None, task)
     if not _hub_has_safetensors(name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sqlite3
 from contextlib import suppress
@@ -117,8 +118,15 @@ def _note_resume(request: Request, console: Console) -> None:
         shutil.rmtree(request.folder / TUNE_FOLDER, ignore_errors=True)
         with suppress(OSError):  # something of the user's is there
             request.folder.rmdir()
-    same_command = "the same command does, with what was finished"
+    same_command = "the same command does; it starts with what was finished"
     console.note("go on", _resume_command(request) if is_sweep(request.folder) else same_command)
+
+
+def _describe_store(tracker: Tracker) -> str:
+    """Say where a sweep is in MLflow; a database needs a command that serves it."""
+    uri = redact_uri(tracker.uri)
+    where = f"{uri}, experiment {tracker.experiment_name}"
+    return where if uri.startswith("http") else f"{where}: mlflow ui --backend-store-uri {shlex.quote(uri)}"
 
 
 def _resume_command(request: Request) -> str:
@@ -158,7 +166,7 @@ def _run_locked(request: Request, command: str, console: Console, distillation: 
                 artifacts.latency_ms,
                 resources.planned_concurrency,
             )
-            console.note("sweep", f"{record.name}; if it is cut off: {_resume_command(request)}")
+            console.note("sweep", f"{record.name}; if it is interrupted: {_resume_command(request)}")
             context = TrialContext(
                 artifacts=artifacts,
                 resources=resources,
@@ -302,9 +310,7 @@ class _Sweep:
         members, lines = write_summary_files(request.folder, sweep, trials), []
         if members:
             lines.append(("plot", str(request.folder / PLOT)))
-        lines.append(
-            ("MLflow", f"{redact_uri(tracker.uri)}, experiment {tracker.experiment_name}: mlflow ui")
-        )
+        lines.append(("MLflow", _describe_store(tracker)))
         if num_pending(sweep.trials, trials):
             lines.append(("go on", _resume_command(request)))
         if members:

@@ -73,6 +73,14 @@ def refusal(name, task=COLA) -> str:
     return message
 
 
+@pytest.mark.parametrize("name", ["./mine", "/models/mine", "models/of/mine", "../mine"])
+def test_a_path_that_does_not_exist_is_no_name_on_the_hub(name):
+    assert (
+        refusal(name)
+        == f"--teacher {name}: no such folder, and no name of a model on the hub (ORGANIZATION/MODEL)"
+    )
+
+
 @pytest.mark.parametrize("head", [False, True])
 @pytest.mark.parametrize("family", ["bert", "electra", "distilbert"])
 def test_find_teacher_describes_a_folder(save, family, head):

@@ -106,3 +106,17 @@ def test_a_deleted_sweep_leaves_its_name_free(run, tmp_path, capsys):
     assert "deleted while the sweep ran" in capsys.readouterr().err
     assert "go on: the same command does" in output
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        (
+            "sqlite:///my runs.db",
+            "sqlite:///my runs.db, experiment e: mlflow ui --backend-store-uri 'sqlite:///my runs.db'",
+        ),
+        ("http://ann:secret@host", "http://host, experiment e"),
+    ],
+)
+def test_the_summary_says_how_to_see_the_sweep_in_mlflow(uri, shown):
+    assert runner._describe_store(Mock(uri=uri, experiment_name="e")) == shown
