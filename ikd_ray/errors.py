@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 
 class UsageError(ValueError):
-    """Bad input, with a message of one line that names what is wrong and what would be right.
+    """Bad input, with a message that names what is wrong and what would be right, in one line per mistake.
 
     Command lines print the message on stderr and exit with status 2, having written nothing.
     """
