@@ -1,6 +1,7 @@
 """The part of a long study that the sampler sees."""
 
 import optuna
+from optuna.trial import FrozenTrial, TrialState
 
 from ikd_ray.search import windowed_storage
 from ikd_ray.search.windowed_storage import WindowedStorage
@@ -21,3 +22,33 @@ def test_the_sampler_sees_the_newest_results_and_the_front(monkeypatch):
     assert visible[5] == [1, 3, 4, 5]  # 5 dominates 0
     assert visible[7] == [1, 5, 6, 7]
     assert [trial.number for trial in study.get_trials(deepcopy=False)] == [1, 5, 6, 7, 8]
+
+
+def test_a_failed_trial_is_hidden():
+    study = optuna.create_study(storage=WindowedStorage([-1]), directions=["maximize"])
+    study.tell(study.ask(), state=TrialState.FAIL)
+    study.tell(study.ask(), 1.0)
+    assert [trial.number for trial in study.get_trials()] == [1]
+
+
+def test_neither_a_suggestion_nor_a_result_reads_a_hidden_trial(monkeypatch):
+    """Otherwise each of them takes longer, the more trials there are."""
+    monkeypatch.setattr(windowed_storage, "WINDOW", 3)
+    sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=2)
+    study = optuna.create_study(storage=WindowedStorage([-1]), directions=["maximize"], sampler=sampler)
+    read = set()
+
+    def read_attribute(trial, name):
+        read.add(id(trial))
+        return object.__getattribute__(trial, name)
+
+    counts = []
+    with monkeypatch.context() as patch:
+        patch.setattr(FrozenTrial, "__getattribute__", read_attribute)
+        for _ in range(40):
+            read.clear()
+            trial = study.ask()
+            trial.suggest_float("x", 0, 1)
+            study.tell(trial, 1.0)
+            counts.append(len(read))
+    assert counts[-1] == counts[10]
