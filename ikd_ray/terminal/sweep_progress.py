@@ -206,6 +206,32 @@ class SweepProgress:
                 (slots if trial.paused_since is None else waiting).append(left)
         slots += [0.0] * (self.concurrent - len(slots))
         heapq.heapify(slots)
-        for seconds in [*waiting, *([mean or 0.0] * to_start)]:
+        for seconds in waiting:
             heapq.heapreplace(slots, slots[0] + seconds)
+        return _last_end(slots, to_start, mean or 0.0)
+
+
+def _last_end(slots: list[float], trials: int, seconds: float) -> float:
+    """Return when the last of some trials ends that take equally long, each in the slot that is free first.
+
+    The time that this takes does not depend on the number of trials.
+
+    Args:
+        slots: when each slot is free, in seconds from now.
+        trials: number of trials to come.
+        seconds: that each of them takes.
+    """
+    if not trials or not seconds:
         return max(slots)
+    slots, last = sorted(slots), max(slots)
+    while True:
+        # So many trials start in each slot before the last slot is free.
+        before = [math.ceil((slots[-1] - free) / seconds) for free in slots]
+        if sum(before) <= trials:
+            break
+        slots.pop()  # it is free too late for any trial
+    ends = sorted(free + count * seconds for free, count in zip(slots, before, strict=True))
+    # From now on every slot gets one trial in each round.
+    rounds, rest = divmod(trials - sum(before), len(slots))
+    end = ends[rest - 1] + (rounds + 1) * seconds if rest else ends[-1] + rounds * seconds
+    return max(last, end)

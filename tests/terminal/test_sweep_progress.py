@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ikd_ray.terminal.sweep_progress import SweepProgress
+from ikd_ray.terminal.sweep_progress import SweepProgress, _last_end
 from tests.helpers.terminal import make_epoch
 
 METRIC = "dev/mcc"
@@ -145,3 +148,24 @@ def test_a_trial_with_nan_is_never_the_best(now):
         sweep.start(str(number), number, {})
         sweep.finish(str(number), {METRIC: value})
     assert sweep.best.number == 1
+
+
+SECONDS = st.just(0.0) | st.floats(0.001, 1000)
+
+
+@given(st.lists(SECONDS, min_size=1, max_size=6), st.integers(0, 60), SECONDS)
+def test_trials_to_come_start_where_a_slot_is_free_first(slots, trials, seconds):
+    expected = list(slots)
+    heapq.heapify(expected)
+    for _ in range(trials):
+        heapq.heapreplace(expected, expected[0] + seconds)
+    assert _last_end(slots, trials, seconds) == pytest.approx(max(expected), rel=1e-6, abs=1e-6)
+
+
+def test_an_estimate_takes_no_longer_for_more_trials(now):
+    """It is made at the end of every trial."""
+    sweep = SweepProgress(10**12, 3, METRIC, now)
+    sweep.start("aaaa", 0, {})
+    now.wait(3)
+    sweep.finish("aaaa", {})
+    assert sweep.time_left() == 10**12 - 1
