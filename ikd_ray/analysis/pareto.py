@@ -43,7 +43,10 @@ def front_candidates(trials: Sequence[TrialRecord], objectives: Objectives) -> l
         values = candidate.objectives
         costs = tuple(values[name] if objectives[name] == "min" else -values[name] for name in objectives)
         best.setdefault(costs, candidate)
-    front = [costs for costs in best if not any(_dominates(other, costs) for other in best)]
+    front: list[tuple[float, ...]] = []
+    for costs in sorted(best):  # what dominates costs is before them, and is dominated itself or on the front
+        if not any(_dominates(other, costs) for other in reversed(front)):
+            front.append(costs)
     directions = list(objectives.values())
     leading = directions.index("min") if "min" in directions else 0
     front.sort(key=lambda costs: (costs[leading], best[costs].trial.number))

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ikd_ray.analysis import pareto
 from ikd_ray.analysis.objectives import direction, main_metric, task_metric
 from ikd_ray.analysis.pareto import front_candidates, pareto_content, pareto_front, trials_csv
 from ikd_ray.records import TrialRecord
@@ -52,6 +53,16 @@ def test_the_front_has_exactly_the_trials_that_no_other_excludes(drawn, objectiv
     leading = next((name for name in objectives if objectives[name] == "min"), next(iter(objectives)))
     values = [t.metrics[leading] for t in found]
     assert values == sorted(values, reverse=objectives[leading] == "max")
+
+
+def test_trials_are_compared_with_the_front_alone(monkeypatch):
+    """A front is short; a comparison of all pairs of 10,000 trials takes a minute."""
+    compared = []
+    dominates = pareto._dominates
+    monkeypatch.setattr(pareto, "_dominates", lambda *costs: compared.append(costs) or dominates(*costs))
+    trials = [trial(n, {"a": float(n % 4), "b": float(n % 4 + n // 4)}) for n in range(200)]
+    assert [t.number for t in pareto_front(trials, {"a": "max", "b": "min"})] == [0, 1, 2, 3]
+    assert len(compared) < 4 * 200
 
 
 def test_no_trial_has_no_front():
