@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,9 +24,44 @@ MAX_REFUSALS = 2  # attempts of a call that the store answers with an error
 
 
 class _Call(NamedTuple):
+    number: int  # in the order of the calls
     trial: str  # empty for calls about the whole sweep
     method: str  # of the tracker
     arguments: tuple[Any, ...]
+
+
+class _CallQueue:
+    """Calls in order, from whose middle those about a trial are removed without reading the others."""
+
+    def __init__(self) -> None:
+        self._calls: OrderedDict[int, _Call] = OrderedDict()  # by number
+        self._numbers: dict[str, list[int]] = {}  # of the calls about a trial that runs, also those made already
+        self._count = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    @property
+    def first(self) -> _Call | None:
+        """The oldest call; None if there is none."""
+        return next(iter(self._calls.values()), None)
+
+    def append(self, trial: str, method: str, arguments: tuple[Any, ...]) -> None:
+        """Add the newest call."""
+        call = _Call(next(self._count), trial, method, arguments)
+        self._calls[call.number] = call
+        self._numbers.setdefault(trial, []).append(call.number)
+
+    def replace(self, trial: str, method: str) -> None:
+        """Put one call in the place of all that wait about a trial; it is the newest."""
+        for number in self._numbers.pop(trial, ()):
+            self._calls.pop(number, None)
+        call = _Call(next(self._count), trial, method, ())
+        self._calls[call.number] = call
+
+    def remove(self, call: _Call) -> None:
+        """Remove a call, unless it has been replaced."""
+        self._calls.pop(call.number, None)
 
 
 class _Closing:
@@ -58,7 +94,7 @@ class AsyncTracker:
         from another thread.
         """
         self._tracker, self._sweep, self._notify = tracker, sweep, notify
-        self._calls: deque[_Call] = deque()
+        self._calls = _CallQueue()
         self._changed = threading.Condition()
         self._closing: _Closing | None = None
         self._failures = self._refusals = 0  # consecutive
@@ -89,8 +125,8 @@ class AsyncTracker:
     def log_trial(self, trial: str) -> None:
         """Log an ended trial from its record on disk, in place of its calls that still wait."""
         with self._changed:
-            self._calls = deque(call for call in self._calls if call.trial != trial)
-        self._put(trial, "log_trial")
+            self._calls.replace(trial, "log_trial")
+            self._changed.notify()
 
     def close(self, patience_s: float = PATIENCE_S, limit_s: float = math.inf) -> None:
         """Wait until the queue is empty.
@@ -115,7 +151,7 @@ class AsyncTracker:
 
     def _put(self, trial: str, method: str, *arguments: Any) -> None:
         with self._changed:
-            self._calls.append(_Call(trial, method, arguments))
+            self._calls.append(trial, method, arguments)
             self._changed.notify()
 
     def _work(self) -> None:
@@ -138,7 +174,7 @@ class AsyncTracker:
         """Wait for a call and return it without removing it; None if the tracker is closed and the queue empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._calls or self._closing)
-            return self._calls[0] if self._calls else None
+            return self._calls.first
 
     def _make(self, call: _Call) -> None:
         if call.trial in self.refused:
@@ -153,8 +189,7 @@ class AsyncTracker:
         with self._changed:
             if self._closing:
                 self._closing.extend()
-            if self._calls and self._calls[0] is call:  # `log_trial` may have replaced it
-                self._calls.popleft()
+            self._calls.remove(call)
 
     def _retry(self, call: _Call, error: Exception, available: bool) -> bool:
         """Wait before the next attempt; return False if there is no time left for one.

@@ -129,6 +129,36 @@ def test_an_ended_trial_waits_as_its_record_alone(tracker, fake, tmp_path):
     assert fake.calls == [("epoch", "t1", 1), ("trial", "t0")]
 
 
+class CountedName(str):
+    """A trial's id that counts what it is compared with."""
+
+    __slots__ = ()
+    compared = 0
+
+    def __eq__(self, other):
+        CountedName.compared += 1
+        return str.__eq__(self, other)
+
+    def __ne__(self, other):
+        return not self == other
+
+    __hash__ = str.__hash__
+
+
+def test_the_end_of_a_trial_reads_no_call_about_another(tracker, fake, tmp_path):
+    """A store that was away for a day has a hundred thousand calls to come."""
+    fake.unavailable.set()
+    for number in range(50):
+        log_epochs(tracker, f"t{number}", 1, 2)
+    write_trial(tmp_path, TrialRecord("t7", 7, {}, [], "finished"))
+    tracker.log_trial(CountedName("t7"))
+    assert CountedName.compared < 5
+    fake.unavailable.clear()
+    tracker.close()
+    others = [("epoch", f"t{number}", epoch) for number in range(50) if number != 7 for epoch in (1, 2)]
+    assert fake.calls == [*others, ("trial", "t7")]
+
+
 @pytest.mark.parametrize("store", ["unavailable", "hangs"])
 def test_closing_does_not_wait_for_a_store_that_is_away(tracker, fake, monkeypatch, store):
     released = threading.Event()
