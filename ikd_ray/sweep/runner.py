@@ -29,7 +29,7 @@ from ikd_ray.sweep.cluster import ClusterLostError, cluster_nodes, ray_cluster
 from ikd_ray.sweep.preparation import prepare_sweep
 from ikd_ray.sweep.request import Request
 from ikd_ray.sweep.resources import allocate
-from ikd_ray.sweep.searcher import QueueSearcher
+from ikd_ray.sweep.searcher import LiveTrialScheduler, QueueSearcher
 from ikd_ray.sweep.sweep_folder import locked_sweep, open_sweep
 from ikd_ray.sweep.sync import SweepSync, pull_students
 from ikd_ray.sweep.trainable import make_trainable
@@ -289,6 +289,7 @@ class _Sweep:
             make_trainable(self.context),
             tune_config=tune.TuneConfig(
                 search_alg=QueueSearcher(queue),
+                scheduler=LiveTrialScheduler(),
                 num_samples=-1,  # the queue ends the sweep
                 # On a cluster that may grow, its resources alone limit the number.
                 max_concurrent_trials=None if resources.grows else resources.concurrent,

@@ -1,9 +1,11 @@
-"""Ray Tune search algorithm that takes a sweep's trials from their queue."""
+"""Ray Tune's search algorithm, which takes a sweep's trials from their queue, and its scheduler."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from ikd_ray.search.trial_queue import TrialQueue
@@ -31,3 +33,39 @@ class QueueSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Restore nothing; see `save`."""
+
+
+class LiveTrialScheduler(FIFOScheduler):
+    """Starts trials in their order, as Tune's default scheduler does, and forgets those that have ended.
+
+    The default one reads all trials of the sweep at every event.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._live: dict[Trial, None] = {}  # in their order
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Note a trial that is new, or is to run again after the others."""
+        self._live.pop(trial, None)
+        self._live[trial] = None
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """Forget a trial that ended."""
+        self._live.pop(trial, None)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """Forget a trial whose process died."""
+        self._live.pop(trial, None)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        """Forget a trial that was stopped."""
+        self._live.pop(trial, None)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """Return the first trial that is pending, or else the first that is paused; None without one."""
+        for status in (Trial.PENDING, Trial.PAUSED):
+            waiting = (trial for trial in self._live if trial.status == status)
+            if (first := next(waiting, None)) is not None:
+                return first
+        return None
