@@ -35,7 +35,9 @@ class _CallQueue:
 
     def __init__(self) -> None:
         self._calls: OrderedDict[int, _Call] = OrderedDict()  # by number
-        self._numbers: dict[str, list[int]] = {}  # of the calls about a trial that runs, also those made already
+        self._numbers: dict[
+            str, list[int]
+        ] = {}  # of the calls about a trial that runs, also those made already
         self._count = itertools.count()
 
     def __len__(self) -> int:

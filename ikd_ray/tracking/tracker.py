@@ -24,7 +24,7 @@ from ikd_ray.tracking.mlflow_internals import SavedView
 from ikd_ray.tracking.store_client import StoreClient, redact_error
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import Metric, Param, Run, RunTag
 
     from ikd_ray.distill.teacher import TeacherRecord
 
@@ -125,7 +125,7 @@ class Tracker:
         if not run.data.params:
             space = Path(sweep.settings["space"]).name
             params = {"task": sweep.task, "seed": sweep.seed, "space": space, "trials": sweep.trials}
-            self._log_params(self.parent_run_id, params)
+            self.client.log_batch(self.parent_run_id, params=_param_rows(params))
         if run.info.status != "RUNNING":
             self.client.update_run(self.parent_run_id, status="RUNNING")
         self.refresh_runs()
@@ -173,7 +173,7 @@ class Tracker:
             run = self.client.get_run(self._create_run(f"{kind} {teacher.name}", tags))
         # With the run's start as their time, repeated metrics are the same rows.
         run_id, start = run.info.run_id, run.info.start_time / 1000
-        self._log_params(run_id, teacher.settings)
+        self.client.log_batch(run_id, params=_param_rows(teacher.settings))
         epochs = teacher.history if kind == "assistant" else [*teacher.history, teacher.metrics]
         for step, metrics in enumerate(epochs, start=1):
             self.client.log_batch(run_id, metrics=_metric_rows(metrics, step, start))
@@ -181,18 +181,10 @@ class Tracker:
 
     def start_trial(self, trial: str, params: Mapping[str, Any], at: float | None = None) -> None:
         """Create a trial's run, or reopen it; `at` is the event's time in seconds since 1970, None for now."""
-        run = self._runs.get(trial)
-        if run is None:
-            if not self.parent_run_id:
-                raise LookupError("the sweep has no run yet")
-            tags = {KIND: "trial", internals.PARENT_RUN_ID: self.parent_run_id, TRIAL: trial}
-            run = self._runs[trial] = _TrialRun(self._create_run(trial_name(trial, params), tags, at))
+        run = self._open_run(trial, params, at)
         if not run.has_params:
-            self._log_params(run.run_id, params)
+            self.client.log_batch(run.run_id, params=_param_rows(params))
             run.has_params = True
-        if run.status != "RUNNING":
-            self.client.update_run(run.run_id, status="RUNNING")
-            run.status = "RUNNING"
 
     def log_epoch(
         self, trial: str, metrics: Mapping[str, float], epoch: int, at: float | None = None
@@ -207,12 +199,7 @@ class Tracker:
         self, trial: str, reused_from: Sequence[str] = (), warnings: Sequence[str] = (), reason: str = ""
     ) -> None:
         """Tag a trial's run with all trials whose epochs it has reused so far, its warnings so far, why it failed."""
-        from mlflow.entities import RunTag
-
-        reused = ", ".join(sorted(set(reused_from)))
-        texts = {"ikd.reused_from": reused, "ikd.warnings": "; ".join(warnings), "ikd.reason": reason}
-        tags = [RunTag(name, clean(text, internals.MAX_TAG)) for name, text in texts.items() if text]
-        if tags:
+        if tags := _tag_rows(reused_from, warnings, reason):
             self.client.log_batch(self._runs[trial].run_id, tags=tags)
 
     def log_trial(self, record: TrialRecord) -> None:
@@ -222,11 +209,15 @@ class Tracker:
             return
         # Records of earlier versions have no times.
         times: Sequence[float | None] = record.times or [None] * len(record.history)
-        self.start_trial(record.id, record.tracked_params, times[0] if times else None)
+        run = self._open_run(record.id, record.tracked_params, times[0] if times else None)
         # The trial's metrics are those of its last epoch and the final ones.
         epochs = [*record.history[:-1], record.metrics] if record.history else []
-        self._log_epochs(self._runs[record.id], epochs, times)
-        self.tag_trial(record.id, record.reused_from, record.warnings, record.reason)
+        rows = self._log_full_batches(run, epochs, times)
+        params = [] if run.has_params else _param_rows(record.tracked_params)
+        tags = _tag_rows(record.reused_from, record.warnings, record.reason)
+        if rows or params or tags:
+            self.client.log_batch(run.run_id, metrics=rows, params=params, tags=tags)
+            run.has_params, run.epochs = True, len(epochs)
         self._terminate_trial(record.id, status, times[-1] if times else None)
 
     def finish_sweep(self, folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
@@ -278,15 +269,23 @@ class Tracker:
 
         return self.client.repeat(create).info.run_id
 
-    def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
+    def _open_run(self, trial: str, params: Mapping[str, Any], at: float | None) -> _TrialRun:
+        """Return a trial's run, created or reopened where it is not there or has ended."""
+        run = self._runs.get(trial)
+        if run is None:
+            if not self.parent_run_id:
+                raise LookupError("the sweep has no run yet")
+            tags = {KIND: "trial", internals.PARENT_RUN_ID: self.parent_run_id, TRIAL: trial}
+            run = self._runs[trial] = _TrialRun(self._create_run(trial_name(trial, params), tags, at))
+        if run.status != "RUNNING":
+            self.client.update_run(run.run_id, status="RUNNING")
+            run.status = "RUNNING"
+        return run
 
-        self.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
-
-    def _log_epochs(
+    def _log_full_batches(
         self, run: _TrialRun, epochs: Sequence[Mapping[str, float]], times: Sequence[float | None]
-    ) -> None:
-        """Log the epochs that a trial's run lacks, in batches of whole epochs."""
+    ) -> list[Metric]:
+        """Log the epochs that a trial's run lacks in batches of whole epochs; return the rows of the last batch."""
         rows: list[Metric] = []
         for epoch, (metrics, at) in enumerate(zip(epochs, times, strict=True), start=1):
             if epoch <= run.epochs:
@@ -295,9 +294,7 @@ class Tracker:
                 self.client.log_batch(run.run_id, metrics=rows)
                 run.epochs, rows = epoch - 1, []
             rows += _metric_rows(metrics, epoch, at)
-        if rows:
-            self.client.log_batch(run.run_id, metrics=rows)
-            run.epochs = len(epochs)
+        return rows
 
     def _terminate_trial(self, trial: str, status: str, at: float | None = None) -> None:
         run = self._runs[trial]
@@ -351,6 +348,20 @@ def _check_database(uri: str) -> None:
     port = DATABASE_PORTS.get(parts.scheme.partition("+")[0])
     if port and parts.hostname:
         socket.create_connection((parts.hostname, parts.port or port), timeout=CONNECT_TIMEOUT_S).close()
+
+
+def _param_rows(params: Mapping[str, Any]) -> list[Param]:
+    from mlflow.entities import Param
+
+    return [Param(key, str(value)) for key, value in params.items()]
+
+
+def _tag_rows(reused_from: Sequence[str], warnings: Sequence[str], reason: str) -> list[RunTag]:
+    from mlflow.entities import RunTag
+
+    reused = ", ".join(sorted(set(reused_from)))
+    texts = {"ikd.reused_from": reused, "ikd.warnings": "; ".join(warnings), "ikd.reason": reason}
+    return [RunTag(name, clean(text, internals.MAX_TAG)) for name, text in texts.items() if text]
 
 
 def _metric_rows(metrics: Mapping[str, float], step: int, at: float | None = None) -> list[Metric]:

@@ -56,6 +56,26 @@ def test_records_complete_runs_that_the_driver_missed(tracker):
     assert runs["t002"].data.tags["ikd.reason"] == "loss became nan"
 
 
+def test_a_trial_that_the_store_has_missed_takes_three_calls(tracker, monkeypatch):
+    calls = []
+
+    class Counting:
+        def __init__(self, client):
+            self._client = client
+
+        def __getattr__(self, name):
+            calls.append(name)
+            return getattr(self._client, name)
+
+    monkeypatch.setattr(tracker.client, "_client", Counting(tracker.client._client))
+    log_trials(tracker, replace(trial_record(0), warnings=["disk full"]))
+    assert calls == ["create_run", "log_batch", "set_terminated"]
+    run = trial_runs(tracker)["t000"]
+    assert run.data.params["regime"] == "kd"
+    assert run.data.tags["ikd.warnings"] == "disk full"
+    assert metric_history(tracker.client, run, "dev/mcc") == [(1, 0.1), (2, 0.2)]
+
+
 def test_a_resumed_sweep_continues_its_runs(tracker, uri, request):
     """It finds its parent run by the run's id, which old sweeps kept, or by its own."""
     log_trials(tracker, trial_record(0))
