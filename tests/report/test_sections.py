@@ -9,9 +9,11 @@ from itertools import pairwise
 
 import matplotlib
 import numpy as np
+import optuna
 import pytest
 import torch
 from matplotlib import pyplot
+from optuna.importance import FanovaImportanceEvaluator
 from sklearn.metrics import jaccard_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -31,10 +33,11 @@ from ikd_ray.config import make_trial
 from ikd_ray.distill.losses import attention_kl
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.errors import UnavailableError, UsageError
-from ikd_ray.records import trial_folder
+from ikd_ray.records import STUDY, STUDY_FILE, trial_folder
 from ikd_ray.report import style
 from ikd_ray.report.components import Picture, Section, Table
 from ikd_ray.report.front_plot import COSTS
+from ikd_ray.report.sections import optuna_plots
 from ikd_ray.report.sections.attention import attention_section
 from ikd_ray.report.sections.costs import costs_section
 from ikd_ray.report.sections.errors import errors_section
@@ -277,6 +280,44 @@ def test_optuna_draws_importances_and_parallel_coordinates(search):
     assert axes[:2] == ["dev/mcc", "student/params"]
     assert {"internal_weight", "regime", "temperature"} < set(axes)
     assert png_size(combinations.png)[0] > 900
+
+
+def test_importances_of_many_trials_are_computed_once_from_some_of_them(analysis, monkeypatch):
+    """The time of fANOVA grows with the square of their number."""
+    monkeypatch.setattr(optuna_plots, "MAX_FOREST", 10)
+    evaluate, studies = FanovaImportanceEvaluator.evaluate, []
+    monkeypatch.setattr(
+        FanovaImportanceEvaluator,
+        "evaluate",
+        lambda self, study, **options: studies.append(study) or evaluate(self, study, **options),
+    )
+    study = optuna_plots.open_study(analysis)
+    picture = optuna_plots.importances_picture(analysis, study)
+    [few] = studies
+    numbers = [trial.user_attrs["number"] for trial in few.trials]
+    assert len(numbers) == 10
+    assert (numbers[0], numbers[-1]) == (0, len(analysis.trials) - 1)
+    assert f"over 10 of {len(analysis.trials)} trials, evenly spaced: " in picture.caption
+
+
+def test_importances_are_those_of_each_trials_own_metric_where_others_failed(tmp_path):
+    """The complete trials are not numbered as in the sweep."""
+    sweep = make_sweep(tmp_path / "outputs", trials=24, weights=False)
+    analysis = open_analysis(sweep)
+    expected = optuna_plots.importances_picture(analysis, optuna_plots.open_study(analysis)).plot.data[0]
+    stored = optuna.load_study(study_name=STUDY, storage=f"sqlite:///{sweep / STUDY_FILE}").trials
+    (sweep / STUDY_FILE).unlink()
+    study = optuna.create_study(
+        study_name=STUDY, storage=f"sqlite:///{sweep / STUDY_FILE}", directions=["maximize", "minimize"]
+    )
+    study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL))
+    study.add_trials(stored)
+    shifted = [
+        replace(trial, id=f"t{trial.number + 1:03d}", number=trial.number + 1) for trial in analysis.finished
+    ]
+    analysis = replace(analysis, trials=shifted, finished=shifted)
+    found = optuna_plots.importances_picture(analysis, optuna_plots.open_study(analysis)).plot.data[0]
+    assert list(found.x) == list(expected.x)
 
 
 def test_optunas_drawing_leaves_matplotlibs_global_state_alone(analysis):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
 import optuna
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.importance import BaseImportanceEvaluator, FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis
@@ -21,6 +22,8 @@ from ikd_ray.report.components import Picture
 from ikd_ray.report.style import BLUE, GRID, INK, number_axis, png
 
 MAX_PARAMS = 12  # of parallel coordinates
+MAX_FOREST = 1000  # trials that fANOVA models: the time that it takes grows with the square of their number
+NUMBER = "number"  # attribute of a copied trial: its number in the sweep
 
 
 @contextmanager
@@ -46,6 +49,8 @@ def open_study(analysis: SweepAnalysis) -> optuna.Study:
         stored = optuna.load_study(study_name=STUDY, storage=f"sqlite:///{path}")
         complete = stored.get_trials(states=(TrialState.COMPLETE,))
         study = optuna.create_study(directions=stored.directions)
+        for trial in complete:  # the copies are numbered anew
+            trial.user_attrs[NUMBER] = trial.number
     except Exception as error:  # SQLAlchemy's, SQLite's and Optuna's own
         raise UnavailableError(f"Optuna's study {path} cannot be read ({first_line(error)}).") from None
     study.add_trials(complete)
@@ -63,11 +68,15 @@ def importances_picture(analysis: SweepAnalysis, study: optuna.Study) -> Picture
     """
     metric = clean(analysis.metric)
     scores = {trial.number: trial.metrics[analysis.metric] for trial in analysis.finished}
-    if len({scores[trial.number] for trial in study.trials if trial.number in scores}) < 2:
+    total = len(study.get_trials(deepcopy=False))
+    study = _thin_out(study)
+    trials = study.get_trials(deepcopy=False)
+    if len({scores[trial.user_attrs[NUMBER]] for trial in trials if trial.user_attrs[NUMBER] in scores}) < 2:
         raise UnavailableError(f"All trials have the same {metric}: no parameter made a difference.")
     options: dict[str, Any] = {
-        "evaluator": FanovaImportanceEvaluator(seed=analysis.sweep.seed),
-        "target": lambda trial: scores.get(trial.number, math.nan),  # the metric need not be an objective
+        "evaluator": _KnownImportances(FanovaImportanceEvaluator(seed=analysis.sweep.seed)),
+        # The metric need not be an objective.
+        "target": lambda trial: scores.get(trial.user_attrs[NUMBER], math.nan),
     }
     importances = get_param_importances(study, **options)
     if not importances:
@@ -85,7 +94,7 @@ def importances_picture(analysis: SweepAnalysis, study: optuna.Study) -> Picture
     _restyle(plot, 130 + 34 * len(importances))
     shares = ", ".join(f"{clean(name)} {share:.2f}" for name, share in importances.items())
     caption = (
-        f"Optuna's fANOVA over {len(study.trials)} trials: the share of the variance of {metric} that a forest of "
+        f"Optuna's fANOVA over {_count(len(trials), total)}: the share of the variance of {metric} that a forest of "
         f"trees lays to each parameter: {shares}. It says how much a parameter matters in the space searched, not "
         "which value is good."
     )
@@ -101,7 +110,7 @@ def importances_picture(analysis: SweepAnalysis, study: optuna.Study) -> Picture
 @_no_warnings()
 def combinations_picture(analysis: SweepAnalysis, study: optuna.Study) -> Picture:
     """Draw the objectives and parameters of all trials as parallel coordinates."""
-    params = _searched_params(study)
+    trials, params = len(study.get_trials(deepcopy=False)), _searched_params(study)
     shown, left = params[:MAX_PARAMS], params[MAX_PARAMS:]
     plot = optuna.visualization.plot_parallel_coordinate(study, shown)
     image = _png_by_optuna(
@@ -112,7 +121,7 @@ def combinations_picture(analysis: SweepAnalysis, study: optuna.Study) -> Pictur
     _restyle(plot, 460)
     better = "better" if len(study.directions) == 1 else "nearer to the front (Pareto rank 0)"
     caption = (
-        f"A line is one of {len(study.trials)} trials, from the sweep's objectives through its parameters' values; "
+        f"A line is one of {trials} trials, from the sweep's objectives through its parameters' values; "
         f"darker is {better}. None: the trial's regime does not have that parameter."
     )
     if left:
@@ -122,10 +131,39 @@ def combinations_picture(analysis: SweepAnalysis, study: optuna.Study) -> Pictur
     return Picture("combinations", title, caption, alt, image, plot, wide=True)
 
 
+class _KnownImportances(BaseImportanceEvaluator):
+    """Another evaluator's importances of one study, computed once for all figures."""
+
+    def __init__(self, evaluator: BaseImportanceEvaluator) -> None:
+        self._evaluator = evaluator
+        self._importances: dict[str, float] | None = None
+
+    def evaluate(self, study: optuna.Study, *arguments: Any, **options: Any) -> dict[str, float]:
+        """Return the importance of each parameter."""
+        if self._importances is None:
+            self._importances = self._evaluator.evaluate(study, *arguments, **options)
+        return self._importances
+
+
+def _thin_out(study: optuna.Study) -> optuna.Study:
+    """Return a study of at most `MAX_FOREST` of the trials, evenly spaced from the first to the last."""
+    trials = study.get_trials(deepcopy=False)
+    if len(trials) <= MAX_FOREST:
+        return study
+    few = optuna.create_study(directions=study.directions)
+    step = (len(trials) - 1) / (MAX_FOREST - 1)
+    few.add_trials([trials[round(step * place)] for place in range(MAX_FOREST)])
+    return few
+
+
+def _count(trials: int, total: int) -> str:
+    return f"{trials} trials" if trials == total else f"{trials} of {total} trials, evenly spaced"
+
+
 def _searched_params(study: optuna.Study) -> list[str]:
     """Return the parameters of any trial, those of most trials first."""
-    names = dict.fromkeys(name for trial in study.trials for name in trial.params)
-    return sorted(names, key=lambda name: -sum(name in trial.params for trial in study.trials))
+    counts = Counter(name for trial in study.get_trials(deepcopy=False) for name in trial.params)
+    return sorted(counts, key=lambda name: -counts[name])
 
 
 def _restyle(plot: Any, height: int) -> None:

@@ -33,9 +33,10 @@ def search_section(analysis: SweepAnalysis) -> Section:
     parts: list[Picture | Table] = [*_depth_parts(analysis), agreement_picture(analysis)]
     try:
         study = open_study(analysis)
-        if len(study.trials) < MIN_TRIALS:
+        complete = len(study.get_trials(deepcopy=False))
+        if complete < MIN_TRIALS:
             raise UnavailableError(
-                f"The study has {len(study.trials)} complete trials. How much each parameter matters, and which "
+                f"The study has {complete} complete trials. How much each parameter matters, and which "
                 f"combinations did well, is not drawn for less than {MIN_TRIALS}."
             )
     except UnavailableError as error:
