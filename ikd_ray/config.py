@@ -145,6 +145,10 @@ class PrefixConfig(_Config):
     )
 
 
+STEP_MEMORY_GB = 8.0
+"""Default of `SweepConfig.step_memory`: with it steps of 32 examples of 128 tokens are whole, BERT-base's too."""
+
+
 class SharingConfig(_Config):
     """Storage of trained epochs, which other trials reuse and interrupted ones resume from."""
 
@@ -189,6 +193,9 @@ class SweepConfig(_Config):
     concurrent: int | None = Field(None, ge=1, le=10_000, description="trials at once; None: as many as fit")
     workers_per_trial: int = Field(1, ge=1, le=1024)
     gpus_per_worker: float | None = Field(None, ge=0, le=16, description="None: 1 where there are GPUs")
+    step_memory: float = Field(
+        STEP_MEMORY_GB, ge=0.1, le=1e6, description="gigabytes of a step's tensors, in each worker"
+    )
     output: Path = Path("outputs")
     uri: str | None = Field(None, description="URI whose local folder `output` is; None: it has none")
     name: str | None = Field(None, description="None: the task and the time")

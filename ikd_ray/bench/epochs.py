@@ -49,7 +49,7 @@ def time_teacher(inputs: Inputs) -> Timing:
     """Fine-tune the teacher for one epoch."""
     data, teacher = open_data(inputs.data), load_teacher(inputs.teacher)
     config = TeacherConfig(epochs=1, learning_rate=1e-4, batch_size=inputs.batch_size)
-    stage = fine_tuning_stage(teacher, config.epochs)
+    stage = fine_tuning_stage(len(teacher.layers), config.epochs)
     start = time.perf_counter()
     for _ in train_stage(StageTrainer(teacher, stage, config, data, None, (), DistributedContext())):
         pass

@@ -6,7 +6,7 @@ student much smaller than its teacher learns more from a teacher of a size in be
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ikd_ray.config import NOT_IN_ASSISTANTS, PrefixConfig, Trial
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.epoch_cache import EpochCache
 from ikd_ray.distill.loop import Distillation, Epoch
+from ikd_ray.distill.memory import StepMemory
 from ikd_ray.distill.stage_training import DivergedError
 from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.teacher import TeacherRecord, save_teacher
@@ -32,13 +33,15 @@ def assistant_recipe(recipe: Trial) -> dict[str, Any]:
     return {name: value for name, value in recipe.params().items() if name not in NOT_IN_ASSISTANTS}
 
 
-def assistant_key(teacher: str, data: TaskData, recipe: Trial) -> str:
+def assistant_key(teacher: str, data: TaskData, recipe: Trial, memory: Sequence[float] = ()) -> str:
     """Return a digest of the teacher's key, the data and the recipe that an assistant's weights depend on.
+
+    `memory` is the `StepMemory.key` of its training.
 
     As for teachers, neither the machine nor the code is part of it, nor whether attention was stored: a stored
     assistant is reused, so that a sweep resumes with the same one on any machine.
     """
-    return store.digest("assistant", FORMAT, teacher, data.key, assistant_recipe(recipe))
+    return store.digest("assistant", FORMAT, teacher, data.key, assistant_recipe(recipe), *memory)
 
 
 def make_assistant(
@@ -49,6 +52,7 @@ def make_assistant(
     folder: Path,
     prefix: PrefixConfig | None = None,
     checkpoints: EpochCache | None = None,
+    memory: StepMemory | None = None,
 ) -> Iterator[Epoch]:
     """Distil an assistant of `recipe.student_layers` layers, and store it for `open_teacher` and `load_teacher`.
 
@@ -57,7 +61,7 @@ def make_assistant(
     Raises:
         AssistantDivergedError: a loss became NaN or infinite.
     """
-    distillation = Distillation(recipe, data, targets, prefix=prefix, checkpoints=checkpoints)
+    distillation = Distillation(recipe, data, targets, prefix=prefix, checkpoints=checkpoints, memory=memory)
     history: list[dict[str, float]] = []
     try:
         for epoch in distillation.epochs():

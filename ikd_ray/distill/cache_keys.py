@@ -34,6 +34,7 @@ COMPUTING_MODULES = (
     "data.batches",
     "distill.losses",
     "distill.regimes",
+    "distill.memory",
     "distill.distributed",
     "distill.fast_layers",
     "distill.encoder",
@@ -132,7 +133,9 @@ def start_key(
     return store.digest(list(environments), data.key, targets.fingerprint(matched), settings, *others)
 
 
-def stage_key(parent: str, epochs: int, stage: Stage, frozen_stored: bool) -> str:
+def stage_key(
+    parent: str, epochs: int, stage: Stage, frozen_stored: bool, memory: Sequence[float] = ()
+) -> str:
     """Return the key of a stage's epochs.
 
     Args:
@@ -141,6 +144,7 @@ def stage_key(parent: str, epochs: int, stage: Stage, frozen_stored: bool) -> st
         stage: its losses and trainable parts.
         frozen_stored: whether the output of the layers that the stage freezes is stored; computed again in other
             batches it differs in its last digits.
+        memory: `StepMemory.key` of the stage.
     """
     settings = dataclasses.asdict(stage)
     # A learning rate that decays does so over a known number of epochs.
@@ -148,4 +152,4 @@ def stage_key(parent: str, epochs: int, stage: Stage, frozen_stored: bool) -> st
         del settings[name]
     if not stage.soft:
         del settings["temperature"]
-    return store.digest(parent, epochs, settings, frozen_stored)
+    return store.digest(parent, epochs, settings, frozen_stored, *memory)

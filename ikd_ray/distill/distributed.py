@@ -37,6 +37,12 @@ class DistributedContext:
             return module
         return DistributedDataParallel(module, find_unused_parameters=some_unused)
 
+    def accumulate(self, module: nn.Module, last: bool) -> AbstractContextManager[Any]:
+        """Return the context of one of a step's passes through a wrapped module; the last one averages gradients."""
+        if last or not isinstance(module, DistributedDataParallel):
+            return nullcontext()
+        return module.no_sync()
+
     def broadcast(self, value: Any) -> Any:
         """Return rank 0's value in every process. The value must be picklable."""
         if self.size == 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -178,6 +178,28 @@ class Encoder(nn.Module):
         """
         output = EncoderOutput()
         depth = len(self.layers) if depth is None else depth
+        top = start
+        for number, top, attention in self.layer_outputs(batch, depth, attention_layers, start, start_layer):
+            output.cls[number] = top
+            if attention is not None:
+                output.attention[number] = attention
+        if classify:
+            assert top is not None
+            output.logits = self.classify(top)
+        return output
+
+    def layer_outputs(
+        self,
+        batch: Batch,
+        depth: int,
+        attention_layers: Collection[int] = (),
+        start: Tensor | None = None,
+        start_layer: int = 0,
+    ) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+        """Yield each layer's number, [CLS] vectors and attention probabilities; the arguments are those of `forward`.
+
+        A layer is computed when it is asked for, and its attention, if wanted, is not kept.
+        """
         mask = batch.attention_mask[:, None, None, :]
         hidden = self.embed(batch) if start is None else start
         for number in range(start_layer + 1, depth + 1):
@@ -185,16 +207,10 @@ class Encoder(nn.Module):
             record: list[Tensor] | None = [] if number in attention_layers else None
             if number < depth:
                 hidden = layer(hidden, mask, record=record)
-                output.cls[number] = hidden[:, 0]
+                cls = hidden[:, 0]
             else:
-                output.cls[number] = self._cls_output(layer, hidden, mask, record)
-            if record:
-                output.attention[number] = record[0]
-        if classify:
-            top = output.cls[depth] if start_layer < depth else start
-            assert top is not None
-            output.logits = self.classify(top)
-        return output
+                cls = self._cls_output(layer, hidden, mask, record)
+            yield number, cls, record.pop() if record else None
 
     def _cls_output(self, layer: Any, hidden: Tensor, mask: Tensor, record: list[Tensor] | None) -> Tensor:
         """Return a layer's [CLS] vectors, (B, hidden).

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -13,29 +12,32 @@ from torch import Tensor
 
 from ikd_ray.data.batches import Batch, collate, evaluation_batches
 from ikd_ray.data.tokens import TaskData, TokenSplit
-from ikd_ray.distill.encoder import Encoder, EncoderOutput
+from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.frozen_activations import FrozenActivations
 from ikd_ray.distill.losses import attention_kl, cls_cosine
+from ikd_ray.distill.memory import BATCH, ModelShape, StepMemory
 from ikd_ray.distill.targets import Targets
-
-BATCH = 64
 
 
 @torch.inference_mode()
-def predict(model: Encoder, split: TokenSplit, pad_id: int) -> np.ndarray:
-    """Return the logits of a split's examples, in the split's order: (n, labels), float32."""
+def predict(model: Encoder, split: TokenSplit, pad_id: int, memory: StepMemory | None = None) -> np.ndarray:
+    """Return the logits of a split's examples, in the split's order: (n, labels), float32.
+
+    `memory` bounds the memory of a batch; None: the default.
+    """
     logits = np.empty((len(split), model.config.num_labels), np.float32)
-    for batch, output in _forward_passes(model, split, pad_id):
-        assert output.logits is not None
-        logits[batch.rows] = output.logits.float().cpu().numpy()
+    for batch in _batches(model, split, pad_id, memory):
+        output = model(batch).logits
+        assert output is not None
+        logits[batch.rows] = output.float().cpu().numpy()
     return logits
 
 
-def score(model: Encoder, data: TaskData) -> dict[str, float]:
-    """Return the task's metrics on every evaluation split, e.g. `dev/mcc`."""
+def score(model: Encoder, data: TaskData, memory: StepMemory | None = None) -> dict[str, float]:
+    """Return the task's metrics on every evaluation split, e.g. `dev/mcc`; `memory` as for `predict`."""
     metrics: dict[str, float] = {}
     for name, split in data.evaluation_splits.items():
-        logits = predict(model, split, data.pad_id)
+        logits = predict(model, split, data.pad_id, memory)
         metrics |= {f"{name}/{key}": value for key, value in data.task.score(split.labels, logits).items()}
     return metrics
 
@@ -48,6 +50,7 @@ class StudentEvaluator:
     Args:
         matched: the teacher layer of each student layer, counted from 1.
         frozen: outputs of the student's frozen layers. These layers must not have changed since the evaluation before.
+        memory: bound of the memory of a batch; None: the default.
     """
 
     def __init__(
@@ -57,9 +60,10 @@ class StudentEvaluator:
         targets: Targets,
         matched: tuple[int, ...],
         frozen: FrozenActivations | None = None,
+        memory: StepMemory | None = None,
     ) -> None:
         self._student, self._data, self._targets = student, data, targets
-        self._matched, self._frozen = matched, frozen
+        self._matched, self._frozen, self._memory = matched, frozen, memory
         self._previous: Mapping[str, float] = {}  # metrics of the evaluation before
 
     @torch.inference_mode()
@@ -98,38 +102,44 @@ class StudentEvaluator:
         matched = dict(enumerate(self._matched[start_layer:], start=start_layer + 1))
         sources = list(matched.values())
         sums: dict[str, Tensor | float] = defaultdict(float)
-        read = partial(self._frozen.read, name) if self._frozen and start_layer else None
-        passes = _forward_passes(self._student, split, self._data.pad_id, list(matched), read, start_layer)
-        for batch, output in passes:
-            target = self._targets.fetch(name, batch, cls=sources, attention=sources)
-            assert output.logits is not None
+        for batch in _batches(self._student, split, self._data.pad_id, self._memory):
+            target = self._targets.fetch(name, batch, cls=sources)
             assert target.logits is not None
-            logits[batch.rows] = output.logits.float().cpu().numpy()
             teacher_logits[batch.rows] = target.logits.cpu().numpy()
-            for layer, source in matched.items():
-                kl = attention_kl(output.attention[layer], target.attention[source], batch.attention_mask)
-                cos = cls_cosine(output.cls[layer], target.cls[source])
+            top = start = self._frozen_output(name, batch) if start_layer else None
+            passes = self._student.layer_outputs(
+                batch, len(self._student.layers), list(matched), start, start_layer
+            )
+            # Layer by layer, since the attention of all would take several times the memory.
+            taught = self._targets.attention(name, batch, sources)
+            for layer, top, attention in passes:
+                assert attention is not None
+                source, expected = next(taught)
+                assert source == matched[layer], "student and teacher run through their layers together"
+                kl = attention_kl(attention, expected, batch.attention_mask)
+                del attention, expected
+                cos = cls_cosine(top, target.cls[source])
                 sums[f"{name}/layer_{layer}/kl"] += kl * len(batch)
                 sums[f"{name}/layer_{layer}/cos"] += cos * len(batch)
+            assert top is not None
+            logits[batch.rows] = self._student.classify(top).float().cpu().numpy()
         return logits, teacher_logits, {key: float(value) / len(split) for key, value in sums.items()}
 
+    def _frozen_output(self, name: str, batch: Batch) -> Tensor | None:
+        assert self._frozen is not None
+        output = self._frozen.read(name, batch.rows)
+        return None if output is None else output.to(batch.input_ids.device)
 
-def _forward_passes(
-    model: Encoder,
-    split: TokenSplit,
-    pad_id: int,
-    attention_layers: Collection[int] = (),
-    read: Callable[[np.ndarray], Tensor | None] | None = None,
-    start_layer: int = 0,
-) -> Iterator[tuple[Batch, EncoderOutput]]:
-    """Yield each batch with the model's output; `read(rows)` returns the stored output of layer `start_layer`."""
+
+def _batches(model: Encoder, split: TokenSplit, pad_id: int, memory: StepMemory | None) -> Iterator[Batch]:
+    """Put the model in evaluation mode, and yield the split in batches, on the model's device."""
     model.eval()
     device = next(model.parameters()).device
-    for rows in evaluation_batches(split.lengths, BATCH):
-        batch = collate(split, rows, pad_id).to(device)
-        start = read(rows) if read else None
-        start = None if start is None else start.to(device)
-        yield batch, model(batch, attention_layers=attention_layers, start=start, start_layer=start_layer)
+    cells = ModelShape.of(model.config).evaluation_cells
+    lengths = split.lengths
+    for rows in evaluation_batches(lengths, BATCH):
+        for part in (memory or StepMemory()).split(rows, lengths, cells):
+            yield collate(split, part, pad_id).to(device)
 
 
 def _agreement(logits: np.ndarray, teacher_logits: np.ndarray) -> float:

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,11 @@ from ikd_ray.data.batches import collate, evaluation_batches
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.epoch_cache import DISK_ERRORS
+from ikd_ray.distill.memory import BATCH, ModelShape, StepMemory
 from ikd_ray.storage import store
 from ikd_ray.storage.arrays import BucketedArray, LengthOrder
 from ikd_ray.storage.eviction import touch
 
-BATCH = 64
 ACTIVATIONS_FILE = "prefix.safetensors"
 
 
@@ -36,15 +37,22 @@ class FrozenActivations:
         student: the student, which trains meanwhile.
         config: gigabytes that the outputs may take in memory and in a temporary file.
         rows: (n,) training examples in use, ascending; None: all. Nothing is stored for others.
+        memory: bound of the memory of a batch that is computed; None: the default.
     """
 
     def __init__(
-        self, student: Encoder, data: TaskData, config: PrefixConfig, rows: np.ndarray | None = None
+        self,
+        student: Encoder,
+        data: TaskData,
+        config: PrefixConfig,
+        rows: np.ndarray | None = None,
+        memory: StepMemory | None = None,
     ) -> None:
         self.depth = 0
         self.out_of_space = False
         """True if outputs that the budgets allow could not be stored at any time."""
         self._student, self._data, self._config = student, data, config
+        self._memory = memory or StepMemory()
         self._arrays: dict[str, BucketedArray] = {}
         self._orders = {name: split.order for name, split in data.splits.items()}
         if rows is not None and len(rows) < len(data.train):
@@ -128,9 +136,10 @@ class FrozenActivations:
     ) -> None:
         student, tokens = self._student.eval(), self._data.splits[split]
         device = next(student.parameters()).device
-        used = self._orders[split].rows
-        for batch_rows in evaluation_batches(tokens.lengths[used], BATCH):
-            rows = used[batch_rows]
+        used, lengths = self._orders[split].rows, tokens.lengths
+        cells = ModelShape.of(student.config).evaluation_cells
+        batches = (used[rows] for rows in evaluation_batches(lengths[used], BATCH))
+        for rows in chain.from_iterable(self._memory.split(rows, lengths, cells) for rows in batches):
             batch = collate(tokens, rows, self._data.pad_id).to(device)
             start = torch.from_numpy(source.read(rows)).to(device) if source else None
             if self.depth == len(student.layers):

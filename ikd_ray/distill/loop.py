@@ -18,6 +18,7 @@ from ikd_ray.distill.epoch_cache import CachedEpoch, EpochCache, LostCheckpointE
 from ikd_ray.distill.evaluate import StudentEvaluator
 from ikd_ray.distill.fast_layers import use_onednn
 from ikd_ray.distill.frozen_activations import FrozenActivations
+from ikd_ray.distill.memory import ModelShape, StepMemory
 from ikd_ray.distill.regimes import REGIMES, Stage
 from ikd_ray.distill.shared_epochs import SharedEpochs
 from ikd_ray.distill.stage_training import StageTrainer
@@ -66,6 +67,7 @@ def distill(
     world: DistributedContext | None = None,
     checkpoints: EpochCache | None = None,
     reference: Targets | None = None,
+    memory: StepMemory | None = None,
 ) -> Result:
     """Distil one student in this process.
 
@@ -78,12 +80,15 @@ def distill(
         checkpoints: where epochs are saved and found, which other processes may use meanwhile; None: nowhere.
         reference: the teacher that the student is compared with where another model (an assistant) teaches it;
             None: the one that teaches.
+        memory: bound of the tensors of a step, above which batches are split; None: the default.
 
     Raises:
         UsageError: the batches are too small for the processes to split.
         DivergedError: a loss became NaN or infinite.
     """
-    distillation = Distillation(trial, data, targets, world, checkpoints=checkpoints, reference=reference)
+    distillation = Distillation(
+        trial, data, targets, world, checkpoints=checkpoints, reference=reference, memory=memory
+    )
     for epoch in distillation.epochs():
         report(epoch)
     student = distillation.student
@@ -110,11 +115,12 @@ class Distillation:
         prefix: PrefixConfig | None = None,
         checkpoints: EpochCache | None = None,
         reference: Targets | None = None,
+        memory: StepMemory | None = None,
     ) -> None:
         self.trial, self.data, self.targets = trial, data, targets
         self.reference = reference or targets
         self.world = world or DistributedContext(device=next(targets.teacher.parameters()).device)
-        self._prefix = prefix or PrefixConfig()
+        self._prefix, self._memory = prefix or PrefixConfig(), memory or StepMemory()
         self._saved = SharedEpochs(checkpoints, self.world)
         batch_size = min(trial.batch_size, len(self._rows))
         if self.world.size > 1 and batch_size < 2 * self.world.size:
@@ -188,8 +194,8 @@ class Distillation:
         """Run through all stages from an untrained student."""
         student, data, rows, saved = self.student, self.data, self._rows, self._saved
         stages, layers = self.stages, len(student.layers)
-        activations = FrozenActivations(student, data, self._prefix, rows)
-        evaluator = StudentEvaluator(student, data, self.reference, self.matched, activations)
+        activations = FrozenActivations(student, data, self._prefix, rows, self._memory)
+        evaluator = StudentEvaluator(student, data, self.reference, self.matched, activations, self._memory)
         done = reused = epoch = 0  # `epoch` of the stage
         with saved.lease():
             key = self._start_key() if saved.enabled else ""
@@ -197,9 +203,11 @@ class Distillation:
                 frozen = stage.frozen(layers)
                 # The whole encoder's output is small, and the same for all heads that are trained on it.
                 activations_dir = saved.activations_dir(key, epoch) if frozen == layers else None
-                key = stage_key(key, epoch, stage, activations.fits(frozen))
+                key = stage_key(key, epoch, stage, activations.fits(frozen), self._memory_key(stage))
                 inputs = (data, self.targets, self._imitated, self.world, activations)
-                trainer = StageTrainer(student, stage, self.trial, *inputs, activations_dir, rows)
+                trainer = StageTrainer(
+                    student, stage, self.trial, *inputs, activations_dir, rows, self._memory
+                )
                 with saved.stage(key, self._describe(stage), not activations.out_of_space):
                     for epoch in range(1, stage.epochs + 1):
                         while isinstance(cached := saved.find(epoch), PendingEpoch):
@@ -238,6 +246,10 @@ class Distillation:
         environments = self.world.gather(environment(self.world))
         compared = "" if self.reference is self.targets else self.reference.fingerprint(self.matched)
         return start_key(self.trial, self.data, self.targets, self._imitated, environments, compared)
+
+    def _memory_key(self, stage: Stage) -> list[float]:
+        shape, layers = ModelShape.of(self.student.config), len(self.student.layers)
+        return self._memory.key(shape, layers, [stage], self.trial.batch_size, self.data, self.world.size)
 
     def _describe(self, stage: Stage) -> dict[str, object]:
         trial = self.trial.params()

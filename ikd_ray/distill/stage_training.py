@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from ikd_ray.distill.encoder import Encoder, EncoderOutput
 from ikd_ray.distill.fast_layers import CompactVocabulary
 from ikd_ray.distill.frozen_activations import FrozenActivations
 from ikd_ray.distill.losses import attention_kl, cls_cosine, hard_label_loss, soft_label_loss
+from ikd_ray.distill.memory import ModelShape, StepMemory
 from ikd_ray.distill.regimes import Stage
 from ikd_ray.distill.targets import Targets
 from ikd_ray.storage.store import digest
@@ -53,6 +54,7 @@ class StageTrainer:
         frozen: stored outputs of the layers that the stage freezes; None: they are computed at every step.
         activations_dir: folder where other trials find or leave exactly those outputs.
         rows: (n,) training examples to use, ascending; None: all.
+        memory: bound above which a step is made of micro-batches; None: the default.
     """
 
     def __init__(
@@ -67,12 +69,16 @@ class StageTrainer:
         frozen: FrozenActivations | None = None,
         activations_dir: Path | None = None,
         rows: np.ndarray | None = None,
+        memory: StepMemory | None = None,
     ) -> None:
         rows = np.arange(len(data.train)) if rows is None else rows
         self.stage = stage
         self.optimizer = StageOptimizer(model, stage, settings, data, rows)
         self._loss = StageLoss(model, stage, matched, world.autocast)
-        self._loader = StageDataLoader(stage, settings, data, rows, targets, matched, world, frozen)
+        cells = partial(ModelShape.of(model.config).training_cells, stage, len(model.layers))
+        bound = memory or StepMemory()
+        split = partial(bound.split, lengths=data.train.lengths, cells=cells, processes=world.size)
+        self._loader = StageDataLoader(stage, settings, data, rows, targets, matched, world, frozen, split)
         self._seed, self._world = settings.seed, world
         self._frozen, self._activations_dir = frozen, activations_dir
 
@@ -98,16 +104,18 @@ class StageTrainer:
             plan = self._loader.plan(number)
             sums = torch.zeros((), device=world.device)
             for index, inputs in enumerate(self._loader.load(plan)):
-                step = (number - 1) * len(plan) + index
-                self.optimizer.set_lr(lr_factor(stage, step, len(plan)))
                 batch = self.optimizer.translate(inputs.batch)
-                total, losses = stage_loss(batch, inputs.target, inputs.start)
-                # DDP averages gradients as if the processes' shares were equal.
-                self.optimizer.step(total * (len(batch) * world.size / inputs.total))
+                with world.accumulate(stage_loss, inputs.ends_step):
+                    total, losses = stage_loss(batch, inputs.target, inputs.start)
+                    # DDP averages gradients as if the processes' shares were equal.
+                    (total * (len(batch) * world.size / inputs.step_size)).backward()
+                if inputs.ends_step:
+                    step = (number - 1) * len(plan) + inputs.step
+                    self.optimizer.step(lr_factor(stage, step, len(plan)))
                 sums = sums + torch.stack([total.detach(), *losses.values()]) * len(batch)
                 if index % TRIM_EVERY == 0:
                     trim_heap()
-        means = (world.all_reduce_sum(sums) / sum(map(len, plan))).tolist()
+        means = (world.all_reduce_sum(sums) / sum(len(rows) for step in plan for rows in step)).tolist()
         metrics = {f"train/{name}": value for name, value in zip(("loss", *losses), means, strict=True)}
         for name, value in metrics.items():
             if not math.isfinite(value):
@@ -208,15 +216,19 @@ class StageLoss(nn.Module):
         return total, {name: loss.detach() for name, loss in losses.items()}
 
 
-class StepInputs(NamedTuple):
-    """One process's share of one step, on its device."""
+class MicroBatch(NamedTuple):
+    """One process's share of a micro-batch, on its device. Nearly always a step has one."""
 
     batch: Batch
     target: EncoderOutput | None
     start: Tensor | None
     """Stored output of the frozen layers, (B, L, hidden), or (B, hidden) where all layers are frozen."""
-    total: int
-    """Examples of the step over all processes."""
+    step: int
+    """The step of the epoch that it is a part of, counted from 0."""
+    step_size: int
+    """Examples of the step, over all its micro-batches and processes."""
+    ends_step: bool
+    """True if it is the last micro-batch of the step."""
 
 
 class StageDataLoader:
@@ -235,31 +247,37 @@ class StageDataLoader:
         matched: tuple[int, ...],
         world: DistributedContext,
         frozen: FrozenActivations | None,
+        split: Callable[[np.ndarray], list[np.ndarray]],
     ) -> None:
-        self._stage, self._settings = stage, settings
+        self._stage, self._settings, self._split = stage, settings, split
         self._data, self._rows, self._targets = data, rows, targets
         layers = [matched[layer - 1] for layer in stage.layers]
         self._layers = {"cls": layers, "attention": layers if stage.kl else []}
         self._world, self._frozen = world, frozen
 
-    def plan(self, epoch: int) -> list[np.ndarray]:
-        """Return the rows of each step of an epoch (1-based), over all processes."""
+    def plan(self, epoch: int) -> list[list[np.ndarray]]:
+        """Return the rows of each micro-batch of each step of an epoch (1-based), over all processes.
+
+        It is the same in every process, so that all of them take part in every micro-batch.
+        """
         lengths, settings = self._data.train.lengths[self._rows], self._settings
         plan = training_batches(lengths, settings.batch_size, settings.seed, self._stage.name, epoch)
-        return [self._rows[batch] for batch in plan]
+        return [self._split(self._rows[batch]) for batch in plan]
 
-    def load(self, plan: list[np.ndarray]) -> Iterator[StepInputs]:
-        """Yield this process's share of every step of a plan."""
+    def load(self, plan: list[list[np.ndarray]]) -> Iterator[MicroBatch]:
+        """Yield this process's share of every micro-batch of a plan."""
         world = self._world
-        shares = [rows[world.rank :: world.size] for rows in plan]
-        for rows, (batch, target, start) in zip(plan, prefetch(self._read, shares), strict=True):
-            batch = batch.to(world.device)
-            if target:
-                assert self._targets is not None
-                target = self._targets.complete(target, batch, self._layers["attention"])
-            if start is not None:
-                start = start.to(world.device, non_blocking=True)
-            yield StepInputs(batch, target, start, len(rows))
+        shares = prefetch(self._read, [rows[world.rank :: world.size] for step in plan for rows in step])
+        for number, step in enumerate(plan):
+            for left in reversed(range(len(step))):
+                batch, target, start = next(shares)
+                batch = batch.to(world.device)
+                if target:
+                    assert self._targets is not None
+                    target = self._targets.complete(target, batch, self._layers["attention"])
+                if start is not None:
+                    start = start.to(world.device, non_blocking=True)
+                yield MicroBatch(batch, target, start, number, sum(map(len, step)), ends_step=not left)
 
     def _read(self, rows: np.ndarray) -> tuple[Batch, EncoderOutput | None, Tensor | None]:
         batch, target = collate(self._data.train, rows, self._data.pad_id), None
@@ -311,16 +329,12 @@ class StageOptimizer:
         parameters = list(self._trainable().values())
         return torch.optim.AdamW(parameters, lr=self._peak_lr, weight_decay=0.0, fused=True)
 
-    def set_lr(self, factor: float) -> None:
-        """Set the learning rate to `factor` times the peak."""
-        self._adamw.param_groups[0]["lr"] = self._peak_lr * factor
-
-    def step(self, loss: Tensor) -> None:
-        """Update the parameters by a loss's clipped gradient."""
-        self._adamw.zero_grad(set_to_none=True)
-        loss.backward()
+    def step(self, lr_factor: float) -> None:
+        """Update the parameters by their clipped gradients, which it clears, at `lr_factor` times the peak rate."""
+        self._adamw.param_groups[0]["lr"] = self._peak_lr * lr_factor
         torch.nn.utils.clip_grad_norm_(self._adamw.param_groups[0]["params"], CLIP_NORM)
         self._adamw.step()
+        self._adamw.zero_grad(set_to_none=True)
 
     def _trainable(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self._model.named_parameters() if p.requires_grad}

@@ -159,12 +159,28 @@ class Targets:
         device = batch.input_ids.device
         out = target.map(lambda tensor: tensor.to(device, non_blocking=True).float())
         missing = [layer for layer in attention if layer not in out.attention]
-        if missing:
-            with torch.no_grad():
-                output = self.teacher(batch, depth=max(missing), attention_layers=missing, classify=False)
-            queries = batch.attention_mask[:, None, :, None]
-            out.attention |= {layer: output.attention[layer].float() * queries for layer in missing}
+        with torch.no_grad():
+            out.attention |= dict(self._compute_attention(batch, missing))
         return out
+
+    def attention(self, split: str, batch: Batch, layers: Collection[int]) -> Iterator[tuple[int, Tensor]]:
+        """Yield layers and their attention as `fetch` returns it, but read or computed when it is asked for.
+
+        Attention that is not stored comes from the lowest layer up.
+        """
+        if not self._attention_stored:
+            yield from self._compute_attention(batch, layers)
+            return
+        for layer in layers:
+            yield layer, self.fetch(split, batch, logits=False, attention=[layer]).attention[layer]
+
+    def _compute_attention(self, batch: Batch, layers: Collection[int]) -> Iterator[tuple[int, Tensor]]:
+        """Yield layers and their attention, computed by the teacher, from the lowest layer up."""
+        queries = batch.attention_mask[:, None, :, None]
+        passes = self.teacher.layer_outputs(batch, max(layers, default=0), layers) if layers else ()
+        for layer, _, attention in passes:
+            if attention is not None:
+                yield layer, attention.float() * queries
 
     def fetch(
         self,

@@ -27,6 +27,7 @@ from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.encoder import FAMILIES, Encoder
 from ikd_ray.distill.evaluate import score
 from ikd_ray.distill.loop import Epoch
+from ikd_ray.distill.memory import ModelShape, StepMemory
 from ikd_ray.distill.regimes import Stage
 from ikd_ray.distill.stage_training import DivergedError, StageTrainer, train_stage
 from ikd_ray.distill.teacher_files import (
@@ -60,6 +61,7 @@ class TeacherSource:
     """Digest that identifies the weights."""
     layers: int
     hidden_size: int
+    heads: int
     max_tokens: int
     has_head: bool
     """True if it has a classification head, and so is used without fine-tuning."""
@@ -168,7 +170,8 @@ def _describe(name: str, path: str, key: str | None, task: Task) -> TeacherSourc
         raise UsageError(f"--teacher {name}: its config.json has no pad_token_id; write the tokenizer's")
     unused = config.pad_token_id + 1 if has_offset else 0
     tokens = config.max_position_embeddings - unused
-    return TeacherSource(name, path, key, config.num_hidden_layers, config.hidden_size, tokens, has_head)
+    sizes = config.num_hidden_layers, config.hidden_size, config.num_attention_heads
+    return TeacherSource(name, path, key, *sizes, tokens, has_head)
 
 
 def _check_head(name: str, config: Any, task: Task) -> None:
@@ -202,10 +205,19 @@ def resolve_learning_rate(source: TeacherSource, config: TeacherConfig) -> Teach
     return config.model_copy(update={"learning_rate": 1e-4 if source.hidden_size < SMALL_HIDDEN else 3e-5})
 
 
-def teacher_key(source: TeacherSource, data: TaskData, config: TeacherConfig) -> str:
-    """Return a digest of what a teacher's weights depend on: the model and, if fine-tuned, data and settings."""
-    settings = None if source.has_head else resolve_learning_rate(source, config).model_dump()
-    return store.digest(FORMAT, source.key, data.key, settings)
+def teacher_key(
+    source: TeacherSource, data: TaskData, config: TeacherConfig, memory: StepMemory | None = None
+) -> str:
+    """Return a digest of what a teacher's weights depend on: the model and, if fine-tuned, data and settings.
+
+    `memory` is that of `make_teacher`; it is part of the digest only where it splits batches.
+    """
+    if source.has_head:
+        return store.digest(FORMAT, source.key, data.key, None)
+    shape, stage = ModelShape(source.heads, source.hidden_size), fine_tuning_stage(source.layers, 1)
+    split = (memory or StepMemory()).key(shape, source.layers, [stage], config.batch_size, data)
+    settings = resolve_learning_rate(source, config).model_dump()
+    return store.digest(FORMAT, source.key, data.key, settings, *split)
 
 
 def load_source(source: TeacherSource, task: Task, seed: int) -> Encoder:
@@ -232,12 +244,17 @@ def open_teacher(folder: Path) -> TeacherRecord | None:
 
 
 def make_teacher(
-    source: TeacherSource, data: TaskData, config: TeacherConfig, folder: Path, device: torch.device
+    source: TeacherSource,
+    data: TaskData,
+    config: TeacherConfig,
+    folder: Path,
+    device: torch.device,
+    memory: StepMemory | None = None,
 ) -> Iterator[Epoch]:
     """Fine-tune a model, unless it has a head, and store it.
 
     The epoch with the best main metric on `TaskData.selection_split` is stored. Fine-tuning stops after
-    `config.patience` epochs without a better one.
+    `config.patience` epochs without a better one. `memory` bounds the memory of a step; None: the default.
 
     Raises:
         DivergedError: a loss, or the metric, is not a finite number.
@@ -247,10 +264,10 @@ def make_teacher(
     config = resolve_learning_rate(source, config)
     settings = {} if source.has_head else config.model_dump()
     if settings:
-        for epoch in _fine_tune(teacher, data, config, DistributedContext(device=device)):
+        for epoch in _fine_tune(teacher, data, config, DistributedContext(device=device), memory):
             history.append(epoch.metrics)
             yield epoch
-    metrics = score(teacher, data)
+    metrics = score(teacher, data, memory)
     record = {"name": source.name, "metrics": metrics, "settings": settings, "history": history}
     save_teacher(folder, teacher.cpu(), source.path, record)
 
@@ -266,27 +283,31 @@ def save_teacher(folder: Path, teacher: Encoder, tokenizer: str, record: dict[st
     store.get_or_build(folder, write)
 
 
-def fine_tuning_stage(teacher: Encoder, epochs: int) -> Stage:
-    """Return the stage in which a teacher is fine-tuned: all of it trains, on the gold labels."""
+def fine_tuning_stage(layers: int, epochs: int) -> Stage:
+    """Return the stage in which a teacher of so many layers is fine-tuned: all of it trains, on the gold labels."""
     return Stage(
         name="teacher",
         epochs=epochs,
         hard=1.0,
-        trains=tuple(range(1, len(teacher.layers) + 1)),
+        trains=tuple(range(1, layers + 1)),
         head=True,
         embeddings=True,
     )
 
 
 def _fine_tune(
-    teacher: Encoder, data: TaskData, config: TeacherConfig, world: DistributedContext
+    teacher: Encoder,
+    data: TaskData,
+    config: TeacherConfig,
+    world: DistributedContext,
+    memory: StepMemory | None,
 ) -> Iterator[Epoch]:
-    stage = fine_tuning_stage(teacher, config.epochs)
+    stage = fine_tuning_stage(len(teacher.layers), config.epochs)
     best, best_epoch, best_state = float("-inf"), 0, None
     metric = f"{data.selection_split}/{data.task.metric}"
-    trainer = StageTrainer(teacher, stage, config, data, None, (), world)
+    trainer = StageTrainer(teacher, stage, config, data, None, (), world, memory=memory)
     for number, metrics in enumerate(train_stage(trainer), start=1):
-        metrics |= score(teacher, data)
+        metrics |= score(teacher, data, memory)
         yield Epoch(number, config.epochs - number, 1, 1, stage.name, metrics)
         if metrics[metric] > best:
             best, best_epoch = metrics[metric], number

@@ -89,7 +89,9 @@ def test_the_key_depends_on_teacher_and_data(data):
     mine = assistant_key("key", data, RECIPE)
     assert mine == assistant_key("key", data, RECIPE.model_copy())
     keys = [assistant_key("other", data, RECIPE), assistant_key("key", replace(data, key="other"), RECIPE)]
-    assert len({mine, *keys}) == 3
+    keys.append(assistant_key("key", data, RECIPE, [4.0]))
+    assert len({mine, *keys}) == 4
+    assert assistant_key("key", data, RECIPE, []) == mine
 
 
 def test_the_key_does_not_depend_on_the_machine(data, monkeypatch):

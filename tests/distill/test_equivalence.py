@@ -10,6 +10,7 @@ import torch
 from ikd_ray.config import Trial
 from ikd_ray.distill.evaluate import StudentEvaluator
 from ikd_ray.distill.loop import Distillation
+from ikd_ray.distill.memory import StepMemory
 from ikd_ray.distill.regimes import REGIMES
 from tests.helpers import plain_loop
 from tests.helpers.shared_trials import PREFIXES
@@ -38,6 +39,26 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
+def assert_equal_to_the_plain_loop(distillation: Distillation) -> None:
+    """Train, and compare the weights after each stage."""
+    start = copy_state(distillation.student.model)
+    expected = list(
+        plain_loop.train_stages(
+            distillation.student.model,
+            distillation.targets.teacher.model,
+            distillation.stages,
+            distillation.trial,
+            distillation.data,
+            distillation.matched,
+        )
+    )
+    found = fast_states(distillation)
+    assert len(found) == len(expected) == len(distillation.stages)
+    for a, b in zip(found, expected, strict=True):
+        assert max(distance(a[name], b[name]) for name in b) < 1e-5
+    assert max(distance(expected[-1][name], start[name]) for name in start) > 1e-3
+
+
 def trial_of(fields) -> Trial:
     sizes = {"student_layers": 3, "batch_size": 7, "learning_rate": 2e-3, "epochs": 2, "epochs_per_layer": 2}
     return Trial(**(sizes | fields))
@@ -58,25 +79,16 @@ def trial_of(fields) -> Trial:
     ids=lambda fields: "-".join(map(str, fields.values())),
 )
 def test_weights_after_each_stage_equal_the_plain_loops(setting, fields):
-    data, targets = setting
-    trial = trial_of(fields)
-    distillation = Distillation(trial, data, targets)
-    start = copy_state(distillation.student.model)
-    expected = list(
-        plain_loop.train_stages(
-            distillation.student.model,
-            targets.teacher.model,
-            distillation.stages,
-            trial,
-            data,
-            distillation.matched,
-        )
-    )
-    found = fast_states(distillation)
-    assert len(found) == len(expected) == len(distillation.stages)
-    for a, b in zip(found, expected, strict=True):
-        assert max(distance(a[name], b[name]) for name in b) < 1e-5
-    assert max(distance(expected[-1][name], start[name]) for name in start) > 1e-3
+    assert_equal_to_the_plain_loop(Distillation(trial_of(fields), *setting))
+
+
+@pytest.mark.parametrize("gigabytes", [1e-9, 4e-4])
+@pytest.mark.parametrize(
+    "fields", [{"regime": "id", "embeddings": "train"}, {"regime": "pid", "train": "upto"}, TOP]
+)
+def test_steps_of_several_micro_batches_train_the_plain_loops_weights(setting, fields, gigabytes):
+    """The bounds allow one example, or about three."""
+    assert_equal_to_the_plain_loop(Distillation(trial_of(fields), *setting, memory=StepMemory(gigabytes)))
 
 
 @pytest.mark.parametrize("fields", [{"regime": "pid"}, TOP], ids=["all", "head"])

@@ -80,7 +80,9 @@ def test_everything_that_goes_to_a_gpu_is_pinned(data, targets, monkeypatch):
     rows = data.train.lengths.argsort()[:4]
     for device, count in (("cpu", 0), ("cuda", 4 + 1 + 2 + 2)):
         world = DistributedContext(device=torch.device(device))
-        loader = stage_training.StageDataLoader(stage, trial, data, rows, targets, (2, 4), world, None)
+        loader = stage_training.StageDataLoader(
+            stage, trial, data, rows, targets, (2, 4), world, None, lambda rows: [rows]
+        )
         batch, target, start = loader._read(rows)
         assert isinstance(target, EncoderOutput)
         assert start is None

@@ -15,6 +15,7 @@ from ikd_ray.data.splits import hold_out
 from ikd_ray.data.tokens import tokenize
 from ikd_ray.distill import teacher as teachers
 from ikd_ray.distill.evaluate import score
+from ikd_ray.distill.memory import StepMemory
 from ikd_ray.distill.teacher import (
     bundled_teacher,
     find_teacher,
@@ -181,7 +182,7 @@ def script(monkeypatch):
     def use(scores: dict[str, list[float]]) -> list[dict[str, torch.Tensor]]:
         seen: list[dict[str, torch.Tensor]] = []
 
-        def scripted(model, data):
+        def scripted(model, data, memory):
             assert data.evaluation_splits.keys() == scores.keys()
             seen.append(copy_state(model))
             return {
@@ -284,10 +285,13 @@ def test_the_key_depends_on_model_data_and_settings(save, data, make_task_data):
     others.append(teacher_key(source, make_task_data("cola", seed=1), CONFIG))
     others.append(teacher_key(find_teacher(str(save("other", "electra")), COLA), data, CONFIG))
     assert len({key, *others}) == 8
+    assert teacher_key(source, data, CONFIG, StepMemory(100)) == key
+    assert len({key, *(teacher_key(source, data, CONFIG, StepMemory(tight)) for tight in (1e-4, 2e-4))}) == 3
 
 
 def test_settings_do_not_change_the_key_of_a_model_with_a_head(save, data):
     source = find_teacher(str(save("model", head=True)), COLA)
+    assert teacher_key(source, data, CONFIG) == teacher_key(source, data, CONFIG, StepMemory(1e-4))
     assert teacher_key(source, data, CONFIG) == teacher_key(source, data, TeacherConfig(seed=5))
 
 

@@ -44,7 +44,7 @@ def plans(monkeypatch):
     found, call = [], StageDataLoader.load
 
     def spy(self, plan):
-        found.append(plan)
+        found.append([rows for (rows,) in plan])  # each step is one micro-batch
         return call(self, plan)
 
     monkeypatch.setattr(StageDataLoader, "load", spy)

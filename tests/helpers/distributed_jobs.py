@@ -15,6 +15,7 @@ from ikd_ray.config import Trial
 from ikd_ray.data.tokens import TaskData, open_data
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.loop import Distillation
+from ikd_ray.distill.memory import StepMemory
 from ikd_ray.distill.targets import Targets, build_targets
 from tests.helpers.tiny_models import copy_state, make_encoder, make_targets
 
@@ -27,6 +28,8 @@ JOBS = {
     "always": {"regime": "sid", "soft_labels": "always"},
     "head": {"regime": "pid", "top_trains": "head"},
     "kl": {"regime": "pid", "internal_losses": "kl"},  # attention maps give no gradient to most of a layer
+    "split": {"regime": "id", "batch_size": 7, "embeddings": "train"},
+    "split-kl": {"regime": "pid", "internal_losses": "kl"},
     "assisted": {"regime": "sid", "assistant_layers": 3},
 }
 
@@ -38,7 +41,8 @@ def create(
     trial = Trial(**(_TRIAL | JOBS[name]))
     targets = Targets(target_folder, data, make_encoder(dropout=0.01 if name == "dropout" else 0.0))
     if not trial.assistant_layers:
-        return Distillation(trial, data, targets, world)
+        memory = StepMemory(2e-4 if name.startswith("split") else 1)
+        return Distillation(trial, data, targets, world, memory=memory)
     assistant = make_encoder(layers=trial.assistant_layers, seed=1)
     taught = make_targets(target_folder.with_name("assistant-targets"), data, assistant)
     return Distillation(trial, data, taught, world, reference=targets)
