@@ -20,6 +20,7 @@ interrupts.exit_on_interrupt()
 
 import typer
 
+from ikd_ray.config import STEP_MEMORY_GB
 from ikd_ray.errors import UsageError
 from ikd_ray.redaction import refuse_secrets
 from ikd_ray.storage.remote import open_storage
@@ -53,6 +54,9 @@ TRIALS = """\
 Configurations to try, of each method where the space compares several. Default: 8, or the whole of a grid."""
 NO_SHARE = "Train every epoch of every trial, also those trained before."
 DRY_RUN = "Print the plan and, after a ten-second probe, what it will cost; write nothing."
+STEP_MEMORY = (
+    "Gigabytes that a step's tensors may take in each worker; longer steps are made of several passes."
+)
 OUTPUT = "Folder for sweeps and what they share; s3://BUCKET/... where nodes share none."
 TRACKING_URI = "MLflow store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db."
 
@@ -75,6 +79,7 @@ def main(
     gpus_per_worker: Annotated[
         float | None, machine(help="GPUs of each worker. Default: 1 where there are any.")
     ] = None,
+    step_memory: Annotated[float, machine(help=STEP_MEMORY)] = STEP_MEMORY_GB,
     output: Annotated[str, results(help=OUTPUT)] = "outputs",
     name: Annotated[str | None, results(help="The sweep's name. Default: task and time.")] = None,
     resume: Annotated[str | None, results(help="Name of the sweep to continue.")] = None,

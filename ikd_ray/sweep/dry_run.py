@@ -15,6 +15,7 @@ import torch
 from ikd_ray.config import Trial, make_trial
 from ikd_ray.data.tokens import TaskData, tokenize
 from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.memory import StepMemory
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.student import matched_layers
 from ikd_ray.distill.targets import should_store_attention, size_gb
@@ -23,6 +24,7 @@ from ikd_ray.formatting import duration
 from ikd_ray.search.budget import Budget
 from ikd_ray.search.space import Fixed, FloatRange, IntRange, Param, Space
 from ikd_ray.sweep.epoch_costs import Costs, Probe, random_subset
+from ikd_ray.sweep.memory_costs import MemoryCosts
 from ikd_ray.sweep.preparation import Note
 from ikd_ray.sweep.ray_internals import count_cpus
 from ikd_ray.sweep.request import Request
@@ -70,6 +72,7 @@ def plan_sweep(request: Request) -> Iterator[Note]:
             sample, load_tokenizer(source), source.key, request.max_length, Path(folder) / "tokens"
         )
         yield Note("targets", _describe_targets(request, teacher, data))
+        yield Note("memory", _describe_memory(request, trials, teacher, data, resources))
         probe = Probe(
             source,
             teacher,
@@ -186,7 +189,7 @@ def _describe_trials(request: Request, trials: list[Trial]) -> str:
 
 def _describe_targets(request: Request, teacher: Encoder, data: TaskData) -> str:
     """Describe the size of all targets, estimated from the tokens of a sample."""
-    fraction = sum(map(len, data.splits.values())) / sum(map(len, request.dataset.splits.values()))
+    fraction = _fraction(request, data)
     depths = {*request.depths, *request.assistant_students}
     targets = {"teacher": matched_layers(depths, request.teacher_source.layers)}
     for assistant, students in request.assistant_students.items():  # its layers have the teacher's width
@@ -194,6 +197,11 @@ def _describe_targets(request: Request, teacher: Encoder, data: TaskData) -> str
     return "; ".join(
         _describe_size(request, data, teacher, layers, fraction, model) for model, layers in targets.items()
     )
+
+
+def _fraction(request: Request, sample: TaskData) -> float:
+    """Return the share of all examples that are in a sample."""
+    return sum(map(len, sample.splits.values())) / sum(map(len, request.dataset.splits.values()))
 
 
 def _describe_size(
@@ -205,6 +213,34 @@ def _describe_size(
     size = size_gb(data, teacher, layers, attention=False) / fraction
     owner = "" if model == "teacher" else f" of the {model}"
     return f"{size:.2g} GB{owner} without attention, which is computed for each batch"
+
+
+def _describe_memory(
+    request: Request, trials: list[Trial], teacher: Encoder, data: TaskData, resources: TrialResources
+) -> str:
+    """Describe the memory of each worker, and of the process that fine-tunes the teacher."""
+    costs = MemoryCosts(teacher, data, _fraction(request, data), StepMemory(request.config.step_memory))
+    trained = [*trials, *_assistants(request)]
+    step = costs.largest_step(trained, resources.workers)
+    fixed = costs.fixed_gb(max(trial.student_layers for trial in trained))
+    freezes = any(
+        stage.frozen(trial.student_layers) > 0 for trial in trials for stage in REGIMES[trial.regime](trial)
+    )
+    frozen = costs.frozen_gb(request.space.prefix.memory_gb) if freezes else 0.0
+    each, workers = fixed + frozen + step.gigabytes, resources.concurrent * resources.workers
+    parts = f" in {step.parts} parts" if step.parts > 1 else ""
+    text = (
+        f"at most about {each:.1f} GB in each of {workers} worker{'s' * (workers > 1)}: "
+        f"process and models {fixed:.1f}, {f'outputs of frozen layers {frozen:.1f}, ' if frozen else ''}"
+        f"a step of {step.examples} examples of {costs.longest} tokens{parts} {step.gigabytes:.1f}, "
+        f"where --step-memory allows {request.config.step_memory:g}"
+    )
+    if not request.teacher_source.has_head:
+        text += f"; fine-tuning the teacher {costs.fine_tuning_gb(request.space.teacher.batch_size):.1f}"
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    if each * workers > machine and not resources.gpus and "RAY_ADDRESS" not in os.environ:
+        text += f"; more than this machine's {machine:.1f} GB: give a smaller --concurrent or --step-memory"
+    return text
 
 
 def _describe_time(

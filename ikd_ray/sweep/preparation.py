@@ -25,6 +25,8 @@ from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.epoch_cache import STAGES, EpochCache
 from ikd_ray.distill.latency import latency_ms
 from ikd_ray.distill.loop import Epoch
+from ikd_ray.distill.memory import ModelShape, StepMemory
+from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.stage_training import DivergedError
 from ikd_ray.distill.student import build_student, matched_layers
 from ikd_ray.distill.targets import (
@@ -69,6 +71,7 @@ class PrepareJob:
     assistant_students: Mapping[int, tuple[int, ...]]  # student depths by the depth of their assistant
     latency_ms: dict[int, float]  # known latencies by student depth, from an earlier run of the sweep
     share: bool  # whether epochs of assistants are saved
+    memory: StepMemory
 
     @property
     def cache(self) -> Path:
@@ -146,6 +149,7 @@ def _prepare_job(request: Request, console: Console) -> PrepareJob:
         assistant_students=request.assistant_students,
         latency_ms={int(depth): milliseconds for depth, milliseconds in latency_ms.items()},
         share=not request.config.no_share,
+        memory=StepMemory(request.config.step_memory),
     )
 
 
@@ -192,10 +196,14 @@ def prepare_artifacts(job: PrepareJob, threads: int) -> Iterator[Event]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     job.output.download(job.output.folder / job.tokens)
     data = open_data(job.output.folder / job.tokens)
-    folder = job.cache / "teachers" / teacher_key(job.source, data, job.space.teacher)
+    key = teacher_key(job.source, data, job.space.teacher, job.memory)
+    folder = job.cache / "teachers" / key
     stage = StageStarted(f"{'scoring' if job.source.has_head else 'fine-tuning'} {job.source.name}")
     record = yield from _get_or_train(
-        job.output, folder, stage, lambda: make_teacher(job.source, data, job.space.teacher, folder, device)
+        job.output,
+        folder,
+        stage,
+        lambda: make_teacher(job.source, data, job.space.teacher, folder, device, job.memory),
     )
     yield Note("teacher", _format_scores(record, data.task))
     teacher = load_teacher(folder).to(device)
@@ -279,7 +287,9 @@ def _prepare_assistant(
 ) -> Generator[Event, None, TeacherArtifacts]:
     """Distil the assistant with `layers` layers, and store its targets for students of the given depths."""
     config = job.space.assistant.model_copy(update={"student_layers": layers})
-    key = assistant_key(teacher.key, data, config)
+    shape, stages = ModelShape.of(targets.teacher.config), REGIMES[config.regime](config)
+    memory_key = job.memory.key(shape, layers, stages, config.batch_size, data)
+    key = assistant_key(teacher.key, data, config, memory_key)
     folder, model, epochs = job.cache / "teachers" / key, f"{layers}-layer assistant", None
     if job.share:
         # The owner depends on the assistant alone, so that any sweep continues from its saved epochs.
@@ -294,7 +304,7 @@ def _prepare_assistant(
         job.output,
         folder,
         StageStarted(f"distilling a {model} ({config.regime})", model),
-        lambda: make_assistant(teacher, data, targets, config, folder, job.space.prefix, epochs),
+        lambda: make_assistant(teacher, data, targets, config, folder, job.space.prefix, epochs, job.memory),
     )
     teacher.assistants[layers] = record
     yield Note("assistant", f"{layers} layers, {_format_scores(record, data.task)}")

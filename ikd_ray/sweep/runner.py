@@ -16,6 +16,7 @@ from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.analysis.training_costs import compute_savings
 from ikd_ray.distill.assistant import AssistantDivergedError
 from ikd_ray.distill.loop import Distillation
+from ikd_ray.distill.memory import StepMemory
 from ikd_ray.distill.stage_training import DivergedError
 from ikd_ray.distill.student import layer_map
 from ikd_ray.errors import UsageError, causes, first_line
@@ -174,6 +175,7 @@ def _run_locked(request: Request, command: str, console: Console, distillation: 
                 sweep_id=record.settings["id"],
                 prefix=request.space.prefix,
                 sharing=None if config.no_share else request.space.sharing,
+                memory=StepMemory(config.step_memory),
                 distillation=distillation,
             )
             sync = SweepSync(request.output, context.sweep, console.warn)

@@ -9,10 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ikd_ray.config import PrefixConfig, SharingConfig, make_trial
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.epoch_cache import DISK_ERRORS, STAGES, EpochCache, PendingEpoch
 from ikd_ray.distill.loop import TIME_METRICS, Distillation, Epoch
+from ikd_ray.distill.memory import StepMemory
 from ikd_ray.distill.stage_training import DivergedError
 from ikd_ray.distill.student import size_metrics
 from ikd_ray.errors import first_line
@@ -36,6 +39,7 @@ class TrialContext:
     sweep_id: str  # unique, unlike the name
     prefix: PrefixConfig
     sharing: SharingConfig | None  # None: trials neither save epochs nor reuse saved ones
+    memory: StepMemory
     distillation: type[Distillation] = Distillation
 
     @property
@@ -79,7 +83,7 @@ def run_trial(
         if trial.assistant_layers:  # the assistant teaches, but metrics still compare with the teacher
             targets, reference = artifacts.assistant_targets(trial.assistant_layers), targets
         run = context.distillation(
-            trial, artifacts.data, targets, distributed, context.prefix, cache, reference
+            trial, artifacts.data, targets, distributed, context.prefix, cache, reference, context.memory
         )
         for event in run:
             if isinstance(event, PendingEpoch):
@@ -152,7 +156,13 @@ def _write_record(
 
 
 def format_error(error: BaseException) -> str:
-    """Describe an unexpected error in one line, without secrets: its type, message and place."""
+    """Describe an unexpected error in one line, without secrets: its type, message and place, and advice on memory."""
     frames = traceback.extract_tb(error.__traceback__)[-1:]
     where = "".join(f" ({Path(frame.filename).name}:{frame.lineno})" for frame in frames)
-    return f"{type(error).__name__}: {redact_text(first_line(error))}{where}"
+    advice = "; a sweep with a smaller --step-memory takes less" if _is_out_of_memory(error) else ""
+    return f"{type(error).__name__}: {redact_text(first_line(error))}{where}{advice}"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # On the CPU PyTorch raises a RuntimeError.
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)

@@ -61,6 +61,8 @@ FLAGS: Cases = {
     "GPUs below 0": ({"gpus-per-worker": -1}, ("--gpus-per-worker -1",)),
     "GPUs no number": ({"gpus-per-worker": "nan"}, ("--gpus-per-worker nan", "finite")),
     "GPUs without end": ({"gpus-per-worker": 1e9}, ("--gpus-per-worker", "16")),
+    "step memory 0": ({"step-memory": 0}, ("--step-memory 0", "0.1")),
+    "step memory no number": ({"step-memory": "nan"}, ("--step-memory nan", "finite")),
     "seed below 0": ({"seed": -1}, ("--seed -1",)),
     "seed too large": ({"seed": 2**31}, ("--seed",)),
     "flag unknown": ({"trails": 3}, ("--trails", "--trials")),

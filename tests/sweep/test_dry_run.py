@@ -58,6 +58,11 @@ def test_the_plan_is_printed_and_nothing_is_written(command, inputs, tmp_path):
         r"3, suggested by .* at most .* epochs each on average \(2 to 8\), about \d+ in all", lines["trials"]
     )
     assert re.match(
+        r"at most about 0\.\d GB in each of \d workers?: process and models 0.4, outputs of frozen layers 0.0, "
+        r"a step of 32 examples of \d+ tokens 0.0, where --step-memory allows 8; fine-tuning the teacher 0.4$",
+        lines["memory"],
+    )
+    assert re.match(
         r"at most about .*: teacher .*, its targets .*, 3 trials of .* on average, \d at a time with .* each",
         lines["time"],
     )

@@ -11,6 +11,7 @@ from ikd_ray.config import Trial
 from ikd_ray.data.sources import load_dataset
 from ikd_ray.data.tokens import tokenize
 from ikd_ray.distill.loop import Epoch
+from ikd_ray.distill.memory import StepMemory
 from ikd_ray.distill.teacher import find_teacher, load_teacher, load_tokenizer
 from ikd_ray.search.space import load_space
 from ikd_ray.storage.remote import SharedStorage
@@ -45,6 +46,7 @@ def make_job(inputs, tmp_path):
             assistant_students=assistant_students or {},
             latency_ms=dict(latency_ms),
             share=share,
+            memory=StepMemory(),
         )
 
     return make_job

@@ -60,7 +60,9 @@ def test_trials_may_change_and_equal_flags_may_be_repeated(started, inputs):
     assert resume(started[0], trials=20, task="cola", data_dir=inputs / "glue").trials == 20
 
 
-@pytest.mark.parametrize(("flag", "value"), [("task", "rte"), ("seed", 1), ("data_dir", "/elsewhere")])
+@pytest.mark.parametrize(
+    ("flag", "value"), [("task", "rte"), ("seed", 1), ("data_dir", "/elsewhere"), ("step_memory", 4.0)]
+)
 def test_flags_that_define_the_sweep_cannot_change(started, flag, value):
     with pytest.raises(UsageError, match=f"--{flag.replace('_', '-')} cannot change"):
         resume(started[0], **{flag: value})
