@@ -150,7 +150,8 @@ class Distillation:
         return layer_map(self.trial.student_layers, len(self.reference.teacher.layers))
 
     @property
-    def _imitated(self) -> tuple[int, ...]:
+    def _teaching_layers(self) -> tuple[int, ...]:
+        """For each student layer the layer of the model that teaches it, counted from 1."""
         return layer_map(self.trial.student_layers, len(self.targets.teacher.layers))
 
     @property
@@ -196,21 +197,21 @@ class Distillation:
         stages, layers = self.stages, len(student.layers)
         activations = FrozenActivations(student, data, self._prefix, rows, self._memory)
         evaluator = StudentEvaluator(student, data, self.reference, self.matched, activations, self._memory)
-        done = reused = epoch = 0  # `epoch` of the stage
+        done = reused = stage_epoch = 0
         with saved.lease():
             key = self._start_key() if saved.enabled else ""
             for number, stage in enumerate(stages, start=1):
                 frozen = stage.frozen(layers)
                 # The whole encoder's output is small, and the same for all heads that are trained on it.
-                activations_dir = saved.activations_dir(key, epoch) if frozen == layers else None
-                key = stage_key(key, epoch, stage, activations.fits(frozen), self._memory_key(stage))
-                inputs = (data, self.targets, self._imitated, self.world, activations)
+                activations_dir = saved.activations_dir(key, stage_epoch) if frozen == layers else None
+                key = stage_key(key, stage_epoch, stage, activations.fits(frozen), self._memory_key(stage))
+                inputs = (data, self.targets, self._teaching_layers, self.world, activations)
                 trainer = StageTrainer(
                     student, stage, self.trial, *inputs, activations_dir, rows, self._memory
                 )
                 with saved.stage(key, self._describe(stage), not activations.out_of_space):
-                    for epoch in range(1, stage.epochs + 1):
-                        while isinstance(cached := saved.find(epoch), PendingEpoch):
+                    for stage_epoch in range(1, stage.epochs + 1):
+                        while isinstance(cached := saved.find(stage_epoch), PendingEpoch):
                             yield cached
                         if cached:
                             saved.adopt(trainer, cached)
@@ -218,13 +219,15 @@ class Distillation:
                             metrics = _reused_metrics(cached)
                         else:
                             saved.load_adopted(trainer)
-                            metrics = self._train(trainer, evaluator, epoch)
-                            saved.save(epoch, metrics, trainer, not activations.out_of_space)
+                            metrics = self._train(trainer, evaluator, stage_epoch)
+                            saved.save(stage_epoch, metrics, trainer, not activations.out_of_space)
                         done, reused_from = done + 1, cached.reused_from if cached else ""
                         reused += bool(reused_from)
                         counts = {"stage": number, "reused_epochs": reused, "trained_epochs": done - reused}
                         metrics |= {name: float(count) for name, count in counts.items()}
-                        remaining = stage.epochs - epoch + sum(later.epochs for later in stages[number:])
+                        remaining = (
+                            stage.epochs - stage_epoch + sum(later.epochs for later in stages[number:])
+                        )
                         if not remaining:
                             saved.load_adopted()
                         position = done, remaining, number, len(stages), stage.name
@@ -245,7 +248,7 @@ class Distillation:
     def _start_key(self) -> str:
         environments = self.world.gather(environment(self.world))
         compared = "" if self.reference is self.targets else self.reference.fingerprint(self.matched)
-        return start_key(self.trial, self.data, self.targets, self._imitated, environments, compared)
+        return start_key(self.trial, self.data, self.targets, self._teaching_layers, environments, compared)
 
     def _memory_key(self, stage: Stage) -> list[float]:
         shape, layers = ModelShape.of(self.student.config), len(self.student.layers)
