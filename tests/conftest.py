@@ -33,13 +33,22 @@ pytest_plugins = ["tests.helpers.fixtures"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    faults = parser.getgroup("faults", "tests/faults/test_kills.py")
+    faults = parser.getgroup("faults", "tests/faults/test_kills.py and test_soak.py")
     faults.addoption("--kills", type=int, default=3, help="processes to kill; 20 for the long form")
     faults.addoption("--kill-seed", type=int, default=0, help="which moments are chosen")
+    faults.addoption("--minutes", type=float, help="run the soak alone, for so long; 0 for a single round")
+    faults.addoption(
+        "--seed", type=int, default=0, help="seed of the soak's first round; each further one has the next"
+    )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put modules with real sweeps first, so that of several processes none is left to end alone."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Choose the soak or all other tests; put modules with real sweeps first, so that no process is left alone."""
+    soak = config.getoption("minutes") is not None
+    deselected = [item for item in items if bool(item.get_closest_marker("soak")) != soak]
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = [item for item in items if item not in deselected]
     first = {item.path for item in items if item.get_closest_marker("slow") or SWEEPS & {*item.fixturenames}}
     items.sort(key=lambda item: item.path not in first)
 

@@ -9,6 +9,16 @@ import pytest
 from tests.helpers.consistency import assert_consistent
 from tests.helpers.killed_sweep import NAME, KilledSweep
 from tests.helpers.run_command import sweep_flags, write_inputs
+from tests.helpers.soak_log import SOAK
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the table of a soak."""
+    if log := config.stash.get(SOAK, None):
+        terminalreporter.section("soak")
+        for line in log.table():
+            terminalreporter.write_line(line)
+
 
 SPACE = """
 params:
@@ -37,13 +47,13 @@ def arguments(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def undisturbed(environment, arguments, tmp_path_factory):
-    """`undisturbed(trials, workers)`: a sweep in which nothing is killed, one trial at a time."""
+    """`undisturbed(trials, workers)`: a sweep in which nothing is killed, one trial at a time unless told otherwise."""
 
     @cache
-    def run(trials: int, workers: int) -> KilledSweep:
+    def run(trials: int, workers: int, concurrent: int = 1) -> KilledSweep:
         home = tmp_path_factory.mktemp(f"undisturbed-{workers}")
         sweep = KilledSweep(environment, home)
-        sweep.run(arguments(trials, workers, 1), [], workers)
+        sweep.run(arguments(trials, workers, concurrent), [], workers)
         assert_consistent(sweep.folder, f"sqlite:///{home / 'mlflow.db'}", trials)
         assert not sweep.left
         return sweep
