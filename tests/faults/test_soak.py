@@ -49,8 +49,7 @@ def test_random_faults_lose_nothing_and_double_nothing(pytestconfig, run_round, 
     while True:
         result = run_round(seed)
         log.add(result)
-        if result.problems:
-            print(f"seed {seed}: {result.setting}\n" + "\n".join(result.problems))
+        print(f"seed {seed}: {result.seconds:.0f} s, {len(result.struck)} faults", *result.problems, sep="\n")
         if time.monotonic() >= end:
             break
         seed += 1
