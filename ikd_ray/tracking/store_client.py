@@ -119,14 +119,21 @@ def _is_transient(error: Exception, code: str) -> bool:
 
 
 @contextmanager
+def process_lock(name: str) -> Iterator[None]:
+    """Lock a name, which may contain a password, among this user's processes on this machine."""
+    folder = Path(tempfile.gettempdir()) / f"ikd-ray-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with FileLock(folder / f"mlflow-{digest(name)}.lock"):
+        yield
+
+
+@contextmanager
 def _opening_lock(uri: str) -> Iterator[None]:
-    """Lock the opening of a database among this user's processes: two that create its tables at once collide."""
+    """Lock the opening of a database: two processes that create its tables at once collide."""
     if uri.startswith("http"):  # a server's tables are there
         yield
         return
-    folder = Path(tempfile.gettempdir()) / f"ikd-ray-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
     scheme, mark, path = uri.partition(":///")
     store = os.path.realpath(path) if mark and scheme.startswith("sqlite") else uri  # relative or absolute
-    with FileLock(folder / f"mlflow-{digest(store)}.lock"):
+    with process_lock(store):
         yield

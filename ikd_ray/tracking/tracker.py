@@ -21,10 +21,10 @@ from ikd_ray.redaction import redact_uri
 from ikd_ray.report.summary_files import SUMMARY_FILES
 from ikd_ray.tracking import mlflow_internals as internals
 from ikd_ray.tracking.mlflow_internals import SavedView
-from ikd_ray.tracking.store_client import StoreClient, redact_error
+from ikd_ray.tracking.store_client import StoreClient, process_lock, redact_error
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Param, Run, RunTag
+    from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 
     from ikd_ray.distill.teacher import TeacherRecord
 
@@ -83,18 +83,14 @@ class Tracker:
         try:
             _check_database(self.uri)
             self.client = StoreClient(self.uri)
-            experiment = self.client.get_experiment_by_name(self.experiment_name)
-            self.experiment_id = (
-                experiment.experiment_id
-                if experiment
-                else self.client.create_experiment(self.experiment_name)
-            )
+            experiment = self._open_experiment()
         except (StoreError, OSError) as error:
             raise UsageError(
                 f"--tracking-uri {redact_uri(self.uri)}: no MLflow store there ({self.redact_error(error)}); start "
                 "the server, or leave the flag out for a local store"
             ) from None
-        if experiment and experiment.lifecycle_stage != "active":
+        self.experiment_id = experiment.experiment_id
+        if experiment.lifecycle_stage != "active":
             raise UsageError(
                 f"MLflow's experiment {self.experiment_name} is deleted; bring it back with "
                 f"'mlflow experiments restore --experiment-id {experiment.experiment_id}', or choose another store"
@@ -165,19 +161,8 @@ class Tracker:
 
         A teacher is its best epoch, whose metrics come once more as its last step; an assistant is its last epoch.
         """
-        run = next(iter(self._search_runs(f"tags.`{TEACHER_KEY}` = '{teacher.key}'")), None)
-        if run and run.info.status == "FINISHED":
-            return
-        if run is None:
-            tags = {KIND: kind, TEACHER_KEY: teacher.key}
-            run = self.client.get_run(self._create_run(f"{kind} {teacher.name}", tags))
-        # With the run's start as their time, repeated metrics are the same rows.
-        run_id, start = run.info.run_id, run.info.start_time / 1000
-        self.client.log_batch(run_id, params=_param_rows(teacher.settings))
-        epochs = teacher.history if kind == "assistant" else [*teacher.history, teacher.metrics]
-        for step, metrics in enumerate(epochs, start=1):
-            self.client.log_batch(run_id, metrics=_metric_rows(metrics, step, start))
-        self.client.set_terminated(run_id)
+        with process_lock(f"{self.uri} {teacher.key}"):  # two sweeps may log a teacher that they share
+            self._log_teacher(teacher, kind)
 
     def start_trial(self, trial: str, params: Mapping[str, Any], at: float | None = None) -> None:
         """Create a trial's run, or reopen it; `at` is the event's time in seconds since 1970, None for now."""
@@ -237,6 +222,32 @@ class Tracker:
             if run.status == "RUNNING":
                 self._terminate_trial(trial, "KILLED")
         self.client.set_terminated(self.parent_run_id, status=status)
+
+    def _log_teacher(self, teacher: TeacherRecord, kind: str) -> None:
+        run = next(iter(self._search_runs(f"tags.`{TEACHER_KEY}` = '{teacher.key}'")), None)
+        if run and run.info.status == "FINISHED":
+            return
+        if run is None:
+            tags = {KIND: kind, TEACHER_KEY: teacher.key}
+            run = self.client.get_run(self._create_run(f"{kind} {teacher.name}", tags))
+        # With the run's start as their time, repeated metrics are the same rows.
+        run_id, start = run.info.run_id, run.info.start_time / 1000
+        self.client.log_batch(run_id, params=_param_rows(teacher.settings))
+        epochs = teacher.history if kind == "assistant" else [*teacher.history, teacher.metrics]
+        for step, metrics in enumerate(epochs, start=1):
+            self.client.log_batch(run_id, metrics=_metric_rows(metrics, step, start))
+        self.client.set_terminated(run_id)
+
+    def _open_experiment(self) -> Experiment:
+        experiment = self.client.get_experiment_by_name(self.experiment_name)
+        if experiment:
+            return experiment
+        try:
+            return self.client.get_experiment(self.client.create_experiment(self.experiment_name))
+        except StoreError as error:
+            if error.code != "RESOURCE_ALREADY_EXISTS":  # another sweep may have created it meanwhile
+                raise
+        return self.client.get_experiment_by_name(self.experiment_name)
 
     def _is_active(self, run_id: str) -> bool:
         try:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Barrier
+from typing import Any
 
 import pytest
 from mlflow.exceptions import MlflowException
@@ -207,6 +211,32 @@ def test_a_teacher_is_logged_once(tracker, kind, steps):
         assert run.data.params == {"epochs": "2"}
         assert metric_history(tracker.client, run, "dev/mcc") == list(enumerate(steps, start=1))
         tracker.client.update_run(run.info.run_id, status=status)
+
+
+def all_at_once(actions: list[Callable[[], Any]]) -> list[Any]:
+    """Call functions at the same moment, each in a thread of its own, and return their results."""
+    start = Barrier(len(actions))
+    with ThreadPoolExecutor(len(actions)) as pool:
+        return [
+            future.result() for future in [pool.submit(lambda a=a: (start.wait(), a())[1]) for a in actions]
+        ]
+
+
+def test_sweeps_that_start_at_once_log_their_teacher_once(uri):
+    teacher = TeacherRecord(Path(), "MiniLM", "one", {"dev/mcc": 0.4}, {"epochs": 1}, [{"dev/mcc": 0.4}])
+    trackers = [Tracker(uri, "together") for _ in range(4)]
+    for number, tracker in enumerate(trackers):
+        tracker.start_sweep(sweep_record(f"sweep-{number}"))
+    all_at_once([partial(tracker.log_teacher, teacher) for tracker in trackers])
+    [run] = trackers[0].client.search_runs([trackers[0].experiment_id], "tags.`ikd.kind` = 'teacher'")
+    assert run.info.status == "FINISHED"
+    assert metric_history(trackers[0].client, run, "dev/mcc") == [(1, 0.4), (2, 0.4)]
+
+
+def test_sweeps_that_start_at_once_share_an_experiment(uri):
+    for attempt in range(5):
+        found = all_at_once([partial(Tracker, uri, f"new-{attempt}")] * 4)
+        assert len({tracker.experiment_id for tracker in found}) == 1
 
 
 def test_a_deleted_experiment_is_a_usage_error(uri):
