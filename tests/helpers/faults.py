@@ -145,7 +145,8 @@ def _suspend(round: SoakRound, rng: random.Random) -> str:
 
 
 def _send(process: psutil.Process, number: signal.Signals) -> str:
-    name = " ".join(title(process).split())[-60:]
+    words = title(process).split() or [""]
+    name = next((word for word in words if word.endswith(".py")), words[0]).rpartition("/")[2]
     with suppress(psutil.Error):
         process.send_signal(number)
         return f"{number.name} to {process.pid} {name}"
