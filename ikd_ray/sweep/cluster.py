@@ -28,7 +28,7 @@ MONITOR_INTERVAL_S, MAX_MISSED_CHECKS = 1.0, 3
 OBJECT_STORE_BYTES = 100_000_000  # data and targets are memory maps: nothing large goes through Ray
 PRELOADED_MODULES = ["ikd_ray.sweep.trainable"]
 INIT_OPTIONS: dict[str, Any] = {
-    "logging_level": logging.ERROR,
+    "logging_level": logging.CRITICAL,
     "log_to_driver": False,
     "configure_logging": True,
 }

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import uuid
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import ray
 import torch
@@ -25,13 +26,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 def make_trainable(context: TrialContext) -> Any:
     """Return the sweep's Tune trainable together with the resources that each trial requests."""
+    # Not by `tune.with_parameters`: a driver that owns an object in Ray's store ends without a word when its raylet
+    # dies, before `ClusterMonitor` can say what happened.
     if context.resources.workers == 1:
-        trainable = tune.with_parameters(StudentTrainable, context=context)
+        trainable = type(StudentTrainable.__name__, (StudentTrainable,), {"context": context})
         return tune.with_resources(trainable, context.resources.per_worker)
     # The function itself only waits: its workers request the CPUs. Tune wants a request that is not empty.
-    return tune.with_resources(
-        tune.with_parameters(train_with_workers, context=context), {"memory": 1_000_000}
-    )
+    return tune.with_resources(partial(train_with_workers, context=context), {"memory": 1_000_000})
 
 
 class StudentTrainable(tune.Trainable):
@@ -40,11 +41,13 @@ class StudentTrainable(tune.Trainable):
     Tune reuses the actor for later trials, which then find the imports, data, targets and teacher loaded.
     """
 
-    # Ray's annotation of `setup` omits the arguments that `tune.with_parameters` adds.
-    def setup(self, config: dict[str, Any], context: TrialContext) -> None:  # type: ignore[override]
+    context: ClassVar[TrialContext]
+    """Inputs of every trial of the sweep."""
+
+    def setup(self, config: dict[str, Any]) -> None:
         """Load what all trials share and start the first trial."""
+        context = self.context
         torch.set_num_threads(context.resources.cpus)
-        self._context = context
         self._distributed = DistributedContext(device=torch.device("cuda" if ray.get_gpu_ids() else "cpu"))
         self._artifacts = LoadedArtifacts(context.artifacts, self._distributed.device)
         self._start(config)
@@ -55,7 +58,7 @@ class StudentTrainable(tune.Trainable):
         return True
 
     def _start(self, config: dict[str, Any]) -> None:
-        self._results = run_trial(self._context, config, self._artifacts, self._distributed)
+        self._results = run_trial(self.context, config, self._artifacts, self._distributed)
 
     def step(self) -> dict[str, Any]:
         """Return the trial's next result; an exception becomes an `ERROR` result.
