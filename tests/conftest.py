@@ -116,6 +116,8 @@ def environment() -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         # Threads that wait for each other in a loop come to a standstill where others need the cores.
         "OMP_WAIT_POLICY": "passive",
+        # Ray's workers have a niceness of 15: beside other tests they would hardly run at all.
+        "RAY_worker_niceness": "0",
     }
 
 
