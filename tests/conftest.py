@@ -40,6 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     faults.addoption(
         "--seed", type=int, default=0, help="seed of the soak's first round; each further one has the next"
     )
+    scale = parser.getgroup("scale", "tests/sweep/test_scale.py")
+    scale.addoption("--trials", type=int, default=2000, help="trials of each simulated sweep; at least 1,600")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
