@@ -300,6 +300,24 @@ def test_importances_of_many_trials_are_computed_once_from_some_of_them(analysis
     assert f"over 10 of {len(analysis.trials)} trials, evenly spaced: " in picture.caption
 
 
+def test_combinations_of_trials_with_more_pareto_ranks_than_colors(analysis):
+    """Students of one size: each trial has a rank of its own, and Optuna draws at most 256."""
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    distributions = {"x": optuna.distributions.FloatDistribution(0, 1)}
+    study.add_trials(
+        optuna.trial.create_trial(
+            params={"x": number / 300}, distributions=distributions, values=[-abs(number - 150.4), 1.0]
+        )
+        for number in range(300)
+    )
+    caption = optuna_plots.combinations_picture(analysis, study).caption
+    best = study.best_trials[0]
+    few = optuna_plots._thin_out(study, 250, with_front=True)
+    assert few.best_trials[0].params == best.params, "the front is shown"
+    assert f"one of {len(few.trials)} of 300 trials, evenly spaced and the front, " in caption
+    assert optuna_plots._thin_out(study, 300) is study
+
+
 def test_importances_are_those_of_each_trials_own_metric_where_others_failed(tmp_path):
     """The complete trials are not numbered as in the sweep."""
     sweep = make_sweep(tmp_path / "outputs", trials=24, weights=False)

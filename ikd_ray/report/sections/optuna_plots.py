@@ -23,6 +23,7 @@ from ikd_ray.report.style import BLUE, GRID, INK, number_axis, png
 
 MAX_PARAMS = 12  # of parallel coordinates
 MAX_FOREST = 1000  # trials that fANOVA models: the time that it takes grows with the square of their number
+MAX_LINES = 250  # evenly spaced trials of parallel coordinates: there are 256 colors for their Pareto ranks
 NUMBER = "number"  # attribute of a copied trial: its number in the sweep
 
 
@@ -69,7 +70,7 @@ def importances_picture(analysis: SweepAnalysis, study: optuna.Study) -> Picture
     metric = clean(analysis.metric)
     scores = {trial.number: trial.metrics[analysis.metric] for trial in analysis.finished}
     total = len(study.get_trials(deepcopy=False))
-    study = _thin_out(study)
+    study = _thin_out(study, MAX_FOREST)
     trials = study.get_trials(deepcopy=False)
     if len({scores[trial.user_attrs[NUMBER]] for trial in trials if trial.user_attrs[NUMBER] in scores}) < 2:
         raise UnavailableError(f"All trials have the same {metric}: no parameter made a difference.")
@@ -109,8 +110,10 @@ def importances_picture(analysis: SweepAnalysis, study: optuna.Study) -> Picture
 
 @_no_warnings()
 def combinations_picture(analysis: SweepAnalysis, study: optuna.Study) -> Picture:
-    """Draw the objectives and parameters of all trials as parallel coordinates."""
-    trials, params = len(study.get_trials(deepcopy=False)), _searched_params(study)
+    """Draw the objectives and parameters of all trials as parallel coordinates; of many, some and the front."""
+    total, params = len(study.get_trials(deepcopy=False)), _searched_params(study)
+    study = _thin_out(study, MAX_LINES, with_front=True)
+    trials = _count(len(study.get_trials(deepcopy=False)), total, " and the front")
     shown, left = params[:MAX_PARAMS], params[MAX_PARAMS:]
     plot = optuna.visualization.plot_parallel_coordinate(study, shown)
     image = _png_by_optuna(
@@ -121,7 +124,7 @@ def combinations_picture(analysis: SweepAnalysis, study: optuna.Study) -> Pictur
     _restyle(plot, 460)
     better = "better" if len(study.directions) == 1 else "nearer to the front (Pareto rank 0)"
     caption = (
-        f"A line is one of {trials} trials, from the sweep's objectives through its parameters' values; "
+        f"A line is one of {trials}, from the sweep's objectives through its parameters' values; "
         f"darker is {better}. None: the trial's regime does not have that parameter."
     )
     if left:
@@ -145,19 +148,24 @@ class _KnownImportances(BaseImportanceEvaluator):
         return self._importances
 
 
-def _thin_out(study: optuna.Study) -> optuna.Study:
-    """Return a study of at most `MAX_FOREST` of the trials, evenly spaced from the first to the last."""
+def _thin_out(study: optuna.Study, most: int, with_front: bool = False) -> optuna.Study:
+    """Return a study of at most so many of the trials, evenly spaced from the first to the last, and of the front."""
     trials = study.get_trials(deepcopy=False)
-    if len(trials) <= MAX_FOREST:
+    if len(trials) <= most:
         return study
+    step = (len(trials) - 1) / (most - 1)
+    numbers = {round(step * place) for place in range(most)}
+    if with_front:
+        numbers |= {trial.number for trial in study.best_trials}
     few = optuna.create_study(directions=study.directions)
-    step = (len(trials) - 1) / (MAX_FOREST - 1)
-    few.add_trials([trials[round(step * place)] for place in range(MAX_FOREST)])
+    few.add_trials([trials[number] for number in sorted(numbers)])
+    if study.metric_names:
+        few.set_metric_names(study.metric_names)
     return few
 
 
-def _count(trials: int, total: int) -> str:
-    return f"{trials} trials" if trials == total else f"{trials} of {total} trials, evenly spaced"
+def _count(trials: int, total: int, more: str = "") -> str:
+    return f"{trials} trials" if trials == total else f"{trials} of {total} trials, evenly spaced{more}"
 
 
 def _searched_params(study: optuna.Study) -> list[str]:
