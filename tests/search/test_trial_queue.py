@@ -67,8 +67,7 @@ def test_results_guide_the_search(space, tmp_path):
     assert sum(temperatures[20:]) / 20 > sum(temperatures[:8]) / 8
 
 
-@pytest.mark.parametrize("concurrent", [1, 2])
-@pytest.mark.parametrize("study", ["kept", "deleted", "damaged"])
+@pytest.mark.parametrize(("concurrent", "study"), [(1, "kept"), (2, "kept"), (2, "deleted"), (1, "damaged")])
 def test_an_interrupted_sweep_goes_on_as_if_it_had_not_been(space, tmp_path, concurrent, study):
     """All results are there when it goes on; yet suggestion n sees those of trials before n - lag alone."""
     whole = play(open_queue(space, tmp_path / "whole", concurrent, trials=24), max)
@@ -317,8 +316,9 @@ def test_results_of_another_method_change_no_suggestion(compared, whole_comparis
     assert of_method(other, "SID") != of_method(whole_comparison, "SID")
 
 
-@pytest.mark.parametrize("most", [3, 17, 31, 34])
-@pytest.mark.parametrize("study", ["kept", "deleted"])
+@pytest.mark.parametrize(
+    ("most", "study"), [(3, "kept"), (17, "kept"), (17, "deleted"), (31, "deleted"), (34, "kept")]
+)
 def test_an_interrupted_comparison_goes_on_as_if_it_had_not_been(
     compared, whole_comparison, tmp_path, most, study
 ):

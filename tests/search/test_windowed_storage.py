@@ -51,4 +51,5 @@ def test_neither_a_suggestion_nor_a_result_reads_a_hidden_trial(monkeypatch):
             trial.suggest_float("x", 0, 1)
             study.tell(trial, 1.0)
             counts.append(len(read))
-    assert counts[-1] == counts[10]
+    # Of trials that are collected as garbage another may have the same id.
+    assert max(counts[20:]) <= max(counts[:20]) < 20
