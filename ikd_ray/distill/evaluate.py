@@ -10,12 +10,12 @@ import torch
 from scipy.stats import pearsonr
 from torch import Tensor
 
-from ikd_ray.data.batches import Batch, collate, evaluation_batches
+from ikd_ray.data.batches import Batch, collate
 from ikd_ray.data.tokens import TaskData, TokenSplit
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.frozen_activations import FrozenActivations
 from ikd_ray.distill.losses import attention_kl, cls_cosine
-from ikd_ray.distill.memory import BATCH, ModelShape, StepMemory
+from ikd_ray.distill.memory import StepMemory
 from ikd_ray.distill.targets import Targets
 
 
@@ -135,11 +135,8 @@ def _batches(model: Encoder, split: TokenSplit, pad_id: int, memory: StepMemory 
     """Put the model in evaluation mode, and yield the split in batches, on the model's device."""
     model.eval()
     device = next(model.parameters()).device
-    cells = ModelShape.of(model.config).evaluation_cells
-    lengths = split.lengths
-    for rows in evaluation_batches(lengths, BATCH):
-        for part in (memory or StepMemory()).split(rows, lengths, cells):
-            yield collate(split, part, pad_id).to(device)
+    for rows in (memory or StepMemory()).evaluation_batches(split.lengths, model.config):
+        yield collate(split, rows, pad_id).to(device)
 
 
 def _agreement(logits: np.ndarray, teacher_logits: np.ndarray) -> float:

@@ -10,7 +10,6 @@ import os
 import shutil
 import tempfile
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +17,11 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from ikd_ray.config import PrefixConfig
-from ikd_ray.data.batches import collate, evaluation_batches
+from ikd_ray.data.batches import collate
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.epoch_cache import DISK_ERRORS
-from ikd_ray.distill.memory import BATCH, ModelShape, StepMemory
+from ikd_ray.distill.memory import StepMemory
 from ikd_ray.storage import store
 from ikd_ray.storage.arrays import BucketedArray, LengthOrder
 from ikd_ray.storage.eviction import touch
@@ -136,10 +135,9 @@ class FrozenActivations:
     ) -> None:
         student, tokens = self._student.eval(), self._data.splits[split]
         device = next(student.parameters()).device
-        used, lengths = self._orders[split].rows, tokens.lengths
-        cells = ModelShape.of(student.config).evaluation_cells
-        batches = (used[rows] for rows in evaluation_batches(lengths[used], BATCH))
-        for rows in chain.from_iterable(self._memory.split(rows, lengths, cells) for rows in batches):
+        used = self._orders[split].rows
+        for batch_rows in self._memory.evaluation_batches(tokens.lengths[used], student.config):
+            rows = used[batch_rows]
             batch = collate(tokens, rows, self._data.pad_id).to(device)
             start = torch.from_numpy(source.read(rows)).to(device) if source else None
             if self.depth == len(student.layers):

@@ -8,13 +8,14 @@ and without attention maps where no loss needs them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ikd_ray.config import STEP_MEMORY_GB
+from ikd_ray.data.batches import evaluation_batches
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.regimes import Stage
 
@@ -89,6 +90,17 @@ class StepMemory:
         if len(rows) <= most:
             return [rows]
         return np.array_split(rows, min(-(-len(rows) // most), len(rows) // processes))
+
+    def evaluation_batches(self, lengths: np.ndarray, config: Any) -> Iterator[np.ndarray]:
+        """Yield the positions of the examples of each batch that is not trained on, shortest examples first.
+
+        Args:
+            lengths: (n,) tokens of the examples.
+            config: the model's Hugging Face configuration.
+        """
+        cells = ModelShape.of(config).evaluation_cells
+        for rows in evaluation_batches(lengths, BATCH):
+            yield from self.split(rows, lengths, cells)
 
     def key(
         self,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ikd_ray.data.batches import collate
-from ikd_ray.distill import evaluate
+from ikd_ray.distill import memory
 from ikd_ray.distill.evaluate import StudentEvaluator, score
 from ikd_ray.distill.student import build_student, layer_map
 from tests.helpers import numpy_losses
@@ -91,7 +91,7 @@ def test_losses_are_means_over_the_examples(setting, task, matched):
 @pytest.mark.parametrize("size", [1, 7, 22])
 def test_the_batch_size_changes_no_metric(setting, monkeypatch, size):
     expected = evaluated(*setting("mrpc"))
-    monkeypatch.setattr(evaluate, "BATCH", size)
+    monkeypatch.setattr(memory, "BATCH", size)
     assert evaluated(*setting("mrpc")) == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 

@@ -91,7 +91,7 @@ def test_a_step_is_split_by_its_own_stage_and_length(data, targets, monkeypatch)
 
 @pytest.mark.parametrize("attention_stored", [True, False])
 def test_evaluation_holds_the_attention_of_one_layer(data, targets, monkeypatch, attention_stored):
-    """Of student and teacher, stored or computed."""
+    """The attention of student and teacher is held for one layer at a time, be it stored or computed."""
     maps, attention_kl = [], evaluate.attention_kl
 
     def assert_dropped(*_):

@@ -164,27 +164,25 @@ def _make_proxy_fail(round: SoakRound, rng: random.Random) -> str:
 
 
 def _kill_server(round: SoakRound, rng: random.Random) -> str:
-    seconds = rng.uniform(0, 8)
-    round.server.kill()
-    round.sweep.wait(seconds)
-    round.server.start()
-    return f"{seconds:.1f} s, and until it had started"
+    outage = _strike_for(rng.uniform(0, 8), round, round.server.kill, round.server.start)
+    return f"{outage}, and until it had started"
 
 
 def _hang_server(round: SoakRound, rng: random.Random) -> str:
-    seconds = rng.uniform(2, 15)
-    round.server.hang()
-    round.sweep.wait(seconds)
-    round.server.go_on()
-    return f"{seconds:.1f} s"
+    return _strike_for(rng.uniform(2, 15), round, round.server.hang, round.server.go_on)
 
 
 def _fill(round: SoakRound, rng: random.Random) -> str:
     seconds = rng.choice([rng.uniform(1, 8), 60.0])
-    round.disk.fill()
+    return f"up to {_strike_for(seconds, round, round.disk.fill, round.disk.release)}"
+
+
+def _strike_for(seconds: float, round: SoakRound, begin: Callable[[], None], end: Callable[[], None]) -> str:
+    """Let a fault last for some seconds, at most until the sweep's process ends; return how long."""
+    begin()
     round.sweep.wait(seconds)
-    round.disk.release()
-    return f"up to {seconds:.1f} s"
+    end()
+    return f"{seconds:.1f} s"
 
 
 def _delete_cache(round: SoakRound, rng: random.Random) -> str:

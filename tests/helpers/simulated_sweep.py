@@ -50,7 +50,7 @@ class SharedStudentDistillation(SyntheticDistillation):
 
 
 class Usage(NamedTuple):
-    """What the driver had used when so many trials had ended."""
+    """Time and memory that the driver had used when so many trials had ended."""
 
     ended: int
     search_s: float  # CPU time for suggestions, and for writing them to the study

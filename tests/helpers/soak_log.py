@@ -14,7 +14,7 @@ import pytest
 
 @dataclass(frozen=True)
 class RoundResult:
-    """What a round was and what came of it.
+    """Setting, faults and outcome of a round.
 
     Attributes:
         seed: its seed.

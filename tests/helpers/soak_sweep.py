@@ -32,7 +32,7 @@ UNDELIVERED = "MLflow lacks a part of this sweep"
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how a round's sweeps run.
+    """Place and manner in which a round's sweeps run.
 
     Attributes:
         workers: Ray Train workers of each trial.
@@ -129,7 +129,7 @@ class SoakSweep:
 
     @property
     def has_ended(self) -> bool:
-        """Whether no process of it runs now."""
+        """True if no process of it runs now."""
         return self.process.process.poll() is not None
 
     @property
@@ -208,7 +208,7 @@ class SoakSweep:
 
     @property
     def is_over(self) -> bool:
-        """Whether it is finished, or has been started too often."""
+        """True if it is finished, or has been started too often."""
         return self.is_finished or len(self._processes) > MAX_STARTS
 
     def go_on(self) -> None:
@@ -238,7 +238,7 @@ class SoakSweep:
 
 @dataclass
 class SoakRound:
-    """What faults of a round may strike.
+    """Sweeps, server and disk that faults of a round may strike.
 
     Attributes:
         setting: the setting.

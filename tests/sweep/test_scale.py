@@ -94,7 +94,7 @@ def test_every_trial_is_in_records_study_and_mlflow_once(simulated, home, comman
 
 
 def test_the_last_trials_cost_no_more(simulated, home, command):
-    """What grows with the number of trials would make a long sweep take ever longer."""
+    """A cost that grows with the number of trials would make a long sweep take ever longer."""
     folder, usage = simulated
     costs = [_cost(*pair) for pair in pairwise(usage)]
     second, last = costs[1], costs[3]
