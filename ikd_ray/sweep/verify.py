@@ -36,7 +36,7 @@ from ikd_ray.sweep.trial_results import trial_id
 from ikd_ray.tracking.async_tracker import PATIENCE_S
 from ikd_ray.tracking.models import publish_front
 from ikd_ray.tracking.tracker import Tracker
-from ikd_ray.tracking.verify import find_differences, repair
+from ikd_ray.tracking.reconcile import find_differences, repair
 
 
 @dataclass(frozen=True)

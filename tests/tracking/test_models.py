@@ -12,7 +12,7 @@ import torch
 from ikd_ray import records
 from ikd_ray.errors import UsageError
 from ikd_ray.tracking.models import publish_front, register_students
-from ikd_ray.tracking.verify import find_differences, repair
+from ikd_ray.tracking.reconcile import find_differences, repair
 from tests.helpers.consistency import metric_history
 from tests.helpers.mlflow_sweeps import PARAMS, sweep_record, trial_record, trial_runs
 from tests.helpers.sample_students import make_student, write_teacher_tokenizer
