@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from ikd_ray.records import TrialRecord, read_trials
 from tests.helpers.consistency import assert_no_epoch_lost, damaged_entries, saved_epochs, trial_metrics
+from tests.helpers.process_tree import title
 from tests.helpers.run_command import run_sweep_process, sweep_flags, wait_for_epochs, write_inputs
 
 pytestmark = pytest.mark.long
@@ -28,6 +30,28 @@ teacher: {epochs: 1}
 ROOM = 3 << 30  # bytes that Ray is told it has besides those in use
 TAKEN = 5 << 30  # bytes that the test takes
 WARNING = "the machine ran out of memory; trials that ran go on from their last saved epoch"
+
+
+@pytest.mark.parametrize("server", ["gcs_server ", "raylet/raylet "])
+def test_a_server_of_ray_that_dies_while_ray_starts_is_told_in_one_line(environment, command, tmp_path, server):
+    write_inputs(tmp_path)
+    arguments = sweep_flags(tmp_path, tmp_path, "cut", GRID, "--trials", 1)
+    with run_sweep_process(environment, tmp_path, arguments) as sweep:
+        end = time.monotonic() + 60
+        while not (found := [process for process in sweep.tree.alive() if server in title(process)]):
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        found[0].kill()
+        ended = sweep.end(timeout=120, status=1)
+    print(ended.text)
+    [line] = ended.errors.splitlines()
+    assert line.startswith("error: ")
+    assert "Ray" in line
+    assert "Traceback" not in ended.text
+    assert ended.tells_to_resume("the same command")
+    assert (ended.processes, ended.folders) == ([], set())
+    command("run", *arguments, cwd=tmp_path)
+    only_trial(tmp_path, "cut")
 
 
 def only_trial(home: Path, name: str) -> TrialRecord:

@@ -56,7 +56,7 @@ def mlflow_runs(client: MlflowClient, sweep: str, task: str = "cola") -> dict[st
     """Return a task's runs by their kind: teachers and assistants of all sweeps, trials of one."""
     experiment = client.get_experiment_by_name(f"ikd-{task}").experiment_id
     runs: dict[str, list[Run]] = {"sweep": [], "teacher": [], "assistant": [], "trial": []}
-    for run in client.search_runs([experiment]):
+    for run in client.search_runs([experiment], max_results=50_000):
         kind = run.data.tags["ikd.kind"]
         if kind in ("teacher", "assistant") or run.data.tags["ikd.sweep"] == sweep:
             runs[kind].append(run)

@@ -131,6 +131,10 @@ TEACHERS: dict[str, tuple[MakeInput | str, tuple[str, ...]]] = {  # more are in 
     "layers a word": (teacher(num_hidden_layers="4"), ("num_hidden_layers '4'",)),
     "layers null": (teacher(num_hidden_layers=None), ("num_hidden_layers None",)),
     "layers a list": (teacher(num_hidden_layers=[4]), ("num_hidden_layers [4]",)),
+    "positions after a padding that is null": (
+        teacher(model_type="roberta", pad_token_id=None),
+        ("pad_token_id", "the tokenizer's"),
+    ),
     "a kernel from the hub": (
         teacher(attn_implementation="kernels-community/flash-attn"),
         ("attn_implementation", "kernels-community/flash-attn"),
