@@ -35,8 +35,8 @@ from ikd_ray.sweep.sync import pull_students
 from ikd_ray.sweep.trial_results import trial_id
 from ikd_ray.tracking.async_tracker import PATIENCE_S
 from ikd_ray.tracking.models import publish_front
-from ikd_ray.tracking.tracker import Tracker
 from ikd_ray.tracking.reconcile import find_differences, repair
+from ikd_ray.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,9 @@ WARNING = "the machine ran out of memory; trials that ran go on from their last 
 
 
 @pytest.mark.parametrize("server", ["gcs_server ", "raylet/raylet "])
-def test_a_server_of_ray_that_dies_while_ray_starts_is_told_in_one_line(environment, command, tmp_path, server):
+def test_a_server_of_ray_that_dies_while_ray_starts_is_told_in_one_line(
+    environment, command, tmp_path, server
+):
     write_inputs(tmp_path)
     arguments = sweep_flags(tmp_path, tmp_path, "cut", GRID, "--trials", 1)
     with run_sweep_process(environment, tmp_path, arguments) as sweep:

@@ -21,8 +21,8 @@ from ikd_ray.errors import StoreError
 from ikd_ray.records import TrialRecord, read_sweep, read_trials
 from ikd_ray.tracking import models, store_client
 from ikd_ray.tracking.models import publish_front
-from ikd_ray.tracking.tracker import Tracker
 from ikd_ray.tracking.reconcile import find_differences, repair
+from ikd_ray.tracking.tracker import Tracker
 from tests.helpers.mlflow_sweeps import trial_runs
 from tests.helpers.sample_sweep import make_sweep
 
