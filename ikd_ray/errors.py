@@ -27,9 +27,13 @@ class UnavailableError(Exception):
     """Data that a figure needs is not available any more; the message is a sentence for the report's reader."""
 
 
+_ADVICE = "(raised as a result of Query-invoked autoflush"  # SQLAlchemy puts it before the message
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its type if it has no message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    lines = (line for line in str(error).strip().splitlines() if not line.startswith(_ADVICE))
+    return next(lines, type(error).__name__)
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

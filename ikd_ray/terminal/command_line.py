@@ -15,6 +15,7 @@ from typer.exceptions import TyperException
 
 from ikd_ray.errors import StoreError, UsageError, first_line
 from ikd_ray.redaction import redact_text
+from ikd_ray.terminal import interrupts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,6 +58,7 @@ def run(app: Typer, arguments: Sequence[str] | None = None) -> NoReturn:
         status = 2
     except Abort:
         status = 130  # Ctrl-C
+    interrupts.keep_status()
     sys.exit(status or 0)
 
 

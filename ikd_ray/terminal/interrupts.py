@@ -27,6 +27,11 @@ def raise_on_interrupt() -> None:
     _handle_termination(_interrupt)
 
 
+def keep_status() -> None:
+    """Ignore termination from now on: the command has said how it ended, and Python's own end takes a moment."""
+    _handle_termination(signal.SIG_IGN)
+
+
 def was_interrupted() -> bool:
     """Return whether a `KeyboardInterrupt` was raised, even if other code replaced it by another error."""
     return _interrupted
@@ -42,7 +47,7 @@ def raise_if_interrupted() -> None:
         raise KeyboardInterrupt
 
 
-def _handle_termination(handler: Callable[..., None]) -> None:
+def _handle_termination(handler: Callable[..., None] | signal.Handlers) -> None:
     for number in TERMINATION:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under `nohup`
             signal.signal(number, handler)

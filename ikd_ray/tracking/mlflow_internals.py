@@ -41,11 +41,11 @@ _LOGGERS = ("mlflow", "alembic", "mlflow.store.db.utils", "psycopg")
 
 
 def import_mlflow() -> Any:
-    """Import MLflow, which takes seconds, and silence its loggers."""
+    """Import MLflow, which takes seconds, and silence its loggers: what they print of errors is raised, too."""
     import mlflow
 
     for name in _LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return mlflow
 
 

@@ -30,6 +30,20 @@ try:
 except KeyboardInterrupt:
     print("interrupted", interrupts.was_interrupted())
 """
+ENDED = """
+import atexit, time, typer
+from ikd_ray.terminal import interrupts
+from ikd_ray.terminal.command_line import run
+app = typer.Typer()
+
+@app.command()
+def main():
+    interrupts.raise_on_interrupt()
+    atexit.register(lambda: (print("ready", flush=True), time.sleep(1)))
+    raise typer.Exit(1)
+
+run(app, [])
+"""
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
@@ -61,3 +75,8 @@ def test_later_it_is_a_keyboard_interrupt(number):
 def test_under_nohup_a_closed_terminal_is_ignored():
     ignoring = ("sh", "-c", 'trap "" HUP; exec "$@"', "sh")
     assert send(AFTER, signal.SIGHUP, *ignoring) == (-signal.SIGKILL, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_has_ended_keeps_its_status(number):
+    assert send(ENDED, number) == (1, "")

@@ -12,9 +12,12 @@ from unittest.mock import Mock
 from urllib.parse import quote
 
 import pytest
+from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 from requests import HTTPError
+from sqlalchemy import event
+from sqlalchemy.pool import Pool
 
 from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.errors import StoreError
@@ -169,3 +172,25 @@ def test_an_artifact_that_an_overloaded_server_refuses_is_sent_again(open_tracke
     with nullcontext() if is_transient else pytest.raises(StoreError):
         tracker.client.log_artifact("run", "file")
     assert upload.call_count == 1 + is_transient
+
+
+def test_a_full_database_is_told_in_one_line(tmp_path, capfd):
+    client = Tracker(f"sqlite:///{tmp_path}/mlflow.db", "cola").client
+    run = client.create_run(client.create_experiment("filled"))
+
+    def limit(connection, *_) -> None:
+        connection.execute("PRAGMA max_page_count = 1")  # SQLite takes the size that the file has
+
+    def fill() -> None:
+        for step in range(1000):
+            metrics = [Metric(f"{name}" * 50, 1.0, 0, step) for name in range(100)]
+            client.log_batch(run.info.run_id, metrics=metrics)
+
+    event.listen(Pool, "checkout", limit)
+    try:
+        with pytest.raises(StoreError) as error:
+            fill()
+    finally:
+        event.remove(Pool, "checkout", limit)
+    assert "database or disk is full" in str(error.value)
+    assert capfd.readouterr() == ("", "")
