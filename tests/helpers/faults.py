@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -17,12 +18,13 @@ from pathlib import Path
 
 import psutil
 
-from tests.helpers.process_tree import title
+from tests.helpers.process_tree import AGENTS, TITLES, title
 from tests.helpers.soak_sweep import Setting, SoakRound
 
 KILLED = -signal.SIGKILL
 HALTED, USAGE, INTERRUPTED = 1, 2, 130  # exit statuses of a sweep
-FIND_S = 5.0  # seconds to wait for the process that a fault is meant for
+FIND_S = 30.0  # seconds to wait for the process that a fault is meant for: Ray Train starts workers late
+OTHERS = re.compile(r"ray::IDLE|.*/(monitor|dashboard)\.py ")  # processes of Ray that no trial needs
 # Debian's 0.9.10 breaks `time.sleep` of Python 3.11; newer ones are built from github.com/wolfcw/libfaketime.
 FAKETIME = ("/usr/local/lib/faketime/libfaketime.so.1", "/usr/lib/*/faketime/libfaketime.so.1")
 
@@ -52,12 +54,14 @@ def all_faults() -> list[Fault]:
     """Return every kind of fault."""
     return [
         Fault("SIGKILL of the driver", _kill_driver, {KILLED}),
-        Fault("SIGKILL of a trial", _kill("ImplicitFunc", "ResourceTrainable"), (), _has_one_worker),
-        Fault("SIGKILL of a worker", _kill("TrainWorker"), (), lambda setting: not _has_one_worker(setting)),
-        Fault("SIGKILL of Ray's raylet", _kill("raylet/raylet "), {HALTED}),
-        Fault("SIGKILL of Ray's gcs_server", _kill("gcs_server "), {HALTED}),
-        Fault("SIGKILL of Ray's agents", _kill("DashboardAgent", "RuntimeEnvAgent"), {HALTED}),
-        Fault("SIGKILL of Ray's other processes", _kill("monitor.py", "dashboard.py", "::IDLE"), {HALTED}),
+        Fault("SIGKILL of a trial", _kill(TITLES["trial"]), (), _has_one_worker),
+        Fault(
+            "SIGKILL of a worker", _kill(TITLES["worker"]), (), lambda setting: not _has_one_worker(setting)
+        ),
+        Fault("SIGKILL of Ray's raylet", _kill(TITLES["raylet"]), {HALTED}),
+        Fault("SIGKILL of Ray's gcs_server", _kill(re.compile(r"\S*/gcs_server ")), {HALTED}),
+        Fault("SIGKILL of Ray's agents", _kill(AGENTS), {HALTED}),
+        Fault("SIGKILL of Ray's other processes", _kill(OTHERS), {HALTED}),
         Fault("SIGTERM, SIGHUP or SIGINT", _terminate, {INTERRUPTED}),
         Fault("SIGSTOP of any process", _suspend),
         Fault("MLflow answers 503 or not", _make_proxy_fail, {USAGE}, _has_server, True),
@@ -105,14 +109,14 @@ def _kill_driver(round: SoakRound, rng: random.Random) -> str:
     return _send(psutil.Process(round.sweep.process.process.pid), signal.SIGKILL)
 
 
-def _kill(*words: str) -> Callable[[SoakRound, random.Random], str]:
-    """Return a strike that kills one of the processes whose title has one of the words."""
+def _kill(titles: re.Pattern[str]) -> Callable[[SoakRound, random.Random], str]:
+    """Return a strike that kills one of the processes whose title begins as the pattern says."""
 
     def strike(round: SoakRound, rng: random.Random) -> str:
         end = time.monotonic() + FIND_S
         while True:
             alive = round.sweep.process.tree.alive()
-            found = [process for process in alive if any(word in title(process) for word in words)]
+            found = [process for process in alive if titles.match(title(process))]
             if found:
                 return _send(rng.choice(found), signal.SIGKILL)
             if round.sweep.has_ended or time.monotonic() > end:
