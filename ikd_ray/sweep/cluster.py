@@ -8,12 +8,13 @@ import secrets
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ray
 from filelock import FileLock
@@ -25,6 +26,8 @@ from ikd_ray.terminal.interrupts import TERMINATION
 
 CONNECT_TIMEOUT_S = 10.0
 MONITOR_INTERVAL_S, MAX_MISSED_CHECKS = 1.0, 3
+STUCK_S = 10.0  # in which the main thread must be done with Ray when it has died
+SHUTDOWN_LIMIT_S = 30.0  # Ray's shutdown takes about four
 OBJECT_STORE_BYTES = 100_000_000  # data and targets are memory maps: nothing large goes through Ray
 PRELOADED_MODULES = ["ikd_ray.sweep.trainable"]
 INIT_OPTIONS: dict[str, Any] = {
@@ -43,15 +46,61 @@ class ClusterLostError(BaseException):
         )
 
 
+class Cluster:
+    """A cluster that this process has joined or started.
+
+    Where Ray's control service has died, calls of Ray block for a minute and then end the process without a word.
+    Therefore the process ends itself when one of them takes too long.
+
+    Attributes:
+        status: exit status of the process, once the user has been told how the sweep ended.
+    """
+
+    def __init__(self, folder: str | None = None) -> None:
+        """Note the folder of Ray's files if the cluster was started by this process."""
+        self.status: int | None = None
+        self._folder = folder
+
+    def monitor(self, tell_lost: Callable[[], int]) -> ClusterMonitor:
+        """Return a context that notices when Ray has died.
+
+        `tell_lost` tells the user, and returns the exit status; it is called, in another thread, where calls of Ray
+        block the main thread.
+        """
+        return ClusterMonitor(
+            lambda: ray_internals.is_cluster_alive(CONNECT_TIMEOUT_S), lambda: self._exit(tell_lost())
+        )
+
+    def shut_down(self) -> None:
+        """Leave the cluster, and end it if this process started it."""
+        timer = threading.Timer(SHUTDOWN_LIMIT_S, self._exit, [self.status or 1])
+        timer.daemon = True
+        timer.start()
+        if self.status is not None and not ray_internals.is_cluster_alive(CONNECT_TIMEOUT_S):
+            self._exit(self.status)
+        ray.shutdown()
+        timer.cancel()
+
+    def _exit(self, status: int) -> NoReturn:
+        """End this process and Ray's own at once."""
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        if self._folder:
+            ray_internals.kill_processes()
+            shutil.rmtree(self._folder, ignore_errors=True)
+        os._exit(status)
+
+
 @contextmanager
-def ray_cluster(nested: bool) -> Iterator[None]:
+def ray_cluster(nested: bool) -> Iterator[Cluster]:
     """Join the cluster that RAY_ADDRESS names, or start one on this machine in a temporary folder.
 
     With `nested`, trials start Ray Train, which asks the dashboard's API server.
 
     Raises:
         UsageError: There is no cluster at RAY_ADDRESS.
-        ClusterLostError: Ray died.
+        ClusterLostError: Ray did not start.
     """
     os.environ.setdefault("RAY_USAGE_STATS_PROMPT_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -62,19 +111,20 @@ def ray_cluster(nested: bool) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
         if address:
-            stack.callback(ray.shutdown)
+            cluster = Cluster()
+            stack.callback(cluster.shut_down)
             with _kept_handlers():
                 _join_cluster(address)
         else:
             folder = stack.enter_context(_temporary_folder())
-            stack.callback(ray.shutdown)
+            cluster = Cluster(folder)
+            stack.callback(cluster.shut_down)
             # The shutdown takes about four seconds.
             stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
             stack.enter_context(ray_internals.bind_to_localhost())
             with _kept_handlers():
                 _start_cluster(folder, nested)
-        with ClusterMonitor(lambda: ray_internals.is_cluster_alive(CONNECT_TIMEOUT_S)):
-            yield
+        yield cluster
 
 
 @contextmanager
@@ -163,11 +213,12 @@ class ClusterMonitor:
     """Context that raises `ClusterLostError` in the main thread when Ray has died.
 
     Ray itself waits for minutes or for ever, or ends the process without a message. `is_alive` is called in another
-    thread.
+    thread, and so is `give_up` where the main thread does not leave the context then: calls of Ray block it.
     """
 
-    def __init__(self, is_alive: Callable[[], bool]) -> None:
-        self._is_alive, self._stopped, self._lost = is_alive, threading.Event(), False
+    def __init__(self, is_alive: Callable[[], bool], give_up: Callable[[], None]) -> None:
+        self._is_alive, self._give_up = is_alive, give_up
+        self._left, self._lost = threading.Event(), False
 
     def __enter__(self) -> None:
         # Not SIGUSR1, which Tune handles like Ctrl-C.
@@ -176,7 +227,7 @@ class ClusterMonitor:
         self._thread.start()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._stopped.set()
+        self._left.set()
         signal.signal(signal.SIGUSR2, self._previous_handler)
         # A check after the shutdown would make Ray join or start another cluster.
         self._thread.join(CONNECT_TIMEOUT_S)
@@ -184,14 +235,16 @@ class ClusterMonitor:
             raise ClusterLostError from None
 
     def _raise_lost(self, *_: object) -> None:
-        if not self._stopped.is_set():
-            self._stopped.set()
+        if not self._left.is_set():
             self._lost = True
             raise ClusterLostError
 
     def _run(self) -> None:
         missed = 0
-        while not self._stopped.wait(MONITOR_INTERVAL_S):
+        while missed < MAX_MISSED_CHECKS:
+            if self._left.wait(MONITOR_INTERVAL_S):
+                return
             missed = 0 if self._is_alive() else missed + 1
-            if missed >= MAX_MISSED_CHECKS:
-                os.kill(os.getpid(), signal.SIGUSR2)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        if not self._left.wait(STUCK_S):
+            self._give_up()

@@ -9,7 +9,7 @@ import importlib
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 
@@ -58,6 +58,18 @@ def is_cluster_alive(timeout_s: float) -> bool:
     except (AttributeError, RuntimeError):  # RuntimeError: Ray is starting another process at this moment
         return True
     return True
+
+
+def kill_processes() -> None:
+    """Kill the Ray processes that this process started, and do not wait for their end.
+
+    Without the private names: they notice within a minute that this process is gone, and end then.
+    """
+    node: Any = getattr(worker, "_global_node", None)
+    with suppress(AttributeError, OSError, RuntimeError):
+        for processes in node.all_processes.values():
+            for info in processes:
+                info.process.kill()
 
 
 def silence_worker_output() -> None:

@@ -66,36 +66,54 @@ def run(
     Raises:
         UsageError: The cluster or the tracking store does not fit the flags.
     """
-    status = 1
+    if request.dataset.generated:
+        console.warn(request.dataset.description)
+    console.note("data", request.dataset.description)
+    console.note("teacher", f"{request.teacher_source.name}, {request.teacher_source.layers} layers")
     try:
-        return _run_locked(request, command, console, distillation)
-    except KeyboardInterrupt:
-        console.note("interrupted", "what was finished is kept")
-        status = INTERRUPTED
-    except AssistantDivergedError as error:
+        with ray_cluster(nested=request.config.workers_per_trial > 1) as cluster:
+            try:
+                with cluster.monitor(lambda: _tell_end(ClusterLostError(), request, console)):
+                    status = _run_locked(request, command, console, distillation)
+            except (Exception, KeyboardInterrupt, ClusterLostError) as error:
+                status = _tell_end(error, request, console)
+            cluster.status = status
+            return status
+    except (KeyboardInterrupt, ClusterLostError) as error:  # Ray has not started
+        return _tell_end(error, request, console)
+
+
+def _tell_end(error: BaseException, request: Request, console: Console) -> int:
+    """Tell the user which error ended a sweep, and how to go on; return the exit status.
+
+    Errors of the flags are raised again, and so are unexpected ones.
+    """
+    status = 1
+    if isinstance(error, UsageError):
+        raise error
+    if isinstance(error, AssistantDivergedError):
         console.warn(f"an assistant did not train: {error}; give a smaller assistant.learning_rate")
         return status
-    except DivergedError as error:
+    if isinstance(error, DivergedError):
         console.warn(f"the teacher did not train: {error}; give a smaller teacher.learning_rate")
         return status
-    except SweepStoppedError as error:
+    # A signal to the whole group ends Ray as well, which may be noticed first.
+    if isinstance(error, KeyboardInterrupt) or interrupts.was_interrupted():
+        console.note("interrupted", "what was finished is kept")
+        status = INTERRUPTED
+    elif isinstance(error, (SweepStoppedError, ClusterLostError)):
         print_error(str(error))
-    except ClusterLostError as error:
-        print_error(str(error))
-    except UsageError:
-        raise
-    except Exception as error:
-        message = _describe_surroundings(error, request)
-        if message is None:
-            print_error("the sweep ended with an unexpected error")
-            _note_resume(request, console)
-            raise
+    elif message := _describe_surroundings(error, request):
         print_error(message)
+    else:
+        print_error("the sweep ended with an unexpected error")
+        _note_resume(request, console)
+        raise error
     _note_resume(request, console)
     return status
 
 
-def _describe_surroundings(error: Exception, request: Request) -> str | None:
+def _describe_surroundings(error: BaseException, request: Request) -> str | None:
     """Return a message if the cause lies outside this program (disk, memory, files, network), else None."""
     if store.is_disk_full(error):
         return f"{request.config.output}: no space left on device ({first_line(error)}); make room there"
@@ -108,7 +126,7 @@ def _describe_surroundings(error: Exception, request: Request) -> str | None:
     return next(map(format_error, surroundings), None)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     """Return whether Ray killed processes to save memory; Tune wraps that in an error of its own."""
     return any(isinstance(cause, OutOfMemoryError) for cause in causes(error))
 
@@ -139,53 +157,48 @@ def _command(name: str, flags: str, request: Request) -> str:
 
 
 def _run_locked(request: Request, command: str, console: Console, distillation: type[Distillation]) -> int:
-    """Start Ray and MLflow, lock and prepare the sweep, and run it."""
+    """Open MLflow, lock and prepare the sweep, and run it."""
     config = request.config
-    if request.dataset.generated:
-        console.warn(request.dataset.description)
-    console.note("data", request.dataset.description)
-    console.note("teacher", f"{request.teacher_source.name}, {request.teacher_source.layers} layers")
-    with ray_cluster(nested=config.workers_per_trial > 1):
-        resources = allocate(
-            cluster_nodes(),
-            trials=request.trials,
-            concurrent=config.concurrent,
-            workers=config.workers_per_trial,
-            gpus_per_worker=config.gpus_per_worker,
-            grows=config.concurrent is None and "RAY_ADDRESS" in os.environ,
+    resources = allocate(
+        cluster_nodes(),
+        trials=request.trials,
+        concurrent=config.concurrent,
+        workers=config.workers_per_trial,
+        gpus_per_worker=config.gpus_per_worker,
+        grows=config.concurrent is None and "RAY_ADDRESS" in os.environ,
+    )
+    with console.step("opening MLflow"):
+        tracker = Tracker(config.tracking_uri, request.task.name)
+    with locked_sweep(request):
+        with request.output.usage_errors():
+            teacher, artifacts = prepare_sweep(request, console)
+        record = open_sweep(
+            request,
+            command,
+            tracker.uri,
+            teacher,
+            artifacts.latency_ms,
+            resources.planned_concurrency,
         )
-        with console.step("opening MLflow"):
-            tracker = Tracker(config.tracking_uri, request.task.name)
-        with locked_sweep(request):
-            with request.output.usage_errors():
-                teacher, artifacts = prepare_sweep(request, console)
-            record = open_sweep(
-                request,
-                command,
-                tracker.uri,
-                teacher,
-                artifacts.latency_ms,
-                resources.planned_concurrency,
-            )
-            console.note("sweep", f"{record.name}; if it is interrupted: {_resume_command(request)}")
-            context = TrialContext(
-                artifacts=artifacts,
-                resources=resources,
-                sweep_name=record.name,
-                sweep_id=record.settings["id"],
-                prefix=request.space.prefix,
-                sharing=None if config.no_share else request.space.sharing,
-                memory=StepMemory(config.step_memory),
-                distillation=distillation,
-            )
-            sync = SweepSync(request.output, context.sweep, console.warn)
+        console.note("sweep", f"{record.name}; if it is interrupted: {_resume_command(request)}")
+        context = TrialContext(
+            artifacts=artifacts,
+            resources=resources,
+            sweep_name=record.name,
+            sweep_id=record.settings["id"],
+            prefix=request.space.prefix,
+            sharing=None if config.no_share else request.space.sharing,
+            memory=StepMemory(config.step_memory),
+            distillation=distillation,
+        )
+        sync = SweepSync(request.output, context.sweep, console.warn)
+        sync.push()
+        async_tracker = AsyncTracker(tracker, request.folder, console.warn)
+        async_tracker.start_sweep(record, teacher)
+        try:
+            return _Sweep(request, record, context, tracker, async_tracker, sync, console).run()
+        finally:
             sync.push()
-            async_tracker = AsyncTracker(tracker, request.folder, console.warn)
-            async_tracker.start_sweep(record, teacher)
-            try:
-                return _Sweep(request, record, context, tracker, async_tracker, sync, console).run()
-            finally:
-                sync.push()
 
 
 @dataclass(frozen=True)

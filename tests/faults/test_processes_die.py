@@ -56,6 +56,24 @@ def test_a_server_of_ray_that_dies_while_ray_starts_is_told_in_one_line(
     only_trial(tmp_path, "cut")
 
 
+@pytest.mark.parametrize("delay", [0.0, 0.2, 1.0])
+def test_a_gcs_that_dies_while_trials_start_is_told_in_one_line(environment, command, tmp_path, delay):
+    """At some moments the driver is in a call of Ray's, which blocks for a minute and then ends the process."""
+    write_inputs(tmp_path, train=4000)
+    arguments = sweep_flags(tmp_path, tmp_path, "cut", GRID)
+    with run_sweep_process(environment, tmp_path, arguments) as sweep:
+        sweep.wait_for(" started: ")
+        time.sleep(delay)
+        [server] = [process for process in sweep.tree.alive() if "/gcs_server " in title(process)]
+        server.kill()
+        ended = sweep.end(timeout=55, status=1)
+    [line] = ended.errors.splitlines()
+    assert line.startswith("error: Ray's own processes died")
+    assert ended.tells_to_resume("--resume cut")
+    assert (ended.processes, ended.folders) == ([], set())
+    command("run", "--resume", "cut", cwd=tmp_path)
+
+
 def only_trial(home: Path, name: str) -> TrialRecord:
     [trial] = read_trials(home / "outputs" / name)
     assert trial.status == "finished", trial.reason

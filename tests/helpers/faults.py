@@ -23,7 +23,7 @@ from tests.helpers.soak_sweep import Setting, SoakRound
 
 KILLED = -signal.SIGKILL
 HALTED, USAGE, INTERRUPTED = 1, 2, 130  # exit statuses of a sweep
-FIND_S = 30.0  # seconds to wait for the process that a fault is meant for: Ray Train starts workers late
+FIND_S = 120.0  # seconds to wait for the process that a fault is meant for: Ray Train starts workers late
 OTHERS = re.compile(r"ray::IDLE|.*/(monitor|dashboard)\.py ")  # processes of Ray that no trial needs
 # Debian's 0.9.10 breaks `time.sleep` of Python 3.11; newer ones are built from github.com/wolfcw/libfaketime.
 FAKETIME = ("/usr/local/lib/faketime/libfaketime.so.1", "/usr/lib/*/faketime/libfaketime.so.1")

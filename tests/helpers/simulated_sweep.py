@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple
 from unittest.mock import patch
 
@@ -124,6 +125,9 @@ class SimulatedTuner:
         self.usage.append(Usage(ended, self._search_s, other_s, memory_bytes("VmRSS")))
 
 
+SIMULATED_CLUSTER = SimpleNamespace(status=None, monitor=lambda tell_lost: nullcontext())
+
+
 def run_simulated_sweep(config: SweepConfig, log: Path, marks: Sequence[int]) -> list[Usage]:
     """Run a sweep of `config.concurrent` workers; the terminal's lines go to `log`, `marks` as for the tuner."""
     tuners: list[SimulatedTuner] = []
@@ -135,7 +139,7 @@ def run_simulated_sweep(config: SweepConfig, log: Path, marks: Sequence[int]) ->
     nodes = [Node(cpus=1)] * config.concurrent
     with (
         log.open("w") as file,
-        patch.object(runner, "ray_cluster", lambda nested: nullcontext()),
+        patch.object(runner, "ray_cluster", lambda nested: nullcontext(SIMULATED_CLUSTER)),
         patch.object(runner, "cluster_nodes", lambda: nodes),
         patch.object(preparation, "cluster_nodes", lambda: nodes),
         patch.object(runner._Sweep, "_tuner", make_tuner),

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from ikd_ray.errors import UsageError
 from ikd_ray.sweep import cluster, ray_internals
-from ikd_ray.sweep.cluster import ClusterLostError, ray_cluster
+from ikd_ray.sweep.cluster import ClusterLostError, ClusterMonitor, ray_cluster
 from ikd_ray.sweep.resources import Node, TrialResources, allocate
 from ikd_ray.terminal.interrupts import TERMINATION
 
@@ -101,6 +105,41 @@ def test_a_ray_that_does_not_start_is_one_line(fake_ray, monkeypatch):
     with pytest.raises(ClusterLostError) as error, ray_cluster(nested=False):
         pass
     assert str(error.value) == "Ray did not start: the GCS died"
+
+
+def test_a_main_thread_that_ray_blocks_is_given_up(monkeypatch):
+    """Ray tidies up after the error, with calls that wait for its dead server."""
+    monkeypatch.setattr(cluster, "MONITOR_INTERVAL_S", 0.01)
+    monkeypatch.setattr(cluster, "STUCK_S", 0.05)
+    given_up = threading.Event()
+
+    def tidy_up() -> None:
+        try:
+            time.sleep(10)
+        finally:
+            assert given_up.wait(10)
+
+    with pytest.raises(ClusterLostError), ClusterMonitor(lambda: False, given_up.set):
+        tidy_up()
+
+
+def test_a_shutdown_that_hangs_ends_the_process_with_its_status(tmp_path):
+    """Ray's own would end it after a minute, with another status."""
+    script = f"""
+import sys, time
+from ikd_ray.sweep import cluster, ray_internals
+cluster.SHUTDOWN_LIMIT_S = 0.1
+cluster.ray.shutdown = lambda: time.sleep(60)
+ray_internals.is_cluster_alive = lambda timeout_s: True
+own = cluster.Cluster({str(tmp_path / "ray")!r})
+own.status = 130
+print("told")
+own.shut_down()
+"""
+    (tmp_path / "ray").mkdir()
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "told\n", "")
+    assert not (tmp_path / "ray").exists()
 
 
 def test_the_installed_ray_has_the_private_names():
