@@ -24,6 +24,7 @@ worker = _import("ray._private.worker")
 constants = _import("ray._private.ray_constants")
 utils = _import("ray._private.utils")
 class_cache = _import("ray.tune.execution.class_cache")
+psutil = _import("psutil")  # a part of Ray's package
 
 CLUSTER_PROCESSES = ("raylet", "gcs_server")
 
@@ -66,10 +67,20 @@ def kill_processes() -> None:
     Without the private names: they notice within a minute that this process is gone, and end then.
     """
     node: Any = getattr(worker, "_global_node", None)
-    with suppress(AttributeError, OSError, RuntimeError):
-        for processes in node.all_processes.values():
-            for info in processes:
-                info.process.kill()
+    with suppress(AttributeError):
+        servers = [info.process for processes in node.all_processes.values() for info in processes]
+        # Trials and agents are the raylet's children.
+        children = [child for server in servers for child in _children(server.pid)]
+        for process in [*servers, *children]:
+            with suppress(OSError, psutil.Error):
+                process.kill()
+
+
+def _children(pid: int) -> list[Any]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
 
 
 def silence_worker_output() -> None:
