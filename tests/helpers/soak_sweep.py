@@ -111,7 +111,8 @@ class SoakSweep:
 
     def start(self) -> None:
         """Start the next process; before the sweep has a record the same command does."""
-        arguments = self._resume if self._has_record else self._first
+        self._resumes = self._has_record
+        arguments = self._resume if self._resumes else self._first
         variables, self.variables_once = self._environment | self.variables_once, {}
         self._processes.append(SweepProcess(variables, self._home, arguments, self._within, own_home=True))
         self.allowed: set[int] = set()
@@ -202,9 +203,10 @@ class SoakSweep:
             found.append("interrupted, with words on stderr")
         if ended.status in (1, 2) and not (len(errors) == 1 and errors[0].startswith("error: ")):
             found.append(f"{len(errors)} lines on stderr, not one error")
-        hint = f"--resume {self.name}" if self._has_record else "the same command"
-        if ended.status in (1, 130) and not ended.tells_to_resume(hint):
-            found.append(f"no line that tells of {hint!r}")
+        hints = ["the same command"] if self._resumes or not self._has_record else []
+        hints += [f"--resume {self.name}"] if self._has_record else []
+        if ended.status in (1, 130) and not any(map(ended.tells_to_resume, hints)):
+            found.append(f"no line that tells of {' or '.join(hints)!r}")
         return found
 
     @property
