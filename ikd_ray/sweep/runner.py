@@ -223,6 +223,8 @@ class _Sweep:
                 with suppress(Exception):  # the first error is the one to show
                     self.tracker.terminate("KILLED")
             raise
+        # Also where no trial was left to run: the process before may have died after the last one.
+        shutil.rmtree(self.request.folder / TUNE_FOLDER, ignore_errors=True)
         complete = not num_pending(self.record.trials, trials)
         if complete:
             self.async_tracker.close()
@@ -283,7 +285,6 @@ class _Sweep:
                         raise
             if stop.reason:
                 raise SweepStoppedError(stop.reason)
-            shutil.rmtree(request.folder / TUNE_FOLDER, ignore_errors=True)
             self.sync.pull()
         return read_trials(request.folder)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import sqlite3
+from contextlib import nullcontext
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -16,6 +17,7 @@ from ikd_ray.sweep import runner
 from ikd_ray.sweep.trial import TUNE_FOLDER
 from ikd_ray.terminal.console import Console
 from tests.helpers.sample_sweep import make_sweep
+from tests.helpers.simulated_sweep import SIMULATED_CLUSTER
 
 TRIALS = 2
 STUDY_ERROR = StorageInternalError("An exception is raised during the commit.")
@@ -26,9 +28,10 @@ STUDY_ERROR.__cause__ = sqlite3.OperationalError("disk I/O error")
 def run(tmp_path, monkeypatch):
     """`run(*statuses)`: the exit status of a sweep of two trials that ended so, or raised, and its output."""
     folder, output = make_sweep(tmp_path / "outputs", TRIALS, weights=False), io.StringIO()
-    config = SimpleNamespace(name="first", uri=None, output="outputs")
+    config = SimpleNamespace(name="first", uri=None, output="outputs", workers_per_trial=1)
     record = read_sweep(folder)
-    request, console = SimpleNamespace(folder=folder, config=config, output=Mock()), Console(output)
+    inputs = {"dataset": Mock(generated=False), "teacher_source": Mock()}
+    request, console = SimpleNamespace(folder=folder, config=config, output=Mock(), **inputs), Console(output)
 
     def run(*statuses: str, error: BaseException | None = None, complete: bool = True) -> tuple[int, str]:
         metrics = {"dev/mcc": 0.5, "student/params": 100.0}
@@ -47,6 +50,7 @@ def run(tmp_path, monkeypatch):
         async_tracker = Mock(complete=complete, error=None)
         sweep = runner._Sweep(request, record, Mock(), tracker, async_tracker, Mock(), console)
         monkeypatch.setattr(runner._Sweep, "_run_trials", run_trials)
+        monkeypatch.setattr(runner, "ray_cluster", lambda nested: nullcontext(SIMULATED_CLUSTER))
         monkeypatch.setattr(runner, "pull_students", Mock())
         monkeypatch.setattr(runner, "publish_front", Mock())
         monkeypatch.setattr(runner, "_run_locked", lambda *_: sweep.run())
@@ -64,6 +68,21 @@ def test_the_exit_status_is_that_of_the_trials(run, statuses, status):
     assert found == status
     assert ("--resume first" in output) == (len(statuses) < TRIALS)
     assert ("export.py --task cola --name first" in output) == ("finished" in statuses)
+
+
+def test_what_tune_left_is_removed_also_where_no_trial_was_left_to_run(run, tmp_path):
+    left = tmp_path / "outputs" / "first" / TUNE_FOLDER
+    (left / "tune").mkdir(parents=True)
+    run("finished", "finished")
+    assert not left.exists()
+
+
+def test_a_signal_to_the_whole_group_counts_as_an_interrupt(run, monkeypatch):
+    """Ray's processes end by it, too, and that may be noticed first."""
+    monkeypatch.setattr(runner.interrupts, "was_interrupted", lambda: True)
+    found, output = run(error=runner.ClusterLostError())
+    assert found == 130
+    assert "interrupted" in output
 
 
 def test_an_mlflow_store_that_is_away_is_a_warning(run):
