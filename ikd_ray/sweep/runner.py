@@ -98,7 +98,8 @@ def _tell_end(error: BaseException, request: Request, console: Console) -> int:
         console.warn(f"the teacher did not train: {error}; give a smaller teacher.learning_rate")
         return status
     # A signal to the whole group ends Ray as well, which may be noticed first.
-    if isinstance(error, KeyboardInterrupt) or interrupts.was_interrupted():
+    ended_by_user = isinstance(error, ClusterLostError) and interrupts.was_interrupted()
+    if isinstance(error, KeyboardInterrupt) or ended_by_user:
         console.note("interrupted", "what was finished is kept")
         status = INTERRUPTED
     elif isinstance(error, (SweepStoppedError, ClusterLostError)):

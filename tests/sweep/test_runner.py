@@ -83,6 +83,10 @@ def test_a_signal_to_the_whole_group_counts_as_an_interrupt(run, monkeypatch):
     found, output = run(error=runner.ClusterLostError())
     assert found == 130
     assert "interrupted" in output
+    # The sweep itself interrupts Tune where it cannot go on.
+    found, output = run(error=runner.SweepStoppedError("the disk is full"))
+    assert found == 1
+    assert "interrupted" not in output.splitlines()[-1]
 
 
 def test_an_mlflow_store_that_is_away_is_a_warning(run):
