@@ -14,6 +14,7 @@ from ikd_ray.errors import UsageError
 CLASS_METRICS = ("accuracy", "f1", "macro_f1", "mcc")
 SCORE_METRICS = ("pearson", "spearman")
 METRICS = CLASS_METRICS + SCORE_METRICS
+PROBABILITY_METRICS = ("nll", "teacher_kl")  # of classifiers' probabilities, see `distill.evaluate`
 
 
 class SplitNames(NamedTuple):

@@ -23,7 +23,8 @@ from ikd_ray.data.task_file import load_task
 from ikd_ray.distill import regimes
 from ikd_ray.records import TrialRecord
 from ikd_ray.search.budget import Budget
-from ikd_ray.search.space import OBJECTIVES, load_space
+from ikd_ray.search.space import OBJECTIVES
+from ikd_ray.search.space_file import load_space
 from tests.helpers import field_tables
 from tests.helpers.run_command import write_glue
 from tests.helpers.servers import free_port, is_healthy, start_server, wait_until

@@ -22,6 +22,7 @@ from ikd_ray.distill.epoch_cache import STAGES
 from ikd_ray.distill.loop import Distillation, Epoch
 from ikd_ray.errors import first_line
 from ikd_ray.records import TrialRecord, read_sweep, read_trials
+from ikd_ray.tasks import PROBABILITY_METRICS
 from ikd_ray.terminal.console import Console
 
 DEFAULT_SPACE = Path(__file__).resolve().parents[2] / "search_spaces" / "default.yaml"
@@ -270,7 +271,7 @@ class SyntheticDistillation(Distillation):
             train |= {name: None for name in ("soft", "hard") if getattr(stage, name)}
         layers = range(1, len(self.matched) + 1)
         dev = [f"layer_{layer}/{loss}" for layer in layers for loss in ("kl", "cos")]
-        dev += ["attention_kl", "teacher_agreement", *self.data.task.metrics]
+        dev += ["attention_kl", "teacher_agreement", *self.data.task.metrics, *PROBABILITY_METRICS]
         return [f"train/{name}" for name in train] + [f"dev/{name}" for name in dev]
 
     def _value(self, name: str, epoch: int) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 (PyTorch's own convention)
 from scipy.stats import pearsonr
 from torch import Tensor
 
@@ -34,11 +35,17 @@ def predict(model: Encoder, split: TokenSplit, pad_id: int, memory: StepMemory |
 
 
 def score(model: Encoder, data: TaskData, memory: StepMemory | None = None) -> dict[str, float]:
-    """Return the task's metrics on every evaluation split, e.g. `dev/mcc`; `memory` as for `predict`."""
+    """Return the task's metrics on every evaluation split, e.g. `dev/mcc`, and for classification its `nll`.
+
+    `memory` is as for `predict`.
+    """
     metrics: dict[str, float] = {}
     for name, split in data.evaluation_splits.items():
         logits = predict(model, split, data.pad_id, memory)
-        metrics |= {f"{name}/{key}": value for key, value in data.task.score(split.labels, logits).items()}
+        scores = data.task.score(split.labels, logits)
+        if not data.task.is_regression:
+            scores["nll"] = _nll(_log_probabilities(logits), split.labels)
+        metrics |= {f"{name}/{key}": value for key, value in scores.items()}
     return metrics
 
 
@@ -71,8 +78,9 @@ class StudentEvaluator:
         """Return the student's metrics on each evaluation split, here `dev`.
 
         These are the task's own, e.g. `dev/mcc`; each matched layer's `dev/layer_<i>/kl` and `dev/layer_<i>/cos`; the
-        mean of the attention losses, `dev/attention_kl`; and `dev/teacher_agreement`, the share of examples for which
-        student and teacher predict the same class, or the Pearson correlation of their scores for regression.
+        mean of the attention losses, `dev/attention_kl`; `dev/teacher_agreement`, the share of examples for which
+        student and teacher predict the same class, or the Pearson correlation of their scores for regression; and
+        for classification `dev/nll` and `dev/teacher_kl` (see `_answer_losses`).
         """
         metrics: dict[str, float] = {}
         for name, split in self._data.evaluation_splits.items():
@@ -85,6 +93,8 @@ class StudentEvaluator:
             metrics[f"{name}/attention_kl"] = sum(attention) / len(attention)
             metrics[f"{name}/teacher_agreement"] = _agreement(logits, teacher_logits)
             scores = self._data.task.score(split.labels, logits)
+            if not self._data.task.is_regression:
+                scores |= _answer_losses(logits, teacher_logits, split.labels)
             metrics |= {f"{name}/{key}": value for key, value in scores.items()}
         self._previous = metrics
         return metrics
@@ -137,6 +147,30 @@ def _batches(model: Encoder, split: TokenSplit, pad_id: int, memory: StepMemory 
     device = next(model.parameters()).device
     for rows in (memory or StepMemory()).evaluation_batches(split.lengths, model.config):
         yield collate(split, rows, pad_id).to(device)
+
+
+def _answer_losses(logits: np.ndarray, teacher_logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return how good a student's probabilities are, also where its answers stay the same.
+
+    `nll` is the negative log likelihood of the gold labels, and `teacher_kl` the KL divergence of the student's
+    probabilities from the teacher's, KL(teacher || student), at temperature 1; means over examples, in nats.
+
+    Args:
+        logits: (n, labels).
+        teacher_logits: (n, labels).
+        labels: (n,) class indices.
+    """
+    student, teacher = _log_probabilities(logits), _log_probabilities(teacher_logits)
+    kl = F.kl_div(student, teacher, log_target=True, reduction="batchmean")
+    return {"nll": _nll(student, labels), "teacher_kl": float(kl)}
+
+
+def _log_probabilities(logits: np.ndarray) -> Tensor:
+    return F.log_softmax(torch.from_numpy(logits).double(), dim=1)
+
+
+def _nll(log_probabilities: Tensor, labels: np.ndarray) -> float:
+    return float(F.nll_loss(log_probabilities, torch.as_tensor(np.asarray(labels), dtype=torch.long)))
 
 
 def _agreement(logits: np.ndarray, teacher_logits: np.ndarray) -> float:

@@ -23,7 +23,8 @@ from ikd_ray.errors import UsageError
 from ikd_ray.records import SPACE_FILE, SWEEP_FILE, Direction, SweepRecord, is_sweep, read_sweep, read_task
 from ikd_ray.search.assistant_depths import assistant_depths
 from ikd_ray.search.budget import DEFAULT_TRIALS, Budget
-from ikd_ray.search.space import Space, load_space
+from ikd_ray.search.space import Space
+from ikd_ray.search.space_file import load_space
 from ikd_ray.storage.remote import RemoteStorage, SharedStorage
 from ikd_ray.sweep.sync import pull_sweep
 from ikd_ray.tasks import Task

@@ -26,7 +26,7 @@ from ikd_ray.records import (
 )
 from ikd_ray.report.summary_files import stale_summary_files, write_summary_files
 from ikd_ray.search.budget import Budget
-from ikd_ray.search.space import load_space
+from ikd_ray.search.space_file import load_space
 from ikd_ray.search.study import open_storage, rebuild_study, to_outcome
 from ikd_ray.search.trial_queue import TrialQueue
 from ikd_ray.storage.remote import SharedStorage

@@ -45,6 +45,10 @@ def plain_logits(model, split, pad_id) -> np.ndarray:
         return torch.cat([model(batch).logits for batch in one_by_one(split, pad_id)]).numpy()
 
 
+def log_probabilities(logits: np.ndarray) -> np.ndarray:
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_score_equals_the_tasks_score_of_a_plain_forward_pass(setting, task):
     data, _, student = setting(task)
@@ -53,13 +57,16 @@ def test_score_equals_the_tasks_score_of_a_plain_forward_pass(setting, task):
     for name, split in data.evaluation_splits.items():
         values = data.task.score(split.labels, plain_logits(student, split, data.pad_id))
         expected |= {f"{name}/{key}": value for key, value in values.items()}
+        if not data.task.is_regression:
+            found = log_probabilities(plain_logits(student, split, data.pad_id))
+            expected[f"{name}/nll"] = -found[np.arange(len(split)), split.labels].mean()
     assert metrics == pytest.approx(expected, abs=1e-5)
     assert set(metrics) >= {f"dev/{name}" for name in data.task.metrics}
 
 
 def test_mnli_has_two_dev_sets(setting):
     metrics = evaluated(*setting("mnli"))
-    names = {"accuracy", "attention_kl", "teacher_agreement"}
+    names = {"accuracy", "attention_kl", "teacher_agreement", "nll", "teacher_kl"}
     names |= {f"layer_{i}/{loss}" for i in (1, 2) for loss in ("kl", "cos")}
     assert set(metrics) == {f"{split}/{name}" for split in ("dev", "dev_mismatched") for name in names}
     assert metrics["dev/layer_1/kl"] != metrics["dev_mismatched/layer_1/kl"]
@@ -86,6 +93,22 @@ def test_losses_are_means_over_the_examples(setting, task, matched):
             assert metrics[f"{name}/layer_{i + 1}/cos"] == pytest.approx(cos[i].mean(), rel=1e-4)
         assert metrics[f"{name}/attention_kl"] == pytest.approx(kl.mean(), rel=1e-4)
         assert kl.mean() > 0.01
+
+
+@pytest.mark.parametrize("task", ["cola", "mnli"])
+def test_answer_losses_are_means_over_the_examples(setting, task):
+    data, targets, student = setting(task)
+    split = data.splits["dev"]
+    mine, theirs = (log_probabilities(plain_logits(m, split, data.pad_id)) for m in (student, targets.teacher))
+    metrics = evaluated(data, targets, student)
+    assert metrics["dev/nll"] == pytest.approx(-mine[np.arange(len(split)), split.labels].mean(), rel=1e-4)
+    kl = (np.exp(theirs) * (theirs - mine)).sum(1).mean()
+    assert metrics["dev/teacher_kl"] == pytest.approx(kl, rel=1e-3)
+    assert kl > 1e-3
+
+
+def test_regression_has_no_losses_of_probabilities(setting):
+    assert not {"dev/nll", "dev/teacher_kl"} & evaluated(*setting("stsb")).keys()
 
 
 @pytest.mark.parametrize("size", [1, 7, 22])
@@ -147,4 +170,4 @@ def test_evaluation_turns_dropout_off(setting):
 def test_score_and_evaluator_agree(setting):
     data, targets, student = setting("mrpc")
     scores, metrics = score(student, data), evaluated(data, targets, student)
-    assert scores == {name: metrics[name] for name in scores}
+    assert {name: metrics[name] for name in scores} == pytest.approx(scores, rel=1e-5)

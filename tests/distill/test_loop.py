@@ -74,7 +74,7 @@ def test_an_epoch_reports_each_loss_and_their_weighted_sum(start, regime, losses
     )
     epochs = list(distillation)
     assert len(epochs) == len(losses)
-    dev = {"mcc", "attention_kl", "teacher_agreement"} | LAYER_1 | LAYER_2
+    dev = {"mcc", "attention_kl", "teacher_agreement", "nll", "teacher_kl"} | LAYER_1 | LAYER_2
     for number, (epoch, names) in enumerate(zip(epochs, losses, strict=True), start=1):
         expected = {f"train/{name}" for name in names | {"loss"}} | {f"dev/{name}" for name in dev}
         assert set(timeless(epoch.metrics)) == expected | {"stage", "reused_epochs", "trained_epochs"}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ikd_ray.search.space import Space, load_space
+from ikd_ray.search.space import Space
+from ikd_ray.search.space_file import load_space
 from ikd_ray.tracking.tracker import Tracker
 from tests.helpers.mlflow_sweeps import sweep_record
 from tests.helpers.run_command import write_inputs

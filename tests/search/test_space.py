@@ -7,7 +7,8 @@ import pytest
 
 from ikd_ray.config import make_trial
 from ikd_ray.errors import UsageError
-from ikd_ray.search.space import MAX_GRID, OBJECTIVES, Space, load_space
+from ikd_ray.search.space import MAX_GRID, OBJECTIVES, Space
+from ikd_ray.search.space_file import load_space
 from ikd_ray.tasks import TASKS
 
 SHIPPED = Path(__file__).parents[2] / "search_spaces"

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from ikd_ray.errors import UsageError
-from ikd_ray.search.space import load_space
+from ikd_ray.search.space_file import load_space
 from ikd_ray.yaml_file import MAX_BYTES, MAX_MISTAKES
 
 

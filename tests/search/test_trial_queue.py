@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from ikd_ray.distill.epoch_cache import PendingEpoch
 from ikd_ray.search import sampler, windowed_storage
-from ikd_ray.search.space import load_space
+from ikd_ray.search.space_file import load_space
 from ikd_ray.storage import store
 from tests.helpers.simulated_search import make_records, metrics_of, open_queue, play, read_states, read_study
 

@@ -10,7 +10,7 @@ import pytest
 from ikd_ray.config import SweepConfig, make_trial
 from ikd_ray.errors import UsageError
 from ikd_ray.search.budget import Budget
-from ikd_ray.search.space import load_space
+from ikd_ray.search.space_file import load_space
 from ikd_ray.sweep.dry_run import plan_sweep, sample_trials, trial_seconds
 from ikd_ray.sweep.epoch_costs import Costs, typical_subset
 from ikd_ray.sweep.request import validate

@@ -13,7 +13,7 @@ from ikd_ray.data.tokens import tokenize
 from ikd_ray.distill.loop import Epoch
 from ikd_ray.distill.memory import StepMemory
 from ikd_ray.distill.teacher import find_teacher, load_teacher, load_tokenizer
-from ikd_ray.search.space import load_space
+from ikd_ray.search.space_file import load_space
 from ikd_ray.storage.remote import SharedStorage
 from ikd_ray.sweep import artifacts, preparation
 from ikd_ray.sweep.artifacts import LoadedArtifacts

@@ -30,7 +30,7 @@ EVERY_EPOCH = {"train/loss", "dev/mcc", "stage", "time/epoch_s"} | {
 }
 FINAL = {
     "student/params", "student/encoder_params", "student/size_mb", "student/latency_ms", "dev/attention_kl",
-    "dev/teacher_agreement",
+    "dev/teacher_agreement", "dev/nll", "dev/teacher_kl",
 }  # fmt: skip
 LOCAL = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 

@@ -14,7 +14,7 @@ from ikd_ray.config import make_trial
 from ikd_ray.errors import UsageError
 from ikd_ray.records import STUDY, TrialRecord, read_trials, sweep_lock, write_sweep, write_trial
 from ikd_ray.search.budget import Budget
-from ikd_ray.search.space import load_space
+from ikd_ray.search.space_file import load_space
 from ikd_ray.search.study import open_storage
 from ikd_ray.search.trial_queue import TrialQueue
 from ikd_ray.storage.remote import SharedStorage
