@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ikd_ray.errors import UsageError
 
 Regime = Literal["hard", "kd", "id", "pid", "sid"]
+MAX_LAYERS = 128
 
 
 def sort_regimes(regimes: Sequence[str]) -> list[str]:
@@ -29,11 +30,11 @@ class Trial(_Config):
     """
 
     regime: Regime = Field("kd", description="how the student is trained: one of the regimes")
-    student_layers: int = Field(3, ge=1, le=128, description="encoder layers of the student")
+    student_layers: int = Field(3, ge=1, le=MAX_LAYERS, description="encoder layers of the student")
     assistant_layers: int = Field(
         0,
         ge=0,
-        le=128,
+        le=MAX_LAYERS,
         description="layers of a teacher assistant that teaches in the teacher's place; 0: no assistant",
     )
     student_init: Literal["mapped", "first"] = Field(
@@ -189,7 +190,9 @@ class SweepConfig(_Config):
     data_dir: Path | None = None
     teacher: str | None = None
     space: Path
-    trials: int | None = Field(None, ge=1, le=100_000, description="None: 8, or all of a grid")
+    trials: int | None = Field(
+        None, ge=1, le=100_000, description="None: see `default_trials`, or all of a grid"
+    )
     concurrent: int | None = Field(None, ge=1, le=10_000, description="trials at once; None: as many as fit")
     workers_per_trial: int = Field(1, ge=1, le=1024)
     gpus_per_worker: float | None = Field(None, ge=0, le=16, description="None: 1 where there are GPUs")

@@ -162,6 +162,11 @@ class YamlFile:
         """Note a mistake on a line of the file."""
         self._mistakes.append((line, f"{key}: {message}"))
 
+    @property
+    def has_mistakes(self) -> bool:
+        """True if a mistake was noted."""
+        return bool(self._mistakes)
+
     def raise_mistakes(self) -> None:
         """Raise one UsageError with a line for each mistake noted, in the file's order, if there is any."""
         if self._mistakes:
@@ -173,7 +178,7 @@ class YamlFile:
                 )
             raise UsageError("\n".join(lines))
 
-    def validate(self, schema: Any) -> dict[str, Any]:
+    def validate(self, schema: Any, context: Any = None) -> dict[str, Any]:
         """Return the valid part of the content, in the file's order, and note what is wrong with the rest.
 
         What is wrong is removed and the rest validated again, so that the caller can check what remains. An error
@@ -181,11 +186,12 @@ class YamlFile:
 
         Args:
             schema: the type of the whole file, made by `mapping`.
+            context: what the schema's validators read as the context of a validation.
         """
         adapter, data = _adapter(schema), copy.deepcopy(self.data)
         while True:
             try:
-                return adapter.validate_python(data)
+                return adapter.validate_python(data, context=context)
             except ValidationError as error:
                 wrong = {self._locate(detail["loc"]): detail for detail in error.errors()}
             consequences = {location[:end] for location in self._removed for end in range(len(location))}

@@ -51,7 +51,8 @@ TEACHER = """\
 Hugging Face name or folder of a BERT-family model. Default: bert-base-uncased where a GPU and the hub are there, \
 else a 6-layer MiniLM."""
 TRIALS = """\
-Configurations to try, of each method where the space compares several. Default: 8, or the whole of a grid."""
+Configurations to try, of each method where the space compares several. Default: twice as many as there are depths, at \
+least 8; the whole of a grid."""
 NO_SHARE = "Train every epoch of every trial, also those trained before."
 DRY_RUN = "Print the plan and, after a ten-second probe, what it will cost; write nothing."
 STEP_MEMORY = (

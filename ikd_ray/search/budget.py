@@ -12,7 +12,7 @@ from ikd_ray.errors import UsageError
 from ikd_ray.search.space import Space
 from ikd_ray.search.study import Sample
 
-DEFAULT_TRIALS = 8  # configurations of each method, unless the command or a grid says otherwise
+MIN_DEFAULT_TRIALS = 8  # configurations of each method, unless the command or a grid says otherwise
 MAX_SEED = 2**31
 
 
@@ -29,6 +29,24 @@ class TrialSpec:
     """True if the method's best configuration is trained, whichever that will be, not `configuration`."""
 
 
+def default_trials(space: Space) -> int:
+    """Return how many configurations of each method a sweep tries by default, where the space is no grid.
+
+    They cover what the search begins with, and every depth, and then search as long again.
+    """
+    return max(MIN_DEFAULT_TRIALS, 2 * len(space.start), 2 * len(space.possible_values("student_layers")))
+
+
+def recorded_trials(space: Space, trials: int | None, total: int) -> int | None:
+    """Return the trials of each method of a sweep that was begun with `trials`, and has `total` in all.
+
+    A sweep keeps the number that was the default when it began.
+    """
+    if trials or space.sampler == "grid":
+        return trials
+    return (total - len(space.methods) * space.best_seeds) // (len(space.methods) * space.seeds)
+
+
 class Budget:
     """The trials of a sweep in order.
 
@@ -37,7 +55,7 @@ class Budget:
     """
 
     def __init__(self, space: Space, trials: int | None) -> None:
-        """Plan so many trials of each method of a space (None: `DEFAULT_TRIALS`, or all of a grid).
+        """Plan so many trials of each method of a space (None: `default_trials`, or all of a grid).
 
         Raises:
             UsageError: no method's grid has as many configurations.
@@ -58,7 +76,7 @@ class Budget:
             self._grid = [(name, i) for i in range(most) for name, size in sizes.items() if i < size]
             configurations = sum(i < (trials or most) for _, i in self._grid)
         else:
-            configurations = (trials or DEFAULT_TRIALS) * len(self.methods)
+            configurations = (trials or default_trials(space)) * len(self.methods)
         self.search_trials = configurations * self.seeds
         """Number of trials that search; those that retrain the best configurations follow them."""
         self.total = self.search_trials + len(self.methods) * self._best_seeds
@@ -73,6 +91,10 @@ class Budget:
             return TrialSpec(*self._grid[turn], seed)
         configuration, index = divmod(turn, len(self.methods))
         return TrialSpec(self.methods[index], configuration, seed)
+
+    def start(self, method: str) -> tuple[dict[str, Any], ...]:
+        """Return the configurations that a method's search begins with."""
+        return self.spaces[method].start
 
     def seed_count(self, spec: TrialSpec) -> int:
         """Return the number of trials with the same configuration, in the search or retrained."""

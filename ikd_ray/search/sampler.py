@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import optuna
 
 from ikd_ray.analysis.objectives import main_metric
-from ikd_ray.search.budget import Budget
+from ikd_ray.search.budget import Budget, TrialSpec
+from ikd_ray.search.space import DEFAULTS
 from ikd_ray.search.study import Outcome, Sample, add_running, to_directions
 from ikd_ray.search.windowed_storage import WindowedStorage
 from ikd_ray.storage.store import digest
@@ -57,7 +58,7 @@ class SeededSampler:
         spec = self._budget.spec(number)
         if spec.retrain:
             return all(n in self._outcomes for each in self._budget.configurations(spec.method) for n in each)
-        return self._observe(self._methods[spec.method], number - self._lag)
+        return self._is_start(spec) or self._observe(self._methods[spec.method], number - self._lag)
 
     def suggest(self, number: int) -> Sample:
         """Suggest the parameters of trial `number`, the next one."""
@@ -67,10 +68,14 @@ class SeededSampler:
         else:
             source = self._budget.first_trial(number)
             self._observe(self._methods[spec.method], number - self._lag)
+        start = self._budget.start(spec.method)
         if source != number:
             self.add(number, self.samples[source])
         elif self._budget.grids:
             row = self._budget.grids[spec.method][spec.configuration]
+            self.add(number, self._budget.to_sample(spec.method, row))
+        elif self._is_start(spec):
+            row = DEFAULTS | start[spec.configuration]
             self.add(number, self._budget.to_sample(spec.method, row))
         else:
             state = self._methods[spec.method]
@@ -81,6 +86,9 @@ class SeededSampler:
             state.unobserved.append(number)
             self.samples[number] = Sample(trial.params, trial.distributions)
         return self.samples[number]
+
+    def _is_start(self, spec: TrialSpec) -> bool:
+        return not spec.retrain and spec.configuration < len(self._budget.start(spec.method))
 
     def add(self, number: int, sample: Sample) -> None:
         """Add trial `number`, the next one, with parameters that were suggested before."""

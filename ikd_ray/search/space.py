@@ -41,6 +41,10 @@ class Param:
     when: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Other fields and the values that they must have."""
 
+    def contains(self, value: Any) -> bool:
+        """Return whether a value is one of the entry's."""
+        return value in self.values
+
     def is_active(self, values: Mapping[str, Any]) -> bool:
         """Return whether `when` holds for a trial with these values (defaults included)."""
         return all(values[parent] in allowed for parent, allowed in self.when.items())
@@ -72,6 +76,10 @@ class FloatRange(Param):
     high: float
     log: bool = False
 
+    def contains(self, value: Any) -> bool:
+        """Return whether a value is in the range."""
+        return self.low <= value <= self.high
+
 
 Params = dict[str, Param]
 
@@ -90,6 +98,8 @@ class Space:
     """As in the file: `dev/metric` stands for the task's main metric, `dev/` for the split that selects."""
     params: Params = field(default_factory=dict)
     """By public name, parents before the parameters that depend on them."""
+    start: tuple[dict[str, Any], ...] = ()
+    """Configurations that are tried first; parameters that they leave out have their defaults."""
     methods: dict[str, dict[str, Any]] = field(default_factory=lambda: {"": {}})
     """The fields that each compared method fixes. A file that names no methods has one, without a name."""
     seeds: int = 1
@@ -115,7 +125,8 @@ class Space:
         """Return the space of one method, which compares no methods itself."""
         fixed: Params = {name: Fixed(values=(value,)) for name, value in self.methods[method].items()}
         others = {name: param for name, param in self.params.items() if name not in fixed}
-        return replace(self, params=fixed | others, methods={"": {}})
+        own = replace(self, params=fixed | others, methods={"": {}})
+        return replace(own, start=tuple(row for row in self.start if not own.explain_misfit(row)))
 
     def suggest(self, trial: BaseTrial) -> dict[str, Any]:
         """Let an Optuna trial choose every active parameter, and return the fixed values.
@@ -129,6 +140,30 @@ class Space:
             elif param.is_active(values):
                 values[name] = _suggest(trial, name, param)
         return constants
+
+    def explain_misfit(self, row: Mapping[str, Any]) -> str | None:
+        """Return why the configuration that has these values, and else defaults, is none of the space's; None if it is.
+
+        For the space of one method (`for_method`).
+        """
+        values, not_given = DEFAULTS | dict(row), ""
+        for name, value in row.items():
+            if name not in self.params and value != DEFAULTS[name]:
+                return f"{name}: params does not search it; leave it out, or add it there"
+        for name, param in self.params.items():
+            if isinstance(param, Fixed):
+                values[name] = param.values[0]
+                if row.get(name, values[name]) != values[name]:
+                    return f"{name}: {row[name]!r}, but every trial has {values[name]!r}; leave it out"
+            elif not param.is_active(values):
+                if name in row:
+                    return f"{name}: its `when` does not hold for this configuration; leave it out"
+            elif not param.contains(values[name]):
+                among = "is not among its values in params; write one of them"
+                if name in row:
+                    return f"{name}: {row[name]!r} {among}"
+                not_given = not_given or f"{name}: not given, and its default {values[name]!r} {among}"
+        return not_given or None
 
     def grid(self) -> list[dict[str, Any]]:
         """Return every combination of the parameters once, fixed values included; the first varies slowest.
@@ -225,5 +260,3 @@ def keeps_default(params: Params, name: str) -> bool:
         or (parent in params and any(value not in allowed for value in params[parent].values))
         for parent, allowed in params[name].when.items()
     )
-
-

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, reduce
 from graphlib import CycleError, TopologicalSorter
+from itertools import islice
 from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo
 
 from ikd_ray.config import (
+    MAX_LAYERS,
     NOT_IN_ASSISTANTS,
     DataConfig,
     PrefixConfig,
@@ -34,10 +37,12 @@ from ikd_ray.search.space import (
     Sampler,
     Selection,
     Space,
+    combinations,
     keeps_default,
 )
 from ikd_ray.yaml_file import (
     AS_LIST,
+    Location,
     YamlFile,
     distinct,
     field_types,
@@ -47,13 +52,48 @@ from ikd_ray.yaml_file import (
     section,
 )
 
-FIELDS = field_types(Trial)
+RELATIVE_DEPTHS: dict[str, Callable[[int], int]] = {
+    "most": lambda teacher_layers: max(teacher_layers - 1, 1),
+    "three_quarters": lambda teacher_layers: max(3 * teacher_layers // 4, 1),
+    "half": lambda teacher_layers: max(teacher_layers // 2, 1),
+}
+"""Words for a number of layers that depends on the teacher's."""
+DEPTH_FIELDS = ("student_layers", "assistant_layers")
 MAX_METHODS = 50
 MAX_SEEDS = 100
+MAX_START = 1000
 
 
-def load_space(path: Path) -> Space:
+@dataclass
+class _TeacherDepth:
+    """Layers of the teacher, and whether a word of the file depends on them."""
+
+    layers: int
+    is_used: bool = False
+
+
+def _to_depth(value: Any, info: ValidationInfo) -> Any:
+    if not (isinstance(value, str) and value in RELATIVE_DEPTHS):
+        return value
+    depth: Any = info.context
+    depth.is_used = True
+    return RELATIVE_DEPTHS[value](depth.layers)
+
+
+FIELDS = {
+    name: Annotated[type_, BeforeValidator(_to_depth)] if name in DEPTH_FIELDS else type_
+    for name, type_ in field_types(Trial).items()
+}
+"""The type of each field of a trial in a space file."""
+
+
+def load_space(path: Path, teacher_layers: int | None = None) -> Space:
     """Read and check a space file.
+
+    Args:
+        path: the file.
+        teacher_layers: the teacher's depth, which makes `most` and `half` numbers. None: it is not known yet; where the
+            file has such a word, numbers of layers in the result mean nothing.
 
     Raises:
         UsageError: `path:line: key: what is wrong; what would be right`, a line for each mistake.
@@ -62,14 +102,17 @@ def load_space(path: Path) -> Space:
     for name in ("params", "methods", *_SECTIONS):
         if file.data.get(name, "") is None:  # every line of it is commented out
             del file.data[name]
-    values = file.validate(_schema())
+    depth = _TeacherDepth(teacher_layers or MAX_LAYERS)
+    values = file.validate(_schema(), depth)
     values["params"] = _sort_parents_first(file, values.get("params", {}))
+    start = values.pop("start", [])
     space = Space(**values, text=file.text)
     _check_kinds(file)
     _check_methods(file, values.get("methods", {}))
     _check_conditions(file, space)
-    if space.sampler == "grid":
+    if space.sampler == "grid" and (teacher_layers or not depth.is_used):
         _check_grid(file, space)
+    space = replace(space, start=_expand_start(file, space, start))
     if "seed" in space.params or any("seed" in fixed for fixed in space.methods.values()):
         for name in ("seeds", "best_seeds"):
             if getattr(space, name) != getattr(Space, name):
@@ -92,6 +135,8 @@ _SECTIONS = {
 def _schema() -> Any:
     """Return the type of a space file, for `YamlFile.validate`."""
     when = mapping({name: Annotated[distinct(type_), AS_LIST] for name, type_ in FIELDS.items()})
+    condition = {"when": Annotated[when, not_empty("name a field, or leave it out")]}
+    start = mapping({name: _entry(type_, {}) for name, type_ in FIELDS.items()})
     objectives = mapping(dict.fromkeys(OBJECTIVES, Direction))
     methods = dict[str, mapping(FIELDS)]  # type: ignore[misc,valid-type]
     return mapping(
@@ -102,14 +147,18 @@ def _schema() -> Any:
             "selection": Selection,
             "seeds": Annotated[int, Field(ge=1, le=MAX_SEEDS)],
             "best_seeds": Annotated[int, Field(ge=0, le=MAX_SEEDS)],
-            "params": mapping({name: _entry(type_, when) for name, type_ in FIELDS.items()}),
+            "params": mapping({name: _entry(type_, condition) for name, type_ in FIELDS.items()}),
+            "start": list[start],  # type: ignore[valid-type]
             **_SECTIONS,
         }
     )
 
 
-def _entry(type_: Any, when: Any) -> Any:
-    """Return the type of one entry of `params`: a value, or a mapping of a kind that suits the field's type."""
+def _entry(type_: Any, condition: Mapping[str, Any]) -> Any:
+    """Return the type of an entry of `params` or `start`: a value, or a mapping of a kind that suits the field's type.
+
+    The mapping may also have the names of `condition`.
+    """
     kinds = _suitable_kinds(type_)
 
     def tag(entry: Any) -> str:
@@ -120,13 +169,12 @@ def _entry(type_: Any, when: Any) -> Any:
             return "<list>"
         return "<unclear>" if isinstance(entry, dict) else "<value>"
 
-    condition = {"when": Annotated[when, not_empty("name a field, or leave it out")]}
-    scale = {"log": bool} | condition
+    scale = {"log": bool, **condition}
     step = {"step": Annotated[int, Field(ge=1)]}
     bounds = Annotated[list[type_], AfterValidator(_check_bounds)]
     options = {
         "value": Annotated[type_, AfterValidator(lambda value: Fixed(values=(value,)))],
-        "choice": Annotated[mapping({"choice": distinct(type_)} | condition), AfterValidator(_to_choice)],
+        "choice": Annotated[mapping({"choice": distinct(type_), **condition}), AfterValidator(_to_choice)],
         "int": Annotated[mapping({"int": bounds} | scale | step), AfterValidator(_to_range)],
         "float": Annotated[mapping({"float": bounds} | scale), AfterValidator(_to_range)],
         "unclear": Annotated[
@@ -181,11 +229,17 @@ _UNKNOWN = Fixed(values=(object(),))
 
 
 def _check_kinds(file: YamlFile) -> None:
-    """Note entries of `params` that are not of one kind that suits the field."""
-    written = file.data.get("params")
+    """Note entries of `params` and `start` that are not of one kind that suits the field."""
+    params, start = file.data.get("params"), file.data.get("start")
+    _check_kinds_of(file, ("params",), params)
+    for index, written in enumerate(start if isinstance(start, list) else ()):
+        _check_kinds_of(file, ("start", index), written)
+
+
+def _check_kinds_of(file: YamlFile, location: Location, written: Any) -> None:
     for name, entry in written.items() if isinstance(written, dict) else ():
         if isinstance(entry, list) and name in FIELDS:
-            file.mistake(("params", name), "got a list; write {choice: [...]} to search it")
+            file.mistake((*location, name), "got a list; write {choice: [...]}")
         if name not in FIELDS or not isinstance(entry, dict):
             continue
         given, kinds = [kind for kind in _KINDS if kind in entry], _suitable_kinds(FIELDS[name])
@@ -194,9 +248,9 @@ def _check_kinds(file: YamlFile) -> None:
         advice = f"write {' or '.join(kinds)}"
         if len(given) != 1:
             found = " and ".join(given) or "none"
-            file.mistake(("params", name), f"got {found} of the kinds {', '.join(_KINDS)}; {advice}")
+            file.mistake((*location, name), f"got {found} of the kinds {', '.join(_KINDS)}; {advice}")
         elif given[0] not in kinds:
-            file.mistake(("params", name, given[0]), f"the field takes no {given[0]}; {advice}")
+            file.mistake((*location, name, given[0]), f"the field takes no {given[0]}; {advice}")
 
 
 def _sort_parents_first(file: YamlFile, valid: Params) -> Params:
@@ -259,3 +313,31 @@ def _check_grid(file: YamlFile, space: Space) -> None:
             space.for_method(method).grid()
     except UsageError as error:
         file.mistake(("sampler",), str(error))
+
+
+def _expand_start(file: YamlFile, space: Space, start: Sequence[Params]) -> tuple[dict[str, Any], ...]:
+    """Return every configuration that `start` names, once; note what is not in the space."""
+    if start and space.sampler == "grid":
+        file.mistake(("start",), "a grid tries every combination; leave it out")
+        return ()
+    if file.has_mistakes:  # they may have consequences here
+        return ()
+    rows: list[dict[str, Any]] = []
+    for index, entry in enumerate(start):
+        for name, param in entry.items():
+            if isinstance(param, FloatRange):
+                file.mistake(("start", index, name), "a float range has no end; write {choice: [...]}")
+                return ()
+        named = list(islice(combinations(entry), MAX_START + 1 - len(rows)))
+        for message in dict.fromkeys(message for row in named if (message := _explain_misfit(space, row))):
+            file.mistake(("start", index), message)
+        rows += [row for row in named if row not in rows]
+    if len(rows) > MAX_START:
+        file.mistake(("start",), f"more than {MAX_START:,} configurations; name fewer")
+    return tuple(rows)
+
+
+def _explain_misfit(space: Space, row: Mapping[str, Any]) -> str | None:
+    """Return why a configuration is in the space of no method; None if it is in one."""
+    reasons = [space.for_method(method).explain_misfit(row) for method in space.methods]
+    return reasons[0] if all(reasons) else None

@@ -22,7 +22,7 @@ from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, is_task_fil
 from ikd_ray.errors import UsageError
 from ikd_ray.records import SPACE_FILE, SWEEP_FILE, Direction, SweepRecord, is_sweep, read_sweep, read_task
 from ikd_ray.search.assistant_depths import assistant_depths
-from ikd_ray.search.budget import DEFAULT_TRIALS, Budget
+from ikd_ray.search.budget import Budget, default_trials, recorded_trials
 from ikd_ray.search.space import Space
 from ikd_ray.search.space_file import load_space
 from ikd_ray.storage.remote import RemoteStorage, SharedStorage
@@ -134,7 +134,6 @@ def validate(config: SweepConfig, resumes: bool = False) -> Request:
     if not resumes:
         _require_unused(config, folder)
     _require_writable(config, folder)
-    budget = _make_budget(config, space)
     dataset = load_dataset(task, config.data_dir)
     if space.selection == HOLDOUT:
         dataset = hold_out(dataset)
@@ -142,17 +141,20 @@ def validate(config: SweepConfig, resumes: bool = False) -> Request:
     from ikd_ray.distill.teacher import find_teacher
 
     source = find_teacher(config.teacher, task)
+    space = load_space(config.space, source.layers)
     deepest = max(space.possible_values("student_layers"))
     if deepest > source.layers:
         raise UsageError(
             f"{config.space}: student_layers: up to {deepest}, but the teacher {source.name} has "
             f"{source.layers} layers; give at most that"
         )
+    earlier = read_sweep(folder) if resumes else None
+    budget = _make_budget(config, space, earlier)
     assistant_students = assistant_depths(str(config.space), budget.spaces.values(), source.layers)
     if config.workers_per_trial > 1:
         _require_splittable_batches(config, space, dataset)
-    if resumes:
-        _require_same_sweep(read_sweep(folder), dataset, source, space, budget)
+    if earlier:
+        _require_same_sweep(earlier, dataset, source, space, budget)
     return Request(config, space, dataset, source, budget, assistant_students, resumes)
 
 
@@ -207,12 +209,14 @@ def _require_writable(config: SweepConfig, folder: Path) -> None:
         ) from None
 
 
-def _make_budget(config: SweepConfig, space: Space) -> Budget:
-    budget = Budget(space, config.trials)
+def _make_budget(config: SweepConfig, space: Space, earlier: SweepRecord | None) -> Budget:
+    trials = recorded_trials(space, config.trials, earlier.trials) if earlier else config.trials
+    budget = Budget(space, trials)
     if budget.total > MAX_TRIALS:
+        given = config.trials or default_trials(space)
         raise UsageError(
-            f"--trials {config.trials or DEFAULT_TRIALS}: {budget.total:,} trials, as {config.space} trains each "
-            f"configuration with {space.seeds} seeds, for each of {len(space.methods)} methods; "
+            f"--trials {given}: {budget.total:,} trials, as {config.space} trains each configuration "
+            f"with {space.seeds} seeds, for each of {len(space.methods)} methods; "
             f"at most {MAX_TRIALS:,} are possible"
         )
     return budget

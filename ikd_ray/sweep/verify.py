@@ -25,7 +25,7 @@ from ikd_ray.records import (
     sweep_lock,
 )
 from ikd_ray.report.summary_files import stale_summary_files, write_summary_files
-from ikd_ray.search.budget import Budget
+from ikd_ray.search.budget import Budget, recorded_trials
 from ikd_ray.search.space_file import load_space
 from ikd_ray.search.study import open_storage, rebuild_study, to_outcome
 from ikd_ray.search.trial_queue import TrialQueue
@@ -121,7 +121,8 @@ def _update_study(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialRec
     def refuse(reason: str) -> None:
         raise UsageError(f"{folder}: {reason}")
 
-    budget = Budget(load_space(folder / SPACE_FILE), sweep.settings.get("trials"))
+    space = load_space(folder / SPACE_FILE, sweep.teacher["layers"])
+    budget = Budget(space, recorded_trials(space, sweep.settings.get("trials"), sweep.trials))
     concurrent = sweep.settings.get("foreseen", 1)
     TrialQueue(folder, budget, sweep.objectives, sweep.seed, concurrent, ended, 0, refuse)
 

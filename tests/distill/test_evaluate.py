@@ -99,7 +99,9 @@ def test_losses_are_means_over_the_examples(setting, task, matched):
 def test_answer_losses_are_means_over_the_examples(setting, task):
     data, targets, student = setting(task)
     split = data.splits["dev"]
-    mine, theirs = (log_probabilities(plain_logits(m, split, data.pad_id)) for m in (student, targets.teacher))
+    mine, theirs = (
+        log_probabilities(plain_logits(m, split, data.pad_id)) for m in (student, targets.teacher)
+    )
     metrics = evaluated(data, targets, student)
     assert metrics["dev/nll"] == pytest.approx(-mine[np.arange(len(split)), split.labels].mean(), rel=1e-4)
     kl = (np.exp(theirs) * (theirs - mine)).sum(1).mean()

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from ikd_ray.errors import UsageError
-from ikd_ray.search.budget import Budget, TrialSpec
+from ikd_ray.search.budget import Budget, TrialSpec, default_trials, recorded_trials
 
 TPE = "methods: {a: {regime: kd}, b: {regime: id}}\nseeds: 2\nbest_seeds: 3\nparams: {epochs: {int: [1, 4]}}"
 GRID = (
@@ -55,3 +55,34 @@ def test_a_longer_search_begins_like_a_shorter_one(load):
         space = load(text)
         short, long = specs(Budget(space, 2)), specs(Budget(space, 4))
         assert long[: len(short)] == short
+
+
+START = "start: [{student_layers: {int: [1, 6]}}]\n"
+
+
+@pytest.mark.parametrize(
+    ("space", "trials"),
+    [
+        ("params: {}\n", 8),
+        ("params: {student_layers: {int: [1, 3]}}\n", 8),
+        ("params: {student_layers: {int: [1, 11]}}\n", 22),
+        ("params: {student_layers: {int: [1, 6]}}\n" + START, 12),
+        (
+            "seeds: 3\nbest_seeds: 2\nmethods: {a: {regime: kd}, b: {regime: pid}}\nparams: {epochs: {int: [1, 9]}}\n",
+            8,
+        ),
+    ],
+)
+def test_the_default_covers_every_depth_and_searches_as_long_again(load, space, trials):
+    space = load(space)
+    budget = Budget(space, None)
+    assert default_trials(space) == trials
+    assert budget.total == Budget(space, trials).total
+    assert recorded_trials(space, None, budget.total) == trials
+
+
+def test_a_sweep_keeps_the_number_that_was_the_default(load):
+    space = load("params: {student_layers: {int: [1, 11]}}\n")
+    assert recorded_trials(space, None, 8) == 8
+    assert recorded_trials(space, 5, 8) == 5
+    assert recorded_trials(load("sampler: grid\nparams: {epochs: {int: [1, 2]}}\n"), None, 2) is None

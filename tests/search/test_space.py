@@ -183,9 +183,77 @@ def test_possible_values_include_the_minimum(load, domain, least):
     assert load("params: {}\n").possible_values("train_fraction") == (1.0,)
 
 
+@pytest.mark.parametrize(
+    ("word", "depths"), [("most", [1, 5, 11]), ("three_quarters", [1, 4, 9]), ("half", [1, 3, 6])]
+)
+def test_depths_relative_to_the_teacher(tmp_path, word, depths):
+    path = tmp_path / "space.yaml"
+    path.write_text(f"""\
+methods:
+  a: {{student_layers: {word}}}
+  b: {{regime: id}}
+params:
+  student_layers: {{choice: [{word}, 20]}}
+  assistant_layers: {{int: [0, {word}], when: {{student_layers: {word}}}}}
+""")
+    for layers, depth in zip([2, 6, 12], depths, strict=True):
+        space = load_space(path, layers)
+        assert space.methods["a"] == {"student_layers": depth}
+        assert space.params["student_layers"].values == (depth, 20)
+        assert space.params["assistant_layers"].high == depth
+        assert space.params["assistant_layers"].when == {"student_layers": (depth,)}
+
+
+def test_a_grid_of_relative_depths_is_checked_when_the_teacher_is_known(tmp_path):
+    path = tmp_path / "space.yaml"
+    path.write_text("sampler: grid\nparams: {student_layers: {int: [1, most]}, epochs: {int: [1, 900]}}\n")
+    load_space(path)
+    assert len(load_space(path, 12).grid()) == 11 * 900
+    with pytest.raises(UsageError, match="grid of more than"):
+        load_space(path, 13)
+
+
+START = """\
+params:
+  regime: {choice: [kd, pid]}
+  student_layers: {int: [1, 5]}
+  temperature: {float: [1, 10]}
+  epochs_per_layer: {int: [1, 4], when: {regime: pid}}
+  batch_size: 16
+start:
+  - {regime: kd, student_layers: {int: [4, most]}}
+  - {regime: pid, student_layers: 3, epochs_per_layer: {choice: [3, 1]}, batch_size: 16}
+  - {student_layers: 5, temperature: 2}
+  - {student_layers: 5}
+"""
+
+
+def test_a_start_is_expanded(tmp_path):
+    (tmp_path / "space.yaml").write_text(START)
+    pid = {"regime": "pid", "student_layers": 3, "batch_size": 16}
+    assert load_space(tmp_path / "space.yaml", 6).start == (
+        {"regime": "kd", "student_layers": 4},
+        {"regime": "kd", "student_layers": 5},
+        {**pid, "epochs_per_layer": 3},
+        {**pid, "epochs_per_layer": 1},
+        {"student_layers": 5, "temperature": 2.0},
+        {"student_layers": 5},
+    )
+
+
+def test_a_method_starts_with_what_it_does_not_contradict(load):
+    methods = "methods:\n  KD: {regime: kd}\n  PID: {regime: pid}\n"
+    space = load(
+        methods + "params:\n  epochs: {int: [1, 9]}\nstart:\n- {regime: kd, epochs: 5}\n- {epochs: 7}\n"
+    )
+    assert space.for_method("KD").start == ({"regime": "kd", "epochs": 5}, {"epochs": 7})
+    assert space.for_method("PID").start == ({"epochs": 7},)
+
+
+@pytest.mark.parametrize("layers", [6, 12])
 @pytest.mark.parametrize("path", SHIPPED.glob("*.yaml"), ids=lambda path: path.stem)
-def test_shipped_spaces_make_valid_trials(path):
-    space = load_space(path)
+def test_shipped_spaces_make_valid_trials(path, layers):
+    space = load_space(path, layers)
     for method in space.methods:
         own = space.for_method(method)
         for row in own.grid() if own.sampler == "grid" else suggestions(own, seed=0, count=50):
@@ -194,7 +262,7 @@ def test_shipped_spaces_make_valid_trials(path):
 
 
 def test_the_papers_rows():
-    space = load_space(SHIPPED / "paper.yaml")
+    space = load_space(SHIPPED / "paper.yaml", 6)
     rows = [make_trial(suggestions(space.for_method(name), seed=0, count=1)[0]) for name in space.methods]
     assert [(row.regime, row.internal_losses, row.soft_labels, row.assistant_layers) for row in rows] == [
         ("hard", "both", "top", 0),
@@ -219,11 +287,16 @@ def test_the_papers_rows():
     ],
 )
 def test_shipped_curves(name, varied, values):
-    space = load_space(SHIPPED / f"{name}.yaml")
+    space = load_space(SHIPPED / f"{name}.yaml", 6)
     assert space.seeds == 3
     assert [fixed["regime"] for fixed in space.methods.values()] == ["hard", "kd", "id", "pid", "sid"]
     for method in space.methods:
         assert [row[varied] for row in space.for_method(method).grid()] == values
+
+
+def test_the_default_space_starts_with_one_student_a_depth():
+    start = load_space(SHIPPED / "default.yaml", 12).start
+    assert [row["student_layers"] for row in start] == list(range(1, 12))
 
 
 def test_the_default_space_searches_each_regimes_own_parameters():
@@ -234,7 +307,7 @@ def test_the_default_space_searches_each_regimes_own_parameters():
     expected = {("kd", "top"): shared, ("id", "top"): internal}
     for regime in ("pid", "sid"):
         expected |= {(regime, "top"): shared | staged, (regime, "always"): always | staged}
-    rows = suggestions(load_space(SHIPPED / "default.yaml"), seed=0, count=100)
+    rows = suggestions(load_space(SHIPPED / "default.yaml", 6), seed=0, count=100)
     kinds = [(row["regime"], row.get("soft_labels", "top")) for row in rows]
     assert set(kinds) == set(expected)
     assert all(set(row) == expected[kind] for row, kind in zip(rows, kinds, strict=True))

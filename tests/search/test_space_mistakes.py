@@ -9,6 +9,23 @@ from ikd_ray.errors import UsageError
 from ikd_ray.search.space_file import load_space
 from ikd_ray.yaml_file import MAX_BYTES, MAX_MISTAKES
 
+# An entry of `start`, and the message about it from behind `start.` on.
+STARTS = [
+    ("{epoch: 2}", "epoch: unknown name; did you mean epochs?"),
+    ("{epochs: [2, 3]}", "epochs: got a list; write {choice: [...]}"),
+    ("{epochs: {choice: [2], when: {regime: kd}}}", "epochs.when: unknown name; known: choice"),
+    ("{epochs: {choise: [2]}}", "epochs.choise: unknown name; did you mean choice?"),
+    ("{epochs: {float: [1, 2]}}", "epochs.float: the field takes no float"),
+    ("{lambda: {float: [0.1, 1]}}", "lambda: a float range has no end; write {choice: [...]}"),
+    ("{epochs: 9}", "epochs: 9 is not among its values in params; write one of them"),
+    ("{temperature: 20}", "temperature: 20.0 is not among its values in params"),
+    ("{epochs: 2}", "lambda: not given, and its default 0.2 is not among its values in params"),
+    ("{lambda: 0.5, train_fraction: 0.5}", "train_fraction: params does not search it"),
+    ("{lambda: 0.5, batch_size: 8}", "batch_size: 8, but every trial has 16; leave it out"),
+    ("{lambda: 0.5, internal_weight: 2}", "internal_weight: its `when` does not hold"),
+    ("7", "got 7; write a mapping"),
+]
+
 
 def mistakes(load, tmp_path, text: str | bytes) -> list[str]:
     """Return the lines of the message without the file's name: `line: key: ...`."""
@@ -278,3 +295,28 @@ def test_a_file_that_cannot_be_read(tmp_path, make, reason):
     make(tmp_path / "space.yaml")
     with pytest.raises(UsageError, match=rf"space\.yaml: [^\n;]*{reason}[^\n]*;[^\n]*$"):
         load_space(tmp_path / "space.yaml")
+
+
+@pytest.mark.parametrize(("entry", "message"), STARTS)
+def test_mistakes_of_a_start(load, tmp_path, entry, message):
+    space = """\
+params:
+  temperature: {float: [1, 10]}
+  lambda: {float: [0.5, 1]}
+  epochs: {int: [1, 4]}
+  batch_size: 16
+  internal_weight: {float: [0.1, 10], when: {epochs: 4}}
+start:
+"""
+    (found,) = mistakes(load, tmp_path, f"{space}  - {entry}\n")
+    assert found.startswith(f"8: start: {message}") or found.startswith(f"8: start.{message}")
+
+
+def test_a_grid_has_no_start(load, tmp_path):
+    found = mistakes(load, tmp_path, "sampler: grid\nparams: {epochs: {int: [1, 3]}}\nstart: [{epochs: 2}]\n")
+    assert found == ["3: start: a grid tries every combination; leave it out"]
+
+
+def test_a_start_is_not_endless(load, tmp_path):
+    space = "params: {seed: {int: [0, 100000]}}\nstart: [{seed: {int: [0, 99999]}}]\n"
+    assert mistakes(load, tmp_path, space) == ["2: start: more than 1,000 configurations; name fewer"]

@@ -55,6 +55,21 @@ def test_a_late_result_changes_no_suggestion_past_the_window(space, tmp_path, mo
     assert play(queues[0], min) == play(queues[1], max)
 
 
+def test_the_start_comes_first_and_waits_for_nothing(load, tmp_path):
+    space = load(
+        SPACE + "start:\n- {regime: kd, student_layers: {int: [1, 4]}}\n- {regime: pid, temperature: 5}\n"
+    )
+    queue = open_queue(space, tmp_path / "a", concurrent=1, trials=12)
+    first = [queue.next()["params"] for _ in range(5)]
+    assert [(each["regime"], each["student_layers"], each["temperature"]) for each in first] == [
+        *(("kd", layers, 2.0) for layers in (1, 2, 3, 4)),
+        ("pid", 3, 5.0),
+    ]
+    plain = open_queue(load(SPACE), tmp_path / "b", concurrent=1, trials=12)
+    assert queue.next() is None  # two results are what TPE begins with here
+    assert [plain.next() is None for _ in range(3)] == [False, False, True]
+
+
 def test_another_seed_gives_other_suggestions(space, tmp_path):
     queues = [open_queue(space, tmp_path / str(seed), seed=seed, trials=6) for seed in (0, 1)]
     assert play(queues[0], min) != play(queues[1], min)
