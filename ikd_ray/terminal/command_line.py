@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import shlex
 import sys
@@ -58,7 +59,7 @@ def run(app: Typer, arguments: Sequence[str] | None = None) -> NoReturn:
         status = 2
     except Abort:
         status = 130  # Ctrl-C
-    interrupts.keep_status()
+    atexit.register(interrupts.keep_status)
     sys.exit(status or 0)
 
 

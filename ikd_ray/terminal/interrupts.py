@@ -28,7 +28,7 @@ def raise_on_interrupt() -> None:
 
 
 def keep_status() -> None:
-    """Ignore termination from now on: the command has said how it ended, and Python's own end takes a moment."""
+    """Ignore termination from now on: a command has said how it ended, and Python's own end takes a moment."""
     _handle_termination(signal.SIG_IGN)
 
 
