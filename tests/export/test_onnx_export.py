@@ -102,7 +102,8 @@ def test_models_of_each_family_have_the_logits_of_pytorch(tmp_path, family, task
 
     metrics = {file.file: file.metrics for file in exported.files}
     assert list(metrics) == [WEIGHTS, ONNX, INT8]
-    assert metrics[ONNX] == pytest.approx(score(Encoder(model), data), abs=1e-5)
+    scores = {name: value for name, value in score(Encoder(model), data).items() if "nll" not in name}
+    assert metrics[ONNX] == pytest.approx(scores, abs=1e-5)
     assert set(metrics[INT8]) == set(metrics[ONNX])
     assert metrics[WEIGHTS] == ({"dev/mcc": 0.5} if task == "cola" else {})
     sizes = {name: (folder / name).stat().st_size / 1e6 for name in (WEIGHTS, ONNX, INT8)}

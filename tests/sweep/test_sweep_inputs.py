@@ -164,9 +164,9 @@ def test_a_custom_tasks_metrics_are_recorded_for_both_splits(custom_task):
     record, trials = custom_task.record, custom_task.trials
     assert record.objectives == {"holdout/macro_f1": "max", "student/params": "min"}
     assert set(record.teacher["metrics"]) == {
-        f"{split}/{metric}" for split in ("dev", "holdout") for metric in ("accuracy", "macro_f1")
+        f"{split}/{metric}" for split in ("dev", "holdout") for metric in ("accuracy", "macro_f1", "nll")
     }
-    names = ("accuracy", "macro_f1", "attention_kl", "teacher_agreement", "layer_1/kl")
+    names = ("accuracy", "macro_f1", "nll", "teacher_kl", "attention_kl", "teacher_agreement", "layer_1/kl")
     for trial, run in zip(trials, custom_task.runs("trial")[::-1], strict=True):
         both = {f"{split}/{name}" for split in ("dev", "holdout") for name in names}
         assert both <= set(trial.metrics)
