@@ -32,7 +32,7 @@ params:
   regime: {choice: [id, kd]}
   learning_rate: {choice: [1.0e-3, 2.0e-3, 4.0e-3]}
   student_layers: 2
-  epochs: 4
+  epochs: 16
   batch_size: 16
 teacher: {epochs: 1}
 """
@@ -151,7 +151,7 @@ def test_a_node_that_dies_takes_no_trial_with_it(large, environment, tmp_path):
 
 def test_a_node_that_joins_gets_work(large, environment, tmp_path):
     # A trial must last longer than a new node's first process takes to start.
-    longer = SPACE.replace("epochs: 4", "epochs: 16")
+    longer = SPACE.replace("epochs: 16", "epochs: 24")
     given = sweep_flags(large, tmp_path, "more", longer, "--trials", 4)
     with cluster(environment) as nodes:
         nodes.add()
