@@ -68,14 +68,13 @@ class SeededSampler:
         else:
             source = self._budget.first_trial(number)
             self._observe(self._methods[spec.method], number - self._lag)
-        start = self._budget.start(spec.method)
         if source != number:
             self.add(number, self.samples[source])
         elif self._budget.grids:
             row = self._budget.grids[spec.method][spec.configuration]
             self.add(number, self._budget.to_sample(spec.method, row))
         elif self._is_start(spec):
-            row = DEFAULTS | start[spec.configuration]
+            row = DEFAULTS | self._budget.start(spec.method)[spec.configuration]
             self.add(number, self._budget.to_sample(spec.method, row))
         else:
             state = self._methods[spec.method]

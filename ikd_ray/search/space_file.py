@@ -26,6 +26,7 @@ from ikd_ray.config import (
 )
 from ikd_ray.errors import UsageError
 from ikd_ray.records import Direction
+from ikd_ray.search.assistant_depths import DEPTHS
 from ikd_ray.search.space import (
     DEFAULTS,
     OBJECTIVES,
@@ -58,7 +59,6 @@ RELATIVE_DEPTHS: dict[str, Callable[[int], int]] = {
     "half": lambda teacher_layers: max(teacher_layers // 2, 1),
 }
 """Words for a number of layers that depends on the teacher's."""
-DEPTH_FIELDS = ("student_layers", "assistant_layers")
 MAX_METHODS = 50
 MAX_SEEDS = 100
 MAX_START = 1000
@@ -81,7 +81,7 @@ def _to_depth(value: Any, info: ValidationInfo) -> Any:
 
 
 FIELDS = {
-    name: Annotated[type_, BeforeValidator(_to_depth)] if name in DEPTH_FIELDS else type_
+    name: Annotated[type_, BeforeValidator(_to_depth)] if name in DEPTHS else type_
     for name, type_ in field_types(Trial).items()
 }
 """The type of each field of a trial in a space file."""
@@ -99,7 +99,7 @@ def load_space(path: Path, teacher_layers: int | None = None) -> Space:
         UsageError: `path:line: key: what is wrong; what would be right`, a line for each mistake.
     """
     file = YamlFile(path, "search space", "`params: {}` for one trial of defaults")
-    for name in ("params", "methods", *_SECTIONS):
+    for name in ("params", "start", "methods", *_SECTIONS):
         if file.data.get(name, "") is None:  # every line of it is commented out
             del file.data[name]
     depth = _TeacherDepth(teacher_layers or MAX_LAYERS)
@@ -322,14 +322,14 @@ def _expand_start(file: YamlFile, space: Space, start: Sequence[Params]) -> tupl
         return ()
     if file.has_mistakes:  # they may have consequences here
         return ()
-    rows: list[dict[str, Any]] = []
+    spaces, rows = [space.for_method(method) for method in space.methods], list[dict[str, Any]]()
     for index, entry in enumerate(start):
         for name, param in entry.items():
             if isinstance(param, FloatRange):
                 file.mistake(("start", index, name), "a float range has no end; write {choice: [...]}")
                 return ()
         named = list(islice(combinations(entry), MAX_START + 1 - len(rows)))
-        for message in dict.fromkeys(message for row in named if (message := _explain_misfit(space, row))):
+        for message in dict.fromkeys(message for row in named if (message := _explain_misfit(spaces, row))):
             file.mistake(("start", index), message)
         rows += [row for row in named if row not in rows]
     if len(rows) > MAX_START:
@@ -337,7 +337,7 @@ def _expand_start(file: YamlFile, space: Space, start: Sequence[Params]) -> tupl
     return tuple(rows)
 
 
-def _explain_misfit(space: Space, row: Mapping[str, Any]) -> str | None:
-    """Return why a configuration is in the space of no method; None if it is in one."""
-    reasons = [space.for_method(method).explain_misfit(row) for method in space.methods]
+def _explain_misfit(spaces: Sequence[Space], row: Mapping[str, Any]) -> str | None:
+    """Return why a configuration is in none of the methods' spaces; None if it is in one."""
+    reasons = [space.explain_misfit(row) for space in spaces]
     return reasons[0] if all(reasons) else None

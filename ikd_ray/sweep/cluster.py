@@ -73,13 +73,15 @@ class Cluster:
 
     def shut_down(self) -> None:
         """Leave the cluster, and end it if this process started it."""
-        timer = threading.Timer(SHUTDOWN_LIMIT_S, self._exit, [self.status or 1])
+        timer = threading.Timer(SHUTDOWN_LIMIT_S, self._exit, [1 if self.status is None else self.status])
         timer.daemon = True
         timer.start()
-        if self.status is not None and not ray_internals.is_cluster_alive(CONNECT_TIMEOUT_S):
-            self._exit(self.status)
-        ray.shutdown()
-        timer.cancel()
+        try:
+            if self.status is not None and not ray_internals.is_cluster_alive(CONNECT_TIMEOUT_S):
+                self._exit(self.status)
+            ray.shutdown()
+        finally:
+            timer.cancel()
 
     def _exit(self, status: int) -> NoReturn:
         """End this process and Ray's own at once."""

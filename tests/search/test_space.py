@@ -241,6 +241,10 @@ def test_a_start_is_expanded(tmp_path):
     )
 
 
+def test_a_start_whose_lines_are_all_comments_is_none(load):
+    assert load("params: {epochs: {int: [1, 9]}}\nstart:\n# - {epochs: 2}\n").start == ()
+
+
 def test_a_method_starts_with_what_it_does_not_contradict(load):
     methods = "methods:\n  KD: {regime: kd}\n  PID: {regime: pid}\n"
     space = load(

@@ -123,7 +123,8 @@ def test_a_main_thread_that_ray_blocks_is_given_up(monkeypatch):
         tidy_up()
 
 
-def test_a_shutdown_that_hangs_ends_the_process_with_its_status(tmp_path):
+@pytest.mark.parametrize("status", [0, 130])
+def test_a_shutdown_that_hangs_ends_the_process_with_its_status(tmp_path, status):
     """Ray's own would end it after a minute, with another status."""
     script = f"""
 import sys, time
@@ -132,13 +133,13 @@ cluster.SHUTDOWN_LIMIT_S = 0.1
 cluster.ray.shutdown = lambda: time.sleep(60)
 ray_internals.is_cluster_alive = lambda timeout_s: True
 own = cluster.Cluster({str(tmp_path / "ray")!r})
-own.status = 130
+own.status = {status}
 print("told")
 own.shut_down()
 """
     (tmp_path / "ray").mkdir()
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "told\n", "")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (status, "told\n", "")
     assert not (tmp_path / "ray").exists()
 
 
