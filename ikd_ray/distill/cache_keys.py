@@ -7,7 +7,6 @@ stops are not part of its key, so trials that differ in nothing else share its e
 from __future__ import annotations
 
 import ast
-import dataclasses
 import os
 from collections.abc import Sequence
 from functools import cache
@@ -146,10 +145,15 @@ def stage_key(
             batches it differs in its last digits.
         memory: `StepMemory.key` of the stage.
     """
-    settings = dataclasses.asdict(stage)
+    return store.digest(parent, epochs, stage_settings(stage), frozen_stored, *memory)
+
+
+def stage_settings(stage: Stage) -> dict[str, object]:
+    """Return the fields of a stage that change its epochs' numbers: not when it ends, and no unused temperature."""
+    settings = dict(vars(stage))
     # A learning rate that decays does so over a known number of epochs.
     for name in STOP_SETTINGS[1:] if stage.decays else STOP_SETTINGS:
         del settings[name]
     if not stage.soft:
         del settings["temperature"]
-    return store.digest(parent, epochs, settings, frozen_stored, *memory)
+    return settings

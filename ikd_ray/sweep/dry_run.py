@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import tempfile
@@ -22,6 +23,7 @@ from ikd_ray.distill.targets import should_store_attention, size_gb
 from ikd_ray.distill.teacher import load_source, load_tokenizer
 from ikd_ray.formatting import duration
 from ikd_ray.search.budget import Budget
+from ikd_ray.search.planned_work import total_cost
 from ikd_ray.search.space import Fixed, FloatRange, IntRange, Param, Space
 from ikd_ray.sweep.epoch_costs import Costs, Probe, random_subset
 from ikd_ray.sweep.memory_costs import MemoryCosts
@@ -168,8 +170,14 @@ def _describe_stages(regime: str, space: Space) -> str:
 
 def _describe_trials(request: Request, trials: list[Trial]) -> str:
     space, budget = request.space, request.budget
-    text = "of the grid" if space.sampler == "grid" else "suggested by Optuna's TPE sampler"
-    if len(space.methods) > 1:
+    minutes = request.config.minutes
+    count = f"as many as {minutes:g} minutes allow" if minutes else str(request.trials)
+    text = {
+        "grid": "of the grid",
+        "tpe": "suggested by Optuna's TPE sampler",
+        "cost_aware": "suggested by what each is expected to add to the front, per unit of its cost",
+    }[space.sampler]
+    if len(space.methods) > 1 and not request.is_open_ended:
         counts = [len(list(budget.configurations(method))) for method in space.methods]
         each = f"{counts[0]} each" if len(set(counts)) == 1 else ", ".join(map(str, counts))
         text += f"; configurations of the {len(counts)} methods: {each}"
@@ -181,9 +189,8 @@ def _describe_trials(request: Request, trials: list[Trial]) -> str:
         )
     epochs = [_count_epochs(trial) for trial in trials]
     mean = statistics.mean(epochs)
-    return (
-        f"{request.trials}, {text}; at most {mean:.3g} epochs each on average ({min(epochs)} to {max(epochs)}), "
-        f"about {mean * request.trials:,.0f} in all"
+    return f"{count}, {text}; at most {mean:.3g} epochs each on average ({min(epochs)} to {max(epochs)})" + (
+        "" if minutes else f", about {mean * request.trials:,.0f} in all"
     )
 
 
@@ -246,19 +253,20 @@ def _describe_memory(
 def _describe_time(
     request: Request, trials: list[Trial], costs: Costs, resources: TrialResources
 ) -> Iterator[Note]:
-    train = len(request.dataset.splits["train"])
-    dev = sum(len(split) for name, split in request.dataset.splits.items() if name != "train")
+    size = request.data_size
     source, teacher = request.teacher_source, 0.0
     if not source.has_head:
-        teacher = request.space.teacher.epochs * costs.teacher_seconds(source.layers, train, dev)
-    targets = (train + dev) * costs.target
+        teacher = request.space.teacher.epochs * costs.teacher_seconds(source.layers, size)
+    targets = (size.train + size.evaluation) * costs.target
     # A pass of an assistant costs its share of the teacher's layers.
     assistant_targets = sum(request.assistant_students) / source.layers * targets
-    distillation = sum(trial_seconds(assistant, costs, train, dev) for assistant in _assistants(request))
+    distillation = sum(total_cost(assistant, size, costs.epoch) for assistant in _assistants(request))
     assistants = costs.all_threads_ratio * distillation + assistant_targets
-    mean = statistics.mean(trial_seconds(trial, costs, train, dev) for trial in trials)
+    mean = statistics.mean(total_cost(trial, size, costs.epoch) for trial in trials)
     rounds = -(-request.trials // resources.concurrent)
-    total = STARTUP_SECONDS + teacher + targets + assistants + mean * rounds
+    minutes = request.config.minutes
+    limit = 60 * minutes if minutes else math.inf
+    total = STARTUP_SECONDS + teacher + targets + assistants + min(mean * rounds, limit)
     count = (resources.gpus or resources.cpus) * resources.workers
     each = f"{count:g} {'GPU' if resources.gpus else 'CPU thread'}{'s' * (count > 1)} each"
     if "RAY_ADDRESS" in os.environ:
@@ -268,15 +276,7 @@ def _describe_time(
         "time",
         f"at most about {duration(total)}: teacher {duration(teacher)}, its targets {duration(targets)}, "
         f"{f'assistants and theirs {duration(assistants)}, ' if request.assistant_students else ''}"
-        f"{request.trials} trials of {duration(mean)} on average, {resources.concurrent} at a time with {each}",
+        f"{f'{minutes:g} minutes of' if minutes else request.trials} trials of {duration(mean)} on average, "
+        f"{resources.concurrent} at a time with {each}",
     )
     yield Note("less", "where a teacher is kept, thresholds end stages, or trials share epochs")
-
-
-def trial_seconds(trial: Trial, costs: Costs, train: int, dev: int) -> float:
-    """Return the seconds of a trial on `train` and `dev` examples, none of whose stages ends early."""
-    total, examples = 0.0, round(trial.train_fraction * train)
-    for stage in REGIMES[trial.regime](trial):
-        start, epoch = costs.stage_seconds(stage, trial.student_layers, examples, dev)
-        total += start + epoch * stage.epochs
-    return total

@@ -15,10 +15,10 @@ from ikd_ray.data.dataset import Dataset
 from ikd_ray.data.tokens import TaskData, tokenize
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.loop import Distillation, Epoch
-from ikd_ray.distill.regimes import Stage
 from ikd_ray.distill.student import matched_layers
 from ikd_ray.distill.targets import Targets, build_targets
 from ikd_ray.distill.teacher import TeacherSource, load_tokenizer
+from ikd_ray.search.planned_work import DataSize, EpochCosts
 
 PROBE_SECONDS = 10.0
 FIRST_EXAMPLES = 64  # of each split, in the first measurement
@@ -26,43 +26,17 @@ FIRST_EXAMPLES = 64  # of each split, in the first measurement
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds per example on this machine, with the threads (or the GPU) of one trial unless said otherwise.
+    """Seconds per example on this machine, with the threads (or the GPU) of one trial unless said otherwise."""
 
-    Only the [CLS] position of the highest layer is computed, which makes it cheaper than the layers below. So an
-    epoch over n examples takes `n * (top_layer + lower_layer * (trained - 1) + internal_losses * matched)` seconds,
-    with `trained` layers in the forward and backward pass and `matched` layers with internal losses.
-    """
-
-    top_layer: float
-    lower_layer: float
-    internal_losses: float  # of one layer
-    evaluated_top_layer: float
-    evaluated_lower_layer: float
+    epoch: EpochCosts
     target: float  # the teacher's pass, with all threads
     all_threads_ratio: float  # time of an epoch with all threads, relative to a trial's threads
     examples: int  # number that was measured
     seconds: float  # duration of the measurement
 
-    def stage_seconds(self, stage: Stage, student_layers: int, train: int, dev: int) -> tuple[float, float]:
-        """Return the seconds of a stage's start, which evaluates newly frozen layers, and of each of its epochs.
-
-        `train` and `dev` are numbers of examples.
-        """
-        depth = stage.depth(student_layers)
-        frozen = min(stage.frozen(student_layers), depth)
-        start = (train + dev) * self.evaluated_lower_layer * min(frozen, 1)
-        step = self._train_seconds(depth - frozen) + self.internal_losses * len(stage.layers)
-        return start, train * step + dev * self._evaluation_seconds(student_layers - frozen)
-
-    def _train_seconds(self, layers: int) -> float:
-        return self.top_layer + self.lower_layer * max(layers - 1, 0)
-
-    def _evaluation_seconds(self, layers: int) -> float:
-        return self.evaluated_top_layer + self.evaluated_lower_layer * max(layers - 1, 0)
-
-    def teacher_seconds(self, layers: int, train: int, dev: int) -> float:
+    def teacher_seconds(self, layers: int, size: DataSize) -> float:
         """Return the seconds of an epoch of fine-tuning a teacher with all threads."""
-        seconds = train * self._train_seconds(layers) + dev * self._evaluation_seconds(layers)
+        seconds = size.train * self.epoch.training(layers) + size.evaluation * self.epoch.evaluation(layers)
         return self.all_threads_ratio * seconds
 
 
@@ -139,12 +113,15 @@ class Probe:
         if self.threads != all_threads:
             with_all_threads, _ = self._time_epoch(data, targets, "kd", self.depth)
         lower_layers = max(self.depth - 1, 1)
-        return Costs(
+        epoch = EpochCosts(
             top_layer=shallow / train,
             lower_layer=max(deep - shallow, 0.0) / lower_layers / train,
             internal_losses=max(internal - deep, 0.0) / self.depth / train,
             evaluated_top_layer=shallow_dev / dev,
             evaluated_lower_layer=max(deep_dev - shallow_dev, 0.0) / lower_layers / dev,
+        )
+        return Costs(
+            epoch=epoch,
             target=target_seconds / (train + dev),
             all_threads_ratio=min(with_all_threads / deep, 1.0),
             examples=train,

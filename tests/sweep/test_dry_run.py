@@ -10,8 +10,9 @@ import pytest
 from ikd_ray.config import SweepConfig, make_trial
 from ikd_ray.errors import UsageError
 from ikd_ray.search.budget import Budget
+from ikd_ray.search.planned_work import DataSize, EpochCosts, total_cost
 from ikd_ray.search.space_file import load_space
-from ikd_ray.sweep.dry_run import plan_sweep, sample_trials, trial_seconds
+from ikd_ray.sweep.dry_run import plan_sweep, sample_trials
 from ikd_ray.sweep.epoch_costs import Costs, typical_subset
 from ikd_ray.sweep.request import validate
 from tests.helpers.run_command import sweep_flags
@@ -28,12 +29,15 @@ params:
 selection: holdout
 teacher: {epochs: 1}
 """
+SIZE = DataSize(train=7, evaluation=3)
 COSTS = Costs(
-    top_layer=1.0,
-    lower_layer=10.0,
-    internal_losses=100.0,
-    evaluated_top_layer=0.1,
-    evaluated_lower_layer=0.01,
+    EpochCosts(
+        top_layer=1.0,
+        lower_layer=10.0,
+        internal_losses=100.0,
+        evaluated_top_layer=0.1,
+        evaluated_lower_layer=0.01,
+    ),
     target=5.0,
     all_threads_ratio=0.5,
     examples=1,
@@ -125,11 +129,11 @@ def test_a_grid_is_planned_with_its_own_trials(tmp_path):
     ],
 )
 def test_a_trial_costs_the_sum_of_its_stages(params, seconds):
-    assert trial_seconds(make_trial(params), COSTS, train=7, dev=3) == pytest.approx(seconds)
+    assert total_cost(make_trial(params), SIZE, COSTS.epoch) == pytest.approx(seconds)
 
 
 def test_a_teacher_is_estimated_with_all_threads():
-    assert COSTS.teacher_seconds(layers=6, train=7, dev=3) == pytest.approx(0.5 * (7 * (1 + 50) + 3 * 0.15))
+    assert COSTS.teacher_seconds(6, SIZE) == pytest.approx(0.5 * (7 * (1 + 50) + 3 * 0.15))
 
 
 def test_typical_examples_have_the_root_mean_square_length():
