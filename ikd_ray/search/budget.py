@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optuna.trial import FixedTrial
 
 from ikd_ray.errors import UsageError
+from ikd_ray.records import SweepRecord
 from ikd_ray.search.space import Space
 from ikd_ray.search.study import Sample
 
@@ -45,6 +46,12 @@ def recorded_trials(space: Space, trials: int | None, total: int) -> int | None:
     if trials or space.sampler == "grid":
         return trials
     return (total - len(space.methods) * space.best_seeds) // (len(space.methods) * space.seeds)
+
+
+def recorded_space(space: Space, sweep: SweepRecord) -> Space:
+    """Return the space of a recorded sweep: `cost_aware` did not exist when those without `examples` began."""
+    begun_before = space.sampler == "cost_aware" and "examples" not in sweep.data
+    return replace(space, sampler="tpe") if begun_before else space
 
 
 class Budget:
@@ -104,11 +111,6 @@ class Budget:
         """Return the number of the search trial with the first seed of trial `number`'s configuration."""
         return number - number % self.seeds
 
-    def position(self, number: int) -> int:
-        """Return the 0-based position of a search trial among its method's trials."""
-        spec = self.spec(number)
-        return spec.configuration * self.seeds + spec.seed
-
     def retrained(self, method: str) -> range:
         """Return the numbers of the trials that retrain a method's best configuration."""
         return range(self.search_trials + self.methods.index(method), self.total, len(self.methods))
@@ -118,6 +120,10 @@ class Budget:
         for first in range(0, self.search_trials, self.seeds):
             if self.spec(first).method == method:
                 yield range(first, first + self.seeds)
+
+    def constants(self, method: str, sample: Sample) -> dict[str, Any]:
+        """Return the parameters that a method's space fixes, given those that it searches."""
+        return self.spaces[method].suggest(FixedTrial(sample.params))
 
     def to_sample(self, method: str, params: Mapping[str, Any]) -> Sample:
         """Return the searched ones of a trial's parameters, with their distributions."""

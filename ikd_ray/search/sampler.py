@@ -1,120 +1,205 @@
-"""Suggestions of the TPE sampler that depend on the seed and on results alone, not on which trial ends first."""
+"""Suggestions that depend on the seed and on results alone, not on which trial ends first."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
-import optuna
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from ikd_ray.analysis.objectives import main_metric
-from ikd_ray.search.budget import Budget, TrialSpec
-from ikd_ray.search.space import DEFAULTS
-from ikd_ray.search.study import Outcome, Sample, add_running, to_directions
-from ikd_ray.search.windowed_storage import WindowedStorage
+from ikd_ray.config import Trial, make_trial
+from ikd_ray.records import SweepRecord
+from ikd_ray.search.budget import MAX_SEED, Budget, TrialSpec
+from ikd_ray.search.candidates import Configuration
+from ikd_ray.search.cost_aware import CostAwareSearch
+from ikd_ray.search.planned_work import DataSize, Need, PlannedWork
+from ikd_ray.search.space import DEFAULTS, Space
+from ikd_ray.search.study import Outcome, Sample
+from ikd_ray.search.tpe import TpeSearch
+from ikd_ray.search.virtual_schedule import VirtualSchedule
 from ikd_ray.storage.store import digest
 
-NUM_STARTUP_TRIALS = 10  # random trials before TPE models results
+UNKNOWN_SIZE = DataSize(1, 0)
+"""Of a sweep whose record does not have it."""
 
 
-@dataclass
+class MethodSearch(Protocol):
+    """The search in one method's space."""
+
+    min_results: int
+    """Results without which no suggestion depends on any."""
+
+    def add(self, number: int, sample: Sample) -> None:
+        """Add a trial whose parameters were not suggested here, but given or suggested in an earlier run."""
+
+    def observe(self, number: int, outcome: Outcome) -> None:
+        """Add the result of a trial."""
+
+    def suggest(self, number: int, seed: int, assess: Callable[[Configuration], Need]) -> Sample:
+        """Suggest the parameters of a trial, and add it.
+
+        Args:
+            number: the trial's number.
+            seed: decides what chance decides.
+            assess: returns what a configuration still has to train.
+        """
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Settings of a sweep on which suggestions depend, besides its space.
+
+    Attributes:
+        objectives: metrics with "max" or "min".
+        seed: the sweep's seed.
+        slots: trials that run at once.
+        size: examples that trials train on.
+        shares: whether trials reuse epochs of earlier ones.
+    """
+
+    objectives: Mapping[str, str]
+    seed: int
+    slots: int = 1
+    size: DataSize = UNKNOWN_SIZE
+    shares: bool = True
+
+    @classmethod
+    def of(cls, sweep: SweepRecord) -> SearchSettings:
+        """Return the settings of a recorded sweep."""
+        return cls(
+            objectives=sweep.objectives,
+            seed=sweep.seed,
+            slots=sweep.settings.get("foreseen", 1),
+            size=DataSize(**sweep.data["examples"]) if "examples" in sweep.data else UNKNOWN_SIZE,
+            shares=not sweep.settings.get("no_share"),
+        )
+
+
 class _MethodState:
-    """The sampler's view of one method's trials."""
+    """A method's search, its planned work and its virtual clock, which no other method's trials change."""
 
-    study: optuna.Study
-    unobserved: list[int] = field(default_factory=list)
-    """Trials whose outcome is not in `study` yet, in order."""
-    num_observed: int = 0
+    def __init__(self, search: MethodSearch, settings: SearchSettings, methods: int) -> None:
+        self.search, self.work = search, PlannedWork(settings.size, settings.shares)
+        # Methods take turns, so that each has its share of the slots. A single one would wait for its own last trial
+        # while those of other methods run, and they would wait for it in turn.
+        share = max(-(-settings.slots // methods), min(settings.slots, 2))
+        self._schedule = VirtualSchedule(share, max(settings.slots - share, 0))
+        self._numbers: list[int] = []  # of its search trials, in order
+        self.visible: list[int] = []
+        """Trials whose results the next suggestion may see, and that `search` has not observed yet, in order."""
+        self._num_observed = 0
+
+    @property
+    def depends_on_results(self) -> bool:
+        """True if the method's next suggestion depends on any result."""
+        return self._num_observed + len(self.visible) >= self.search.min_results
+
+    def schedule(self, number: int, trial: Trial) -> None:
+        """Note the work of the method's next search trial, and which results the one after it sees."""
+        self._numbers.append(number)
+        self._schedule.add(self.work.add(trial))
+        self.visible += [self._numbers[position] for position in self._schedule.pop_visible()]
+
+    def observe(self, outcomes: Mapping[int, Outcome]) -> None:
+        """Let the search see the visible results."""
+        if not self.depends_on_results:
+            return  # which of so few results are there depends on time
+        # A trial whose record was deleted has no outcome when a lost suggestion is made again.
+        ended = [number for number in self.visible if number in outcomes]
+        for number in ended:
+            self.search.observe(number, outcomes[number])
+        self._num_observed += len(ended)
+        self.visible = [number for number in self.visible if number not in outcomes]
 
 
 class SeededSampler:
-    """A sampler whose suggestion n sees the results of trials 0 .. n - lag - 1 of its own method, in order.
+    """A sampler of which each suggestion sees the results that are visible by a virtual clock of its method.
 
-    Results that come early wait. TPE starts anew for each suggestion, seeded by (seed, n), so that a resumed sweep
-    suggests what it would have. Further seeds of a configuration repeat its first suggestion, and retrained trials
-    repeat the best configuration of their method.
+    Results that come early wait. Each suggestion is seeded by (seed, number), so that a resumed sweep suggests what it
+    would have. Further seeds of a configuration repeat its first suggestion, and retrained trials repeat the best
+    configuration of their method.
     """
 
-    def __init__(self, budget: Budget, objectives: Mapping[str, str], seed: int, lag: int) -> None:
-        """Start without trials. The objectives are metrics with "max" or "min"."""
+    def __init__(
+        self,
+        budget: Budget,
+        settings: SearchSettings,
+        make_search: Callable[[Space, Mapping[str, str], int], MethodSearch] | None = None,
+    ) -> None:
+        """Start without trials; `make_search` makes another search than the space names."""
         self.samples: dict[int, Sample] = {}
         """Searched parameters by trial number."""
-        self._budget, self._seed, self._lag = budget, seed, lag
-        self._num_startup = NUM_STARTUP_TRIALS * budget.seeds
-        directions = to_directions(objectives)
-        signs = [1 if direction == "minimize" else -1 for direction in directions]
-        main = list(objectives).index(main_metric(objectives))
-        self._main = main, signs[main]  # index and sign of the main objective
+        self._budget, self._settings = budget, settings
         self._outcomes: dict[int, Outcome] = {}
+        make_search = make_search or _make_search
         self._methods = {
-            method: _MethodState(optuna.create_study(storage=WindowedStorage(signs), directions=directions))
-            for method in budget.methods
+            method: _MethodState(
+                make_search(space, settings.objectives, budget.seeds), settings, len(budget.methods)
+            )
+            for method, space in budget.spaces.items()
         }
 
     def is_ready(self, number: int) -> bool:
-        """Return whether every trial has ended that the suggestion of trial `number` depends on."""
+        """Return whether every trial has ended that the suggestion of trial `number`, the next one, depends on."""
         spec = self._budget.spec(number)
         if spec.retrain:
             return all(n in self._outcomes for each in self._budget.configurations(spec.method) for n in each)
-        return self._is_start(spec) or self._observe(self._methods[spec.method], number - self._lag)
+        if self._budget.first_trial(number) != number or self._given(spec) is not None:
+            return True
+        state = self._methods[spec.method]
+        return not state.depends_on_results or all(each in self._outcomes for each in state.visible)
 
     def suggest(self, number: int) -> Sample:
         """Suggest the parameters of trial `number`, the next one."""
         spec = self._budget.spec(number)
-        if spec.retrain:
-            source = self._best_trial(spec.method)
-        else:
-            source = self._budget.first_trial(number)
-            self._observe(self._methods[spec.method], number - self._lag)
+        source = self._best_trial(spec.method) if spec.retrain else self._budget.first_trial(number)
+        given = self._given(spec)
         if source != number:
             self.add(number, self.samples[source])
-        elif self._budget.grids:
-            row = self._budget.grids[spec.method][spec.configuration]
-            self.add(number, self._budget.to_sample(spec.method, row))
-        elif self._is_start(spec):
-            row = DEFAULTS | self._budget.start(spec.method)[spec.configuration]
-            self.add(number, self._budget.to_sample(spec.method, row))
+        elif given is not None:
+            self.add(number, self._budget.to_sample(spec.method, given))
         else:
             state = self._methods[spec.method]
-            seed = int(digest(self._seed, number)[:8], 16)
-            state.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._num_startup)
-            trial = state.study.ask()
-            self._budget.spaces[spec.method].suggest(trial)
-            state.unobserved.append(number)
-            self.samples[number] = Sample(trial.params, trial.distributions)
+            state.observe(self._outcomes)
+            seed = int(digest(self._settings.seed, number)[:8], 16)
+            own = {"seed": self._seed(spec)}
+            self.samples[number] = state.search.suggest(
+                number, seed, lambda configuration: state.work.assess(make_trial(own | configuration))
+            )
+            state.schedule(number, make_trial(self.params(number)))
         return self.samples[number]
-
-    def _is_start(self, spec: TrialSpec) -> bool:
-        return not spec.retrain and spec.configuration < len(self._budget.start(spec.method))
 
     def add(self, number: int, sample: Sample) -> None:
         """Add trial `number`, the next one, with parameters that were suggested before."""
         self.samples[number] = sample
         spec = self._budget.spec(number)
         if not spec.retrain:
-            add_running(self._methods[spec.method].study, sample)
-            self._methods[spec.method].unobserved.append(number)
+            state = self._methods[spec.method]
+            state.search.add(number, sample)
+            state.schedule(number, make_trial(self.params(number)))
 
     def record(self, number: int, outcome: Outcome) -> None:
         """Note how a trial ended."""
         self._outcomes[number] = outcome
 
-    def _observe(self, state: _MethodState, horizon: int) -> bool:
-        """Add the results of trials below `horizon` to a study; return False if one that matters is missing."""
-        below = [number for number in state.unobserved if number < horizon]
-        if state.num_observed + len(below) < self._num_startup:
-            # TPE ignores so few results, and which of them are there already depends on time.
-            return True
-        if any(number not in self._outcomes for number in below):
-            return False
-        for number in below:
-            outcome = self._outcomes[number]
-            state.study.tell(self._budget.position(number), outcome.values, outcome.state)
-        state.unobserved = state.unobserved[len(below) :]
-        state.num_observed += len(below)
-        return True
+    def params(self, number: int) -> dict[str, Any]:
+        """Return the parameters of a trial, fixed ones and its seed included."""
+        spec, sample = self._budget.spec(number), self.samples[number]
+        return {"seed": self._seed(spec), **sample.params, **self._budget.constants(spec.method, sample)}
+
+    def _seed(self, spec: TrialSpec) -> int:
+        return (self._settings.seed + spec.seed) % MAX_SEED
+
+    def _given(self, spec: TrialSpec) -> dict[str, Any] | None:
+        """Return the configuration of a trial where the grid or the space's `start` has one."""
+        if spec.retrain:
+            return None
+        if self._budget.grids:
+            return self._budget.grids[spec.method][spec.configuration]
+        start = self._budget.start(spec.method)
+        return DEFAULTS | start[spec.configuration] if spec.configuration < len(start) else None
 
     def _best_trial(self, method: str) -> int:
         """Return a trial of the configuration with the best mean over seeds; of equals the first suggested."""
@@ -125,7 +210,17 @@ class SeededSampler:
 
     def _mean_score(self, numbers: range) -> float:
         """Return the mean main objective of some trials, the higher the better; -inf if one failed."""
-        index, sign = self._main
+        objectives = self._settings.objectives
+        main = main_metric(objectives)
+        index, sign = list(objectives).index(main), 1 if objectives[main] == "max" else -1
         values = [self._outcomes[number].values if number in self._outcomes else None for number in numbers]
-        scores = [-sign * each[index] if each else -math.inf for each in values]
+        scores = [sign * each[index] if each else -math.inf for each in values]
         return statistics.fmean(scores)
+
+
+def _make_search(space: Space, objectives: Mapping[str, str], seeds: int) -> MethodSearch:
+    return (
+        TpeSearch(space, objectives, seeds)
+        if space.sampler == "tpe"
+        else CostAwareSearch(space, objectives, seeds)
+    )

@@ -15,7 +15,7 @@ from ikd_ray.tasks import METRICS, PROBABILITY_METRICS, Task
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
-Sampler = Literal["tpe", "grid"]
+Sampler = Literal["cost_aware", "tpe", "grid"]
 Selection = Literal["dev", "holdout"]
 
 MAIN_METRIC = "dev/metric"
@@ -106,7 +106,7 @@ class Space:
     """Times that each configuration is trained, each with its own seed."""
     best_seeds: int = 0
     """Times that the best configuration of each method is retrained, each with a further seed."""
-    sampler: Sampler = "tpe"
+    sampler: Sampler = "cost_aware"
     selection: Selection = "dev"
     """Examples that teachers and students are chosen by: the dev set, or a tenth of the training set that nothing
     trains on (`ikd_ray.data.splits`), so that nothing is chosen by its dev score. A teacher that already has a

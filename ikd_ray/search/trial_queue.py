@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.exceptions import StorageInternalError
 
 from ikd_ray.distill.epoch_cache import PendingEpoch
 from ikd_ray.errors import first_line
 from ikd_ray.records import TrialRecord
-from ikd_ray.search.budget import MAX_SEED, Budget
-from ikd_ray.search.sampler import SeededSampler
+from ikd_ray.search.budget import Budget
+from ikd_ray.search.sampler import SearchSettings, SeededSampler
 from ikd_ray.search.study import StudyWriter, to_outcome
 
 
@@ -28,22 +27,19 @@ class TrialQueue:
         self,
         sweep: Path,
         budget: Budget,
-        objectives: Mapping[str, str],
-        seed: int,
-        concurrent: int,
+        settings: SearchSettings,
         ended: Mapping[int, TrialRecord],
         trials: int,
         stop: Callable[[str], None],
     ) -> None:
         """Open the study in the sweep's folder, or continue the one that is there.
 
-        `ended` has the records of trials that need not run again, by number; so many `trials` are to run, `concurrent`
-        ones at once. `stop` is called with the reason when the study cannot be written; no trial follows.
+        `ended` has the records of trials that need not run again, by number; so many `trials` are to run.
+        `stop` is called with the reason when the study cannot be written; no trial follows.
         """
-        self._budget, self._objectives, self._seed = budget, objectives, seed
-        self._study = StudyWriter(sweep, objectives, budget.methods)
-        # Five trials may pass beside a long one, as theirs may reuse trained epochs, before any waits for it.
-        self._sampler = SeededSampler(budget, objectives, seed, lag=5 * (concurrent - 1))
+        self._budget, self._objectives = budget, settings.objectives
+        self._study = StudyWriter(sweep, settings.objectives, budget.methods)
+        self._sampler = SeededSampler(budget, settings)
         self._stop, self._is_stopped = stop, False
         self._running: dict[int, dict[str, Any]] = {}
         self._waiting: list[tuple[dict[str, Any], PendingEpoch | None]] = []
@@ -128,14 +124,13 @@ class TrialQueue:
         self._study.append(self._budget.spec(number).method, sample)
 
     def _configure(self, number: int) -> dict[str, Any]:
-        spec, params = self._budget.spec(number), self._sampler.samples[number].params
-        constants = self._budget.spaces[spec.method].suggest(optuna.trial.FixedTrial(params))
+        spec = self._budget.spec(number)
         return {
             "number": number,
             "method": spec.method,
             "retrained": spec.retrain,
             "seeds": self._budget.seed_count(spec),
-            "params": {"seed": (self._seed + spec.seed) % MAX_SEED, **params, **constants},
+            "params": self._sampler.params(number),
         }
 
     def _record(self, number: int, metrics: Mapping[str, float], write: bool = True) -> None:

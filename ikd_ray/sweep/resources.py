@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from ikd_ray.errors import UsageError
 
-MAX_CONCURRENT = 8  # default limit; each trial on a CPU is a process with its own copy of a model
-PLANNED_CONCURRENT = 4  # trials at once to plan for on a cluster that may grow
+MAX_CONCURRENT = 8  # default limit without GPUs; each trial is a process with its own copy of a model
+PLANNED_CONCURRENT = 8  # trials at once to plan for on a cluster that may grow
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def allocate(
         )
     fitting = slots // workers
     if concurrent is None:
-        concurrent = min(fitting, trials, MAX_CONCURRENT)
+        concurrent = min(fitting, trials) if gpus else min(fitting, trials, MAX_CONCURRENT)
     elif concurrent > fitting:
         raise UsageError(
             f"--concurrent {concurrent}: the cluster has room for {fitting} trials of {workers} workers; "

@@ -25,7 +25,8 @@ from ikd_ray.records import (
     sweep_lock,
 )
 from ikd_ray.report.summary_files import stale_summary_files, write_summary_files
-from ikd_ray.search.budget import Budget, recorded_trials
+from ikd_ray.search.budget import Budget, recorded_space, recorded_trials
+from ikd_ray.search.sampler import SearchSettings
 from ikd_ray.search.space_file import load_space
 from ikd_ray.search.study import open_storage, rebuild_study, to_outcome
 from ikd_ray.search.trial_queue import TrialQueue
@@ -121,10 +122,9 @@ def _update_study(folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialRec
     def refuse(reason: str) -> None:
         raise UsageError(f"{folder}: {reason}")
 
-    space = load_space(folder / SPACE_FILE, sweep.teacher["layers"])
+    space = recorded_space(load_space(folder / SPACE_FILE, sweep.teacher["layers"]), sweep)
     budget = Budget(space, recorded_trials(space, sweep.settings.get("trials"), sweep.trials))
-    concurrent = sweep.settings.get("foreseen", 1)
-    TrialQueue(folder, budget, sweep.objectives, sweep.seed, concurrent, ended, 0, refuse)
+    TrialQueue(folder, budget, SearchSettings.of(sweep), ended, 0, refuse)
 
 
 def _verify_mlflow(

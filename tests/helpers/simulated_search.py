@@ -7,6 +7,7 @@ import optuna
 from ikd_ray.config import make_trial
 from ikd_ray.records import STUDY, TrialRecord
 from ikd_ray.search.budget import Budget
+from ikd_ray.search.sampler import SearchSettings
 from ikd_ray.search.study import open_storage
 from ikd_ray.search.trial_queue import TrialQueue
 
@@ -19,8 +20,9 @@ def refuse(reason):
 
 def open_queue(space, folder, concurrent=2, seed=0, ended=(), trials=100, configurations=100, stop=refuse):
     folder.mkdir(exist_ok=True)
-    budget = Budget(space, configurations if space.sampler == "tpe" else None)
-    return TrialQueue(folder, budget, OBJECTIVES, seed, concurrent, dict(ended), trials, stop)
+    budget = Budget(space, None if space.sampler == "grid" else configurations)
+    settings = SearchSettings(OBJECTIVES, seed, concurrent)
+    return TrialQueue(folder, budget, settings, dict(ended), trials, stop)
 
 
 def read_study(folder):

@@ -72,7 +72,9 @@ class SimulatedTrial:
 class SimulatedTuner:
     """Runs a queue's trials, calls the callback as Ray Tune does, and notes the `usage` at each of `marks`."""
 
-    def __init__(self, sweep: Any, queue: TrialQueue, callback: SweepCallback, marks: Sequence[int]) -> None:
+    def __init__(
+        self, sweep: Any, queue: TrialQueue, callback: SweepCallback, limit_s: None, marks: Sequence[int]
+    ) -> None:
         self._context, self._queue, self._callback = sweep.context, queue, callback
         self._waiting_calls, self._marks = sweep.async_tracker._calls, marks
         self._artifacts = LoadedArtifacts(sweep.context.artifacts, CPU.device)

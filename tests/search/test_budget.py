@@ -27,7 +27,6 @@ def test_methods_take_turns_and_retrained_trials_come_last(load):
     ]
     assert [list(numbers) for numbers in budget.configurations("b")] == [[2, 3], [6, 7]]
     assert [budget.first_trial(number) for number in range(4)] == [0, 0, 2, 2]
-    assert [budget.position(number) for number in (2, 3, 6, 7)] == [0, 1, 2, 3]
 
 
 def test_no_two_trials_are_the_same(load):

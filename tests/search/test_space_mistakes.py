@@ -179,7 +179,7 @@ FILES = [
     ("objectives: [dev/mcc]", "1: objectives: got a list"),
     ("objectives: {dev/mcc: maximize}", "1: objectives.dev/mcc: input should be 'max' or 'min'"),
     ("objectives:\n  dev/acuracy: max", "2: objectives.dev/acuracy: unknown name; did you mean"),
-    ("sampler: random", "1: sampler: input should be 'tpe' or 'grid' (got random)"),
+    ("sampler: random", "1: sampler: input should be 'cost_aware', 'tpe' or 'grid' (got random)"),
     ("sampler: grid\nparams:\n  lambda: {float: [0, 1]}", "3: params.lambda: a float range in a grid"),
     ("sampler: grid\nparams:\n  seed: {int: [0, 2147483647]}", "1: sampler: grid of more than"),
     ("teacher:\n  epoch: 3", "2: teacher.epoch: unknown name; did you mean epochs?"),

@@ -8,7 +8,7 @@ import pytest
 from filelock import FileLock
 
 from ikd_ray.distill.epoch_cache import PendingEpoch
-from ikd_ray.search import sampler, windowed_storage
+from ikd_ray.search import cost_aware, tpe, windowed_storage
 from ikd_ray.search.space_file import load_space
 from ikd_ray.storage import store
 from tests.helpers.simulated_search import make_records, metrics_of, open_queue, play, read_states, read_study
@@ -23,13 +23,16 @@ params:
 
 @pytest.fixture(autouse=True)
 def short_startup(monkeypatch):
-    """Let TPE model results after few trials."""
-    monkeypatch.setattr(sampler, "NUM_STARTUP_TRIALS", 2)
+    """Let searches model results after few trials."""
+    monkeypatch.setattr(tpe, "NUM_STARTUP_TRIALS", 2)
+    monkeypatch.setattr(cost_aware, "MIN_RESULTS", 2)
+    for name in ("RANDOM_CANDIDATES", "MUTATED_CANDIDATES"):
+        monkeypatch.setattr(cost_aware, name, 20)
 
 
-@pytest.fixture
-def space(load):
-    return load(SPACE)
+@pytest.fixture(params=["cost_aware", "tpe"])
+def space(load, request):
+    return load(f"sampler: {request.param}{SPACE}")
 
 
 def test_the_order_of_endings_changes_no_suggestion(space, tmp_path):
@@ -37,20 +40,37 @@ def test_the_order_of_endings_changes_no_suggestion(space, tmp_path):
     assert play(queues[0], min) == play(queues[1], max)
 
 
-def test_a_slow_trial_does_not_hold_up_others_within_the_lag(space, tmp_path):
-    queue = open_queue(space, tmp_path / "a", concurrent=3, trials=20)
-    slow, lag, startup = queue.next(), 5 * (3 - 1), 2
-    for number in range(1, lag + startup):
+def test_a_slow_trial_holds_up_others_once_it_should_have_ended(load, tmp_path):
+    """Trials of equal cost: by the virtual clock the first of three should have ended when the seventh starts."""
+    queue = open_queue(
+        load("params: {temperature: {float: [1, 10]}}"), tmp_path / "a", concurrent=3, trials=20
+    )
+    slow = queue.next()
+    for number in range(1, 6):
         configuration = queue.next()
         assert configuration["number"] == number
         queue.finish(number, metrics_of(configuration))
     assert queue.next() is None, "the suggestion depends on the slow trial"
     queue.finish(slow["number"], metrics_of(slow))
-    assert queue.next()["number"] == lag + startup
+    assert queue.next()["number"] == 6
+
+
+def test_an_expensive_trial_holds_up_no_cheap_ones(load, tmp_path):
+    space = load(
+        "params: {regime: {choice: [kd, sid]}, student_layers: {int: [1, 5]}, epochs_per_layer: {choice: [2, 1000]}}\n"
+        "start: [{regime: sid, student_layers: 5, epochs_per_layer: 1000}, {regime: kd, student_layers: 1}]\n"
+    )
+    queue = open_queue(space, tmp_path / "a", trials=12)
+    assert queue.next()["params"]["epochs_per_layer"] == 1000
+    for number in range(1, 12):
+        configuration = queue.next()
+        assert configuration["number"] == number
+        queue.finish(number, metrics_of(configuration))
 
 
 def test_a_late_result_changes_no_suggestion_past_the_window(space, tmp_path, monkeypatch):
-    monkeypatch.setattr(windowed_storage, "WINDOW", 6)
+    for module in (windowed_storage, cost_aware):
+        monkeypatch.setattr(module, "WINDOW", 6)
     queues = [open_queue(space, tmp_path / name, concurrent=3, trials=34) for name in ("a", "b")]
     assert play(queues[0], min) == play(queues[1], max)
 
@@ -66,7 +86,7 @@ def test_the_start_comes_first_and_waits_for_nothing(load, tmp_path):
         ("pid", 3, 5.0),
     ]
     plain = open_queue(load(SPACE), tmp_path / "b", concurrent=1, trials=12)
-    assert queue.next() is None  # two results are what TPE begins with here
+    assert queue.next() is None  # two results are enough to depend on them
     assert [plain.next() is None for _ in range(3)] == [False, False, True]
 
 
@@ -120,6 +140,8 @@ def test_an_interrupted_trial_runs_again_as_it_was(space, tmp_path):
     assert read_states(tmp_path / "a") == ["RUNNING", "COMPLETE", "RUNNING", "RUNNING"]
     resumed = open_queue(space, tmp_path / "a", ended=make_records(before[1:2]))
     assert [resumed.next() for _ in range(3)] == [before[0], before[2], before[3]]
+    for again in (before[0], before[2]):
+        resumed.finish(again["number"], metrics_of(again))
     assert resumed.next()["number"] == 4
 
 
@@ -146,12 +168,12 @@ def test_a_failure_is_final_only_once_it_is_recorded(space, tmp_path):
     assert read_states(tmp_path / "a")[0] == "FAIL"
 
 
-def test_the_sampler_sees_a_bounded_part_of_a_long_study(space, tmp_path, monkeypatch):
+def test_tpe_sees_a_bounded_part_of_a_long_study(load, tmp_path, monkeypatch):
     monkeypatch.setattr(windowed_storage, "WINDOW", 6)
-    queue = open_queue(space, tmp_path / "a", concurrent=1)
+    queue = open_queue(load("sampler: tpe" + SPACE), tmp_path / "a", concurrent=1)
     play(queue, min, most=30)
     [method] = queue._sampler._methods.values()
-    visible = {trial.number for trial in method.study.get_trials(deepcopy=False)}
+    visible = {trial.number for trial in method.search._study.get_trials(deepcopy=False)}
     assert len(visible) < 30 - 6
     assert set(range(24, 29)) <= visible
     assert len(queue._sampler.samples) == len(read_study(tmp_path / "a")) == 30
@@ -211,6 +233,16 @@ def test_the_queue_is_finished_when_no_trial_runs_or_waits(space, tmp_path, pend
     assert queue.is_finished
 
 
+@pytest.mark.parametrize("seed", [0, 5])
+def test_shared_epochs_count_with_any_seed(load, tmp_path, seed):
+    """The learning rate is continuous: without known beginnings no two trials would have the same."""
+    space = load(
+        "params: {regime: sid, student_layers: 4, lambda: {float: [0.01, 1]}, learning_rate: {float: [1.0e-4, 2.0e-4]}}"
+    )
+    given = play(open_queue(space, tmp_path / "a", concurrent=1, seed=seed, trials=16), min)
+    assert len({each["params"]["learning_rate"] for each in given.values()}) < 14
+
+
 def test_pauses_change_no_suggestion(space, tmp_path, pending):
     """Every third trial pauses once, in a queue that is compared with one where none does."""
     plain = play(open_queue(space, tmp_path / "plain", trials=20), min)
@@ -261,7 +293,7 @@ methods:
 seeds: 2
 best_seeds: 3
 params:
-  student_layers: {int: [1, 5]}
+  student_layers: {int: [1, 2]}
   temperature: {float: [1, 10], log: true}
 """
 SEARCHED, TOTAL = 30, 39
@@ -282,7 +314,9 @@ def whole_comparison(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     (folder / "space.yaml").write_text(COMPARED)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampler, "NUM_STARTUP_TRIALS", 2)
+        patch.setattr(cost_aware, "MIN_RESULTS", 2)
+        for name in ("RANDOM_CANDIDATES", "MUTATED_CANDIDATES"):
+            patch.setattr(cost_aware, name, 20)
         return play(compare(load_space(folder / "space.yaml"), folder / "sweep"), min)
 
 
@@ -380,7 +414,7 @@ def test_a_configuration_that_is_being_retrained_stays_the_best(compared, tmp_pa
 
 
 def test_a_shortened_comparison_ignores_trials_begun_beyond_its_new_end(load, tmp_path, monkeypatch):
-    monkeypatch.setattr(sampler, "NUM_STARTUP_TRIALS", 10)  # none waits for results
+    monkeypatch.setattr(cost_aware, "MIN_RESULTS", 10)  # none waits for results
     space = load(COMPARED.replace("best_seeds: 3\n", ""))
     queue = compare(space, tmp_path / "a", configurations=4)
     given = [queue.next() for _ in range(20)]

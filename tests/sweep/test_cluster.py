@@ -40,6 +40,7 @@ def allocate_nodes(nodes, options):
         ([(8,), (2,)], {"workers": 2, "trials": 1}, TrialResources(1, 2, 4, 0)),
         ([ONE_GPU], {}, TrialResources(1, 1, 16, 1)),
         ([FOUR_GPUS], {}, TrialResources(4, 1, 4, 1)),
+        ([(64, 16)], {}, TrialResources(16, 1, 4, 1)),
         ([ONE_GPU, (16,)], {}, TrialResources(1, 1, 16, 1)),
         ([FOUR_GPUS], {"workers": 2}, TrialResources(2, 2, 4, 1)),
         ([ONE_GPU], {"gpus_per_worker": 0.25}, TrialResources(4, 1, 4, 0.25)),

@@ -18,6 +18,7 @@ from ikd_ray.bench.sweeps import DEFAULT_SPACE, write_inputs
 from ikd_ray.config import SweepConfig
 from ikd_ray.records import SPACE_FILE, STUDY_FILE, load_intact_trials, read_sweep, read_trials
 from ikd_ray.search.budget import Budget
+from ikd_ray.search.sampler import SearchSettings
 from ikd_ray.search.space_file import load_space
 from ikd_ray.search.trial_queue import TrialQueue
 from ikd_ray.tracking.tracker import TRIAL, Tracker
@@ -27,7 +28,7 @@ from tests.helpers.simulated_sweep import Usage, run_simulated_sweep
 pytestmark = [pytest.mark.long, pytest.mark.timeout(6 * 3600)]
 
 WORKERS = 200
-LAG = 5 * WORKERS  # trials before a suggestion whose results it does not see
+LAG = 2 * WORKERS  # trials before the first suggestion that sees results
 SEARCH, OTHER, MEMORY = "suggestion, CPU ms a trial", "all else, CPU ms a trial", "memory, kB a trial"
 MAX_GROWTH = 1.5  # of each, from the second quarter to the last
 SLACK = {SEARCH: 0.0, OTHER: 0.0, MEMORY: 20.0}  # the memory of a process varies by some MB
@@ -153,7 +154,7 @@ def time_resumed_queue(folder: Path, copy: Path, more: int) -> list[float]:
     sweep, (trials, _) = read_sweep(folder), load_intact_trials(folder)
     budget = Budget(load_space(folder / SPACE_FILE), sweep.settings["trials"] + more)
     ended = {trial.number: trial for trial in trials}
-    queue = TrialQueue(copy, budget, sweep.objectives, sweep.seed, 1, ended, more, refuse)
+    queue = TrialQueue(copy, budget, SearchSettings.of(sweep), ended, more, refuse)
     seconds = [time.perf_counter() - start]
     for _ in range(more):
         start = time.perf_counter()

@@ -14,6 +14,7 @@ from ikd_ray.config import make_trial
 from ikd_ray.errors import UsageError
 from ikd_ray.records import STUDY, TrialRecord, read_trials, sweep_lock, write_sweep, write_trial
 from ikd_ray.search.budget import Budget
+from ikd_ray.search.sampler import SearchSettings
 from ikd_ray.search.space_file import load_space
 from ikd_ray.search.study import open_storage
 from ikd_ray.search.trial_queue import TrialQueue
@@ -55,7 +56,7 @@ def whole(tmp_path_factory):
     write_sweep(folder, sweep)
     space = load_space(folder / "space.yaml")
     budget = Budget(space, TRIALS)
-    queue = TrialQueue(folder, budget, OBJECTIVES, 0, 1, {}, TRIALS, print)
+    queue = TrialQueue(folder, budget, SearchSettings(OBJECTIVES, 0), {}, TRIALS, print)
     for number in range(TRIALS):
         params = make_trial(queue.next()["params"]).params()
         record = TrialRecord(f"t{number:03d}", number, params, [2], "failed", reason="loss became nan")
@@ -194,7 +195,7 @@ def test_a_damaged_trial_is_moved_away_and_runs_again(sweep, damage):
     assert left == ["trials", "study", "MLflow"]
     space = load_space(sweep / "space.yaml")
     ended = {trial.number: trial for trial in trials}
-    queue = TrialQueue(sweep, Budget(space, TRIALS), OBJECTIVES, 0, 1, ended, 1, print)
+    queue = TrialQueue(sweep, Budget(space, TRIALS), SearchSettings(OBJECTIVES, 0), ended, 1, print)
     assert queue.next()["number"] == 1
 
 
