@@ -44,6 +44,12 @@ def main(
         int | None,
         typer.Option(min=1, help="Measure just what sharing saves in sweeps of N trials, which takes hours."),
     ] = None,
+    search: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Measure just the searches: replays of recorded trials, in N orders of each."
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON on standard output, all else on standard error.")
     ] = False,
@@ -54,7 +60,7 @@ def main(
         from ikd_ray.bench.suite import bench
 
         request = Request(task, data_dir, teacher, limit, student_layers, batch_size, tuple(peer or ()))
-        bench(request, overhead_trials or (), sharing_trials, as_json)
+        bench(request, overhead_trials or (), sharing_trials, search, as_json)
 
 
 if __name__ == "__main__":

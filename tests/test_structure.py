@@ -75,7 +75,7 @@ def test_no_circle_of_imports():
 
 @pytest.mark.parametrize(
     ("library", "rooms"),
-    [("ray", {"sweep"}), ("mlflow", {"tracking"}), ("optuna", {"search", "report", "sweep"})],
+    [("ray", {"sweep"}), ("mlflow", {"tracking"}), ("optuna", {"search", "report", "sweep", "bench"})],
 )
 def test_only_these_rooms_import_a_library(library, rooms):
     """One trial is plain PyTorch, only the sweep needs Ray, and only the tracker writes to MLflow."""

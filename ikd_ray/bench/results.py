@@ -16,7 +16,7 @@ A loop that exploits any of this can be faster than the plain floor.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -144,6 +144,17 @@ def show_sweeps(results: list[dict[str, Any]], file: IO[str]) -> None:
     for name in results[0]:
         values = [result[name] for result in results]
         table.add_row(name, *(f"{value:.3f}" if isinstance(value, float) else str(value) for value in values))
+    _terminal(file).print(table)
+
+
+def show_rows(rows: Sequence[Mapping[str, Any]], file: IO[str]) -> None:
+    """Print documents with equal keys as the rows of a table."""
+    table = _table(header_style="bold")
+    for name, value in rows[0].items():
+        is_text = isinstance(value, str)
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=is_text)
+    for row in rows:
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
     _terminal(file).print(table)
 
 

@@ -26,6 +26,7 @@ from ikd_ray.bench.results import (
     show_report,
     show_sweeps,
 )
+from ikd_ray.bench.search_suite import measure_search, show_search
 from ikd_ray.bench.sweeps import measure_overhead, measure_sharing
 from ikd_ray.data.batches import training_batches
 from ikd_ray.data.tokens import open_data
@@ -37,11 +38,16 @@ CONCURRENT_TRIALS = 2
 
 
 def bench(
-    request: Request, overhead_trials: Sequence[int], sharing_trials: int | None, as_json: bool
+    request: Request,
+    overhead_trials: Sequence[int],
+    sharing_trials: int | None,
+    search_orders: int | None,
+    as_json: bool,
 ) -> None:
     """Measure and print: a table, or JSON on standard output and the table on standard error.
 
-    `overhead_trials` and `sharing_trials`, numbers of trials of sweeps, each ask for nothing else.
+    `overhead_trials` and `sharing_trials`, numbers of trials of sweeps, each ask for nothing else, and so does
+    `search_orders`, the number of replays of each search.
 
     Raises:
         UsageError: a flag is wrong; nothing was written.
@@ -49,7 +55,12 @@ def bench(
     file = sys.stderr if as_json else sys.stdout
     console = Console(file)
     document: dict[str, Any]
-    if sharing_trials:
+    if search_orders:
+        if request.peers or request.limit or overhead_trials or sharing_trials:
+            raise UsageError("--search replays recorded trials; leave all flags but --search and --json out")
+        document = measure_search(search_orders, console)
+        show_search(document, file)
+    elif sharing_trials:
         if request.peers or request.limit or overhead_trials:
             raise UsageError(
                 "--sharing-trials measures that alone; leave --peer, --limit, --overhead-trials out"

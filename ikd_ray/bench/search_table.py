@@ -1,0 +1,97 @@
+"""Tables of finished trials, on which searches are replayed: their configurations, and their records as one file.
+
+`python -m ikd_ray.bench.search_table space FILE` writes the search space of a table, `python sweeps/run.py --space
+FILE --trials N` trains its trials, and `python -m ikd_ray.bench.search_table pack SWEEP FILE` packs their records.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+import yaml
+
+from ikd_ray.analysis.objectives import main_metric
+from ikd_ray.bench.search_replay import Table, read_table, to_row, write_table
+from ikd_ray.records import read_sweep, read_trials
+from ikd_ray.search.candidates import Configuration, redraw
+from ikd_ray.search.sampler import SearchSettings
+from ikd_ray.search.space import Space
+from ikd_ray.search.space_file import load_space
+
+DEFAULT_SPACE = Path(__file__).resolve().parents[2] / "search_spaces" / "default.yaml"
+STAGED = ("pid", "sid")  # regimes with internal stages
+SUFFIX = ("lambda", "temperature", "top_trains")
+"""Parameters of the default space that no internal stage depends on."""
+SUFFIXES = 3  # trials of each internal prefix
+FAMILIES = {"kd": 2, "id": 2, "pid": 1, "sid": 1}  # of each depth in a round of draws
+DIGITS = 4  # of a real number
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command("space")
+def write_space(
+    file: Annotated[Path, typer.Argument(help="Space file to write.")],
+    trials: Annotated[int, typer.Option(help="Configurations.")] = 200,
+    fraction: Annotated[float, typer.Option(help="Share of the training set.")] = 0.5,
+    layers: Annotated[int, typer.Option(help="Layers of the teacher.")] = 6,
+    seed: Annotated[int, typer.Option(help="Seed of the configurations.")] = 0,
+) -> None:
+    """Write a space whose `start` names random configurations of the default space.
+
+    Every internal prefix comes with several suffixes, one after the other, so that replays can share epochs.
+    """
+    given = yaml.safe_load(DEFAULT_SPACE.read_text())
+    rows = draw_rows(load_space(DEFAULT_SPACE, layers), trials, seed)
+    given["params"] |= {"train_fraction": fraction}
+    given |= {"selection": "holdout", "start": rows}
+    file.write_text(yaml.safe_dump(given, sort_keys=False, default_flow_style=None, width=200))
+
+
+@app.command("pack")
+def pack_table(
+    sweep: Annotated[Path, typer.Argument(help="Folder of the sweep that trained the configurations.")],
+    file: Annotated[Path, typer.Argument(help="File to write, NAME.json.gz.")],
+) -> None:
+    """Pack the finished trials of a sweep."""
+    record, trials = read_sweep(sweep), read_trials(sweep)
+    metric = main_metric(record.objectives)
+    rows = [to_row(trial, metric) for trial in trials if trial.status == "finished"]
+    write_table(file, Table(record.task, SearchSettings.of(record).size, rows))
+    typer.echo(f"{file}: {len(rows)} trials, {read_table(file).total_s:.0f} s on one worker")
+
+
+def draw_rows(space: Space, trials: int, seed: int) -> list[Configuration]:
+    """Draw configurations: as many of each depth and nearly as many of each regime, in random order.
+
+    Those of one internal prefix follow each other.
+    """
+    rng = np.random.default_rng(seed)
+    families: list[list[Configuration]] = []
+    while sum(map(len, families)) < trials:
+        for depth in space.possible_values("student_layers"):
+            for regime, count in FAMILIES.items():
+                given = {"regime": regime, "student_layers": depth}
+                families += [_draw_family(space, given, rng) for _ in range(count)]
+    shuffled = [row for index in rng.permutation(len(families)) for row in families[index]]
+    return shuffled[:trials]
+
+
+def _draw_family(space: Space, given: Configuration, rng: np.random.Generator) -> list[Configuration]:
+    first = _rounded(redraw(space, given, (), rng))
+    others = SUFFIXES - 1 if first["regime"] in STAGED else 0
+    return [first, *(_rounded(redraw(space, first, SUFFIX, rng)) for _ in range(others))]
+
+
+def _rounded(row: Configuration) -> dict[str, Any]:
+    return {
+        name: float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+        for name, value in row.items()
+    }
+
+
+if __name__ == "__main__":
+    app()
