@@ -193,6 +193,9 @@ class SweepConfig(_Config):
     trials: int | None = Field(
         None, ge=1, le=100_000, description="None: see `default_trials`, or all of a grid"
     )
+    minutes: float | None = Field(
+        None, gt=0, le=1e6, description="in which trials run; None: until all have ended"
+    )
     concurrent: int | None = Field(None, ge=1, le=10_000, description="trials at once; None: as many as fit")
     workers_per_trial: int = Field(1, ge=1, le=1024)
     gpus_per_worker: float | None = Field(None, ge=0, le=16, description="None: 1 where there are GPUs")

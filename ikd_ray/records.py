@@ -47,15 +47,34 @@ class SweepRecord:
     name: str
     task: str
     seed: int
-    trials: int
+    trials: int  # of an open-ended sweep, as many as it might have
     command: str
     code_version: str
-    # source, description, fingerprint, generated, selection, max_length, task (digest of its definition)
+    # source, description, fingerprint, generated, examples (DataSize), selection, max_length, task (its digest)
     data: dict[str, Any]
     # name, key, source_key, layers, metrics; assistants, keyed by their number of layers
     teacher: dict[str, Any]
     objectives: dict[str, Direction]  # metric -> direction
     settings: dict[str, Any] = field(default_factory=dict)  # flags and ids that --resume needs
+
+    @property
+    def is_open_ended(self) -> bool:
+        """True if minutes end the sweep, and no number of trials."""
+        return bool(self.settings.get("open_ended"))
+
+    def has_trials_left(self, ended: Iterable[TrialRecord]) -> bool:
+        """Return whether any trial could still run, given those that have ended."""
+        return self.is_open_ended or not {trial.number for trial in ended}.issuperset(range(self.trials))
+
+    def is_complete(self, ended: Iterable[TrialRecord]) -> bool:
+        """Return whether all trials, or the time for them, have ended."""
+        return bool(self.settings.get("time_is_up")) or not self.has_trials_left(ended)
+
+    def count(self, ended: int) -> str:
+        """Return how many trials have ended, as in `3 of 8 trials`, or `3 trials` in an open-ended sweep."""
+        if self.is_open_ended:
+            return f"{ended} trial{'' if ended == 1 else 's'}"
+        return f"{ended} of {self.trials} trials"
 
     def assistant_of(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return name, key and metrics of the assistant that taught a trial, or {} if the teacher did."""
@@ -119,11 +138,6 @@ def teacher_folder(sweep_folder: Path, sweep: SweepRecord) -> Path:
     if not isinstance(key, str) or key in ("", ".", "..") or Path(key).name != key:
         raise UsageError(f"{sweep_folder}: its {SWEEP_FILE} names no teacher (got {key!r})")
     return sweep_folder.parent / "cache" / "teachers" / key
-
-
-def num_pending(trials: int, ended: Iterable[TrialRecord]) -> int:
-    """Return how many of the trials 0 .. `trials` - 1 have not ended."""
-    return len(set(range(trials)) - {trial.number for trial in ended})
 
 
 def task_digest(task: Task) -> str:

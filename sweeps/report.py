@@ -59,7 +59,6 @@ def report(
 
 def _check(storage: SharedStorage, name: str, tracking_uri: str | None, output: str) -> bool:
     """Print the differences from the sweep's records; return whether all of them were repaired."""
-    from ikd_ray.records import num_pending
     from ikd_ray.sweep.request import find_sweep
     from ikd_ray.sweep.verify import verify
 
@@ -71,11 +70,11 @@ def _check(storage: SharedStorage, name: str, tracking_uri: str | None, output: 
         typer.echo(f"{discrepancy.where}: {discrepancy.what}: {state}")
     finished = sum(trial.status == "finished" for trial in trials)
     typer.echo(
-        f"{sweep.name}: {len(trials)} of {sweep.trials} trials have ended, {finished} of them finished; "
+        f"{sweep.name}: {sweep.count(len(trials))} have ended, {finished} of them finished; "
         f"{len(discrepancies)} differences"
     )
     all_repaired = all(discrepancy.repaired for discrepancy in discrepancies)
-    if not all_repaired or num_pending(sweep.trials, trials):
+    if not all_repaired or not sweep.is_complete(trials):
         typer.echo(f"go on: {script_command('run', f'--resume {sweep.name}', output)}")
     return all_repaired
 

@@ -53,6 +53,7 @@ else a 6-layer MiniLM."""
 TRIALS = """\
 Configurations to try, of each method where the space compares several. Default: twice as many as there are depths, at \
 least 8; the whole of a grid."""
+MINUTES = "Minutes in which trials run, in place of a number of trials; --resume goes on for as long again."
 NO_SHARE = "Train every epoch of every trial, also those trained before."
 DRY_RUN = "Print the plan and, after a ten-second probe, what it will cost; write nothing."
 STEP_MEMORY = (
@@ -72,6 +73,7 @@ def main(
         Path, search(help="Search space file.", show_default="search_spaces/default.yaml")
     ] = SPACES / "default.yaml",
     trials: Annotated[int | None, search(help=TRIALS)] = None,
+    minutes: Annotated[float | None, search(help=MINUTES)] = None,
     seed: Annotated[int, search(help="Seed of the search and of every trial.")] = 0,
     no_share: Annotated[bool, search("--no-share", help=NO_SHARE)] = False,
     dry_run: Annotated[bool, search("--dry-run", help=DRY_RUN)] = False,

@@ -11,6 +11,7 @@ import pytest
 from ikd_ray import records
 from ikd_ray.errors import UsageError
 from ikd_ray.records import TrialRecord
+from tests.helpers.sample_records import sweep_record
 
 TRIAL = TrialRecord("t003", 3, {"regime": "kd", "student_layers": 2}, [2, 4], "finished", {"dev/mcc": 0.1})
 
@@ -49,4 +50,14 @@ def test_a_record_with_wrong_values_is_refused(tmp_path, change, message):
 
 
 def test_pending_trials_are_counted_within_the_sweep():
-    assert records.num_pending(5, [TRIAL, replace(TRIAL, id="t009", number=9)]) == 4
+    ended = [replace(TRIAL, id=f"t{number:03}", number=number) for number in (0, 1, 3)]
+    assert not sweep_record(trials=3).is_complete(ended)
+    assert sweep_record(trials=2).is_complete(ended)
+    assert sweep_record(trials=8).count(3) == "3 of 8 trials"
+
+
+def test_time_alone_completes_an_open_ended_sweep():
+    sweep = sweep_record(trials=1, settings={"open_ended": True})
+    assert not sweep.is_complete([replace(TRIAL, number=0)])
+    assert replace(sweep, settings=sweep.settings | {"time_is_up": True}).is_complete([])
+    assert (sweep.count(1), sweep.count(2)) == ("1 trial", "2 trials")

@@ -22,7 +22,8 @@ from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, is_task_fil
 from ikd_ray.errors import UsageError
 from ikd_ray.records import SPACE_FILE, SWEEP_FILE, Direction, SweepRecord, is_sweep, read_sweep, read_task
 from ikd_ray.search.assistant_depths import assistant_depths
-from ikd_ray.search.budget import Budget, default_trials, recorded_trials
+from ikd_ray.search.budget import Budget, default_trials, recorded_space, recorded_trials
+from ikd_ray.search.planned_work import DataSize
 from ikd_ray.search.space import Space
 from ikd_ray.search.space_file import load_space
 from ikd_ray.storage.remote import RemoteStorage, SharedStorage
@@ -36,6 +37,7 @@ MAX_TRIALS = 100_000
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 CHANGEABLE = {  # flags that may differ when a sweep is resumed
     "trials",
+    "minutes",
     "concurrent",
     "workers_per_trial",
     "gpus_per_worker",
@@ -83,9 +85,19 @@ class Request:
         return min(self.space.data.max_length, self.teacher_source.max_tokens)
 
     @property
+    def data_size(self) -> DataSize:
+        """The number of examples that trials train on, and are evaluated on."""
+        return DataSize.of({name: len(split) for name, split in self.dataset.splits.items()})
+
+    @property
     def trials(self) -> int:
         """The number of trials, further seeds included."""
         return self.budget.total
+
+    @property
+    def is_open_ended(self) -> bool:
+        """True if minutes end the sweep, and no number of trials."""
+        return bool(self.config.minutes) and not self.budget.grids
 
     @property
     def output(self) -> SharedStorage:
@@ -106,6 +118,10 @@ def make_config(flags: dict[str, Any]) -> SweepConfig:
     for name, value in flags.items():
         if "\0" in str(value):  # opening such a file would raise a ValueError
             raise UsageError(f"{_flag(name)} {str(value)!r}: NUL has no place in it; leave it out")
+    if flags.get("trials") and flags.get("minutes"):
+        raise UsageError(
+            f"--trials {flags['trials']} and --minutes {flags['minutes']:g}: give one of the two, which ends the sweep"
+        )
     try:
         return SweepConfig(**flags)
     except ValidationError as error:
@@ -141,14 +157,16 @@ def validate(config: SweepConfig, resumes: bool = False) -> Request:
     from ikd_ray.distill.teacher import find_teacher
 
     source = find_teacher(config.teacher, task)
+    earlier = read_sweep(folder) if resumes else None
     space = load_space(config.space, source.layers)
+    if earlier:
+        space = recorded_space(space, earlier)
     deepest = max(space.possible_values("student_layers"))
     if deepest > source.layers:
         raise UsageError(
             f"{config.space}: student_layers: up to {deepest}, but the teacher {source.name} has "
             f"{source.layers} layers; give at most that"
         )
-    earlier = read_sweep(folder) if resumes else None
     budget = _make_budget(config, space, earlier)
     assistant_students = assistant_depths(str(config.space), budget.spaces.values(), source.layers)
     if config.workers_per_trial > 1:
@@ -210,7 +228,16 @@ def _require_writable(config: SweepConfig, folder: Path) -> None:
 
 
 def _make_budget(config: SweepConfig, space: Space, earlier: SweepRecord | None) -> Budget:
-    trials = recorded_trials(space, config.trials, earlier.trials) if earlier else config.trials
+    trials = config.trials
+    if config.minutes:
+        if space.best_seeds:
+            raise UsageError(
+                f"--minutes {config.minutes:g}: {config.space} retrains the best configurations (best_seeds) after "
+                "a number of trials; give --trials"
+            )
+        trials = MAX_TRIALS // (len(space.methods) * space.seeds) if space.sampler != "grid" else None
+    elif earlier:
+        trials = recorded_trials(space, trials, earlier.trials)
     budget = Budget(space, trials)
     if budget.total > MAX_TRIALS:
         given = config.trials or default_trials(space)
@@ -306,6 +333,9 @@ def resumed_config(name: str, changes: dict[str, Any], output: SharedStorage) ->
                 f"{_flag(flag)} cannot change when a sweep goes on (it is "
                 f"{record.settings.get(flag)}); leave it out, or start a sweep of another --name"
             )
+    for flag, other in (("trials", "minutes"), ("minutes", "trials")):
+        if flag in changes and other not in changes:
+            settings.pop(other, None)
     tracking_uri_of(record, changes.get("tracking_uri"), "--resume")
     return make_config(settings | changes | own)
 

@@ -6,8 +6,9 @@ import os
 import shlex
 import shutil
 import sqlite3
+import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ray import tune
 from ray.exceptions import OutOfMemoryError
@@ -20,9 +21,10 @@ from ikd_ray.distill.memory import StepMemory
 from ikd_ray.distill.stage_training import DivergedError
 from ikd_ray.distill.student import layer_map
 from ikd_ray.errors import UsageError, causes, first_line
-from ikd_ray.records import SweepRecord, TrialRecord, is_sweep, load_intact_trials, num_pending, read_trials
+from ikd_ray.records import SweepRecord, TrialRecord, is_sweep, load_intact_trials, read_trials, write_sweep
 from ikd_ray.redaction import redact_uri
 from ikd_ray.report.summary_files import PLOT, write_summary_files
+from ikd_ray.search.sampler import SearchSettings
 from ikd_ray.search.trial_queue import TrialQueue
 from ikd_ray.storage import store
 from ikd_ray.sweep.callback import StopRequest, SweepCallback, SweepStoppedError
@@ -215,7 +217,7 @@ class _Sweep:
     console: Console
 
     def run(self) -> int:
-        """Run the trials, conclude, and return the exit status."""
+        """Run the trials, conclude the sweep, and return the exit status."""
         try:
             trials = self._run_trials()
         except BaseException:
@@ -226,7 +228,19 @@ class _Sweep:
             raise
         # Also where no trial was left to run: the process before may have died after the last one.
         shutil.rmtree(self.request.folder / TUNE_FOLDER, ignore_errors=True)
-        complete = not num_pending(self.record.trials, trials)
+        return self._with_time_up()._conclude(trials)
+
+    def _with_time_up(self) -> _Sweep:
+        """Return this sweep, recorded as one whose time is up if that ended it."""
+        if not self.request.config.minutes or interrupts.was_interrupted():
+            return self
+        record = replace(self.record, settings=self.record.settings | {"time_is_up": True})
+        write_sweep(self.request.folder, record)
+        return replace(self, record=record)
+
+    def _conclude(self, trials: list[TrialRecord]) -> int:
+        """Deliver and summarise what the trials gave, and return the exit status."""
+        complete = self.record.is_complete(trials)
         if complete:
             self.async_tracker.close()
             self.tracker.client.patience_s = PATIENCE_S
@@ -245,9 +259,11 @@ class _Sweep:
             SweepStoppedError: The machine lacks something that the sweep needs.
         """
         failures, ended = 0, len(read_trials(self.request.folder))
+        started, minutes = time.monotonic(), self.request.config.minutes
         while True:
+            left_s = max(60 * minutes - (time.monotonic() - started), 0.1) if minutes else None
             try:
-                return self._run_tune()
+                return self._run_tune(left_s)
             except RuntimeError as error:
                 before, ended = ended, len(read_trials(self.request.folder))
                 failures = 1 if ended > before else failures + 1
@@ -257,16 +273,16 @@ class _Sweep:
                     "the machine ran out of memory; trials that ran go on from their last saved epoch"
                 )
 
-    def _run_tune(self) -> list[TrialRecord]:
+    def _run_tune(self, limit_s: float | None) -> list[TrialRecord]:
+        """Run trials until they have all ended, or for so many seconds."""
         request, resources = self.request, self.context.resources
         trials = self._read_ended_trials()
-        remaining, stop = num_pending(request.trials, trials), StopRequest()
+        remaining = request.trials - sum(trial.number < request.trials for trial in trials)
+        stop = StopRequest()
         queue = TrialQueue(
             request.folder,
             request.budget,
-            request.objectives,
-            request.config.seed,
-            resources.planned_concurrency,
+            SearchSettings.of(self.record),
             {trial.number: trial for trial in trials},
             remaining,
             stop,
@@ -277,9 +293,9 @@ class _Sweep:
                 request.folder, layer_maps, self.async_tracker, self.console, self.sync, queue, stop
             )
             metric = request.space.selection_metric(request.task)
-            with self.console.sweep(remaining, resources.concurrent, metric):
+            with self.console.sweep(remaining, resources.concurrent, metric, limit_s):
                 try:
-                    self._tuner(queue, callback).fit()
+                    self._tuner(queue, callback, limit_s).fit()
                 except (KeyboardInterrupt, SystemError) as error:
                     # Within its own calls Ray may turn the interrupt into a SystemError.
                     if not (isinstance(error, KeyboardInterrupt) or interrupts.was_interrupted()):
@@ -300,7 +316,7 @@ class _Sweep:
             trials.remove(died)
         return trials
 
-    def _tuner(self, queue: TrialQueue, callback: SweepCallback) -> tune.Tuner:
+    def _tuner(self, queue: TrialQueue, callback: SweepCallback, limit_s: float | None) -> tune.Tuner:
         resources = self.context.resources
         return tune.Tuner(
             make_trainable(self.context),
@@ -312,6 +328,7 @@ class _Sweep:
                 max_concurrent_trials=None if resources.grows else resources.concurrent,
                 reuse_actors=resources.workers == 1,
                 trial_dirname_creator=lambda trial: trial.trial_id,
+                time_budget_s=limit_s,
             ),
             run_config=tune.RunConfig(
                 name="tune",
@@ -329,7 +346,7 @@ class _Sweep:
         if members:
             lines.append(("plot", str(request.folder / PLOT)))
         lines.append(("MLflow", _describe_store(tracker)))
-        if num_pending(sweep.trials, trials):
+        if sweep.has_trials_left(trials):
             lines.append(("go on", _resume_command(request)))
         if members:
             lines.append(("export", _command("export", f"--task {sweep.task} --name {sweep.name}", request)))
@@ -353,7 +370,9 @@ class _Sweep:
             pull_students(self.request.output, folder, pareto_front(trials, sweep.objectives))
             publish_front(self.tracker, folder, sweep, trials)
         except Exception as error:  # every store raises its own
+            # Resuming a sweep that time ended would train more trials first.
+            check = _command("report", f"--check {sweep.name}", self.request)
+            deliver = check if sweep.settings.get("time_is_up") else _resume_command(self.request)
             self.console.warn(
-                f"MLflow lacks a part of this sweep ({self.tracker.redact_error(error)}); "
-                f"{_resume_command(self.request)} delivers it"
+                f"MLflow lacks a part of this sweep ({self.tracker.redact_error(error)}); {deliver} delivers it"
             )

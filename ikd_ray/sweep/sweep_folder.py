@@ -8,6 +8,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ def open_sweep(
         "store": redact_uri(tracking_uri),
         "latency_ms": latency_ms,
         "foreseen": planned_concurrency,
+        "open_ended": request.is_open_ended,
         "methods": [name for name in request.space.methods if name],
         "id": uuid.uuid4().hex,
     }
@@ -88,6 +90,7 @@ def open_sweep(
             "description": dataset.description,
             "fingerprint": dataset.fingerprint,
             "generated": dataset.generated,
+            "examples": asdict(request.data_size),
             "selection": request.space.selection,
             "max_length": request.max_length,
             "task": task_digest(request.task),

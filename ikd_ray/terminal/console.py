@@ -117,10 +117,11 @@ class Console:
         self._print_to_file(f"  {line}")
 
     @contextmanager
-    def sweep(self, total: int, concurrent: int, metric: str) -> Iterator[None]:
+    def sweep(self, total: int, concurrent: int, metric: str, limit_s: float | None = None) -> Iterator[None]:
         """Show the trials while the block runs; see `SweepProgress`."""
-        progress = self._progress = SweepProgress(total, concurrent, metric, self._now)
-        self._print_to_file(f"sweep: {total} trials, {concurrent} at a time ...")
+        progress = self._progress = SweepProgress(total, concurrent, metric, self._now, limit_s)
+        what = f"{total} trials" if limit_s is None else f"trials for {duration(limit_s)}"
+        self._print_to_file(f"sweep: {what}, {concurrent} at a time ...")
         outcome = "ended"
         try:
             with self._show(ProgressTable(progress), transient=True):
@@ -129,7 +130,8 @@ class Console:
             outcome = _outcome(error)
             raise
         finally:
-            counts = f"{progress.finished} finished, {progress.failed} failed of {total} trials"
+            of = f" of {total} trials" if limit_s is None else ""
+            counts = f"{progress.finished} finished, {progress.failed} failed{of}"
             self._print_line(f"sweep {outcome} after {duration(progress.elapsed)}: {counts}")
 
     def trial_started(self, id: str, number: int, params: dict[str, Any]) -> None:
@@ -228,7 +230,7 @@ class Console:
     def _print_totals(self) -> None:
         progress = self._progress
         best = f", best {short_name(progress.metric)} {progress.best_text()}" if progress.best else ""
-        counts = f"{progress.finished + progress.failed} of {progress.total} ended, {progress.failed} failed"
+        counts = f"{progress.ended_text}, {progress.failed} failed"
         self._print_to_file(
             f"[{clock(progress.elapsed)}] {counts}{best}, time left {clock(progress.time_left())}"
         )

@@ -136,11 +136,10 @@ class ProgressTable:
 
     def _footer(self, width: int) -> list[RenderableType]:
         progress = self._progress
-        ended = progress.finished + progress.failed
-        counts = Text(f"{ended} of {progress.total} ended")
+        counts = Text(progress.ended_text)
         if progress.failed:
             counts.append(f", {progress.failed} failed", style="red")
-        bar = ProgressBar(max(1, progress.total), ended, width=min(30, max(8, width // 4)))
+        bar = ProgressBar(1.0, progress.share, width=min(30, max(8, width // 4)))
         clocks = _one_line(f" elapsed {clock(progress.elapsed)}   left {clock(progress.time_left())}")
         if progress.best:
             clocks.append(f"   best {short_name(progress.metric)} {progress.best_text()}", style="bold")

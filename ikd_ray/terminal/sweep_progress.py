@@ -89,9 +89,18 @@ class SweepProgress:
         concurrent: Trials at once, at most.
         metric: Metric by which trials are compared, e.g. `dev/mcc`; greater is better.
         now: Returns the time in seconds from any origin.
+        limit_s: Seconds after which the sweep ends, whatever the number of trials.
     """
 
-    def __init__(self, total: int, concurrent: int, metric: str, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        total: int,
+        concurrent: int,
+        metric: str,
+        now: Callable[[], float],
+        limit_s: float | None = None,
+    ) -> None:
+        self._limit_s = limit_s
         self.total, self.concurrent, self.metric, self.now = total, max(1, concurrent), metric, now
         self.started = now()
         self.finished = self.failed = 0
@@ -175,6 +184,19 @@ class SweepProgress:
         """Seconds since the sweep started."""
         return self.now() - self.started
 
+    @property
+    def ended_text(self) -> str:
+        """The number of trials that have ended, and of how many."""
+        ended = self.finished + self.failed
+        return f"{ended} of {self.total} ended" if self._limit_s is None else f"{ended} ended"
+
+    @property
+    def share(self) -> float:
+        """The part of the sweep that is done, between 0 and 1."""
+        if self._limit_s is not None:
+            return min(self.elapsed / self._limit_s, 1.0)
+        return (self.finished + self.failed) / max(self.total, 1)
+
     def best_text(self) -> str:
         """Describe the best finished trial by its metric, number, regime and depth."""
         assert self.best is not None
@@ -189,6 +211,8 @@ class SweepProgress:
         is free first. A running one has its own estimate, or before its first epoch the rest of the mean. A paused
         one has no slot; it gets the next free one before the trials that have not started.
         """
+        if self._limit_s is not None:
+            return max(self._limit_s - self.elapsed, 0.0)
         with self.lock:
             now = self.now()
             mean = self._finished_seconds / self.finished if self.finished else None

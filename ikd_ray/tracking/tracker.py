@@ -16,7 +16,7 @@ from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.analysis.training_costs import compute_savings
 from ikd_ray.errors import StoreError, UsageError
 from ikd_ray.formatting import clean
-from ikd_ray.records import SPACE_FILE, SweepRecord, TrialRecord, num_pending, trial_name
+from ikd_ray.records import SPACE_FILE, SweepRecord, TrialRecord, trial_name
 from ikd_ray.redaction import redact_uri
 from ikd_ray.report.summary_files import SUMMARY_FILES
 from ikd_ray.tracking import mlflow_internals as internals
@@ -120,7 +120,9 @@ class Tracker:
         run = self.client.get_run(self.parent_run_id)
         if not run.data.params:
             space = Path(sweep.settings["space"]).name
-            params = {"task": sweep.task, "seed": sweep.seed, "space": space, "trials": sweep.trials}
+            params = {"task": sweep.task, "seed": sweep.seed, "space": space}
+            minutes = {name: sweep.settings[name] for name in ("minutes",) if sweep.settings.get(name)}
+            params |= minutes if sweep.is_open_ended else minutes | {"trials": sweep.trials}
             self.client.log_batch(self.parent_run_id, params=_param_rows(params))
         if run.info.status != "RUNNING":
             self.client.update_run(self.parent_run_id, status="RUNNING")
@@ -337,7 +339,7 @@ def run_status(record: TrialRecord) -> str:
 
 def sweep_status(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> str:
     """Return the MLflow status of a sweep's run, given its ended trials."""
-    if num_pending(sweep.trials, trials):
+    if not sweep.is_complete(trials):
         return "KILLED"
     return "FINISHED" if pareto_front(trials, sweep.objectives) else "FAILED"
 

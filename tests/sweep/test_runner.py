@@ -15,6 +15,7 @@ from optuna.exceptions import StorageInternalError
 from ikd_ray.records import TrialRecord, read_sweep
 from ikd_ray.sweep import runner
 from ikd_ray.sweep.trial import TUNE_FOLDER
+from ikd_ray.terminal import interrupts
 from ikd_ray.terminal.console import Console
 from tests.helpers.sample_sweep import make_sweep
 from tests.helpers.simulated_sweep import SIMULATED_CLUSTER
@@ -28,7 +29,7 @@ STUDY_ERROR.__cause__ = sqlite3.OperationalError("disk I/O error")
 def run(tmp_path, monkeypatch):
     """`run(*statuses)`: the exit status of a sweep of two trials that ended so, or raised, and its output."""
     folder, output = make_sweep(tmp_path / "outputs", TRIALS, weights=False), io.StringIO()
-    config = SimpleNamespace(name="first", uri=None, output="outputs", workers_per_trial=1)
+    config = SimpleNamespace(name="first", uri=None, output="outputs", workers_per_trial=1, minutes=None)
     record = read_sweep(folder)
     inputs = {"dataset": Mock(generated=False), "teacher_source": Mock()}
     request, console = SimpleNamespace(folder=folder, config=config, output=Mock(), **inputs), Console(output)
@@ -56,6 +57,7 @@ def run(tmp_path, monkeypatch):
         monkeypatch.setattr(runner, "_run_locked", lambda *_: sweep.run())
         return runner.run(request, "", console), output.getvalue()
 
+    run.config = config
     return run
 
 
@@ -68,6 +70,19 @@ def test_the_exit_status_is_that_of_the_trials(run, statuses, status):
     assert found == status
     assert ("--resume first" in output) == (len(statuses) < TRIALS)
     assert ("export.py --task cola --name first" in output) == ("finished" in statuses)
+
+
+@pytest.mark.parametrize(("interrupted", "status"), [(False, 0), (True, 130)])
+def test_time_completes_a_sweep_unless_the_user_interrupts_it(
+    run, tmp_path, monkeypatch, interrupted, status
+):
+    run.config.minutes = 5.0
+    monkeypatch.setattr(interrupts, "was_interrupted", lambda: interrupted)
+    found, output = run("finished")  # of two trials
+    assert found == status
+    assert "--resume first" in output
+    recorded = read_sweep(tmp_path / "outputs" / "first")
+    assert bool(recorded.settings.get("time_is_up")) == (not interrupted)
 
 
 def test_what_tune_left_is_removed_also_where_no_trial_was_left_to_run(run, tmp_path):

@@ -169,3 +169,14 @@ def test_an_estimate_takes_no_longer_for_more_trials(now):
     now.wait(3)
     sweep.finish("aaaa", {})
     assert sweep.time_left() == 10**12 - 1
+
+
+def test_minutes_limit_a_sweep_whatever_its_trials_take(now):
+    sweep = SweepProgress(100_000, 2, METRIC, now, limit_s=60.0)
+    assert (sweep.time_left(), sweep.share) == (60.0, 0.0)
+    sweep.start("aaaa", 0, {})
+    now.wait(45)
+    sweep.finish("aaaa", {})
+    assert (sweep.time_left(), sweep.share, sweep.ended_text) == (15.0, 0.75, "1 ended")
+    now.wait(30)
+    assert (sweep.time_left(), sweep.share) == (0.0, 1.0)
