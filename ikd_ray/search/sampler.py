@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,7 +33,7 @@ class MethodSearch(Protocol):
     """Results without which no suggestion depends on any."""
 
     def add(self, number: int, sample: Sample) -> None:
-        """Add a trial whose parameters were not suggested here, but given or suggested in an earlier run."""
+        """Add a trial whose parameters are given, or were suggested in an earlier run."""
 
     def observe(self, number: int, outcome: Outcome) -> None:
         """Add the result of a trial."""
@@ -67,12 +68,16 @@ class SearchSettings:
 
     @classmethod
     def of(cls, sweep: SweepRecord) -> SearchSettings:
-        """Return the settings of a recorded sweep."""
+        """Return the settings of a recorded sweep; what its record lacks, or has damaged, has the default."""
+        slots, size = sweep.settings.get("foreseen"), UNKNOWN_SIZE
+        with suppress(KeyError, TypeError, ValueError):
+            examples = sweep.data["examples"]
+            size = DataSize(int(examples["train"]), int(examples["evaluation"]))
         return cls(
             objectives=sweep.objectives,
             seed=sweep.seed,
-            slots=sweep.settings.get("foreseen", 1),
-            size=DataSize(**sweep.data["examples"]) if "examples" in sweep.data else UNKNOWN_SIZE,
+            slots=slots if isinstance(slots, int) and slots > 0 else cls.slots,
+            size=size,
             shares=not sweep.settings.get("no_share"),
         )
 

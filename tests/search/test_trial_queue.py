@@ -9,8 +9,11 @@ from filelock import FileLock
 
 from ikd_ray.distill.epoch_cache import PendingEpoch
 from ikd_ray.search import cost_aware, tpe, windowed_storage
+from ikd_ray.search.planned_work import DataSize
+from ikd_ray.search.sampler import SearchSettings
 from ikd_ray.search.space_file import load_space
 from ikd_ray.storage import store
+from tests.helpers.sample_records import sweep_record
 from tests.helpers.simulated_search import make_records, metrics_of, open_queue, play, read_states, read_study
 
 SPACE = """
@@ -177,6 +180,19 @@ def test_tpe_sees_a_bounded_part_of_a_long_study(load, tmp_path, monkeypatch):
     assert len(visible) < 30 - 6
     assert set(range(24, 29)) <= visible
     assert len(queue._sampler.samples) == len(read_study(tmp_path / "a")) == 30
+
+
+def test_settings_are_those_of_the_record():
+    sweep = sweep_record(settings={"foreseen": 3, "no_share": True}, seed=4)
+    sweep.data["examples"] = {"train": 100, "evaluation": 20}
+    assert SearchSettings.of(sweep) == SearchSettings(sweep.objectives, 4, 3, DataSize(100, 20), shares=False)
+
+
+@pytest.mark.parametrize("examples", [None, 5, {"train": 3}, {"train": "x", "evaluation": []}])
+def test_damaged_settings_have_their_defaults(examples):
+    sweep = sweep_record(settings={"foreseen": "many"})
+    sweep.data["examples"] = examples
+    assert SearchSettings.of(sweep) == SearchSettings(sweep.objectives, sweep.seed)
 
 
 def test_a_grid_is_run_in_its_order(load, tmp_path):
