@@ -113,6 +113,7 @@ def _check_study(sweep: Path, records: list[TrialRecord]) -> None:
     study = optuna.load_study(study_name="ikd", storage=f"sqlite:///{sweep / 'study.db'}")
     objectives = read_sweep(sweep).objectives
     assert [direction.name[:3].lower() for direction in study.directions] == [*objectives.values()]
+    assert len(study.trials) == len(records)
     for trial, record in zip(study.trials, records, strict=True):
         assert trial.number == record.number
         if record.status == "finished":

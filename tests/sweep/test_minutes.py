@@ -55,9 +55,17 @@ def test_minutes_take_the_place_of_trials(inputs, tmp_path):
         request_of(inputs, tmp_path, "sampler: grid\nparams: {epochs: {choice: [1, 2]}}\n", minutes=5).trials
         == 2
     )
-    notes = {note.label: note.text for note in plan_sweep(request)}
-    assert notes["trials"].startswith("as many as 5 minutes allow, suggested by what each is expected to add")
-    assert "5 minutes of trials of" in notes["time"]
+    plan = next(note.text for note in plan_sweep(request) if note.label == "trials")
+    assert plan.startswith("as many as 5 minutes allow, suggested by what each is expected to add")
+
+
+@pytest.mark.slow
+def test_the_plan_has_time_for_so_many_minutes(inputs, tmp_path):
+    """It needs a probe of ten seconds."""
+    [text] = [
+        note.text for note in plan_sweep(request_of(inputs, tmp_path, minutes=5)) if note.label == "time"
+    ]
+    assert "5 minutes of trials of" in text
 
 
 def test_both_are_refused():
