@@ -9,19 +9,21 @@ from dataclasses import dataclass
 
 import numpy as np
 from optuna.trial import FixedTrial
+from threadpoolctl import threadpool_limits
 
 from ikd_ray.search.acquisition import Front
 from ikd_ray.search.candidates import Configuration, Features, draw, mutate
-from ikd_ray.search.gaussian_process import predict
+from ikd_ray.search.gaussian_process import GaussianProcess
 from ikd_ray.search.planned_work import Need
 from ikd_ray.search.space import DEFAULTS, Space
 from ikd_ray.search.study import Outcome, Sample
 
 MIN_RESULTS = 4  # results before a model of them chooses
 STARTUP_POWER = 1.5  # before that, probability falls with this power of the cost
-RANDOM_CANDIDATES = 200
-MUTATED_CANDIDATES = 200
-WINDOW = 250  # newest results that the model is fitted to, besides the best of each size
+RANDOM_CANDIDATES = 128
+MUTATED_CANDIDATES = 128
+WINDOW = 200  # newest results that the model is fitted to, besides the best of each size
+MAX_PENDING = 100  # newest trials without a result that the model takes into account
 SIZES = "student/"
 """What the objectives that depend on a student's size alone begin with."""
 
@@ -99,7 +101,11 @@ class CostAwareSearch:
         if any(need.is_new for need in needs):
             candidates = [each for each, need in zip(candidates, needs, strict=True) if need.is_new]
             needs = [need for need in needs if need.is_new]
-        chosen = self.choose(candidates, np.array([need.cost for need in needs]), rng)
+        costs = np.array([need.cost for need in needs])
+        with threadpool_limits(
+            limits=1, user_api="blas"
+        ):  # threads cost more than they save on small matrices
+            chosen = self.choose(candidates, costs, rng)
         trial = FixedTrial(candidates[chosen])
         self._space.suggest(trial)
         sample = Sample(trial.params, trial.distributions)
@@ -116,17 +122,15 @@ class CostAwareSearch:
             return int(rng.choice(len(candidates), p=weights / weights.sum()))
         results = self._modelled_results()
         scores, worst = _scores(results, rng)
-        known = self._features.encode([result.configuration for result in results])
-        scored = np.array([result.size for result in results])
+        model = GaussianProcess(self._features.encode([result.configuration for result in results]), scores)
+        scored = [result.size for result in results]
         if self._pending:
             # Trials that run are taken to end as expected, so that those beside them differ from them.
-            running = list(self._pending.values())
-            points = self._features.encode(running)
-            scores = np.concatenate([scores, predict(known, scores, points).mean])
-            known = np.concatenate([known, points])
-            scored = np.concatenate([scored, list(map(self._size, running))])
-        front = Front.of(self._sizes, scored, scores, worst)
-        expected = predict(known, scores, self._features.encode(candidates))
+            running = list(self._pending.values())[-MAX_PENDING:]
+            scores = np.concatenate([scores, model.assume(self._features.encode(running))])
+            scored += map(self._size, running)
+        front = Front.of(self._sizes, np.array(scored), scores, worst)
+        expected = model.predict(self._features.encode(candidates))
         improvement = front.expected_improvement(sizes, expected.mean, expected.deviation)
         return int(np.argmax(np.log(np.maximum(improvement, 1e-300)) - np.log(costs)))
 

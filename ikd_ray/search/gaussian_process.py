@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.spatial.distance import cdist
 
 LENGTH_SCALES = (0.5, 1.0, 2.0, 4.0)  # of features between 0 and 1
@@ -22,36 +22,54 @@ class Prediction(NamedTuple):
     deviation: np.ndarray
 
 
-def predict(known: np.ndarray, scores: np.ndarray, asked: np.ndarray) -> Prediction:
-    """Predict the scores at some points from those at others.
+class GaussianProcess:
+    """Regression from the scores at some points.
 
     The prior has mean 0 and variance 1 for standardised scores, and Matérn's covariance with smoothness 5/2. Length
     scale and noise maximise the marginal likelihood (Rasmussen and Williams, "Gaussian Processes for Machine Learning",
     2006, equation 2.30 and algorithm 2.1) on a grid, which takes milliseconds and has no starting point.
-
-    Args:
-        known: (n, features), between 0 and 1.
-        scores: (n).
-        asked: (m, features).
     """
-    center, spread = scores.mean(), max(float(scores.std()), 1e-9)
-    standard = (scores - center) / spread
-    distances = cdist(known, known)
-    best, evidence = None, -math.inf
-    for scale in LENGTH_SCALES:
-        covariance = _matern(distances / scale)
-        for noise in NOISES:
-            factor = cho_factor(covariance + (noise + JITTER) * np.eye(len(scores)), lower=True)
-            weights = cho_solve(factor, standard)
-            found = -0.5 * standard @ weights - np.log(np.diag(factor[0])).sum()
-            if found > evidence:
-                best, evidence = (scale, factor, weights), found
-    assert best is not None
-    scale, factor, weights = best
-    cross = _matern(cdist(known, asked) / scale)
-    explained = solve_triangular(factor[0], cross, lower=True)
-    variance = np.maximum(1 - (explained**2).sum(axis=0), MIN_VARIANCE)
-    return Prediction(cross.T @ weights * spread + center, np.sqrt(variance) * spread)
+
+    def __init__(self, points: np.ndarray, scores: np.ndarray) -> None:
+        """Fit scores (n) at points (n, features) between 0 and 1."""
+        self._points = points
+        self._center, self._spread = float(scores.mean()), max(float(scores.std()), 1e-9)
+        self._standard = (scores - self._center) / self._spread
+        distances, best = cdist(points, points), -math.inf
+        for scale in LENGTH_SCALES:
+            covariance = _matern(distances / scale)
+            for noise in NOISES:
+                factor = _factorize(covariance, noise)
+                weights = cho_solve((factor, True), self._standard)
+                evidence = -0.5 * self._standard @ weights - np.log(np.diag(factor)).sum()
+                if evidence > best:
+                    best = evidence
+                    self._scale, self._noise, self._factor, self._weights = scale, noise, factor, weights
+
+    def predict(self, points: np.ndarray) -> Prediction:
+        """Predict at m points, (m, features)."""
+        cross = _matern(cdist(self._points, points) / self._scale)
+        explained = solve_triangular(self._factor, cross, lower=True)
+        variance = np.maximum(1 - (explained**2).sum(axis=0), MIN_VARIANCE)
+        mean = cross.T @ self._weights * self._spread + self._center
+        return Prediction(mean, np.sqrt(variance) * self._spread)
+
+    def assume(self, points: np.ndarray) -> np.ndarray:
+        """Take the scores at further points, (m, features), to be as expected, and return them.
+
+        The means that are predicted from now on stay; the deviations near these points fall.
+        """
+        scores = self.predict(points).mean
+        self._points = np.concatenate([self._points, points])
+        self._standard = np.concatenate([self._standard, (scores - self._center) / self._spread])
+        self._factor = _factorize(_matern(cdist(self._points, self._points) / self._scale), self._noise)
+        self._weights = cho_solve((self._factor, True), self._standard)
+        return scores
+
+
+def _factorize(covariance: np.ndarray, noise: float) -> np.ndarray:
+    """Return the lower Cholesky factor of the covariance of noisy scores."""
+    return np.asarray(cholesky(covariance + (noise + JITTER) * np.eye(len(covariance)), lower=True))
 
 
 def _matern(distances: np.ndarray) -> np.ndarray:
