@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from ikd_ray.search.cost_aware import STARTUP_POWER, CostAwareSearch
 from ikd_ray.search.planned_work import Need
 from ikd_ray.search.sampler import MethodSearch, SearchSettings, SeededSampler
 from ikd_ray.search.space import DEFAULTS, Space
-from ikd_ray.search.study import Outcome, Sample
+from ikd_ray.search.study import Outcome, Sample, to_sample
 from ikd_ray.search.tpe import NUM_STARTUP_TRIALS, TpeSearch
 
 OBJECTIVES = {"dev/metric": "max", "student/params": "min"}
@@ -57,11 +57,11 @@ class RandomArm:
     def __init__(self, order: int) -> None:
         self._rng = np.random.default_rng(order)
 
-    def choose(self, left: Sequence[int], now: float) -> int:
+    def choose(self, left: Sequence[int]) -> int:
         """Return any row."""
         return int(self._rng.choice(left))
 
-    def end(self, number: int, row: int, now: float) -> None:
+    def end(self, number: int, row: int) -> None:
         """Ignore the result."""
 
 
@@ -87,7 +87,7 @@ class SamplerArm:
         budget = Budget(replace(space, start=(), methods={"": {}}), len(table.rows))
         self._sampler = SeededSampler(budget, settings, lambda *_: make_search(self))
 
-    def choose(self, left: Sequence[int], now: float) -> int | None:
+    def choose(self, left: Sequence[int]) -> int | None:
         """Return what the sampler suggests, once it can."""
         self.left = left
         number = len(self.chosen)
@@ -96,7 +96,7 @@ class SamplerArm:
         self._sampler.suggest(number)
         return self.chosen[-1]
 
-    def end(self, number: int, row: int, now: float) -> None:
+    def end(self, number: int, row: int) -> None:
         """Record the result."""
         self._sampler.record(number, to_outcome(self.table.rows[row]))
 
@@ -137,7 +137,7 @@ class _CostAwareOnTable(CostAwareSearch):
                 weights = costs**-STARTUP_POWER
                 row = int(rng.choice(arm.left, p=weights / weights.sum()))
         arm.chosen.append(row)
-        sample = _to_sample(self._space, arm.table.rows[row].params)
+        sample = to_sample(self._space, arm.table.rows[row].params)
         self.add(number, sample)
         return sample
 
@@ -151,12 +151,6 @@ def _start_rows(table: Table, features: Features) -> list[int]:
         distances = ((features.encode([table.rows[n].params for n in rows]) - wanted) ** 2).sum(axis=1)
         found.append(rows[int(distances.argmin())])
     return found
-
-
-def _to_sample(space: Space, params: Mapping[str, Any]) -> Sample:
-    trial = optuna.trial.FixedTrial(dict(params))
-    space.suggest(trial)
-    return Sample(trial.params, trial.distributions)
 
 
 class TpeArm:
@@ -175,7 +169,7 @@ class TpeArm:
         self._ended: dict[int, int] = {}
         self._observed: set[int] = set()
 
-    def choose(self, left: Sequence[int], now: float) -> int | None:
+    def choose(self, left: Sequence[int]) -> int | None:
         """Return the row nearest to what TPE suggests."""
         number = len(self._rows)
         visible = list(self._ended if self._lag is None else range(max(number - self._lag, 0)))
@@ -190,10 +184,10 @@ class TpeArm:
         distances = ((self._encoded[list(left)] - wanted) ** 2).sum(axis=1)
         row = left[int(distances.argmin())]
         self._rows.append(row)
-        self._search.add(number, _to_sample(self._space, self._table.rows[row].params))
+        self._search.add(number, to_sample(self._space, self._table.rows[row].params))
         return row
 
-    def end(self, number: int, row: int, now: float) -> None:
+    def end(self, number: int, row: int) -> None:
         """Note the result."""
         self._ended[number] = row
 

@@ -140,10 +140,10 @@ def read_table(path: Path) -> Table:
 class Arm(Protocol):
     """A search that chooses among the rows of a table."""
 
-    def choose(self, left: Sequence[int], now: float) -> int | None:
+    def choose(self, left: Sequence[int]) -> int | None:
         """Return the row of the next trial among those left; None: wait until another trial ends."""
 
-    def end(self, number: int, row: int, now: float) -> None:
+    def end(self, number: int, row: int) -> None:
         """Note that trial `number`, of that row, has ended."""
 
 
@@ -180,8 +180,8 @@ class Hypervolume:
         return float(((self._best - self._low) * self._widths).sum()) / self._whole
 
 
-def replay(table: Table, arm: Arm, workers: int, until: float = math.inf) -> Progress:
-    """Run trials of a table in the order of an arm, on simulated workers, up to a moment.
+def replay(table: Table, arm: Arm, workers: int) -> Progress:
+    """Run trials of a table in the order of an arm, on simulated workers.
 
     A trial costs the seconds of its epochs that no earlier trial has trained or is training.
     """
@@ -190,9 +190,9 @@ def replay(table: Table, arm: Arm, workers: int, until: float = math.inf) -> Pro
     running: list[tuple[float, int, int]] = []
     now, number, waits = 0.0, 0, False
     epochs = [row.epochs(table.size) for row in table.rows]
-    while (left or running) and now <= until:
+    while left or running:
         if left and len(running) < workers and not waits:
-            row = arm.choose(left, now)
+            row = arm.choose(left)
             if row is None:
                 waits = True
                 continue
@@ -204,7 +204,7 @@ def replay(table: Table, arm: Arm, workers: int, until: float = math.inf) -> Pro
             continue
         now, ended, row = heapq.heappop(running)
         waits = False
-        arm.end(ended, row, now)
+        arm.end(ended, row)
         progress.times.append(now)
         progress.volumes.append(volume.add(table.rows[row].size, table.rows[row].score))
     return progress

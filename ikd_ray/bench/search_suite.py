@@ -22,9 +22,9 @@ TABLES = Path(__file__).parent / "tables"
 SPACE = Path(__file__).resolve().parents[2] / "search_spaces" / "default.yaml"
 WORKERS = (2, 8, 64, 256)
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
-"""Of the table's whole cost, at which regrets are measured."""
+"""Shares of the table's whole cost at which regrets are measured."""
 TARGET = 0.99
-"""Of the table's hypervolume."""
+"""Share of the table's hypervolume that a search has to reach."""
 BEFORE = "TPE with a lag (before)"
 SIGNALS = {"score": 1, "nll": -1, "teacher_kl": -1, "train_loss": -1}
 """Numbers of an epoch that might predict the last score, and the sign with which more is better."""

@@ -11,7 +11,7 @@ from optuna.trial import FixedTrial
 from ikd_ray.errors import UsageError
 from ikd_ray.records import SweepRecord
 from ikd_ray.search.space import Space
-from ikd_ray.search.study import Sample
+from ikd_ray.search.study import Sample, to_sample
 
 MIN_DEFAULT_TRIALS = 8  # configurations of each method, unless the command or a grid says otherwise
 MAX_SEED = 2**31
@@ -99,10 +99,6 @@ class Budget:
         configuration, index = divmod(turn, len(self.methods))
         return TrialSpec(self.methods[index], configuration, seed)
 
-    def start(self, method: str) -> tuple[dict[str, Any], ...]:
-        """Return the configurations that a method's search begins with."""
-        return self.spaces[method].start
-
     def seed_count(self, spec: TrialSpec) -> int:
         """Return the number of trials with the same configuration, in the search or retrained."""
         return self._best_seeds if spec.retrain else self.seeds
@@ -127,6 +123,4 @@ class Budget:
 
     def to_sample(self, method: str, params: Mapping[str, Any]) -> Sample:
         """Return the searched ones of a trial's parameters, with their distributions."""
-        trial = FixedTrial(dict(params))
-        self.spaces[method].suggest(trial)
-        return Sample(trial.params, trial.distributions)
+        return to_sample(self.spaces[method], params)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from optuna.trial import FixedTrial
 from threadpoolctl import threadpool_limits
 
 from ikd_ray.search.acquisition import Front
@@ -16,7 +15,7 @@ from ikd_ray.search.candidates import Configuration, Features, draw, mutate
 from ikd_ray.search.gaussian_process import GaussianProcess
 from ikd_ray.search.planned_work import Need
 from ikd_ray.search.space import DEFAULTS, Space
-from ikd_ray.search.study import Outcome, Sample
+from ikd_ray.search.study import Outcome, Sample, to_sample
 
 MIN_RESULTS = 4  # results before a model of them chooses
 STARTUP_POWER = 1.5  # before that, probability falls with this power of the cost
@@ -25,7 +24,7 @@ MUTATED_CANDIDATES = 128
 WINDOW = 200  # newest results that the model is fitted to, besides the best of each size
 MAX_PENDING = 100  # newest trials without a result that the model takes into account
 SIZES = "student/"
-"""What the objectives that depend on a student's size alone begin with."""
+"""Prefix of the objectives that depend on a student's size alone."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +105,7 @@ class CostAwareSearch:
             limits=1, user_api="blas"
         ):  # threads cost more than they save on small matrices
             chosen = self.choose(candidates, costs, rng)
-        trial = FixedTrial(candidates[chosen])
-        self._space.suggest(trial)
-        sample = Sample(trial.params, trial.distributions)
+        sample = to_sample(self._space, candidates[chosen])
         self.add(number, sample)
         return sample
 

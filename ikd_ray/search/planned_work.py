@@ -28,7 +28,7 @@ class EpochCosts:
     top_layer: float
     lower_layer: float
     internal_losses: float
-    """Of one layer."""
+    """Cost of the internal losses of one layer."""
     evaluated_top_layer: float
     evaluated_lower_layer: float
 
@@ -108,7 +108,7 @@ def total_cost(trial: Trial, size: DataSize, costs: EpochCosts = RELATIVE_COSTS)
 
 
 class Need(NamedTuple):
-    """What a configuration needs beside the trials before it."""
+    """Training that a configuration needs beside that of the trials before it."""
 
     cost: float
     is_new: bool

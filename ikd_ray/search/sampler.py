@@ -203,7 +203,7 @@ class SeededSampler:
             return None
         if self._budget.grids:
             return self._budget.grids[spec.method][spec.configuration]
-        start = self._budget.start(spec.method)
+        start = self._budget.spaces[spec.method].start
         return DEFAULTS | start[spec.configuration] if spec.configuration < len(start) else None
 
     def _best_trial(self, method: str) -> int:

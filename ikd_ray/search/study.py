@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import DatabaseError
 
 from ikd_ray.records import STUDY, STUDY_FILE, quarantine
+from ikd_ray.search.space import Space
 from ikd_ray.storage.store import is_disk_full
 
 METHOD = "method"  # a parameter of the trials in a study of several methods
@@ -28,6 +29,13 @@ class Sample(NamedTuple):
 
     params: dict[str, Any]
     distributions: dict[str, BaseDistribution]
+
+
+def to_sample(space: Space, params: Mapping[str, Any]) -> Sample:
+    """Return the searched ones of a trial's parameters, with their distributions, in one method's space."""
+    trial = optuna.trial.FixedTrial(dict(params))
+    space.suggest(trial)
+    return Sample(trial.params, trial.distributions)
 
 
 class Outcome(NamedTuple):

@@ -121,8 +121,10 @@ class Tracker:
         if not run.data.params:
             space = Path(sweep.settings["space"]).name
             params = {"task": sweep.task, "seed": sweep.seed, "space": space}
-            minutes = {name: sweep.settings[name] for name in ("minutes",) if sweep.settings.get(name)}
-            params |= minutes if sweep.is_open_ended else minutes | {"trials": sweep.trials}
+            if minutes := sweep.settings.get("minutes"):
+                params["minutes"] = minutes
+            if not sweep.is_open_ended:
+                params["trials"] = sweep.trials
             self.client.log_batch(self.parent_run_id, params=_param_rows(params))
         if run.info.status != "RUNNING":
             self.client.update_run(self.parent_run_id, status="RUNNING")

@@ -13,9 +13,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition, Thread
+from typing import Any
 
 from filelock import FileLock
 
+from ikd_ray.config import SweepConfig
+from ikd_ray.sweep.request import Request, validate
 from tests.helpers.consistency import saved_epochs
 from tests.helpers.process_tree import ProcessTree, title
 from tests.helpers.tiny_models import make_dataset, write_teacher
@@ -47,6 +50,21 @@ def sweep_flags(inputs: Path, home: Path, name: str, space: str, *more: object) 
     teacher, glue = inputs / "teacher", inputs / "glue"
     flags = ["--task", "cola", "--teacher", teacher, "--data-dir", glue, "--space", home / "space.yaml"]
     return [*flags, "--name", name, *more]
+
+
+def validated_request(inputs: Path, home: Path, space: str, **settings: Any) -> Request:
+    """Write `space.yaml` into `home`, and return the request of a sweep with the inputs of `write_inputs`."""
+    (home / "space.yaml").write_text(space)
+    return validate(
+        SweepConfig(
+            task="cola",
+            data_dir=inputs / "glue",
+            teacher=str(inputs / "teacher"),
+            space=home / "space.yaml",
+            output=home / "outputs",
+            **settings,
+        )
+    )
 
 
 def script_command(script: str, *arguments: object) -> list[str]:

@@ -7,15 +7,14 @@ import re
 import numpy as np
 import pytest
 
-from ikd_ray.config import SweepConfig, make_trial
+from ikd_ray.config import make_trial
 from ikd_ray.errors import UsageError
 from ikd_ray.search.budget import Budget
 from ikd_ray.search.planned_work import DataSize, EpochCosts, total_cost
 from ikd_ray.search.space_file import load_space
 from ikd_ray.sweep.dry_run import plan_sweep, sample_trials
 from ikd_ray.sweep.epoch_costs import Costs, typical_subset
-from ikd_ray.sweep.request import validate
-from tests.helpers.run_command import sweep_flags
+from tests.helpers.run_command import sweep_flags, validated_request
 from tests.helpers.tiny_models import make_dataset
 
 SPACE = """
@@ -74,17 +73,7 @@ def test_the_plan_is_printed_and_nothing_is_written(command, inputs, tmp_path):
 
 
 def test_more_than_the_machine_has_is_refused(inputs, tmp_path):
-    (tmp_path / "space.yaml").write_text(SPACE)
-    request = validate(
-        SweepConfig(
-            task="cola",
-            data_dir=inputs / "glue",
-            teacher=str(inputs / "teacher"),
-            space=tmp_path / "space.yaml",
-            output=tmp_path / "outputs",
-            concurrent=999,
-        )
-    )
+    request = validated_request(inputs, tmp_path, SPACE, concurrent=999)
     with pytest.raises(UsageError, match="--concurrent 999: the cluster has room for "):
         next(plan_sweep(request))
     assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]

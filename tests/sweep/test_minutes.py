@@ -6,27 +6,12 @@ import json
 
 import pytest
 
-from ikd_ray.config import SweepConfig
 from ikd_ray.errors import UsageError
 from ikd_ray.sweep.dry_run import plan_sweep
-from ikd_ray.sweep.request import MAX_TRIALS, make_config, validate
-from tests.helpers.run_command import sweep_flags
+from ikd_ray.sweep.request import MAX_TRIALS, make_config
+from tests.helpers.run_command import sweep_flags, validated_request
 
 SPACE = "params: {student_layers: {int: [1, 2]}, learning_rate: {float: [1.0e-4, 1.0e-2], log: true}, epochs: 1}\n"
-
-
-def request_of(inputs, folder, text=SPACE, **settings):
-    (folder / "space.yaml").write_text(text)
-    return validate(
-        SweepConfig(
-            task="cola",
-            data_dir=inputs / "glue",
-            teacher=str(inputs / "teacher"),
-            space=folder / "space.yaml",
-            output=folder / "outputs",
-            **settings,
-        )
-    )
 
 
 @pytest.mark.slow
@@ -49,10 +34,12 @@ def test_time_ends_a_sweep_which_can_go_on(inputs, tmp_path, command, uri):
 
 
 def test_minutes_take_the_place_of_trials(inputs, tmp_path):
-    request = request_of(inputs, tmp_path, minutes=5)
+    request = validated_request(inputs, tmp_path, SPACE, minutes=5)
     assert request.trials == MAX_TRIALS
     assert (
-        request_of(inputs, tmp_path, "sampler: grid\nparams: {epochs: {choice: [1, 2]}}\n", minutes=5).trials
+        validated_request(
+            inputs, tmp_path, "sampler: grid\nparams: {epochs: {choice: [1, 2]}}\n", minutes=5
+        ).trials
         == 2
     )
     plan = next(note.text for note in plan_sweep(request) if note.label == "trials")
@@ -63,7 +50,9 @@ def test_minutes_take_the_place_of_trials(inputs, tmp_path):
 def test_the_plan_has_time_for_so_many_minutes(inputs, tmp_path):
     """It needs a probe of ten seconds."""
     [text] = [
-        note.text for note in plan_sweep(request_of(inputs, tmp_path, minutes=5)) if note.label == "time"
+        note.text
+        for note in plan_sweep(validated_request(inputs, tmp_path, SPACE, minutes=5))
+        if note.label == "time"
     ]
     assert "5 minutes of trials of" in text
 
@@ -79,4 +68,4 @@ def test_retraining_the_best_needs_a_number_of_trials(inputs, tmp_path):
     with pytest.raises(
         UsageError, match=r"--minutes 5: .*space.yaml retrains the best configurations \(best_seeds\)"
     ):
-        request_of(inputs, tmp_path, SPACE + "best_seeds: 2\n", minutes=5)
+        validated_request(inputs, tmp_path, SPACE + "best_seeds: 2\n", minutes=5)
