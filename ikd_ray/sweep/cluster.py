@@ -149,7 +149,8 @@ def cluster_nodes() -> list[Node]:
 def _start_cluster(folder: str, nested: bool) -> None:
     _create_token()
     # Ray starts an idle worker for each CPU; on a small machine they import the trainable during the preparation.
-    preload = (os.cpu_count() or 1) <= MAX_CONCURRENT
+    # Ray Train's own actors, eight for each trial, do not need it.
+    preload = not nested and (os.cpu_count() or 1) <= MAX_CONCURRENT
     try:
         ray.init(
             address="local",

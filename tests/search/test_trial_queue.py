@@ -108,17 +108,17 @@ def test_results_guide_the_search(space, tmp_path):
 @pytest.mark.parametrize(("concurrent", "study"), [(1, "kept"), (2, "kept"), (2, "deleted"), (1, "damaged")])
 def test_an_interrupted_sweep_goes_on_as_if_it_had_not_been(space, tmp_path, concurrent, study):
     """All results are there when it goes on; yet suggestion n sees those of trials before n - lag alone."""
-    whole = play(open_queue(space, tmp_path / "whole", concurrent, trials=24), max)
+    whole = play(open_queue(space, tmp_path / "whole", concurrent, trials=16), max)
     cut = tmp_path / "cut"
-    before = play(open_queue(space, cut, concurrent, trials=24), min, most=15)
+    before = play(open_queue(space, cut, concurrent, trials=16), min, most=10)
     if study != "kept":
         (cut / "study.db").unlink()
     if study == "damaged":
         (cut / "study.db").write_bytes(b"not a database, but a text " * 100)
-    resumed = open_queue(space, cut, concurrent, ended=make_records(before.values()), trials=9)
+    resumed = open_queue(space, cut, concurrent, ended=make_records(before.values()), trials=6)
     assert before | play(resumed, min) == whole
-    assert read_states(cut) == ["COMPLETE"] * 24
-    searched = [{k: v for k, v in whole[number]["params"].items() if k != "seed"} for number in range(24)]
+    assert read_states(cut) == ["COMPLETE"] * 16
+    searched = [{k: v for k, v in whole[number]["params"].items() if k != "seed"} for number in range(16)]
     assert [trial.params for trial in read_study(cut)] == searched
     assert (cut / "damaged" / "study.db").exists() == (study == "damaged")
 

@@ -79,8 +79,8 @@ def test_more_than_the_machine_has_is_refused(inputs, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]
 
 
-def test_a_resumed_sweep_has_no_dry_run(command, tmp_path):
-    done = command("run", "--resume", "sweep", "--dry-run", cwd=tmp_path, status=2)
+def test_a_resumed_sweep_has_no_dry_run(call, tmp_path):
+    done = call("run", "--resume", "sweep", "--dry-run", cwd=tmp_path, status=2)
     assert done.stderr == "error: --dry-run is for a new sweep; leave out --resume, or leave out --dry-run\n"
 
 

@@ -65,12 +65,14 @@ def test_another_machine_exports_from_the_bucket(on_s3, bucket, call, tmp_path):
         assert ("assistant" in facts) == (facts["params"]["assistant_layers"] == 3)
 
 
-def test_a_name_that_is_taken_in_the_bucket_is_refused(on_s3, bucket, inputs, command, machine):
+def test_a_name_that_is_taken_in_the_bucket_is_refused(on_s3, bucket, inputs, call, machine, monkeypatch):
+    monkeypatch.setenv("HOME", machine("third")["HOME"])
     flags = ("--task", "cola", "--teacher", inputs / "teacher", "--data-dir", inputs / "glue")
     arguments = (*flags, "--name", "methods", "--output", bucket)
-    done = command("run", *arguments, cwd=on_s3.home, status=2, **machine("third"))
-    assert "exists already" in done.stderr
-    assert "--resume methods" in done.stderr
+    refused = call("run", *arguments, cwd=on_s3.home, status=2).stderr
+    assert refused.count("\n") == 1
+    assert "exists already" in refused
+    assert "--resume methods" in refused
 
 
 def test_every_method_has_as_many_trials_and_its_best_is_retrained(methods):
