@@ -17,7 +17,8 @@ from ikd_ray.bench.results import Timing
 from ikd_ray.config import TeacherConfig, Trial
 from ikd_ray.data.tokens import open_data
 from ikd_ray.distill.distributed import DistributedContext
-from ikd_ray.distill.loop import Distillation, Epoch
+from ikd_ray.distill.epoch import Epoch
+from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.regimes import Stage
 from ikd_ray.distill.stage_training import StageTrainer, train_stage
 from ikd_ray.distill.targets import build_targets

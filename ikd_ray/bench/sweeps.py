@@ -18,8 +18,9 @@ from ikd_ray.bench import machine
 from ikd_ray.bench.inputs import Request
 from ikd_ray.config import SweepConfig
 from ikd_ray.data.corpus import generate
+from ikd_ray.distill.epoch import Epoch
 from ikd_ray.distill.epoch_cache import STAGES
-from ikd_ray.distill.loop import Distillation, Epoch
+from ikd_ray.distill.loop import Distillation
 from ikd_ray.errors import first_line
 from ikd_ray.records import TrialRecord, read_sweep, read_trials
 from ikd_ray.tasks import PROBABILITY_METRICS

@@ -12,8 +12,9 @@ from typing import Any
 
 from ikd_ray.config import NOT_IN_ASSISTANTS, PrefixConfig, Trial
 from ikd_ray.data.tokens import TaskData
+from ikd_ray.distill.epoch import Epoch
 from ikd_ray.distill.epoch_cache import EpochCache
-from ikd_ray.distill.loop import Distillation, Epoch
+from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.memory import StepMemory
 from ikd_ray.distill.stage_training import DivergedError
 from ikd_ray.distill.targets import Targets

@@ -14,6 +14,7 @@ from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.cache_keys import environment, stage_key, start_key
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.epoch import TIME_METRICS, Epoch
 from ikd_ray.distill.epoch_cache import CachedEpoch, EpochCache, LostCheckpointError, PendingEpoch
 from ikd_ray.distill.evaluate import StudentEvaluator
 from ikd_ray.distill.fast_layers import use_onednn
@@ -28,27 +29,6 @@ from ikd_ray.errors import UsageError, first_line
 
 POLL_SECONDS = 0.2
 """Seconds between two looks at an epoch that another process trains."""
-TIME_METRICS = ("time/epoch_s", "time/evaluation_s")
-"""Seconds of an epoch's training and of its evaluation."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """Report of one epoch. `epoch` and `stage` count from 1."""
-
-    epoch: int
-    remaining: int
-    """Epochs that may follow at most."""
-    stage: int
-    stages: int
-    stage_name: str
-    metrics: dict[str, float]
-    reused_from: str = ""
-    """The trial that trained the epoch, where it is another one."""
-    resumed: bool = False
-    """True if this trial trained the epoch itself, before it was interrupted."""
-    warnings: tuple[str, ...] = ()
-    """Problems with saved epochs since the epoch before."""
 
 
 @dataclass(frozen=True)

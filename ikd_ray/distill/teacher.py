@@ -25,8 +25,8 @@ from ikd_ray.data.sources import hub_reachable, offline_unless_reachable
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.encoder import FAMILIES, Encoder
+from ikd_ray.distill.epoch import Epoch
 from ikd_ray.distill.evaluate import score
-from ikd_ray.distill.loop import Epoch
 from ikd_ray.distill.memory import ModelShape, StepMemory
 from ikd_ray.distill.regimes import Stage
 from ikd_ray.distill.stage_training import DivergedError, StageTrainer, train_stage

@@ -14,7 +14,8 @@ from ikd_ray.config import Trial
 from ikd_ray.data.dataset import Dataset
 from ikd_ray.data.tokens import TaskData, tokenize
 from ikd_ray.distill.encoder import Encoder
-from ikd_ray.distill.loop import Distillation, Epoch
+from ikd_ray.distill.epoch import Epoch
+from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.student import matched_layers
 from ikd_ray.distill.targets import Targets, build_targets
 from ikd_ray.distill.teacher import TeacherSource, load_tokenizer

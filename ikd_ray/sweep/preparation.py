@@ -22,9 +22,9 @@ from transformers.utils import logging
 from ikd_ray.data.tokens import TaskData, open_data, tokenize
 from ikd_ray.distill.assistant import assistant_key, make_assistant
 from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.epoch import Epoch
 from ikd_ray.distill.epoch_cache import STAGES, EpochCache
 from ikd_ray.distill.latency import latency_ms
-from ikd_ray.distill.loop import Epoch
 from ikd_ray.distill.memory import ModelShape, StepMemory
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.stage_training import DivergedError

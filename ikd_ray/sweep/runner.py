@@ -36,8 +36,8 @@ from ikd_ray.sweep.searcher import LiveTrialScheduler, QueueSearcher
 from ikd_ray.sweep.sweep_folder import locked_sweep, open_sweep
 from ikd_ray.sweep.sync import SweepSync, pull_students
 from ikd_ray.sweep.trainable import make_trainable
-from ikd_ray.sweep.trial import TUNE_FOLDER, TrialContext, format_error
-from ikd_ray.sweep.trial_results import MAX_FAILURES
+from ikd_ray.sweep.trial import TrialContext, format_error
+from ikd_ray.sweep.trial_results import MAX_FAILURES, TUNE_FOLDER
 from ikd_ray.terminal import interrupts
 from ikd_ray.terminal.command_line import print_error, script_command
 from ikd_ray.terminal.console import Console

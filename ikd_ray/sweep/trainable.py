@@ -1,25 +1,21 @@
 """Tune trainables: where a trial meets Ray.
 
-With one worker a trial runs inside an actor that Tune reuses. With several workers it is a Ray Train run.
+With one worker a trial runs inside an actor that Tune reuses; `train_workers` has trials with several.
 """
 
 from __future__ import annotations
 
 import os
-import uuid
-from functools import partial
 from typing import Any, ClassVar
 
 import ray
 import torch
 from ray import tune
-from ray.exceptions import RayError
 
 from ikd_ray.distill.distributed import DistributedContext
-from ikd_ray.distill.epoch_cache import DISK_ERRORS
 from ikd_ray.sweep.artifacts import LoadedArtifacts
-from ikd_ray.sweep.trial import TUNE_FOLDER, TrialContext, format_error, run_trial
-from ikd_ray.sweep.trial_results import ERROR, MAX_FAILURES, REPORT, STOPPED, trial_id
+from ikd_ray.sweep.trial import TrialContext, format_error, run_trial
+from ikd_ray.sweep.trial_results import ERROR, REPORT
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -31,8 +27,10 @@ def make_trainable(context: TrialContext) -> Any:
     if context.resources.workers == 1:
         trainable = type(StudentTrainable.__name__, (StudentTrainable,), {"context": context})
         return tune.with_resources(trainable, context.resources.per_worker)
-    # The function itself only waits: its workers request the CPUs. Tune wants a request that is not empty.
-    return tune.with_resources(partial(train_with_workers, context=context), {"memory": 1_000_000})
+    # Imported late: most sweeps do not use Ray Train.
+    from ikd_ray.sweep.train_workers import make_workers_trainable
+
+    return make_workers_trainable(context)
 
 
 class StudentTrainable(tune.Trainable):
@@ -73,50 +71,3 @@ class StudentTrainable(tune.Trainable):
         if done:
             self._results.close()  # release the trial's locks
         return result | {"done": done}
-
-
-def train_with_workers(config: dict[str, Any], context: TrialContext) -> None:
-    """Run a trial with several Ray Train workers and forward their reports to Tune."""
-    # Imported late: most sweeps do not use Ray Train.
-    from ray import train
-    from ray.train.torch import TorchTrainer
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    trainer = TorchTrainer(
-        _run_worker,
-        train_loop_config={"config": config, "context": context},
-        scaling_config=train.ScalingConfig(
-            num_workers=context.resources.workers,
-            use_gpu=context.resources.gpus > 0,
-            resources_per_worker=context.resources.per_worker,
-        ),
-        run_config=train.RunConfig(
-            # Unique, since a paused trial starts another run.
-            name=f"{trial_id(config['number'])}-{uuid.uuid4().hex[:8]}",
-            storage_path=str(context.sweep / TUNE_FOLDER),
-            # After a failure all workers restart and continue from the saved epochs.
-            failure_config=train.FailureConfig(max_failures=MAX_FAILURES),
-            callbacks=[TuneReportCallback()],  # type: ignore[list-item]  # Ray annotates another `Callback`
-        ),
-    )
-    try:
-        trainer.fit()
-    except train.WorkerGroupError as error:
-        failures = list(error.worker_failures.values())
-        if any(isinstance(failure, RayError) for failure in failures):
-            raise  # a worker process died too often
-        key = STOPPED if any(isinstance(failure, DISK_ERRORS) for failure in failures) else ERROR
-        tune.report({key: format_error(failures[0])})
-
-
-def _run_worker(arguments: dict[str, Any]) -> None:
-    from ray import train
-    from ray.train.torch import get_device
-
-    context, config = arguments["context"], arguments["config"]
-    torch.set_num_threads(context.resources.cpus)
-    worker = train.get_context()
-    distributed = DistributedContext(worker.get_world_rank(), worker.get_world_size(), get_device())
-    artifacts = LoadedArtifacts(context.artifacts, distributed.device)
-    for result in run_trial(context, config, artifacts, distributed):
-        train.report(result)

@@ -13,8 +13,9 @@ import torch
 
 from ikd_ray.config import PrefixConfig, SharingConfig, make_trial
 from ikd_ray.distill.distributed import DistributedContext
+from ikd_ray.distill.epoch import TIME_METRICS, Epoch
 from ikd_ray.distill.epoch_cache import DISK_ERRORS, STAGES, EpochCache, PendingEpoch
-from ikd_ray.distill.loop import TIME_METRICS, Distillation, Epoch
+from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.memory import StepMemory
 from ikd_ray.distill.stage_training import DivergedError
 from ikd_ray.distill.student import size_metrics
@@ -25,8 +26,6 @@ from ikd_ray.storage import store
 from ikd_ray.sweep.artifacts import LoadedArtifacts, SharedArtifacts
 from ikd_ray.sweep.resources import TrialResources
 from ikd_ray.sweep.trial_results import FAILED, PAUSED, REPORT, SPEC_FIELDS, STOPPED, Paused, trial_id
-
-TUNE_FOLDER = ".tune"  # state of Ray Tune and Ray Train in a sweep's folder; removed when the sweep ends
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from ikd_ray.terminal.summary_tables import FAILED_SHOWN, FRONT_SHOWN, front_tab
 from ikd_ray.terminal.sweep_progress import SweepProgress, TrialProgress
 
 if TYPE_CHECKING:
-    from ikd_ray.distill.loop import Epoch
+    from ikd_ray.distill.epoch import Epoch
 
 LABEL_WIDTH = 10  # columns of a note's label
 FILE_WIDTH = 100  # columns of tables in a file

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ikd_ray.formatting import MAX_REASON_CHARS, MISSING, clean, decimal
 
 if TYPE_CHECKING:
-    from ikd_ray.distill.loop import Epoch
+    from ikd_ray.distill.epoch import Epoch
 
 ENDED_KEPT = 5
 

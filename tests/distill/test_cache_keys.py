@@ -211,6 +211,7 @@ OTHER_MODULES = {
     "lists, removes or copies files": ["distill.cache_contents", "storage.eviction", "storage.remote"],
     "makes the keys themselves": ["distill.cache_keys", "storage.store"],
     "measures time": ["distill.latency"],
+    "reports of epochs": ["distill.epoch"],
     "messages": ["errors"],
 }
 """Modules of the rooms below a trial, and modules at the top that these import, that compute no epoch, by reason."""

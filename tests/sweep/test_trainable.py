@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from ray import cloudpickle
 
 from ikd_ray.config import PrefixConfig
 from ikd_ray.distill.memory import StepMemory
+from ikd_ray.storage.remote import SharedStorage
+from ikd_ray.sweep.artifacts import SharedArtifacts
 from ikd_ray.sweep.resources import TrialResources
 from ikd_ray.sweep.trainable import make_trainable
 from ikd_ray.sweep.trial import TrialContext
 
+RECEIVE = """
+import sys
+from ray import cloudpickle
+from ikd_ray.distill.epoch import Epoch
+cloudpickle.loads(sys.stdin.buffer.read())
+assert "transformers" not in sys.modules
+"""
+
+
+@pytest.fixture
+def make_context(tmp_path):
+    """`make_context(workers)`: the context of a sweep's trials."""
+
+    def make(workers: int) -> TrialContext:
+        resources = TrialResources(concurrent=1, workers=workers, cpus=1, gpus=0.0, grows=False)
+        artifacts = SharedArtifacts(SharedStorage(str(tmp_path)), tmp_path, None, {})
+        return TrialContext(artifacts, resources, "first", "5eed", PrefixConfig(), None, StepMemory())
+
+    return make
+
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_trainable_brings_its_context_itself(workers):
+def test_a_trainable_brings_its_context_itself(make_context, workers):
     """An object of the driver's in Ray's store would end the driver at once when its raylet dies, without a message."""
-    resources = TrialResources(concurrent=1, workers=workers, cpus=1, gpus=0.0, grows=False)
-    context = TrialContext(None, resources, "first", "5eed", PrefixConfig(), None, StepMemory())
+    context = make_context(workers)
     trainable = cloudpickle.loads(cloudpickle.dumps(make_trainable(context)))
-    found = trainable.context if workers == 1 else trainable.keywords["context"]
+    found = trainable.context if workers == 1 else cloudpickle.loads(trainable.keywords["context"])
     assert found == context
+
+
+def test_processes_that_only_forward_reports_import_no_models(make_context):
+    """Ray starts eight of them for each trial with several workers; an import of models takes seconds."""
+    trainable = cloudpickle.dumps(make_trainable(make_context(2)))
+    subprocess.run([sys.executable, "-c", RECEIVE], input=trainable, check=True, timeout=60)
