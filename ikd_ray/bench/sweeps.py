@@ -190,7 +190,7 @@ def _compare(
     }
 
 
-def _run_sweep(folder: Path, distillation: type[Distillation] = Distillation, **flags: Any) -> dict[str, Any]:
+def _run_sweep(folder: Path, distillation: type[Distillation] | None = None, **flags: Any) -> dict[str, Any]:
     """Run a sweep in a process of its own, and return what its `TimingConsole` recorded."""
     store = f"sqlite:///{folder / 'mlflow.db'}"
     config = SweepConfig(output=folder / "outputs", tracking_uri=store, **flags)
@@ -208,7 +208,7 @@ def _run_sweep(folder: Path, distillation: type[Distillation] = Distillation, **
 
 
 def _time_sweep(
-    config: SweepConfig, folder: Path, log: Path, distillation: type[Distillation]
+    config: SweepConfig, folder: Path, log: Path, distillation: type[Distillation] | None
 ) -> dict[str, Any]:
     """Run a sweep in this process, in `folder`, with all output in the log."""
     os.chdir(folder)

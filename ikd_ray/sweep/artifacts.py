@@ -1,45 +1,15 @@
-"""Artifacts that all trials of a sweep share: data, teacher, targets, assistants, latencies; as paths and loaded."""
+"""Artifacts that all trials of a sweep share, as a worker process loads them: data, and targets of the teachers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 import torch
 
 from ikd_ray.data.tokens import TaskData, open_data
 from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.teacher import load_teacher
-from ikd_ray.storage.remote import SharedStorage
-
-
-@dataclass(frozen=True)
-class TeacherArtifacts:
-    """Paths of a teacher (or an assistant) and of its targets, relative to the output folder."""
-
-    teacher: Path
-    targets: Path
-    parts: tuple[str, ...]  # subfolders of `targets`
-    attention_stored: bool
-
-    def load_targets(self, output: SharedStorage, data: TaskData, device: torch.device) -> Targets:
-        """Load the targets, fetching first what this node lacks."""
-        for path in (self.teacher, *(self.targets / part for part in self.parts)):
-            output.download(output.folder / path)
-        teacher = load_teacher(output.folder / self.teacher)
-        return Targets(output.folder / self.targets, data, teacher, self.attention_stored, device)
-
-
-@dataclass(frozen=True)
-class SharedArtifacts:
-    """Paths of what every trial needs, relative to the output folder; small enough to be sent with each trial."""
-
-    output: SharedStorage
-    tokens: Path
-    teacher: TeacherArtifacts
-    latency_ms: dict[int, float]  # by student depth
-    assistants: dict[int, TeacherArtifacts] = field(default_factory=dict)  # by depth
+from ikd_ray.sweep.trial_context import SharedArtifacts, TeacherArtifacts
 
 
 class LoadedArtifacts:
@@ -63,12 +33,20 @@ class LoadedArtifacts:
     @cached_property
     def teacher_targets(self) -> Targets:
         """The teacher's targets."""
-        return self._shared.teacher.load_targets(self._shared.output, self.data, self._device)
+        return self._load_targets(self._shared.teacher)
 
     def assistant_targets(self, layers: int) -> Targets:
         """Return the targets of the assistant with `layers` layers."""
         if layers not in self._assistant_targets:
-            self._assistant_targets[layers] = self._shared.assistants[layers].load_targets(
-                self._shared.output, self.data, self._device
-            )
+            self._assistant_targets[layers] = self._load_targets(self._shared.assistants[layers])
         return self._assistant_targets[layers]
+
+    def _load_targets(self, artifacts: TeacherArtifacts) -> Targets:
+        """Load a teacher's targets, fetching first what this node lacks."""
+        output = self._shared.output
+        for path in (artifacts.teacher, *(artifacts.targets / part for part in artifacts.parts)):
+            output.download(output.folder / path)
+        teacher = load_teacher(output.folder / artifacts.teacher)
+        return Targets(
+            output.folder / artifacts.targets, self.data, teacher, artifacts.attention_stored, self._device
+        )

@@ -51,9 +51,9 @@ from ikd_ray.errors import UsageError
 from ikd_ray.records import read_sweep, write_json
 from ikd_ray.search.space import Space
 from ikd_ray.storage.remote import SharedStorage
-from ikd_ray.sweep.artifacts import SharedArtifacts, TeacherArtifacts
 from ikd_ray.sweep.cluster import cluster_nodes
 from ikd_ray.sweep.request import Request
+from ikd_ray.sweep.trial_context import SharedArtifacts, TeacherArtifacts
 from ikd_ray.sweep.trial_results import MAX_FAILURES
 from ikd_ray.tasks import Task
 from ikd_ray.terminal.console import Console

@@ -36,7 +36,8 @@ from ikd_ray.sweep.searcher import LiveTrialScheduler, QueueSearcher
 from ikd_ray.sweep.sweep_folder import locked_sweep, open_sweep
 from ikd_ray.sweep.sync import SweepSync, pull_students
 from ikd_ray.sweep.trainable import make_trainable
-from ikd_ray.sweep.trial import TrialContext, format_error
+from ikd_ray.sweep.trial import format_error
+from ikd_ray.sweep.trial_context import TrialContext
 from ikd_ray.sweep.trial_results import MAX_FAILURES, TUNE_FOLDER
 from ikd_ray.terminal import interrupts
 from ikd_ray.terminal.command_line import print_error, script_command
@@ -57,7 +58,7 @@ os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 
 
 def run(
-    request: Request, command: str, console: Console, distillation: type[Distillation] = Distillation
+    request: Request, command: str, console: Console, distillation: type[Distillation] | None = None
 ) -> int:
     """Run a sweep to its end, and return the exit status of the command.
 
@@ -159,7 +160,9 @@ def _command(name: str, flags: str, request: Request) -> str:
     return script_command(name, flags, request.config.uri or str(request.config.output))
 
 
-def _run_locked(request: Request, command: str, console: Console, distillation: type[Distillation]) -> int:
+def _run_locked(
+    request: Request, command: str, console: Console, distillation: type[Distillation] | None
+) -> int:
     """Open MLflow, lock and prepare the sweep, and run it."""
     config = request.config
     resources = allocate(

@@ -8,46 +8,29 @@ from __future__ import annotations
 
 import uuid
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ray import cloudpickle, train, tune
+import torch
+from ray import train, tune
 from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from ikd_ray.storage.remote import SharedStorage
-from ikd_ray.sweep.resources import TrialResources
+from ikd_ray.distill.distributed import DistributedContext
+from ikd_ray.distill.epoch_cache import DISK_ERRORS
+from ikd_ray.sweep.trial_context import TrialContext
 from ikd_ray.sweep.trial_results import ERROR, MAX_FAILURES, STOPPED, TUNE_FOLDER, trial_id
-
-if TYPE_CHECKING:
-    from ikd_ray.sweep.trial import TrialContext
 
 
 def make_workers_trainable(context: TrialContext) -> Any:
     """Return the Tune trainable of trials with several workers, and the resources that each trial requests."""
-    function = partial(
-        train_with_workers,
-        output=context.artifacts.output,
-        sweep_name=context.sweep_name,
-        resources=context.resources,
-        context=cloudpickle.dumps(context),
-    )
     # The function itself only waits: its workers request the CPUs. Tune wants a request that is not empty.
-    return tune.with_resources(function, {"memory": 1_000_000})
+    return tune.with_resources(partial(train_with_workers, context=context), {"memory": 1_000_000})
 
 
-def train_with_workers(
-    config: dict[str, Any], output: SharedStorage, sweep_name: str, resources: TrialResources, context: bytes
-) -> None:
-    """Run a trial with several Ray Train workers and forward their reports to Tune.
-
-    Args:
-        config: the trial's configuration.
-        output: the output folder.
-        sweep_name: name of the sweep in it.
-        resources: number of workers, and what each requests.
-        context: the pickled `TrialContext`.
-    """
+def train_with_workers(config: dict[str, Any], context: TrialContext) -> None:
+    """Run a trial with several Ray Train workers and forward their reports to Tune."""
+    resources = context.resources
     trainer = TorchTrainer(
         _run_worker,
         train_loop_config={"config": config, "context": context},
@@ -59,7 +42,7 @@ def train_with_workers(
         run_config=train.RunConfig(
             # Unique, since a paused trial starts another run.
             name=f"{trial_id(config['number'])}-{uuid.uuid4().hex[:8]}",
-            storage_path=str(output.folder / sweep_name / TUNE_FOLDER),
+            storage_path=str(context.sweep / TUNE_FOLDER),
             # After a failure all workers restart and continue from the saved epochs.
             failure_config=train.FailureConfig(max_failures=MAX_FAILURES),
             callbacks=[TuneReportCallback()],  # type: ignore[list-item]  # Ray annotates another `Callback`
@@ -68,7 +51,6 @@ def train_with_workers(
     try:
         trainer.fit()
     except train.WorkerGroupError as error:
-        from ikd_ray.distill.epoch_cache import DISK_ERRORS
         from ikd_ray.sweep.trial import format_error
 
         failures = list(error.worker_failures.values())
@@ -79,16 +61,13 @@ def train_with_workers(
 
 
 def _run_worker(arguments: dict[str, Any]) -> None:
-    import torch
-
-    from ikd_ray.distill.distributed import DistributedContext
     from ikd_ray.sweep.artifacts import LoadedArtifacts
     from ikd_ray.sweep.trial import run_trial
 
-    context: TrialContext = cloudpickle.loads(arguments["context"])
+    context, config = arguments["context"], arguments["config"]
     torch.set_num_threads(context.resources.cpus)
     worker = train.get_context()
     distributed = DistributedContext(worker.get_world_rank(), worker.get_world_size(), get_device())
     artifacts = LoadedArtifacts(context.artifacts, distributed.device)
-    for result in run_trial(context, arguments["config"], artifacts, distributed):
+    for result in run_trial(context, config, artifacts, distributed):
         train.report(result)

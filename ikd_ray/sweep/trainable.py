@@ -14,7 +14,8 @@ from ray import tune
 
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.sweep.artifacts import LoadedArtifacts
-from ikd_ray.sweep.trial import TrialContext, format_error, run_trial
+from ikd_ray.sweep.trial import format_error, run_trial
+from ikd_ray.sweep.trial_context import TrialContext
 from ikd_ray.sweep.trial_results import ERROR, REPORT
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -5,58 +5,26 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ikd_ray.config import PrefixConfig, SharingConfig, make_trial
+from ikd_ray.config import make_trial
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.epoch import TIME_METRICS, Epoch
-from ikd_ray.distill.epoch_cache import DISK_ERRORS, STAGES, EpochCache, PendingEpoch
+from ikd_ray.distill.epoch_cache import DISK_ERRORS, PendingEpoch
 from ikd_ray.distill.loop import Distillation
-from ikd_ray.distill.memory import StepMemory
 from ikd_ray.distill.stage_training import DivergedError
 from ikd_ray.distill.student import size_metrics
 from ikd_ray.errors import first_line
 from ikd_ray.records import TrialRecord, require_sweep, trial_folder, write_trial
 from ikd_ray.redaction import redact_text
 from ikd_ray.storage import store
-from ikd_ray.sweep.artifacts import LoadedArtifacts, SharedArtifacts
-from ikd_ray.sweep.resources import TrialResources
+from ikd_ray.sweep.artifacts import LoadedArtifacts
+from ikd_ray.sweep.trial_context import TrialContext
 from ikd_ray.sweep.trial_results import FAILED, PAUSED, REPORT, SPEC_FIELDS, STOPPED, Paused, trial_id
-
-
-@dataclass(frozen=True)
-class TrialContext:
-    """Inputs of every trial of a sweep besides its own configuration; sent to each worker."""
-
-    artifacts: SharedArtifacts
-    resources: TrialResources
-    sweep_name: str
-    sweep_id: str  # unique, unlike the name
-    prefix: PrefixConfig
-    sharing: SharingConfig | None  # None: trials neither save epochs nor reuse saved ones
-    memory: StepMemory
-    distillation: type[Distillation] = Distillation
-
-    @property
-    def sweep(self) -> Path:
-        """The sweep's folder on the current node."""
-        return self.artifacts.output.folder / self.sweep_name
-
-    def epoch_cache(self, trial: str) -> EpochCache | None:
-        """Return the saved epochs as a trial with this id sees them."""
-        if self.sharing is None:
-            return None
-        return EpochCache(
-            self.artifacts.output.folder / "cache" / STAGES,
-            self.sharing.disk_gb,
-            f"{self.sweep_name}/{trial}",
-            f"{self.sweep_id}-{trial}",
-            self.artifacts.output,
-        )
 
 
 def run_trial(
@@ -81,7 +49,7 @@ def run_trial(
         start = time.monotonic()
         if trial.assistant_layers:  # the assistant teaches, but metrics still compare with the teacher
             targets, reference = artifacts.assistant_targets(trial.assistant_layers), targets
-        run = context.distillation(
+        run = (context.distillation or Distillation)(
             trial, artifacts.data, targets, distributed, context.prefix, cache, reference, context.memory
         )
         for event in run:

@@ -11,10 +11,9 @@ from ray import cloudpickle
 from ikd_ray.config import PrefixConfig
 from ikd_ray.distill.memory import StepMemory
 from ikd_ray.storage.remote import SharedStorage
-from ikd_ray.sweep.artifacts import SharedArtifacts
 from ikd_ray.sweep.resources import TrialResources
 from ikd_ray.sweep.trainable import make_trainable
-from ikd_ray.sweep.trial import TrialContext
+from ikd_ray.sweep.trial_context import SharedArtifacts, TrialContext
 
 RECEIVE = """
 import sys
@@ -42,7 +41,7 @@ def test_a_trainable_brings_its_context_itself(make_context, workers):
     """An object of the driver's in Ray's store would end the driver at once when its raylet dies, without a message."""
     context = make_context(workers)
     trainable = cloudpickle.loads(cloudpickle.dumps(make_trainable(context)))
-    found = trainable.context if workers == 1 else cloudpickle.loads(trainable.keywords["context"])
+    found = trainable.context if workers == 1 else trainable.keywords["context"]
     assert found == context
 
 
