@@ -1,4 +1,4 @@
-"""Report of one epoch; without PyTorch, since processes that only forward it read it too."""
+"""Report of one epoch, in a module that imports no transformers: processes that only forward it unpickle it too."""
 
 from __future__ import annotations
 

@@ -43,10 +43,10 @@ class LoadedArtifacts:
 
     def _load_targets(self, artifacts: TeacherArtifacts) -> Targets:
         """Load a teacher's targets, fetching first what this node lacks."""
-        output = self._shared.output
+        output, data = self._shared.output, self.data
         for path in (artifacts.teacher, *(artifacts.targets / part for part in artifacts.parts)):
             output.download(output.folder / path)
         teacher = load_teacher(output.folder / artifacts.teacher)
         return Targets(
-            output.folder / artifacts.targets, self.data, teacher, artifacts.attention_stored, self._device
+            output.folder / artifacts.targets, data, teacher, artifacts.attention_stored, self._device
         )

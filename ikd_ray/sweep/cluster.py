@@ -98,7 +98,7 @@ class Cluster:
 def ray_cluster(nested: bool) -> Iterator[Cluster]:
     """Join the cluster that RAY_ADDRESS names, or start one on this machine in a temporary folder.
 
-    With `nested`, trials start Ray Train, which asks the dashboard's API server.
+    With `nested`, trials start Ray Train, which asks the dashboard's API server. Most of its processes need no models.
 
     Raises:
         UsageError: There is no cluster at RAY_ADDRESS.
@@ -149,7 +149,6 @@ def cluster_nodes() -> list[Node]:
 def _start_cluster(folder: str, nested: bool) -> None:
     _create_token()
     # Ray starts an idle worker for each CPU; on a small machine they import the trainable during the preparation.
-    # Ray Train's own actors, eight for each trial, do not need it.
     preload = not nested and (os.cpu_count() or 1) <= MAX_CONCURRENT
     try:
         ray.init(

@@ -9,6 +9,7 @@ import sqlite3
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ray import tune
 from ray.exceptions import OutOfMemoryError
@@ -16,7 +17,6 @@ from ray.exceptions import OutOfMemoryError
 from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.analysis.training_costs import compute_savings
 from ikd_ray.distill.assistant import AssistantDivergedError
-from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.memory import StepMemory
 from ikd_ray.distill.stage_training import DivergedError
 from ikd_ray.distill.student import layer_map
@@ -37,14 +37,17 @@ from ikd_ray.sweep.sweep_folder import locked_sweep, open_sweep
 from ikd_ray.sweep.sync import SweepSync, pull_students
 from ikd_ray.sweep.trainable import make_trainable
 from ikd_ray.sweep.trial import format_error
-from ikd_ray.sweep.trial_context import TrialContext
-from ikd_ray.sweep.trial_results import MAX_FAILURES, TUNE_FOLDER
+from ikd_ray.sweep.trial_context import TUNE_FOLDER, TrialContext
+from ikd_ray.sweep.trial_results import MAX_FAILURES
 from ikd_ray.terminal import interrupts
 from ikd_ray.terminal.command_line import print_error, script_command
 from ikd_ray.terminal.console import Console
 from ikd_ray.tracking.async_tracker import PATIENCE_S, AsyncTracker
 from ikd_ray.tracking.models import publish_front
 from ikd_ray.tracking.tracker import Tracker
+
+if TYPE_CHECKING:
+    from ikd_ray.distill.loop import Distillation
 
 INTERRUPTED = 130  # the shell's exit status for Ctrl-C
 INTERRUPTED_LIMIT_S = 2.0  # for MLflow when the user waits for the process to end
@@ -64,7 +67,7 @@ def run(
 
     The status is 0 with at least one finished trial, 1 if no trial finished or the machine stopped the sweep, and
     130 if the user interrupted it. Unless it is 0 the console says how to resume. `command` is the command line,
-    without passwords, for the sweep's record.
+    without passwords, for the sweep's record; `distillation` trains the students, by default `Distillation`.
 
     Raises:
         UsageError: The cluster or the tracking store does not fit the flags.

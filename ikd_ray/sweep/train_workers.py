@@ -1,7 +1,7 @@
 """A trial with several workers: a Ray Train run inside a function that Tune calls.
 
-Of the processes that Ray starts for it only the workers import models; the others, which wait or forward reports,
-unpickle no more than this module needs.
+Of the processes that Ray starts for it, only the workers import transformers. The others wait or forward reports, and
+import this module alone.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.epoch_cache import DISK_ERRORS
-from ikd_ray.sweep.trial_context import TrialContext
-from ikd_ray.sweep.trial_results import ERROR, MAX_FAILURES, STOPPED, TUNE_FOLDER, trial_id
+from ikd_ray.sweep.trial_context import TUNE_FOLDER, TrialContext
+from ikd_ray.sweep.trial_results import ERROR, MAX_FAILURES, STOPPED, trial_id
 
 
 def make_workers_trainable(context: TrialContext) -> Any:
     """Return the Tune trainable of trials with several workers, and the resources that each trial requests."""
     # The function itself only waits: its workers request the CPUs. Tune wants a request that is not empty.
-    return tune.with_resources(partial(train_with_workers, context=context), {"memory": 1_000_000})
+    return tune.with_resources(partial(_train_with_workers, context=context), {"memory": 1_000_000})
 
 
-def train_with_workers(config: dict[str, Any], context: TrialContext) -> None:
+def _train_with_workers(config: dict[str, Any], context: TrialContext) -> None:
     """Run a trial with several Ray Train workers and forward their reports to Tune."""
     resources = context.resources
     trainer = TorchTrainer(
@@ -51,6 +51,7 @@ def train_with_workers(config: dict[str, Any], context: TrialContext) -> None:
     try:
         trainer.fit()
     except train.WorkerGroupError as error:
+        # Imported late: it imports transformers, which this process needs only here.
         from ikd_ray.sweep.trial import format_error
 
         failures = list(error.worker_failures.values())
@@ -61,6 +62,7 @@ def train_with_workers(config: dict[str, Any], context: TrialContext) -> None:
 
 
 def _run_worker(arguments: dict[str, Any]) -> None:
+    # Imported late: other processes that import this module need no transformers.
     from ikd_ray.sweep.artifacts import LoadedArtifacts
     from ikd_ray.sweep.trial import run_trial
 

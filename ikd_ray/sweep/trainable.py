@@ -1,11 +1,10 @@
 """Tune trainables: where a trial meets Ray.
 
-With one worker a trial runs inside an actor that Tune reuses; `train_workers` has trials with several.
+With one worker a trial runs inside an actor that Tune reuses; trials with several workers are in `train_workers`.
 """
 
 from __future__ import annotations
 
-import os
 from typing import Any, ClassVar
 
 import ray
@@ -17,8 +16,6 @@ from ikd_ray.sweep.artifacts import LoadedArtifacts
 from ikd_ray.sweep.trial import format_error, run_trial
 from ikd_ray.sweep.trial_context import TrialContext
 from ikd_ray.sweep.trial_results import ERROR, REPORT
-
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def make_trainable(context: TrialContext) -> Any:

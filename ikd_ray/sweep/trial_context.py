@@ -1,6 +1,6 @@
 """Inputs of every trial of a sweep besides its own configuration: settings, and paths of what trials share.
 
-Importing this module imports no models: Ray's processes that only forward a trial's reports unpickle it too.
+This module imports no transformers: Ray's processes that only forward a trial's reports unpickle its objects too.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from ikd_ray.distill.epoch_cache import STAGES, EpochCache
 from ikd_ray.distill.memory import StepMemory
 from ikd_ray.storage.remote import SharedStorage
 from ikd_ray.sweep.resources import TrialResources
+
+TUNE_FOLDER = ".tune"  # state of Ray Tune and Ray Train in a sweep's folder; removed when the sweep ends
 
 if TYPE_CHECKING:
     from ikd_ray.distill.loop import Distillation

@@ -15,7 +15,6 @@ STOPPED = "stopped"  # what the machine lacks (disk, a file, the network); the t
 
 SPEC_FIELDS = ("method", "retrained", "seeds")  # of a trial's configuration; its record has them too
 
-TUNE_FOLDER = ".tune"  # state of Ray Tune and Ray Train in a sweep's folder; removed when the sweep ends
 MAX_FAILURES = 3  # failures of a trial's process in a row, without a new epoch in between
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from ikd_ray.config import PrefixConfig, Trial
-from ikd_ray.distill.loop import Distillation, Epoch
+from ikd_ray.distill.epoch import Epoch
+from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.stage_training import StageTrainer
 from tests.helpers.tiny_models import changed_tensors, copy_state
 

@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 from typer.testing import CliRunner
 
-from ikd_ray.distill.loop import Epoch
+from ikd_ray.distill.epoch import Epoch
 
 
 def invoke(app, *arguments):

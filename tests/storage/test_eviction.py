@@ -18,8 +18,9 @@ import torch
 from filelock import FileLock
 
 from ikd_ray.config import Trial
+from ikd_ray.distill.epoch import Epoch
 from ikd_ray.distill.epoch_cache import EpochCache, PendingEpoch, StageCache
-from ikd_ray.distill.loop import Distillation, Epoch
+from ikd_ray.distill.loop import Distillation
 from ikd_ray.storage import eviction, store
 from ikd_ray.storage.eviction import (
     EVICTION_LOCK,

@@ -98,6 +98,14 @@ def test_rays_folder_is_in_one_that_only_the_user_can_open(fake_ray):
     assert not Path(start["_temp_dir"]).parent.exists()
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_idle_processes_import_models_only_where_trials_run_in_them(fake_ray, monkeypatch, nested):
+    monkeypatch.setattr(cluster.os, "cpu_count", lambda: 2)
+    with ray_cluster(nested=nested):
+        [start] = fake_ray
+        assert (start["_system_config"] is None) == nested
+
+
 def test_a_ray_that_does_not_start_is_one_line(fake_ray, monkeypatch):
     def fail(**options):
         raise RuntimeError("the GCS died\nand more")

@@ -10,7 +10,7 @@ import torch
 from ikd_ray.config import Trial
 from ikd_ray.data.sources import load_dataset
 from ikd_ray.data.tokens import tokenize
-from ikd_ray.distill.loop import Epoch
+from ikd_ray.distill.epoch import Epoch
 from ikd_ray.distill.memory import StepMemory
 from ikd_ray.distill.teacher import find_teacher, load_teacher, load_tokenizer
 from ikd_ray.search.space_file import load_space

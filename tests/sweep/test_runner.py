@@ -14,7 +14,7 @@ from optuna.exceptions import StorageInternalError
 
 from ikd_ray.records import TrialRecord, read_sweep
 from ikd_ray.sweep import runner
-from ikd_ray.sweep.trial_results import TUNE_FOLDER
+from ikd_ray.sweep.trial_context import TUNE_FOLDER
 from ikd_ray.terminal import interrupts
 from ikd_ray.terminal.console import Console
 from tests.helpers.sample_sweep import make_sweep

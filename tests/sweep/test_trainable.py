@@ -13,12 +13,13 @@ from ikd_ray.distill.memory import StepMemory
 from ikd_ray.storage.remote import SharedStorage
 from ikd_ray.sweep.resources import TrialResources
 from ikd_ray.sweep.trainable import make_trainable
-from ikd_ray.sweep.trial_context import SharedArtifacts, TrialContext
+from ikd_ray.sweep.trial_context import SharedArtifacts, TeacherArtifacts, TrialContext
+from ikd_ray.sweep.trial_results import REPORT
+from tests.helpers.terminal import make_epoch
 
 RECEIVE = """
 import sys
 from ray import cloudpickle
-from ikd_ray.distill.epoch import Epoch
 cloudpickle.loads(sys.stdin.buffer.read())
 assert "transformers" not in sys.modules
 """
@@ -30,7 +31,8 @@ def make_context(tmp_path):
 
     def make(workers: int) -> TrialContext:
         resources = TrialResources(concurrent=1, workers=workers, cpus=1, gpus=0.0, grows=False)
-        artifacts = SharedArtifacts(SharedStorage(str(tmp_path)), tmp_path, None, {})
+        teacher = TeacherArtifacts(tmp_path, tmp_path, (), True)
+        artifacts = SharedArtifacts(SharedStorage(str(tmp_path)), tmp_path, teacher, {}, {3: teacher})
         return TrialContext(artifacts, resources, "first", "5eed", PrefixConfig(), None, StepMemory())
 
     return make
@@ -46,6 +48,6 @@ def test_a_trainable_brings_its_context_itself(make_context, workers):
 
 
 def test_processes_that_only_forward_reports_import_no_models(make_context):
-    """Ray starts eight of them for each trial with several workers; an import of models takes seconds."""
-    trainable = cloudpickle.dumps(make_trainable(make_context(2)))
-    subprocess.run([sys.executable, "-c", RECEIVE], input=trainable, check=True, timeout=60)
+    """Ray starts several of them for each trial with several workers; an import of models takes seconds."""
+    received = cloudpickle.dumps((make_trainable(make_context(2)), {REPORT: make_epoch(1, 0)}))
+    subprocess.run([sys.executable, "-c", RECEIVE], input=received, check=True, timeout=60)
