@@ -1,6 +1,6 @@
 """Long sweeps of 200 simulated workers: no trial is lost, and one costs no more the more there are.
 
-`python -m pytest -m long tests/sweep/test_scale.py --trials 10000 -s` prints the table of `ikd_ray/bench/README.md`.
+`python -m pytest -m long tests/sweep/test_scale.py -s` prints a column of the table in `ikd_ray/bench/README.md`.
 """
 
 from __future__ import annotations
