@@ -21,7 +21,7 @@ class Front:
     """
 
     sizes: np.ndarray
-    """Ascending."""
+    """All sizes, ascending."""
     best: np.ndarray
     """The best score of a student of at most that size."""
 

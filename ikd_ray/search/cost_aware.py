@@ -101,9 +101,8 @@ class CostAwareSearch:
             candidates = [each for each, need in zip(candidates, needs, strict=True) if need.is_new]
             needs = [need for need in needs if need.is_new]
         costs = np.array([need.cost for need in needs])
-        with threadpool_limits(
-            limits=1, user_api="blas"
-        ):  # threads cost more than they save on small matrices
+        # Threads cost more than they save on small matrices.
+        with threadpool_limits(limits=1, user_api="blas"):
             chosen = self.choose(candidates, costs, rng)
         sample = to_sample(self._space, candidates[chosen])
         self.add(number, sample)

@@ -23,7 +23,7 @@ from ikd_ray.search.virtual_schedule import VirtualSchedule
 from ikd_ray.storage.store import digest
 
 UNKNOWN_SIZE = DataSize(1, 0)
-"""Of a sweep whose record does not have it."""
+"""Size assumed for a sweep whose record does not have it."""
 
 
 class MethodSearch(Protocol):
