@@ -228,7 +228,7 @@ class Tracker:
         self.client.set_terminated(self.parent_run_id, status=status)
 
     def _log_teacher(self, teacher: TeacherRecord, kind: str) -> None:
-        run = next(iter(self._search_runs(f"tags.`{TEACHER_KEY}` = '{teacher.key}'")), None)
+        run = self._find_teacher_run(teacher.key)
         if run and run.info.status == "FINISHED":
             return
         if run is None:
@@ -241,6 +241,15 @@ class Tracker:
         for step, metrics in enumerate(epochs, start=1):
             self.client.log_batch(run_id, metrics=_metric_rows(metrics, step, start))
         self.client.set_terminated(run_id)
+        # The lock excludes processes of this machine only: another one may have created a run at the same time.
+        kept = self._find_teacher_run(teacher.key)
+        if kept and kept.info.run_id != run_id:
+            self.client.delete_run(run_id)
+
+    def _find_teacher_run(self, key: str) -> Run | None:
+        """Return a teacher's oldest run, the same one on every machine; None if it has none."""
+        runs = self._search_runs(f"tags.`{TEACHER_KEY}` = '{key}'")
+        return min(runs, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
 
     def _open_experiment(self) -> Experiment:
         experiment = self.client.get_experiment_by_name(self.experiment_name)

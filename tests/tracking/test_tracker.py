@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -222,15 +223,30 @@ def all_at_once(actions: list[Callable[[], Any]]) -> list[Any]:
         ]
 
 
-def test_sweeps_that_start_at_once_log_their_teacher_once(uri):
+@pytest.mark.parametrize("same_machine", [True, False])
+def test_sweeps_that_start_at_once_log_their_teacher_once(same_machine, uri, monkeypatch):
     teacher = TeacherRecord(Path(), "MiniLM", "one", {"dev/mcc": 0.4}, {"epochs": 1}, [{"dev/mcc": 0.4}])
-    trackers = [Tracker(uri, "together") for _ in range(4)]
+    trackers = [Tracker(uri, f"together-{same_machine}") for _ in range(4)]
     for number, tracker in enumerate(trackers):
         tracker.start_sweep(sweep_record(f"sweep-{number}"))
+    if not same_machine:
+        monkeypatch.setattr("ikd_ray.tracking.tracker.process_lock", nullcontext)
+        monkeypatch.setattr(Tracker, "_create_run", create_together(Tracker._create_run, len(trackers)))
     all_at_once([partial(tracker.log_teacher, teacher) for tracker in trackers])
     [run] = trackers[0].client.search_runs([trackers[0].experiment_id], "tags.`ikd.kind` = 'teacher'")
     assert run.info.status == "FINISHED"
     assert metric_history(trackers[0].client, run, "dev/mcc") == [(1, 0.4), (2, 0.4)]
+
+
+def create_together(create_run: Callable[..., str], number: int) -> Callable[..., str]:
+    """Wrap a method that creates a run: nobody creates one before all have seen that there is none."""
+    seen = Barrier(number, timeout=60)
+
+    def create(*args: Any) -> str:
+        seen.wait()
+        return create_run(*args)
+
+    return create
 
 
 def test_sweeps_that_start_at_once_share_an_experiment(uri):
