@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
+from typing import Any
 
 MESSAGE = b"\ninterrupted: nothing has begun\ngo on: the same command does\n"
 SHOW_CURSOR = b"\x1b[?25h"
@@ -23,6 +25,7 @@ def exit_on_interrupt() -> None:
 
 def raise_on_interrupt() -> None:
     """Raise `KeyboardInterrupt` on Ctrl-C and on termination from now on, and remember it."""
+    sys.unraisablehook = _report_unraisable
     signal.signal(signal.SIGINT, _raise)
     _handle_termination(_interrupt)
 
@@ -51,6 +54,12 @@ def _handle_termination(handler: Callable[..., None] | signal.Handlers) -> None:
     for number in TERMINATION:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under `nohup`
             signal.signal(number, handler)
+
+
+def _report_unraisable(unraisable: Any) -> None:
+    """Report an exception that Python drops, but for the remembered `KeyboardInterrupt`."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
 
 
 def _exit(*_: object) -> None:

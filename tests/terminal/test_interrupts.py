@@ -30,6 +30,24 @@ try:
 except KeyboardInterrupt:
     print("interrupted", interrupts.was_interrupted())
 """
+DROPPED = """
+import os, signal, weakref
+from ikd_ray.terminal import interrupts
+interrupts.raise_on_interrupt()
+
+class Referent:
+    pass
+
+first, second = Referent(), Referent()
+references = [
+    weakref.ref(first, lambda _: os.kill(os.getpid(), signal.SIGINT)),
+    weakref.ref(second, lambda _: 1 / 0),
+]
+del first
+del second
+print("interrupted", interrupts.was_interrupted())
+interrupts.raise_if_interrupted()
+"""
 ENDED = """
 import atexit, time, typer
 from ikd_ray.terminal import interrupts
@@ -70,6 +88,14 @@ def test_before_a_command_has_begun_it_exits_at_once(number):
 @pytest.mark.parametrize("number", SIGNALS)
 def test_later_it_is_a_keyboard_interrupt(number):
     assert send(AFTER, number) == (0, "interrupted True\n")
+
+
+def test_python_drops_it_in_a_weakref_callback_without_a_traceback():
+    done = subprocess.run([sys.executable, "-c", DROPPED], cwd=ROOT, text=True, capture_output=True)
+    assert done.stdout == "interrupted True\n"
+    dropped, raised = done.stderr.split("ZeroDivisionError: division by zero")
+    assert "KeyboardInterrupt" not in dropped, "it is remembered, and raised where it can be handled"
+    assert "KeyboardInterrupt" in raised
 
 
 def test_under_nohup_a_closed_terminal_is_ignored():
