@@ -1,4 +1,4 @@
-"""Clusters of several nodes on one machine: one dies or joins during a sweep, and nodes share no disk but a bucket."""
+"""Clusters that a sweep joins: they die, a node dies or joins during a sweep, nodes share no disk but a bucket."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +21,7 @@ from ikd_ray.records import read_trials
 from ikd_ray.storage import store
 from ikd_ray.storage.remote import RemoteStorage
 from tests.helpers.consistency import assert_no_epoch_lost, damaged_entries, saved_epochs, trial_metrics
-from tests.helpers.process_tree import ProcessTree
+from tests.helpers.process_tree import ProcessTree, title
 from tests.helpers.run_command import run_sweep_process, sweep_flags
 from tests.helpers.servers import free_port
 
@@ -88,6 +89,11 @@ class Cluster:
     def kill_raylet(self, node: int) -> None:
         """Kill a node's raylet, whose workers then end by themselves."""
         self._nodes[node].kill()
+
+    def kill_control_service(self) -> None:
+        """Kill the head's GCS, without which no node is of use."""
+        [server] = [process for process in self._tree.alive() if "/gcs_server " in title(process)]
+        server.kill()
 
     def close(self) -> None:
         self._tree.kill()
@@ -161,6 +167,28 @@ def test_a_node_that_joins_gets_work(large, environment, tmp_path):
             ended = sweep.end(timeout=300, status=0)
     assert [trial.status for trial in read_trials(tmp_path / "outputs/more")] == ["finished"] * 4
     assert most_at_once(ended.output) == 2, ended.output
+
+
+@pytest.mark.parametrize("delay", [0.0, 1.0])
+def test_a_cluster_that_dies_ends_the_sweep_with_one_line(large, environment, command, tmp_path, delay):
+    outputs = tmp_path / "outputs"
+    with cluster(environment) as nodes:
+        nodes.add()
+        with run_sweep_process(nodes.driver, tmp_path, sweep_flags(large, tmp_path, "cut", SPACE)) as sweep:
+            sweep.wait_until(lambda: saved_epochs(outputs))
+            time.sleep(delay)
+            nodes.kill_control_service()
+            ended = sweep.end(timeout=60, status=1)
+    [line] = ended.errors.splitlines()
+    assert line.startswith("error: Ray's own processes died")
+    assert "Traceback" not in ended.text
+    assert ended.tells_to_resume("--resume cut")
+    before = saved_epochs(outputs)
+    with cluster(environment) as nodes:
+        nodes.add()
+        command("run", "--resume", "cut", cwd=tmp_path, **nodes.driver)
+    assert [trial.status for trial in read_trials(outputs / "cut")] == ["finished"] * TRIALS
+    assert_no_epoch_lost(outputs / "cut", before)
 
 
 def output_of(machine: dict[str, str], uri: str, monkeypatch) -> Path:

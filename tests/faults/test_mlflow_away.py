@@ -258,7 +258,7 @@ def test_a_database_with_a_password_needs_no_server_and_shows_it_to_nobody(start
     with postgres() as uri:
         sweep = start(uri)
         sweep.wait_for("finished in")
-        folders = list(Path("/tmp").glob("ikd-*/session_*"))
+        folders = list(Path("/tmp").glob("ikd-*/ray/session_*"))
         assert folders
         command_lines = [title(process) for process in sweep.tree.alive()]
         assert any("gcs_server" in line for line in command_lines)
