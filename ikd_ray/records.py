@@ -63,12 +63,15 @@ class SweepRecord:
         return bool(self.settings.get("open_ended"))
 
     def has_trials_left(self, ended: Iterable[TrialRecord]) -> bool:
-        """Return whether any trial could still run, given those that have ended."""
-        return self.is_open_ended or not {trial.number for trial in ended}.issuperset(range(self.trials))
+        """Return whether `--resume` could run any trial, given those that have ended; one that died runs again."""
+        return not self._have_all_ended(trial for trial in ended if not trial.died)
 
     def is_complete(self, ended: Iterable[TrialRecord]) -> bool:
         """Return whether all trials, or the time for them, have ended."""
-        return bool(self.settings.get("time_is_up")) or not self.has_trials_left(ended)
+        return bool(self.settings.get("time_is_up")) or self._have_all_ended(ended)
+
+    def _have_all_ended(self, ended: Iterable[TrialRecord]) -> bool:
+        return not self.is_open_ended and {trial.number for trial in ended}.issuperset(range(self.trials))
 
     def count(self, ended: int) -> str:
         """Return how many trials have ended, as in `3 of 8 trials`, or `3 trials` in an open-ended sweep."""

@@ -56,6 +56,14 @@ def test_pending_trials_are_counted_within_the_sweep():
     assert sweep_record(trials=8).count(3) == "3 of 8 trials"
 
 
+def test_a_trial_that_died_has_ended_and_is_left_to_resume():
+    ended = [replace(TRIAL, number=0), replace(TRIAL, number=1, status="failed", died=True)]
+    sweep = sweep_record(trials=2)
+    assert sweep.is_complete(ended)
+    assert sweep.has_trials_left(ended)
+    assert not sweep.has_trials_left([ended[0], replace(ended[1], died=False)])
+
+
 def test_time_alone_completes_an_open_ended_sweep():
     sweep = sweep_record(trials=1, settings={"open_ended": True})
     assert not sweep.is_complete([replace(TRIAL, number=0)])

@@ -352,7 +352,7 @@ class _Sweep:
         if members:
             lines.append(("plot", str(request.folder / PLOT)))
         lines.append(("MLflow", _describe_store(tracker)))
-        if sweep.has_trials_left(trials) or any(trial.died for trial in trials):
+        if sweep.has_trials_left(trials):
             lines.append(("go on", _resume_command(request)))
         if members:
             lines.append(("export", _command("export", f"--task {sweep.task} --name {sweep.name}", request)))

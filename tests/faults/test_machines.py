@@ -21,7 +21,7 @@ from ikd_ray.records import read_trials
 from ikd_ray.storage import store
 from ikd_ray.storage.remote import RemoteStorage
 from tests.helpers.consistency import assert_no_epoch_lost, damaged_entries, saved_epochs, trial_metrics
-from tests.helpers.process_tree import ProcessTree, title
+from tests.helpers.process_tree import ProcessTree
 from tests.helpers.run_command import run_sweep_process, sweep_flags
 from tests.helpers.servers import free_port
 
@@ -92,7 +92,7 @@ class Cluster:
 
     def kill_control_service(self) -> None:
         """Kill the head's GCS, without which no node is of use."""
-        [server] = [process for process in self._tree.alive() if "/gcs_server " in title(process)]
+        [server] = self._tree.find("gcs_server")
         server.kill()
 
     def close(self) -> None:

@@ -64,7 +64,7 @@ def test_a_gcs_that_dies_while_trials_start_is_told_in_one_line(environment, com
     with run_sweep_process(environment, tmp_path, arguments) as sweep:
         sweep.wait_for(" started: ")
         time.sleep(delay)
-        [server] = [process for process in sweep.tree.alive() if "/gcs_server " in title(process)]
+        [server] = sweep.tree.find("gcs_server")
         server.kill()
         ended = sweep.end(timeout=55, status=1)
     [line] = ended.errors.splitlines()

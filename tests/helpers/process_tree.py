@@ -15,6 +15,7 @@ TITLES = {
     "trial": re.compile(r"ray::\w*(Trainable|ImplicitFunc)\b"),
     "worker": re.compile(r"ray::\w*TrainWorker"),
     "raylet": re.compile(r"\S*/raylet\s"),
+    "gcs_server": re.compile(r"\S*/gcs_server\s"),
 }
 # Agents notice within a minute that Ray is gone, and end then.
 AGENTS = re.compile(r"ray::(Dashboard|RuntimeEnv)Agent")
