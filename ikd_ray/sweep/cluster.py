@@ -157,9 +157,8 @@ def _start_cluster(folder: str, nested: bool) -> None:
             dashboard_host="127.0.0.1",
             object_store_memory=OBJECT_STORE_BYTES,
             _system_config=ray_internals.preload_config(PRELOADED_MODULES) if preload else None,
-            _temp_dir=os.path.join(
-                folder, "ray"
-            ),  # Ray opens its folder to all users; the one above stays private
+            # Ray opens its folder to all users; the one above stays private.
+            _temp_dir=os.path.join(folder, "ray"),
             **INIT_OPTIONS,
         )
     except Exception as error:  # Ray raises what its processes and transports raise

@@ -27,6 +27,7 @@ class_cache = _import("ray.tune.execution.class_cache")
 psutil = _import("psutil")  # a part of Ray's package
 
 CLUSTER_PROCESSES = ("raylet", "gcs_server")
+IDLE_LIMIT_MS = 24 * 3600 * 1000  # longer than any preparation
 
 
 def count_cpus() -> int:
@@ -101,8 +102,12 @@ def share_idle_workers() -> None:
 
 
 def preload_config(modules: Sequence[str]) -> dict[str, Any]:
-    """Return `ray.init`'s system configuration with which idle workers import modules before their first task."""
-    return {"preload_python_modules": list(modules)}
+    """Return `ray.init`'s system configuration with which idle workers import modules, and wait for the first trials.
+
+    By default Ray kills workers that have been idle for a second once a trial has reserved the CPUs, before the trial's
+    actor can take one.
+    """
+    return {"preload_python_modules": list(modules), "idle_worker_killing_time_threshold_ms": IDLE_LIMIT_MS}
 
 
 @contextmanager

@@ -103,7 +103,8 @@ def test_idle_processes_import_models_only_where_trials_run_in_them(fake_ray, mo
     monkeypatch.setattr(cluster.os, "cpu_count", lambda: 2)
     with ray_cluster(nested=nested):
         [start] = fake_ray
-        assert (start["_system_config"] is None) == nested
+        config = start["_system_config"]
+    assert config is None if nested else config["idle_worker_killing_time_threshold_ms"] > 3_600_000
 
 
 def test_a_ray_that_does_not_start_is_one_line(fake_ray, monkeypatch):
@@ -150,6 +151,43 @@ own.shut_down()
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
     assert (ended.returncode, ended.stdout, ended.stderr) == (status, "told\n", "")
     assert not (tmp_path / "ray").exists()
+
+
+FIRST_TRIAL = """
+import os, time, psutil, ray
+from ray.util.placement_group import placement_group
+from ikd_ray.sweep import cluster
+cluster.PRELOADED_MODULES = ["json"]
+
+def idle_workers():
+    children = psutil.Process().children(recursive=True)
+    return {child.pid for child in children if "ray::IDLE" in child.cmdline()[0]}
+
+with cluster.ray_cluster(nested=False):
+    deadline = time.monotonic() + 60
+    while not (idle := idle_workers()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(2)
+    cpus = int(ray.cluster_resources()["CPU"])
+    group = placement_group([{"CPU": cpus}])
+    assert group.wait(60)
+    time.sleep(1)
+
+    @ray.remote(num_cpus=cpus)
+    class Trial:
+        def pid(self):
+            return os.getpid()
+
+    strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(group)
+    print(ray.get(Trial.options(scheduling_strategy=strategy).remote().pid.remote()) in idle)
+"""
+
+
+@pytest.mark.slow
+def test_the_first_trial_takes_an_idle_worker_also_once_its_cpus_are_reserved():
+    ended = subprocess.run([sys.executable, "-c", FIRST_TRIAL], capture_output=True, text=True, timeout=150)
+    assert (ended.returncode, ended.stdout.splitlines()[-1:]) == (0, ["True"]), ended.stderr
 
 
 def test_the_installed_ray_has_the_private_names():
