@@ -149,6 +149,9 @@ class PrefixConfig(_Config):
 STEP_MEMORY_GB = 8.0
 """Default of `SweepConfig.step_memory`: with it steps of 32 examples of 128 tokens are whole, BERT-base's too."""
 
+LATENCY_TOKENS = 128
+"""Length of the sequence that a student's latency is measured with, where its positions allow that."""
+
 
 class SharingConfig(_Config):
     """Storage of trained epochs, which other trials reuse and interrupted ones resume from."""
@@ -156,6 +159,11 @@ class SharingConfig(_Config):
     disk_gb: float = Field(
         20.0, gt=0, description="gigabytes of saved epochs; above it the least recently used ones are removed"
     )
+
+
+def latency_tokens(positions: int) -> int:
+    """Return the length of the sequence that latency is measured with, for a model with so many positions."""
+    return min(LATENCY_TOKENS, positions - 2)  # RoBERTa's positions start at 2
 
 
 def first_error(error: ValidationError) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 MISSING = "-"
 """Cell of a table whose value is not known."""
@@ -54,6 +54,16 @@ def clock(seconds: float | None) -> str:
 def decimal(value: float | None) -> str:
     """Return a metric with three decimals."""
     return MISSING if value is None else f"{value:.3f}"
+
+
+def describe_truncated(counts: Mapping[str, Sequence[int]]) -> str:
+    """Return text such as `3 of 1,043 dev`; empty where nothing was truncated.
+
+    Args:
+        counts: how many examples of a split were truncated, and how many it has.
+    """
+    texts = [f"{cut:,} of {total:,} {split}" for split, (cut, total) in counts.items() if cut]
+    return " and ".join(texts)
 
 
 def null_nonfinite(metrics: Mapping[str, float]) -> dict[str, float | None]:

@@ -50,7 +50,8 @@ class SweepRecord:
     trials: int  # of an open-ended sweep, as many as it might have
     command: str
     code_version: str
-    # source, description, fingerprint, generated, examples (DataSize), selection, max_length, task (its digest)
+    # source, description, fingerprint, generated, examples (DataSize), selection, max_length, task (its digest),
+    # truncated: per split how many of its examples are longer than max_length, and how many it has
     data: dict[str, Any]
     # name, key, source_key, layers, metrics; assistants, keyed by their number of layers
     teacher: dict[str, Any]

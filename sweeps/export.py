@@ -130,7 +130,7 @@ def _onnx_converter(folder: Path, sweep: SweepRecord, int8: bool, temporary: Pat
     from ikd_ray.export.onnx_export import export_onnx  # imported late: it takes seconds
 
     data = load_evaluation_data(folder.parent, sweep, teacher_folder(folder, sweep), temporary)
-    return partial(export_onnx, data=data, int8=int8)
+    return partial(export_onnx, data=data, int8=int8, max_length=sweep.data["max_length"])
 
 
 def _console(sweep: SweepRecord) -> Console:
@@ -160,7 +160,8 @@ def _print_students(sweep: SweepRecord, students: list[ExportedStudent], title: 
         console.print(exported_files_table(files))
     folder = str(students[-1].folder)
     typer.echo("Load one:")
-    typer.echo(f"from transformers import pipeline; classify = pipeline('text-classification', {folder!r})")
+    call = f"pipeline('text-classification', {folder!r}, truncation=True)"
+    typer.echo(f"from transformers import pipeline; classify = {call}")
 
 
 if __name__ == "__main__":

@@ -101,6 +101,8 @@ class TaskData:
     key: str
     """Identifies the content: the name of `folder`."""
     folder: Path
+    truncated: dict[str, int] | None = None
+    """Number of truncated examples of each split; None in folders of earlier versions."""
 
     @property
     def train(self) -> TokenSplit:
@@ -111,6 +113,10 @@ class TaskData:
     def evaluation_splits(self) -> dict[str, TokenSplit]:
         """All splits but "train": "dev", for MNLI "dev_mismatched", and "holdout" where there is one."""
         return {name: split for name, split in self.splits.items() if name != "train"}
+
+    def count_truncated(self) -> dict[str, tuple[int, int]]:
+        """Return for each split how many of its examples were truncated, and how many it has; empty if unknown."""
+        return {name: (count, len(self.splits[name])) for name, count in (self.truncated or {}).items()}
 
     @property
     def selection_split(self) -> str:
@@ -138,12 +144,19 @@ def tokenize(
     key = data_key(dataset.fingerprint, tokenizer_key, max_length)
 
     def write(folder: Path) -> None:
+        truncated = {}
         for name, split in dataset.splits.items():
             input_ids, token_type_ids = _encode(split, tokenizer, max_length)
+            truncated[name] = _count_truncated(split, tokenizer, input_ids.sizes, max_length)
             input_ids.save(folder, f"{name}.ids")
             token_type_ids.save(folder, f"{name}.segments")
             np.save(folder / f"{name}.labels.npy", split.labels)
-        about = {"task": dataset.task.name, "splits": list(dataset.splits), "pad_id": tokenizer.pad_token_id}
+        about = {
+            "task": dataset.task.name,
+            "splits": list(dataset.splits),
+            "pad_id": tokenizer.pad_token_id,
+            "truncated": truncated,
+        }
         (folder / "about.json").write_text(json.dumps(about))
         keep_task(folder, dataset.task)
 
@@ -162,7 +175,8 @@ def open_data(folder: Path) -> TaskData:
         )
         for name in about["splits"]
     }
-    return TaskData(kept_task(folder, about["task"]), splits, about["pad_id"], folder.name, folder)
+    task = kept_task(folder, about["task"])
+    return TaskData(task, splits, about["pad_id"], folder.name, folder, about.get("truncated"))
 
 
 def _encode(
@@ -187,3 +201,14 @@ def _encode(
     offsets = row_offsets(np.array(sizes, np.int64))
     ids, types = (RaggedArray(np.concatenate(chunks), offsets) for chunks in (input_ids, token_type_ids))
     return ids, types
+
+
+def _count_truncated(
+    split: Split, tokenizer: PreTrainedTokenizerBase, sizes: np.ndarray, max_length: int
+) -> int:
+    """Return how many examples, tokenized to (n,) sizes, have more than `max_length` tokens."""
+    full = split.select(np.flatnonzero(sizes == max_length))
+    if not len(full):
+        return 0
+    whole = tokenizer(full.text, full.text_pair, return_attention_mask=False, verbose=False)
+    return sum(len(ids) > max_length for ids in whole["input_ids"])

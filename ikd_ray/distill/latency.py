@@ -9,25 +9,20 @@ import time
 from collections.abc import Callable
 
 import torch
-from transformers import PretrainedConfig
 
+from ikd_ray.config import latency_tokens
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.fast_layers import use_onednn
 
-LATENCY_TOKENS, LATENCY_ID = 128, 5
-"""Length of the sequence that latency is measured with, and the token id that it repeats."""
+LATENCY_ID = 5
+"""Token id that the measured sequence repeats."""
 LATENCY_WARMUP, LATENCY_RUNS, LATENCY_ROUNDS = 3, 15, 30
 LATENCY_TOLERANCE = 1.03
 """Ratio of the two shortest medians at which the measurement ends."""
 
 
-def latency_tokens(config: PretrainedConfig) -> int:
-    """Return the length of the sequence that a model's latency is measured with."""
-    return min(LATENCY_TOKENS, config.max_position_embeddings - 2)  # RoBERTa's positions start at 2
-
-
 def latency_ms(student: Encoder) -> float:
-    """Return the median milliseconds of a forward pass on the CPU with one thread and one sequence of 128 tokens.
+    """Return the median milliseconds of a forward pass on the CPU with one thread and one sequence of `latency_tokens`.
 
     It depends on the architecture only, not on the weights.
     """
@@ -42,7 +37,7 @@ def latencies_ms(student: Encoder, *others: Callable[[], object]) -> list[float]
     # Users of the student run transformers' own forward pass.
     model = copy.deepcopy(student.model).eval().cpu()
     use_onednn(model, False)
-    ids = torch.full((1, latency_tokens(student.config)), LATENCY_ID)
+    ids = torch.full((1, latency_tokens(student.config.max_position_embeddings)), LATENCY_ID)
     mask = torch.ones_like(ids)
     calls = [lambda: model(ids, mask), *others]
     threads = torch.get_num_threads()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ikd_ray import records
-from ikd_ray.config import Regime
+from ikd_ray.config import Regime, latency_tokens
 from ikd_ray.errors import UsageError
 from ikd_ray.export.model_card import WEIGHTS, ExportedFiles, model_card
 from ikd_ray.formatting import null_nonfinite
@@ -21,7 +21,7 @@ from ikd_ray.storage import store
 from ikd_ray.tasks import Task
 from ikd_ray.version import code_version
 
-CONFIG = "config.json"
+CONFIG, TOKENIZER_CONFIG, TOKENIZER = "config.json", "tokenizer_config.json", "tokenizer.json"
 # Files that tokenizers of the supported families save; the teacher's folder holds others, too.
 TOKENIZER_FILES = (
     "tokenizer*",
@@ -54,8 +54,9 @@ def export_student(
 ) -> ExportedStudent:
     """Write a finished trial's student to `target`, atomically; an existing folder is replaced.
 
-    The folder holds model.safetensors, config.json with named labels, the teacher's tokenizer, README.md (a model
-    card), ikd.json (its facts), manifest.json (checksums) and what `convert` writes.
+    The folder holds model.safetensors, config.json with named labels, the teacher's tokenizer, which truncates at the
+    sweep's maximum length, README.md (a model card), ikd.json (its facts), manifest.json (checksums) and what `convert`
+    writes.
 
     Raises:
         ExportError: the trial is damaged or cannot be converted.
@@ -74,9 +75,13 @@ def export_student(
         with store.staging_dir(new) as folder:
             for file in (student / WEIGHTS, *tokenizer):
                 shutil.copyfile(file, folder / file.name)
-            (folder / CONFIG).write_text(_config(student / CONFIG, task))
+            _set_max_length(folder, sweep.data["max_length"])
+            config = _config(student / CONFIG, task)
+            (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
             files = convert(folder, trial) if convert else None
-            (folder / "README.md").write_text(model_card(sweep, trial, task, files), encoding="utf-8")
+            tokens = latency_tokens(config["max_position_embeddings"])
+            card = model_card(sweep, trial, task, tokens, files)
+            (folder / "README.md").write_text(card, encoding="utf-8")
             records.write_json(folder / "ikd.json", _facts(sweep, trial, files))
         store.swap_dir(new, target)
     return ExportedStudent(trial, target, files)
@@ -148,14 +153,36 @@ def _check_targets(to: Path, targets: Sequence[Path], force: bool) -> None:
         raise UsageError(f"{taken[0]}{more} exists already; --force replaces it")
 
 
-def _config(path: Path, task: Task) -> str:
+def _set_max_length(folder: Path, max_length: int) -> None:
+    """Have the tokenizer in a folder truncate texts where the student's were, not where the teacher's positions end."""
+    path = folder / TOKENIZER_CONFIG
+    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.write_text(
+        json.dumps(config | {"model_max_length": max_length}, indent=2, ensure_ascii=False) + "\n",
+        encoding="utf-8",
+    )
+    path = folder / TOKENIZER
+    if not path.exists():
+        return
+    # transformers reads the file above, servers in other languages this one.
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    tokenizer["truncation"] = {
+        "direction": config.get("truncation_side", "right").capitalize(),
+        "max_length": max_length,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
+    path.write_text(json.dumps(tokenizer, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _config(path: Path, task: Task) -> dict[str, Any]:
     """Return the student's configuration with the task's label names, which a fine-tuned teacher may lack."""
     names = list(task.labels) or ["score"]
     config = json.loads(path.read_text())
     config["id2label"] = {str(number): name for number, name in enumerate(names)}
     config["label2id"] = {name: number for number, name in enumerate(names)}
     config["problem_type"] = "regression" if task.is_regression else "single_label_classification"
-    return json.dumps(config, indent=2, sort_keys=True) + "\n"
+    return config
 
 
 def _facts(sweep: SweepRecord, trial: TrialRecord, files: ExportedFiles | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from ikd_ray.formatting import GENERATED_WARNING, null_nonfinite
+from ikd_ray.formatting import GENERATED_WARNING, describe_truncated, null_nonfinite
 from ikd_ray.records import SweepRecord, TrialRecord
 from ikd_ray.tasks import Task
 
@@ -70,10 +70,13 @@ class ExportedFiles:
         return {"forms": forms} | facts | {"how": self.notes()}
 
 
-def model_card(sweep: SweepRecord, trial: TrialRecord, task: Task, files: ExportedFiles | None = None) -> str:
+def model_card(
+    sweep: SweepRecord, trial: TrialRecord, task: Task, tokens: int, files: ExportedFiles | None = None
+) -> str:
     """Return the model card of a student: YAML front matter, then its use, results and provenance, all values exact.
 
-    `files` describes its files of weights, if there are others than PyTorch's.
+    Its latency was measured with a sequence of so many `tokens`. `files` describes its files of weights, if there are
+    others than PyTorch's.
     """
 
     def known(metric: str, form: str) -> str:
@@ -89,6 +92,10 @@ def model_card(sweep: SweepRecord, trial: TrialRecord, task: Task, files: Export
         trial=trial,
         task=task,
         files=files,
+        tokens=tokens,
+        truncated=describe_truncated(
+            {split: counts for split, counts in sweep.data.get("truncated", {}).items() if split != "train"}
+        ),
         assistant=sweep.assistant_of(trial.params),
         metrics=sorted({*trial.metrics, *sweep.teacher["metrics"]}),
         generated_warning=GENERATED_WARNING,

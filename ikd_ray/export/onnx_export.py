@@ -18,11 +18,12 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from ikd_ray.config import latency_tokens
 from ikd_ray.data.batches import Batch, collate, evaluation_batches
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.encoder import Encoder, uses_segment_ids
 from ikd_ray.distill.fast_layers import cpu_model
-from ikd_ray.distill.latency import LATENCY_ID, latencies_ms, latency_tokens
+from ikd_ray.distill.latency import LATENCY_ID, latencies_ms
 from ikd_ray.distill.memory import BATCH
 from ikd_ray.distill.teacher_files import NO_REMOTE_CODE
 from ikd_ray.errors import first_line
@@ -35,11 +36,16 @@ MAX_MB = 2_147  # a protocol buffer file holds 2 GiB
 TOLERANCE = 1e-4  # of the logits
 COMPARED_BATCHES = (1, 2, 7, 32)  # sequences
 TRACED_SHAPE = (2, 8)  # sequences and tokens; the exported dimensions are dynamic
+MAX_LENGTH = "max_length"  # name in the models' metadata
 KINDS = {WEIGHTS: "PyTorch, fp32", ONNX: "onnxruntime, fp32", INT8: "onnxruntime, int8"}
 
 
-def export_onnx(folder: Path, trial: TrialRecord, data: TaskData, int8: bool) -> ExportedFiles:
+def export_onnx(
+    folder: Path, trial: TrialRecord, data: TaskData, int8: bool, max_length: int
+) -> ExportedFiles:
     """Write an ONNX model, and with `int8` a quantized one, beside the files of a student in its Hugging Face folder.
+
+    Their metadata say as `max_length` at how many tokens inputs were cut for the student.
 
     Raises:
         ExportError: the student cannot be converted, or its ONNX model has other logits.
@@ -52,7 +58,7 @@ def export_onnx(folder: Path, trial: TrialRecord, data: TaskData, int8: bool) ->
     inputs = ("input_ids", "attention_mask", *segments)
     try:
         with _quiet():
-            _convert(model, inputs, folder / ONNX)
+            _convert(model, inputs, folder / ONNX, max_length)
             if int8:
                 _quantize(folder)
     except OSError:
@@ -62,7 +68,7 @@ def export_onnx(folder: Path, trial: TrialRecord, data: TaskData, int8: bool) ->
             f"no ONNX model can be made of it ({type(error).__name__}: {first_line(error)[:200]})"
         ) from None
     compared, difference = compare_logits(model, folder / ONNX, data)
-    tokens = latency_tokens(model.config)
+    tokens = latency_tokens(model.config.max_position_embeddings)
     return ExportedFiles(
         files=_measure(folder, model, trial, data, [ONNX, INT8] if int8 else [ONNX], tokens),
         inputs=inputs,
@@ -129,7 +135,7 @@ def _tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     return batch.input_ids, batch.attention_mask.long(), batch.token_type_ids
 
 
-def _convert(model: PreTrainedModel, inputs: tuple[str, ...], path: Path) -> None:
+def _convert(model: PreTrainedModel, inputs: tuple[str, ...], path: Path, max_length: int) -> None:
     if (size := model.num_parameters() * 4 / 1e6) > MAX_MB:
         raise ValueError(f"{size:,.0f} MB of weights; one file holds up to {MAX_MB:,}")
     ids = torch.full(TRACED_SHAPE, LATENCY_ID)
@@ -149,6 +155,7 @@ def _convert(model: PreTrainedModel, inputs: tuple[str, ...], path: Path) -> Non
     for node in proto.graph.node:  # it names source files of this machine
         del node.metadata_props[:]
         node.ClearField("doc_string")
+    onnx.helper.set_model_props(proto, {MAX_LENGTH: str(max_length)})
     onnx.save(proto, path)
 
 

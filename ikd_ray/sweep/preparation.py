@@ -48,6 +48,7 @@ from ikd_ray.distill.teacher import (
     teacher_key,
 )
 from ikd_ray.errors import UsageError
+from ikd_ray.formatting import describe_truncated
 from ikd_ray.records import read_sweep, write_json
 from ikd_ray.search.space import Space
 from ikd_ray.storage.remote import SharedStorage
@@ -139,6 +140,10 @@ def _prepare_job(request: Request, console: Console) -> PrepareJob:
         folder = output.folder / "cache" / "tokens"
         data = tokenize(request.dataset, load_tokenizer(source), source.key, request.max_length, folder)
         output.upload(data.folder)
+    if cut := describe_truncated(data.count_truncated()):
+        console.note(
+            "texts", f"{cut} examples are longer than max_length {request.max_length}, and cut there"
+        )
     latency_ms = read_sweep(request.folder).settings["latency_ms"] if request.resumes else {}
     return PrepareJob(
         output=output,

@@ -186,7 +186,7 @@ def _run_locked(
             command,
             tracker.uri,
             teacher,
-            artifacts.latency_ms,
+            artifacts,
             resources.planned_concurrency,
         )
         console.note("sweep", f"{record.name}; if it is interrupted: {_resume_command(request)}")

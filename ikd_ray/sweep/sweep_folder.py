@@ -6,18 +6,20 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ikd_ray.data.task_file import keep_task
+from ikd_ray.data.tokens import open_data
 from ikd_ray.distill.teacher import TeacherRecord
 from ikd_ray.errors import UsageError
 from ikd_ray.records import SPACE_FILE, SweepRecord, read_sweep, sweep_lock, task_digest, write_sweep
 from ikd_ray.redaction import has_credentials, redact_uri
 from ikd_ray.sweep.request import Request
+from ikd_ray.sweep.trial_context import SharedArtifacts
 from ikd_ray.version import code_version
 
 
@@ -50,7 +52,7 @@ def open_sweep(
     command: str,
     tracking_uri: str,
     teacher: TeacherRecord,
-    latency_ms: Mapping[int, float],
+    artifacts: SharedArtifacts,
     planned_concurrency: int,
 ) -> SweepRecord:
     """Create the sweep's folder, or update its record where the sweep is resumed.
@@ -60,7 +62,7 @@ def open_sweep(
         command: The command line that started it, without passwords.
         tracking_uri: MLflow's URI, possibly with a password, which is not recorded.
         teacher: The teacher's record, with its assistants.
-        latency_ms: Latency of a student by its depth.
+        artifacts: What all trials share.
         planned_concurrency: Trials at once that the search's suggestions depend on.
     """
     config, dataset = request.config, request.dataset
@@ -68,7 +70,7 @@ def open_sweep(
         "task": request.task.name,
         "tracking_uri": None if has_credentials(tracking_uri) else tracking_uri,
         "store": redact_uri(tracking_uri),
-        "latency_ms": latency_ms,
+        "latency_ms": artifacts.latency_ms,
         "foreseen": planned_concurrency,
         "open_ended": request.is_open_ended,
         "methods": [name for name in request.space.methods if name],
@@ -93,6 +95,7 @@ def open_sweep(
             "examples": asdict(request.data_size),
             "selection": request.space.selection,
             "max_length": request.max_length,
+            "truncated": open_data(request.output.folder / artifacts.tokens).count_truncated(),
             "task": task_digest(request.task),
         },
         teacher=_teacher_entry(request, teacher),

@@ -13,7 +13,7 @@ from ikd_ray.analysis.objectives import dev_metric
 from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.errors import StoreError, UsageError
 from ikd_ray.export.hf_export import export_student
-from ikd_ray.records import SweepRecord, TrialRecord
+from ikd_ray.records import SweepRecord, TrialRecord, read_task
 from ikd_ray.redaction import redact_uri
 from ikd_ray.tracking.description import sweep_description
 from ikd_ray.tracking.mlflow_internals import NOTE, add_model_version
@@ -22,6 +22,7 @@ from ikd_ray.tracking.tracker import FRONT, TRIAL, Tracker
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
+    from mlflow.models import ModelSignature
 
 
 def publish_front(tracker: Tracker, folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
@@ -93,7 +94,7 @@ def log_student(client: StoreClient, run: Run, folder: Path, sweep: SweepRecord,
         export_student(folder, trial, exported)
         model = _create_model(client, run, sweep, trial)
         try:
-            _save_model(exported, saved, model.model_id, run_id)
+            _save_model(exported, saved, read_task(folder).is_pair, model.model_id, run_id)
             for file in sorted(path for path in saved.rglob("*") if path.is_file()):
                 # One by one, so that a server which refuses one is not sent all of them again.
                 parent = file.parent.relative_to(saved).as_posix()
@@ -163,7 +164,7 @@ def register_model(
     return str(version.version)
 
 
-def _save_model(exported: Path, saved: Path, model_id: str, run_id: str) -> None:
+def _save_model(exported: Path, saved: Path, is_pair: bool, model_id: str, run_id: str) -> None:
     """Save an exported student in MLflow's format, without asking any hub."""
     import mlflow.transformers
     import torch
@@ -183,6 +184,9 @@ def _save_model(exported: Path, saved: Path, model_id: str, run_id: str) -> None
             {"model": model, "tokenizer": tokenizer},
             path=saved,
             task="text-classification",
+            signature=_pair_signature() if is_pair else None,
+            # As the student was measured; by default a pipeline truncates nothing.
+            model_config={"truncation": True},
             mlflow_model=Model(model_id=model_id, run_id=run_id),
             model_card=ModelCard(card, ignore_metadata_errors=True),
             pip_requirements=[
@@ -191,6 +195,15 @@ def _save_model(exported: Path, saved: Path, model_id: str, run_id: str) -> None
             ],
         )
     (saved / "LICENSE.txt").unlink(missing_ok=True)  # it links to a page of the hub that does not exist
+
+
+def _pair_signature() -> ModelSignature:
+    """Return the signature of a model for pairs; with the one that MLflow infers it drops the second text."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    inputs = Schema([ColSpec("string", name) for name in ("text", "text_pair")])
+    return ModelSignature(inputs, Schema([ColSpec("string", "label"), ColSpec("double", "score")]))
 
 
 @contextmanager
