@@ -53,10 +53,16 @@ class SweepRecord:
     # source, description, fingerprint, generated, examples (DataSize), selection, max_length, task (its digest),
     # truncated: per split how many of its examples are longer than max_length, and how many it has
     data: dict[str, Any]
-    # name, key, source_key, layers, metrics; assistants, keyed by their number of layers
+    # name, key, source_key, layers, metrics; head and warnings where there are any; assistants, keyed by their number
+    # of layers
     teacher: dict[str, Any]
     objectives: dict[str, Direction]  # metric -> direction
     settings: dict[str, Any] = field(default_factory=dict)  # flags and ids that --resume needs
+
+    @property
+    def teacher_warnings(self) -> list[str]:
+        """What is wrong with the teacher's answers; shown beside every result."""
+        return list(self.teacher.get("warnings", []))
 
     @property
     def is_open_ended(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,11 @@ CLASS_METRICS = ("accuracy", "f1", "macro_f1", "mcc")
 SCORE_METRICS = ("pearson", "spearman")
 METRICS = CLASS_METRICS + SCORE_METRICS
 PROBABILITY_METRICS = ("nll", "teacher_kl")  # of classifiers' probabilities, see `distill.evaluate`
+ERROR_METRICS = ("rmse", "mae", "std_ratio")  # of scores, see `Task.errors`
+TRAINED_RANGE = (0.0, 5.0)
+"""Range that scores are scaled to while models train: that of STS-B, which learning rates and loss weights are for."""
+MIN_STD_RATIO = 0.1
+"""Standard deviation of a model's scores, over that of the gold scores, below which its scores hardly vary."""
 
 
 class SplitNames(NamedTuple):
@@ -60,12 +66,31 @@ class Task:
 
         Tasks of equal identity share caches. The places of files and the names of their columns are no part of it.
         """
-        return json.dumps([self.name, len(self.text_columns), self.labels, self.metrics, self.metric])
+        scaled = [self.score_range] if self.is_regression and self.score_range != TRAINED_RANGE else []
+        return json.dumps(
+            [self.name, len(self.text_columns), self.labels, self.metrics, self.metric, *scaled]
+        )
 
     @property
     def is_regression(self) -> bool:
         """True if labels are scores."""
         return not self.labels
+
+    @property
+    def score_unit(self) -> float:
+        """The task's units in one unit of the range that scores are trained in."""
+        (low, high), (trained_low, trained_high) = self.score_range, TRAINED_RANGE
+        return (high - low) / (trained_high - trained_low)
+
+    def scale(self, scores: np.ndarray) -> np.ndarray:
+        """Return scores in the task's units as models train on them: float32, from `score_range` to `TRAINED_RANGE`."""
+        if self.score_range == TRAINED_RANGE:
+            return scores
+        return ((scores - self.score_range[0]) / self.score_unit + TRAINED_RANGE[0]).astype(np.float32)
+
+    def unscale(self, scores: np.ndarray) -> np.ndarray:
+        """Return scores that models train on, or answer, in the task's units."""
+        return (scores - TRAINED_RANGE[0]) * self.score_unit + self.score_range[0]
 
     @property
     def is_pair(self) -> bool:
@@ -85,7 +110,7 @@ class Task:
         model would score like a constant guess.
 
         Args:
-            labels: (n,) class indices, or scores for regression; n at least 1.
+            labels: (n,) class indices, or scores for regression; n at least 1. Scores may be scaled if logits are.
             logits: (n, num_labels).
         """
         if logits.shape != (len(labels), self.num_labels):
@@ -94,6 +119,37 @@ class Task:
             return dict.fromkeys(self.metrics, float("nan"))
         predictions = logits[:, 0] if self.is_regression else logits.argmax(axis=1)
         return {metric: _measure(metric, labels, predictions) for metric in self.metrics}
+
+
+def error_metrics(task: Task, scores: np.ndarray, answers: np.ndarray) -> dict[str, float]:
+    """Compute `ERROR_METRICS`: how far answers are from the gold scores, which correlations do not tell.
+
+    `rmse` is the root of the mean squared error and `mae` the mean absolute error, both in the task's units;
+    `std_ratio` is the standard deviation of the answers over that of the gold scores, 0 where those are all the same.
+
+    Args:
+        task: a regression task.
+        scores: (n,) gold scores, as `Task.scale` returns them.
+        answers: (n,) scores of a model, in the same range.
+    """
+    errors = (answers.astype(np.float64) - scores) * task.score_unit
+    spread = float(np.std(scores.astype(np.float64)))
+    return {
+        "rmse": float(np.sqrt(np.mean(errors**2))),
+        "mae": float(np.mean(np.abs(errors))),
+        "std_ratio": float(np.std(answers.astype(np.float64))) / spread if spread else 0.0,
+    }
+
+
+def describe_constant(metrics: Mapping[str, float]) -> str | None:
+    """Return a warning if a model's scores on dev hardly vary, although a correlation may look well."""
+    ratio = metrics.get("dev/std_ratio")
+    if ratio is None or ratio >= MIN_STD_RATIO:
+        return None
+    return (
+        f"its scores hardly vary: their standard deviation on dev is {ratio:.1%} of the gold scores' "
+        f"(rmse {metrics['dev/rmse']:.4g})"
+    )
 
 
 def _measure(metric: str, labels: np.ndarray, predictions: np.ndarray) -> float:

@@ -46,6 +46,10 @@ class RaggedArray:
         selected[rows] = True
         return np.asarray(self.values)[np.repeat(selected, self.sizes)]
 
+    def select(self, rows: np.ndarray) -> RaggedArray:
+        """Return the rows at ascending positions as an array of their own."""
+        return RaggedArray(self.flat(rows), row_offsets(self.sizes[rows]))
+
     def padded(self, rows: np.ndarray, fill: int) -> tuple[np.ndarray, np.ndarray]:
         """Stack rows, padded with `fill` to the longest of them: (B, L) values, and a mask that is true within rows."""
         starts = self.offsets[rows]
@@ -75,7 +79,7 @@ class TokenSplit:
 
     input_ids: RaggedArray  # int32
     token_type_ids: RaggedArray  # uint8: 0 for the first text, 1 for the second
-    labels: np.ndarray  # (n,), int64 classes or float32 scores
+    labels: np.ndarray  # (n,), int64 classes or float32 scores, the latter as `Task.scale` returns them
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,6 +88,10 @@ class TokenSplit:
     def lengths(self) -> np.ndarray:
         """The (n,) numbers of tokens."""
         return self.input_ids.sizes
+
+    def select(self, rows: np.ndarray) -> TokenSplit:
+        """Return the examples at ascending positions."""
+        return TokenSplit(self.input_ids.select(rows), self.token_type_ids.select(rows), self.labels[rows])
 
     @cached_property
     def order(self) -> LengthOrder:
@@ -167,15 +175,14 @@ def tokenize(
 def open_data(folder: Path) -> TaskData:
     """Memory-map a folder that `tokenize` wrote."""
     about = json.loads((folder / "about.json").read_text())
-    splits = {
-        name: TokenSplit(
+    task, splits = kept_task(folder, about["task"]), {}
+    for name in about["splits"]:
+        labels = np.load(folder / f"{name}.labels.npy", allow_pickle=False)
+        splits[name] = TokenSplit(
             RaggedArray.open(folder, f"{name}.ids"),
             RaggedArray.open(folder, f"{name}.segments"),
-            np.load(folder / f"{name}.labels.npy", allow_pickle=False),
+            task.scale(labels) if task.is_regression else labels,
         )
-        for name in about["splits"]
-    }
-    task = kept_task(folder, about["task"])
     return TaskData(task, splits, about["pad_id"], folder.name, folder, about.get("truncated"))
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import file_exists, try_to_load_from_cache
 from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -38,9 +39,10 @@ from ikd_ray.distill.teacher_files import (
     validate_shapes,
     weights_key,
 )
+from ikd_ray.distill.teacher_head import match_head, match_scores, named_order
 from ikd_ray.errors import UsageError, first_line
 from ikd_ray.storage import store
-from ikd_ray.tasks import Task
+from ikd_ray.tasks import Task, describe_constant
 
 FORMAT = 2
 """Part of a teacher's key; change it where the code fine-tunes a teacher in another way."""
@@ -65,6 +67,8 @@ class TeacherSource:
     max_tokens: int
     has_head: bool
     """True if it has a classification head, and so is used without fine-tuning."""
+    labels: tuple[str, ...] = ()
+    """Label names of its head, by output."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,10 @@ class TeacherRecord:
     """Settings of its fine-tuning; empty where it was used as it is."""
     history: list[dict[str, float]]
     """Metrics of each epoch of its fine-tuning."""
+    head: str = ""
+    """What was done to the head that it brought, for the user; empty where that fitted."""
+    warnings: list[str] = field(default_factory=list)
+    """What is wrong with its answers."""
     assistants: dict[int, TeacherRecord] = field(default_factory=dict)
     """Teacher assistants of the sweep, by their number of layers."""
 
@@ -171,7 +179,8 @@ def _describe(name: str, path: str, key: str | None, task: Task) -> TeacherSourc
     unused = config.pad_token_id + 1 if has_offset else 0
     tokens = config.max_position_embeddings - unused
     sizes = config.num_hidden_layers, config.hidden_size, config.num_attention_heads
-    return TeacherSource(name, path, key, *sizes, tokens, has_head)
+    labels = tuple(str(config.id2label[i]) for i in range(config.num_labels)) if has_head else ()
+    return TeacherSource(name, path, key, *sizes, tokens, has_head, labels)
 
 
 def _check_head(name: str, config: Any, task: Task) -> None:
@@ -184,12 +193,6 @@ def _check_head(name: str, config: Any, task: Task) -> None:
         raise UsageError(
             f"--teacher {name}: id2label in its config.json numbers the labels {sorted(config.id2label)}; "
             f"write 0 to {config.num_labels - 1}"
-        )
-    names = [str(config.id2label[i]).lower() for i in range(config.num_labels)]
-    wanted = [label.lower() for label in task.labels]
-    if names != wanted and sorted(names) == sorted(wanted):
-        raise UsageError(
-            f"--teacher {name}: its labels are in the order {names}, {task.name}'s are {list(task.labels)}"
         )
 
 
@@ -213,7 +216,9 @@ def teacher_key(
     `memory` is that of `make_teacher`; it is part of the digest only where it splits batches.
     """
     if source.has_head:
-        return store.digest(FORMAT, source.key, data.key, None)
+        order = None if data.task.is_regression else named_order(source.labels, data.task)
+        changed = [] if order == sorted(order or [0]) else ["head", source.labels]
+        return store.digest(FORMAT, source.key, data.key, None, *changed)
     shape, stage = ModelShape(source.heads, source.hidden_size), fine_tuning_stage(source.layers, 1)
     split = (memory or StepMemory()).key(shape, source.layers, [stage], config.batch_size, data)
     settings = resolve_learning_rate(source, config).model_dump()
@@ -251,7 +256,7 @@ def make_teacher(
     device: torch.device,
     memory: StepMemory | None = None,
 ) -> Iterator[Epoch]:
-    """Fine-tune a model, unless it has a head, and store it.
+    """Fine-tune a model, or match the head that it brings with the task, and store it.
 
     The epoch with the best main metric on `TaskData.selection_split` is stored. Fine-tuning stops after
     `config.patience` epochs without a better one. `memory` bounds the memory of a step; None: the default.
@@ -267,9 +272,39 @@ def make_teacher(
         for epoch in _fine_tune(teacher, data, config, DistributedContext(device=device), memory):
             history.append(epoch.metrics)
             yield epoch
+    head = ""
+    if source.has_head and data.task.is_regression:
+        head = match_scores(teacher, data, memory)
+    elif source.has_head:
+        head = match_head(teacher, source.labels, data, memory)
     metrics = score(teacher, data, memory)
-    record = {"name": source.name, "metrics": metrics, "settings": settings, "history": history}
+    record = {
+        "name": source.name,
+        "metrics": metrics,
+        "settings": settings,
+        "history": history,
+        "head": head,
+        "warnings": _warnings(metrics, data),
+    }
     save_teacher(folder, teacher.cpu(), source.path, record)
+
+
+def _warnings(metrics: dict[str, float], data: TaskData) -> list[str]:
+    """Return warnings if a teacher's answers on dev are no better than one that is always the same, or nearly are."""
+    task, dev = data.task, data.splits["dev"]
+    constant, answer = np.zeros((len(dev), task.num_labels), np.float32), "one score"
+    if not task.is_regression:
+        commonest = int(np.bincount(data.train.labels).argmax())
+        constant[:, commonest], answer = 1, f"{task.labels[commonest]!r}"
+    reached, least = metrics[f"dev/{task.metric}"], task.score(dev.labels, constant)[task.metric]
+    constant_scores = describe_constant(metrics)
+    warnings = [f"the teacher: {constant_scores}"] if constant_scores else []
+    if not reached > least:
+        warnings.append(
+            f"the teacher is no better than always answering {answer}: dev/{task.metric} {reached:.4f} and "
+            f"{least:.4f}; its students learn that"
+        )
+    return warnings
 
 
 def save_teacher(folder: Path, teacher: Encoder, tokenizer: str, record: dict[str, Any]) -> None:

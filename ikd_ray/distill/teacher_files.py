@@ -44,6 +44,12 @@ def weights_key(folder: Path) -> str:
     Raises:
         UsageError: the folder has no configuration or no weights in safetensors, or they are damaged.
     """
+    if (folder / _ADAPTER).exists():
+        raise UsageError(
+            f"--teacher {folder}: a PEFT adapter ({_ADAPTER}), not a whole model; merge it with "
+            f"AutoPeftModelForSequenceClassification.from_pretrained({str(folder)!r}).merge_and_unload()"
+            ".save_pretrained('merged'), save the tokenizer there too, and give --teacher merged"
+        )
     if not (folder / "config.json").is_file():
         raise UsageError(f"--teacher {folder}: no config.json in it; give a Hugging Face model folder")
     weights = _weight_files(folder)
@@ -102,12 +108,11 @@ def validate_config(folder: Path) -> None:
                 f"--teacher {file}: auto_map asks to run the model's own code, which is never done; "
                 "choose a model and a tokenizer that transformers itself provides"
             )
-    if (folder / _ADAPTER).exists():
-        raise UsageError(f"--teacher {folder / _ADAPTER}: an adapter; merge it into its model first")
     if not isinstance(config.get("architectures") or [], list):
         raise UsageError(f"--teacher {path}: architectures is not a list; download it again")
     for name, value in config.items():
-        if isinstance(value, int) and abs(value) > MAX_NUMBER:
+        # Not `>`: JSON has NaN, too.
+        if isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:
             raise UsageError(f"--teacher {path}: {name} {value} is out of range; download it again")
     for name in _LAYERS:
         layers = config.get(name, 1)

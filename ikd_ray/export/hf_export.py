@@ -18,7 +18,7 @@ from ikd_ray.export.model_card import WEIGHTS, ExportedFiles, model_card
 from ikd_ray.formatting import null_nonfinite
 from ikd_ray.records import SweepRecord, TrialRecord
 from ikd_ray.storage import store
-from ikd_ray.tasks import Task
+from ikd_ray.tasks import TRAINED_RANGE, Task
 from ikd_ray.version import code_version
 
 CONFIG, TOKENIZER_CONFIG, TOKENIZER = "config.json", "tokenizer_config.json", "tokenizer.json"
@@ -73,8 +73,12 @@ def export_student(
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
         new = Path(temporary) / "new"
         with store.staging_dir(new) as folder:
-            for file in (student / WEIGHTS, *tokenizer):
+            for file in tokenizer:
                 shutil.copyfile(file, folder / file.name)
+            if task.is_regression and task.score_range != TRAINED_RANGE:
+                _write_unscaled(student, folder, task)
+            else:
+                shutil.copyfile(student / WEIGHTS, folder / WEIGHTS)
             _set_max_length(folder, sweep.data["max_length"])
             config = _config(student / CONFIG, task)
             (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
@@ -151,6 +155,23 @@ def _check_targets(to: Path, targets: Sequence[Path], force: bool) -> None:
     if taken and not force:
         more = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
         raise UsageError(f"{taken[0]}{more} exists already; --force replaces it")
+
+
+def _write_unscaled(student: Path, folder: Path, task: Task) -> None:
+    """Write a student's weights, its last layer changed so that it answers in the task's units."""
+    # Imported late: it takes seconds, and few tasks need it.
+    from transformers import AutoModelForSequenceClassification
+
+    from ikd_ray.distill.encoder import Encoder
+    from ikd_ray.distill.teacher_files import NO_REMOTE_CODE
+    from ikd_ray.distill.teacher_head import output_layer, scale_output
+
+    model = AutoModelForSequenceClassification.from_pretrained(
+        student, use_safetensors=True, dtype="auto", **NO_REMOTE_CODE
+    )
+    offset = task.score_range[0] - TRAINED_RANGE[0] * task.score_unit
+    scale_output(output_layer(Encoder(model)), task.score_unit, offset)
+    model.save_pretrained(folder)
 
 
 def _set_max_length(folder: Path, max_length: int) -> None:

@@ -197,6 +197,8 @@ def _metrics(session: _Session, data: TaskData) -> dict[str, float]:
         logits = np.empty((len(split), data.task.num_labels), np.float32)
         for rows in evaluation_batches(split.lengths, BATCH):
             logits[rows] = session.logits(collate(split, rows, data.pad_id))
+        if data.task.is_regression:
+            logits = data.task.scale(logits)
         metrics |= {f"{name}/{key}": value for key, value in data.task.score(split.labels, logits).items()}
     return metrics
 

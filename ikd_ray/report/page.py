@@ -29,7 +29,8 @@ def render(analysis: SweepAnalysis, sections: Sequence[Section]) -> str:
     environment.filters["clean"] = clean
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=clean(f"{analysis.sweep.task}: sweep {analysis.sweep.name}"),
-        banner=GENERATED_WARNING if analysis.sweep.data["generated"] else "",
+        generated_warning=GENERATED_WARNING if analysis.sweep.data["generated"] else "",
+        teacher_warnings=analysis.sweep.teacher_warnings,
         analysis=analysis,
         sweep=analysis.sweep,
         failed=sum(trial.status != "finished" for trial in analysis.trials),

@@ -19,14 +19,16 @@ Sampler = Literal["cost_aware", "tpe", "grid"]
 Selection = Literal["dev", "holdout"]
 
 MAIN_METRIC = "dev/metric"
-_METRICS = tuple(f"dev/{metric}" for metric in (*METRICS, *PROBABILITY_METRICS))  # depend on the task
+_METRICS = tuple(
+    f"dev/{metric}" for metric in (*METRICS, *PROBABILITY_METRICS, "rmse", "mae")
+)  # depend on the task
 OBJECTIVES = (
     MAIN_METRIC,
     *(f"dev/{metric}" for metric in METRICS),
     *(f"student/{size}" for size in ("params", "encoder_params", "size_mb", "latency_ms")),
     "dev/attention_kl",
     "dev/teacher_agreement",
-    *(f"dev/{metric}" for metric in PROBABILITY_METRICS),
+    *(f"dev/{metric}" for metric in (*PROBABILITY_METRICS, "rmse", "mae")),
 )
 DEFAULTS: dict[str, Any] = Trial().params()
 MAX_GRID = 10_000
@@ -210,8 +212,8 @@ class Space:
         Raises:
             UsageError: an objective is a metric that the task does not have, or one is named twice.
         """
-        probabilities = () if task.is_regression else PROBABILITY_METRICS
-        measured = {f"dev/{metric}" for metric in (*task.metrics, *probabilities)}
+        further = ("rmse", "mae") if task.is_regression else PROBABILITY_METRICS
+        measured = {f"dev/{metric}" for metric in (*task.metrics, *further)}
         resolved: dict[str, Direction] = {}
         for name, direction in self.objectives.items():
             metric = f"dev/{task.metric}" if name == MAIN_METRIC else name

@@ -97,6 +97,13 @@ class Note:
 
 
 @dataclass(frozen=True)
+class Problem:
+    """Event: a warning for the user."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Progress:
     """Event: progress within a stage, in examples."""
 
@@ -105,7 +112,7 @@ class Progress:
 
 
 Prepared = tuple[TeacherRecord, SharedArtifacts]
-Event = StageStarted | Note | Progress | Epoch | Prepared
+Event = StageStarted | Note | Problem | Progress | Epoch | Prepared
 
 
 def prepare_sweep(request: Request, console: Console) -> Prepared:
@@ -127,6 +134,8 @@ def prepare_sweep(request: Request, console: Console) -> Prepared:
                     step.enter_context(console.step(event.text))
                 elif isinstance(event, Note):
                     console.note(event.label, event.text)
+                elif isinstance(event, Problem):
+                    console.warn(event.text)
                 else:
                     prepared = event
     assert prepared is not None
@@ -211,6 +220,9 @@ def prepare_artifacts(job: PrepareJob, threads: int) -> Iterator[Event]:
         lambda: make_teacher(job.source, data, job.space.teacher, folder, device, job.memory),
     )
     yield Note("teacher", _format_scores(record, data.task))
+    if record.head:
+        yield Note("teacher", record.head)
+    yield from map(Problem, record.warnings)
     teacher = load_teacher(folder).to(device)
     layers = matched_layers({*job.depths, *job.assistant_students}, len(teacher.layers))
     stored = yield from _store_targets(job, data, record, teacher, layers)

@@ -117,6 +117,8 @@ def _teacher_entry(request: Request, teacher: TeacherRecord) -> dict[str, Any]:
         "layers": request.teacher_source.layers,
         "metrics": teacher.metrics,
     }
+    entry |= {"head": teacher.head} if teacher.head else {}
+    entry |= {"warnings": teacher.warnings} if teacher.warnings else {}
     if teacher.assistants:
         entry["assistants"] = {
             str(layers): {"name": record.name, "key": record.key, "metrics": record.metrics}

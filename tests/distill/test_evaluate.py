@@ -57,7 +57,12 @@ def test_score_equals_the_tasks_score_of_a_plain_forward_pass(setting, task):
     for name, split in data.evaluation_splits.items():
         values = data.task.score(split.labels, plain_logits(student, split, data.pad_id))
         expected |= {f"{name}/{key}": value for key, value in values.items()}
-        if not data.task.is_regression:
+        if data.task.is_regression:
+            errors = plain_logits(student, split, data.pad_id)[:, 0] - split.labels
+            expected[f"{name}/rmse"] = np.sqrt(np.square(errors).mean())
+            expected[f"{name}/mae"] = np.abs(errors).mean()
+            expected[f"{name}/std_ratio"] = (errors + split.labels).std() / split.labels.std()
+        else:
             found = log_probabilities(plain_logits(student, split, data.pad_id))
             expected[f"{name}/nll"] = -found[np.arange(len(split)), split.labels].mean()
     assert metrics == pytest.approx(expected, abs=1e-5)

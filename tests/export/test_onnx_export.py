@@ -83,7 +83,7 @@ def test_models_of_each_family_have_the_logits_of_pytorch(tmp_path, family, task
     model = make_classifier(family, layers=1, labels=data.task.num_labels)
     model.save_pretrained(folder)
     data = replace(data, pad_id=model.config.pad_token_id)
-    exported = export_onnx(folder, TRIAL, data, int8=True)
+    exported = export_onnx(folder, TRIAL, data, int8=True, max_length=32)
     full, quantized = make_session(folder / ONNX), make_session(folder / INT8)
 
     segments = ["token_type_ids"] if family in ("bert", "electra") else []
@@ -119,7 +119,7 @@ def exported(tmp_path_factory):
     root = tmp_path_factory.mktemp("exported")
     data = make_data(root, dev=90)
     make_classifier(layers=1).save_pretrained(root / "student")
-    return root / "student", data, export_onnx(root / "student", TRIAL, data, int8=True)
+    return root / "student", data, export_onnx(root / "student", TRIAL, data, int8=True, max_length=32)
 
 
 def test_int8_metrics_are_those_of_its_own_logits(exported):

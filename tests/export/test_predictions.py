@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from ikd_ray import records
 from ikd_ray.data.batches import evaluation_batches
 from ikd_ray.data.dataset import Dataset, Split
+from ikd_ray.data.task_file import keep_task, load_task
 from ikd_ray.data.tokens import tokenize
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.evaluate import predict, score
@@ -30,6 +31,13 @@ from tests.helpers.sample_records import sweep_record
 from tests.helpers.tiny_models import WORDS, make_classifier, write_tokenizer
 
 MAX_LENGTH = 12
+SCORES = """
+name: scores
+text: [first, second]
+label: score
+range: [0, 100]
+metric: spearman
+"""
 LONG = " ".join(WORDS * 50)  # 10,000 characters
 TEXTS = ["w1 w2.", LONG, "w3 " * 30, "\u200b", "w4 größe, 名前 и слово", "مرحبا w5", "", "w6 " * MAX_LENGTH]
 
@@ -59,26 +67,39 @@ class Student:
         arguments += () if pairs is None else (list(np.array(pairs, object)[rows]),)
         return tokenizer(*arguments, truncation=True, padding=True, return_tensors="np")
 
-    def assert_labels(self, labels: list[str]) -> None:
-        assert labels == [self.task.labels[number] for number in self.logits.argmax(1)]
+    @property
+    def answers(self) -> np.ndarray:
+        """The logits as users get them."""
+        return self.task.unscale(self.logits) if self.task.is_regression else self.logits
+
+    def assert_predicted(self, predictions: list[dict]) -> None:
+        if self.task.is_regression:
+            found = [prediction["score"] for prediction in predictions]
+            np.testing.assert_allclose(found, self.answers[:, 0], rtol=1e-4)
+        else:
+            labels = [self.task.labels[number] for number in self.logits.argmax(1)]
+            assert [prediction["label"] for prediction in predictions] == labels
 
 
-@pytest.fixture(scope="module", params=["cola", "mnli"])
+@pytest.fixture(scope="module", params=["cola", "mnli", "scores"])
 def student(request, tmp_path_factory) -> Student:
     """Return a student whose answers depend on all that it reads."""
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     from ikd_ray.export.onnx_export import export_onnx
 
-    root, task = tmp_path_factory.mktemp("student"), get_task(request.param)
+    root = tmp_path_factory.mktemp("student")
+    (root / "task.yaml").write_text(SCORES)
+    task = load_task(root / "task.yaml") if request.param == "scores" else get_task(request.param)
     rng = np.random.default_rng(0)
     texts = TEXTS + [" ".join(rng.choice(WORDS, size)) for size in rng.integers(1, 30, 40)]
     pairs = [texts[(3 * i + 1) % len(texts)] for i in range(len(texts))] if task.is_pair else None
-    split = Split(texts, pairs, rng.integers(0, len(task.labels), len(texts)))
+    labels = rng.integers(0, len(task.labels) or 100, len(texts))
+    split = Split(texts, pairs, labels.astype(np.float32) if task.is_regression else labels)
     tokenizer = write_tokenizer(root / "tokenizer")
     data = tokenize(
         Dataset(task, {"train": split, "dev": split}, "folder", ""), tokenizer, "k", MAX_LENGTH, root
     )
-    model = make_classifier(layers=2, labels=len(task.labels))
+    model = make_classifier(layers=2, labels=task.num_labels)
     sweep, teacher = root / "outputs" / "first", root / "outputs" / "cache" / "teachers" / "key"
     sweep.mkdir(parents=True)
     with store.staging_dir(teacher) as folder:
@@ -87,6 +108,7 @@ def student(request, tmp_path_factory) -> Student:
     record = sweep_record(task=task.name, max_length=MAX_LENGTH)
     record.data["truncated"] = truncated
     records.write_sweep(sweep, record)
+    keep_task(sweep, task)
     metrics = score(Encoder(model), data)
     trial = TrialRecord("t000", 0, {"regime": "kd"}, [1, 2], "finished", metrics)
     records.write_trial(sweep, trial, model.save_pretrained)
@@ -101,14 +123,14 @@ def student(request, tmp_path_factory) -> Student:
 
 def test_pipeline(student):
     classify = pipeline("text-classification", str(student.exported.folder), device="cpu", truncation=True)
-    student.assert_labels([classify([text])[0]["label"] for text in student.inputs])
+    student.assert_predicted([classify([text])[0] for text in student.inputs])
 
 
 def test_model_with_the_exported_tokenizer(student):
     model = AutoModelForSequenceClassification.from_pretrained(student.exported.folder).eval()
     with torch.inference_mode():
         logits = model(**{name: torch.from_numpy(ids) for name, ids in student.tokens().items()}).logits
-    np.testing.assert_allclose(logits.numpy(), student.logits, atol=1e-4)
+    np.testing.assert_allclose(logits.numpy(), student.answers, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("file", [ONNX, INT8])
@@ -124,10 +146,10 @@ def test_onnxruntime(student, file):
             ["logits"], {value.name: tokens[value.name] for value in session.get_inputs()}
         )[0]
     if file == ONNX:
-        np.testing.assert_allclose(logits, student.logits, atol=1e-4)
+        np.testing.assert_allclose(logits, student.answers, atol=1e-4, rtol=1e-4)
     [measured] = [form.metrics for form in student.exported.files.files if form.file == file]
     expected = student.task.score(student.split.labels, logits)
-    assert measured == {f"dev/{name}": value for name, value in expected.items()}
+    assert measured == pytest.approx({f"dev/{name}": value for name, value in expected.items()}, abs=1e-6)
 
 
 def test_mlflow(student):
@@ -137,7 +159,7 @@ def test_mlflow(student):
     else:
         frame = pd.DataFrame({"text": student.split.text})
     model = mlflow.pyfunc.load_model(str(student.saved))
-    student.assert_labels(list(model.predict(frame)["label"]))
+    student.assert_predicted(model.predict(frame).to_dict(orient="records"))
 
 
 def test_card_says_what_is_cut(student):

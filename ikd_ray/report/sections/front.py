@@ -79,7 +79,9 @@ def _table(analysis: SweepAnalysis, teacher_size: Mapping[str, float]) -> Table:
         "attention KL (nats)": ("dev/attention_kl", 1.0, ".3f"),
         "agrees with teacher": ("dev/teacher_agreement", 1.0, ".3f"),
     }
-    if not analysis.task.is_regression:
+    if analysis.task.is_regression:
+        columns |= {"RMSE": ("dev/rmse", 1.0, ".3g"), "MAE": ("dev/mae", 1.0, ".3g")}
+    else:
         columns |= {"nll": ("dev/nll", 1.0, ".3f"), "KL from teacher": ("dev/teacher_kl", 1.0, ".3f")}
 
     def cells(metrics: Mapping[str, float]) -> list[str]:

@@ -1,0 +1,135 @@
+"""Match the head that a teacher brings with a task: its outputs with the classes, its scores with the task's range."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import nn
+
+from ikd_ray.data.tokens import TaskData
+from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.evaluate import predict
+from ikd_ray.distill.memory import StepMemory
+from ikd_ray.tasks import TRAINED_RANGE, Task
+
+SAMPLE = 1_000
+"""Training examples on which a head is measured."""
+MAX_ERROR_RATIO = 1.5
+"""Error of a head's scores, over that of their best linear map, above which they are on another scale."""
+
+
+def named_order(names: Sequence[str], task: Task) -> list[int] | None:
+    """Return for each class of a task the output of a head that stands for it, or None if the names do not tell.
+
+    They tell where they are the task's names or its tables' labels, in any order; transformers' own LABEL_0, LABEL_1
+    are in the task's order.
+
+    Args:
+        names: the head's label names, by output.
+        task: a classification task.
+    """
+    given = [name.casefold() for name in names]
+    unnamed = [f"label_{number}" for number in range(len(names))]
+    for wanted in (task.labels, task.file_labels, unnamed):
+        labels = [label.casefold() for label in wanted]
+        if sorted(given) == sorted(labels) and len(set(given)) == len(given):
+            return [given.index(label) for label in labels]
+    return None
+
+
+def match_head(
+    teacher: Encoder, names: Sequence[str], data: TaskData, memory: StepMemory | None = None
+) -> str:
+    """Put the outputs of a teacher's head in the order of the task's classes, in place.
+
+    Where the names do not tell the order it is the one in which the head is right most often on a sample of train.
+
+    Args:
+        teacher: the model, whose head has an output for each class.
+        names: its label names, by output.
+        data: the task's examples.
+        memory: bound of the memory of a batch; None: the default.
+
+    Returns:
+        A sentence for the user, or an empty string where nothing was changed or measured.
+    """
+    task, order, share = data.task, named_order(names, data.task), None
+    if order is None:
+        order, share = _measured_order(teacher, data, memory)
+    if order != list(range(len(order))):
+        _reorder(output_layer(teacher), order)
+    elif share is None:
+        return ""
+    matches = ", ".join(f"{names[output]} is {task.labels[label]}" for label, output in enumerate(order))
+    how = "by name" if share is None else f"measured on train, where {share:.0%} of a sample then agree"
+    return f"labels of its head: {matches} ({how})"
+
+
+def match_scores(teacher: Encoder, data: TaskData, memory: StepMemory | None = None) -> str:
+    """Scale the scores of a teacher's regression head to the range that students train in, in place.
+
+    They are taken to be in the task's units. Where a sample of train shows that they are on another scale, they are
+    mapped to the task's by least squares.
+
+    Returns:
+        A sentence for the user, or an empty string where the scores are in the task's units.
+    """
+    task, layer = data.task, output_layer(teacher)
+    scale_output(layer, 1 / task.score_unit, -task.score_range[0] / task.score_unit + TRAINED_RANGE[0])
+    answers, gold = (values.astype(np.float64) for values in _sample(teacher, data, memory))
+    answers = answers[:, 0]
+    correlation = np.corrcoef(answers, gold)[0, 1] if np.ptp(answers) and np.ptp(gold) else 0.0
+    if not correlation > 0:
+        return ""  # no scale helps; its metrics on dev are the warning
+    slope, offset = np.polyfit(answers, gold, 1)
+    error, fitted_error = (
+        float(np.sqrt(np.mean((values - gold) ** 2))) for values in (answers, slope * answers + offset)
+    )
+    if error <= MAX_ERROR_RATIO * fitted_error:
+        return ""
+    scale_output(layer, slope, offset)
+    low, high = task.unscale(np.percentile(answers, [1, 99]))
+    return (
+        f"its scores were on another scale: from {low:.3g} to {high:.3g} on train, whose own are from "
+        f"{task.unscale(gold.min()):.3g} to {task.unscale(gold.max()):.3g}; rescaled, which takes the root mean "
+        f"squared error from {error * task.score_unit:.3g} to {fitted_error * task.score_unit:.3g}"
+    )
+
+
+@torch.no_grad()
+def scale_output(layer: nn.Linear, factor: float, offset: float) -> None:
+    """Change a linear layer so that it returns `factor` times its output, plus `offset`."""
+    layer.weight.mul_(factor)
+    layer.bias.mul_(factor).add_(offset)
+
+
+def output_layer(encoder: Encoder) -> nn.Linear:
+    """Return the last linear layer of a classifier, whose outputs are the logits."""
+    linear = [module for module in encoder.head.modules() if isinstance(module, nn.Linear)]
+    return linear[-1]
+
+
+def _measured_order(teacher: Encoder, data: TaskData, memory: StepMemory | None) -> tuple[list[int], float]:
+    """Return the order in which the head is right most often on a sample of train, and how often that is."""
+    logits, labels = _sample(teacher, data, memory)
+    counts = np.zeros((data.task.num_labels,) * 2, np.int64)
+    np.add.at(counts, (labels, logits.argmax(1)), 1)
+    _, outputs = linear_sum_assignment(counts, maximize=True)
+    right = counts[np.arange(len(outputs)), outputs].sum()
+    return outputs.tolist(), float(right / len(labels))
+
+
+def _sample(teacher: Encoder, data: TaskData, memory: StepMemory | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return a teacher's logits for a sample of train, (n, labels), and the gold labels, (n,)."""
+    rows = np.unique(np.linspace(0, len(data.train) - 1, SAMPLE).astype(np.int64))
+    sample = data.train.select(rows)
+    return predict(teacher, sample, data.pad_id, memory), sample.labels
+
+
+@torch.no_grad()
+def _reorder(layer: nn.Linear, order: list[int]) -> None:
+    layer.weight.copy_(layer.weight[order].clone())
+    layer.bias.copy_(layer.bias[order].clone())
