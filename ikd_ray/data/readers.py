@@ -7,8 +7,6 @@ the task says. What cannot be read is reported with its row.
 
 from __future__ import annotations
 
-import codecs
-import csv
 import itertools
 import json
 import os
@@ -21,12 +19,13 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ikd_ray.data.dataset import Split
+from ikd_ray.data.lines import MAX_LINE, read_lines
+from ikd_ray.data.separated import read_rows
 from ikd_ray.data.task_file import CustomTask
 from ikd_ray.errors import UsageError, first_line
 from ikd_ray.tasks import TASKS, GlueTask, Task
 
 PARQUET_BATCH = 1_000  # rows read at a time: bounds memory
-MAX_LINE = 2**20  # bytes: bounds memory where a file has no line ends
 
 Row = tuple[str, Sequence[Any]]  # file and line (or row) for messages, and the values of the task's columns
 
@@ -60,7 +59,7 @@ def read_glue_split(path: Path, task: GlueTask) -> tuple[Split, int]:
             file, the line (1-based, including the header) and what would be right.
     """
     _require_file(path, "a tab-separated file", task, [names.file for names in task.splits])
-    lines = (line.removesuffix("\n").removesuffix("\r") for line in _read_lines(path))
+    lines = (line.removesuffix("\n").removesuffix("\r") for line in read_lines(path))
     columns = task.headless or next(lines, "").split("\t")
     *text_indices, label_index = _indices(columns, (*task.file_text, task.file_label), f"{path} line 1")
     builder, skipped = _SplitBuilder(task), 0
@@ -94,7 +93,7 @@ def read_table(path: Path, task: CustomTask) -> Split:
     """Read one table of a custom task; `UsageError` as in `read_tables`."""
     _require_file(path, "a table", task, [name for _, name in task.files])
     builder = _SplitBuilder(task)
-    for where, values in _READERS[path.suffix.lower()](path, (*task.text_columns, task.file_label)):
+    for where, values in _READERS[path.suffix.lower()](path, task):
         *texts, label = values
         for column, text in zip(task.text_columns, texts, strict=True):
             _check_text(text, f"{where}: column {column!r}")
@@ -176,6 +175,10 @@ def _label_text(value: Any, where: str) -> str:
     raise UsageError(f"{where} holds {_shown(value)} where a label is needed")
 
 
+def _required(task: CustomTask) -> tuple[str, ...]:
+    return (*task.text_columns, task.file_label)
+
+
 def _indices(columns: Sequence[str], required: Sequence[str], where: str) -> list[int]:
     """Return the position of each required column."""
     for name in required:
@@ -195,32 +198,29 @@ def _distinct_indices(columns: Sequence[str], required: Sequence[str], where: st
     return indices
 
 
-def _read_separated(path: Path, required: Sequence[str], delimiter: str) -> Iterator[Row]:
-    """Read CSV or TSV as RFC 4180 has it: a quoted cell may hold delimiters, line ends, and quotes doubled."""
-    rows = csv.reader(_read_lines(path), delimiter=delimiter, strict=True)
-    line_number, indices, width = 1, None, 0
-    while True:
-        try:
-            row = next(rows, None)
-        except csv.Error as error:
-            reason = str(error).replace("\t", "\\t")  # it quotes the delimiter
-            raise UsageError(
-                f"{path} line {line_number}: {reason}; put a cell that holds quotes or line ends in double quotes, "
-                'and write each quote in it as ""'
-            ) from None
-        if row is None:
-            return
-        where, line_number = f"{path} line {line_number}", rows.line_num + 1
-        if indices is None:
-            indices, width = _distinct_indices(row, required, where), len(row)
-        elif len(row) != width:
-            raise UsageError(f"{where}: the row has {len(row)} columns where {width} are right")
+def _read_separated(path: Path, task: CustomTask, delimiter: str) -> Iterator[Row]:
+    indices: list[int] = []
+    for where, cells in read_rows(path, delimiter, partial(_is_row, task)):
+        if not indices:
+            indices = _distinct_indices(cells, _required(task), where)
         else:
-            yield where, [row[index] for index in indices]
+            yield where, [cells[index] for index in indices]
 
 
-def _read_json_lines(path: Path, required: Sequence[str]) -> Iterator[Row]:
-    for number, line in enumerate(_read_lines(path), 1):
+def _is_row(task: CustomTask, columns: Sequence[str], cells: Sequence[str]) -> bool:
+    """Return whether cells are a row of a table with these columns: whether their label is one."""
+    if len(cells) != len(columns) or task.file_label not in columns:
+        return False
+    try:
+        _parse_label(cells[columns.index(task.file_label)], task, "")
+    except UsageError:
+        return False
+    return True
+
+
+def _read_json_lines(path: Path, task: CustomTask) -> Iterator[Row]:
+    required = _required(task)
+    for number, line in enumerate(read_lines(path), 1):
         where = f"{path} line {number}"
         try:
             record = json.loads(line, object_pairs_hook=_unique, parse_constant=_refuse_constant)
@@ -244,11 +244,11 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _read_parquet(path: Path, required: Sequence[str]) -> Iterator[Row]:
+def _read_parquet(path: Path, task: CustomTask) -> Iterator[Row]:
     import pyarrow as pa  # imported late: slow, and few tasks need it
     import pyarrow.parquet as pq
 
-    number = itertools.count(1)
+    number, required = itertools.count(1), _required(task)
     try:
         with path.open("rb") as source, pq.ParquetFile(source) as table:
             _distinct_indices(table.schema_arrow.names, required, str(path))
@@ -262,39 +262,12 @@ def _read_parquet(path: Path, required: Sequence[str]) -> Iterator[Row]:
         raise UsageError(f"{path}: not a readable Parquet file ({reason}); write it again") from None
 
 
-_READERS: dict[str, Callable[[Path, Sequence[str]], Iterator[Row]]] = {
+_READERS: dict[str, Callable[[Path, CustomTask], Iterator[Row]]] = {
     ".csv": partial(_read_separated, delimiter=","),
     ".tsv": partial(_read_separated, delimiter="\t"),
     ".jsonl": _read_json_lines,
     ".parquet": _read_parquet,
 }
-
-
-def _read_lines(path: Path) -> Iterator[str]:
-    """Yield a text file's lines with their ends.
-
-    A line ends at a line feed and nowhere else: sentences hold U+0085 and U+2028, at which `str.splitlines` breaks.
-
-    Raises:
-        UsageError: the file cannot be read, is not UTF-8 or has a line of over `MAX_LINE` bytes.
-    """
-    try:
-        with path.open("rb") as file:
-            for number, data in enumerate(iter(partial(file.readline, MAX_LINE + 1), b""), 1):
-                if number == 1:
-                    data = data.removeprefix(codecs.BOM_UTF8)
-                if len(data) > MAX_LINE:
-                    raise UsageError(f"{path} line {number}: over 1 MiB; one example a line is needed")
-                try:
-                    yield data.decode()
-                except UnicodeDecodeError as error:
-                    raise UsageError(
-                        f"{path} line {number}: byte {error.start + 1} is not UTF-8; save the file as UTF-8"
-                    ) from None
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be read ({error.strerror}); fix that, or pass another --data-dir"
-        ) from None
 
 
 def _require_folder(data_dir: Path, advice: str) -> None:
