@@ -15,16 +15,19 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from ikd_ray.data.lines import read_lines
+from ikd_ray.data.lines import LONE_RETURN, MAX_LINE, read_lines
 from ikd_ray.errors import UsageError
 
 IsRow = Callable[[Sequence[str], Sequence[str]], bool]
 """Whether cells are a row of the table with these columns."""
 
 _ADVICE = 'put a cell that holds quotes or line ends in double quotes, and write each quote in it as ""'
+_TOO_LONG = f"a cell has over {MAX_LINE:,} characters; close its quote, as one example a row is needed"
 _CELL = re.compile(r'(?:^|\t)("[^"]*(?:""[^"]*)*"|[^"\t]*)')  # of a TSV row as RFC 4180 has it
 # Excel quotes a cell with its list separator, a comma or a semicolon; other writers one with blanks at its ends.
 _NEEDS_QUOTES = re.compile(r'["\t\r\n,;]|^\s|\s$|^$')
+
+csv.field_size_limit(MAX_LINE)  # of the whole process; Python's default is 131,072
 
 
 class _QuotingError(UsageError):
@@ -79,7 +82,7 @@ def _parse(path: Path, delimiter: str) -> Iterator[tuple[int, list[str], list[st
     taken: list[str] = []
 
     def take() -> Iterator[str]:
-        for line in read_lines(path):
+        for line in read_lines(path, old_ends=True):
             taken.append(line)
             yield line
 
@@ -88,13 +91,22 @@ def _parse(path: Path, delimiter: str) -> Iterator[tuple[int, list[str], list[st
         try:
             cells = next(rows, None)
         except csv.Error as error:
-            reason = str(error).replace("\t", "\\t")  # it quotes the delimiter
-            raise _QuotingError(path, number, f"{reason}; {_ADVICE}") from None
+            raise _QuotingError(path, number, _explain(error)) from None
         if cells is None:
             return
         yield number, taken.copy(), cells
         number += len(taken)
         taken.clear()
+
+
+def _explain(error: csv.Error) -> str:
+    reason = str(error).replace("\t", "\\t")  # it quotes the delimiter
+    # csv has one type of error; these two have nothing to do with quoting.
+    if reason.startswith("field larger than"):
+        return _TOO_LONG
+    if reason.startswith("new-line character"):
+        return LONE_RETURN
+    return f"{reason}; {_ADVICE}"
 
 
 def _require_quoting(path: Path, is_row: IsRow) -> None:
@@ -124,9 +136,11 @@ def _require_quoting(path: Path, is_row: IsRow) -> None:
 def _plain_rows(path: Path, reason: str) -> Iterator[tuple[str, list[str]]]:
     """Yield each line of a TSV file as a row; `reason` says why it is not quoted."""
     width = 0
-    for number, line in enumerate(read_lines(path), 1):
+    for number, line in enumerate(read_lines(path, old_ends=True), 1):
         where, cells = f"{path} line {number}", _split(line, "\t")
         width = width or len(cells)
+        if any("\r" in cell for cell in cells):
+            raise UsageError(f"{where}: {LONE_RETURN}")
         if len(cells) != width:
             raise UsageError(
                 f"{where}: the row has {len(cells)} columns where {width} are right; quotes are characters in this "

@@ -115,6 +115,23 @@ def test_byte_order_mark_is_no_part_of_a_column_name():
     assert read(b"\xef\xbb\xbftext,label\r\na,1\r\n", ".csv").text == ["a"]
 
 
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl"])
+def test_lines_may_end_in_a_carriage_return_alone(ending):
+    rows = [{"text": f"sentence {row} of a table", "label": row % 2} for row in range(50_000)]
+    content = make_table(rows, ending).replace(b"\r\n", b"\r").replace(b"\n", b"\r")
+    assert len(content) > MAX_LINE
+    split = read(content, ending)
+    assert split.text == [row["text"] for row in rows]
+    assert split.labels.tolist() == [row["label"] for row in rows]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_texts_are_read_up_to_one_mebibyte(ending):
+    texts = ["word " * 40_000, 'a\n"b",\t' * 20_000]
+    rows = [{"text": text, "label": "1"} for text in texts]
+    assert read(make_table(rows, ending), ending).text == texts
+
+
 HEAD = "text,label\n"
 MISTAKES = {
     "empty": ("", "no rows"),
@@ -135,8 +152,13 @@ MISTAKES = {
     "not UTF-8": (HEAD.encode() + b"a\xff,1\n", "line 2: byte 2 is not UTF-8"),
     "UTF-16": (HEAD.encode("utf-16"), "line 1: byte 1 is not UTF-8"),
     "a line without end": (HEAD + "x" * (MAX_LINE + 1), "line 2: over 1 MiB"),
-    "a cell without end": (HEAD + '"' + "x\n" * 2**20, "line 2: field larger than field limit"),
-    "an old line end": (HEAD + "a\rb,1\n", "line 2: new-line character seen"),
+    "a cell without end": (HEAD + '"' + "x\n" * 2**20, "line 2: a cell has over 1,048,576 characters"),
+    "an old line end": (HEAD + "a\rb,1\n", "line 2: a carriage return stands alone within the line; save"),
+    "old line ends and new ones": ("text,label\ra,1\r\nb,1\n", "line 1: a carriage return stands alone"),
+    "old line ends without end": (
+        HEAD + "a,1\r" * 2**19,
+        "line 2: over 1 MiB; a carriage return stands alone",
+    ),
 }
 
 
@@ -156,6 +178,10 @@ JSON_MISTAKES = {
     "deep": ("[" * 100_000 + "\n", "line 1: not JSON (nested too deep)"),
     "5000 digits": ('{"text": "a", "label": ' + "9" * 5000 + "}\n", "line 1: "),
     "over two lines": ('{"text": "a",\n"label": 1}\n', "line 1: not JSON ("),
+    "an old line end": (
+        '{"text": "a"}\r{"text": "b"}\n',
+        "line 1: a carriage return stands alone within the line",
+    ),
 }
 
 
