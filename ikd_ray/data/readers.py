@@ -13,7 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 import numpy as np
@@ -21,7 +21,7 @@ import numpy as np
 from ikd_ray.data.dataset import Split
 from ikd_ray.data.lines import LONE_RETURN, MAX_LINE, read_lines
 from ikd_ray.data.separated import read_rows
-from ikd_ray.data.task_file import CustomTask
+from ikd_ray.data.task_file import CustomTask, nfc
 from ikd_ray.errors import UsageError, first_line
 from ikd_ray.tasks import TASKS, GlueTask, Task
 
@@ -88,7 +88,7 @@ def read_tables(data_dir: Path, task: CustomTask) -> dict[str, Split]:
     """
     names = ", ".join(name for _, name in task.files)
     _require_folder(data_dir, f"give the folder that holds {names}")
-    return {split: read_table(data_dir / name, task) for split, name in task.files}
+    return {split: read_table(_find_table(data_dir, name), task) for split, name in task.files}
 
 
 def read_table(path: Path, task: CustomTask) -> Split:
@@ -101,6 +101,15 @@ def read_table(path: Path, task: CustomTask) -> Split:
             _check_text(text, f"{where}: column {column!r}")
         builder.add(texts, _label_text(label, f"{where}: column {task.file_label!r}"), where)
     return builder.build(f"{path}: no rows; at least one example is needed")
+
+
+def _find_table(folder: Path, name: str) -> Path:
+    """Return the path of a table; each part of its name may be in another Unicode form than on the disk."""
+    path = folder
+    for part in PurePosixPath(name).parts:
+        same = [] if os.path.lexists(path / part) or not os.path.isdir(path) else os.listdir(path)
+        path /= next((other for other in same if nfc(other) == nfc(part)), part)
+    return path
 
 
 class _SplitBuilder:
@@ -139,10 +148,10 @@ def _parse_label(text: str, task: Task, where: str) -> float:
                 f"{where}: {task.file_label} {_shown(text)} is not a number from {low:g} to {high:g}"
             )
         return score
-    if text not in task.file_labels:
+    if nfc(text) not in task.file_labels:
         allowed = _shortened(", ".join(task.file_labels), 200)
         raise UsageError(f"{where}: {task.file_label} {_shown(text)} is not one of: {allowed}")
-    return task.file_labels.index(text)
+    return task.file_labels.index(nfc(text))
 
 
 def _problem(fields: list[str], columns: Sequence[str], text_indices: list[int]) -> str | None:
@@ -184,6 +193,7 @@ def _required(task: CustomTask) -> tuple[str, ...]:
 
 def _indices(columns: Sequence[str], required: Sequence[str], where: str) -> list[int]:
     """Return the position of each required column."""
+    columns = [nfc(column) for column in columns]
     for name in required:
         if name not in columns:
             raise UsageError(
@@ -195,7 +205,7 @@ def _indices(columns: Sequence[str], required: Sequence[str], where: str) -> lis
 
 def _distinct_indices(columns: Sequence[str], required: Sequence[str], where: str) -> list[int]:
     indices = _indices(columns, required, where)
-    name, count = Counter(columns).most_common(1)[0]
+    name, count = Counter(map(nfc, columns)).most_common(1)[0]
     if count > 1:
         raise UsageError(f"{where}: {count} columns are called {_shown(name)}; give each a name of its own")
     return indices
@@ -212,6 +222,7 @@ def _read_separated(path: Path, task: CustomTask, delimiter: str) -> Iterator[Ro
 
 def _is_row(task: CustomTask, columns: Sequence[str], cells: Sequence[str]) -> bool:
     """Return whether cells are a row of a table with these columns: whether their label is one."""
+    columns = [nfc(column) for column in columns]
     if len(cells) != len(columns) or task.file_label not in columns:
         return False
     try:
@@ -234,8 +245,8 @@ def _read_json_lines(path: Path, task: CustomTask) -> Iterator[Row]:
             raise UsageError(f"{where}: not JSON ({reason}); write one object a line") from None
         if not isinstance(record, dict):
             raise UsageError(f'{where}: not a JSON object; write one a line, as in {{"{required[0]}": ...}}')
-        _indices(list(record), required, where)
-        yield where, [record[name] for name in required]
+        indices, values = _distinct_indices(list(record), required, where), list(record.values())
+        yield where, [values[index] for index in indices]
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -256,9 +267,10 @@ def _read_parquet(path: Path, task: CustomTask) -> Iterator[Row]:
     number, required = itertools.count(1), _required(task)
     try:
         with path.open("rb") as source, pq.ParquetFile(source) as table:
-            _distinct_indices(table.schema_arrow.names, required, str(path))
-            for batch in table.iter_batches(PARQUET_BATCH, columns=list(required), use_threads=False):
-                columns = [batch.column(name).to_pylist() for name in required]
+            names = table.schema_arrow.names
+            names = [names[index] for index in _distinct_indices(names, required, str(path))]
+            for batch in table.iter_batches(PARQUET_BATCH, columns=names, use_threads=False):
+                columns = [batch.column(name).to_pylist() for name in names]
                 yield from ((f"{path} row {next(number)}", values) for values in zip(*columns, strict=True))
     except UsageError:
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -32,6 +33,11 @@ class CustomTask(Task):
     """Pairs of a split's name and its table, a path relative to the data folder."""
     definition: str = field(default="", compare=False, repr=False)
     """The file as written."""
+
+
+def nfc(text: str) -> str:
+    """Return text in Unicode's composed form: programs write one name, such as `é`, in two ways."""
+    return unicodedata.normalize("NFC", text)
 
 
 def is_task_file(value: str) -> bool:
@@ -144,6 +150,7 @@ def _check_labels(labels: list[str] | dict[str, str]) -> dict[str, str]:
     """Return the name of each class by its label in the tables."""
     entries: list[tuple[Any, str]] = list(labels.items() if isinstance(labels, dict) else enumerate(labels))
     names = [name for _, name in entries]
+    written = [nfc(key) for key in labels]
     if len(names) < 2:
         raise ValueError("give at least two classes, as in [negative, positive]")
     mistakes: dict[str | int, str] = {
@@ -151,11 +158,16 @@ def _check_labels(labels: list[str] | dict[str, str]) -> dict[str, str]:
         for index, (key, name) in enumerate(entries)
         if name in names[:index]
     }
+    mistakes |= {
+        key: f"{written[index]} is given twice; keep one"
+        for index, key in enumerate(labels if isinstance(labels, dict) else ())
+        if written[index] in written[:index]
+    }
     if "" in labels:
         mistakes[""] = "got '' as a label; give it as the tables write it"
     if mistakes:
         raise mistakes_at(mistakes)
-    return labels if isinstance(labels, dict) else dict(zip(labels, labels, strict=True))
+    return dict(zip(written, names, strict=True))
 
 
 def _check_range(bounds: list[float]) -> tuple[float, float]:
@@ -166,23 +178,24 @@ def _check_range(bounds: list[float]) -> tuple[float, float]:
 
 def _check_files(given: dict[str, str]) -> dict[str, str]:
     files = _TABLES | given
-    if PurePosixPath(files["train"]) == PurePosixPath(files["dev"]):
+    if PurePosixPath(nfc(files["train"])) == PurePosixPath(nfc(files["dev"])):
         raise ValueError("train and dev are one file; students are compared on other examples")
     return files
 
 
 _TABLES = {"train": "train.csv", "dev": "dev.csv"}
 _WORD = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_check_printable)]
+_NAME = Annotated[_WORD, AfterValidator(nfc)]
 _FILE = Annotated[_WORD, AfterValidator(_check_table)]
 _METRIC: Any = Literal[METRICS]
 _TEXT_FIELDS = ("name", "text", "label", "labels", "metric", "metrics", "files")
 _SCHEMA = mapping(
     {
         "name": Annotated[str, AfterValidator(_check_name)],
-        "text": Annotated[distinct(_WORD), AfterValidator(_check_text), AS_LIST],
-        "label": _WORD,
+        "text": Annotated[distinct(_NAME), AfterValidator(_check_text), AS_LIST],
+        "label": _NAME,
         "labels": Annotated[
-            Annotated[list[_WORD], Tag("a list")] | Annotated[dict[str, _WORD], Tag("a mapping")],
+            Annotated[list[_NAME], Tag("a list")] | Annotated[dict[str, _NAME], Tag("a mapping")],
             Discriminator(lambda labels: "a mapping" if isinstance(labels, dict) else "a list"),
             AfterValidator(_check_labels),
             AS_LIST,

@@ -7,8 +7,10 @@ import io
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from unicodedata import normalize
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -45,14 +47,14 @@ def parquet(**columns: object) -> bytes:
     return write_parquet(pa.table(columns))
 
 
-def make_table(rows: list[dict[str, object]], ending: str) -> bytes:
+def make_table(rows: list[dict[str, object]], ending: str, columns: Sequence[str] = COLUMNS) -> bytes:
     """Write a table with the format's standard library."""
     if ending == ".parquet":
         return write_parquet(pa.Table.from_pylist(rows))
     if ending == ".jsonl":
         return "".join(json.dumps(row) + "\n" for row in rows).encode()
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, delimiter="," if ending == ".csv" else "\t")
+    writer = csv.DictWriter(text, columns, delimiter="," if ending == ".csv" else "\t")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
@@ -272,3 +274,29 @@ def test_splits_of_a_custom_task_are_loaded(tmp_path):
         sources.load_dataset(ONE, tmp_path / "dev.csv")
     with pytest.raises(UsageError, match="there is no such folder"):
         sources.load_dataset(ONE, tmp_path / "nowhere")
+
+
+FRENCH = replace(
+    ONE, text_columns=("énoncé",), labels=("né", "là"), file_label="catégorie", file_labels=("né", "là")
+)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_names_in_either_unicode_form_are_the_same(tmp_path, ending):
+    """Hold the names of columns, labels and files in decomposed form against the task's composed ones."""
+    columns = (*FRENCH.text_columns, FRENCH.file_label)
+    rows = [[f"voilà {number}", FRENCH.labels[number]] for number in range(2)]
+    decomposed = [normalize("NFD", name) for name in columns]
+    records = [dict(zip(decomposed, [text, normalize("NFD", label)], strict=True)) for text, label in rows]
+    task = replace(FRENCH, files=(("train", f"données/jeu-é{ending}"), ("dev", f"données/jeu-ù{ending}")))
+    for _, name in task.files:
+        path = tmp_path / normalize("NFD", name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(make_table(records, ending, decomposed))
+    for split in sources.load_dataset(task, tmp_path).splits.values():
+        assert split.text == ["voilà 0", "voilà 1"]
+        assert split.labels.tolist() == [0, 1]
+    twice = [dict.fromkeys([columns[0], *decomposed], "né")]
+    assert "2 columns are called 'énoncé'" in refusal(
+        make_table(twice, ending, list(twice[0])), ending, FRENCH
+    )

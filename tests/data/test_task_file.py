@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -65,10 +66,26 @@ def test_text_pairs_with_named_labels(load):
     assert dict(task.files) == {"train": "all/train.tsv", "dev": "dev.parquet"}
 
 
+def test_names_are_composed_and_files_as_written(load):
+    text = (
+        "name: own\ntext: énoncé\nlabel: catégorie\nlabels: {né: là, x: y}\nmetric: f1\nfiles: {dev: é.csv}\n"
+    )
+    task, decomposed = load(text), load(nfd(text))
+    assert decomposed.text_columns == ("énoncé",)
+    assert decomposed.file_label == "catégorie"
+    assert (decomposed.file_labels, decomposed.labels) == (("né", "x"), ("là", "y"))
+    assert dict(decomposed.files)["dev"] == nfd("é.csv")
+    assert decomposed.identity == task.identity
+
+
 def test_a_regression_task(load):
     task = load(SCORES)
     assert (task.labels, task.num_labels, task.is_regression) == ((), 1, True)
     assert task.score_range == (-1.0, 2.5)
+
+
+def nfd(text: str) -> str:
+    return normalize("NFD", text)
 
 
 LABELS = "labels: [negative, neutral, positive]"
@@ -98,6 +115,12 @@ MISTAKES = {
     "a label for two": (PLAIN.replace(LABELS, "labels: {1: x, 1: y}"), [(4, "labels.1: given twice")]),
     "a class of nothing": (PLAIN.replace(LABELS, 'labels: ["", y]'), [(4, "at least 1 character")]),
     "a label of nothing": (PLAIN.replace(LABELS, 'labels: {"": x, b: y}'), [(4, "got '' as a label")]),
+    "a class twice in two forms": (PLAIN.replace(LABELS, f"labels: [é, {nfd('é')}]"), [(4, "é is given twice")]),
+    "a label twice in two forms": (
+        PLAIN.replace(LABELS, f"labels: {{é: x, {nfd('é')}: y}}"), [(4, f"labels.{nfd('é')}: é is given twice")]),
+    "a text twice in two forms": (PLAIN.replace("review\n", f"[é, {nfd('é')}]\n"), [(2, "é is given twice; keep one")]),
+    "one file in two forms": (
+        PLAIN + f"files: {{train: é.csv, dev: {nfd('é')}.csv}}\n", [(6, "train and dev are one file")]),
     "a class that escapes": (PLAIN.replace(LABELS, 'labels: ["\\e[2J", y]'), [(4, "control character")]),
     "a label that escapes": (PLAIN.replace(LABELS, 'labels: {"\\n": x, b: y}'), [(4, "contains a control character")]),
     "a class a list": (PLAIN.replace(LABELS, "labels: [[x], y]"), [(4, "labels: got a list")]),
