@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -26,6 +27,8 @@ from ikd_ray.errors import UsageError, first_line
 from ikd_ray.tasks import TASKS, GlueTask, Task
 
 PARQUET_BATCH = 1_000  # rows read at a time: bounds memory
+# float() also takes 0_5 for 5, and digits of other scripts.
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 Row = tuple[str, Sequence[Any]]  # file and line (or row) for messages, and the values of the task's columns
 
@@ -139,10 +142,7 @@ def _parse_label(text: str, task: Task, where: str) -> float:
     """Return a class index or a score."""
     if task.is_regression:
         low, high = task.score_range
-        try:
-            score = float(text)
-        except ValueError:
-            score = float("nan")
+        score = float(text) if _NUMBER.fullmatch(text.strip(" ")) else float("nan")
         if not low <= score <= high:
             raise UsageError(
                 f"{where}: {task.file_label} {_shown(text)} is not a number from {low:g} to {high:g}"

@@ -236,9 +236,32 @@ def test_parquet_rows_are_numbered_across_batches():
     assert split.labels.nonzero()[0].tolist() == [2345]
 
 
-@pytest.mark.parametrize("score", ["", "x", "nan", "inf", "-1.01", "1e400"])
+WRONG_SCORES = [
+    "",
+    "x",
+    "nan",
+    "inf",
+    "-1.01",
+    "1e400",
+    "0_1",
+    "0.0_5",
+    "-infinity",
+    "\uff10",
+    "\u0660.\u0665",
+    "0,5",
+    "\xa00",
+    "0x0",
+]
+
+
+@pytest.mark.parametrize("score", WRONG_SCORES)
 def test_score_out_of_range_is_refused(score):
-    assert "is not a number from -1 to 1" in refusal(f"text,label\na,{score}\n", task=SCORE)
+    assert "is not a number from -1 to 1" in refusal(f'text,label\na,"{score}"\n', task=SCORE)
+
+
+@pytest.mark.parametrize("score", ["1", "+1", "1.", "1.0", "0.1e1", "10E-1", "1e0", " 1 ", "001"])
+def test_scores_are_written_as_numbers_are(score):
+    assert read(f"text,label\na,{score}\n".encode(), ".csv", SCORE).labels.tolist() == [1.0]
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
