@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import CLASS_METRICS, METRICS, SCORE_METRICS, TASKS, GlueTask, Task, get_task
-from ikd_ray.yaml_file import AS_LIST, YamlFile, distinct, mapping, mistakes_at
+from ikd_ray.yaml_file import AS_LIST, YamlFile, distinct, mapping, mistakes_at, quote
 
 TASK_FILE = "task.yaml"  # in folders that keep a task's definition
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -100,17 +100,20 @@ def load_task(path: Path) -> CustomTask:
     _check_columns(file, values)
     _check_labels_or_range(file)
     _check_metrics(file, values)
+    _check_positive(file, values)
     file.raise_mistakes()
     labels = values.get("labels", {})
+    classes = tuple(labels.values())
     return CustomTask(
         name=values["name"],
         text_columns=values["text"],
-        labels=tuple(labels.values()),
+        labels=classes,
         metrics=values.get("metrics", (values["metric"],)),
         metric=values["metric"],
         file_label=values["label"],
         file_labels=tuple(labels),
         score_range=values.get("range", (0.0, 0.0)),
+        positive=classes.index(values["positive"]) if "positive" in values else 1,
         files=tuple(values.get("files", _TABLES).items()),
         definition=file.text,
     )
@@ -188,7 +191,7 @@ _WORD = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_chec
 _NAME = Annotated[_WORD, AfterValidator(nfc)]
 _FILE = Annotated[_WORD, AfterValidator(_check_table)]
 _METRIC: Any = Literal[METRICS]
-_TEXT_FIELDS = ("name", "text", "label", "labels", "metric", "metrics", "files")
+_TEXT_FIELDS = ("name", "text", "label", "labels", "positive", "metric", "metrics", "files")
 _SCHEMA = mapping(
     {
         "name": Annotated[str, AfterValidator(_check_name)],
@@ -200,6 +203,7 @@ _SCHEMA = mapping(
             AfterValidator(_check_labels),
             AS_LIST,
         ],
+        "positive": _NAME,
         "range": Annotated[list[float], AfterValidator(_check_range), AS_LIST],
         "metric": _METRIC,
         "metrics": Annotated[distinct(_METRIC), AS_LIST],
@@ -238,3 +242,15 @@ def _check_metrics(file: YamlFile, values: dict[str, Any]) -> None:
             file.mistake(location, f"f1 is for two classes, here are {classes}; write macro_f1")
     if main and metrics and main not in metrics:
         file.mistake(("metrics",), f"{main} is missing, which trials are compared by; add it")
+
+
+def _check_positive(file: YamlFile, values: dict[str, Any]) -> None:
+    """Note a positive class that is none of the classes, or that no metric is of."""
+    if "positive" not in values:
+        return
+    classes, metrics = values.get("labels", {}).values(), (values.get("metric"), *values.get("metrics", ()))
+    if "f1" not in metrics:
+        file.mistake(("positive",), "it is the class that f1 is of; add f1 to metrics, or leave it out")
+    elif classes and values["positive"] not in classes:
+        shown = quote(values["positive"])
+        file.mistake(("positive",), f"{shown} is no class; one of: {', '.join(map(quote, classes))}")

@@ -66,6 +66,18 @@ def test_text_pairs_with_named_labels(load):
     assert dict(task.files) == {"train": "all/train.tsv", "dev": "dev.parquet"}
 
 
+def test_the_positive_class_of_f1(load):
+    usual = load(PAIRS)
+    assert usual.positive == 1
+    assert usual.identity == '["pairs", 2, ["no", "yes"], ["accuracy", "f1", "mcc"], "f1"]'
+    named = load(PAIRS + "positive: yes\n")
+    assert (named, named.identity) == (usual, usual.identity)
+    other = load(PAIRS + "positive: no\n")  # not False
+    assert other.positive == 0
+    assert other.identity != usual.identity
+    assert load(nfd(PAIRS.replace("no,", "né,") + "positive: né\n")).positive == 0
+
+
 def test_names_are_composed_and_files_as_written(load):
     text = (
         "name: own\ntext: énoncé\nlabel: catégorie\nlabels: {né: là, x: y}\nmetric: f1\nfiles: {dev: é.csv}\n"
@@ -136,6 +148,12 @@ MISTAKES = {
     "classes' metric": (SCORES.replace("spearman", "mcc"), [(5, "mcc does not measure scores; one of: pearson")]),
     "metric not measured": (PLAIN + "metrics: [mcc]\n", [(6, "metrics: accuracy is missing")]),
     "metric measured twice": (PLAIN + "metrics: [mcc, mcc, accuracy]\n", [(6, "mcc is given twice")]),
+    "positive no class": (PAIRS + "positive: maybe\n", [(8, "positive: maybe is no class; one of: no, yes")]),
+    "positive a label": (PAIRS + "positive: 007\n", [(8, "positive: 007 is no class; one of: no, yes")]),
+    "positive of nothing": (PAIRS + "positive: ''\n", [(8, "positive: string should have at least 1 character")]),
+    "positive a list": (PAIRS + "positive: [no]\n", [(8, "positive: got a list; write one value")]),
+    "positive without f1": (PLAIN + "positive: neutral\n", [(6, "positive: it is the class that f1 is of; add f1")]),
+    "positive of scores": (SCORES + "positive: 1\n", [(6, "positive: it is the class that f1 is of; add f1")]),
     "split unknown": (PLAIN + "files: {validation: a.csv}\n", [(6, "files.validation: unknown name")]),
     "format unknown": (PLAIN + "files: {dev: a.xlsx}\n", [(6, "files.dev: the ending tells the format")]),
     "file above": (PLAIN + "files: {dev: ../a.csv}\n", [(6, "files.dev: give a path below --data-dir")]),
@@ -172,7 +190,9 @@ def test_all_mistakes_at_once(load):
     st.lists(
         st.sampled_from([*PLAIN.splitlines(), *PAIRS.splitlines(), *SCORES.splitlines()])
         | st.tuples(
-            st.sampled_from(["name", "text", "label", "labels", "range", "metric", "metrics", "files"]),
+            st.sampled_from(
+                ["name", "text", "label", "labels", "positive", "range", "metric", "metrics", "files"]
+            ),
             st.sampled_from(
                 ["", "[]", "{}", "x", "[x, y]", "{x: y}", "[[x]]", "{[x]: 1}", "1e400", "~", '"\\0"']
             )
@@ -250,6 +270,7 @@ def test_fingerprints_depend_on_everything_that_is_computed(load):
         key(metrics=("accuracy", "mcc")),
         key(metrics=("accuracy", "mcc"), metric="mcc"),
         key(text_columns=("a", "b")),
+        key(positive=0),
     ]
     assert len({same, *others}) == 1 + len(others)
 
