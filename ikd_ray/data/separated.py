@@ -3,8 +3,8 @@
 CSV is read as RFC 4180 has it: a quoted cell may hold delimiters, line ends, and quotes doubled. Of TSV there are two
 kinds, and neither says which it is: pandas and Excel quote as in CSV, while in GLUE's files and many others a quote is
 a character of the text. Read as RFC 4180, a text of such a file that begins with a quote would take in all rows up to
-the next quote. A TSV file is therefore RFC 4180 only if every quote in it stands where a writer puts one; otherwise
-each line is a row.
+the next quote. A TSV file is therefore RFC 4180 only if the names of its columns are quoted, or if every quote in it
+stands where a writer puts one; otherwise each line is a row.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def read_rows(path: Path, delimiter: str, is_row: IsRow) -> Iterator[tuple[str, 
     Raises:
         UsageError: The file is not such a table; the message names the line.
     """
-    if delimiter == "\t":
+    if delimiter == "\t" and '"' not in next(read_lines(path, old_ends=True), ""):
         try:
             _require_quoting(path, is_row)
         except _QuotingError as error:
@@ -68,7 +68,9 @@ def _quoted_rows(path: Path, delimiter: str, is_row: IsRow) -> Iterator[tuple[in
             if len(lines) > 1 and rows > 1:
                 cell = f"a quoted cell ends on line {number + len(lines) - 1} only"
                 raise _QuotingError(
-                    path, number, f"{cell}, but {rows} of these lines are rows themselves; {_ADVICE}"
+                    path,
+                    number,
+                    f"{cell}, but {rows} of these lines are rows themselves; {_ADVICE}, or write .jsonl",
                 )
             if len(cells) != len(columns):
                 problem = f"the row has {len(cells)} columns where {len(columns)} are right"

@@ -105,6 +105,15 @@ def test_quoted_files_are_read_exactly(texts, quoting, delimiter, end, with_plai
     assert split.text == texts
 
 
+def test_quoted_column_names_say_that_a_tsv_file_is_quoted():
+    """Read what R writes: texts are quoted, but not missing ones; quotes within them are not doubled."""
+    content = '"text"\t"label"\n"a b"\t0\nNA\t1\n'
+    assert read(content.encode(), ".tsv").text == ["a b", "NA"]
+    message = refusal(content + '"c \\"d\\""\t1\n', ".tsv")
+    assert r"line 4: '\t' expected after" in message
+    assert message.isprintable()
+
+
 def test_a_cell_that_excel_quotes_for_its_comma_is_quoted():
     assert read(b'text\tlabel\r\n"a, b"\t1\r\nc\t0\r\n', ".tsv").text == ["a, b", "c"]
 
