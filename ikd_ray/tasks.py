@@ -54,6 +54,8 @@ class Task:
     """Labels as the files write them, in the order of `labels`; empty for regression."""
     score_range: tuple[float, float] = (0.0, 5.0)
     """Smallest and largest gold score of a regression task."""
+    positive: int = 1
+    """Index of the class that F1 is of."""
 
     @property
     def title(self) -> str:
@@ -66,9 +68,19 @@ class Task:
 
         Tasks of equal identity share caches. The places of files and the names of their columns are no part of it.
         """
+        # What is as usual is left out, so that tasks without it keep their caches.
         scaled = [self.score_range] if self.is_regression and self.score_range != TRAINED_RANGE else []
+        positive = [self.positive] if self.positive != 1 else []
         return json.dumps(
-            [self.name, len(self.text_columns), self.labels, self.metrics, self.metric, *scaled]
+            [
+                self.name,
+                len(self.text_columns),
+                self.labels,
+                self.metrics,
+                self.metric,
+                *scaled,
+                *positive,
+            ]
         )
 
     @property
@@ -105,9 +117,9 @@ class Task:
     def score(self, labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
         """Compute each of `metrics`.
 
-        F1 is that of class 1; macro F1 is the mean F1 of the classes that occur in labels or predictions. Correlations
-        and MCC of constant predictions are 0. If any logit is not finite, every metric is nan: the argmax of a diverged
-        model would score like a constant guess.
+        F1 is that of the class `positive`; macro F1 is the mean F1 of the classes that occur in labels or predictions.
+        Correlations and MCC of constant predictions are 0. If any logit is not finite, every metric is nan: the argmax
+        of a diverged model would score like a constant guess.
 
         Args:
             labels: (n,) class indices, or scores for regression; n at least 1. Scores may be scaled if logits are.
@@ -118,7 +130,7 @@ class Task:
         if not np.isfinite(logits).all():
             return dict.fromkeys(self.metrics, float("nan"))
         predictions = logits[:, 0] if self.is_regression else logits.argmax(axis=1)
-        return {metric: _measure(metric, labels, predictions) for metric in self.metrics}
+        return {metric: _measure(metric, labels, predictions, self.positive) for metric in self.metrics}
 
 
 def error_metrics(task: Task, scores: np.ndarray, answers: np.ndarray) -> dict[str, float]:
@@ -152,7 +164,7 @@ def describe_constant(metrics: Mapping[str, float]) -> str | None:
     )
 
 
-def _measure(metric: str, labels: np.ndarray, predictions: np.ndarray) -> float:
+def _measure(metric: str, labels: np.ndarray, predictions: np.ndarray, positive: int) -> float:
     # Imported late: they take a second, and command lines import this module only to check --task.
     from scipy import stats
     from sklearn import metrics
@@ -162,9 +174,10 @@ def _measure(metric: str, labels: np.ndarray, predictions: np.ndarray) -> float:
         warnings.simplefilter("ignore")
         if metric == "accuracy":
             return float(metrics.accuracy_score(labels, predictions))
-        if metric in ("f1", "macro_f1"):
-            average = "binary" if metric == "f1" else "macro"
-            return float(metrics.f1_score(labels, predictions, average=average, zero_division=0.0))
+        if metric == "f1":
+            return float(metrics.f1_score(labels, predictions, pos_label=positive, zero_division=0.0))
+        if metric == "macro_f1":
+            return float(metrics.f1_score(labels, predictions, average="macro", zero_division=0.0))
         if metric == "mcc":
             return float(metrics.matthews_corrcoef(labels, predictions))
         if np.ptp(labels) == 0 or np.ptp(predictions) == 0:

@@ -56,10 +56,18 @@ def validate_texts(task: Task, texts: Sequence[str]) -> None:
 
 
 def example_from_texts(analysis: SweepAnalysis, loader: ModelLoader, texts: Sequence[str]) -> Example:
-    """Tokenize one text or a pair, truncated as in training."""
+    """Tokenize one text or a pair, truncated as in training.
+
+    Raises:
+        UsageError: the tokenizer makes no token of it.
+    """
     tokenizer = loader.tokenizer()
     length = analysis.sweep.data["max_length"]
     encoded = tokenizer(*texts, truncation=True, max_length=length, return_token_type_ids=True)
+    if not encoded["input_ids"]:
+        raise UsageError(
+            "--sentence: the tokenizer makes no token of it; give another text, or leave it out for a dev example"
+        )
     ids, segments = (torch.tensor([encoded[name]]) for name in ("input_ids", "token_type_ids"))
     batch = Batch(np.zeros(1, int), ids, segments, torch.ones_like(ids, dtype=torch.bool), torch.zeros(1))
     return Example(_tokens(tokenizer, encoded["input_ids"]), batch.to(loader.device), "a given text")

@@ -21,6 +21,8 @@ class Split:
     """Second texts of a task of pairs, else `None`."""
     labels: np.ndarray
     """(n,) int64 class indices, or float32 scores for regression."""
+    rows: np.ndarray | None = None
+    """(n,) positions of the examples in their source; `None` for all of them in order."""
 
     def __len__(self) -> int:
         return len(self.text)
@@ -29,7 +31,7 @@ class Split:
         """Return the examples at `rows`, in that order."""
         text = [self.text[row] for row in rows]
         text_pair = None if self.text_pair is None else [self.text_pair[row] for row in rows]
-        return Split(text, text_pair, self.labels[rows])
+        return Split(text, text_pair, self.labels[rows], rows if self.rows is None else self.rows[rows])
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,26 +7,28 @@ the task says. What cannot be read is reported with its row.
 
 from __future__ import annotations
 
-import codecs
-import csv
 import itertools
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 import numpy as np
 
 from ikd_ray.data.dataset import Split
-from ikd_ray.data.task_file import CustomTask
+from ikd_ray.data.lines import LONE_RETURN, MAX_LINE, read_lines
+from ikd_ray.data.separated import read_rows
+from ikd_ray.data.task_file import CustomTask, nfc
 from ikd_ray.errors import UsageError, first_line
 from ikd_ray.tasks import TASKS, GlueTask, Task
 
 PARQUET_BATCH = 1_000  # rows read at a time: bounds memory
-MAX_LINE = 2**20  # bytes: bounds memory where a file has no line ends
+# float() also takes 0_5 for 5, and digits of other scripts.
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 Row = tuple[str, Sequence[Any]]  # file and line (or row) for messages, and the values of the task's columns
 
@@ -60,8 +62,10 @@ def read_glue_split(path: Path, task: GlueTask) -> tuple[Split, int]:
             file, the line (1-based, including the header) and what would be right.
     """
     _require_file(path, "a tab-separated file", task, [names.file for names in task.splits])
-    lines = (line.removesuffix("\n").removesuffix("\r") for line in _read_lines(path))
+    lines = (line.removesuffix("\n").removesuffix("\r") for line in read_lines(path))
     columns = task.headless or next(lines, "").split("\t")
+    if any("\r" in column for column in columns):
+        raise UsageError(f"{path} line 1: {LONE_RETURN}")
     *text_indices, label_index = _indices(columns, (*task.file_text, task.file_label), f"{path} line 1")
     builder, skipped = _SplitBuilder(task), 0
     for number, line in enumerate(lines, 1 if task.headless else 2):
@@ -87,19 +91,28 @@ def read_tables(data_dir: Path, task: CustomTask) -> dict[str, Split]:
     """
     names = ", ".join(name for _, name in task.files)
     _require_folder(data_dir, f"give the folder that holds {names}")
-    return {split: read_table(data_dir / name, task) for split, name in task.files}
+    return {split: read_table(_find_table(data_dir, name), task) for split, name in task.files}
 
 
 def read_table(path: Path, task: CustomTask) -> Split:
     """Read one table of a custom task; `UsageError` as in `read_tables`."""
     _require_file(path, "a table", task, [name for _, name in task.files])
     builder = _SplitBuilder(task)
-    for where, values in _READERS[path.suffix.lower()](path, (*task.text_columns, task.file_label)):
+    for where, values in _READERS[path.suffix.lower()](path, task):
         *texts, label = values
         for column, text in zip(task.text_columns, texts, strict=True):
             _check_text(text, f"{where}: column {column!r}")
         builder.add(texts, _label_text(label, f"{where}: column {task.file_label!r}"), where)
     return builder.build(f"{path}: no rows; at least one example is needed")
+
+
+def _find_table(folder: Path, name: str) -> Path:
+    """Return the path of a table; each part of its name may be in another Unicode form than on the disk."""
+    path = folder
+    for part in PurePosixPath(name).parts:
+        same = [] if os.path.lexists(path / part) or not os.path.isdir(path) else os.listdir(path)
+        path /= next((other for other in same if nfc(other) == nfc(part)), part)
+    return path
 
 
 class _SplitBuilder:
@@ -129,25 +142,23 @@ def _parse_label(text: str, task: Task, where: str) -> float:
     """Return a class index or a score."""
     if task.is_regression:
         low, high = task.score_range
-        try:
-            score = float(text)
-        except ValueError:
-            score = float("nan")
+        score = float(text) if _NUMBER.fullmatch(text.strip(" ")) else float("nan")
         if not low <= score <= high:
             raise UsageError(
                 f"{where}: {task.file_label} {_shown(text)} is not a number from {low:g} to {high:g}"
             )
         return score
-    if text not in task.file_labels:
+    if nfc(text) not in task.file_labels:
         allowed = _shortened(", ".join(task.file_labels), 200)
         raise UsageError(f"{where}: {task.file_label} {_shown(text)} is not one of: {allowed}")
-    return task.file_labels.index(text)
+    return task.file_labels.index(nfc(text))
 
 
 def _problem(fields: list[str], columns: Sequence[str], text_indices: list[int]) -> str | None:
     """Return what is wrong with a row of a GLUE file, its label aside."""
     if len(fields) != len(columns):
-        return f"the row has {len(fields)} tab-separated columns where {len(columns)} are right"
+        problem = f"the row has {len(fields)} tab-separated columns where {len(columns)} are right"
+        return f"{problem}; {LONE_RETURN}" if any("\r" in field for field in fields) else problem
     for index in text_indices:
         if not fields[index].strip():
             return f"column {columns[index]!r} is empty where a text is needed"
@@ -176,8 +187,13 @@ def _label_text(value: Any, where: str) -> str:
     raise UsageError(f"{where} holds {_shown(value)} where a label is needed")
 
 
+def _required(task: CustomTask) -> tuple[str, ...]:
+    return (*task.text_columns, task.file_label)
+
+
 def _indices(columns: Sequence[str], required: Sequence[str], where: str) -> list[int]:
     """Return the position of each required column."""
+    columns = [nfc(column) for column in columns]
     for name in required:
         if name not in columns:
             raise UsageError(
@@ -189,48 +205,48 @@ def _indices(columns: Sequence[str], required: Sequence[str], where: str) -> lis
 
 def _distinct_indices(columns: Sequence[str], required: Sequence[str], where: str) -> list[int]:
     indices = _indices(columns, required, where)
-    name, count = Counter(columns).most_common(1)[0]
+    name, count = Counter(map(nfc, columns)).most_common(1)[0]
     if count > 1:
         raise UsageError(f"{where}: {count} columns are called {_shown(name)}; give each a name of its own")
     return indices
 
 
-def _read_separated(path: Path, required: Sequence[str], delimiter: str) -> Iterator[Row]:
-    """Read CSV or TSV as RFC 4180 has it: a quoted cell may hold delimiters, line ends, and quotes doubled."""
-    rows = csv.reader(_read_lines(path), delimiter=delimiter, strict=True)
-    line_number, indices, width = 1, None, 0
-    while True:
-        try:
-            row = next(rows, None)
-        except csv.Error as error:
-            reason = str(error).replace("\t", "\\t")  # it quotes the delimiter
-            raise UsageError(
-                f"{path} line {line_number}: {reason}; put a cell that holds quotes or line ends in double quotes, "
-                'and write each quote in it as ""'
-            ) from None
-        if row is None:
-            return
-        where, line_number = f"{path} line {line_number}", rows.line_num + 1
-        if indices is None:
-            indices, width = _distinct_indices(row, required, where), len(row)
-        elif len(row) != width:
-            raise UsageError(f"{where}: the row has {len(row)} columns where {width} are right")
+def _read_separated(path: Path, task: CustomTask, delimiter: str) -> Iterator[Row]:
+    indices: list[int] = []
+    for where, cells in read_rows(path, delimiter, partial(_is_row, task)):
+        if not indices:
+            indices = _distinct_indices(cells, _required(task), where)
         else:
-            yield where, [row[index] for index in indices]
+            yield where, [cells[index] for index in indices]
 
 
-def _read_json_lines(path: Path, required: Sequence[str]) -> Iterator[Row]:
-    for number, line in enumerate(_read_lines(path), 1):
+def _is_row(task: CustomTask, columns: Sequence[str], cells: Sequence[str]) -> bool:
+    """Return whether cells are a row of a table with these columns: whether their label is one."""
+    columns = [nfc(column) for column in columns]
+    if len(cells) != len(columns) or task.file_label not in columns:
+        return False
+    try:
+        _parse_label(cells[columns.index(task.file_label)], task, "")
+    except UsageError:
+        return False
+    return True
+
+
+def _read_json_lines(path: Path, task: CustomTask) -> Iterator[Row]:
+    required = _required(task)
+    for number, line in enumerate(read_lines(path, old_ends=True), 1):
         where = f"{path} line {number}"
         try:
             record = json.loads(line, object_pairs_hook=_unique, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
+            if "\r" in line.rstrip("\r\n"):
+                raise UsageError(f"{where}: {LONE_RETURN}") from None
             reason = "nested too deep" if isinstance(error, RecursionError) else _shown(str(error))
             raise UsageError(f"{where}: not JSON ({reason}); write one object a line") from None
         if not isinstance(record, dict):
             raise UsageError(f'{where}: not a JSON object; write one a line, as in {{"{required[0]}": ...}}')
-        _indices(list(record), required, where)
-        yield where, [record[name] for name in required]
+        indices, values = _distinct_indices(list(record), required, where), list(record.values())
+        yield where, [values[index] for index in indices]
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -244,16 +260,17 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _read_parquet(path: Path, required: Sequence[str]) -> Iterator[Row]:
+def _read_parquet(path: Path, task: CustomTask) -> Iterator[Row]:
     import pyarrow as pa  # imported late: slow, and few tasks need it
     import pyarrow.parquet as pq
 
-    number = itertools.count(1)
+    number, required = itertools.count(1), _required(task)
     try:
         with path.open("rb") as source, pq.ParquetFile(source) as table:
-            _distinct_indices(table.schema_arrow.names, required, str(path))
-            for batch in table.iter_batches(PARQUET_BATCH, columns=list(required), use_threads=False):
-                columns = [batch.column(name).to_pylist() for name in required]
+            names = table.schema_arrow.names
+            names = [names[index] for index in _distinct_indices(names, required, str(path))]
+            for batch in table.iter_batches(PARQUET_BATCH, columns=names, use_threads=False):
+                columns = [batch.column(name).to_pylist() for name in names]
                 yield from ((f"{path} row {next(number)}", values) for values in zip(*columns, strict=True))
     except UsageError:
         raise
@@ -262,39 +279,12 @@ def _read_parquet(path: Path, required: Sequence[str]) -> Iterator[Row]:
         raise UsageError(f"{path}: not a readable Parquet file ({reason}); write it again") from None
 
 
-_READERS: dict[str, Callable[[Path, Sequence[str]], Iterator[Row]]] = {
+_READERS: dict[str, Callable[[Path, CustomTask], Iterator[Row]]] = {
     ".csv": partial(_read_separated, delimiter=","),
     ".tsv": partial(_read_separated, delimiter="\t"),
     ".jsonl": _read_json_lines,
     ".parquet": _read_parquet,
 }
-
-
-def _read_lines(path: Path) -> Iterator[str]:
-    """Yield a text file's lines with their ends.
-
-    A line ends at a line feed and nowhere else: sentences hold U+0085 and U+2028, at which `str.splitlines` breaks.
-
-    Raises:
-        UsageError: the file cannot be read, is not UTF-8 or has a line of over `MAX_LINE` bytes.
-    """
-    try:
-        with path.open("rb") as file:
-            for number, data in enumerate(iter(partial(file.readline, MAX_LINE + 1), b""), 1):
-                if number == 1:
-                    data = data.removeprefix(codecs.BOM_UTF8)
-                if len(data) > MAX_LINE:
-                    raise UsageError(f"{path} line {number}: over 1 MiB; one example a line is needed")
-                try:
-                    yield data.decode()
-                except UnicodeDecodeError as error:
-                    raise UsageError(
-                        f"{path} line {number}: byte {error.start + 1} is not UTF-8; save the file as UTF-8"
-                    ) from None
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be read ({error.strerror}); fix that, or pass another --data-dir"
-        ) from None
 
 
 def _require_folder(data_dir: Path, advice: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -12,7 +13,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import CLASS_METRICS, METRICS, SCORE_METRICS, TASKS, GlueTask, Task, get_task
-from ikd_ray.yaml_file import AS_LIST, YamlFile, distinct, mapping, mistakes_at
+from ikd_ray.yaml_file import AS_LIST, YamlFile, distinct, mapping, mistakes_at, quote
 
 TASK_FILE = "task.yaml"  # in folders that keep a task's definition
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -32,6 +33,11 @@ class CustomTask(Task):
     """Pairs of a split's name and its table, a path relative to the data folder."""
     definition: str = field(default="", compare=False, repr=False)
     """The file as written."""
+
+
+def nfc(text: str) -> str:
+    """Return text in Unicode's composed form: programs write one name, such as `é`, in two ways."""
+    return unicodedata.normalize("NFC", text)
 
 
 def is_task_file(value: str) -> bool:
@@ -94,17 +100,20 @@ def load_task(path: Path) -> CustomTask:
     _check_columns(file, values)
     _check_labels_or_range(file)
     _check_metrics(file, values)
+    _check_positive(file, values)
     file.raise_mistakes()
     labels = values.get("labels", {})
+    classes = tuple(labels.values())
     return CustomTask(
         name=values["name"],
         text_columns=values["text"],
-        labels=tuple(labels.values()),
+        labels=classes,
         metrics=values.get("metrics", (values["metric"],)),
         metric=values["metric"],
         file_label=values["label"],
         file_labels=tuple(labels),
         score_range=values.get("range", (0.0, 0.0)),
+        positive=classes.index(values["positive"]) if "positive" in values else 1,
         files=tuple(values.get("files", _TABLES).items()),
         definition=file.text,
     )
@@ -144,6 +153,7 @@ def _check_labels(labels: list[str] | dict[str, str]) -> dict[str, str]:
     """Return the name of each class by its label in the tables."""
     entries: list[tuple[Any, str]] = list(labels.items() if isinstance(labels, dict) else enumerate(labels))
     names = [name for _, name in entries]
+    written = [nfc(key) for key in labels]
     if len(names) < 2:
         raise ValueError("give at least two classes, as in [negative, positive]")
     mistakes: dict[str | int, str] = {
@@ -151,11 +161,16 @@ def _check_labels(labels: list[str] | dict[str, str]) -> dict[str, str]:
         for index, (key, name) in enumerate(entries)
         if name in names[:index]
     }
+    mistakes |= {
+        key: f"{written[index]} is given twice; keep one"
+        for index, key in enumerate(labels if isinstance(labels, dict) else ())
+        if written[index] in written[:index]
+    }
     if "" in labels:
         mistakes[""] = "got '' as a label; give it as the tables write it"
     if mistakes:
         raise mistakes_at(mistakes)
-    return labels if isinstance(labels, dict) else dict(zip(labels, labels, strict=True))
+    return dict(zip(written, names, strict=True))
 
 
 def _check_range(bounds: list[float]) -> tuple[float, float]:
@@ -166,27 +181,29 @@ def _check_range(bounds: list[float]) -> tuple[float, float]:
 
 def _check_files(given: dict[str, str]) -> dict[str, str]:
     files = _TABLES | given
-    if PurePosixPath(files["train"]) == PurePosixPath(files["dev"]):
+    if PurePosixPath(nfc(files["train"])) == PurePosixPath(nfc(files["dev"])):
         raise ValueError("train and dev are one file; students are compared on other examples")
     return files
 
 
 _TABLES = {"train": "train.csv", "dev": "dev.csv"}
 _WORD = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_check_printable)]
+_NAME = Annotated[_WORD, AfterValidator(nfc)]
 _FILE = Annotated[_WORD, AfterValidator(_check_table)]
 _METRIC: Any = Literal[METRICS]
-_TEXT_FIELDS = ("name", "text", "label", "labels", "metric", "metrics", "files")
+_TEXT_FIELDS = ("name", "text", "label", "labels", "positive", "metric", "metrics", "files")
 _SCHEMA = mapping(
     {
         "name": Annotated[str, AfterValidator(_check_name)],
-        "text": Annotated[distinct(_WORD), AfterValidator(_check_text), AS_LIST],
-        "label": _WORD,
+        "text": Annotated[distinct(_NAME), AfterValidator(_check_text), AS_LIST],
+        "label": _NAME,
         "labels": Annotated[
-            Annotated[list[_WORD], Tag("a list")] | Annotated[dict[str, _WORD], Tag("a mapping")],
+            Annotated[list[_NAME], Tag("a list")] | Annotated[dict[str, _NAME], Tag("a mapping")],
             Discriminator(lambda labels: "a mapping" if isinstance(labels, dict) else "a list"),
             AfterValidator(_check_labels),
             AS_LIST,
         ],
+        "positive": _NAME,
         "range": Annotated[list[float], AfterValidator(_check_range), AS_LIST],
         "metric": _METRIC,
         "metrics": Annotated[distinct(_METRIC), AS_LIST],
@@ -225,3 +242,15 @@ def _check_metrics(file: YamlFile, values: dict[str, Any]) -> None:
             file.mistake(location, f"f1 is for two classes, here are {classes}; write macro_f1")
     if main and metrics and main not in metrics:
         file.mistake(("metrics",), f"{main} is missing, which trials are compared by; add it")
+
+
+def _check_positive(file: YamlFile, values: dict[str, Any]) -> None:
+    """Note a positive class that is none of the classes, or that no metric is of."""
+    if "positive" not in values:
+        return
+    classes, metrics = values.get("labels", {}).values(), (values.get("metric"), *values.get("metrics", ()))
+    if "f1" not in metrics:
+        file.mistake(("positive",), "it is the class that f1 is of; add f1 to metrics, or leave it out")
+    elif classes and values["positive"] not in classes:
+        shown = quote(values["positive"])
+        file.mistake(("positive",), f"{shown} is no class; one of: {', '.join(map(quote, classes))}")

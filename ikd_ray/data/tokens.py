@@ -14,6 +14,8 @@ import numpy as np
 from ikd_ray.data.dataset import Dataset, Split
 from ikd_ray.data.splits import HOLDOUT
 from ikd_ray.data.task_file import keep_task, kept_task
+from ikd_ray.errors import UsageError
+from ikd_ray.formatting import clean
 from ikd_ray.storage import store
 from ikd_ray.storage.arrays import LengthOrder
 from ikd_ray.tasks import Task
@@ -148,13 +150,16 @@ def tokenize(
     """Tokenize a data set into `root/<key>`, or open the result of an earlier call.
 
     Examples are truncated to `max_length` tokens, special tokens included. Tokenizers of equal keys must be equal.
+
+    Raises:
+        UsageError: an example has no token.
     """
     key = data_key(dataset.fingerprint, tokenizer_key, max_length)
 
     def write(folder: Path) -> None:
         truncated = {}
         for name, split in dataset.splits.items():
-            input_ids, token_type_ids = _encode(split, tokenizer, max_length)
+            input_ids, token_type_ids = _encode(name, split, tokenizer, max_length)
             truncated[name] = _count_truncated(split, tokenizer, input_ids.sizes, max_length)
             input_ids.save(folder, f"{name}.ids")
             token_type_ids.save(folder, f"{name}.segments")
@@ -187,9 +192,9 @@ def open_data(folder: Path) -> TaskData:
 
 
 def _encode(
-    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int
+    name: str, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[RaggedArray, RaggedArray]:
-    """Return the input ids and token type ids of a split."""
+    """Return the input ids and token type ids of a split, each example of which must have a token."""
     sizes: list[int] = []
     input_ids, token_type_ids = [np.zeros(0, np.int32)], [np.zeros(0, np.uint8)]
     for start in range(0, len(split), CHUNK):
@@ -205,6 +210,14 @@ def _encode(
         sizes += map(len, encoded["input_ids"])
         input_ids.append(np.fromiter(chain.from_iterable(encoded["input_ids"]), np.int32))
         token_type_ids.append(np.fromiter(chain.from_iterable(encoded["token_type_ids"]), np.uint8))
+    if 0 in sizes:  # attention over no token is nan
+        row = sizes.index(0)
+        number = 1 + (row if split.rows is None else int(split.rows[row]))
+        raise UsageError(
+            f"{'train' if name == HOLDOUT else name} example {number}: the tokenizer makes no token of "
+            f"{clean(ascii(split.text[row]), 60)}; take the example out of the data, or give a --teacher whose "
+            "tokenizer adds [CLS] and [SEP]"
+        )
     offsets = row_offsets(np.array(sizes, np.int64))
     ids, types = (RaggedArray(np.concatenate(chunks), offsets) for chunks in (input_ids, token_type_ids))
     return ids, types

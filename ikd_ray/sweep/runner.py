@@ -16,6 +16,7 @@ from ray.exceptions import OutOfMemoryError
 
 from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.analysis.training_costs import compute_savings
+from ikd_ray.data.checks import data_warnings
 from ikd_ray.distill.assistant import AssistantDivergedError
 from ikd_ray.distill.memory import StepMemory
 from ikd_ray.distill.stage_training import DivergedError
@@ -72,9 +73,7 @@ def run(
     Raises:
         UsageError: The cluster or the tracking store does not fit the flags.
     """
-    if request.dataset.generated:
-        console.warn(request.dataset.description)
-    console.note("data", request.dataset.description)
+    describe_data(request, console)
     console.note("teacher", f"{request.teacher_source.name}, {request.teacher_source.layers} layers")
     try:
         with ray_cluster(nested=request.config.workers_per_trial > 1) as cluster:
@@ -87,6 +86,14 @@ def run(
             return status
     except (KeyboardInterrupt, ClusterLostError) as error:  # Ray has not started
         return _tell_end(error, request, console)
+
+
+def describe_data(request: Request, console: Console) -> None:
+    """Print what the data are, with a warning for what may be wrong with them."""
+    generated = [request.dataset.description] if request.dataset.generated else []
+    for text in [*generated, *data_warnings(request.dataset)]:
+        console.warn(text)
+    console.note("data", request.dataset.description)
 
 
 def _tell_end(error: BaseException, request: Request, console: Console) -> int:

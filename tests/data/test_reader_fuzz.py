@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ikd_ray.data.dataset import Split
-from ikd_ray.data.readers import MAX_LINE, read_glue_split
+from ikd_ray.data.lines import MAX_LINE
+from ikd_ray.data.readers import read_glue_split
 from ikd_ray.data.task_file import ENDINGS, CustomTask
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import TASKS, Task

@@ -7,8 +7,10 @@ import io
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from unicodedata import normalize
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +20,8 @@ from hypothesis import strategies as st
 
 from ikd_ray.data import sources
 from ikd_ray.data.dataset import Split
-from ikd_ray.data.readers import MAX_LINE, read_table
+from ikd_ray.data.lines import MAX_LINE
+from ikd_ray.data.readers import read_table
 from ikd_ray.data.task_file import ENDINGS, CustomTask
 from ikd_ray.errors import UsageError
 
@@ -44,14 +47,14 @@ def parquet(**columns: object) -> bytes:
     return write_parquet(pa.table(columns))
 
 
-def make_table(rows: list[dict[str, object]], ending: str) -> bytes:
+def make_table(rows: list[dict[str, object]], ending: str, columns: Sequence[str] = COLUMNS) -> bytes:
     """Write a table with the format's standard library."""
     if ending == ".parquet":
         return write_parquet(pa.Table.from_pylist(rows))
     if ending == ".jsonl":
         return "".join(json.dumps(row) + "\n" for row in rows).encode()
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, delimiter="," if ending == ".csv" else "\t")
+    writer = csv.DictWriter(text, columns, delimiter="," if ending == ".csv" else "\t")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
@@ -114,6 +117,23 @@ def test_byte_order_mark_is_no_part_of_a_column_name():
     assert read(b"\xef\xbb\xbftext,label\r\na,1\r\n", ".csv").text == ["a"]
 
 
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl"])
+def test_lines_may_end_in_a_carriage_return_alone(ending):
+    rows = [{"text": f"sentence {row} of a table", "label": row % 2} for row in range(50_000)]
+    content = make_table(rows, ending).replace(b"\r\n", b"\r").replace(b"\n", b"\r")
+    assert len(content) > MAX_LINE
+    split = read(content, ending)
+    assert split.text == [row["text"] for row in rows]
+    assert split.labels.tolist() == [row["label"] for row in rows]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_texts_are_read_up_to_one_mebibyte(ending):
+    texts = ["word " * 40_000, 'a\n"b",\t' * 20_000]
+    rows = [{"text": text, "label": "1"} for text in texts]
+    assert read(make_table(rows, ending), ending).text == texts
+
+
 HEAD = "text,label\n"
 MISTAKES = {
     "empty": ("", "no rows"),
@@ -134,15 +154,14 @@ MISTAKES = {
     "not UTF-8": (HEAD.encode() + b"a\xff,1\n", "line 2: byte 2 is not UTF-8"),
     "UTF-16": (HEAD.encode("utf-16"), "line 1: byte 1 is not UTF-8"),
     "a line without end": (HEAD + "x" * (MAX_LINE + 1), "line 2: over 1 MiB"),
-    "a cell without end": (HEAD + '"' + "x\n" * 2**20, "line 2: field larger than field limit"),
-    "an old line end": (HEAD + "a\rb,1\n", "line 2: new-line character seen"),
+    "a cell without end": (HEAD + '"' + "x\n" * 2**20, "line 2: a cell has over 1,048,576 characters"),
+    "an old line end": (HEAD + "a\rb,1\n", "line 2: a carriage return stands alone within the line; save"),
+    "old line ends and new ones": ("text,label\ra,1\r\nb,1\n", "line 1: a carriage return stands alone"),
+    "old line ends without end": (
+        HEAD + "a,1\r" * 2**19,
+        "line 2: over 1 MiB; a carriage return stands alone",
+    ),
 }
-
-
-def test_delimiter_is_printable_in_messages():
-    message = refusal('"",\n', ".tsv")
-    assert r"line 1: '\t' expected after" in message
-    assert message.isprintable()
 
 
 JSON_MISTAKES = {
@@ -161,6 +180,10 @@ JSON_MISTAKES = {
     "deep": ("[" * 100_000 + "\n", "line 1: not JSON (nested too deep)"),
     "5000 digits": ('{"text": "a", "label": ' + "9" * 5000 + "}\n", "line 1: "),
     "over two lines": ('{"text": "a",\n"label": 1}\n', "line 1: not JSON ("),
+    "an old line end": (
+        '{"text": "a"}\r{"text": "b"}\n',
+        "line 1: a carriage return stands alone within the line",
+    ),
 }
 
 
@@ -213,9 +236,32 @@ def test_parquet_rows_are_numbered_across_batches():
     assert split.labels.nonzero()[0].tolist() == [2345]
 
 
-@pytest.mark.parametrize("score", ["", "x", "nan", "inf", "-1.01", "1e400"])
+WRONG_SCORES = [
+    "",
+    "x",
+    "nan",
+    "inf",
+    "-1.01",
+    "1e400",
+    "0_1",
+    "0.0_5",
+    "-infinity",
+    "\uff10",
+    "\u0660.\u0665",
+    "0,5",
+    "\xa00",
+    "0x0",
+]
+
+
+@pytest.mark.parametrize("score", WRONG_SCORES)
 def test_score_out_of_range_is_refused(score):
-    assert "is not a number from -1 to 1" in refusal(f"text,label\na,{score}\n", task=SCORE)
+    assert "is not a number from -1 to 1" in refusal(f'text,label\na,"{score}"\n', task=SCORE)
+
+
+@pytest.mark.parametrize("score", ["1", "+1", "1.", "1.0", "0.1e1", "10E-1", "1e0", " 1 ", "001"])
+def test_scores_are_written_as_numbers_are(score):
+    assert read(f"text,label\na,{score}\n".encode(), ".csv", SCORE).labels.tolist() == [1.0]
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -251,3 +297,29 @@ def test_splits_of_a_custom_task_are_loaded(tmp_path):
         sources.load_dataset(ONE, tmp_path / "dev.csv")
     with pytest.raises(UsageError, match="there is no such folder"):
         sources.load_dataset(ONE, tmp_path / "nowhere")
+
+
+FRENCH = replace(
+    ONE, text_columns=("énoncé",), labels=("né", "là"), file_label="catégorie", file_labels=("né", "là")
+)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_names_in_either_unicode_form_are_the_same(tmp_path, ending):
+    """Hold the names of columns, labels and files in decomposed form against the task's composed ones."""
+    columns = (*FRENCH.text_columns, FRENCH.file_label)
+    rows = [[f"voilà {number}", FRENCH.labels[number]] for number in range(2)]
+    decomposed = [normalize("NFD", name) for name in columns]
+    records = [dict(zip(decomposed, [text, normalize("NFD", label)], strict=True)) for text, label in rows]
+    task = replace(FRENCH, files=(("train", f"données/jeu-é{ending}"), ("dev", f"données/jeu-ù{ending}")))
+    for _, name in task.files:
+        path = tmp_path / normalize("NFD", name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(make_table(records, ending, decomposed))
+    for split in sources.load_dataset(task, tmp_path).splits.values():
+        assert split.text == ["voilà 0", "voilà 1"]
+        assert split.labels.tolist() == [0, 1]
+    twice = [dict.fromkeys([columns[0], *decomposed], "né")]
+    assert "2 columns are called 'énoncé'" in refusal(
+        make_table(twice, ending, list(twice[0])), ending, FRENCH
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -65,10 +66,38 @@ def test_text_pairs_with_named_labels(load):
     assert dict(task.files) == {"train": "all/train.tsv", "dev": "dev.parquet"}
 
 
+def test_the_positive_class_of_f1(load):
+    usual = load(PAIRS)
+    assert usual.positive == 1
+    assert usual.identity == '["pairs", 2, ["no", "yes"], ["accuracy", "f1", "mcc"], "f1"]'
+    named = load(PAIRS + "positive: yes\n")
+    assert (named, named.identity) == (usual, usual.identity)
+    other = load(PAIRS + "positive: no\n")  # not False
+    assert other.positive == 0
+    assert other.identity != usual.identity
+    assert load(nfd(PAIRS.replace("no,", "né,") + "positive: né\n")).positive == 0
+
+
+def test_names_are_composed_and_files_as_written(load):
+    text = (
+        "name: own\ntext: énoncé\nlabel: catégorie\nlabels: {né: là, x: y}\nmetric: f1\nfiles: {dev: é.csv}\n"
+    )
+    task, decomposed = load(text), load(nfd(text))
+    assert decomposed.text_columns == ("énoncé",)
+    assert decomposed.file_label == "catégorie"
+    assert (decomposed.file_labels, decomposed.labels) == (("né", "x"), ("là", "y"))
+    assert dict(decomposed.files)["dev"] == nfd("é.csv")
+    assert decomposed.identity == task.identity
+
+
 def test_a_regression_task(load):
     task = load(SCORES)
     assert (task.labels, task.num_labels, task.is_regression) == ((), 1, True)
     assert task.score_range == (-1.0, 2.5)
+
+
+def nfd(text: str) -> str:
+    return normalize("NFD", text)
 
 
 LABELS = "labels: [negative, neutral, positive]"
@@ -98,6 +127,12 @@ MISTAKES = {
     "a label for two": (PLAIN.replace(LABELS, "labels: {1: x, 1: y}"), [(4, "labels.1: given twice")]),
     "a class of nothing": (PLAIN.replace(LABELS, 'labels: ["", y]'), [(4, "at least 1 character")]),
     "a label of nothing": (PLAIN.replace(LABELS, 'labels: {"": x, b: y}'), [(4, "got '' as a label")]),
+    "a class twice in two forms": (PLAIN.replace(LABELS, f"labels: [é, {nfd('é')}]"), [(4, "é is given twice")]),
+    "a label twice in two forms": (
+        PLAIN.replace(LABELS, f"labels: {{é: x, {nfd('é')}: y}}"), [(4, f"labels.{nfd('é')}: é is given twice")]),
+    "a text twice in two forms": (PLAIN.replace("review\n", f"[é, {nfd('é')}]\n"), [(2, "é is given twice; keep one")]),
+    "one file in two forms": (
+        PLAIN + f"files: {{train: é.csv, dev: {nfd('é')}.csv}}\n", [(6, "train and dev are one file")]),
     "a class that escapes": (PLAIN.replace(LABELS, 'labels: ["\\e[2J", y]'), [(4, "control character")]),
     "a label that escapes": (PLAIN.replace(LABELS, 'labels: {"\\n": x, b: y}'), [(4, "contains a control character")]),
     "a class a list": (PLAIN.replace(LABELS, "labels: [[x], y]"), [(4, "labels: got a list")]),
@@ -113,6 +148,12 @@ MISTAKES = {
     "classes' metric": (SCORES.replace("spearman", "mcc"), [(5, "mcc does not measure scores; one of: pearson")]),
     "metric not measured": (PLAIN + "metrics: [mcc]\n", [(6, "metrics: accuracy is missing")]),
     "metric measured twice": (PLAIN + "metrics: [mcc, mcc, accuracy]\n", [(6, "mcc is given twice")]),
+    "positive no class": (PAIRS + "positive: maybe\n", [(8, "positive: maybe is no class; one of: no, yes")]),
+    "positive a label": (PAIRS + "positive: 007\n", [(8, "positive: 007 is no class; one of: no, yes")]),
+    "positive of nothing": (PAIRS + "positive: ''\n", [(8, "positive: string should have at least 1 character")]),
+    "positive a list": (PAIRS + "positive: [no]\n", [(8, "positive: got a list; write one value")]),
+    "positive without f1": (PLAIN + "positive: neutral\n", [(6, "positive: it is the class that f1 is of; add f1")]),
+    "positive of scores": (SCORES + "positive: 1\n", [(6, "positive: it is the class that f1 is of; add f1")]),
     "split unknown": (PLAIN + "files: {validation: a.csv}\n", [(6, "files.validation: unknown name")]),
     "format unknown": (PLAIN + "files: {dev: a.xlsx}\n", [(6, "files.dev: the ending tells the format")]),
     "file above": (PLAIN + "files: {dev: ../a.csv}\n", [(6, "files.dev: give a path below --data-dir")]),
@@ -149,7 +190,9 @@ def test_all_mistakes_at_once(load):
     st.lists(
         st.sampled_from([*PLAIN.splitlines(), *PAIRS.splitlines(), *SCORES.splitlines()])
         | st.tuples(
-            st.sampled_from(["name", "text", "label", "labels", "range", "metric", "metrics", "files"]),
+            st.sampled_from(
+                ["name", "text", "label", "labels", "positive", "range", "metric", "metrics", "files"]
+            ),
             st.sampled_from(
                 ["", "[]", "{}", "x", "[x, y]", "{x: y}", "[[x]]", "{[x]: 1}", "1e400", "~", '"\\0"']
             )
@@ -227,6 +270,7 @@ def test_fingerprints_depend_on_everything_that_is_computed(load):
         key(metrics=("accuracy", "mcc")),
         key(metrics=("accuracy", "mcc"), metric="mcc"),
         key(text_columns=("a", "b")),
+        key(positive=0),
     ]
     assert len({same, *others}) == 1 + len(others)
 

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 
 from ikd_ray.data import tokens
 from ikd_ray.data.dataset import Dataset
+from ikd_ray.data.splits import HOLDOUT, hold_out
 from ikd_ray.data.task_file import load_task
 from ikd_ray.data.tokens import RaggedArray, TaskData, open_data, row_offsets, tokenize
+from ikd_ray.errors import UsageError
 from tests.helpers.damage import flip
 from tests.helpers.tiny_models import make_dataset, write_tokenizer
 
@@ -69,6 +72,56 @@ def test_rows_equal_the_tokenizers_output(tmp_path, tokenizer, task, max_length)
     assert (lengths == max_length).any() == (max_length < 20), "nothing was cut, or all was short"
     segments = {int(value) for value in data.train.token_type_ids.values}
     assert segments == ({0, 1} if dataset.task.is_pair else {0})
+
+
+UNSEEN = "\u200b\u200d"  # zero-width characters, of which BERT's normalizer leaves nothing
+
+
+@pytest.fixture(scope="module")
+def bare_tokenizer(tmp_path_factory):
+    """Return a tokenizer that adds no special tokens."""
+    tokenizer = write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B:1")
+    return tokenizer
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_text_without_a_token_is_refused(tmp_path, tokenizer, bare_tokenizer, monkeypatch, split):
+    monkeypatch.setattr(tokens, "CHUNK", 7)
+    dataset = dataset_of("cola")
+    dataset.splits[split].text[16] = UNSEEN
+    with pytest.raises(UsageError) as error:
+        tokenize(dataset, bare_tokenizer, "t", 16, tmp_path / "bare")
+    assert str(error.value).startswith(
+        f"{split} example 17: the tokenizer makes no token of '\\u200b\\u200d'; take the example out"
+    )
+    assert [path.name for path in (tmp_path / "bare").iterdir() if path.is_dir()] == []
+    lengths = tokenize(dataset, tokenizer, "t", 16, tmp_path / "whole").splits[split].lengths
+    assert lengths[16] == 2  # [CLS] and [SEP]
+
+
+def test_text_without_a_token_is_named_by_its_place_in_the_source(tmp_path, bare_tokenizer):
+    """Number examples as the tables do, in the held-out part and in the sample of a dry run too."""
+    dataset = dataset_of("cola")
+    for split in dataset.splits.values():
+        split.text[16] = UNSEEN
+    selected = hold_out(dataset)
+    [held_out] = (name for name in ("train", HOLDOUT) if UNSEEN in selected.splits[name].text)
+    for name, source in ((held_out, "train"), ("dev", "dev")):
+        split = selected.splits[name]
+        sample = split.select(np.random.default_rng(0).permutation(len(split)))
+        with pytest.raises(UsageError, match=f"^{source} example 17: "):
+            tokenize(replace(selected, splits={name: sample}), bare_tokenizer, "t", 16, tmp_path / name)
+
+
+@pytest.mark.parametrize("column", ["text", "text_pair"])
+def test_one_text_of_a_pair_may_have_no_token(tmp_path, bare_tokenizer, column):
+    dataset = dataset_of("mrpc")
+    getattr(dataset.splits["train"], column)[3] = UNSEEN
+    assert tokenize(dataset, bare_tokenizer, "t", 16, tmp_path / "one").train.lengths.min() > 0
+    dataset.splits["train"].text[3] = dataset.splits["train"].text_pair[3] = UNSEEN
+    with pytest.raises(UsageError, match="train example 4: the tokenizer makes no token"):
+        tokenize(dataset, bare_tokenizer, "t", 16, tmp_path / "none")
 
 
 def test_chunk_size_does_not_change_the_tokens(tmp_path, tokenizer, monkeypatch):

@@ -57,12 +57,14 @@ def validated_request(inputs: Path, home: Path, space: str, **settings: Any) -> 
     (home / "space.yaml").write_text(space)
     return validate(
         SweepConfig(
-            task="cola",
-            data_dir=inputs / "glue",
-            teacher=str(inputs / "teacher"),
-            space=home / "space.yaml",
-            output=home / "outputs",
-            **settings,
+            **{
+                "task": "cola",
+                "data_dir": inputs / "glue",
+                "teacher": str(inputs / "teacher"),
+                "space": home / "space.yaml",
+                "output": home / "outputs",
+                **settings,
+            }
         )
     )
 

@@ -15,6 +15,7 @@ import torch
 from matplotlib import pyplot
 from optuna.importance import FanovaImportanceEvaluator
 from sklearn.metrics import jaccard_score
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ikd_ray.analysis.attention_maps import (
@@ -257,6 +258,14 @@ def test_by_default_the_dev_example_of_median_length_is_drawn(analysis, loader):
 def test_texts_that_are_no_example_are_refused(task, texts, message):
     with pytest.raises(UsageError, match=message):
         validate_texts(get_task(task), texts)
+
+
+def test_sentence_without_a_token_is_refused(analysis, loader, monkeypatch):
+    tokenizer = loader.tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B:1")
+    monkeypatch.setattr(loader, "tokenizer", lambda: tokenizer)
+    with pytest.raises(UsageError, match="--sentence: the tokenizer makes no token of it; give another text"):
+        example_from_texts(analysis, loader, ["\u200b"])
 
 
 # The search

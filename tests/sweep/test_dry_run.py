@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from ikd_ray.search.planned_work import DataSize, EpochCosts, total_cost
 from ikd_ray.search.space_file import load_space
 from ikd_ray.sweep.dry_run import plan_sweep, sample_trials
 from ikd_ray.sweep.epoch_costs import Costs, typical_subset
+from ikd_ray.sweep.runner import describe_data
+from ikd_ray.terminal.console import Console
 from tests.helpers.run_command import sweep_flags, validated_request
 from tests.helpers.tiny_models import make_dataset
 
@@ -70,6 +74,22 @@ def test_the_plan_is_printed_and_nothing_is_written(command, inputs, tmp_path):
         lines["time"],
     )
     assert done.stderr == ""
+
+
+def test_what_may_be_wrong_with_the_data_is_told(inputs, tmp_path):
+    (tmp_path / "own.yaml").write_text("name: own\ntext: a\nlabel: b\nlabels: [x, y, z]\nmetric: accuracy\n")
+    (tmp_path / "train.csv").write_text("a,b\nw1,x\nw2,y\n")
+    (tmp_path / "dev.csv").write_text("a,b\nw1,x\nw3,y\n")
+    space = "params: {epochs: 1}\n"
+    request = validated_request(inputs, tmp_path, space, task=str(tmp_path / "own.yaml"), data_dir=tmp_path)
+    told = ("train has no example of 1 of 3 classes", "1 of 2 dev examples are in train too")
+    plan = [note.text for note in islice(plan_sweep(request), 3) if note.label == "warning"]
+    output = io.StringIO()
+    describe_data(request, Console(output))
+    lines = [line for line in output.getvalue().splitlines() if line.startswith("WARNING: ")]
+    for found in (plan, [line.removeprefix("WARNING: ") for line in lines]):
+        assert len(found) == 2
+        assert all(text.startswith(words) for text, words in zip(found, told, strict=True))
 
 
 def test_more_than_the_machine_has_is_refused(inputs, tmp_path):

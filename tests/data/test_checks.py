@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ikd_ray.data.checks import data_warnings
+from ikd_ray.data.dataset import Dataset, Split
+from ikd_ray.data.splits import hold_out
+from ikd_ray.tasks import TASKS
+from tests.data.test_readers import ONE, PAIR, SCORE
+
+
+def dataset(task, train: str, dev: str, /, **labels: list[float]) -> Dataset:
+    """Return a data set with a letter as the text of each example, and its neighbour as the second one."""
+    splits = {}
+    for name, letters in (("train", train), ("dev", dev)):
+        pair = [*letters[1:], "z"] if task.is_pair else None
+        numbers = labels.get(name, [number % 2 for number in range(len(letters))])
+        splits[name] = Split(
+            [*letters], pair, np.array(numbers, np.float32 if task.is_regression else np.int64)
+        )
+    return Dataset(task, splits, "folder", "")
+
+
+def test_ordinary_data_has_no_warning():
+    for task in (ONE, PAIR, SCORE):
+        assert data_warnings(dataset(task, "abcd", "ef")) == []
+
+
+def test_classes_that_train_lacks_are_named():
+    task = replace(ONE, labels=("a", "b", "c", "d"))
+    assert data_warnings(dataset(task, "ab", "cd", train=[2, 0], dev=[0, 1])) == [
+        "train has no example of 2 of 4 classes, which no student will learn: b, d; add examples, or take the "
+        "classes out of the task file"
+    ]
+
+
+def test_examples_that_a_split_shares_with_train_are_counted():
+    expected = (
+        "2 of 4 dev examples are in train too, which makes metrics on dev too good; take them out of train"
+    )
+    for task in (ONE, SCORE):
+        assert data_warnings(dataset(task, "abcd", "xbay")) == [expected]
+
+
+def test_pairs_are_shared_if_both_texts_are():
+    [line] = data_warnings(dataset(PAIR, "abcd", "bcad"))  # bc and dz, but not ca and ad
+    assert line.startswith("2 of 4 dev examples")
+
+
+def test_examples_that_train_repeats_are_shared_with_its_held_out_part():
+    [line] = data_warnings(hold_out(dataset(ONE, "a" * 40, "xy")))
+    assert line.startswith(
+        "4 of 4 holdout examples are in train too, which makes metrics on holdout too good"
+    )
+
+
+def test_tables_of_glue_are_what_they_are():
+    assert data_warnings(replace(dataset(ONE, "aa", "aa"), task=TASKS["sst2"])) == []
