@@ -6,7 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ FORMAT = 2
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 SMALL_HIDDEN = 512
 """Models of a smaller hidden size are fine-tuned with a larger learning rate."""
-TEACHER_FILE = "teacher.json"
+TEACHER_FILE, PICKLED_HEAD = "teacher.json", "model_head.pkl"
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ class TeacherSource:
     """True if it has a classification head, and so is used without fine-tuning."""
     labels: tuple[str, ...] = ()
     """Label names of its head, by output."""
+    warnings: tuple[str, ...] = ()
+    """What of its folder is not used."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def find_teacher(name: str | None, task: Task) -> TeacherSource:
         source = _describe(name, name, key, task)
         validate_shapes(Path(name), name)
         load_classifier(name, name, task, source.has_head)
-        return source
+        return replace(source, warnings=_unused_files(Path(name)))
     if os.path.exists(name) or not name:
         raise UsageError(f"--teacher {name}: not a folder; give the folder that holds config.json")
     try:
@@ -141,6 +143,16 @@ def find_teacher(name: str | None, task: Task) -> TeacherSource:
             f"--teacher {name}: no model.safetensors on the hub or in its cache; only safetensors are read"
         )
     return source
+
+
+def _unused_files(folder: Path) -> tuple[str, ...]:
+    """Return a warning if a folder brings a head that is not read."""
+    if not (folder / PICKLED_HEAD).exists():
+        return ()
+    return (
+        f"--teacher {folder}: {PICKLED_HEAD}, a head that SetFit pickled, is not read, since a pickle can run code; "
+        "the encoder gets a new head, and is fine-tuned",
+    )
 
 
 def _hub_has_safetensors(name: str) -> bool:
@@ -167,6 +179,11 @@ def _describe(name: str, path: str, key: str | None, task: Task) -> TeacherSourc
         raise UsageError(
             f"--teacher {name}: its tokenizer has {len(tokenizer)} entries, the model {config.vocab_size}; "
             "put the model's own tokenizer files beside it"
+        )
+    if tokenizer.pad_token_id is None:
+        raise UsageError(
+            f"--teacher {name}: its tokenizer has no pad token; write the one that the model was trained with, as in "
+            '"pad_token": "[PAD]", to its tokenizer_config.json'
         )
     has_head = any(str(a).endswith("ForSequenceClassification") for a in config.architectures or ())
     if has_head:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,10 +32,10 @@ def named_order(names: Sequence[str], task: Task) -> list[int] | None:
         names: the head's label names, by output.
         task: a classification task.
     """
-    given = [name.casefold() for name in names]
+    given = [_comparable(name) for name in names]
     unnamed = [f"label_{number}" for number in range(len(names))]
     for wanted in (task.labels, task.file_labels, unnamed):
-        labels = [label.casefold() for label in wanted]
+        labels = [_comparable(label) for label in wanted]
         if sorted(given) == sorted(labels) and len(set(given)) == len(given):
             return [given.index(label) for label in labels]
     return None
@@ -110,6 +111,10 @@ def output_layer(encoder: Encoder) -> nn.Linear:
     """Return the last linear layer of a classifier, whose outputs are the logits."""
     linear = [module for module in encoder.head.modules() if isinstance(module, nn.Linear)]
     return linear[-1]
+
+
+def _comparable(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _measured_order(teacher: Encoder, data: TaskData, memory: StepMemory | None) -> tuple[list[int], float]:

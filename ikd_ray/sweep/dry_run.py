@@ -14,7 +14,6 @@ import optuna
 import torch
 
 from ikd_ray.config import Trial, make_trial
-from ikd_ray.data.checks import data_warnings
 from ikd_ray.data.tokens import TaskData, tokenize
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.memory import StepMemory
@@ -46,7 +45,7 @@ def plan_sweep(request: Request) -> Iterator[Note]:
     """
     space, resources = request.space, _allocate_machine(request)
     yield Note("data", request.dataset.description)
-    yield from (Note("warning", text) for text in data_warnings(request.dataset))
+    yield from (Note("warning", text) for text in request.warnings)
     yield Note("teacher", _describe_teacher(request))
     for assistant in _assistants(request):
         students = _join_or(request.assistant_students[assistant.student_layers])

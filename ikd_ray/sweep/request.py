@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from ikd_ray.config import SweepConfig, first_error
+from ikd_ray.data.checks import data_warnings
 from ikd_ray.data.dataset import Dataset
 from ikd_ray.data.sources import load_dataset
 from ikd_ray.data.splits import HOLDOUT, hold_out, nested_subset
@@ -88,6 +89,11 @@ class Request:
     def data_size(self) -> DataSize:
         """The number of examples that trials train on, and are evaluated on."""
         return DataSize.of({name: len(split) for name, split in self.dataset.splits.items()})
+
+    @property
+    def warnings(self) -> list[str]:
+        """What may be wrong with the data and the teacher."""
+        return [*data_warnings(self.dataset), *self.teacher_source.warnings]
 
     @property
     def trials(self) -> int:

@@ -16,7 +16,6 @@ from ray.exceptions import OutOfMemoryError
 
 from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.analysis.training_costs import compute_savings
-from ikd_ray.data.checks import data_warnings
 from ikd_ray.distill.assistant import AssistantDivergedError
 from ikd_ray.distill.memory import StepMemory
 from ikd_ray.distill.stage_training import DivergedError
@@ -91,7 +90,7 @@ def run(
 def describe_data(request: Request, console: Console) -> None:
     """Print what the data are, with a warning for what may be wrong with them."""
     generated = [request.dataset.description] if request.dataset.generated else []
-    for text in [*generated, *data_warnings(request.dataset)]:
+    for text in [*generated, *request.warnings]:
         console.warn(text)
     console.note("data", request.dataset.description)
 

@@ -157,6 +157,42 @@ def test_a_teacher_no_better_than_the_commonest_label_has_a_warning(save, data, 
     assert record.warnings[0].startswith("the teacher is no better than always answering '")
 
 
+def test_an_adapter_is_told_how_to_merge(save):
+    folder = save("model")
+    (folder / "config.json").unlink()
+    (folder / "adapter_config.json").write_text("{}")
+    message = refusal(folder)
+    assert "a PEFT adapter" in message
+    assert f"from_pretrained({str(folder)!r}).merge_and_unload()" in message
+
+
+def test_a_pickled_head_is_told_and_not_read(save):
+    folder = save("model")
+    (folder / "model_head.pkl").write_bytes(b"code")
+    [warning] = find_teacher(str(folder), COLA).warnings
+    assert "model_head.pkl" in warning
+    assert "is not read" in warning
+    (folder / "model_head.pkl").unlink()
+    assert find_teacher(str(folder), COLA).warnings == ()
+
+
+def test_a_tokenizer_without_a_pad_token_is_refused(save):
+    folder = save("model")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).exists():
+            config = json.loads((folder / name).read_text())
+            (folder / name).write_text(json.dumps(config | {"pad_token": None}))
+    assert "no pad token" in refusal(folder)
+
+
+@pytest.mark.parametrize("number", ["1e12", "1e400", "NaN", "-1e12"])
+def test_a_number_out_of_range_is_refused(save, number):
+    path = save("model") / "config.json"
+    config = path.read_text().replace('"num_attention_heads": 4', f'"num_attention_heads": {number}')
+    path.write_text(config.replace("{", '{"num_labels": 1e12,', 1))
+    assert "out of range" in refusal(path.parent)
+
+
 @pytest.mark.parametrize("name", ["nobody/no-such-model", "no-such-model", "/no/such/folder"])
 def test_an_unknown_name_is_refused(name):
     refusal(name)
