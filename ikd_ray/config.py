@@ -81,6 +81,12 @@ class Trial(_Config):
     train_fraction: float = Field(
         1.0, gt=0, le=1, description="share of the training set that the student sees, stratified by label"
     )
+    unlabelled_fraction: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="share of the texts without a label on which the student imitates its teacher; 0: none",
+    )
     seed: int = Field(
         0,
         ge=0,
@@ -93,7 +99,7 @@ class Trial(_Config):
         return self.model_dump(by_alias=True)
 
 
-NOT_IN_ASSISTANTS = ("assistant_layers", "train_fraction")
+NOT_IN_ASSISTANTS = ("assistant_layers", "train_fraction", "unlabelled_fraction")
 """Fields of a `Trial` that an assistant does not have: it learns from the teacher, on all training examples."""
 
 
@@ -196,6 +202,7 @@ class SweepConfig(_Config):
 
     task: str = Field(description="a GLUE task's name, or the path of a task file")
     data_dir: Path | None = None
+    unlabelled: Path | None = Field(None, description="table of texts without labels, to add to train")
     teacher: str | None = None
     space: Path
     trials: int | None = Field(

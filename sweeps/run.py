@@ -47,6 +47,9 @@ TASK = "GLUE task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli; or FILE.y
 DATA_DIR = (
     "Folder in the GLUE layout (CoLA/train.tsv ...), or that of a task file's tables. Default: the hub."
 )
+UNLABELLED = (
+    "Table of texts without labels (CSV, TSV, JSON lines or Parquet), on which students imitate the teacher."
+)
 TEACHER = """\
 Hugging Face name or folder of a BERT-family model. Default: bert-base-uncased where a GPU and the hub are there, \
 else a 6-layer MiniLM."""
@@ -68,6 +71,7 @@ def main(
     context: typer.Context,
     task: Annotated[str, data(help=TASK)] = "",
     data_dir: Annotated[Path | None, data(help=DATA_DIR)] = None,
+    unlabelled: Annotated[Path | None, data(help=UNLABELLED)] = None,
     teacher: Annotated[str | None, data(help=TEACHER)] = None,
     space: Annotated[
         Path, search(help="Search space file.", show_default="search_spaces/default.yaml")

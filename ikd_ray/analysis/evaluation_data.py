@@ -35,9 +35,10 @@ def load_evaluation_data(output: Path, sweep: SweepRecord, teacher: Path, workdi
 
     from ikd_ray.distill.teacher_files import NO_REMOTE_CODE
 
-    data_dir = sweep.settings.get("data_dir")
+    paths = (sweep.settings.get(name) for name in ("data_dir", "unlabelled"))
+    data_dir, unlabelled = (Path(path) if path else None for path in paths)
     try:
-        dataset = load_dataset(read_task(output / sweep.name), Path(data_dir) if data_dir else None)
+        dataset = load_dataset(read_task(output / sweep.name), data_dir, unlabelled)
         if sweep.data.get("selection") == HOLDOUT:
             dataset = hold_out(dataset)
     except UsageError as error:

@@ -26,7 +26,8 @@ def _missing_classes(dataset: Dataset) -> Iterable[str]:
     task = dataset.task
     if task.is_regression:
         return
-    counts = np.bincount(dataset.splits["train"].labels, minlength=task.num_labels)
+    train = dataset.splits["train"]
+    counts = np.bincount(train.labels[train.labelled], minlength=task.num_labels)
     missing = [name for name, count in zip(task.labels, counts, strict=True) if not count]
     if missing:
         yield (
@@ -36,7 +37,9 @@ def _missing_classes(dataset: Dataset) -> Iterable[str]:
 
 
 def _shared_rows(dataset: Dataset, name: str) -> Iterable[str]:
-    known, rows = set(_texts(dataset.splits["train"])), list(_texts(dataset.splits[name]))
+    train = dataset.splits["train"]
+    labelled = train.select(np.flatnonzero(train.labelled))
+    known, rows = set(_texts(labelled)), list(_texts(dataset.splits[name]))
     shared = sum(row in known for row in rows)
     if shared:
         yield (

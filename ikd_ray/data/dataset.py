@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
 from ikd_ray.tasks import Task
+
+UNLABELLED = -1
+"""Class index of an example without a label; a missing score is nan."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,18 +23,28 @@ class Split:
     text_pair: list[str] | None
     """Second texts of a task of pairs, else `None`."""
     labels: np.ndarray
-    """(n,) int64 class indices, or float32 scores for regression."""
+    """(n,) int64 class indices, or float32 scores for regression; `UNLABELLED` or nan where there is no label."""
     rows: np.ndarray | None = None
     """(n,) positions of the examples in their source; `None` for all of them in order."""
 
     def __len__(self) -> int:
         return len(self.text)
 
+    @property
+    def labelled(self) -> np.ndarray:
+        """The (n,) mask of the examples that have a label."""
+        return labelled(self.labels)
+
     def select(self, rows: np.ndarray) -> Split:
         """Return the examples at `rows`, in that order."""
         text = [self.text[row] for row in rows]
         text_pair = None if self.text_pair is None else [self.text_pair[row] for row in rows]
         return Split(text, text_pair, self.labels[rows], rows if self.rows is None else self.rows[rows])
+
+
+def labelled(labels: np.ndarray) -> np.ndarray:
+    """Return a mask, (n,), of the labels that are none of the marks of a missing one."""
+    return ~np.isnan(labels) if np.issubdtype(labels.dtype, np.floating) else labels != UNLABELLED
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +78,25 @@ class Dataset:
                     digest.update(len(data).to_bytes(8, "little") + data)
             digest.update(split.labels.astype(split.labels.dtype.newbyteorder("<")).tobytes())
         return digest.hexdigest()
+
+
+def add_unlabelled(dataset: Dataset, text: list[str], text_pair: list[str] | None) -> Dataset:
+    """Append texts without a label to the training examples.
+
+    Students imitate the teacher on them; the teacher itself and the gold labels' losses do without.
+
+    Args:
+        dataset: the labelled examples.
+        text: (n,) texts.
+        text_pair: (n,) second texts of a task of pairs, else `None`.
+    """
+    train = dataset.splits["train"]
+    missing = np.nan if dataset.task.is_regression else UNLABELLED
+    labels = np.concatenate([train.labels, np.full(len(text), missing, train.labels.dtype)])
+    pairs = None if train.text_pair is None else train.text_pair + (text_pair or [])
+    splits = dataset.splits | {"train": Split(train.text + text, pairs, labels)}
+    description = f"{dataset.description}; {len(text):,} texts without a label"
+    return replace(dataset, splits=splits, description=description)
 
 
 def format_sizes(splits: dict[str, Split]) -> str:

@@ -98,12 +98,35 @@ def read_table(path: Path, task: CustomTask) -> Split:
     """Read one table of a custom task; `UsageError` as in `read_tables`."""
     _require_file(path, "a table", task, [name for _, name in task.files])
     builder = _SplitBuilder(task)
-    for where, values in _READERS[path.suffix.lower()](path, task):
+    for where, values in _READERS[path.suffix.lower()](path, task, (*task.text_columns, task.file_label)):
         *texts, label = values
         for column, text in zip(task.text_columns, texts, strict=True):
             _check_text(text, f"{where}: column {column!r}")
         builder.add(texts, _label_text(label, f"{where}: column {task.file_label!r}"), where)
     return builder.build(f"{path}: no rows; at least one example is needed")
+
+
+def read_unlabelled(path: Path, task: Task) -> tuple[list[str], list[str] | None]:
+    """Read a table of texts without labels; its columns are `task.text_columns`, and others are ignored.
+
+    Returns:
+        The texts, and for a task of pairs the second texts, else `None`.
+
+    Raises:
+        UsageError: the file is not such a table; the message names the line or row.
+    """
+    path = _find_table(path.parent, path.name)
+    _require_file(path, "a table", task, [path.name])
+    if path.suffix.lower() not in _READERS:
+        raise UsageError(f"{path}: the ending tells the format: give one of {', '.join(_READERS)}")
+    columns: list[list[str]] = [[] for _ in task.text_columns]
+    for where, texts in _READERS[path.suffix.lower()](path, task, task.text_columns):
+        for name, column, text in zip(task.text_columns, columns, texts, strict=True):
+            _check_text(text, f"{where}: column {name!r}")
+            column.append(text)
+    if not columns[0]:
+        raise UsageError(f"{path}: no rows; at least one text is needed")
+    return columns[0], columns[1] if task.is_pair else None
 
 
 def _find_table(folder: Path, name: str) -> Path:
@@ -187,10 +210,6 @@ def _label_text(value: Any, where: str) -> str:
     raise UsageError(f"{where} holds {_shown(value)} where a label is needed")
 
 
-def _required(task: CustomTask) -> tuple[str, ...]:
-    return (*task.text_columns, task.file_label)
-
-
 def _indices(columns: Sequence[str], required: Sequence[str], where: str) -> list[int]:
     """Return the position of each required column."""
     columns = [nfc(column) for column in columns]
@@ -211,16 +230,16 @@ def _distinct_indices(columns: Sequence[str], required: Sequence[str], where: st
     return indices
 
 
-def _read_separated(path: Path, task: CustomTask, delimiter: str) -> Iterator[Row]:
+def _read_separated(path: Path, task: Task, required: Sequence[str], delimiter: str) -> Iterator[Row]:
     indices: list[int] = []
     for where, cells in read_rows(path, delimiter, partial(_is_row, task)):
         if not indices:
-            indices = _distinct_indices(cells, _required(task), where)
+            indices = _distinct_indices(cells, required, where)
         else:
             yield where, [cells[index] for index in indices]
 
 
-def _is_row(task: CustomTask, columns: Sequence[str], cells: Sequence[str]) -> bool:
+def _is_row(task: Task, columns: Sequence[str], cells: Sequence[str]) -> bool:
     """Return whether cells are a row of a table with these columns: whether their label is one."""
     columns = [nfc(column) for column in columns]
     if len(cells) != len(columns) or task.file_label not in columns:
@@ -232,8 +251,7 @@ def _is_row(task: CustomTask, columns: Sequence[str], cells: Sequence[str]) -> b
     return True
 
 
-def _read_json_lines(path: Path, task: CustomTask) -> Iterator[Row]:
-    required = _required(task)
+def _read_json_lines(path: Path, task: Task, required: Sequence[str]) -> Iterator[Row]:
     for number, line in enumerate(read_lines(path, old_ends=True), 1):
         where = f"{path} line {number}"
         try:
@@ -260,11 +278,11 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _read_parquet(path: Path, task: CustomTask) -> Iterator[Row]:
+def _read_parquet(path: Path, task: Task, required: Sequence[str]) -> Iterator[Row]:
     import pyarrow as pa  # imported late: slow, and few tasks need it
     import pyarrow.parquet as pq
 
-    number, required = itertools.count(1), _required(task)
+    number = itertools.count(1)
     try:
         with path.open("rb") as source, pq.ParquetFile(source) as table:
             names = table.schema_arrow.names
@@ -279,7 +297,7 @@ def _read_parquet(path: Path, task: CustomTask) -> Iterator[Row]:
         raise UsageError(f"{path}: not a readable Parquet file ({reason}); write it again") from None
 
 
-_READERS: dict[str, Callable[[Path, CustomTask], Iterator[Row]]] = {
+_READERS: dict[str, Callable[[Path, Task, Sequence[str]], Iterator[Row]]] = {
     ".csv": partial(_read_separated, delimiter=","),
     ".tsv": partial(_read_separated, delimiter="\t"),
     ".jsonl": _read_json_lines,

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ikd_ray.data.dataset import Dataset, Split, format_sizes
-from ikd_ray.data.readers import find_glue_folder, read_glue_split, read_tables
+from ikd_ray.data.dataset import Dataset, Split, add_unlabelled, format_sizes
+from ikd_ray.data.readers import find_glue_folder, read_glue_split, read_tables, read_unlabelled
 from ikd_ray.data.task_file import CustomTask
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import GlueTask
@@ -27,8 +27,10 @@ PROBE_SECONDS = 2.0
 _OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 
 
-def load_dataset(task: GlueTask | CustomTask, data_dir: Path | None) -> Dataset:
-    """Load a task's examples.
+def load_dataset(
+    task: GlueTask | CustomTask, data_dir: Path | None, unlabelled: Path | None = None
+) -> Dataset:
+    """Load a task's examples, and add the texts of the table `unlabelled` to those of train.
 
     They come from `data_dir` alone if it is given (a custom task requires it), else from the hub or its local cache,
     else, for cola only, from the embedded corpus.
@@ -36,6 +38,13 @@ def load_dataset(task: GlueTask | CustomTask, data_dir: Path | None) -> Dataset:
     Raises:
         UsageError: the folder's content is wrong (the message names file and line), or no source has the task.
     """
+    dataset = _load_labelled(task, data_dir)
+    if unlabelled is None and isinstance(task, CustomTask) and task.unlabelled and data_dir:
+        unlabelled = data_dir / task.unlabelled
+    return dataset if unlabelled is None else add_unlabelled(dataset, *read_unlabelled(unlabelled, task))
+
+
+def _load_labelled(task: GlueTask | CustomTask, data_dir: Path | None) -> Dataset:
     if isinstance(task, CustomTask):
         return _from_tables(task, data_dir)
     if data_dir is not None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ikd_ray.data.dataset import Dataset, Split
+from ikd_ray.data.dataset import Dataset, labelled
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import Task
 
@@ -40,6 +40,26 @@ def nested_subset(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     return np.sort(np.concatenate([group[: max(1, round(fraction * len(group)))] for group in groups]))
 
 
+def training_rows(labels: np.ndarray, fraction: float, unlabelled_fraction: float, seed: int) -> np.ndarray:
+    """Return the rows that a student trains on: subsets (`nested_subset`) of those with a label and of those without.
+
+    Args:
+        labels: (n,), with `UNLABELLED` or nan for none.
+        fraction: of the labelled rows, above 0.
+        unlabelled_fraction: of the others; 0 selects none.
+        seed: of both subsets.
+
+    Returns:
+        The selected rows, ascending, int64.
+    """
+    known = labelled(labels)
+    rows, others = np.flatnonzero(known), np.flatnonzero(~known)
+    chosen = rows[nested_subset(labels[rows], fraction, seed)]
+    if not unlabelled_fraction or not len(others):
+        return chosen
+    return np.sort(np.append(chosen, others[nested_subset(labels[others], unlabelled_fraction, seed)]))
+
+
 def hold_out(dataset: Dataset) -> Dataset:
     """Move a tenth of the training examples, stratified by label, into a split "holdout".
 
@@ -51,8 +71,9 @@ def hold_out(dataset: Dataset) -> Dataset:
         UsageError: a label has fewer than two training examples, or a tenth of the scores is less than two.
     """
     train = dataset.splits["train"]
-    _check_size(dataset.task, train)
-    held_out = nested_subset(train.labels, HOLDOUT_FRACTION, HOLDOUT_SEED)
+    known = np.flatnonzero(train.labelled)
+    _check_size(dataset.task, train.labels[known])
+    held_out = known[nested_subset(train.labels[known], HOLDOUT_FRACTION, HOLDOUT_SEED)]
     remaining = np.setdiff1d(np.arange(len(train)), held_out)
     splits = dataset.splits | {"train": train.select(remaining), HOLDOUT: train.select(held_out)}
     return replace(
@@ -62,15 +83,15 @@ def hold_out(dataset: Dataset) -> Dataset:
     )
 
 
-def _check_size(task: Task, train: Split) -> None:
+def _check_size(task: Task, labels: np.ndarray) -> None:
     problem = ""
     if task.is_regression:
-        if round(HOLDOUT_FRACTION * len(train)) < 2:  # no correlation is defined
-            problem = f"a tenth of {len(train)} training examples is less than two; give more of them"
+        if round(HOLDOUT_FRACTION * len(labels)) < 2:  # no correlation is defined
+            problem = f"a tenth of {len(labels)} training examples is less than two; give more of them"
     else:
-        labels, counts = np.unique(train.labels, return_counts=True)
+        classes, counts = np.unique(labels, return_counts=True)
         if counts.min() < 2:
-            label = task.labels[labels[counts.argmin()]]
+            label = task.labels[classes[counts.argmin()]]
             problem = f"label {label!r} has a single training example; give at least two of each label"
     if problem:
         raise UsageError(f"selection: holdout: {problem}, or write selection: dev")

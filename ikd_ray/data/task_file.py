@@ -15,6 +15,7 @@ from ikd_ray.errors import UsageError
 from ikd_ray.tasks import CLASS_METRICS, METRICS, SCORE_METRICS, TASKS, GlueTask, Task, get_task
 from ikd_ray.yaml_file import AS_LIST, YamlFile, distinct, mapping, mistakes_at, quote
 
+UNLABELLED_FILE = "unlabelled"  # its key in `files`
 TASK_FILE = "task.yaml"  # in folders that keep a task's definition
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 _REQUIRED = {
@@ -31,6 +32,8 @@ class CustomTask(Task):
 
     files: tuple[tuple[str, str], ...] = ()
     """Pairs of a split's name and its table, a path relative to the data folder."""
+    unlabelled: str = field(default="", compare=False)
+    """Path, relative to the data folder, of a table of texts without labels; empty where there is none."""
     definition: str = field(default="", compare=False, repr=False)
     """The file as written."""
 
@@ -104,6 +107,7 @@ def load_task(path: Path) -> CustomTask:
     file.raise_mistakes()
     labels = values.get("labels", {})
     classes = tuple(labels.values())
+    files = values.get("files", _TABLES)
     return CustomTask(
         name=values["name"],
         text_columns=values["text"],
@@ -114,7 +118,8 @@ def load_task(path: Path) -> CustomTask:
         file_labels=tuple(labels),
         score_range=values.get("range", (0.0, 0.0)),
         positive=classes.index(values["positive"]) if "positive" in values else 1,
-        files=tuple(values.get("files", _TABLES).items()),
+        files=tuple((split, files[split]) for split in _TABLES),
+        unlabelled=files.get(UNLABELLED_FILE, ""),
         definition=file.text,
     )
 
@@ -207,7 +212,9 @@ _SCHEMA = mapping(
         "range": Annotated[list[float], AfterValidator(_check_range), AS_LIST],
         "metric": _METRIC,
         "metrics": Annotated[distinct(_METRIC), AS_LIST],
-        "files": Annotated[mapping(dict.fromkeys(_TABLES, _FILE)), AfterValidator(_check_files)],
+        "files": Annotated[
+            mapping(dict.fromkeys((*_TABLES, UNLABELLED_FILE), _FILE)), AfterValidator(_check_files)
+        ],
     }
 )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ikd_ray.data.dataset import Dataset, Split
+from ikd_ray.data.dataset import Dataset, Split, labelled
 from ikd_ray.data.splits import HOLDOUT
 from ikd_ray.data.task_file import keep_task, kept_task
 from ikd_ray.errors import UsageError
@@ -94,6 +94,11 @@ class TokenSplit:
     def select(self, rows: np.ndarray) -> TokenSplit:
         """Return the examples at ascending positions."""
         return TokenSplit(self.input_ids.select(rows), self.token_type_ids.select(rows), self.labels[rows])
+
+    @cached_property
+    def labelled(self) -> np.ndarray:
+        """The (n,) positions of the examples that have a label."""
+        return np.flatnonzero(labelled(self.labels))
 
     @cached_property
     def order(self) -> LengthOrder:

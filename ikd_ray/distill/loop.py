@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ikd_ray.config import PrefixConfig, Trial
-from ikd_ray.data.splits import nested_subset
+from ikd_ray.data.splits import training_rows
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.cache_keys import environment, stage_key, start_key
 from ikd_ray.distill.distributed import DistributedContext
@@ -117,7 +117,10 @@ class Distillation:
     @property
     def _rows(self) -> np.ndarray:
         """The training examples that the student sees, ascending."""
-        return nested_subset(self.data.train.labels, self.trial.train_fraction, self.trial.seed)
+        trial = self.trial
+        return training_rows(
+            self.data.train.labels, trial.train_fraction, trial.unlabelled_fraction, trial.seed
+        )
 
     @property
     def stages(self) -> list[Stage]:

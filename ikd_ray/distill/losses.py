@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own convention)
 from torch import Tensor
 
+from ikd_ray.data.dataset import UNLABELLED
+
 
 def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
@@ -38,16 +40,26 @@ def soft_label_loss(student_logits: Tensor, teacher_logits: Tensor, temperature:
     return F.cross_entropy(student_logits / temperature, targets) * temperature**2
 
 
-def hard_label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def hard_label_loss(logits: Tensor, labels: Tensor, some_unlabelled: bool = False) -> Tensor:
     """Compute the cross-entropy against the gold classes, or the mean squared error with a single logit (regression).
+
+    Examples without a label count as 0 in the mean over all B examples, so that a labelled one weighs as much as
+    without them.
 
     Args:
         logits: (B, labels).
-        labels: (B,), class indices or, for regression, scores.
+        labels: (B,), class indices or, for regression, scores; `UNLABELLED` or nan for none.
+        some_unlabelled: whether labels may be missing.
     """
     logits = _wide(logits)
     if logits.shape[-1] == 1:
-        return F.mse_loss(logits[:, 0], labels.to(logits.dtype))
+        scores, answers = labels.to(logits.dtype), logits[:, 0]
+        if some_unlabelled:
+            # Not by a product: the gradient through nan is nan even where its weight is 0.
+            scores = torch.where(scores.isnan(), answers.detach(), scores)
+        return F.mse_loss(answers, scores)
+    if some_unlabelled:
+        return F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="sum") / len(labels)
     return F.cross_entropy(logits, labels)
 
 

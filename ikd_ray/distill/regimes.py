@@ -53,6 +53,11 @@ class Stage:
         """True if the stage has a classification loss."""
         return self.soft > 0 or self.hard > 0
 
+    @property
+    def imitates(self) -> bool:
+        """True if the stage has a loss that compares with the teacher, and so learns from texts without a label."""
+        return self.soft > 0 or bool(self.layers)
+
     def ends(self, metrics: Mapping[str, float]) -> bool:
         """Return whether the stage ends after an epoch with these metrics, before its maximum of epochs."""
         threshold = self.cosine_threshold

@@ -53,7 +53,7 @@ class StageTrainer:
         matched: for each layer of the model the teacher layer it imitates, counted from 1.
         frozen: stored outputs of the layers that the stage freezes; None: they are computed at every step.
         activations_dir: folder where other trials find or leave exactly those outputs.
-        rows: (n,) training examples to use, ascending; None: all.
+        rows: (n,) training examples to use, ascending; None: all. Stages of hard labels alone leave out those without.
         memory: bound above which a step is made of micro-batches; None: the default.
     """
 
@@ -72,9 +72,13 @@ class StageTrainer:
         memory: StepMemory | None = None,
     ) -> None:
         rows = np.arange(len(data.train)) if rows is None else rows
+        known = np.isin(rows, data.train.labelled)
+        if not stage.imitates:
+            rows, known = rows[known], known[known]
+        self._labelled_share = float(known.mean())
         self.stage = stage
         self.optimizer = StageOptimizer(model, stage, settings, data, rows)
-        self._loss = StageLoss(model, stage, matched, world.autocast)
+        self._loss = StageLoss(model, stage, matched, world.autocast, some_unlabelled=not known.all())
         cells = partial(ModelShape.of(model.config).training_cells, stage, len(model.layers))
         bound = memory or StepMemory()
         split = partial(bound.split, lengths=data.train.lengths, cells=cells, processes=world.size)
@@ -117,6 +121,8 @@ class StageTrainer:
                     trim_heap()
         means = (world.all_reduce_sum(sums) / sum(len(rows) for step in plan for rows in step)).tolist()
         metrics = {f"train/{name}": value for name, value in zip(("loss", *losses), means, strict=True)}
+        if "train/hard" in metrics and self._labelled_share:  # a mean over the labelled examples
+            metrics["train/hard"] /= self._labelled_share
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise DivergedError(f"{name} became {value} in stage {stage.name}, epoch {number}")
@@ -139,7 +145,12 @@ def train_stage(trainer: StageTrainer) -> Iterator[dict[str, float]]:
 
 
 def stage_losses(
-    stage: Stage, output: EncoderOutput, target: EncoderOutput | None, batch: Batch, matched: tuple[int, ...]
+    stage: Stage,
+    output: EncoderOutput,
+    target: EncoderOutput | None,
+    batch: Batch,
+    matched: tuple[int, ...],
+    some_unlabelled: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute a stage's losses on one batch.
 
@@ -151,6 +162,7 @@ def stage_losses(
         target: the teacher's outputs; None for hard labels alone.
         batch: mask and labels.
         matched: the teacher layer of each student layer, counted from 1.
+        some_unlabelled: whether labels may be missing.
 
     Returns:
         The weighted total, and each loss by name, unweighted.
@@ -175,7 +187,7 @@ def stage_losses(
         weights["soft"] = stage.soft
     if stage.hard:
         assert output.logits is not None
-        losses["hard"] = hard_label_loss(output.logits, batch.labels)
+        losses["hard"] = hard_label_loss(output.logits, batch.labels, some_unlabelled)
         weights["hard"] = stage.hard
     total = sum(weights[name] * loss for name, loss in losses.items() if weights[name])
     assert isinstance(total, Tensor), "a stage has a loss with a weight"
@@ -194,9 +206,11 @@ class StageLoss(nn.Module):
         stage: Stage,
         matched: tuple[int, ...],
         autocast: Callable[[], AbstractContextManager[Any]],
+        some_unlabelled: bool = False,
     ) -> None:
         super().__init__()
         self.model, self._stage, self._matched, self._autocast = model, stage, matched, autocast
+        self._some_unlabelled = some_unlabelled
 
     def forward(
         self, batch: Batch, target: EncoderOutput | None, start: Tensor | None
@@ -212,7 +226,7 @@ class StageLoss(nn.Module):
                 start=start,
                 start_layer=0 if start is None else stage.frozen(depth),
             )
-        total, losses = stage_losses(stage, output, target, batch, self._matched)
+        total, losses = stage_losses(stage, output, target, batch, self._matched, self._some_unlabelled)
         return total, {name: loss.detach() for name, loss in losses.items()}
 
 

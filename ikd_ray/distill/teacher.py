@@ -311,7 +311,7 @@ def _warnings(metrics: dict[str, float], data: TaskData) -> list[str]:
     task, dev = data.task, data.splits["dev"]
     constant, answer = np.zeros((len(dev), task.num_labels), np.float32), "one score"
     if not task.is_regression:
-        commonest = int(np.bincount(data.train.labels).argmax())
+        commonest = int(np.bincount(data.train.labels[data.train.labelled]).argmax())
         constant[:, commonest], answer = 1, f"{task.labels[commonest]!r}"
     reached, least = metrics[f"dev/{task.metric}"], task.score(dev.labels, constant)[task.metric]
     constant_scores = describe_constant(metrics)

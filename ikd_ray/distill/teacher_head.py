@@ -129,8 +129,8 @@ def _measured_order(teacher: Encoder, data: TaskData, memory: StepMemory | None)
 
 def _sample(teacher: Encoder, data: TaskData, memory: StepMemory | None) -> tuple[np.ndarray, np.ndarray]:
     """Return a teacher's logits for a sample of train, (n, labels), and the gold labels, (n,)."""
-    rows = np.unique(np.linspace(0, len(data.train) - 1, SAMPLE).astype(np.int64))
-    sample = data.train.select(rows)
+    rows = data.train.labelled
+    sample = data.train.select(rows[np.unique(np.linspace(0, len(rows) - 1, SAMPLE).astype(np.int64))])
     return predict(teacher, sample, data.pad_id, memory), sample.labels
 
 

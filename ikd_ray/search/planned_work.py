@@ -36,9 +36,10 @@ class EpochCosts:
         """Return the cost of a stage's start, which evaluates newly frozen layers, and of each of its epochs."""
         depth = stage.depth(student_layers)
         frozen = min(stage.frozen(student_layers), depth)
-        start = (size.train + size.evaluation) * self.evaluated_lower_layer * min(frozen, 1)
+        train = size.train + (size.unlabelled if stage.imitates else 0)
+        start = (size.train + size.unlabelled + size.evaluation) * self.evaluated_lower_layer * min(frozen, 1)
         step = self.training(depth - frozen) + self.internal_losses * len(stage.layers)
-        return start, size.train * step + size.evaluation * self.evaluation(student_layers - frozen)
+        return start, train * step + size.evaluation * self.evaluation(student_layers - frozen)
 
     def training(self, layers: int) -> float:
         """Return the cost of an example in the forward and backward pass of so many layers."""
@@ -63,11 +64,13 @@ class DataSize:
 
     train: int
     evaluation: int
+    unlabelled: int = 0
+    """Texts without a label that trials train on besides."""
 
     @classmethod
-    def of(cls, lengths: Mapping[str, int]) -> DataSize:
-        """Return the size of a data set, given the number of examples of each split."""
-        return cls(lengths["train"], sum(lengths.values()) - lengths["train"])
+    def of(cls, lengths: Mapping[str, int], unlabelled: int = 0) -> DataSize:
+        """Return the size of a data set, given the number of examples of each split, and of those without a label."""
+        return cls(lengths["train"] - unlabelled, sum(lengths.values()) - lengths["train"], unlabelled)
 
 
 class PlannedEpoch(NamedTuple):
@@ -87,9 +90,14 @@ def plan_epochs(
     Two configurations share the epochs of their equal first stages, and of the first stage in which they differ if
     they differ only in when it ends.
     """
-    size = DataSize(round(size.train * trial.train_fraction), size.evaluation)
+    size = DataSize(
+        round(size.train * trial.train_fraction),
+        size.evaluation,
+        round(size.unlabelled * trial.unlabelled_fraction),
+    )
     model = (trial.student_layers, trial.student_init, trial.assistant_layers, trial.seed)
-    begun: Hashable = (*model, trial.embeddings, trial.learning_rate, trial.batch_size, trial.train_fraction)
+    fractions = (trial.train_fraction, trial.unlabelled_fraction)
+    begun: Hashable = (*model, trial.embeddings, trial.learning_rate, trial.batch_size, *fractions)
     epochs: list[PlannedEpoch] = []
     for stage in REGIMES[trial.regime](trial):
         # A hash in place of all that it stands for: sets hash the keys of long trials many times.

@@ -72,7 +72,7 @@ class SearchSettings:
         slots, size = sweep.settings.get("foreseen"), UNKNOWN_SIZE
         with suppress(KeyError, TypeError, ValueError):
             examples = sweep.data["examples"]
-            size = DataSize(int(examples["train"]), int(examples["evaluation"]))
+            size = DataSize(*(int(examples.get(name, 0)) for name in ("train", "evaluation", "unlabelled")))
         return cls(
             objectives=sweep.objectives,
             seed=sweep.seed,

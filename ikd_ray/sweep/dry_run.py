@@ -258,7 +258,7 @@ def _describe_time(
     source, teacher = request.teacher_source, 0.0
     if not source.has_head:
         teacher = request.space.teacher.epochs * costs.teacher_seconds(source.layers, size)
-    targets = (size.train + size.evaluation) * costs.target
+    targets = (size.train + size.unlabelled + size.evaluation) * costs.target
     # A pass of an assistant costs its share of the teacher's layers.
     assistant_targets = sum(request.assistant_students) / source.layers * targets
     distillation = sum(total_cost(assistant, size, costs.epoch) for assistant in _assistants(request))

@@ -18,7 +18,7 @@ from ikd_ray.config import SweepConfig, first_error
 from ikd_ray.data.checks import data_warnings
 from ikd_ray.data.dataset import Dataset
 from ikd_ray.data.sources import load_dataset
-from ikd_ray.data.splits import HOLDOUT, hold_out, nested_subset
+from ikd_ray.data.splits import HOLDOUT, hold_out, training_rows
 from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, is_task_file
 from ikd_ray.errors import UsageError
 from ikd_ray.records import SPACE_FILE, SWEEP_FILE, Direction, SweepRecord, is_sweep, read_sweep, read_task
@@ -88,7 +88,8 @@ class Request:
     @property
     def data_size(self) -> DataSize:
         """The number of examples that trials train on, and are evaluated on."""
-        return DataSize.of({name: len(split) for name, split in self.dataset.splits.items()})
+        unlabelled = int((~self.dataset.splits["train"].labelled).sum())
+        return DataSize.of({name: len(split) for name, split in self.dataset.splits.items()}, unlabelled)
 
     @property
     def warnings(self) -> list[str]:
@@ -156,7 +157,7 @@ def validate(config: SweepConfig, resumes: bool = False) -> Request:
     if not resumes:
         _require_unused(config, folder)
     _require_writable(config, folder)
-    dataset = load_dataset(task, config.data_dir)
+    dataset = load_dataset(task, config.data_dir, config.unlabelled)
     if space.selection == HOLDOUT:
         dataset = hold_out(dataset)
     # Imported late: it takes seconds, and the errors above should appear at once.
@@ -175,6 +176,7 @@ def validate(config: SweepConfig, resumes: bool = False) -> Request:
         )
     budget = _make_budget(config, space, earlier)
     assistant_students = assistant_depths(str(config.space), budget.spaces.values(), source.layers)
+    _require_unlabelled(config, space, dataset)
     if config.workers_per_trial > 1:
         _require_splittable_batches(config, space, dataset)
     if earlier:
@@ -189,6 +191,8 @@ def _absolute_paths(flags: Mapping[str, Any]) -> dict[str, Any]:
         paths["task"] = os.path.realpath(flags["task"])
     if flags.get("data_dir"):
         paths["data_dir"] = Path(os.path.realpath(flags["data_dir"]))
+    if flags.get("unlabelled"):
+        paths["unlabelled"] = Path(os.path.realpath(flags["unlabelled"]))
     if flags.get("teacher") and os.path.isdir(flags["teacher"]):
         paths["teacher"] = os.path.realpath(flags["teacher"])
     return paths
@@ -255,6 +259,16 @@ def _make_budget(config: SweepConfig, space: Space, earlier: SweepRecord | None)
     return budget
 
 
+def _require_unlabelled(config: SweepConfig, space: Space, dataset: Dataset) -> None:
+    """Require texts without a label where the space says how many of them to use."""
+    fractions = set(space.possible_values("unlabelled_fraction"))
+    if fractions != {1.0} and dataset.splits["train"].labelled.all():
+        raise UsageError(
+            f"{config.space}: unlabelled_fraction: there are no texts without a label; give them with "
+            "--unlabelled FILE, or take it out"
+        )
+
+
 def _require_splittable_batches(config: SweepConfig, space: Space, dataset: Dataset) -> None:
     """Require at least two examples of every batch for each of a trial's workers."""
     workers, batch_size = config.workers_per_trial, min(space.possible_values("batch_size"))
@@ -264,7 +278,8 @@ def _require_splittable_batches(config: SweepConfig, space: Space, dataset: Data
             "to split; give at least two a worker"
         )
     fraction = min(space.possible_values("train_fraction"))
-    examples = len(nested_subset(dataset.splits["train"].labels, fraction, seed=0))  # equal for all seeds
+    # Of stages that read the labelled examples alone; equal for all seeds.
+    examples = len(training_rows(dataset.splits["train"].labels, fraction, 0, seed=0))
     if examples < 2 * workers:
         raise UsageError(
             f"{config.space}: train_fraction: {fraction:g} leaves {examples} training examples, too few for "

@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from ikd_ray.data import sources
 from ikd_ray.data.dataset import Split
 from ikd_ray.data.lines import MAX_LINE
-from ikd_ray.data.readers import read_table
+from ikd_ray.data.readers import read_table, read_unlabelled
 from ikd_ray.data.task_file import ENDINGS, CustomTask
 from ikd_ray.errors import UsageError
+from ikd_ray.tasks import get_task
 
 ANY = settings(max_examples=150, deadline=None)
 FILES = (("train", "train.csv"), ("dev", "dev.csv"))
@@ -323,3 +324,20 @@ def test_names_in_either_unicode_form_are_the_same(tmp_path, ending):
     assert "2 columns are called 'énoncé'" in refusal(
         make_table(twice, ending, list(twice[0])), ending, FRENCH
     )
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
+def test_texts_without_a_label_are_read(tmp_path, ending):
+    rows = [("w1 w2", "x"), ("größe", "y")]
+    path = tmp_path / f"texts.{ending}"
+    if ending == "jsonl":
+        lines = [json.dumps({"other": other, "sentence": text}) for text, other in rows]
+    else:
+        delimiter = "," if ending == "csv" else "\t"
+        lines = [delimiter.join(("sentence", "other")), *(delimiter.join(row) for row in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert read_unlabelled(path, get_task("cola")) == (["w1 w2", "größe"], None)
+    with pytest.raises(UsageError, match="there is no column 'sentence1'"):
+        read_unlabelled(path, get_task("mrpc"))
+    with pytest.raises(UsageError, match="the ending tells the format"):
+        read_unlabelled(path.rename(tmp_path / "texts.txt"), get_task("cola"))
