@@ -144,7 +144,7 @@ def tokenize(
             token_type_ids.save(folder, f"{name}.segments")
             np.save(folder / f"{name}.labels.npy", split.labels)
         about = {"task": dataset.task.name, "splits": list(dataset.splits), "pad_id": tokenizer.pad_token_id}
-        (folder / "about.json").write_text(json.dumps(about))
+        (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
         keep_task(folder, dataset.task)
 
     store.get_or_build(root / key, write)
@@ -153,7 +153,7 @@ def tokenize(
 
 def open_data(folder: Path) -> TaskData:
     """Memory-map a folder that `tokenize` wrote."""
-    about = json.loads((folder / "about.json").read_text())
+    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     splits = {
         name: TokenSplit(
             RaggedArray.open(folder, f"{name}.ids"),

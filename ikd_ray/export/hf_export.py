@@ -74,7 +74,7 @@ def export_student(
         with store.staging_dir(new) as folder:
             for file in (student / WEIGHTS, *tokenizer):
                 shutil.copyfile(file, folder / file.name)
-            (folder / CONFIG).write_text(_config(student / CONFIG, task))
+            (folder / CONFIG).write_text(_config(student / CONFIG, task), encoding="utf-8")
             files = convert(folder, trial) if convert else None
             (folder / "README.md").write_text(model_card(sweep, trial, task, files), encoding="utf-8")
             records.write_json(folder / "ikd.json", _facts(sweep, trial, files))
@@ -151,7 +151,7 @@ def _check_targets(to: Path, targets: Sequence[Path], force: bool) -> None:
 def _config(path: Path, task: Task) -> str:
     """Return the student's configuration with the task's label names, which a fine-tuned teacher may lack."""
     names = list(task.labels) or ["score"]
-    config = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding="utf-8"))
     config["id2label"] = {str(number): name for number, name in enumerate(names)}
     config["label2id"] = {name: number for number, name in enumerate(names)}
     config["problem_type"] = "regression" if task.is_regression else "single_label_classification"

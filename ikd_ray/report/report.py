@@ -111,7 +111,7 @@ def _write(target: Path, files: dict[str, bytes]) -> None:
 def _foreign_files(target: Path, files: dict[str, bytes]) -> list[Path]:
     """Return what is in the folder and belongs neither to the report that wrote it nor to the new one."""
     try:
-        own = json.loads((target / store.MANIFEST).read_text()).keys()
+        own = json.loads((target / store.MANIFEST).read_text(encoding="utf-8")).keys()
     except (OSError, ValueError, AttributeError):
         own = ()
     known = {*own, *files, store.MANIFEST, store.VERIFIED}

@@ -82,7 +82,7 @@ def publish(folder: Path, target: Path) -> None:
         manifest[name] = file_sha256(path)
         if stamp:
             verified[name] = [manifest[name], *stamp]
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     _write_verified(folder, verified)
     for path in [*files, folder / MANIFEST, folder]:
         fsync(path)
@@ -112,7 +112,7 @@ def is_intact(folder: Path) -> bool:
     the same.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if not isinstance(manifest, dict):
             return False
         before, now = _read_verified(folder), {}
@@ -190,7 +190,7 @@ def _settled_stamp(path: Path) -> list[int] | None:
 
 def _read_verified(folder: Path) -> dict[str, list[str | int]]:
     try:
-        verified = json.loads((folder / VERIFIED).read_text())
+        verified = json.loads((folder / VERIFIED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return verified if isinstance(verified, dict) else {}

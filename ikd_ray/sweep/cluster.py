@@ -173,8 +173,8 @@ def _create_token() -> None:
         if token.exists():
             token.chmod(0o600)
         else:
-            with open(os.open(token, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-                file.write(secrets.token_hex(32))
+            with open(os.open(token, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+                file.write(secrets.token_hex(32).encode())
 
 
 def _join_cluster(address: str) -> None:

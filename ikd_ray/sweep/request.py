@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -146,6 +147,7 @@ def validate(config: SweepConfig, resumes: bool = False) -> Request:
     space.objectives_for(task)  # raises for a metric that the task does not have
     name = config.name if config.name is not None else f"{task.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     config = config.model_copy(update={"name": name, **_absolute_paths(config.model_dump())})
+    _require_text(config)
     folder = config.output / validate_name(name, "--name")
     if not resumes:
         _require_unused(config, folder)
@@ -186,6 +188,18 @@ def _absolute_paths(flags: Mapping[str, Any]) -> dict[str, Any]:
     if flags.get("teacher") and os.path.isdir(flags["teacher"]):
         paths["teacher"] = os.path.realpath(flags["teacher"])
     return paths
+
+
+def _require_text(config: SweepConfig) -> None:
+    """Require paths that are text: a record, which is UTF-8, could not hold others."""
+    for flag, value in (config.model_dump() | {"output": config.output.absolute()}).items():
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"{_flag(flag)} {str(value)!r}: a name in it is no text in {sys.getfilesystemencoding()}; rename it, "
+                "or set LC_ALL=C.UTF-8 if it is UTF-8"
+            ) from None
 
 
 def validate_name(name: str, flag: str) -> str:

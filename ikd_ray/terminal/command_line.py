@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
@@ -52,6 +53,8 @@ def _printable(character: str) -> str:
 
 def run(app: Typer, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command line and exit with its status; Typer's errors are printed by `print_error`."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a character that the locale lacks must not end a command
     try:
         status = app(arguments, standalone_mode=False)
     except TyperException as error:

@@ -93,6 +93,8 @@ FLAGS: Cases = {
     ),
     "output a device": ({"output": "/dev/null"}, ("--output", "folder")),
     "output too long a name": ({"output": "a" * 300}, ("--output",)),
+    "output that is no text": ({"output": "out\udcff"}, ("--output", r"out\udcff", "rename it")),
+    "data that is no text": ({"data-dir": "glue\udcff"}, ("--data-dir", r"glue\udcff", "rename it")),
 }
 if os.geteuid() != 0:  # root may write anywhere
     FLAGS["output without permission"] = ({"output": locked_folder}, ("--output",))

@@ -13,6 +13,7 @@ from ikd_ray.data.task_file import keep_task
 from ikd_ray.errors import UsageError
 from ikd_ray.records import task_digest, write_sweep
 from ikd_ray.storage.remote import SharedStorage
+from ikd_ray.sweep import sweep_folder
 from ikd_ray.sweep.request import Request, resumed_config, validate
 from tests.helpers.mlflow_sweeps import sweep_record
 
@@ -170,6 +171,15 @@ def test_batches_that_workers_cannot_split_are_refused(started, tmp_path, text, 
         validate(config)
     one = config.model_copy(update={"workers_per_trial": 1})
     assert validate(one).trials == 8
+
+
+def test_a_folder_that_cannot_be_created_completely_leaves_nothing(started, monkeypatch):
+    output, record = started
+    request = validate(SweepConfig(**(record.settings | {"name": "half"})))
+    (output / "half").write_text("somebody else's")  # created since the request
+    with pytest.raises(OSError, match="half"):
+        sweep_folder._create_folder(request, record)
+    assert {path.name for path in output.iterdir()} == {"half", "started"}
 
 
 def test_an_unknown_name_lists_the_existing_sweeps(started):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +32,17 @@ def test_code_version_without_git_is_the_version(monkeypatch):
     assert "+g" in code_version() or not (ROOT / ".git").exists()
     monkeypatch.setenv("PATH", "")
     assert "+g" not in code_version()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_no_character_that_the_locale_lacks_ends_a_command(encoding):
+    code = (
+        "import typer; from ikd_ray.terminal.command_line import run; app = typer.Typer()\n"
+        "@app.command()\ndef show(): typer.echo('\\u2026 \\xfc \\udcff'); print('\\u2026 \\xfc \\udcff')\n"
+        "run(app)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONIOENCODING": encoding}, capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.count(b"\n") == 2
