@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from typer import Abort, Typer
 from typer.exceptions import TyperException
@@ -20,6 +21,7 @@ from ikd_ray.redaction import redact_text
 from ikd_ray.terminal import interrupts
 
 ROOT = Path(__file__).resolve().parents[2]
+Place = TypeVar("Place", str, Path, None)
 
 
 def script_command(name: str, flags: str, output: str) -> str:
@@ -64,6 +66,11 @@ def run(app: Typer, arguments: Sequence[str] | None = None) -> NoReturn:
         status = 130  # Ctrl-C
     atexit.register(interrupts.keep_status)
     sys.exit(status or 0)
+
+
+def expand_home(value: Place) -> Place:
+    """Return a flag's path with `~` expanded: shells do not expand it in quotes and after `=`."""
+    return value and type(value)(os.path.expanduser(value))
 
 
 def requires_backends(flag: str, extra: str, packages: Sequence[str]) -> None:

@@ -46,3 +46,27 @@ def test_no_character_that_the_locale_lacks_ends_a_command(encoding):
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.count(b"\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("script", "flag", "more"),
+    [
+        *(("run", flag, ["--task", "cola"]) for flag in ("task", "data-dir", "teacher", "space")),
+        ("run", "output", ["--resume", "none"]),
+        ("report", "task", []),
+        ("report", "output", ["--task", "cola"]),
+        ("export", "task", []),
+        ("export", "output", ["--task", "cola"]),
+        ("cache", "output", ["list"]),
+        ("bench", "data-dir", []),
+        ("bench", "teacher", []),
+    ],
+)
+def test_a_tilde_is_the_home_folder_where_the_shell_leaves_it(
+    call, monkeypatch, tmp_path, script, flag, more
+):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    value = "~/file.yaml" if flag in ("task", "space") else "~/folder"
+    result = call(script, *more, f"--{flag}={value}", cwd=tmp_path, status=2)
+    assert str(tmp_path / "home" / value[2:]) in result.stderr
+    assert list(tmp_path.iterdir()) == []
