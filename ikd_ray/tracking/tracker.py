@@ -21,7 +21,7 @@ from ikd_ray.redaction import redact_uri
 from ikd_ray.report.summary_files import SUMMARY_FILES
 from ikd_ray.tracking import mlflow_internals as internals
 from ikd_ray.tracking.mlflow_internals import SavedView
-from ikd_ray.tracking.store_client import StoreClient, process_lock, redact_error
+from ikd_ray.tracking.store_client import StoreClient, absolute_uri, process_lock, redact_error
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Metric, Param, Run, RunTag
@@ -64,7 +64,7 @@ class Tracker:
     Every method may be repeated: what the store has already is not written again.
 
     Attributes:
-        uri: URI of the store, with its password if it has one.
+        uri: URI of the store, with its password if it has one, the same from any working folder.
         client: MLflow client of the store.
         parent_run_id: Run of the sweep; empty before `start_sweep`.
     """
@@ -75,7 +75,7 @@ class Tracker:
         Raises:
             UsageError: the store cannot be opened, or the experiment is deleted.
         """
-        self.uri = uri or internals.import_mlflow().get_tracking_uri()
+        self.uri = absolute_uri(uri or internals.import_mlflow().get_tracking_uri())
         self.experiment_name = f"ikd-{task}"
         self.parent_run_id = ""
         self._tags: dict[str, str] = {}  # of every run of the sweep

@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from ikd_ray.distill.teacher import TeacherRecord
 from ikd_ray.errors import UsageError
+from ikd_ray.tracking.store_client import absolute_uri
 from ikd_ray.tracking.tracker import Tracker
 from tests.helpers.consistency import metric_history
 from tests.helpers.mlflow_sweeps import (
@@ -276,6 +277,45 @@ def test_an_unavailable_store_is_a_usage_error_without_its_password(monkeypatch,
     assert f"http://127.0.0.1:{port}: no MLflow store there" in str(error.value)
     assert "secret" not in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("given", ["argument", "environment", "default"])
+def test_a_store_is_the_same_from_any_working_folder(tmp_path, monkeypatch, given):
+    here, elsewhere = tmp_path / "a b", tmp_path / "elsewhere"
+    for folder in (here, elsewhere):
+        folder.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if given == "environment":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs.db")
+    first = Tracker("sqlite:///runs.db" if given == "argument" else None, "cola")
+    monkeypatch.chdir(elsewhere)
+    assert Tracker(first.uri, "cola").client.get_experiment(first.experiment_id).name == "ikd-cola"
+    name = "mlflow.db" if given == "default" else "runs.db"
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.db")) == [Path("a b", name)]
+    assert {path.name for path in tmp_path.iterdir()} == {"a b", "elsewhere"}, "MLflow made another folder"
+
+
+@pytest.mark.parametrize(
+    ("uri", "absolute"),
+    [
+        ("sqlite:///runs.db", "sqlite:///{}/runs.db"),
+        ("sqlite:///../runs.db?timeout=9", "sqlite:///{}/../runs.db?timeout=9"),
+        ("sqlite+pysqlite:///a%20b.db", "sqlite+pysqlite:///{}/a b.db"),
+        ("sqlite:////x/50%25%3F.db", "sqlite:////x/50%25%3F.db"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("mlruns", "{}/mlruns"),
+        ("http://host:5000/path", "http://host:5000/path"),
+        ("postgresql://ann@host/runs", "postgresql://ann@host/runs"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_relative_paths_in_uris_become_absolute(tmp_path, monkeypatch, uri, absolute):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    expected = absolute.format(tmp_path / "here").replace("here/../", "")
+    assert absolute_uri(uri) == expected
+    assert absolute_uri(expected) == expected
 
 
 def test_a_complete_run_is_not_read_again(tracker, monkeypatch):
