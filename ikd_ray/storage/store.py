@@ -51,6 +51,24 @@ def _says_full(error: BaseException) -> bool:
     return getattr(error, "errno", None) in numbers or described or "disk is full" in text
 
 
+def check_writable(folder: Path) -> None:
+    """Check that files can be written into a folder, which is created where it is missing.
+
+    Raises:
+        OSError: They cannot; its `filename` is the folder, or the nearest one above it that exists.
+    """
+    existing = folder.absolute()
+    while not os.path.lexists(existing):
+        existing = existing.parent
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(folder)  # fails for a name that is too long for the file system
+        # Permissions do not suffice: a file system may be read-only or full.
+        os.rmdir(tempfile.mkdtemp(prefix=".", dir=existing))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(existing)) from None
+
+
 @contextmanager
 def staging_dir(target: Path) -> Iterator[Path]:
     """Provide a new folder to fill; it is published as `target` if the block ends well, else removed.

@@ -197,7 +197,7 @@ def _join_cluster(address: str) -> None:
 def _temporary_folder() -> Iterator[str]:
     """Create a locked folder for Ray's own files, and remove folders that killed processes left."""
     # Ray's sockets are there, and their paths are limited to about a hundred characters: TMPDIR may be too long.
-    parent = Path("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir())
+    parent = Path("/tmp" if os.access("/tmp", os.W_OK | os.X_OK) else tempfile.gettempdir())
     for lock in parent.glob("ikd-*/owner.lock"):
         with suppress(OSError), FileLock(lock, blocking=False):
             shutil.rmtree(lock.parent, ignore_errors=True)

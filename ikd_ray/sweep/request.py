@@ -8,7 +8,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from ikd_ray.data.dataset import Dataset
 from ikd_ray.data.sources import load_dataset
 from ikd_ray.data.splits import HOLDOUT, hold_out, nested_subset
 from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, is_task_file
-from ikd_ray.errors import UsageError
+from ikd_ray.errors import UsageError, first_line
 from ikd_ray.records import SPACE_FILE, SWEEP_FILE, Direction, SweepRecord, is_sweep, read_sweep, read_task
 from ikd_ray.search.assistant_depths import assistant_depths
 from ikd_ray.search.budget import Budget, default_trials, recorded_space, recorded_trials
@@ -28,8 +27,10 @@ from ikd_ray.search.planned_work import DataSize
 from ikd_ray.search.space import Space
 from ikd_ray.search.space_file import load_space
 from ikd_ray.storage.remote import RemoteStorage, SharedStorage
+from ikd_ray.storage.store import check_writable
 from ikd_ray.sweep.sync import pull_sweep
 from ikd_ray.tasks import Task
+from ikd_ray.tracking.local_store import require_writable_store
 
 if TYPE_CHECKING:
     from ikd_ray.distill.teacher import TeacherSource
@@ -151,7 +152,8 @@ def validate(config: SweepConfig, resumes: bool = False) -> Request:
     folder = config.output / validate_name(name, "--name")
     if not resumes:
         _require_unused(config, folder)
-    _require_writable(config, folder)
+    require_writable(folder, f"--output {config.output}")
+    require_writable_store(config.tracking_uri)
     dataset = load_dataset(task, config.data_dir)
     if space.selection == HOLDOUT:
         dataset = hold_out(dataset)
@@ -226,19 +228,26 @@ def _require_unused(config: SweepConfig, folder: Path) -> None:
         raise UsageError(f"--name {config.name}: {folder} exists already; choose another name{resume}")
 
 
-def _require_writable(config: SweepConfig, folder: Path) -> None:
-    existing = folder.absolute()
-    while not os.path.lexists(existing):
-        existing = existing.parent
+def require_writable(folder: Path, flag: str) -> None:
+    """Check all folders that running a sweep writes to: its own, and the output folder with its cache.
+
+    Raises:
+        UsageError: Files cannot be written in one of them.
+    """
+    cache = folder.parent / "cache"
     try:
-        with suppress(FileNotFoundError, NotADirectoryError):
-            os.lstat(folder)  # fails for a name that is too long for the file system
-        # Permissions do not suffice: a file system may be read-only or full.
-        os.rmdir(tempfile.mkdtemp(prefix=".", dir=existing))
+        for place in (folder.parent, folder, folder / "trials", cache):
+            check_writable(place)
+        for kind in filter(Path.is_dir, cache.glob("*")):
+            check_writable(kind)
     except OSError as error:
         raise UsageError(
-            f"--output {config.output}: cannot write in {existing} ({error.strerror}); give a folder that you own"
+            f"{flag}: cannot write in {error.filename} ({error.strerror}); give a folder that you own"
         ) from None
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise UsageError(f"TMPDIR: {first_line(error)}; set it to a folder that you own") from None
 
 
 def _make_budget(config: SweepConfig, space: Space, earlier: SweepRecord | None) -> Budget:

@@ -97,5 +97,6 @@ def usage_errors() -> Iterator[None]:
         print_error(str(error))
         raise SystemExit(2) from None
     except StoreError as error:
-        print_error(f"MLflow: {error}; try again when its store answers")
+        again = "when its store answers" if error.is_transient else "when that is mended"
+        print_error(f"MLflow: {error}; try again {again}")
         raise SystemExit(1) from None

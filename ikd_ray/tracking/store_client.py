@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote, unquote, urlsplit
 
 from filelock import FileLock
 
@@ -46,7 +44,6 @@ TRANSIENT_CODES = (
 TRANSIENT_STATUSES = (429, 502, 503, 504)
 # No answer came, for which MLflow has only a general code.
 TRANSIENT_TEXTS = ("failed with exception", "failed with timeout exception")
-WORDS = ("databricks", "databricks-uc", "uc")  # URIs that name no folder
 Result = TypeVar("Result")
 
 
@@ -99,21 +96,6 @@ class StoreClient:
 def _open_store(uri: str) -> MlflowClient:
     with _redacted_errors(uri), _opening_lock(uri):
         return import_mlflow().MlflowClient(uri)  # creates a database's tables
-
-
-def absolute_uri(uri: str) -> str:
-    """Return a store's URI with a relative path made absolute: it is recorded, and used in other folders."""
-    scheme, mark, place = uri.partition(":///")
-    if mark and scheme.startswith("sqlite"):
-        path, question, query = place.partition("?")
-        if path in ("", ":memory:"):
-            return uri
-        # No more is escaped than must be: MLflow creates the folder that the URI names unread.
-        path = re.sub("[%?&;#]", lambda special: quote(special[0]), os.path.abspath(unquote(path)))
-        return f"{scheme}:///{path}{question}{query}"
-    if urlsplit(uri).scheme or uri in WORDS:
-        return uri
-    return os.path.abspath(uri)
 
 
 def redact_error(error: Exception, uri: str) -> str:

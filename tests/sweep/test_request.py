@@ -182,6 +182,18 @@ def test_a_folder_that_cannot_be_created_completely_leaves_nothing(started, monk
     assert {path.name for path in output.iterdir()} == {"half", "started"}
 
 
+def test_a_working_folder_that_cannot_be_written_is_refused(started, monkeypatch, tmp_path):
+    config = SweepConfig(**(started[1].settings | {"name": "other"}))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir("/proc")
+    with pytest.raises(UsageError, match=r"cannot write /proc .* start in a folder that you own"):
+        validate(config)
+    for uri in (f"sqlite:///{tmp_path}/new.db", "sqlite:///new.db"):
+        with pytest.raises(UsageError, match=r"cannot write /proc .* start in a folder that you own"):
+            validate(config.model_copy(update={"tracking_uri": uri}))
+    assert validate(config.model_copy(update={"tracking_uri": "http://localhost:5000"})).trials == 8
+
+
 def test_an_unknown_name_lists_the_existing_sweeps(started):
     with pytest.raises(UsageError, match=r"no sweep of that name .*started"):
         resume(started[0], "other")

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from ikd_ray.distill.teacher import TeacherRecord
 from ikd_ray.errors import UsageError
-from ikd_ray.tracking.store_client import absolute_uri
+from ikd_ray.tracking.local_store import absolute_uri
 from ikd_ray.tracking.tracker import Tracker
 from tests.helpers.consistency import metric_history
 from tests.helpers.mlflow_sweeps import (
