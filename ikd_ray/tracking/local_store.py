@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import url2pathname
@@ -11,6 +12,7 @@ from urllib.request import url2pathname
 from ikd_ray.errors import UsageError
 from ikd_ray.redaction import redact_uri
 from ikd_ray.storage.store import check_writable
+from ikd_ray.tracking.mlflow_internals import FILE_STORE, OTHER_SCHEMA
 
 WORDS = ("databricks", "databricks-uc", "uc")  # URIs that name no folder
 DATABASE, ARTIFACTS = "mlflow.db", "mlruns"  # MLflow's defaults in the working folder
@@ -77,6 +79,34 @@ def require_writable_artifacts(location: str = ARTIFACTS) -> None:
             f"MLflow would write the files of runs to {folder}: cannot write {error.filename} ({error.strerror}); "
             f"{advice} a folder that you own"
         ) from None
+
+
+def describe_refusal(uri: str, problem: str) -> str:
+    """Return why a store cannot be used, and what to type.
+
+    Args:
+        uri: The store's absolute URI.
+        problem: MLflow's error.
+    """
+    shown = redact_uri(uri)
+    if OTHER_SCHEMA in problem:
+        return (
+            f"{shown}: the MLflow database of another version; if a newer one made it, 'pip install --upgrade mlflow', "
+            f"else make a copy and run: mlflow db upgrade {shlex.quote(shown)}"
+        )
+    if FILE_STORE in problem:
+        folder = url2pathname(urlsplit(uri).path)
+        store = shlex.quote(absolute_uri(f"sqlite:///{quote(os.path.dirname(folder))}/{DATABASE}"))
+        return (
+            f"{shown}: MLflow no longer writes to such a folder; give --tracking-uri {store}, and to take its runs "
+            f"there run: mlflow migrate-filestore --source {shlex.quote(folder)} --target {store}"
+        )
+    other = (
+        "give another one"
+        if _database_file(uri)
+        else "start the server, or leave the flag out for a local store"
+    )
+    return f"{shown}: no MLflow store there ({problem}); {other}"
 
 
 def _database_file(uri: str) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,12 @@ from ikd_ray.records import SPACE_FILE, SweepRecord, TrialRecord, trial_name
 from ikd_ray.redaction import redact_uri
 from ikd_ray.report.summary_files import SUMMARY_FILES
 from ikd_ray.tracking import mlflow_internals as internals
-from ikd_ray.tracking.local_store import absolute_uri, require_writable_artifacts, require_writable_store
+from ikd_ray.tracking.local_store import (
+    absolute_uri,
+    describe_refusal,
+    require_writable_artifacts,
+    require_writable_store,
+)
 from ikd_ray.tracking.mlflow_internals import SavedView
 from ikd_ray.tracking.store_client import StoreClient, process_lock, redact_error
 
@@ -87,16 +93,15 @@ class Tracker:
             self.client = StoreClient(self.uri)
             experiment = self._open_experiment()
         except (StoreError, OSError) as error:
-            raise UsageError(
-                f"--tracking-uri {redact_uri(self.uri)}: no MLflow store there ({self.redact_error(error)}); start "
-                "the server, or leave the flag out for a local store"
-            ) from None
+            refusal = describe_refusal(self.uri, self.redact_error(error))
+            raise UsageError(f"--tracking-uri {refusal}") from None
         self.experiment_id = experiment.experiment_id
         require_writable_artifacts(experiment.artifact_location)
         if experiment.lifecycle_stage != "active":
+            store = shlex.quote(redact_uri(self.uri))
             raise UsageError(
-                f"MLflow's experiment {self.experiment_name} is deleted; bring it back with "
-                f"'mlflow experiments restore --experiment-id {experiment.experiment_id}', or choose another store"
+                f"MLflow's experiment {self.experiment_name} is deleted; choose another store, or bring it back with: "
+                f"MLFLOW_TRACKING_URI={store} mlflow experiments restore --experiment-id {experiment.experiment_id}"
             )
 
     def redact_error(self, error: Exception) -> str:

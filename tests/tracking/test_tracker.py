@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +17,7 @@ from threading import Barrier
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from ikd_ray.distill.teacher import TeacherRecord
@@ -259,9 +264,43 @@ def test_sweeps_that_start_at_once_share_an_experiment(uri):
 def test_a_deleted_experiment_is_a_usage_error(uri):
     tracker = Tracker(uri, "gone")
     tracker.client.delete_experiment(tracker.experiment_id)
-    message = "ikd-gone is deleted; bring it back with 'mlflow experiments restore"
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=r"ikd-gone is deleted; .* bring it back with: ") as error:
         Tracker(uri, "gone")
+    run_advised(error)
+    assert Tracker(uri, "gone").experiment_id == tracker.experiment_id
+
+
+def run_advised(error: pytest.ExceptionInfo) -> None:
+    """Run the command of MLflow with which a message ends, in a shell."""
+    scripts = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = str(error.value).rpartition(": ")[2]
+    done = subprocess.run(command, shell=True, env=os.environ | scripts, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_database_of_another_version_is_to_be_upgraded(tmp_path):
+    Tracker(f"sqlite:///{tmp_path}/new.db", "cola")
+    with closing(sqlite3.connect(tmp_path / "new.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'other'")
+    (tmp_path / "new.db").rename(tmp_path / "a b.db")  # MLflow keeps what it has opened
+    with pytest.raises(UsageError) as error:
+        Tracker(f"sqlite:///{tmp_path}/a b.db", "cola")
+    assert str(error.value).endswith(f"run: mlflow db upgrade 'sqlite:///{tmp_path}/a b.db'")
+
+
+def test_an_old_folder_of_runs_is_brought_over_as_the_message_says(tmp_path, monkeypatch):
+    (tmp_path / "a b").mkdir()
+    monkeypatch.chdir(tmp_path / "a b")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    MlflowClient(str(Path("mlruns").absolute())).create_experiment("mine")
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE")
+    with pytest.raises(UsageError, match="MLflow no longer writes to such a folder") as error:
+        Tracker(None, "cola")
+    run_advised(error)
+    uri = f"sqlite:///{tmp_path}/a b/mlflow.db"
+    assert f"give --tracking-uri '{uri}'" in str(error.value)
+    assert Tracker(uri, "cola").client.get_experiment_by_name("mine")
 
 
 @pytest.mark.parametrize("given", ["argument", "environment"])
