@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 MAX_TRIALS = 100_000
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 CHANGEABLE = {  # flags that may differ when a sweep is resumed
+    "data_dir",  # its contents and the teacher's are compared, wherever they are
+    "teacher",
     "trials",
     "minutes",
     "concurrent",
@@ -295,12 +297,12 @@ def _require_same_sweep(
     if dataset.fingerprint != earlier.data["fingerprint"]:
         raise UsageError(
             f"--resume {earlier.name}: its data was {earlier.data['description']}, now it is "
-            f"{dataset.description}; bring back the first, or start a sweep of another --name"
+            f"{dataset.description}; give the first as --data-dir, or start a sweep of another --name"
         )
     if source.key != earlier.teacher["source_key"]:
         raise UsageError(
-            f"--resume {earlier.name}: the teacher {source.name} is not the one it began with; bring that "
-            "back, or start a sweep of another --name"
+            f"--resume {earlier.name}: the teacher {source.name} is not the one it began with; give that one "
+            "as --teacher, or start a sweep of another --name"
         )
     if space.best_seeds and budget.total != earlier.trials:
         raise UsageError(
@@ -350,6 +352,8 @@ def resumed_config(name: str, changes: dict[str, Any], output: SharedStorage) ->
     changes = changes | _absolute_paths(changes)
     if is_task_file(changes.get("task") or "") and find_task(changes["task"]) == task:
         changes["task"] = task.name  # the same definition in another place
+    if "space" in changes and load_space(changes["space"]).text == load_space(folder / SPACE_FILE).text:
+        del changes["space"]
     for flag in set(changes) - CHANGEABLE:
         if str(changes[flag]) != str(record.settings.get(flag)):
             raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,11 +63,32 @@ def test_trials_may_change_and_equal_flags_may_be_repeated(started, inputs):
 
 
 @pytest.mark.parametrize(
-    ("flag", "value"), [("task", "rte"), ("seed", 1), ("data_dir", "/elsewhere"), ("step_memory", 4.0)]
+    ("flag", "value"), [("task", "rte"), ("seed", 1), ("space", Path("other.yaml")), ("step_memory", 4.0)]
 )
 def test_flags_that_define_the_sweep_cannot_change(started, flag, value):
+    Path("other.yaml").write_text("params: {student_layers: 1}\n")
     with pytest.raises(UsageError, match=f"--{flag.replace('_', '-')} cannot change"):
         resume(started[0], **{flag: value})
+
+
+def test_data_teacher_and_space_may_be_moved(started, inputs, tmp_path):
+    output, record = started
+    old, moved = tmp_path / "old", tmp_path / "moved"
+    paths = {"data_dir": "glue", "teacher": "teacher"}
+    settings = record.settings | {flag: str(old / name) for flag, name in paths.items()}
+    write_sweep(output / "started", replace(record, settings=settings))
+    shutil.copytree(inputs, moved)
+    flags = {flag: moved / name for flag, name in paths.items()}
+    for missing, other in (("data_dir", "teacher"), ("teacher", "data_dir")):
+        with pytest.raises(UsageError, match=f"--{missing.replace('_', '-')} {old}"):
+            resume(output, **{other: flags[other]})
+    (tmp_path / "space.yaml").rename(moved / "space.yaml")
+    request = resume(output, **flags, space=moved / "space.yaml")
+    assert (request.config.data_dir, request.config.teacher) == (moved / "glue", str(moved / "teacher"))
+    rows = moved / "glue" / "CoLA" / "train.tsv"
+    rows.write_text(rows.read_text().replace("w1", "w2"))
+    with pytest.raises(UsageError, match="give the first as --data-dir"):
+        resume(output, **flags)
 
 
 @pytest.mark.parametrize(
