@@ -190,7 +190,7 @@ def write_trial(
 ) -> None:
     """Write a trial's folder atomically; `save_student` writes the student's files into the folder that it is given."""
     with store.staging_dir(trial_folder(sweep, record.id)) as folder:
-        (folder / TRIAL_FILE).write_text(json.dumps(_to_json(record), indent=1) + "\n")
+        (folder / TRIAL_FILE).write_text(json.dumps(_to_json(record), indent=1) + "\n", encoding="utf-8")
         if save_student is not None:
             (folder / STUDENT).mkdir()
             save_student(folder / STUDENT)

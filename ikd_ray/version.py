@@ -31,6 +31,11 @@ def code_version() -> str:
 
 def _git(*arguments: str) -> str:
     done = subprocess.run(
-        ["git", *arguments], cwd=PACKAGE.parent, capture_output=True, text=True, timeout=TIMEOUT_S, check=True
+        ["git", *arguments],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=TIMEOUT_S,
+        check=True,
     )
     return done.stdout.strip()

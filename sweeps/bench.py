@@ -14,7 +14,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import typer
 
 from ikd_ray.tasks import TASKS
-from ikd_ray.terminal.command_line import run, usage_errors
+from ikd_ray.terminal.command_line import expand_home, run, usage_errors
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -23,10 +23,16 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     task: Annotated[str, typer.Option(help=f"One of: {', '.join(TASKS)}.")] = "cola",
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder in the GLUE layout (CoLA/train.tsv ...). Default: the hub.")
+        Path | None,
+        typer.Option(
+            help="Folder in the GLUE layout (CoLA/train.tsv ...). Default: the hub.", callback=expand_home
+        ),
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="Hugging Face name or folder. Default: as sweeps/run.py has it.")
+        str | None,
+        typer.Option(
+            help="Hugging Face name or folder. Default: as sweeps/run.py has it.", callback=expand_home
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="First examples of each split to take. Default: all.")

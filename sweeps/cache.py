@@ -9,10 +9,12 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from ikd_ray.storage.remote import open_storage
-from ikd_ray.terminal.command_line import print_error, run, usage_errors
+from ikd_ray.terminal.command_line import expand_home, print_error, run, usage_errors
 
 # The rooms that do the work are imported late: they take seconds.
-Output = Annotated[str, typer.Option(help="Where the sweeps are, and the cache with them.")]
+Output = Annotated[
+    str, typer.Option(help="Where the sweeps are, and the cache with them.", callback=expand_home)
+]
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 

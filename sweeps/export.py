@@ -28,7 +28,7 @@ from ikd_ray.redaction import refuse_secrets
 from ikd_ray.storage.remote import open_storage
 from ikd_ray.sweep.sync import pull_students, pull_sweeps
 from ikd_ray.tasks import TASKS
-from ikd_ray.terminal.command_line import print_error, requires_backends, run, usage_errors
+from ikd_ray.terminal.command_line import expand_home, print_error, requires_backends, run, usage_errors
 from ikd_ray.terminal.summary_tables import exported_files_table, front_table
 from ikd_ray.tracking.models import register_students
 from ikd_ray.tracking.tracker import Tracker
@@ -40,13 +40,18 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def export(
     context: typer.Context,
     task: Annotated[
-        str, typer.Option(help=f"One of: {', '.join(TASKS)}; or a task file, or its task's name.")
+        str,
+        typer.Option(
+            help=f"One of: {', '.join(TASKS)}; or a task file, or its task's name.", callback=expand_home
+        ),
     ],
     name: Annotated[str | None, typer.Option(help="The sweep; default: the newest with a student.")] = None,
     output: Annotated[
-        str, typer.Option(help="Where the sweeps are: a folder, or s3://BUCKET/...")
+        str, typer.Option(help="Where the sweeps are: a folder, or s3://BUCKET/...", callback=expand_home)
     ] = "outputs",
-    to: Annotated[Path, typer.Option(help="Where the students go, a folder each.")] = Path("exports"),
+    to: Annotated[
+        Path, typer.Option(help="Where the students go, a folder each.", callback=expand_home)
+    ] = Path("exports"),
     pick: Annotated[
         str | None,
         typer.Option(

@@ -12,7 +12,14 @@ from ikd_ray.redaction import refuse_secrets
 from ikd_ray.storage.remote import SharedStorage, open_storage
 from ikd_ray.sweep.sync import SweepSync, pull_sweeps
 from ikd_ray.tasks import TASKS
-from ikd_ray.terminal.command_line import print_error, print_warning, run, script_command, usage_errors
+from ikd_ray.terminal.command_line import (
+    expand_home,
+    print_error,
+    print_warning,
+    run,
+    script_command,
+    usage_errors,
+)
 
 # Modules that take seconds to import are imported where they are used.
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -23,7 +30,8 @@ def report(
     task: Annotated[
         str | None,
         typer.Option(
-            help=f"Draw a sweep of this task: {', '.join(TASKS)}; or a task file, or its task's name."
+            help=f"Draw a sweep of this task: {', '.join(TASKS)}; or a task file, or its task's name.",
+            callback=expand_home,
         ),
     ] = None,
     name: Annotated[
@@ -37,7 +45,7 @@ def report(
         str | None, typer.Option(help="Name of the sweep to check; what can be derived is repaired.")
     ] = None,
     output: Annotated[
-        str, typer.Option(help="Where the sweeps are: a folder, or s3://BUCKET/...")
+        str, typer.Option(help="Where the sweeps are: a folder, or s3://BUCKET/...", callback=expand_home)
     ] = "outputs",
     tracking_uri: Annotated[
         str | None, typer.Option(help="MLflow store. Default: the one that the sweep was given.")

@@ -24,7 +24,7 @@ from ikd_ray.config import STEP_MEMORY_GB
 from ikd_ray.errors import UsageError
 from ikd_ray.redaction import refuse_secrets
 from ikd_ray.storage.remote import open_storage
-from ikd_ray.terminal.command_line import run, usage_errors
+from ikd_ray.terminal.command_line import expand_home, run, usage_errors
 from ikd_ray.terminal.console import Console
 
 SPACES = Path(__file__).resolve().parent.parent / "search_spaces"
@@ -69,12 +69,13 @@ TRACKING_URI = "MLflow store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db."
 @app.command(help=__doc__, epilog=EXAMPLES)
 def main(
     context: typer.Context,
-    task: Annotated[str, data(help=TASK)] = "",
-    data_dir: Annotated[Path | None, data(help=DATA_DIR)] = None,
-    unlabelled: Annotated[Path | None, data(help=UNLABELLED)] = None,
-    teacher: Annotated[str | None, data(help=TEACHER)] = None,
+    task: Annotated[str, data(help=TASK, callback=expand_home)] = "",
+    data_dir: Annotated[Path | None, data(help=DATA_DIR, callback=expand_home)] = None,
+    unlabelled: Annotated[Path | None, data(help=UNLABELLED, callback=expand_home)] = None,
+    teacher: Annotated[str | None, data(help=TEACHER, callback=expand_home)] = None,
     space: Annotated[
-        Path, search(help="Search space file.", show_default="search_spaces/default.yaml")
+        Path,
+        search(help="Search space file.", show_default="search_spaces/default.yaml", callback=expand_home),
     ] = SPACES / "default.yaml",
     trials: Annotated[int | None, search(help=TRIALS)] = None,
     minutes: Annotated[float | None, search(help=MINUTES)] = None,
@@ -87,7 +88,7 @@ def main(
         float | None, machine(help="GPUs of each worker. Default: 1 where there are any.")
     ] = None,
     step_memory: Annotated[float, machine(help=STEP_MEMORY)] = STEP_MEMORY_GB,
-    output: Annotated[str, results(help=OUTPUT)] = "outputs",
+    output: Annotated[str, results(help=OUTPUT, callback=expand_home)] = "outputs",
     name: Annotated[str | None, results(help="The sweep's name. Default: task and time.")] = None,
     resume: Annotated[str | None, results(help="Name of the sweep to continue.")] = None,
     tracking_uri: Annotated[str | None, results(help=TRACKING_URI)] = None,

@@ -29,6 +29,7 @@ ROOMS = (
 """Every room may import the rooms before it."""
 
 FILES = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"]
+SCRIPTS = sorted((ROOT.parent / "sweeps").glob("*.py"))
 
 
 def imports(path: Path) -> set[str]:
@@ -87,3 +88,19 @@ def test_only_these_rooms_import_a_library(library, rooms):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_files_are_short_enough_to_read(path):
     assert len(path.read_text().splitlines()) <= 500
+
+
+def opens_text(call: ast.Call) -> bool:
+    """Return whether a call reads or writes text, and not bytes."""
+    function = ast.unparse(call.func)
+    if function in ("open", "os.fdopen", "path.open"):
+        return not any("b" in ast.literal_eval(word) for word in call.args if isinstance(word, ast.Constant))
+    is_process = any(word.arg == "text" for word in call.keywords) and function.startswith("subprocess.")
+    return function.endswith((".read_text", ".write_text")) or is_process
+
+
+@pytest.mark.parametrize("path", [*FILES, *SCRIPTS], ids=lambda path: path.name)
+def test_text_is_utf8_whatever_the_locale_is(path):
+    calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+    encoded = {call for call in calls if any(word.arg == "encoding" for word in call.keywords)}
+    assert not [ast.unparse(call) for call in calls if opens_text(call) and call not in encoded]

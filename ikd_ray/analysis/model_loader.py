@@ -151,7 +151,7 @@ class ModelLoader:
         """
         data = self.data
         self._fetch_model(model)
-        manifest = json.loads((model.folder / store.MANIFEST).read_text())
+        manifest = json.loads((model.folder / store.MANIFEST).read_text(encoding="utf-8"))
         inside = str(model.weights.relative_to(model.folder))
         checksums = {
             name: checksum for name, checksum in manifest.items() if inside in (".", name.split("/")[0])

@@ -93,7 +93,7 @@ def _gflops(multiply: Callable[[Tensor, Tensor], Tensor], rows: int, inner: int,
 def reset_peak_memory() -> None:
     """Let `memory_bytes("VmHWM")` start from what is resident now; without effect outside Linux."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:
         return
 
@@ -106,7 +106,7 @@ def memory_bytes(field: str) -> float:
             both are the peak.
     """
     try:
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
     return 2**10 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith(field))

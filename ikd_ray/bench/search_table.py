@@ -44,11 +44,13 @@ def write_space(
 
     Every internal prefix comes with several suffixes, one after the other, so that replays can share epochs.
     """
-    given = yaml.safe_load(DEFAULT_SPACE.read_text())
+    given = yaml.safe_load(DEFAULT_SPACE.read_text(encoding="utf-8"))
     rows = draw_rows(load_space(DEFAULT_SPACE, layers), trials, seed)
     given["params"] |= {"train_fraction": fraction}
     given |= {"selection": "holdout", "start": rows}
-    file.write_text(yaml.safe_dump(given, sort_keys=False, default_flow_style=None, width=200))
+    file.write_text(
+        yaml.safe_dump(given, sort_keys=False, default_flow_style=None, width=200), encoding="utf-8"
+    )
 
 
 @app.command("pack")

@@ -130,10 +130,10 @@ def measure_sharing(
         f"pid, sid: top trains {top}": STAGED_SPACE.format(layers=request.student_layers, top=top)
         for top in ("head", "all")
     }
-    spaces = staged | {"default": DEFAULT_SPACE.read_text()}
+    spaces = staged | {"default": DEFAULT_SPACE.read_text(encoding="utf-8")}
     for number, (space, text) in enumerate(spaces.items()):
         path = folder / f"space-{number}.yaml"
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         sweeps = []
         for mode in ("shared", "alone") if space in staged else ("shared",):
             with console.step(f"{space}: {trials} trials, {mode}"):
@@ -204,7 +204,8 @@ def _run_sweep(folder: Path, distillation: type[Distillation] | None = None, **f
         try:
             return machine.run_alone(_time_sweep, config, folder, log, distillation)
         except Exception as error:  # the sweep's own, or the end of its process
-            raise RuntimeError(f"{first_line(error)}: {log.read_text()[-2000:]}") from error
+            written = log.read_text(encoding="utf-8")
+            raise RuntimeError(f"{first_line(error)}: {written[-2000:]}") from error
 
 
 def _time_sweep(
@@ -212,7 +213,7 @@ def _time_sweep(
 ) -> dict[str, Any]:
     """Run a sweep in this process, in `folder`, with all output in the log."""
     os.chdir(folder)
-    with open(log, "w") as file:
+    with open(log, "w", encoding="utf-8") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
     from ikd_ray.sweep.request import validate
@@ -294,10 +295,10 @@ def write_inputs(folder: Path) -> None:
     words = set()
     for name, judgements in zip(("train", "dev"), generate(train=SENTENCES, dev=SENTENCES), strict=True):
         rows = (f"x\t{judgement.label}\t\t{judgement.sentence}\n" for judgement in judgements)
-        (data / f"{name}.tsv").write_text("".join(rows))
+        (data / f"{name}.tsv").write_text("".join(rows), encoding="utf-8")
         words |= {word.strip(".,?!'").lower() for row in judgements for word in row.sentence.split()}
     vocabulary = [*SPECIAL_TOKENS, *".,?!'", *sorted(words)]
-    (teacher / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    (teacher / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     BertTokenizerFast(str(teacher / "vocab.txt")).save_pretrained(teacher)
     config = AutoConfig.for_model(
         "bert",

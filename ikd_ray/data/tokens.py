@@ -175,7 +175,7 @@ def tokenize(
             "pad_id": tokenizer.pad_token_id,
             "truncated": truncated,
         }
-        (folder / "about.json").write_text(json.dumps(about))
+        (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
         keep_task(folder, dataset.task)
 
     store.get_or_build(root / key, write)
@@ -184,7 +184,7 @@ def tokenize(
 
 def open_data(folder: Path) -> TaskData:
     """Memory-map a folder that `tokenize` wrote."""
-    about = json.loads((folder / "about.json").read_text())
+    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     task, splits = kept_task(folder, about["task"]), {}
     for name in about["splits"]:
         labels = np.load(folder / f"{name}.labels.npy", allow_pickle=False)

@@ -114,7 +114,7 @@ def summarize_stages(cache: Path) -> list[StageSummary]:
 
 def _read_about(folder: Path) -> dict[str, Any]:
     try:
-        about = json.loads((folder / EPOCH_FILE).read_text())["about"]
+        about = json.loads((folder / EPOCH_FILE).read_text(encoding="utf-8"))["about"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return about if isinstance(about, dict) else {}

@@ -66,7 +66,7 @@ def code_digest(package: Path = Path(ikd_ray.__file__).parent) -> str:
     exceptions, and the modules' names and order do not count.
     """
     paths = (package.joinpath(*name.split(".")).with_suffix(".py") for name in COMPUTING_MODULES)
-    trees = (_ArithmeticOnly().visit(ast.parse(path.read_text())) for path in paths)
+    trees = (_ArithmeticOnly().visit(ast.parse(path.read_text(encoding="utf-8"))) for path in paths)
     return store.digest(sorted(map(ast.dump, trees)))
 
 

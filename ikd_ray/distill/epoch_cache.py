@@ -207,7 +207,7 @@ class StageCache:
                 return None
             self._cache.eviction.entry_saved(folder)
         try:
-            record = json.loads((folder / EPOCH_FILE).read_text())
+            record = json.loads((folder / EPOCH_FILE).read_text(encoding="utf-8"))
         except OSError:
             return None
         touch(folder)
@@ -236,7 +236,7 @@ class StageCache:
         store.discard(target)  # a damaged epoch
         record = {"metrics": dict(metrics), "trial": cache.trial, "owner": cache.owner, "about": self._about}
         with store.staging_dir(target) as folder:
-            (folder / EPOCH_FILE).write_text(json.dumps(record, indent=1))
+            (folder / EPOCH_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
             save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
             save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, folder / OPTIMIZER)
         cache.eviction.entry_saved(target)

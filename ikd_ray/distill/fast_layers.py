@@ -31,7 +31,7 @@ from ikd_ray.data.tokens import TokenSplit
 def cpu_model() -> str:
     """Return the CPU's vendor and model name as the operating system reports them."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
     except OSError:
         return platform.processor()
     pairs = (line.partition(":") for line in lines if ":" in line)

@@ -103,7 +103,7 @@ class Targets:
     def fingerprint(self, layers: Collection[int]) -> str:
         """Return a digest of the stored targets of some layers and of the teacher's weights."""
         parts = part_names(layers, self._attention_stored)
-        manifests = [(self.folder / part / store.MANIFEST).read_text() for part in parts]
+        manifests = [(self.folder / part / store.MANIFEST).read_text(encoding="utf-8") for part in parts]
         return store.digest(self._teacher_key, parts, manifests)
 
     @cached_property

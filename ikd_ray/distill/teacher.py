@@ -262,7 +262,9 @@ def open_teacher(folder: Path) -> TeacherRecord | None:
     """Return the record of a stored teacher; None where there is none or it is damaged."""
     if not store.is_intact(folder):
         return None
-    return TeacherRecord(folder, key=folder.name, **json.loads((folder / TEACHER_FILE).read_text()))
+    return TeacherRecord(
+        folder, key=folder.name, **json.loads((folder / TEACHER_FILE).read_text(encoding="utf-8"))
+    )
 
 
 def make_teacher(
@@ -330,7 +332,7 @@ def save_teacher(folder: Path, teacher: Encoder, tokenizer: str, record: dict[st
     def write(staging: Path) -> None:
         teacher.model.save_pretrained(staging)
         AutoTokenizer.from_pretrained(tokenizer, **NO_REMOTE_CODE).save_pretrained(staging)
-        (staging / TEACHER_FILE).write_text(json.dumps(record, indent=1))
+        (staging / TEACHER_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     store.get_or_build(folder, write)
 

@@ -81,7 +81,8 @@ def export_student(
                 shutil.copyfile(student / WEIGHTS, folder / WEIGHTS)
             _set_max_length(folder, sweep.data["max_length"])
             config = _config(student / CONFIG, task)
-            (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+            text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+            (folder / CONFIG).write_text(text, encoding="utf-8")
             files = convert(folder, trial) if convert else None
             tokens = latency_tokens(config["max_position_embeddings"])
             card = model_card(sweep, trial, task, tokens, files)
@@ -199,7 +200,7 @@ def _set_max_length(folder: Path, max_length: int) -> None:
 def _config(path: Path, task: Task) -> dict[str, Any]:
     """Return the student's configuration with the task's label names, which a fine-tuned teacher may lack."""
     names = list(task.labels) or ["score"]
-    config = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding="utf-8"))
     config["id2label"] = {str(number): name for number, name in enumerate(names)}
     config["label2id"] = {name: number for number, name in enumerate(names)}
     config["problem_type"] = "regression" if task.is_regression else "single_label_classification"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from ikd_ray.formatting import GENERATED_WARNING, describe_truncated, null_nonfinite
+from ikd_ray.formatting import GENERATED_WARNING, clean, describe_truncated, null_nonfinite
 from ikd_ray.records import SweepRecord, TrialRecord
 from ikd_ray.tasks import Task
 
@@ -86,7 +87,7 @@ def model_card(
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"inline": _inline, "cell": _cell}
+    environment.filters |= {"code": _code, "literal": _literal, "line": clean}
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         sweep=sweep,
         trial=trial,
@@ -112,10 +113,15 @@ def _front_matter(sweep: SweepRecord) -> str:
     return yaml.safe_dump(head, sort_keys=False)
 
 
-def _cell(value: object) -> str:
-    return _inline(str(value)).replace("|", "\\|")
+def _literal(text: object) -> str:
+    """Return text as Markdown that shows it literally, on one line, also in a table."""
+    # An underscore between letters is no markup.
+    return re.sub(r"([\\`*\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", clean(text))
 
 
-def _inline(text: str) -> str:
-    """Return the text on one line and without backquotes, so that it cannot end a table row, quote or code span."""
-    return " ".join(text.split()).replace("`", "'")
+def _code(text: object) -> str:
+    """Return text as a code span, whatever backquotes it contains."""
+    line = clean(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    pad = " " * (len(fence) > 1)
+    return f"{fence}{pad}{line}{pad}{fence}"

@@ -156,7 +156,6 @@ def _draw_teacher(axes: Axes, view: _View, name: str) -> None:
         textcoords="offset points",
         color=MUTED,
         fontsize=9,
-        parse_math=False,
     )
 
 
@@ -175,7 +174,6 @@ def _draw_labels(axes: Axes, canvas: FigureCanvasAgg, members: pd.DataFrame) -> 
             fontsize=8.5,
             color=INK,
             zorder=5,
-            parse_math=False,
             path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )
         for right, up, horizontal, vertical in LABEL_PLACES:
@@ -196,8 +194,8 @@ def _draw_heading(figure: Figure, sweep: SweepRecord, trials: int, members: int)
     title = textwrap.shorten(clean(f"{sweep.task}: sweep {sweep.name}"), 75, placeholder="...")
     counts = f"{trials} trial{'s' * (trials != 1)}, {members} on the front"
     about = textwrap.shorten(clean(f"{counts} | {sweep.data['description']}"), 105, placeholder="...")
-    figure.text(0.085, top, title, va="top", color=INK, fontsize=14, weight="bold", parse_math=False)
-    figure.text(0.085, top - 0.058, about, va="top", color=MUTED, fontsize=9.5, parse_math=False)
+    figure.text(0.085, top, title, va="top", color=INK, fontsize=14, weight="bold")
+    figure.text(0.085, top - 0.058, about, va="top", color=MUTED, fontsize=9.5)
 
 
 def interactive_front(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -50,13 +51,21 @@ def make_report(
     """
     analysis = open_analysis(folder)
     validate_texts(analysis.task, texts)
+    with _usage_errors(folder / FOLDER):
+        store.check_writable(folder)
     sections = _sections(analysis, ModelLoader(output, folder, analysis.sweep, notify), texts)
     files = {PAGE: render(analysis, sections).encode()} | _part_files(analysis, sections)
-    try:
+    with _usage_errors(folder / FOLDER):
         _write(folder / FOLDER, files)
-    except OSError as error:
-        raise UsageError(f"{folder / FOLDER}: cannot be written ({error.strerror or error})") from None
     return [folder / FOLDER / name for name in files]
+
+
+@contextmanager
+def _usage_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{target}: cannot be written ({error.strerror or error})") from None
 
 
 def _sections(analysis: SweepAnalysis, loader: ModelLoader, texts: Sequence[str]) -> list[Section]:
@@ -111,7 +120,7 @@ def _write(target: Path, files: dict[str, bytes]) -> None:
 def _foreign_files(target: Path, files: dict[str, bytes]) -> list[Path]:
     """Return what is in the folder and belongs neither to the report that wrote it nor to the new one."""
     try:
-        own = json.loads((target / store.MANIFEST).read_text()).keys()
+        own = json.loads((target / store.MANIFEST).read_text(encoding="utf-8")).keys()
     except (OSError, ValueError, AttributeError):
         own = ()
     known = {*own, *files, store.MANIFEST, store.VERIFIED}

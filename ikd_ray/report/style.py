@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -21,6 +22,9 @@ from ikd_ray.formatting import clean
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# Names of methods, classes and teachers are drawn as they are written: `$` begins no formula.
+matplotlib.rcParams["text.parse_math"] = False
 
 DPI = 160
 INK, MUTED, GRID, FRAME, RED = "#1f2430", "#667085", "#e7e9ee", "#b6bcc8", "#c1121f"
@@ -151,6 +155,11 @@ def legend_below(figure: Figure, columns: int, axes: Sequence[Axes] = (), size: 
         figure.legend(handles.values(), handles.keys(), **place, fontsize=size)
 
 
+def legend_label(name: str) -> str:
+    """Return a name as a legend's label: matplotlib leaves out those that begin with an underscore."""
+    return f" {name}" if name.startswith("_") else name
+
+
 def teacher_line(axes: Axes, value: float, label: str = "teacher") -> None:
     """Draw a horizontal line at the teacher's value; none if it is not known."""
     if math.isfinite(value):
@@ -174,7 +183,7 @@ def stacked_bars(
         look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white", "height": height}
         drawn.append(axes.barh(places, lengths, left=start, label=label, **look))
         start += np.asarray(lengths)
-    axes.set_yticks(places, names, parse_math=False)
+    axes.set_yticks(places, names)
     axes.grid(axis="y", visible=False)
     return drawn
 

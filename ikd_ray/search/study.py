@@ -7,7 +7,9 @@ is missing, damaged or behind is completed from them.
 from __future__ import annotations
 
 import math
+import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -68,12 +70,19 @@ def open_storage(sweep: Path) -> optuna.storages.RDBStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = (sweep / STUDY_FILE).resolve()
     try:
-        return optuna.storages.RDBStorage(f"sqlite:///{path}")
+        return open_database(path)
     except (DatabaseError, StorageInternalError) as error:
         if is_disk_full(error):
             raise
         quarantine(sweep, path)
-        return optuna.storages.RDBStorage(f"sqlite:///{path}")
+        return open_database(path)
+
+
+def open_database(path: Path) -> optuna.storages.RDBStorage:
+    """Open or create an Optuna database in a file."""
+    # A URL could not name every path: SQLAlchemy's versions differ in which characters they escape.
+    connect = partial(sqlite3.connect, path, check_same_thread=False)
+    return optuna.storages.RDBStorage(f"sqlite:///{STUDY_FILE}", engine_kwargs={"creator": connect})
 
 
 def rebuild_study(sweep: Path, objectives: Mapping[str, str]) -> None:

@@ -168,7 +168,7 @@ class ResumableArrays:
         return self._folder / f"{name}.npy"
 
     def _resume(self) -> None:
-        progress = json.loads((self._folder / PROGRESS).read_text())
+        progress = json.loads((self._folder / PROGRESS).read_text(encoding="utf-8"))
         if progress["key"] != self._key:
             raise ValueError(f"{self._folder} belongs to another sequence of steps")
         for name, shape in self._shapes.items():

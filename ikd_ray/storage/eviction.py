@@ -142,7 +142,7 @@ class CacheEviction:
         """Protect a stage's entries, including future ones, until the lease ends."""
         assert self._lease is not None, "within `lease` alone"
         # Never during an eviction, which has read the leases already.
-        with FileLock(self._folder / EVICTION_LOCK), open(self._lease, "a") as keys:
+        with FileLock(self._folder / EVICTION_LOCK), open(self._lease, "a", encoding="utf-8") as keys:
             keys.write(f"{key}\n")
 
     def entry_saved(self, entry: Path) -> None:
@@ -201,6 +201,6 @@ def _lease_locks(leases: Path) -> list[Path]:
 
 def _read_keys(lease: Path) -> set[str]:
     try:
-        return set(lease.read_text().split())
+        return set(lease.read_text(encoding="utf-8").split())
     except FileNotFoundError:  # nothing pinned yet, or just released
         return set()

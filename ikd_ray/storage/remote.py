@@ -118,7 +118,7 @@ class RemoteStorage(SharedStorage):
         with FileLock(path.parent / f".{path.name}.lock"):
             if not store.is_intact(path):
                 store.discard(path)
-            elif json.loads((path / store.MANIFEST).read_text()) == checksums:
+            elif json.loads((path / store.MANIFEST).read_text(encoding="utf-8")) == checksums:
                 return True
             try:
                 with store.staging_dir(path) as folder:
@@ -134,7 +134,7 @@ class RemoteStorage(SharedStorage):
         """See `SharedStorage.upload`."""
         if self.download(path):
             return
-        name, manifest = self._name(path), json.loads((path / store.MANIFEST).read_text())
+        name, manifest = self._name(path), json.loads((path / store.MANIFEST).read_text(encoding="utf-8"))
         _transfer(lambda file: self._put(path / file, f"{name}/{file}"), manifest)
         self._put(path / store.MANIFEST, f"{name}/{store.MANIFEST}")
 

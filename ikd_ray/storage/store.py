@@ -51,6 +51,24 @@ def _says_full(error: BaseException) -> bool:
     return getattr(error, "errno", None) in numbers or described or "disk is full" in text
 
 
+def check_writable(folder: Path) -> None:
+    """Check that files can be written into a folder, which is created where it is missing.
+
+    Raises:
+        OSError: They cannot; its `filename` is the folder, or the nearest one above it that exists.
+    """
+    existing = folder.absolute()
+    while not os.path.lexists(existing):
+        existing = existing.parent
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(folder)  # fails for a name that is too long for the file system
+        # Permissions do not suffice: a file system may be read-only or full.
+        os.rmdir(tempfile.mkdtemp(prefix=".", dir=existing))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(existing)) from None
+
+
 @contextmanager
 def staging_dir(target: Path) -> Iterator[Path]:
     """Provide a new folder to fill; it is published as `target` if the block ends well, else removed.
@@ -82,7 +100,7 @@ def publish(folder: Path, target: Path) -> None:
         manifest[name] = file_sha256(path)
         if stamp:
             verified[name] = [manifest[name], *stamp]
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     _write_verified(folder, verified)
     for path in [*files, folder / MANIFEST, folder]:
         fsync(path)
@@ -112,7 +130,7 @@ def is_intact(folder: Path) -> bool:
     the same.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if not isinstance(manifest, dict):
             return False
         before, now = _read_verified(folder), {}
@@ -190,7 +208,7 @@ def _settled_stamp(path: Path) -> list[int] | None:
 
 def _read_verified(folder: Path) -> dict[str, list[str | int]]:
     try:
-        verified = json.loads((folder / VERIFIED).read_text())
+        verified = json.loads((folder / VERIFIED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return verified if isinstance(verified, dict) else {}

@@ -173,8 +173,8 @@ def _create_token() -> None:
         if token.exists():
             token.chmod(0o600)
         else:
-            with open(os.open(token, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-                file.write(secrets.token_hex(32))
+            with open(os.open(token, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+                file.write(secrets.token_hex(32).encode())
 
 
 def _join_cluster(address: str) -> None:
@@ -197,7 +197,7 @@ def _join_cluster(address: str) -> None:
 def _temporary_folder() -> Iterator[str]:
     """Create a locked folder for Ray's own files, and remove folders that killed processes left."""
     # Ray's sockets are there, and their paths are limited to about a hundred characters: TMPDIR may be too long.
-    parent = Path("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir())
+    parent = Path("/tmp" if os.access("/tmp", os.W_OK | os.X_OK) else tempfile.gettempdir())
     for lock in parent.glob("ikd-*/owner.lock"):
         with suppress(OSError), FileLock(lock, blocking=False):
             shutil.rmtree(lock.parent, ignore_errors=True)

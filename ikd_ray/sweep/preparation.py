@@ -338,7 +338,7 @@ def _latency_file(cache: Path, teacher: str) -> Path:
 
 def _read_latency(cache: Path, teacher: str) -> dict[int, float]:
     try:
-        latency = json.loads(_latency_file(cache, teacher).read_text())
+        latency = json.loads(_latency_file(cache, teacher).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # missing, or cut off when the machine went down
         return {}
     return {int(depth): milliseconds for depth, milliseconds in latency.items()}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from ikd_ray.data.dataset import Dataset
 from ikd_ray.data.sources import load_dataset
 from ikd_ray.data.splits import HOLDOUT, hold_out, training_rows
 from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, is_task_file
-from ikd_ray.errors import UsageError
+from ikd_ray.errors import UsageError, first_line
 from ikd_ray.records import SPACE_FILE, SWEEP_FILE, Direction, SweepRecord, is_sweep, read_sweep, read_task
 from ikd_ray.search.assistant_depths import assistant_depths
 from ikd_ray.search.budget import Budget, default_trials, recorded_space, recorded_trials
@@ -28,8 +28,10 @@ from ikd_ray.search.planned_work import DataSize
 from ikd_ray.search.space import Space
 from ikd_ray.search.space_file import load_space
 from ikd_ray.storage.remote import RemoteStorage, SharedStorage
+from ikd_ray.storage.store import check_writable
 from ikd_ray.sweep.sync import pull_sweep
 from ikd_ray.tasks import Task
+from ikd_ray.tracking.local_store import require_writable_store
 
 if TYPE_CHECKING:
     from ikd_ray.distill.teacher import TeacherSource
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
 MAX_TRIALS = 100_000
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 CHANGEABLE = {  # flags that may differ when a sweep is resumed
+    "data_dir",  # contents are compared, wherever they are
+    "unlabelled",
+    "teacher",
     "trials",
     "minutes",
     "concurrent",
@@ -153,10 +158,12 @@ def validate(config: SweepConfig, resumes: bool = False) -> Request:
     space.objectives_for(task)  # raises for a metric that the task does not have
     name = config.name if config.name is not None else f"{task.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     config = config.model_copy(update={"name": name, **_absolute_paths(config.model_dump())})
+    _require_text(config)
     folder = config.output / validate_name(name, "--name")
     if not resumes:
         _require_unused(config, folder)
-    _require_writable(config, folder)
+    require_writable(folder, f"--output {config.output}")
+    require_writable_store(config.tracking_uri)
     dataset = load_dataset(task, config.data_dir, config.unlabelled)
     if space.selection == HOLDOUT:
         dataset = hold_out(dataset)
@@ -198,6 +205,18 @@ def _absolute_paths(flags: Mapping[str, Any]) -> dict[str, Any]:
     return paths
 
 
+def _require_text(config: SweepConfig) -> None:
+    """Require paths that are text: a record, which is UTF-8, could not hold others."""
+    for flag, value in (config.model_dump() | {"output": config.output.absolute()}).items():
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"{_flag(flag)} {str(value)!r}: a name in it is no text in {sys.getfilesystemencoding()}; rename it, "
+                "or set LC_ALL=C.UTF-8 if it is UTF-8"
+            ) from None
+
+
 def validate_name(name: str, flag: str) -> str:
     """Return a sweep's name if it is safe as a folder's name.
 
@@ -222,19 +241,26 @@ def _require_unused(config: SweepConfig, folder: Path) -> None:
         raise UsageError(f"--name {config.name}: {folder} exists already; choose another name{resume}")
 
 
-def _require_writable(config: SweepConfig, folder: Path) -> None:
-    existing = folder.absolute()
-    while not os.path.lexists(existing):
-        existing = existing.parent
+def require_writable(folder: Path, flag: str) -> None:
+    """Check all folders that running a sweep writes to: its own, and the output folder with its cache.
+
+    Raises:
+        UsageError: Files cannot be written in one of them.
+    """
+    cache = folder.parent / "cache"
     try:
-        with suppress(FileNotFoundError, NotADirectoryError):
-            os.lstat(folder)  # fails for a name that is too long for the file system
-        # Permissions do not suffice: a file system may be read-only or full.
-        os.rmdir(tempfile.mkdtemp(prefix=".", dir=existing))
+        for place in (folder.parent, folder, folder / "trials", cache):
+            check_writable(place)
+        for kind in filter(Path.is_dir, cache.glob("*")):
+            check_writable(kind)
     except OSError as error:
         raise UsageError(
-            f"--output {config.output}: cannot write in {existing} ({error.strerror}); give a folder that you own"
+            f"{flag}: cannot write in {error.filename} ({error.strerror}); give a folder that you own"
         ) from None
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise UsageError(f"TMPDIR: {first_line(error)}; set it to a folder that you own") from None
 
 
 def _make_budget(config: SweepConfig, space: Space, earlier: SweepRecord | None) -> Budget:
@@ -293,12 +319,12 @@ def _require_same_sweep(
     if dataset.fingerprint != earlier.data["fingerprint"]:
         raise UsageError(
             f"--resume {earlier.name}: its data was {earlier.data['description']}, now it is "
-            f"{dataset.description}; bring back the first, or start a sweep of another --name"
+            f"{dataset.description}; give the first as --data-dir, or start a sweep of another --name"
         )
     if source.key != earlier.teacher["source_key"]:
         raise UsageError(
-            f"--resume {earlier.name}: the teacher {source.name} is not the one it began with; bring that "
-            "back, or start a sweep of another --name"
+            f"--resume {earlier.name}: the teacher {source.name} is not the one it began with; give that one "
+            "as --teacher, or start a sweep of another --name"
         )
     if space.best_seeds and budget.total != earlier.trials:
         raise UsageError(
@@ -348,6 +374,8 @@ def resumed_config(name: str, changes: dict[str, Any], output: SharedStorage) ->
     changes = changes | _absolute_paths(changes)
     if is_task_file(changes.get("task") or "") and find_task(changes["task"]) == task:
         changes["task"] = task.name  # the same definition in another place
+    if "space" in changes and load_space(changes["space"]).text == load_space(folder / SPACE_FILE).text:
+        del changes["space"]
     for flag in set(changes) - CHANGEABLE:
         if str(changes[flag]) != str(record.settings.get(flag)):
             raise UsageError(

@@ -130,8 +130,12 @@ def _teacher_entry(request: Request, teacher: TeacherRecord) -> dict[str, Any]:
 def _create_folder(request: Request, sweep: SweepRecord) -> None:
     """Create the sweep's folder completely or not at all: half of one could be neither resumed nor created."""
     staging = Path(tempfile.mkdtemp(prefix=_staging_prefix(request), dir=request.folder.parent))
-    (staging / SPACE_FILE).write_text(request.space.text)
-    keep_task(staging, request.task)
-    write_sweep(staging, sweep)
-    staging.chmod(0o755)
-    os.rename(staging, request.folder)
+    try:
+        (staging / SPACE_FILE).write_text(request.space.text, encoding="utf-8")
+        keep_task(staging, request.task)
+        write_sweep(staging, sweep)
+        staging.chmod(0o755)
+        os.rename(staging, request.folder)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise

@@ -31,7 +31,7 @@ from ikd_ray.search.space_file import load_space
 from ikd_ray.search.study import open_storage, rebuild_study, to_outcome
 from ikd_ray.search.trial_queue import TrialQueue
 from ikd_ray.storage.remote import SharedStorage
-from ikd_ray.sweep.request import tracking_uri_of
+from ikd_ray.sweep.request import require_writable, tracking_uri_of
 from ikd_ray.sweep.sync import pull_students
 from ikd_ray.sweep.trial_results import trial_id
 from ikd_ray.tracking.async_tracker import PATIENCE_S
@@ -57,8 +57,9 @@ def verify(
     `tracking_uri` is MLflow's, or None for the sweep's own.
 
     Raises:
-        UsageError: There is no such sweep, it is running, or MLflow's store cannot be opened.
+        UsageError: There is no such sweep, it is running, or its folder or MLflow's store cannot be written.
     """
+    require_writable(folder, f"--output {output.folder}")
     with sweep_lock(folder):
         sweep = read_sweep(folder)
         tracker = Tracker(tracking_uri_of(sweep, tracking_uri, "--check"), sweep.task)

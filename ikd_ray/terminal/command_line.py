@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from typer import Abort, Typer
 from typer.exceptions import TyperException
@@ -19,6 +21,7 @@ from ikd_ray.redaction import redact_text
 from ikd_ray.terminal import interrupts
 
 ROOT = Path(__file__).resolve().parents[2]
+Place = TypeVar("Place", str, Path, None)
 
 
 def script_command(name: str, flags: str, output: str) -> str:
@@ -52,6 +55,8 @@ def _printable(character: str) -> str:
 
 def run(app: Typer, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command line and exit with its status; Typer's errors are printed by `print_error`."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a character that the locale lacks must not end a command
     try:
         status = app(arguments, standalone_mode=False)
     except TyperException as error:
@@ -61,6 +66,11 @@ def run(app: Typer, arguments: Sequence[str] | None = None) -> NoReturn:
         status = 130  # Ctrl-C
     atexit.register(interrupts.keep_status)
     sys.exit(status or 0)
+
+
+def expand_home(value: Place) -> Place:
+    """Return a flag's path with `~` expanded: shells do not expand it in quotes and after `=`."""
+    return value and type(value)(os.path.expanduser(value))
 
 
 def requires_backends(flag: str, extra: str, packages: Sequence[str]) -> None:
@@ -87,5 +97,6 @@ def usage_errors() -> Iterator[None]:
         print_error(str(error))
         raise SystemExit(2) from None
     except StoreError as error:
-        print_error(f"MLflow: {error}; try again when its store answers")
+        again = "when its store answers" if error.is_transient else "when that is mended"
+        print_error(f"MLflow: {error}; try again {again}")
         raise SystemExit(1) from None

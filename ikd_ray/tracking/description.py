@@ -20,7 +20,7 @@ TEMPLATE = Path(__file__).with_name("description.md.jinja")
 def sweep_description(sweep: SweepRecord, trials: Sequence[TrialRecord], experiment_id: str) -> str:
     """Return the description in Markdown: what was swept, its front, and how to read it."""
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["literal"] = _literal
+    environment.filters |= {"literal": literal, "clean": clean}
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         sweep=sweep,
         num_trials=len(trials),
@@ -34,6 +34,7 @@ def sweep_description(sweep: SweepRecord, trials: Sequence[TrialRecord], experim
     )
 
 
-def _literal(text: object) -> str:
-    """Return text as Markdown that shows it literally."""
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", clean(text, 500))
+def literal(text: object) -> str:
+    """Return text as Markdown that MLflow shows literally; it knows no backslash before `<`, `&` and `@`."""
+    escaped = re.sub(r"([\\`*_{}\[\]|~])", r"\\\1", clean(text, 500))
+    return re.sub("[<>&@]", lambda character: f"&#{ord(character[0])};", escaped)

@@ -15,7 +15,7 @@ from ikd_ray.errors import StoreError, UsageError
 from ikd_ray.export.hf_export import export_student
 from ikd_ray.records import SweepRecord, TrialRecord, read_task
 from ikd_ray.redaction import redact_uri
-from ikd_ray.tracking.description import sweep_description
+from ikd_ray.tracking.description import literal, sweep_description
 from ikd_ray.tracking.mlflow_internals import NOTE, add_model_version
 from ikd_ray.tracking.store_client import StoreClient
 from ikd_ray.tracking.tracker import FRONT, TRIAL, Tracker
@@ -157,7 +157,9 @@ def register_model(
         model.artifact_location,
         run_id=model.source_run_id,
         tags={"ikd.task": sweep.task, "ikd.sweep": sweep.name, "ikd.trial": trial.id},
-        description=f"{trial.name} of sweep {sweep.name}: {metrics}. Teacher: {sweep.teacher['name']}.",
+        description=literal(
+            f"{trial.name} of sweep {sweep.name}: {metrics}. Teacher: {sweep.teacher['name']}."
+        ),
         model_id=model_id,
     )
     add_model_version(client, model, name, version.version)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,12 @@ from ikd_ray.records import SPACE_FILE, SweepRecord, TrialRecord, trial_name
 from ikd_ray.redaction import redact_uri
 from ikd_ray.report.summary_files import SUMMARY_FILES
 from ikd_ray.tracking import mlflow_internals as internals
+from ikd_ray.tracking.local_store import (
+    absolute_uri,
+    describe_refusal,
+    require_writable_artifacts,
+    require_writable_store,
+)
 from ikd_ray.tracking.mlflow_internals import SavedView
 from ikd_ray.tracking.store_client import StoreClient, process_lock, redact_error
 
@@ -64,7 +71,7 @@ class Tracker:
     Every method may be repeated: what the store has already is not written again.
 
     Attributes:
-        uri: URI of the store, with its password if it has one.
+        uri: URI of the store, with its password if it has one, the same from any working folder.
         client: MLflow client of the store.
         parent_run_id: Run of the sweep; empty before `start_sweep`.
     """
@@ -73,27 +80,28 @@ class Tracker:
         """Open the store `uri`; None stands for MLFLOW_TRACKING_URI, else MLflow's default.
 
         Raises:
-            UsageError: the store cannot be opened, or the experiment is deleted.
+            UsageError: the store cannot be opened or written, or the experiment is deleted.
         """
-        self.uri = uri or internals.import_mlflow().get_tracking_uri()
+        self.uri = absolute_uri(uri or internals.import_mlflow().get_tracking_uri())
         self.experiment_name = f"ikd-{task}"
         self.parent_run_id = ""
         self._tags: dict[str, str] = {}  # of every run of the sweep
         self._runs: dict[str, _TrialRun] = {}  # trial id -> its run
+        require_writable_store(self.uri)
         try:
-            _check_database(self.uri)
+            _check_server(self.uri)
             self.client = StoreClient(self.uri)
             experiment = self._open_experiment()
         except (StoreError, OSError) as error:
-            raise UsageError(
-                f"--tracking-uri {redact_uri(self.uri)}: no MLflow store there ({self.redact_error(error)}); start "
-                "the server, or leave the flag out for a local store"
-            ) from None
+            refusal = describe_refusal(self.uri, self.redact_error(error))
+            raise UsageError(f"--tracking-uri {refusal}") from None
         self.experiment_id = experiment.experiment_id
+        require_writable_artifacts(experiment.artifact_location)
         if experiment.lifecycle_stage != "active":
+            store = shlex.quote(redact_uri(self.uri))
             raise UsageError(
-                f"MLflow's experiment {self.experiment_name} is deleted; bring it back with "
-                f"'mlflow experiments restore --experiment-id {experiment.experiment_id}', or choose another store"
+                f"MLflow's experiment {self.experiment_name} is deleted; choose another store, or bring it back with: "
+                f"MLFLOW_TRACKING_URI={store} mlflow experiments restore --experiment-id {experiment.experiment_id}"
             )
 
     def redact_error(self, error: Exception) -> str:
@@ -255,6 +263,8 @@ class Tracker:
         experiment = self.client.get_experiment_by_name(self.experiment_name)
         if experiment:
             return experiment
+        if urlsplit(self.uri).scheme.partition("+")[0] in ("sqlite", *DATABASE_PORTS):
+            require_writable_artifacts()  # before an experiment is created there for good
         try:
             return self.client.get_experiment(self.client.create_experiment(self.experiment_name))
         except StoreError as error:
@@ -366,7 +376,7 @@ def students_view(sweep: SweepRecord) -> SavedView:
     return SavedView(f"tags.`{KIND}` = 'trial'", columns, metrics[0], ascending)
 
 
-def _check_database(uri: str) -> None:
+def _check_server(uri: str) -> None:
     """Raise OSError if no database server answers; MLflow itself would retry for minutes."""
     parts = urlsplit(uri)
     port = DATABASE_PORTS.get(parts.scheme.partition("+")[0])

@@ -6,15 +6,18 @@ import copy
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from markdown_it import MarkdownIt
 from transformers import AutoTokenizer, pipeline
 
 from ikd_ray import records
@@ -23,6 +26,7 @@ from ikd_ray.distill.fast_layers import use_onednn
 from ikd_ray.errors import UsageError
 from ikd_ray.export import hf_export
 from ikd_ray.export.hf_export import ExportedStudent, export_students
+from ikd_ray.export.model_card import model_card
 from ikd_ray.formatting import GENERATED_WARNING
 from ikd_ray.storage import store
 from ikd_ray.tasks import get_task
@@ -209,3 +213,20 @@ def test_an_unreadable_trial_is_named(sweep):
     (records.trial_folder(sweep, "cccc3333") / "trial.json").write_text("{")
     with pytest.raises(UsageError, match=r"cccc3333/trial.json: cannot be read"):
         records.select_sweep(sweep.parent, get_task("cola"))
+
+
+HOSTILE = ["*a*", "_b_ c_d", "<i>e", "f|g", "$h$ $", "`i` ``j``", r"\k", "&amp;", "[l](m)"]
+
+
+def test_the_card_shows_outside_text_literally(sample_sweep):
+    sweep = replace(records.read_sweep(sample_sweep), name=HOSTILE[5], task=HOSTILE[3])
+    teacher = sweep.teacher | {"name": " ".join(HOSTILE), "metrics": dict.fromkeys(HOSTILE, 0.5)}
+    trial = records.read_trials(sample_sweep)[0]
+    task = replace(get_task("cola"), labels=tuple(HOSTILE))
+    card = model_card(replace(sweep, teacher=teacher, command=HOSTILE[5]), trial, task).split("---\n", 2)[2]
+    html = MarkdownIt("commonmark").enable("table").render(card)
+    lines = [unescape(line).strip() for line in re.sub("<[^>]*>", "", html).splitlines()]
+    assert f"Labels: {', '.join(HOSTILE)}. In training, inputs were cut at 48 tokens." in lines
+    assert [name for name in HOSTILE if name not in lines] == []  # cells of the results
+    assert sum(HOSTILE[5] in line for line in lines) >= 4
+    assert r"\$h\$" in card  # GitHub would make a formula of it

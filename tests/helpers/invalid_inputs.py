@@ -93,6 +93,24 @@ FLAGS: Cases = {
     ),
     "output a device": ({"output": "/dev/null"}, ("--output", "folder")),
     "output too long a name": ({"output": "a" * 300}, ("--output",)),
+    "a cache that is no folder": (
+        {"output": lambda here: file("", "cache")(here).parent},
+        ("--output", "cannot write in", "cache"),
+    ),
+    "tracking below /proc": (
+        {"tracking-uri": "sqlite:////proc/m.db"},
+        ("--tracking-uri", "cannot write /proc"),
+    ),
+    "tracking in a folder": (
+        {"tracking-uri": lambda here: f"sqlite:///{folder(here)}"},
+        ("--tracking-uri", "no file that you may write"),
+    ),
+    "tracking in a text": (
+        {"tracking-uri": lambda here: f"sqlite:///{file('some text that is no database')(here)}"},
+        ("--tracking-uri", "no SQLite database"),
+    ),
+    "output that is no text": ({"output": "out\udcff"}, ("--output", r"out\udcff", "rename it")),
+    "data that is no text": ({"data-dir": "glue\udcff"}, ("--data-dir", r"glue\udcff", "rename it")),
 }
 if os.geteuid() != 0:  # root may write anywhere
     FLAGS["output without permission"] = ({"output": locked_folder}, ("--output",))

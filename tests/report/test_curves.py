@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from matplotlib.collections import PolyCollection
+from matplotlib.text import Text
 from scipy import stats
 
 from ikd_ray.analysis.sweep_analysis import open_analysis
 from ikd_ray.report.sections import curves
 from ikd_ray.report.sections.curves import DATA_SIZE, DEPTH, curve_parts
 from ikd_ray.report.sections.search_results import search_section
+from ikd_ray.report.style import png
 from tests.helpers.sample_comparison import (
     METHODS,
     make_comparison,
@@ -102,3 +104,15 @@ def test_a_parameter_that_does_not_vary_has_no_curve(tmp_path):
     analysis = open_analysis(make_comparison(tmp_path / "outputs", {"KD": METHODS["KD"]}, seeds=2))
     assert curve_parts(analysis, DEPTH) == curve_parts(analysis, DATA_SIZE) == []
     assert [part.name for part in search_section(analysis).parts] == ["agreement"]
+
+
+def test_a_name_is_drawn_as_it_is_written(tmp_path, monkeypatch):
+    names = [r"$\nothing$", "_first", "a_b^c $1 and $2"]
+    methods = dict(zip(names, list(METHODS.values())[:3], strict=True))
+    figures = []
+    monkeypatch.setattr(curves, "png", lambda figure: figures.append(figure) or png(figure))
+    varied = [{"student_layers": n} for n in (1, 2)]
+    curve_parts(open_analysis(make_comparison(tmp_path / "outputs", methods, seeds=2, varied=varied)), DEPTH)
+    texts = figures[0].legends[0].get_texts()
+    assert {text.get_text().strip() for text in texts} >= {*names}
+    assert not any(text.get_parse_math() for text in figures[0].findobj(Text))

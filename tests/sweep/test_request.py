@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ikd_ray.data.task_file import keep_task
 from ikd_ray.errors import UsageError
 from ikd_ray.records import task_digest, write_sweep
 from ikd_ray.storage.remote import SharedStorage
+from ikd_ray.sweep import sweep_folder
 from ikd_ray.sweep.request import Request, resumed_config, validate
 from tests.helpers.mlflow_sweeps import sweep_record
 
@@ -61,11 +63,32 @@ def test_trials_may_change_and_equal_flags_may_be_repeated(started, inputs):
 
 
 @pytest.mark.parametrize(
-    ("flag", "value"), [("task", "rte"), ("seed", 1), ("data_dir", "/elsewhere"), ("step_memory", 4.0)]
+    ("flag", "value"), [("task", "rte"), ("seed", 1), ("space", Path("other.yaml")), ("step_memory", 4.0)]
 )
 def test_flags_that_define_the_sweep_cannot_change(started, flag, value):
+    Path("other.yaml").write_text("params: {student_layers: 1}\n")
     with pytest.raises(UsageError, match=f"--{flag.replace('_', '-')} cannot change"):
         resume(started[0], **{flag: value})
+
+
+def test_data_teacher_and_space_may_be_moved(started, inputs, tmp_path):
+    output, record = started
+    old, moved = tmp_path / "old", tmp_path / "moved"
+    paths = {"data_dir": "glue", "teacher": "teacher"}
+    settings = record.settings | {flag: str(old / name) for flag, name in paths.items()}
+    write_sweep(output / "started", replace(record, settings=settings))
+    shutil.copytree(inputs, moved)
+    flags = {flag: moved / name for flag, name in paths.items()}
+    for missing, other in (("data_dir", "teacher"), ("teacher", "data_dir")):
+        with pytest.raises(UsageError, match=f"--{missing.replace('_', '-')} {old}"):
+            resume(output, **{other: flags[other]})
+    (tmp_path / "space.yaml").rename(moved / "space.yaml")
+    request = resume(output, **flags, space=moved / "space.yaml")
+    assert (request.config.data_dir, request.config.teacher) == (moved / "glue", str(moved / "teacher"))
+    rows = moved / "glue" / "CoLA" / "train.tsv"
+    rows.write_text(rows.read_text().replace("w1", "w2"))
+    with pytest.raises(UsageError, match="give the first as --data-dir"):
+        resume(output, **flags)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +193,27 @@ def test_batches_that_workers_cannot_split_are_refused(started, tmp_path, text, 
         validate(config)
     one = config.model_copy(update={"workers_per_trial": 1})
     assert validate(one).trials == 8
+
+
+def test_a_folder_that_cannot_be_created_completely_leaves_nothing(started, monkeypatch):
+    output, record = started
+    request = validate(SweepConfig(**(record.settings | {"name": "half"})))
+    (output / "half").write_text("somebody else's")  # created since the request
+    with pytest.raises(OSError, match="half"):
+        sweep_folder._create_folder(request, record)
+    assert {path.name for path in output.iterdir()} == {"half", "started"}
+
+
+def test_a_working_folder_that_cannot_be_written_is_refused(started, monkeypatch, tmp_path):
+    config = SweepConfig(**(started[1].settings | {"name": "other"}))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir("/proc")
+    with pytest.raises(UsageError, match=r"cannot write /proc .* start in a folder that you own"):
+        validate(config)
+    for uri in (f"sqlite:///{tmp_path}/new.db", "sqlite:///new.db"):
+        with pytest.raises(UsageError, match=r"cannot write /proc .* start in a folder that you own"):
+            validate(config.model_copy(update={"tracking_uri": uri}))
+    assert validate(config.model_copy(update={"tracking_uri": "http://localhost:5000"})).trials == 8
 
 
 def test_an_unknown_name_lists_the_existing_sweeps(started):

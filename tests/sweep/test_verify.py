@@ -217,3 +217,25 @@ def test_check_prints_the_differences(sweep, command_line, monkeypatch):
     assert result.exit_code == 1
     assert "study: t000 had ended, but its record is gone: NOT repaired\n" in result.stdout
     assert "go on: python sweeps/run.py --resume whole\n" in result.stdout
+
+
+@pytest.mark.parametrize("place", ["artifacts", "cache", "trials"])
+def test_places_that_cannot_be_written_are_refused_before_anything_is_repaired(
+    sweep, tmp_path, command_line, place
+):
+    more = []
+    if place == "artifacts":  # as in the working folder of another user
+        uri = f"sqlite:///{tmp_path}/other.db"
+        MlflowClient(uri).create_experiment("ikd-cola", artifact_location="/proc/nowhere/1")
+        more, words = ["--tracking-uri", uri], "MLflow would write the files of runs to /proc/nowhere/1"
+    else:
+        path = sweep / "trials" if place == "trials" else sweep.parent / "cache"
+        shutil.rmtree(path)
+        path.touch()
+        words = f"cannot write in {path}"
+    result = invoke(command_line("report"), "--check", "whole", "--output", sweep.parent, *more)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    if more:
+        assert MlflowClient(more[1]).search_runs(["1"]) == []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +32,41 @@ def test_code_version_without_git_is_the_version(monkeypatch):
     assert "+g" in code_version() or not (ROOT / ".git").exists()
     monkeypatch.setenv("PATH", "")
     assert "+g" not in code_version()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_no_character_that_the_locale_lacks_ends_a_command(encoding):
+    code = (
+        "import typer; from ikd_ray.terminal.command_line import run; app = typer.Typer()\n"
+        "@app.command()\ndef show(): typer.echo('\\u2026 \\xfc \\udcff'); print('\\u2026 \\xfc \\udcff')\n"
+        "run(app)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONIOENCODING": encoding}, capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.count(b"\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("script", "flag", "more"),
+    [
+        *(("run", flag, ["--task", "cola"]) for flag in ("task", "data-dir", "teacher", "space")),
+        ("run", "output", ["--resume", "none"]),
+        ("report", "task", []),
+        ("report", "output", ["--task", "cola"]),
+        ("export", "task", []),
+        ("export", "output", ["--task", "cola"]),
+        ("cache", "output", ["list"]),
+        ("bench", "data-dir", []),
+        ("bench", "teacher", []),
+    ],
+)
+def test_a_tilde_is_the_home_folder_where_the_shell_leaves_it(
+    call, monkeypatch, tmp_path, script, flag, more
+):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    value = "~/file.yaml" if flag in ("task", "space") else "~/folder"
+    result = call(script, *more, f"--{flag}={value}", cwd=tmp_path, status=2)
+    assert str(tmp_path / "home" / value[2:]) in result.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -11,6 +11,7 @@ import torch
 
 from ikd_ray import records
 from ikd_ray.errors import UsageError
+from ikd_ray.tracking.description import literal, sweep_description
 from ikd_ray.tracking.models import publish_front, register_students
 from ikd_ray.tracking.reconcile import find_differences, repair
 from tests.helpers.consistency import metric_history
@@ -141,3 +142,13 @@ def test_a_trial_without_a_run_is_not_registered(tracker, sweep, folder):
     with pytest.raises(UsageError, match=r"has no run of t000; sweeps/report.py --check sweep delivers it"):
         register_students(tracker, folder, sweep, [trial_record(0)], "judge-of-none")
     assert tracker.client.search_registered_models("name = 'judge-of-none'") == []
+
+
+def test_descriptions_show_outside_text_literally():
+    text = r"my_teacher_x *a* <b> | ~~c~~ \d `e` [f](g) {h} &amp; @user $i$"
+    assert literal(text) == (
+        r"my\_teacher\_x \*a\* &#60;b&#62; \| \~\~c\~\~ \\d \`e\` \[f\](g) \{h\} &#38;amp; &#64;user $i$"
+    )
+    command = "python sweeps/run.py --task my_task.yaml --teacher 'a`b'"
+    note = sweep_description(sweep_record("", command=command), [], "1")
+    assert f"\n\n    {command}\n\n" in note  # a block of code, in which nothing is escaped

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +17,12 @@ from threading import Barrier
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from ikd_ray.distill.teacher import TeacherRecord
 from ikd_ray.errors import UsageError
+from ikd_ray.tracking.local_store import absolute_uri
 from ikd_ray.tracking.tracker import Tracker
 from tests.helpers.consistency import metric_history
 from tests.helpers.mlflow_sweeps import (
@@ -258,9 +264,43 @@ def test_sweeps_that_start_at_once_share_an_experiment(uri):
 def test_a_deleted_experiment_is_a_usage_error(uri):
     tracker = Tracker(uri, "gone")
     tracker.client.delete_experiment(tracker.experiment_id)
-    message = "ikd-gone is deleted; bring it back with 'mlflow experiments restore"
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=r"ikd-gone is deleted; .* bring it back with: ") as error:
         Tracker(uri, "gone")
+    run_advised(error)
+    assert Tracker(uri, "gone").experiment_id == tracker.experiment_id
+
+
+def run_advised(error: pytest.ExceptionInfo) -> None:
+    """Run the command of MLflow with which a message ends, in a shell."""
+    scripts = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = str(error.value).rpartition(": ")[2]
+    done = subprocess.run(command, shell=True, env=os.environ | scripts, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_database_of_another_version_is_to_be_upgraded(tmp_path):
+    Tracker(f"sqlite:///{tmp_path}/new.db", "cola")
+    with closing(sqlite3.connect(tmp_path / "new.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'other'")
+    (tmp_path / "new.db").rename(tmp_path / "a b.db")  # MLflow keeps what it has opened
+    with pytest.raises(UsageError) as error:
+        Tracker(f"sqlite:///{tmp_path}/a b.db", "cola")
+    assert str(error.value).endswith(f"run: mlflow db upgrade 'sqlite:///{tmp_path}/a b.db'")
+
+
+def test_an_old_folder_of_runs_is_brought_over_as_the_message_says(tmp_path, monkeypatch):
+    (tmp_path / "a b").mkdir()
+    monkeypatch.chdir(tmp_path / "a b")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    MlflowClient(str(Path("mlruns").absolute())).create_experiment("mine")
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE")
+    with pytest.raises(UsageError, match="MLflow no longer writes to such a folder") as error:
+        Tracker(None, "cola")
+    run_advised(error)
+    uri = f"sqlite:///{tmp_path}/a b/mlflow.db"
+    assert f"give --tracking-uri '{uri}'" in str(error.value)
+    assert Tracker(uri, "cola").client.get_experiment_by_name("mine")
 
 
 @pytest.mark.parametrize("given", ["argument", "environment"])
@@ -276,6 +316,45 @@ def test_an_unavailable_store_is_a_usage_error_without_its_password(monkeypatch,
     assert f"http://127.0.0.1:{port}: no MLflow store there" in str(error.value)
     assert "secret" not in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("given", ["argument", "environment", "default"])
+def test_a_store_is_the_same_from_any_working_folder(tmp_path, monkeypatch, given):
+    here, elsewhere = tmp_path / "a b", tmp_path / "elsewhere"
+    for folder in (here, elsewhere):
+        folder.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if given == "environment":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs.db")
+    first = Tracker("sqlite:///runs.db" if given == "argument" else None, "cola")
+    monkeypatch.chdir(elsewhere)
+    assert Tracker(first.uri, "cola").client.get_experiment(first.experiment_id).name == "ikd-cola"
+    name = "mlflow.db" if given == "default" else "runs.db"
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.db")) == [Path("a b", name)]
+    assert {path.name for path in tmp_path.iterdir()} == {"a b", "elsewhere"}, "MLflow made another folder"
+
+
+@pytest.mark.parametrize(
+    ("uri", "absolute"),
+    [
+        ("sqlite:///runs.db", "sqlite:///{}/runs.db"),
+        ("sqlite:///../runs.db?timeout=9", "sqlite:///{}/../runs.db?timeout=9"),
+        ("sqlite+pysqlite:///a%20b.db", "sqlite+pysqlite:///{}/a b.db"),
+        ("sqlite:////x/50%25%3F.db", "sqlite:////x/50%25%3F.db"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("mlruns", "{}/mlruns"),
+        ("http://host:5000/path", "http://host:5000/path"),
+        ("postgresql://ann@host/runs", "postgresql://ann@host/runs"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_relative_paths_in_uris_become_absolute(tmp_path, monkeypatch, uri, absolute):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    expected = absolute.format(tmp_path / "here").replace("here/../", "")
+    assert absolute_uri(uri) == expected
+    assert absolute_uri(expected) == expected
 
 
 def test_a_complete_run_is_not_read_again(tracker, monkeypatch):

@@ -68,6 +68,6 @@ def _entries(words: Any) -> list[Entry]:
     ]
 
 
-_TABLE = yaml.safe_load(Path(__file__).with_name("lexicon.yaml").read_text())
+_TABLE = yaml.safe_load(Path(__file__).with_name("lexicon.yaml").read_text(encoding="utf-8"))
 OPEN: dict[str, list[Entry]] = {name: _entries(words) for name, words in _TABLE["open"].items()}
 CLOSED: dict[str, list[Entry]] = {name: _entries(words) for name, words in _TABLE["closed"].items()}

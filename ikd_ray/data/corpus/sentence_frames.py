@@ -42,7 +42,9 @@ class Phenomenon:
 
 PHENOMENA = tuple(
     Phenomenon(name, fields["frames"].splitlines(), fields["unseen"].splitlines(), fields.get("weight", 1))
-    for name, fields in yaml.safe_load(Path(__file__).with_name("phenomena.yaml").read_text()).items()
+    for name, fields in yaml.safe_load(
+        Path(__file__).with_name("phenomena.yaml").read_text(encoding="utf-8")
+    ).items()
 )
 
 

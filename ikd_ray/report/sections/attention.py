@@ -126,6 +126,6 @@ def _name_tokens(axes: Axes, tokens: Sequence[str], most: int, left: bool, below
     names = [tokens[place][:14] for place in places]
     size = 6.5 if len(tokens) <= 12 else 5.0
     axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=size, length=1.5, pad=1.5)
-    axes.set_xticks(places, names if below else [], rotation=90, parse_math=False)
-    axes.set_yticks(places, names if left else [], parse_math=False)
+    axes.set_xticks(places, names if below else [], rotation=90)
+    axes.set_yticks(places, names if left else [])
     axes.spines[:].set_color(FRAME)

@@ -15,7 +15,16 @@ from ikd_ray.analysis.sweep_analysis import ATTENTION_KL, SweepAnalysis
 from ikd_ray.formatting import clean
 from ikd_ray.report.components import Picture, Table, format_interval, num_layers
 from ikd_ray.report.sections.methods import INTERVAL_MEANING, group_styles, short_method
-from ikd_ray.report.style import LineStyle, axis_label, decorate, legend_below, new_figure, png, teacher_line
+from ikd_ray.report.style import (
+    LineStyle,
+    axis_label,
+    decorate,
+    legend_below,
+    legend_label,
+    new_figure,
+    png,
+    teacher_line,
+)
 
 IntervalOf = Callable[[Comparison, str], Interval]
 
@@ -114,9 +123,8 @@ def _draw_line(axes: Axes, intervals: Mapping[float, Interval], style: LineStyle
     means = np.array([interval.mean for interval in intervals.values()])
     halves = np.array([interval.half_width for interval in intervals.values()])
     axes.fill_between(values, means - halves, means + halves, color=style.colour, alpha=0.13, linewidth=0)
-    axes.plot(
-        values, means, linestyle=style.line, linewidth=1.6, markersize=5.5, label=label, **style.marker_style
-    )
+    look = {"linewidth": 1.6, "markersize": 5.5, **style.marker_style}
+    axes.plot(values, means, linestyle=style.line, label=legend_label(label), **look)
     neighbours = zip([np.nan, *halves[:-1]], [*halves[1:], np.nan], strict=True)
     for value, mean, half, beside in zip(values, means, halves, neighbours, strict=True):
         if np.isfinite(half) and np.isnan(beside).all():  # a band needs two values

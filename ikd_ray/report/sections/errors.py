@@ -114,8 +114,8 @@ def _matrix(members: Sequence[TrialRecord], errors: Mapping[str, np.ndarray], te
         colour = "white" if value > 0.65 else INK
         axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=size, color=colour)
     places = range(len(names))
-    axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
-    axes.set_yticks(places, names, parse_math=False)
+    axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(places, names)
     axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=8.5, length=0)
     colour_bar(figure, image, axes, "Jaccard index")
     pairs = [f"{names[i]} and {names[j]} {values[i, j]:.2f}" for i, j in combinations(places, 2)]

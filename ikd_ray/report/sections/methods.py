@@ -188,7 +188,7 @@ def _picture(comparison: Comparison) -> Picture:
         teacher = analysis.sweep.teacher["metrics"].get(metric, math.nan)
         if math.isfinite(teacher):
             axes.axvline(teacher, color=MUTED, linewidth=1.2, linestyle="--", label="teacher", zorder=1)
-        axes.set_yticks(places, labels, parse_math=False)
+        axes.set_yticks(places, labels)
         axes.set_ylim(-0.6, len(names) - 0.4)
         axes.grid(axis="y", visible=False)
     legend_below(figure, 1, panels[:1])

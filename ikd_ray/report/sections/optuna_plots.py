@@ -20,6 +20,7 @@ from ikd_ray.formatting import clean
 from ikd_ray.records import STUDY, STUDY_FILE
 from ikd_ray.report.components import Picture
 from ikd_ray.report.style import BLUE, GRID, INK, number_axis, png
+from ikd_ray.search.study import open_database
 
 MAX_PARAMS = 12  # of parallel coordinates
 MAX_FOREST = 1000  # trials that fANOVA models: the time that it takes grows with the square of their number
@@ -47,7 +48,7 @@ def open_study(analysis: SweepAnalysis) -> optuna.Study:
     if not path.is_file():
         raise UnavailableError(f"Optuna's study is not there any more ({path}).")
     try:
-        stored = optuna.load_study(study_name=STUDY, storage=f"sqlite:///{path}")
+        stored = optuna.load_study(study_name=STUDY, storage=open_database(path))
         complete = stored.get_trials(states=(TrialState.COMPLETE,))
         study = optuna.create_study(directions=stored.directions)
         for trial in complete:  # the copies are numbered anew
