@@ -161,15 +161,14 @@ cluster.PRELOADED_MODULES = ["json"]
 
 def idle_workers():
     children = psutil.Process().children(recursive=True)
-    return {child.pid for child in children if "ray::IDLE" in child.cmdline()[0]}
+    return {child.pid for child in children if "ray::IDLE" in "".join(child.cmdline())}
 
 with cluster.ray_cluster(nested=False):
-    deadline = time.monotonic() + 60
-    while not (idle := idle_workers()):
+    cpus, deadline = int(ray.cluster_resources()["CPU"]), time.monotonic() + 60
+    while len(idle := idle_workers()) < cpus:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     time.sleep(2)
-    cpus = int(ray.cluster_resources()["CPU"])
     group = placement_group([{"CPU": cpus}])
     assert group.wait(60)
     time.sleep(1)
