@@ -149,7 +149,7 @@ def cluster_nodes() -> list[Node]:
 def _start_cluster(folder: str, nested: bool) -> None:
     _create_token()
     # Ray starts an idle worker for each CPU; on a small machine they import the trainable during the preparation.
-    preload = not nested and (os.cpu_count() or 1) <= MAX_CONCURRENT
+    preload = not nested and ray_internals.count_cpus() <= MAX_CONCURRENT
     try:
         ray.init(
             address="local",

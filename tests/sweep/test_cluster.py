@@ -98,13 +98,17 @@ def test_rays_folder_is_in_one_that_only_the_user_can_open(fake_ray):
     assert not Path(start["_temp_dir"]).parent.exists()
 
 
-@pytest.mark.parametrize("nested", [False, True])
-def test_idle_processes_import_models_only_where_trials_run_in_them(fake_ray, monkeypatch, nested):
-    monkeypatch.setattr(cluster.os, "cpu_count", lambda: 2)
+@pytest.mark.parametrize(
+    ("nested", "cpus", "preloaded"), [(False, 2, True), (True, 2, False), (False, 64, False)]
+)
+def test_idle_processes_import_models_only_where_trials_run_in_them(
+    fake_ray, monkeypatch, nested, cpus, preloaded
+):
+    monkeypatch.setattr(ray_internals, "count_cpus", lambda: cpus)
     with ray_cluster(nested=nested):
         [start] = fake_ray
         config = start["_system_config"]
-    assert config is None if nested else config["idle_worker_killing_time_threshold_ms"] > 3_600_000
+    assert config["idle_worker_killing_time_threshold_ms"] > 3_600_000 if preloaded else config is None
 
 
 def test_a_ray_that_does_not_start_is_one_line(fake_ray, monkeypatch):
@@ -161,15 +165,14 @@ cluster.PRELOADED_MODULES = ["json"]
 
 def idle_workers():
     children = psutil.Process().children(recursive=True)
-    return {child.pid for child in children if "ray::IDLE" in child.cmdline()[0]}
+    return {child.pid for child in children if "ray::IDLE" in "".join(child.cmdline())}
 
 with cluster.ray_cluster(nested=False):
-    deadline = time.monotonic() + 60
-    while not (idle := idle_workers()):
+    cpus, deadline = int(ray.cluster_resources()["CPU"]), time.monotonic() + 60
+    while len(idle := idle_workers()) < cpus:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     time.sleep(2)
-    cpus = int(ray.cluster_resources()["CPU"])
     group = placement_group([{"CPU": cpus}])
     assert group.wait(60)
     time.sleep(1)

@@ -28,6 +28,7 @@ from ikd_ray.tasks import get_task
 from tests.distill.test_targets_scale import measured
 from tests.helpers.tiny_models import make_encoder
 
+ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_GB = StepMemory().gigabytes
 TOLERANCE = 0.25
 TABLE = [(length, layers, DEFAULT_GB) for length in (64, 128, 256, 512) for layers in (1, 3, 5)]
@@ -79,9 +80,8 @@ def measure(length: int, layers: int, gigabytes: float) -> dict[str, float]:
 
 def measured_in_a_process(*arguments: float) -> dict[str, float]:
     command = [sys.executable, __file__, *map(str, arguments)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}
-    )
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
 
