@@ -51,17 +51,17 @@ def make_report(
     """
     analysis = open_analysis(folder)
     validate_texts(analysis.task, texts)
-    with _usage_errors(folder / FOLDER):
+    with _as_usage_error(folder / FOLDER):
         store.check_writable(folder)
     sections = _sections(analysis, ModelLoader(output, folder, analysis.sweep, notify), texts)
     files = {PAGE: render(analysis, sections).encode()} | _part_files(analysis, sections)
-    with _usage_errors(folder / FOLDER):
+    with _as_usage_error(folder / FOLDER):
         _write(folder / FOLDER, files)
     return [folder / FOLDER / name for name in files]
 
 
 @contextmanager
-def _usage_errors(target: Path) -> Iterator[None]:
+def _as_usage_error(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -72,7 +72,7 @@ def run(
     Raises:
         UsageError: The cluster or the tracking store does not fit the flags.
     """
-    describe_data(request, console)
+    print_data(request, console)
     console.note("teacher", f"{request.teacher_source.name}, {request.teacher_source.layers} layers")
     try:
         with ray_cluster(nested=request.config.workers_per_trial > 1) as cluster:
@@ -87,8 +87,8 @@ def run(
         return _tell_end(error, request, console)
 
 
-def describe_data(request: Request, console: Console) -> None:
-    """Print what the data are, with a warning for what may be wrong with them."""
+def print_data(request: Request, console: Console) -> None:
+    """Print the description of the data, after the warnings of them and of the teacher."""
     generated = [request.dataset.description] if request.dataset.generated else []
     for text in [*generated, *request.warnings]:
         console.warn(text)

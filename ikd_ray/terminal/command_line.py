@@ -21,7 +21,7 @@ from ikd_ray.redaction import redact_text
 from ikd_ray.terminal import interrupts
 
 ROOT = Path(__file__).resolve().parents[2]
-Place = TypeVar("Place", str, Path, None)
+PathOrStr = TypeVar("PathOrStr", str, Path, None)
 
 
 def script_command(name: str, flags: str, output: str) -> str:
@@ -68,7 +68,7 @@ def run(app: Typer, arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(status or 0)
 
 
-def expand_home(value: Place) -> Place:
+def expand_home(value: PathOrStr) -> PathOrStr:
     """Return a flag's path with `~` expanded: shells do not expand it in quotes and after `=`."""
     return value and type(value)(os.path.expanduser(value))
 

@@ -12,9 +12,9 @@ from urllib.request import url2pathname
 from ikd_ray.errors import UsageError
 from ikd_ray.redaction import redact_uri
 from ikd_ray.storage.store import check_writable
-from ikd_ray.tracking.mlflow_internals import FILE_STORE, OTHER_SCHEMA
+from ikd_ray.tracking.mlflow_internals import FILE_STORE_ERROR, SCHEMA_ERROR
 
-WORDS = ("databricks", "databricks-uc", "uc")  # URIs that name no folder
+URI_KEYWORDS = ("databricks", "databricks-uc", "uc")  # URIs that name no folder
 DATABASE, ARTIFACTS = "mlflow.db", "mlruns"  # MLflow's defaults in the working folder
 SQLITE_HEADER = b"SQLite format 3\0"
 
@@ -29,7 +29,7 @@ def absolute_uri(uri: str) -> str:
         # No more is escaped than must be: MLflow creates the folder that the URI names unread.
         path = re.sub("[%?&;#]", lambda special: quote(special[0]), os.path.abspath(unquote(path)))
         return f"{scheme}:///{path}{question}{query}"
-    if urlsplit(uri).scheme or uri in WORDS:
+    if urlsplit(uri).scheme or uri in URI_KEYWORDS:
         return uri
     return os.path.abspath(uri)
 
@@ -89,12 +89,12 @@ def describe_refusal(uri: str, problem: str) -> str:
         problem: MLflow's error.
     """
     shown = redact_uri(uri)
-    if OTHER_SCHEMA in problem:
+    if SCHEMA_ERROR in problem:
         return (
             f"{shown}: the MLflow database of another version; if a newer one made it, 'pip install --upgrade mlflow', "
             f"else make a copy and run: mlflow db upgrade {shlex.quote(shown)}"
         )
-    if FILE_STORE in problem:
+    if FILE_STORE_ERROR in problem:
         folder = url2pathname(urlsplit(uri).path)
         store = shlex.quote(absolute_uri(f"sqlite:///{quote(os.path.dirname(folder))}/{DATABASE}"))
         return (

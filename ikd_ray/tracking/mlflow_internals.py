@@ -31,7 +31,7 @@ NOTE = "mlflow.note.content"  # description of a run or an experiment, in Markdo
 MAX_METRICS = 1000  # of a call of `log_batch`
 MAX_TAG = 1000  # characters of a tag whose text may grow; MLflow accepts 8000
 
-FILE_STORE, OTHER_SCHEMA = "filesystem tracking backend", "database schema"
+FILE_STORE_ERROR, SCHEMA_ERROR = "filesystem tracking backend", "database schema"
 """Words of the errors with which MLflow refuses a folder `mlruns`, and the database of another version."""
 
 VIEW = "ikd-students"  # id of the saved view in links

@@ -16,7 +16,7 @@ from ikd_ray.search.planned_work import DataSize, EpochCosts, total_cost
 from ikd_ray.search.space_file import load_space
 from ikd_ray.sweep.dry_run import plan_sweep, sample_trials
 from ikd_ray.sweep.epoch_costs import Costs, typical_subset
-from ikd_ray.sweep.runner import describe_data
+from ikd_ray.sweep.runner import print_data
 from ikd_ray.terminal.console import Console
 from tests.helpers.run_command import sweep_flags, validated_request
 from tests.helpers.tiny_models import make_dataset
@@ -85,7 +85,7 @@ def test_what_may_be_wrong_with_the_data_is_told(inputs, tmp_path):
     told = ("train has no example of 1 of 3 classes", "1 of 2 dev examples are in train too")
     plan = [note.text for note in islice(plan_sweep(request), 3) if note.label == "warning"]
     output = io.StringIO()
-    describe_data(request, Console(output))
+    print_data(request, Console(output))
     lines = [line for line in output.getvalue().splitlines() if line.startswith("WARNING: ")]
     for found in (plan, [line.removeprefix("WARNING: ") for line in lines]):
         assert len(found) == 2
