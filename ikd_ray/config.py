@@ -167,9 +167,9 @@ class SharingConfig(_Config):
     )
 
 
-def latency_tokens(positions: int) -> int:
+def latency_tokens(max_position_embeddings: int) -> int:
     """Return the length of the sequence that latency is measured with, for a model with so many positions."""
-    return min(LATENCY_TOKENS, positions - 2)  # RoBERTa's positions start at 2
+    return min(LATENCY_TOKENS, max_position_embeddings - 2)  # RoBERTa's positions start at 2
 
 
 def first_error(error: ValidationError) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 MISSING = "-"
 """Cell of a table whose value is not known."""
@@ -56,14 +56,16 @@ def decimal(value: float | None) -> str:
     return MISSING if value is None else f"{value:.3f}"
 
 
-def describe_truncated(counts: Mapping[str, Sequence[int]]) -> str:
+def describe_truncated(truncation: Mapping[str, Mapping[str, int]]) -> str:
     """Return text such as `3 of 1,043 dev`; empty where nothing was truncated.
 
     Args:
-        counts: how many examples of a split were truncated, and how many it has.
+        truncation: the numbers of `truncated` examples and of all `examples`, by split.
     """
-    texts = [f"{cut:,} of {total:,} {split}" for split, (cut, total) in counts.items() if cut]
-    return " and ".join(texts)
+    counts = {split: count for split, count in truncation.items() if count["truncated"]}
+    return " and ".join(
+        f"{count['truncated']:,} of {count['examples']:,} {split}" for split, count in counts.items()
+    )
 
 
 def null_nonfinite(metrics: Mapping[str, float]) -> dict[str, float | None]:

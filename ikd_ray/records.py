@@ -51,10 +51,10 @@ class SweepRecord:
     command: str
     code_version: str
     # source, description, fingerprint, generated, examples (DataSize), selection, max_length, task (its digest),
-    # truncated: per split how many of its examples are longer than max_length, and how many it has
+    # truncated: for each split the numbers of `truncated` examples, longer than max_length, and of all `examples`
     data: dict[str, Any]
-    # name, key, source_key, layers, metrics; head and warnings where there are any; assistants, keyed by their number
-    # of layers
+    # name, key, source_key, layers, metrics; head_note and warnings where there are any; assistants, keyed by their
+    # number of layers
     teacher: dict[str, Any]
     objectives: dict[str, Direction]  # metric -> direction
     settings: dict[str, Any] = field(default_factory=dict)  # flags and ids that --resume needs

@@ -16,8 +16,9 @@ CLASS_METRICS = ("accuracy", "f1", "macro_f1", "mcc")
 SCORE_METRICS = ("pearson", "spearman")
 METRICS = CLASS_METRICS + SCORE_METRICS
 PROBABILITY_METRICS = ("nll", "teacher_kl")  # of classifiers' probabilities, see `distill.evaluate`
-ERROR_METRICS = ("rmse", "mae", "std_ratio")  # of scores, see `Task.errors`
-TRAINED_RANGE = (0.0, 5.0)
+ERROR_METRICS = ("rmse", "mae")  # of scores, see `error_metrics`
+STD_RATIO = "std_ratio"  # of scores, beside `ERROR_METRICS`
+TRAINING_RANGE = (0.0, 5.0)
 """Range that scores are scaled to while models train: that of STS-B, which learning rates and loss weights are for."""
 MIN_STD_RATIO = 0.1
 """Standard deviation of a model's scores, over that of the gold scores, below which its scores hardly vary."""
@@ -54,7 +55,7 @@ class Task:
     """Labels as the files write them, in the order of `labels`; empty for regression."""
     score_range: tuple[float, float] = (0.0, 5.0)
     """Smallest and largest gold score of a regression task."""
-    positive: int = 1
+    positive_index: int = 1
     """Index of the class that F1 is of."""
 
     @property
@@ -69,8 +70,8 @@ class Task:
         Tasks of equal identity share caches. The places of files and the names of their columns are no part of it.
         """
         # What is as usual is left out, so that tasks without it keep their caches.
-        scaled = [self.score_range] if self.is_regression and self.score_range != TRAINED_RANGE else []
-        positive = [self.positive] if self.positive != 1 else []
+        scaled = [self.score_range] if self.is_regression and self.score_range != TRAINING_RANGE else []
+        positive = [self.positive_index] if self.positive_index != 1 else []
         return json.dumps(
             [
                 self.name,
@@ -89,20 +90,20 @@ class Task:
         return not self.labels
 
     @property
-    def score_unit(self) -> float:
+    def score_scale(self) -> float:
         """The task's units in one unit of the range that scores are trained in."""
-        (low, high), (trained_low, trained_high) = self.score_range, TRAINED_RANGE
-        return (high - low) / (trained_high - trained_low)
+        (low, high), (training_low, training_high) = self.score_range, TRAINING_RANGE
+        return (high - low) / (training_high - training_low)
 
-    def scale(self, scores: np.ndarray) -> np.ndarray:
-        """Return scores in the task's units as models train on them: float32, from `score_range` to `TRAINED_RANGE`."""
-        if self.score_range == TRAINED_RANGE:
+    def scale_scores(self, scores: np.ndarray) -> np.ndarray:
+        """Return scores in the task's units as models train on them: in `TRAINING_RANGE`, as float32."""
+        if self.score_range == TRAINING_RANGE:
             return scores
-        return ((scores - self.score_range[0]) / self.score_unit + TRAINED_RANGE[0]).astype(np.float32)
+        return ((scores - self.score_range[0]) / self.score_scale + TRAINING_RANGE[0]).astype(np.float32)
 
-    def unscale(self, scores: np.ndarray) -> np.ndarray:
+    def unscale_scores(self, scores: np.ndarray) -> np.ndarray:
         """Return scores that models train on, or answer, in the task's units."""
-        return (scores - TRAINED_RANGE[0]) * self.score_unit + self.score_range[0]
+        return (scores - TRAINING_RANGE[0]) * self.score_scale + self.score_range[0]
 
     @property
     def is_pair(self) -> bool:
@@ -117,9 +118,9 @@ class Task:
     def score(self, labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
         """Compute each of `metrics`.
 
-        F1 is that of the class `positive`; macro F1 is the mean F1 of the classes that occur in labels or predictions.
-        Correlations and MCC of constant predictions are 0. If any logit is not finite, every metric is nan: the argmax
-        of a diverged model would score like a constant guess.
+        F1 is that of the class `positive_index`; macro F1 is the mean F1 of the classes that occur in labels or
+        predictions. Correlations and MCC of constant predictions are 0. If any logit is not finite, every metric is
+        nan: the argmax of a diverged model would score like a constant guess.
 
         Args:
             labels: (n,) class indices, or scores for regression; n at least 1. Scores may be scaled if logits are.
@@ -130,32 +131,32 @@ class Task:
         if not np.isfinite(logits).all():
             return dict.fromkeys(self.metrics, float("nan"))
         predictions = logits[:, 0] if self.is_regression else logits.argmax(axis=1)
-        return {metric: _measure(metric, labels, predictions, self.positive) for metric in self.metrics}
+        return {metric: _measure(metric, labels, predictions, self.positive_index) for metric in self.metrics}
 
 
-def error_metrics(task: Task, scores: np.ndarray, answers: np.ndarray) -> dict[str, float]:
-    """Compute `ERROR_METRICS`: how far answers are from the gold scores, which correlations do not tell.
+def error_metrics(task: Task, labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
+    """Compute `ERROR_METRICS` and `STD_RATIO`: how far scores are from the gold scores, which correlations do not tell.
 
     `rmse` is the root of the mean squared error and `mae` the mean absolute error, both in the task's units;
-    `std_ratio` is the standard deviation of the answers over that of the gold scores, 0 where those are all the same.
+    `std_ratio` is the standard deviation of the predictions over that of the labels, 0 where those are all the same.
 
     Args:
         task: a regression task.
-        scores: (n,) gold scores, as `Task.scale` returns them.
-        answers: (n,) scores of a model, in the same range.
+        labels: (n,) gold scores, as `Task.scale_scores` returns them.
+        predictions: (n,) scores of a model, in the same range.
     """
-    errors = (answers.astype(np.float64) - scores) * task.score_unit
-    spread = float(np.std(scores.astype(np.float64)))
+    errors = (predictions.astype(np.float64) - labels) * task.score_scale
+    spread = float(np.std(labels.astype(np.float64)))
     return {
         "rmse": float(np.sqrt(np.mean(errors**2))),
         "mae": float(np.mean(np.abs(errors))),
-        "std_ratio": float(np.std(answers.astype(np.float64))) / spread if spread else 0.0,
+        STD_RATIO: float(np.std(predictions.astype(np.float64))) / spread if spread else 0.0,
     }
 
 
-def describe_constant(metrics: Mapping[str, float]) -> str | None:
+def constant_scores_warning(metrics: Mapping[str, float]) -> str | None:
     """Return a warning if a model's scores on dev hardly vary, although a correlation may look well."""
-    ratio = metrics.get("dev/std_ratio")
+    ratio = metrics.get(f"dev/{STD_RATIO}")
     if ratio is None or ratio >= MIN_STD_RATIO:
         return None
     return (
@@ -164,7 +165,7 @@ def describe_constant(metrics: Mapping[str, float]) -> str | None:
     )
 
 
-def _measure(metric: str, labels: np.ndarray, predictions: np.ndarray, positive: int) -> float:
+def _measure(metric: str, labels: np.ndarray, predictions: np.ndarray, positive_index: int) -> float:
     # Imported late: they take a second, and command lines import this module only to check --task.
     from scipy import stats
     from sklearn import metrics
@@ -175,7 +176,7 @@ def _measure(metric: str, labels: np.ndarray, predictions: np.ndarray, positive:
         if metric == "accuracy":
             return float(metrics.accuracy_score(labels, predictions))
         if metric == "f1":
-            return float(metrics.f1_score(labels, predictions, pos_label=positive, zero_division=0.0))
+            return float(metrics.f1_score(labels, predictions, pos_label=positive_index, zero_division=0.0))
         if metric == "macro_f1":
             return float(metrics.f1_score(labels, predictions, average="macro", zero_division=0.0))
         if metric == "mcc":

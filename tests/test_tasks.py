@@ -75,12 +75,12 @@ def test_f1_is_that_of_the_positive_class():
     # Class 0 predicted at rows 2, 4, 5; true at rows 3, 5: precision 1/3, recall 1/2.
     labels, logits = LABELS, make_logits(PREDICTED)
     task = Task("own", ("text",), ("a", "b"), ("f1", "macro_f1", "mcc"), "f1")
-    scores, other = (replace(task, positive=positive).score(labels, logits) for positive in (1, 0))
+    scores, other = (replace(task, positive_index=index).score(labels, logits) for index in (1, 0))
     assert (scores["f1"], other["f1"]) == (pytest.approx(4 / 7), pytest.approx(2 / 5))
     assert {name: scores[name] for name in ("macro_f1", "mcc")} == {
         name: other[name] for name in ("macro_f1", "mcc")
     }
-    assert replace(task, positive=0).score(np.ones(2, np.int64), make_logits([1, 1]))["f1"] == 0
+    assert replace(task, positive_index=0).score(np.ones(2, np.int64), make_logits([1, 1]))["f1"] == 0
 
 
 @pytest.mark.parametrize("name", TASKS)

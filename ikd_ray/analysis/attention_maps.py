@@ -80,7 +80,7 @@ def example_from_dev(analysis: SweepAnalysis, loader: ModelLoader) -> Example:
     row = int(np.flatnonzero(split.lengths == median)[0])
     batch = collate(split, np.array([row]), loader.data.pad_id)
     label = split.labels[row]
-    gold = f"{task.unscale(label):.3g}" if task.is_regression else task.labels[int(label)]
+    gold = f"{task.unscale_scores(label):.3g}" if task.is_regression else task.labels[int(label)]
     description = f"example {row + 1} of the dev set, which is of median length"
     tokens = _tokens(loader.tokenizer(), batch.input_ids[0].tolist())
     return Example(tokens, batch.to(loader.device), description, gold)

@@ -36,9 +36,9 @@ def load_evaluation_data(output: Path, sweep: SweepRecord, teacher: Path, workdi
     from ikd_ray.distill.teacher_files import NO_REMOTE_CODE
 
     paths = (sweep.settings.get(name) for name in ("data_dir", "unlabelled"))
-    data_dir, unlabelled = (Path(path) if path else None for path in paths)
+    data_dir, unlabelled_file = (Path(path) if path else None for path in paths)
     try:
-        dataset = load_dataset(read_task(output / sweep.name), data_dir, unlabelled)
+        dataset = load_dataset(read_task(output / sweep.name), data_dir, unlabelled_file)
         if sweep.data.get("selection") == HOLDOUT:
             dataset = hold_out(dataset)
     except UsageError as error:

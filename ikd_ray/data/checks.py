@@ -27,7 +27,7 @@ def _missing_classes(dataset: Dataset) -> Iterable[str]:
     if task.is_regression:
         return
     train = dataset.splits["train"]
-    counts = np.bincount(train.labels[train.labelled], minlength=task.num_labels)
+    counts = np.bincount(train.labels[train.is_labelled], minlength=task.num_labels)
     missing = [name for name, count in zip(task.labels, counts, strict=True) if not count]
     if missing:
         yield (
@@ -38,12 +38,12 @@ def _missing_classes(dataset: Dataset) -> Iterable[str]:
 
 def _shared_rows(dataset: Dataset, name: str) -> Iterable[str]:
     train = dataset.splits["train"]
-    labelled = train.select(np.flatnonzero(train.labelled))
-    known, rows = set(_texts(labelled)), list(_texts(dataset.splits[name]))
-    shared = sum(row in known for row in rows)
+    labelled = train.select(np.flatnonzero(train.is_labelled))
+    training_texts, texts = set(_texts(labelled)), list(_texts(dataset.splits[name]))
+    shared = sum(text in training_texts for text in texts)
     if shared:
         yield (
-            f"{shared} of {len(rows)} {name} examples are in train too, which makes metrics on {name} too good; "
+            f"{shared} of {len(texts)} {name} examples are in train too, which makes metrics on {name} too good; "
             "take them out of train"
         )
 

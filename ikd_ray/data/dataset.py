@@ -12,7 +12,7 @@ import numpy as np
 from ikd_ray.tasks import Task
 
 UNLABELLED = -1
-"""Class index of an example without a label; a missing score is nan."""
+"""Class index of an example without a label, by scikit-learn's convention; a missing score is nan."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +31,9 @@ class Split:
         return len(self.text)
 
     @property
-    def labelled(self) -> np.ndarray:
+    def is_labelled(self) -> np.ndarray:
         """The (n,) mask of the examples that have a label."""
-        return labelled(self.labels)
+        return is_labelled(self.labels)
 
     def select(self, rows: np.ndarray) -> Split:
         """Return the examples at `rows`, in that order."""
@@ -42,7 +42,7 @@ class Split:
         return Split(text, text_pair, self.labels[rows], rows if self.rows is None else self.rows[rows])
 
 
-def labelled(labels: np.ndarray) -> np.ndarray:
+def is_labelled(labels: np.ndarray) -> np.ndarray:
     """Return a mask, (n,), of the labels that are none of the marks of a missing one."""
     return ~np.isnan(labels) if np.issubdtype(labels.dtype, np.floating) else labels != UNLABELLED
 

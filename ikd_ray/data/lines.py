@@ -12,31 +12,29 @@ from typing import BinaryIO
 from ikd_ray.errors import UsageError
 
 MAX_LINE = 2**20  # bytes: bounds memory where a file has no line ends
-LONE_RETURN = (
-    "a carriage return stands alone within the line; save the file with lines that end in LF or CRLF"
-)
+LONE_CR = "a carriage return stands alone within the line; save the file with lines that end in LF or CRLF"
 
 
-def read_lines(path: Path, old_ends: bool = False) -> Iterator[str]:
+def read_lines(path: Path, allow_cr: bool = False) -> Iterator[str]:
     """Yield a text file's lines with their ends.
 
     A line ends at a line feed and nowhere else: sentences hold U+0085 and U+2028, at which `str.splitlines` breaks.
 
     Args:
         path: the file.
-        old_ends: whether a line ends at a carriage return where a file has no line feed, as old programs write it.
+        allow_cr: whether a line ends at a carriage return where a file has no line feed, as old programs write it.
 
     Raises:
         UsageError: the file cannot be read, is not UTF-8 or has a line of over `MAX_LINE` bytes.
     """
     try:
         with path.open("rb") as file:
-            lines = _split_at_returns(file) if old_ends and _has_returns_only(file) else _split(file)
+            lines = _split_at_returns(file) if allow_cr and _has_returns_only(file) else _split(file)
             for number, data in enumerate(lines, 1):
                 if number == 1:
                     data = data.removeprefix(codecs.BOM_UTF8)
                 if len(data) > MAX_LINE:
-                    problem = LONE_RETURN if b"\r" in data else "one example a line is needed"
+                    problem = LONE_CR if b"\r" in data else "one example a line is needed"
                     raise UsageError(f"{path} line {number}: over 1 MiB; {problem}")
                 try:
                     yield data.decode()

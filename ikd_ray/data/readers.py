@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ikd_ray.data.dataset import Split
-from ikd_ray.data.lines import LONE_RETURN, MAX_LINE, read_lines
+from ikd_ray.data.lines import LONE_CR, MAX_LINE, read_lines
 from ikd_ray.data.separated import read_rows
 from ikd_ray.data.task_file import CustomTask, nfc
 from ikd_ray.errors import UsageError, first_line
@@ -65,7 +65,7 @@ def read_glue_split(path: Path, task: GlueTask) -> tuple[Split, int]:
     lines = (line.removesuffix("\n").removesuffix("\r") for line in read_lines(path))
     columns = task.headless or next(lines, "").split("\t")
     if any("\r" in column for column in columns):
-        raise UsageError(f"{path} line 1: {LONE_RETURN}")
+        raise UsageError(f"{path} line 1: {LONE_CR}")
     *text_indices, label_index = _indices(columns, (*task.file_text, task.file_label), f"{path} line 1")
     builder, skipped = _SplitBuilder(task), 0
     for number, line in enumerate(lines, 1 if task.headless else 2):
@@ -181,7 +181,7 @@ def _problem(fields: list[str], columns: Sequence[str], text_indices: list[int])
     """Return what is wrong with a row of a GLUE file, its label aside."""
     if len(fields) != len(columns):
         problem = f"the row has {len(fields)} tab-separated columns where {len(columns)} are right"
-        return f"{problem}; {LONE_RETURN}" if any("\r" in field for field in fields) else problem
+        return f"{problem}; {LONE_CR}" if any("\r" in field for field in fields) else problem
     for index in text_indices:
         if not fields[index].strip():
             return f"column {columns[index]!r} is empty where a text is needed"
@@ -252,13 +252,13 @@ def _is_row(task: Task, columns: Sequence[str], cells: Sequence[str]) -> bool:
 
 
 def _read_json_lines(path: Path, task: Task, required: Sequence[str]) -> Iterator[Row]:
-    for number, line in enumerate(read_lines(path, old_ends=True), 1):
+    for number, line in enumerate(read_lines(path, allow_cr=True), 1):
         where = f"{path} line {number}"
         try:
             record = json.loads(line, object_pairs_hook=_unique, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             if "\r" in line.rstrip("\r\n"):
-                raise UsageError(f"{where}: {LONE_RETURN}") from None
+                raise UsageError(f"{where}: {LONE_CR}") from None
             reason = "nested too deep" if isinstance(error, RecursionError) else _shown(str(error))
             raise UsageError(f"{where}: not JSON ({reason}); write one object a line") from None
         if not isinstance(record, dict):

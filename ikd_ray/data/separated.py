@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from ikd_ray.data.lines import LONE_RETURN, MAX_LINE, read_lines
+from ikd_ray.data.lines import LONE_CR, MAX_LINE, read_lines
 from ikd_ray.errors import UsageError
 
 IsRow = Callable[[Sequence[str], Sequence[str]], bool]
@@ -46,7 +46,7 @@ def read_rows(path: Path, delimiter: str, is_row: IsRow) -> Iterator[tuple[str, 
     Raises:
         UsageError: The file is not such a table; the message names the line.
     """
-    if delimiter == "\t" and '"' not in next(read_lines(path, old_ends=True), ""):
+    if delimiter == "\t" and '"' not in next(read_lines(path, allow_cr=True), ""):
         try:
             _require_quoting(path, is_row)
         except _QuotingError as error:
@@ -84,7 +84,7 @@ def _parse(path: Path, delimiter: str) -> Iterator[tuple[int, list[str], list[st
     taken: list[str] = []
 
     def take() -> Iterator[str]:
-        for line in read_lines(path, old_ends=True):
+        for line in read_lines(path, allow_cr=True):
             taken.append(line)
             yield line
 
@@ -107,7 +107,7 @@ def _explain(error: csv.Error) -> str:
     if reason.startswith("field larger than"):
         return _TOO_LONG
     if reason.startswith("new-line character"):
-        return LONE_RETURN
+        return LONE_CR
     return f"{reason}; {_ADVICE}"
 
 
@@ -138,11 +138,11 @@ def _require_quoting(path: Path, is_row: IsRow) -> None:
 def _plain_rows(path: Path, reason: str) -> Iterator[tuple[str, list[str]]]:
     """Yield each line of a TSV file as a row; `reason` says why it is not quoted."""
     width = 0
-    for number, line in enumerate(read_lines(path, old_ends=True), 1):
+    for number, line in enumerate(read_lines(path, allow_cr=True), 1):
         where, cells = f"{path} line {number}", _split(line, "\t")
         width = width or len(cells)
         if any("\r" in cell for cell in cells):
-            raise UsageError(f"{where}: {LONE_RETURN}")
+            raise UsageError(f"{where}: {LONE_CR}")
         if len(cells) != width:
             raise UsageError(
                 f"{where}: the row has {len(cells)} columns where {width} are right; quotes are characters in this "

@@ -28,20 +28,23 @@ _OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFF
 
 
 def load_dataset(
-    task: GlueTask | CustomTask, data_dir: Path | None, unlabelled: Path | None = None
+    task: GlueTask | CustomTask, data_dir: Path | None, unlabelled_file: Path | None = None
 ) -> Dataset:
-    """Load a task's examples, and add the texts of the table `unlabelled` to those of train.
+    """Load a task's examples, and add the texts of a table without labels to those of train.
 
     They come from `data_dir` alone if it is given (a custom task requires it), else from the hub or its local cache,
-    else, for cola only, from the embedded corpus.
+    else, for cola only, from the embedded corpus. The table is `unlabelled_file`, that of the flag `--unlabelled`, else
+    the one that a task file names.
 
     Raises:
         UsageError: the folder's content is wrong (the message names file and line), or no source has the task.
     """
     dataset = _load_labelled(task, data_dir)
-    if unlabelled is None and isinstance(task, CustomTask) and task.unlabelled and data_dir:
-        unlabelled = data_dir / task.unlabelled
-    return dataset if unlabelled is None else add_unlabelled(dataset, *read_unlabelled(unlabelled, task))
+    if unlabelled_file is None and isinstance(task, CustomTask) and task.unlabelled_file and data_dir:
+        unlabelled_file = data_dir / task.unlabelled_file
+    if unlabelled_file is None:
+        return dataset
+    return add_unlabelled(dataset, *read_unlabelled(unlabelled_file, task))
 
 
 def _load_labelled(task: GlueTask | CustomTask, data_dir: Path | None) -> Dataset:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ikd_ray.data.dataset import Dataset, labelled
+from ikd_ray.data.dataset import Dataset, is_labelled
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import Task
 
@@ -52,12 +52,12 @@ def training_rows(labels: np.ndarray, fraction: float, unlabelled_fraction: floa
     Returns:
         The selected rows, ascending, int64.
     """
-    known = labelled(labels)
-    rows, others = np.flatnonzero(known), np.flatnonzero(~known)
-    chosen = rows[nested_subset(labels[rows], fraction, seed)]
-    if not unlabelled_fraction or not len(others):
+    labelled_rows, other_rows = np.flatnonzero(is_labelled(labels)), np.flatnonzero(~is_labelled(labels))
+    chosen = labelled_rows[nested_subset(labels[labelled_rows], fraction, seed)]
+    if not unlabelled_fraction or not len(other_rows):
         return chosen
-    return np.sort(np.append(chosen, others[nested_subset(labels[others], unlabelled_fraction, seed)]))
+    others = other_rows[nested_subset(labels[other_rows], unlabelled_fraction, seed)]
+    return np.sort(np.append(chosen, others))
 
 
 def hold_out(dataset: Dataset) -> Dataset:
@@ -71,9 +71,10 @@ def hold_out(dataset: Dataset) -> Dataset:
         UsageError: a label has fewer than two training examples, or a tenth of the scores is less than two.
     """
     train = dataset.splits["train"]
-    known = np.flatnonzero(train.labelled)
-    _check_size(dataset.task, train.labels[known])
-    held_out = known[nested_subset(train.labels[known], HOLDOUT_FRACTION, HOLDOUT_SEED)]
+    labelled_rows = np.flatnonzero(train.is_labelled)
+    labels = train.labels[labelled_rows]
+    _check_size(dataset.task, labels)
+    held_out = labelled_rows[nested_subset(labels, HOLDOUT_FRACTION, HOLDOUT_SEED)]
     remaining = np.setdiff1d(np.arange(len(train)), held_out)
     splits = dataset.splits | {"train": train.select(remaining), HOLDOUT: train.select(held_out)}
     return replace(

@@ -15,7 +15,7 @@ from ikd_ray.errors import UsageError
 from ikd_ray.tasks import CLASS_METRICS, METRICS, SCORE_METRICS, TASKS, GlueTask, Task, get_task
 from ikd_ray.yaml_file import AS_LIST, YamlFile, distinct, mapping, mistakes_at, quote
 
-UNLABELLED_FILE = "unlabelled"  # its key in `files`
+UNLABELLED_KEY = "unlabelled"  # its key in `files`
 TASK_FILE = "task.yaml"  # in folders that keep a task's definition
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 _REQUIRED = {
@@ -32,7 +32,7 @@ class CustomTask(Task):
 
     files: tuple[tuple[str, str], ...] = ()
     """Pairs of a split's name and its table, a path relative to the data folder."""
-    unlabelled: str = field(default="", compare=False)
+    unlabelled_file: str = field(default="", compare=False)
     """Path, relative to the data folder, of a table of texts without labels; empty where there is none."""
     definition: str = field(default="", compare=False, repr=False)
     """The file as written."""
@@ -117,9 +117,9 @@ def load_task(path: Path) -> CustomTask:
         file_label=values["label"],
         file_labels=tuple(labels),
         score_range=values.get("range", (0.0, 0.0)),
-        positive=classes.index(values["positive"]) if "positive" in values else 1,
+        positive_index=classes.index(values["positive"]) if "positive" in values else 1,
         files=tuple((split, files[split]) for split in _TABLES),
-        unlabelled=files.get(UNLABELLED_FILE, ""),
+        unlabelled_file=files.get(UNLABELLED_KEY, ""),
         definition=file.text,
     )
 
@@ -213,7 +213,7 @@ _SCHEMA = mapping(
         "metric": _METRIC,
         "metrics": Annotated[distinct(_METRIC), AS_LIST],
         "files": Annotated[
-            mapping(dict.fromkeys((*_TABLES, UNLABELLED_FILE), _FILE)), AfterValidator(_check_files)
+            mapping(dict.fromkeys((*_TABLES, UNLABELLED_KEY), _FILE)), AfterValidator(_check_files)
         ],
     }
 )

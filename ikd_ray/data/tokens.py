@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ikd_ray.data.dataset import Dataset, Split, labelled
+from ikd_ray.data.dataset import Dataset, Split, is_labelled
 from ikd_ray.data.splits import HOLDOUT
 from ikd_ray.data.task_file import keep_task, kept_task
 from ikd_ray.errors import UsageError
@@ -81,7 +81,7 @@ class TokenSplit:
 
     input_ids: RaggedArray  # int32
     token_type_ids: RaggedArray  # uint8: 0 for the first text, 1 for the second
-    labels: np.ndarray  # (n,), int64 classes or float32 scores, the latter as `Task.scale` returns them
+    labels: np.ndarray  # (n,), int64 classes, or float32 scores as `Task.scale_scores` returns them
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -96,9 +96,9 @@ class TokenSplit:
         return TokenSplit(self.input_ids.select(rows), self.token_type_ids.select(rows), self.labels[rows])
 
     @cached_property
-    def labelled(self) -> np.ndarray:
+    def labelled_rows(self) -> np.ndarray:
         """The (n,) positions of the examples that have a label."""
-        return np.flatnonzero(labelled(self.labels))
+        return np.flatnonzero(is_labelled(self.labels))
 
     @cached_property
     def order(self) -> LengthOrder:
@@ -116,7 +116,7 @@ class TaskData:
     key: str
     """Identifies the content: the name of `folder`."""
     folder: Path
-    truncated: dict[str, int] | None = None
+    truncated_counts: dict[str, int] | None = None
     """Number of truncated examples of each split; None in folders of earlier versions."""
 
     @property
@@ -129,9 +129,13 @@ class TaskData:
         """All splits but "train": "dev", for MNLI "dev_mismatched", and "holdout" where there is one."""
         return {name: split for name, split in self.splits.items() if name != "train"}
 
-    def count_truncated(self) -> dict[str, tuple[int, int]]:
-        """Return for each split how many of its examples were truncated, and how many it has; empty if unknown."""
-        return {name: (count, len(self.splits[name])) for name, count in (self.truncated or {}).items()}
+    @property
+    def truncation(self) -> dict[str, dict[str, int]]:
+        """The number of `truncated` examples, and of all `examples`, by split; empty if unknown."""
+        counts = self.truncated_counts or {}
+        return {
+            name: {"truncated": count, "examples": len(self.splits[name])} for name, count in counts.items()
+        }
 
     @property
     def selection_split(self) -> str:
@@ -162,10 +166,10 @@ def tokenize(
     key = data_key(dataset.fingerprint, tokenizer_key, max_length)
 
     def write(folder: Path) -> None:
-        truncated = {}
+        truncated_counts = {}
         for name, split in dataset.splits.items():
             input_ids, token_type_ids = _encode(name, split, tokenizer, max_length)
-            truncated[name] = _count_truncated(split, tokenizer, input_ids.sizes, max_length)
+            truncated_counts[name] = _count_truncated(split, tokenizer, input_ids.sizes, max_length)
             input_ids.save(folder, f"{name}.ids")
             token_type_ids.save(folder, f"{name}.segments")
             np.save(folder / f"{name}.labels.npy", split.labels)
@@ -173,7 +177,7 @@ def tokenize(
             "task": dataset.task.name,
             "splits": list(dataset.splits),
             "pad_id": tokenizer.pad_token_id,
-            "truncated": truncated,
+            "truncated": truncated_counts,
         }
         (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
         keep_task(folder, dataset.task)
@@ -191,7 +195,7 @@ def open_data(folder: Path) -> TaskData:
         splits[name] = TokenSplit(
             RaggedArray.open(folder, f"{name}.ids"),
             RaggedArray.open(folder, f"{name}.segments"),
-            task.scale(labels) if task.is_regression else labels,
+            task.scale_scores(labels) if task.is_regression else labels,
         )
     return TaskData(task, splits, about["pad_id"], folder.name, folder, about.get("truncated"))
 

@@ -128,7 +128,7 @@ def start_key(
     """
     settings = [trial.student_layers, trial.student_init, trial.seed, trial.learning_rate, trial.batch_size]
     settings.append(trial.train_fraction)  # with the seed it determines the examples
-    if len(data.train.labelled) < len(data.train):
+    if len(data.train.labelled_rows) < len(data.train):
         settings.append(trial.unlabelled_fraction)
     others = [reference] if reference else []
     return store.digest(list(environments), data.key, targets.fingerprint(matched), settings, *others)

@@ -36,7 +36,7 @@ def predict(model: Encoder, split: TokenSplit, pad_id: int, memory: StepMemory |
 
 
 def score(model: Encoder, data: TaskData, memory: StepMemory | None = None) -> dict[str, float]:
-    """Return the task's metrics on every evaluation split, e.g. `dev/mcc`, and the `nll` of classes or `ERROR_METRICS`.
+    """Return the task's metrics on every evaluation split, e.g. `dev/mcc`, and beside them `nll` or `error_metrics`.
 
     `memory` is as for `predict`.
     """

@@ -53,11 +53,11 @@ def hard_label_loss(logits: Tensor, labels: Tensor, some_unlabelled: bool = Fals
     """
     logits = _wide(logits)
     if logits.shape[-1] == 1:
-        scores, answers = labels.to(logits.dtype), logits[:, 0]
+        labels, predictions = labels.to(logits.dtype), logits[:, 0]
         if some_unlabelled:
             # Not by a product: the gradient through nan is nan even where its weight is 0.
-            scores = torch.where(scores.isnan(), answers.detach(), scores)
-        return F.mse_loss(answers, scores)
+            labels = torch.where(labels.isnan(), predictions.detach(), labels)
+        return F.mse_loss(predictions, labels)
     if some_unlabelled:
         return F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="sum") / len(labels)
     return F.cross_entropy(logits, labels)

@@ -54,7 +54,7 @@ class Stage:
         return self.soft > 0 or self.hard > 0
 
     @property
-    def imitates(self) -> bool:
+    def uses_teacher(self) -> bool:
         """True if the stage has a loss that compares with the teacher, and so learns from texts without a label."""
         return self.soft > 0 or bool(self.layers)
 

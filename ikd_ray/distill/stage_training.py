@@ -72,13 +72,13 @@ class StageTrainer:
         memory: StepMemory | None = None,
     ) -> None:
         rows = np.arange(len(data.train)) if rows is None else rows
-        known = np.isin(rows, data.train.labelled)
-        if not stage.imitates:
-            rows, known = rows[known], known[known]
-        self._labelled_share = float(known.mean())
+        is_labelled = np.isin(rows, data.train.labelled_rows)
+        if not stage.uses_teacher:
+            rows, is_labelled = rows[is_labelled], is_labelled[is_labelled]
+        self._labelled_fraction = float(is_labelled.mean())
         self.stage = stage
         self.optimizer = StageOptimizer(model, stage, settings, data, rows)
-        self._loss = StageLoss(model, stage, matched, world.autocast, some_unlabelled=not known.all())
+        self._loss = StageLoss(model, stage, matched, world.autocast, some_unlabelled=not is_labelled.all())
         cells = partial(ModelShape.of(model.config).training_cells, stage, len(model.layers))
         bound = memory or StepMemory()
         split = partial(bound.split, lengths=data.train.lengths, cells=cells, processes=world.size)
@@ -121,8 +121,8 @@ class StageTrainer:
                     trim_heap()
         means = (world.all_reduce_sum(sums) / sum(len(rows) for step in plan for rows in step)).tolist()
         metrics = {f"train/{name}": value for name, value in zip(("loss", *losses), means, strict=True)}
-        if "train/hard" in metrics and self._labelled_share:  # a mean over the labelled examples
-            metrics["train/hard"] /= self._labelled_share
+        if "train/hard" in metrics and self._labelled_fraction:  # a mean over the labelled examples
+            metrics["train/hard"] /= self._labelled_fraction
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise DivergedError(f"{name} became {value} in stage {stage.name}, epoch {number}")

@@ -39,10 +39,10 @@ from ikd_ray.distill.teacher_files import (
     validate_shapes,
     weights_key,
 )
-from ikd_ray.distill.teacher_head import match_head, match_scores, named_order
+from ikd_ray.distill.teacher_head import align_labels, label_order_by_name, rescale_scores
 from ikd_ray.errors import UsageError, first_line
 from ikd_ray.storage import store
-from ikd_ray.tasks import Task, describe_constant
+from ikd_ray.tasks import Task, constant_scores_warning
 
 FORMAT = 2
 """Part of a teacher's key; change it where the code fine-tunes a teacher in another way."""
@@ -86,8 +86,8 @@ class TeacherRecord:
     """Settings of its fine-tuning; empty where it was used as it is."""
     history: list[dict[str, float]]
     """Metrics of each epoch of its fine-tuning."""
-    head: str = ""
-    """What was done to the head that it brought, for the user; empty where that fitted."""
+    head_note: str = ""
+    """Sentence for the user on how its head was changed; empty where it fitted."""
     warnings: list[str] = field(default_factory=list)
     """What is wrong with its answers."""
     assistants: dict[int, TeacherRecord] = field(default_factory=dict)
@@ -233,7 +233,7 @@ def teacher_key(
     `memory` is that of `make_teacher`; it is part of the digest only where it splits batches.
     """
     if source.has_head:
-        order = None if data.task.is_regression else named_order(source.labels, data.task)
+        order = None if data.task.is_regression else label_order_by_name(source.labels, data.task)
         changed = [] if order == sorted(order or [0]) else ["head", source.labels]
         return store.digest(FORMAT, source.key, data.key, None, *changed)
     shape, stage = ModelShape(source.heads, source.hidden_size), fine_tuning_stage(source.layers, 1)
@@ -291,18 +291,18 @@ def make_teacher(
         for epoch in _fine_tune(teacher, data, config, DistributedContext(device=device), memory):
             history.append(epoch.metrics)
             yield epoch
-    head = ""
+    head_note = ""
     if source.has_head and data.task.is_regression:
-        head = match_scores(teacher, data, memory)
+        head_note = rescale_scores(teacher, data, memory)
     elif source.has_head:
-        head = match_head(teacher, source.labels, data, memory)
+        head_note = align_labels(teacher, source.labels, data, memory)
     metrics = score(teacher, data, memory)
     record = {
         "name": source.name,
         "metrics": metrics,
         "settings": settings,
         "history": history,
-        "head": head,
+        "head_note": head_note,
         "warnings": _warnings(metrics, data),
     }
     save_teacher(folder, teacher.cpu(), source.path, record)
@@ -313,10 +313,10 @@ def _warnings(metrics: dict[str, float], data: TaskData) -> list[str]:
     task, dev = data.task, data.splits["dev"]
     constant, answer = np.zeros((len(dev), task.num_labels), np.float32), "one score"
     if not task.is_regression:
-        commonest = int(np.bincount(data.train.labels[data.train.labelled]).argmax())
+        commonest = int(np.bincount(data.train.labels[data.train.labelled_rows]).argmax())
         constant[:, commonest], answer = 1, f"{task.labels[commonest]!r}"
     reached, least = metrics[f"dev/{task.metric}"], task.score(dev.labels, constant)[task.metric]
-    constant_scores = describe_constant(metrics)
+    constant_scores = constant_scores_warning(metrics)
     warnings = [f"the teacher: {constant_scores}"] if constant_scores else []
     if not reached > least:
         warnings.append(

@@ -14,15 +14,15 @@ from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.evaluate import predict
 from ikd_ray.distill.memory import StepMemory
-from ikd_ray.tasks import TRAINED_RANGE, Task
+from ikd_ray.tasks import TRAINING_RANGE, Task
 
-SAMPLE = 1_000
+SAMPLE_SIZE = 1_000
 """Training examples on which a head is measured."""
 MAX_ERROR_RATIO = 1.5
 """Error of a head's scores, over that of their best linear map, above which they are on another scale."""
 
 
-def named_order(names: Sequence[str], task: Task) -> list[int] | None:
+def label_order_by_name(names: Sequence[str], task: Task) -> list[int] | None:
     """Return for each class of a task the output of a head that stands for it, or None if the names do not tell.
 
     They tell where they are the task's names or its tables' labels, in any order; transformers' own LABEL_0, LABEL_1
@@ -41,7 +41,7 @@ def named_order(names: Sequence[str], task: Task) -> list[int] | None:
     return None
 
 
-def match_head(
+def align_labels(
     teacher: Encoder, names: Sequence[str], data: TaskData, memory: StepMemory | None = None
 ) -> str:
     """Put the outputs of a teacher's head in the order of the task's classes, in place.
@@ -57,19 +57,19 @@ def match_head(
     Returns:
         A sentence for the user, or an empty string where nothing was changed or measured.
     """
-    task, order, share = data.task, named_order(names, data.task), None
+    task, order, share = data.task, label_order_by_name(names, data.task), None
     if order is None:
-        order, share = _measured_order(teacher, data, memory)
+        order, share = _label_order_by_accuracy(teacher, data, memory)
     if order != list(range(len(order))):
         _reorder(output_layer(teacher), order)
     elif share is None:
         return ""
     matches = ", ".join(f"{names[output]} is {task.labels[label]}" for label, output in enumerate(order))
-    how = "by name" if share is None else f"measured on train, where {share:.0%} of a sample then agree"
+    how = "by name" if share is None else f"by its answers: so {share:.0%} of a sample of train are right"
     return f"labels of its head: {matches} ({how})"
 
 
-def match_scores(teacher: Encoder, data: TaskData, memory: StepMemory | None = None) -> str:
+def rescale_scores(teacher: Encoder, data: TaskData, memory: StepMemory | None = None) -> str:
     """Scale the scores of a teacher's regression head to the range that students train in, in place.
 
     They are taken to be in the task's units. Where a sample of train shows that they are on another scale, they are
@@ -79,24 +79,26 @@ def match_scores(teacher: Encoder, data: TaskData, memory: StepMemory | None = N
         A sentence for the user, or an empty string where the scores are in the task's units.
     """
     task, layer = data.task, output_layer(teacher)
-    scale_output(layer, 1 / task.score_unit, -task.score_range[0] / task.score_unit + TRAINED_RANGE[0])
-    answers, gold = (values.astype(np.float64) for values in _sample(teacher, data, memory))
-    answers = answers[:, 0]
-    correlation = np.corrcoef(answers, gold)[0, 1] if np.ptp(answers) and np.ptp(gold) else 0.0
-    if not correlation > 0:
+    scale_output(layer, 1 / task.score_scale, -task.score_range[0] / task.score_scale + TRAINING_RANGE[0])
+    logits, labels = (values.astype(np.float64) for values in _sample(teacher, data, memory))
+    predictions = logits[:, 0]
+    varies = np.ptp(predictions) > 0 and np.ptp(labels) > 0
+    if not varies or not np.corrcoef(predictions, labels)[0, 1] > 0:
         return ""  # no scale helps; its metrics on dev are the warning
-    slope, offset = np.polyfit(answers, gold, 1)
+    slope, offset = np.polyfit(predictions, labels, 1)
     error, fitted_error = (
-        float(np.sqrt(np.mean((values - gold) ** 2))) for values in (answers, slope * answers + offset)
+        float(np.sqrt(np.mean((values - labels) ** 2)))
+        for values in (predictions, slope * predictions + offset)
     )
     if error <= MAX_ERROR_RATIO * fitted_error:
         return ""
     scale_output(layer, slope, offset)
-    low, high = task.unscale(np.percentile(answers, [1, 99]))
+    low, high = task.unscale_scores(np.percentile(predictions, [1, 99]))
+    least, greatest = task.unscale_scores(np.array([labels.min(), labels.max()]))
     return (
-        f"its scores were on another scale: from {low:.3g} to {high:.3g} on train, whose own are from "
-        f"{task.unscale(gold.min()):.3g} to {task.unscale(gold.max()):.3g}; rescaled, which takes the root mean "
-        f"squared error from {error * task.score_unit:.3g} to {fitted_error * task.score_unit:.3g}"
+        f"its scores on train were from {low:.3g} to {high:.3g}, the gold scores are from {least:.3g} to "
+        f"{greatest:.3g}; they were rescaled, and the RMSE on train fell from {error * task.score_scale:.3g} to "
+        f"{fitted_error * task.score_scale:.3g}"
     )
 
 
@@ -117,7 +119,9 @@ def _comparable(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _measured_order(teacher: Encoder, data: TaskData, memory: StepMemory | None) -> tuple[list[int], float]:
+def _label_order_by_accuracy(
+    teacher: Encoder, data: TaskData, memory: StepMemory | None
+) -> tuple[list[int], float]:
     """Return the order in which the head is right most often on a sample of train, and how often that is."""
     logits, labels = _sample(teacher, data, memory)
     counts = np.zeros((data.task.num_labels,) * 2, np.int64)
@@ -129,8 +133,8 @@ def _measured_order(teacher: Encoder, data: TaskData, memory: StepMemory | None)
 
 def _sample(teacher: Encoder, data: TaskData, memory: StepMemory | None) -> tuple[np.ndarray, np.ndarray]:
     """Return a teacher's logits for a sample of train, (n, labels), and the gold labels, (n,)."""
-    rows = data.train.labelled
-    sample = data.train.select(rows[np.unique(np.linspace(0, len(rows) - 1, SAMPLE).astype(np.int64))])
+    rows = data.train.labelled_rows
+    sample = data.train.select(rows[np.unique(np.linspace(0, len(rows) - 1, SAMPLE_SIZE).astype(np.int64))])
     return predict(teacher, sample, data.pad_id, memory), sample.labels
 
 

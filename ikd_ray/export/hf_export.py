@@ -18,7 +18,7 @@ from ikd_ray.export.model_card import WEIGHTS, ExportedFiles, model_card
 from ikd_ray.formatting import null_nonfinite
 from ikd_ray.records import SweepRecord, TrialRecord
 from ikd_ray.storage import store
-from ikd_ray.tasks import TRAINED_RANGE, Task
+from ikd_ray.tasks import TRAINING_RANGE, Task
 from ikd_ray.version import code_version
 
 CONFIG, TOKENIZER_CONFIG, TOKENIZER = "config.json", "tokenizer_config.json", "tokenizer.json"
@@ -75,8 +75,8 @@ def export_student(
         with store.staging_dir(new) as folder:
             for file in tokenizer:
                 shutil.copyfile(file, folder / file.name)
-            if task.is_regression and task.score_range != TRAINED_RANGE:
-                _write_unscaled(student, folder, task)
+            if task.is_regression and task.score_range != TRAINING_RANGE:
+                _write_in_task_units(student, folder, task)
             else:
                 shutil.copyfile(student / WEIGHTS, folder / WEIGHTS)
             _set_max_length(folder, sweep.data["max_length"])
@@ -84,8 +84,7 @@ def export_student(
             text = json.dumps(config, indent=2, sort_keys=True) + "\n"
             (folder / CONFIG).write_text(text, encoding="utf-8")
             files = convert(folder, trial) if convert else None
-            tokens = latency_tokens(config["max_position_embeddings"])
-            card = model_card(sweep, trial, task, tokens, files)
+            card = model_card(sweep, trial, task, latency_tokens(config["max_position_embeddings"]), files)
             (folder / "README.md").write_text(card, encoding="utf-8")
             records.write_json(folder / "ikd.json", _facts(sweep, trial, files))
         store.swap_dir(new, target)
@@ -158,7 +157,7 @@ def _check_targets(to: Path, targets: Sequence[Path], force: bool) -> None:
         raise UsageError(f"{taken[0]}{more} exists already; --force replaces it")
 
 
-def _write_unscaled(student: Path, folder: Path, task: Task) -> None:
+def _write_in_task_units(student: Path, folder: Path, task: Task) -> None:
     """Write a student's weights, its last layer changed so that it answers in the task's units."""
     # Imported late: it takes seconds, and few tasks need it.
     from transformers import AutoModelForSequenceClassification
@@ -170,8 +169,8 @@ def _write_unscaled(student: Path, folder: Path, task: Task) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(
         student, use_safetensors=True, dtype="auto", **NO_REMOTE_CODE
     )
-    offset = task.score_range[0] - TRAINED_RANGE[0] * task.score_unit
-    scale_output(output_layer(Encoder(model)), task.score_unit, offset)
+    offset = task.score_range[0] - TRAINING_RANGE[0] * task.score_scale
+    scale_output(output_layer(Encoder(model)), task.score_scale, offset)
     model.save_pretrained(folder)
 
 

@@ -72,12 +72,16 @@ class ExportedFiles:
 
 
 def model_card(
-    sweep: SweepRecord, trial: TrialRecord, task: Task, tokens: int, files: ExportedFiles | None = None
+    sweep: SweepRecord,
+    trial: TrialRecord,
+    task: Task,
+    latency_tokens: int,
+    files: ExportedFiles | None = None,
 ) -> str:
     """Return the model card of a student: YAML front matter, then its use, results and provenance, all values exact.
 
-    Its latency was measured with a sequence of so many `tokens`. `files` describes its files of weights, if there are
-    others than PyTorch's.
+    Its latency was measured with a sequence of `latency_tokens` tokens. `files` describes its files of weights, if
+    there are others than PyTorch's.
     """
 
     def known(metric: str, form: str) -> str:
@@ -87,15 +91,15 @@ def model_card(
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"code": _code, "literal": _literal, "line": clean}
+    environment.filters |= {"code": _code, "literal": _literal, "clean": clean}
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         sweep=sweep,
         trial=trial,
         task=task,
         files=files,
-        tokens=tokens,
+        latency_tokens=latency_tokens,
         truncated=describe_truncated(
-            {split: counts for split, counts in sweep.data.get("truncated", {}).items() if split != "train"}
+            {split: count for split, count in sweep.data.get("truncated", {}).items() if split != "train"}
         ),
         assistant=sweep.assistant_of(trial.params),
         metrics=sorted({*trial.metrics, *sweep.teacher["metrics"]}),

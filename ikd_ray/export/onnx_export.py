@@ -36,7 +36,7 @@ MAX_MB = 2_147  # a protocol buffer file holds 2 GiB
 TOLERANCE = 1e-4  # of the logits
 COMPARED_BATCHES = (1, 2, 7, 32)  # sequences
 TRACED_SHAPE = (2, 8)  # sequences and tokens; the exported dimensions are dynamic
-MAX_LENGTH = "max_length"  # name in the models' metadata
+MAX_LENGTH_KEY = "max_length"  # name in the models' metadata
 KINDS = {WEIGHTS: "PyTorch, fp32", ONNX: "onnxruntime, fp32", INT8: "onnxruntime, int8"}
 
 
@@ -155,7 +155,7 @@ def _convert(model: PreTrainedModel, inputs: tuple[str, ...], path: Path, max_le
     for node in proto.graph.node:  # it names source files of this machine
         del node.metadata_props[:]
         node.ClearField("doc_string")
-    onnx.helper.set_model_props(proto, {MAX_LENGTH: str(max_length)})
+    onnx.helper.set_model_props(proto, {MAX_LENGTH_KEY: str(max_length)})
     onnx.save(proto, path)
 
 
@@ -198,7 +198,7 @@ def _metrics(session: _Session, data: TaskData) -> dict[str, float]:
         for rows in evaluation_batches(split.lengths, BATCH):
             logits[rows] = session.logits(collate(split, rows, data.pad_id))
         if data.task.is_regression:
-            logits = data.task.scale(logits)
+            logits = data.task.scale_scores(logits)
         metrics |= {f"{name}/{key}": value for key, value in data.task.score(split.labels, logits).items()}
     return metrics
 

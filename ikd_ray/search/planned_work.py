@@ -36,7 +36,7 @@ class EpochCosts:
         """Return the cost of a stage's start, which evaluates newly frozen layers, and of each of its epochs."""
         depth = stage.depth(student_layers)
         frozen = min(stage.frozen(student_layers), depth)
-        train = size.train + (size.unlabelled if stage.imitates else 0)
+        train = size.train + (size.unlabelled if stage.uses_teacher else 0)
         start = (size.train + size.unlabelled + size.evaluation) * self.evaluated_lower_layer * min(frozen, 1)
         step = self.training(depth - frozen) + self.internal_losses * len(stage.layers)
         return start, train * step + size.evaluation * self.evaluation(student_layers - frozen)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ikd_ray.config import DataConfig, PrefixConfig, SharingConfig, TargetConfig, TeacherConfig, Trial
 from ikd_ray.errors import UsageError
 from ikd_ray.records import Direction
-from ikd_ray.tasks import METRICS, PROBABILITY_METRICS, Task
+from ikd_ray.tasks import ERROR_METRICS, METRICS, PROBABILITY_METRICS, Task
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -20,7 +20,7 @@ Selection = Literal["dev", "holdout"]
 
 MAIN_METRIC = "dev/metric"
 _METRICS = tuple(
-    f"dev/{metric}" for metric in (*METRICS, *PROBABILITY_METRICS, "rmse", "mae")
+    f"dev/{metric}" for metric in (*METRICS, *PROBABILITY_METRICS, *ERROR_METRICS)
 )  # depend on the task
 OBJECTIVES = (
     MAIN_METRIC,
@@ -28,7 +28,7 @@ OBJECTIVES = (
     *(f"student/{size}" for size in ("params", "encoder_params", "size_mb", "latency_ms")),
     "dev/attention_kl",
     "dev/teacher_agreement",
-    *(f"dev/{metric}" for metric in (*PROBABILITY_METRICS, "rmse", "mae")),
+    *(f"dev/{metric}" for metric in (*PROBABILITY_METRICS, *ERROR_METRICS)),
 )
 DEFAULTS: dict[str, Any] = Trial().params()
 MAX_GRID = 10_000
@@ -212,7 +212,7 @@ class Space:
         Raises:
             UsageError: an objective is a metric that the task does not have, or one is named twice.
         """
-        further = ("rmse", "mae") if task.is_regression else PROBABILITY_METRICS
+        further = ERROR_METRICS if task.is_regression else PROBABILITY_METRICS
         measured = {f"dev/{metric}" for metric in (*task.metrics, *further)}
         resolved: dict[str, Direction] = {}
         for name, direction in self.objectives.items():

@@ -97,7 +97,7 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Problem:
+class WarningEvent:
     """Event: a warning for the user."""
 
     text: str
@@ -112,7 +112,7 @@ class Progress:
 
 
 Prepared = tuple[TeacherRecord, SharedArtifacts]
-Event = StageStarted | Note | Problem | Progress | Epoch | Prepared
+Event = StageStarted | Note | WarningEvent | Progress | Epoch | Prepared
 
 
 def prepare_sweep(request: Request, console: Console) -> Prepared:
@@ -134,7 +134,7 @@ def prepare_sweep(request: Request, console: Console) -> Prepared:
                     step.enter_context(console.step(event.text))
                 elif isinstance(event, Note):
                     console.note(event.label, event.text)
-                elif isinstance(event, Problem):
+                elif isinstance(event, WarningEvent):
                     console.warn(event.text)
                 else:
                     prepared = event
@@ -149,7 +149,7 @@ def _prepare_job(request: Request, console: Console) -> PrepareJob:
         folder = output.folder / "cache" / "tokens"
         data = tokenize(request.dataset, load_tokenizer(source), source.key, request.max_length, folder)
         output.upload(data.folder)
-    if cut := describe_truncated(data.count_truncated()):
+    if cut := describe_truncated(data.truncation):
         console.note(
             "texts", f"{cut} examples are longer than max_length {request.max_length}, and cut there"
         )
@@ -220,9 +220,9 @@ def prepare_artifacts(job: PrepareJob, threads: int) -> Iterator[Event]:
         lambda: make_teacher(job.source, data, job.space.teacher, folder, device, job.memory),
     )
     yield Note("teacher", _format_scores(record, data.task))
-    if record.head:
-        yield Note("teacher", record.head)
-    yield from map(Problem, record.warnings)
+    if record.head_note:
+        yield Note("teacher", record.head_note)
+    yield from map(WarningEvent, record.warnings)
     teacher = load_teacher(folder).to(device)
     layers = matched_layers({*job.depths, *job.assistant_students}, len(teacher.layers))
     stored = yield from _store_targets(job, data, record, teacher, layers)

@@ -93,7 +93,7 @@ class Request:
     @property
     def data_size(self) -> DataSize:
         """The number of examples that trials train on, and are evaluated on."""
-        unlabelled = int((~self.dataset.splits["train"].labelled).sum())
+        unlabelled = int((~self.dataset.splits["train"].is_labelled).sum())
         return DataSize.of({name: len(split) for name, split in self.dataset.splits.items()}, unlabelled)
 
     @property
@@ -158,7 +158,7 @@ def validate(config: SweepConfig, resumes: bool = False) -> Request:
     space.objectives_for(task)  # raises for a metric that the task does not have
     name = config.name if config.name is not None else f"{task.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     config = config.model_copy(update={"name": name, **_absolute_paths(config.model_dump())})
-    _require_text(config)
+    _require_utf8_paths(config)
     folder = config.output / validate_name(name, "--name")
     if not resumes:
         _require_unused(config, folder)
@@ -205,7 +205,7 @@ def _absolute_paths(flags: Mapping[str, Any]) -> dict[str, Any]:
     return paths
 
 
-def _require_text(config: SweepConfig) -> None:
+def _require_utf8_paths(config: SweepConfig) -> None:
     """Require paths that are text: a record, which is UTF-8, could not hold others."""
     for flag, value in (config.model_dump() | {"output": config.output.absolute()}).items():
         try:
@@ -241,8 +241,10 @@ def _require_unused(config: SweepConfig, folder: Path) -> None:
         raise UsageError(f"--name {config.name}: {folder} exists already; choose another name{resume}")
 
 
-def require_writable(folder: Path, flag: str) -> None:
+def require_writable(folder: Path, source: str) -> None:
     """Check all folders that running a sweep writes to: its own, and the output folder with its cache.
+
+    `source` is the flag and value that name the output folder, for the message.
 
     Raises:
         UsageError: Files cannot be written in one of them.
@@ -255,7 +257,7 @@ def require_writable(folder: Path, flag: str) -> None:
             check_writable(kind)
     except OSError as error:
         raise UsageError(
-            f"{flag}: cannot write in {error.filename} ({error.strerror}); give a folder that you own"
+            f"{source}: cannot write in {error.filename} ({error.strerror}); give a folder that you own"
         ) from None
     try:
         tempfile.gettempdir()
@@ -288,7 +290,7 @@ def _make_budget(config: SweepConfig, space: Space, earlier: SweepRecord | None)
 def _require_unlabelled(config: SweepConfig, space: Space, dataset: Dataset) -> None:
     """Require texts without a label where the space says how many of them to use."""
     fractions = set(space.possible_values("unlabelled_fraction"))
-    if fractions != {1.0} and dataset.splits["train"].labelled.all():
+    if fractions != {1.0} and dataset.splits["train"].is_labelled.all():
         raise UsageError(
             f"{config.space}: unlabelled_fraction: there are no texts without a label; give them with "
             "--unlabelled FILE, or take it out"

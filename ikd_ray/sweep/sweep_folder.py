@@ -95,7 +95,7 @@ def open_sweep(
             "examples": asdict(request.data_size),
             "selection": request.space.selection,
             "max_length": request.max_length,
-            "truncated": open_data(request.output.folder / artifacts.tokens).count_truncated(),
+            "truncated": open_data(request.output.folder / artifacts.tokens).truncation,
             "task": task_digest(request.task),
         },
         teacher=_teacher_entry(request, teacher),
@@ -117,7 +117,7 @@ def _teacher_entry(request: Request, teacher: TeacherRecord) -> dict[str, Any]:
         "layers": request.teacher_source.layers,
         "metrics": teacher.metrics,
     }
-    entry |= {"head": teacher.head} if teacher.head else {}
+    entry |= {"head_note": teacher.head_note} if teacher.head_note else {}
     entry |= {"warnings": teacher.warnings} if teacher.warnings else {}
     if teacher.assistants:
         entry["assistants"] = {

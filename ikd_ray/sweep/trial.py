@@ -25,7 +25,7 @@ from ikd_ray.storage import store
 from ikd_ray.sweep.artifacts import LoadedArtifacts
 from ikd_ray.sweep.trial_context import TrialContext
 from ikd_ray.sweep.trial_results import FAILED, PAUSED, REPORT, SPEC_FIELDS, STOPPED, Paused, trial_id
-from ikd_ray.tasks import describe_constant
+from ikd_ray.tasks import constant_scores_warning
 
 
 def run_trial(
@@ -105,7 +105,7 @@ def _write_record(
         return
     else:
         require_sweep(context.sweep)
-    if constant := describe_constant(epochs[-1].metrics):
+    if constant := constant_scores_warning(epochs[-1].metrics):
         warnings = [*warnings, constant]
     record = TrialRecord(
         id=trial,

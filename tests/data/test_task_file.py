@@ -68,14 +68,14 @@ def test_text_pairs_with_named_labels(load):
 
 def test_the_positive_class_of_f1(load):
     usual = load(PAIRS)
-    assert usual.positive == 1
+    assert usual.positive_index == 1
     assert usual.identity == '["pairs", 2, ["no", "yes"], ["accuracy", "f1", "mcc"], "f1"]'
     named = load(PAIRS + "positive: yes\n")
     assert (named, named.identity) == (usual, usual.identity)
     other = load(PAIRS + "positive: no\n")  # not False
-    assert other.positive == 0
+    assert other.positive_index == 0
     assert other.identity != usual.identity
-    assert load(nfd(PAIRS.replace("no,", "né,") + "positive: né\n")).positive == 0
+    assert load(nfd(PAIRS.replace("no,", "né,") + "positive: né\n")).positive_index == 0
 
 
 def test_names_are_composed_and_files_as_written(load):
@@ -270,7 +270,7 @@ def test_fingerprints_depend_on_everything_that_is_computed(load):
         key(metrics=("accuracy", "mcc")),
         key(metrics=("accuracy", "mcc"), metric="mcc"),
         key(text_columns=("a", "b")),
-        key(positive=0),
+        key(positive_index=0),
     ]
     assert len({same, *others}) == 1 + len(others)
 

@@ -139,7 +139,7 @@ def test_a_head_with_its_labels_in_another_order_is_put_in_the_tasks(save, make_
     source = find_teacher(str(folder), data.task)
     assert source.labels == ("not_entailment", "ENTAILMENT")
     _, record = make(source, data, CONFIG, tmp_path / "kept")
-    assert record.head == (
+    assert record.head_note == (
         "labels of its head: ENTAILMENT is entailment, not_entailment is not_entailment (by name)"
     )
     original = AutoModelForSequenceClassification.from_pretrained(folder).classifier

@@ -10,7 +10,13 @@ from ikd_ray.data.dataset import Dataset, Split
 from ikd_ray.data.task_file import load_task
 from ikd_ray.data.tokens import tokenize
 from ikd_ray.distill.evaluate import predict, score
-from ikd_ray.distill.teacher_head import match_head, match_scores, named_order, output_layer, scale_output
+from ikd_ray.distill.teacher_head import (
+    align_labels,
+    label_order_by_name,
+    output_layer,
+    rescale_scores,
+    scale_output,
+)
 from ikd_ray.tasks import get_task
 from tests.helpers.tiny_models import WORDS, make_data, make_encoder, write_tokenizer
 
@@ -44,19 +50,19 @@ def score_data(root, score_range, labels):
     ],
 )
 def test_names_tell_the_order(names, task, order):
-    assert named_order(names, get_task(task)) == order
+    assert label_order_by_name(names, get_task(task)) == order
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_head_is_put_in_the_order_of_its_names(tmp_path, family):
     data, teacher = make_data(tmp_path, "mnli"), make_encoder(family, 2, 3)
     before = predict(teacher, data.train, data.pad_id)
-    note = match_head(teacher, ["contradiction", "entailment", "neutral"], data)
+    note = align_labels(teacher, ["contradiction", "entailment", "neutral"], data)
     np.testing.assert_array_equal(predict(teacher, data.train, data.pad_id), before[:, [1, 2, 0]])
     assert note == (
         "labels of its head: entailment is entailment, neutral is neutral, contradiction is contradiction (by name)"
     )
-    assert match_head(teacher, ["entailment", "neutral", "contradiction"], data) == ""
+    assert align_labels(teacher, ["entailment", "neutral", "contradiction"], data) == ""
 
 
 def test_names_that_say_nothing_are_measured_on_train(tmp_path):
@@ -66,18 +72,18 @@ def test_names_that_say_nothing_are_measured_on_train(tmp_path):
     gold = np.array([2, 1, 0])[answers.argmax(1)]
     assert len(set(gold)) == 3, "the test needs all classes"
     data.train.labels[:] = gold
-    note = match_head(teacher, ["A", "B", "C"], data)
-    assert "C is entailment, B is neutral, A is contradiction (measured on train, where 100%" in note
+    note = align_labels(teacher, ["A", "B", "C"], data)
+    assert "C is entailment, B is neutral, A is contradiction (by its answers: so 100% of" in note
     assert (predict(teacher, data.train, data.pad_id).argmax(1) == gold).all()
 
 
 def test_measuring_takes_a_sample_of_train(tmp_path, monkeypatch):
-    monkeypatch.setattr("ikd_ray.distill.teacher_head.SAMPLE", 10)
+    monkeypatch.setattr("ikd_ray.distill.teacher_head.SAMPLE_SIZE", 10)
     data, teacher = make_data(tmp_path), make_encoder("bert", 2)
     gold = predict(teacher, data.train, data.pad_id).argmax(1)
     data.train.labels[:] = gold
     data.train.labels[1] = 1 - gold[1]  # between the first two of the sample
-    assert "100%" in match_head(teacher, ["x", "y"], data)
+    assert "100%" in align_labels(teacher, ["x", "y"], data)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -87,7 +93,7 @@ def test_scores_in_the_tasks_units_are_kept(tmp_path, family):
     scale_output(output_layer(teacher), 20.0, 50.0)
     answers = predict(teacher, texts.train, texts.pad_id)[:, 0]
     data = score_data(tmp_path, score_range, answers)
-    assert match_scores(teacher, data) == ""
+    assert rescale_scores(teacher, data) == ""
     np.testing.assert_allclose(predict(teacher, data.train, data.pad_id)[:, 0], answers / 20, rtol=1e-4)
     metrics = score(teacher, data)
     assert metrics["dev/rmse"] < 0.01
@@ -100,8 +106,8 @@ def test_scores_on_another_scale_are_mapped_to_the_tasks(tmp_path):
     answers = predict(teacher, texts.train, texts.pad_id)[:, 0]  # about from -1 to 1
     noise = np.random.default_rng(1).normal(0, 1, 60)
     data = score_data(tmp_path, score_range, 30 * answers + 40 + noise)
-    note = match_scores(teacher, data)
-    assert note.startswith("its scores were on another scale: from ")
+    note = rescale_scores(teacher, data)
+    assert note.startswith("its scores on train were from ")
     assert score(teacher, data)["dev/rmse"] == pytest.approx(1, rel=0.3)
 
 
@@ -110,7 +116,7 @@ def test_scores_that_do_not_follow_train_are_left(tmp_path):
     texts = score_data(tmp_path, score_range, np.zeros(60))
     answers = predict(teacher, texts.train, texts.pad_id)[:, 0]
     data = score_data(tmp_path, score_range, -answers)
-    assert match_scores(teacher, data) == ""
+    assert rescale_scores(teacher, data) == ""
     np.testing.assert_allclose(predict(teacher, data.train, data.pad_id)[:, 0], answers / 4 + 2.5, rtol=1e-4)
 
 

@@ -104,8 +104,8 @@ def test_a_missing_label_adds_nothing_to_loss_and_gradient(regression):
     logits = torch.randn(4, 1 if regression else 3, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([1.0, np.nan, 0.5, 2.0]) if regression else torch.tensor([1, UNLABELLED, 0, 2])
     loss = hard_label_loss(logits, labels, some_unlabelled=True)
-    known = [0, 2, 3]
-    expected = hard_label_loss(logits[known], labels[known]) * len(known) / 4
+    labelled_rows = [0, 2, 3]
+    expected = hard_label_loss(logits[labelled_rows], labels[labelled_rows]) * len(labelled_rows) / 4
     assert float(loss) == pytest.approx(float(expected))
     [gradient] = torch.autograd.grad(loss, logits)
     [expected_gradient] = torch.autograd.grad(expected, logits)

@@ -70,7 +70,7 @@ class Student:
     @property
     def answers(self) -> np.ndarray:
         """The logits as users get them."""
-        return self.task.unscale(self.logits) if self.task.is_regression else self.logits
+        return self.task.unscale_scores(self.logits) if self.task.is_regression else self.logits
 
     def assert_predicted(self, predictions: list[dict]) -> None:
         if self.task.is_regression:
@@ -104,9 +104,8 @@ def student(request, tmp_path_factory) -> Student:
     sweep.mkdir(parents=True)
     with store.staging_dir(teacher) as folder:
         tokenizer.save_pretrained(folder)
-    truncated = {name: list(counts) for name, counts in data.count_truncated().items()}
     record = sweep_record(task=task.name, max_length=MAX_LENGTH)
-    record.data["truncated"] = truncated
+    record.data["truncated"] = data.truncation
     records.write_sweep(sweep, record)
     keep_task(sweep, task)
     metrics = score(Encoder(model), data)
