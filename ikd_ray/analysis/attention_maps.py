@@ -59,14 +59,14 @@ def example_from_texts(analysis: SweepAnalysis, loader: ModelLoader, texts: Sequ
     """Tokenize one text or a pair, truncated as in training.
 
     Raises:
-        UsageError: the tokenizer makes no token of it.
+        UsageError: the tokenizer returns no tokens for it.
     """
     tokenizer = loader.tokenizer()
     length = analysis.sweep.data["max_length"]
     encoded = tokenizer(*texts, truncation=True, max_length=length, return_token_type_ids=True)
     if not encoded["input_ids"]:
         raise UsageError(
-            "--sentence: the tokenizer makes no token of it; give another text, or leave it out for a dev example"
+            "--sentence: the tokenizer returns no tokens for it; give another text, or leave it out for a dev example"
         )
     ids, segments = (torch.tensor([encoded[name]]) for name in ("input_ids", "token_type_ids"))
     batch = Batch(np.zeros(1, int), ids, segments, torch.ones_like(ids, dtype=torch.bool), torch.zeros(1))

@@ -25,7 +25,8 @@ class Split:
     labels: np.ndarray
     """(n,) int64 class indices, or float32 scores for regression; `UNLABELLED` or nan where there is no label."""
     rows: np.ndarray | None = None
-    """(n,) positions of the examples in their source; `None` for all of them in order."""
+    """(n,) positions of the examples in their source; `None` for all of them in order. Texts without a label have a
+    source of their own."""
 
     def __len__(self) -> int:
         return len(self.text)
@@ -94,7 +95,8 @@ def add_unlabelled(dataset: Dataset, text: list[str], text_pair: list[str] | Non
     missing = np.nan if dataset.task.is_regression else UNLABELLED
     labels = np.concatenate([train.labels, np.full(len(text), missing, train.labels.dtype)])
     pairs = None if train.text_pair is None else train.text_pair + (text_pair or [])
-    splits = dataset.splits | {"train": Split(train.text + text, pairs, labels)}
+    rows = np.append(np.arange(len(train)) if train.rows is None else train.rows, np.arange(len(text)))
+    splits = dataset.splits | {"train": Split(train.text + text, pairs, labels, rows)}
     description = f"{dataset.description}; {len(text):,} texts without a label"
     return replace(dataset, splits=splits, description=description)
 

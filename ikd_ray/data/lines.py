@@ -44,7 +44,7 @@ def read_lines(path: Path, allow_cr: bool = False) -> Iterator[str]:
                     ) from None
     except OSError as error:
         raise UsageError(
-            f"{path}: cannot be read ({error.strerror}); fix that, or pass another --data-dir"
+            f"{path}: cannot be read ({error.strerror}); fix that, then run the command again"
         ) from None
 
 

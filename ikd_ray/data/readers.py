@@ -106,8 +106,13 @@ def read_table(path: Path, task: CustomTask) -> Split:
     return builder.build(f"{path}: no rows; at least one example is needed")
 
 
-def read_unlabelled(path: Path, task: Task) -> tuple[list[str], list[str] | None]:
+def read_unlabelled(path: Path, task: Task, flag: str = "--data-dir") -> tuple[list[str], list[str] | None]:
     """Read a table of texts without labels; its columns are `task.text_columns`, and others are ignored.
+
+    Args:
+        path: the table.
+        task: the task whose texts they are.
+        flag: the one that names the table: `--unlabelled`, or `--data-dir` for a table that a task file names.
 
     Returns:
         The texts, and for a task of pairs the second texts, else `None`.
@@ -116,9 +121,9 @@ def read_unlabelled(path: Path, task: Task) -> tuple[list[str], list[str] | None
         UsageError: the file is not such a table; the message names the line or row.
     """
     path = _find_table(path.parent, path.name)
-    _require_file(path, "a table", task, [path.name])
+    _require_file(path, "a table", task, [path.name], flag)
     if path.suffix.lower() not in _READERS:
-        raise UsageError(f"{path}: the ending tells the format: give one of {', '.join(_READERS)}")
+        raise UsageError(f"{flag} {path}: the ending tells the format: give one of {', '.join(_READERS)}")
     columns: list[list[str]] = [[] for _ in task.text_columns]
     for where, texts in _READERS[path.suffix.lower()](path, task, task.text_columns):
         for name, column, text in zip(task.text_columns, columns, texts, strict=True):
@@ -311,14 +316,26 @@ def _require_folder(data_dir: Path, advice: str) -> None:
         raise UsageError(f"--data-dir {data_dir}: {problem}; {advice}")
 
 
-def _require_file(path: Path, kind: str, task: Task, names: Sequence[str]) -> None:
-    """Refuse folders, and pipes and devices, whose reading might never end, before the file is opened."""
+def _require_file(path: Path, kind: str, task: Task, names: Sequence[str], flag: str = "--data-dir") -> None:
+    """Refuse folders, and pipes and devices, whose reading might never end, and files that cannot be opened.
+
+    `flag` names the file itself, or is `--data-dir`, in whose folder the task has files of these names.
+    """
+    where, missing = f"{flag} {path}", f"give its path as {flag} FILE"
+    if flag == "--data-dir":
+        where, missing = str(path), f"task {task.name} reads {', '.join(names)}"
     if os.path.isdir(path):
-        raise UsageError(f"{path}: is a folder; {kind} is needed")
+        raise UsageError(f"{where}: is a folder; {kind} is needed")
     if os.path.exists(path) and not os.path.isfile(path):
-        raise UsageError(f"{path}: no ordinary file; {kind} is needed")
+        raise UsageError(f"{where}: no ordinary file; {kind} is needed")
     if not os.path.lexists(path):
-        raise UsageError(f"{path}: there is no such file; task {task.name} reads {', '.join(names)}")
+        raise UsageError(f"{where}: there is no such file; {missing}")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise UsageError(
+            f"{where}: cannot be read ({error.strerror}); fix that, or give another {flag}"
+        ) from None
 
 
 def _shown(value: object) -> str:

@@ -40,11 +40,11 @@ def load_dataset(
         UsageError: the folder's content is wrong (the message names file and line), or no source has the task.
     """
     dataset = _load_labelled(task, data_dir)
-    if unlabelled_file is None and isinstance(task, CustomTask) and task.unlabelled_file and data_dir:
-        unlabelled_file = data_dir / task.unlabelled_file
-    if unlabelled_file is None:
-        return dataset
-    return add_unlabelled(dataset, *read_unlabelled(unlabelled_file, task))
+    if unlabelled_file is not None:
+        return add_unlabelled(dataset, *read_unlabelled(unlabelled_file, task, "--unlabelled"))
+    if isinstance(task, CustomTask) and task.unlabelled_file and data_dir:
+        return add_unlabelled(dataset, *read_unlabelled(data_dir / task.unlabelled_file, task))
+    return dataset
 
 
 def _load_labelled(task: GlueTask | CustomTask, data_dir: Path | None) -> Dataset:

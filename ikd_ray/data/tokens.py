@@ -222,10 +222,11 @@ def _encode(
     if 0 in sizes:  # attention over no token is nan
         row = sizes.index(0)
         number = 1 + (row if split.rows is None else int(split.rows[row]))
+        source = "train" if name == HOLDOUT else name
         raise UsageError(
-            f"{'train' if name == HOLDOUT else name} example {number}: the tokenizer makes no token of "
-            f"{clean(ascii(split.text[row]), 60)}; take the example out of the data, or give a --teacher whose "
-            "tokenizer adds [CLS] and [SEP]"
+            f"{source if split.is_labelled[row] else 'unlabelled'} example {number}: the tokenizer returns no tokens "
+            f"for {clean(ascii(split.text[row]), 60)}; remove the example, or give a --teacher whose tokenizer adds "
+            "[CLS] and [SEP]"
         )
     offsets = row_offsets(np.array(sizes, np.int64))
     ids, types = (RaggedArray(np.concatenate(chunks), offsets) for chunks in (input_ids, token_type_ids))

@@ -300,6 +300,23 @@ def test_splits_of_a_custom_task_are_loaded(tmp_path):
         sources.load_dataset(ONE, tmp_path / "nowhere")
 
 
+def test_a_missing_table_without_labels_is_named_with_what_to_type(tmp_path):
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}.csv").write_text(HEAD + "a,1\nb,0\n")
+    path = tmp_path / "texts.csv"
+    with pytest.raises(UsageError) as error:
+        sources.load_dataset(ONE, tmp_path, path)
+    assert (
+        str(error.value) == f"--unlabelled {path}: there is no such file; give its path as --unlabelled FILE"
+    )
+    with pytest.raises(UsageError) as error:
+        sources.load_dataset(replace(ONE, unlabelled_file="texts.csv"), tmp_path)
+    assert str(error.value) == f"{path}: there is no such file; task one reads texts.csv"
+    path.symlink_to(path)
+    with pytest.raises(UsageError, match=r"symbolic links\); fix that, or give another --unlabelled$"):
+        sources.load_dataset(ONE, tmp_path, path)
+
+
 FRENCH = replace(
     ONE, text_columns=("énoncé",), labels=("né", "là"), file_label="catégorie", file_labels=("né", "là")
 )

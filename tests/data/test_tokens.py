@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
 from ikd_ray.data import tokens
-from ikd_ray.data.dataset import Dataset
+from ikd_ray.data.dataset import Dataset, add_unlabelled
 from ikd_ray.data.splits import HOLDOUT, hold_out
 from ikd_ray.data.task_file import load_task
 from ikd_ray.data.tokens import RaggedArray, TaskData, open_data, row_offsets, tokenize
@@ -93,7 +93,7 @@ def test_text_without_a_token_is_refused(tmp_path, tokenizer, bare_tokenizer, mo
     with pytest.raises(UsageError) as error:
         tokenize(dataset, bare_tokenizer, "t", 16, tmp_path / "bare")
     assert str(error.value).startswith(
-        f"{split} example 17: the tokenizer makes no token of '\\u200b\\u200d'; take the example out"
+        f"{split} example 17: the tokenizer returns no tokens for '\\u200b\\u200d'; remove the example"
     )
     assert [path.name for path in (tmp_path / "bare").iterdir() if path.is_dir()] == []
     lengths = tokenize(dataset, tokenizer, "t", 16, tmp_path / "whole").splits[split].lengths
@@ -114,13 +114,22 @@ def test_text_without_a_token_is_named_by_its_place_in_the_source(tmp_path, bare
             tokenize(replace(selected, splits={name: sample}), bare_tokenizer, "t", 16, tmp_path / name)
 
 
+def test_text_without_a_label_and_a_token_is_named_by_its_place_in_its_own_file(tmp_path, bare_tokenizer):
+    whole = add_unlabelled(dataset_of("cola"), ["w1"] * 5 + [UNSEEN] + ["w2"] * 3, None)
+    split = hold_out(whole).splits["train"]
+    sample = split.select(np.random.default_rng(0).permutation(len(split)))
+    for name, part in (("whole", whole.splits["train"]), ("sample", sample)):
+        with pytest.raises(UsageError, match=r"^unlabelled example 6: the tokenizer returns no tokens for"):
+            tokenize(replace(whole, splits={"train": part}), bare_tokenizer, "t", 16, tmp_path / name)
+
+
 @pytest.mark.parametrize("column", ["text", "text_pair"])
 def test_one_text_of_a_pair_may_have_no_token(tmp_path, bare_tokenizer, column):
     dataset = dataset_of("mrpc")
     getattr(dataset.splits["train"], column)[3] = UNSEEN
     assert tokenize(dataset, bare_tokenizer, "t", 16, tmp_path / "one").train.lengths.min() > 0
     dataset.splits["train"].text[3] = dataset.splits["train"].text_pair[3] = UNSEEN
-    with pytest.raises(UsageError, match="train example 4: the tokenizer makes no token"):
+    with pytest.raises(UsageError, match="train example 4: the tokenizer returns no tokens"):
         tokenize(dataset, bare_tokenizer, "t", 16, tmp_path / "none")
 
 

@@ -264,7 +264,9 @@ def test_sentence_without_a_token_is_refused(analysis, loader, monkeypatch):
     tokenizer = loader.tokenizer()
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B:1")
     monkeypatch.setattr(loader, "tokenizer", lambda: tokenizer)
-    with pytest.raises(UsageError, match="--sentence: the tokenizer makes no token of it; give another text"):
+    with pytest.raises(
+        UsageError, match="--sentence: the tokenizer returns no tokens for it; give another text"
+    ):
         example_from_texts(analysis, loader, ["\u200b"])
 
 
