@@ -101,6 +101,7 @@ def model_card(
         truncated=describe_truncated(
             {split: count for split, count in sweep.data.get("truncated", {}).items() if split != "train"}
         ),
+        unlabelled=_describe_unlabelled(sweep, trial),
         assistant=sweep.assistant_of(trial.params),
         metrics=sorted({*trial.metrics, *sweep.teacher["metrics"]}),
         generated_warning=GENERATED_WARNING,
@@ -115,6 +116,15 @@ def _front_matter(sweep: SweepRecord) -> str:
         tags.append("generated-data")
     head = {"library_name": "transformers", "pipeline_tag": "text-classification", "tags": tags}
     return yaml.safe_dump(head, sort_keys=False)
+
+
+def _describe_unlabelled(sweep: SweepRecord, trial: TrialRecord) -> str:
+    """Return text such as `0.5 of 200` or `all of 200`; empty where a student saw no texts without a label."""
+    count = (sweep.data.get("examples") or {}).get("unlabelled", 0)
+    fraction = trial.params.get("unlabelled_fraction", 1.0)
+    if not count or not fraction or trial.params["regime"] == "hard":
+        return ""
+    return f"{'all' if fraction == 1 else f'{fraction:g}'} of {count:,}"
 
 
 def _literal(text: object) -> str:

@@ -114,7 +114,10 @@ def test_regression_of_pairs_gives_a_score(tmp_path):
     with torch.inference_mode():
         logits = make_student(1, 1)(**inputs).logits
     assert answer["score"] == pytest.approx(float(logits[0, 0]), rel=1e-4)
-    assert "text_pair" in (small.folder / "README.md").read_text()
+    card = (small.folder / "README.md").read_text()
+    assert "text_pair" in card
+    assert "The output is a score on a scale from 0 to 5. " in card
+    assert "f1 is that of" not in card
 
 
 def test_exported_folder_is_whole_and_tells_its_origin(exported):
@@ -223,10 +226,48 @@ def test_the_card_shows_outside_text_literally(sample_sweep):
     teacher = sweep.teacher | {"name": " ".join(HOSTILE), "metrics": dict.fromkeys(HOSTILE, 0.5)}
     trial = records.read_trials(sample_sweep)[0]
     task = replace(get_task("cola"), labels=tuple(HOSTILE))
-    card = model_card(replace(sweep, teacher=teacher, command=HOSTILE[5]), trial, task).split("---\n", 2)[2]
+    card = model_card(replace(sweep, teacher=teacher, command=HOSTILE[5]), trial, task, 62).split("---\n", 2)[
+        2
+    ]
     html = MarkdownIt("commonmark").enable("table").render(card)
     lines = [unescape(line).strip() for line in re.sub("<[^>]*>", "", html).splitlines()]
-    assert f"Labels: {', '.join(HOSTILE)}. In training, inputs were cut at 48 tokens." in lines
+    cut = "inputs that were cut at 48 tokens; with truncation=True the tokenizer does so, too."
+    said = f"Labels: {', '.join(HOSTILE)}. The student has learned from, and was measured on, {cut}"
+    assert said in lines
     assert [name for name in HOSTILE if name not in lines] == []  # cells of the results
     assert sum(HOSTILE[5] in line for line in lines) >= 4
     assert r"\$h\$" in card  # GitHub would make a formula of it
+
+
+def test_the_card_names_the_class_of_f1(sample_sweep):
+    sweep, trial = records.read_sweep(sample_sweep), records.read_trials(sample_sweep)[0]
+    task = get_task("mrpc")
+    assert "\nf1 is that of class `equivalent`.\n" in model_card(sweep, trial, task, 62)
+    other = replace(task, positive_index=0)
+    assert "\nf1 is that of class `not_equivalent`.\n" in model_card(sweep, trial, other, 62)
+    assert "f1 is that of" not in model_card(sweep, trial, get_task("cola"), 62)
+
+
+@pytest.mark.parametrize(
+    ("examples", "params", "told"),
+    [
+        ({"unlabelled": 1200}, {}, "all of 1,200"),
+        ({"unlabelled": 1200}, {"unlabelled_fraction": 1.0}, "all of 1,200"),
+        ({"unlabelled": 1200}, {"unlabelled_fraction": 0.5}, "0.5 of 1,200"),
+        ({"unlabelled": 1200}, {"unlabelled_fraction": 0.0}, None),
+        ({"unlabelled": 1200}, {"regime": "hard"}, None),
+        ({"unlabelled": 0}, {}, None),
+        ({}, {}, None),  # of an earlier version
+    ],
+)
+def test_the_card_tells_of_texts_without_a_label_that_were_used(sample_sweep, examples, params, told):
+    sweep, trial = records.read_sweep(sample_sweep), records.read_trials(sample_sweep)[0]
+    kept = {name: value for name, value in trial.params.items() if name != "unlabelled_fraction"}
+    card = model_card(
+        replace(sweep, data=sweep.data | {"examples": examples}),
+        replace(trial, params=kept | params),
+        get_task("cola"),
+        62,
+    )
+    line = f"| texts without a label | {told}, used by the losses that compare with the teacher |"
+    assert line in card if told else "| texts without a label |" not in card

@@ -168,3 +168,4 @@ def test_card_says_what_is_cut(student):
     assert f"of {len(student.lengths)} dev examples were longer" in card
     assert 0 < int(card.split(" of 48 dev")[0].rpartition("(")[2]) <= long
     assert "one sequence, 62 tokens" in card  # of 64 positions
+    assert ("The output is a score on a scale from 0 to 100. " in card) == student.task.is_regression
