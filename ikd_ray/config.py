@@ -79,7 +79,10 @@ class Trial(_Config):
         32, ge=1, le=65536, description="examples per step, over all workers of the trial"
     )
     train_fraction: float = Field(
-        1.0, gt=0, le=1, description="share of the training set that the student sees, stratified by label"
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the labelled training examples that the student sees, stratified by label",
     )
     unlabelled_fraction: float = Field(
         1.0,

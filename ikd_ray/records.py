@@ -61,7 +61,7 @@ class SweepRecord:
 
     @property
     def teacher_warnings(self) -> list[str]:
-        """What is wrong with the teacher's answers; shown beside every result."""
+        """Warnings of a teacher whose answers are poor; shown beside every result."""
         return list(self.teacher.get("warnings", []))
 
     @property
@@ -110,7 +110,7 @@ class TrialRecord:
     died: bool = False  # its process kept dying, or had an unexpected error; --resume runs it again
     duration_s: float = 0.0
     reused_from: list[str] = field(default_factory=list)  # trials whose epochs it reused
-    warnings: list[str] = field(default_factory=list)  # problems with cached epochs
+    warnings: list[str] = field(default_factory=list)  # of saved epochs, and of scores that hardly vary
     method: str = ""  # in a space that compares methods, the trial's method
     # Trains a method's best configuration with a new seed.
     retrained: Annotated[bool, Field(alias="again")] = False

@@ -321,7 +321,8 @@ def _require_same_sweep(
     if dataset.fingerprint != earlier.data["fingerprint"]:
         raise UsageError(
             f"--resume {earlier.name}: its data was {earlier.data['description']}, now it is "
-            f"{dataset.description}; give the first as --data-dir, or start a sweep of another --name"
+            f"{dataset.description}; give the same data as --data-dir (and --unlabelled, where it had texts without a "
+            "label), or start a sweep of another --name"
         )
     if source.key != earlier.teacher["source_key"]:
         raise UsageError(

@@ -42,8 +42,8 @@ SECTIONS: dict[str, tuple[str, type[BaseModel] | None]] = {
     ),
     "Fields of `sharing`": ("How much room the epochs take that trials save for one another.", SharingConfig),
     "Fields of `assistant`": (
-        "The [fields of a trial](#fields-of-a-trial) except `student_layers`, `assistant_layers` and "
-        "`train_fraction`: how teacher assistants are distilled.",
+        "The [fields of a trial](#fields-of-a-trial) except `student_layers`, `assistant_layers`, `train_fraction` "
+        "and `unlabelled_fraction`: how teacher assistants are distilled.",
         None,
     ),
 }

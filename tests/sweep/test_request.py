@@ -87,7 +87,7 @@ def test_data_teacher_and_space_may_be_moved(started, inputs, tmp_path):
     assert (request.config.data_dir, request.config.teacher) == (moved / "glue", str(moved / "teacher"))
     rows = moved / "glue" / "CoLA" / "train.tsv"
     rows.write_text(rows.read_text().replace("w1", "w2"))
-    with pytest.raises(UsageError, match="give the first as --data-dir"):
+    with pytest.raises(UsageError, match=r"give the same data as --data-dir \(and --unlabelled, where"):
         resume(output, **flags)
 
 
