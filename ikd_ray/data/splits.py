@@ -45,9 +45,9 @@ def training_rows(labels: np.ndarray, fraction: float, unlabelled_fraction: floa
 
     Args:
         labels: (n,), with `UNLABELLED` or nan for none.
-        fraction: of the labelled rows, above 0.
-        unlabelled_fraction: of the others; 0 selects none.
-        seed: of both subsets.
+        fraction: share of the labelled rows, above 0.
+        unlabelled_fraction: share of the other rows; 0 selects none.
+        seed: seed of both subsets.
 
     Returns:
         The selected rows, ascending, int64.

@@ -22,9 +22,10 @@ LATENCY_TOLERANCE = 1.03
 
 
 def latency_ms(student: Encoder) -> float:
-    """Return the median milliseconds of a forward pass on the CPU with one thread and one sequence of `latency_tokens`.
+    """Return the median milliseconds of a forward pass on the CPU, with one thread.
 
-    It depends on the architecture only, not on the weights.
+    The input is one sequence of `latency_tokens(...)` tokens. The result depends on the architecture only, not on the
+    weights.
     """
     return latencies_ms(student)[0]
 

@@ -182,9 +182,8 @@ def _read_error(file: str | None) -> str:
     text = ""
     if file is not None:
         with suppress(OSError):
-            text = (
-                Path(file).read_text(encoding="utf-8", errors="replace").strip()
-            )  # Tune writes the locale's
+            # Ray Tune writes the file in the locale's encoding.
+            text = Path(file).read_text(encoding="utf-8", errors="replace").strip()
     if "low on memory" in text:  # Ray's own last line is advice on configuring Ray
         return "the machine ran out of memory"
     return clean(text.splitlines()[-1], MAX_REASON_CHARS) if text else "the reason is unknown"

@@ -62,7 +62,7 @@ def open_sweep(
         command: The command line that started it, without passwords.
         tracking_uri: MLflow's URI, possibly with a password, which is not recorded.
         teacher: The teacher's record, with its assistants.
-        artifacts: What all trials share.
+        artifacts: Artifacts that all trials share.
         planned_concurrency: Trials at once that the search's suggestions depend on.
     """
     config, dataset = request.config, request.dataset
