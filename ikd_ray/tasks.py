@@ -69,7 +69,7 @@ class Task:
 
         Tasks of equal identity share caches. The places of files and the names of their columns are no part of it.
         """
-        # What is as usual is left out, so that tasks without it keep their caches.
+        # Defaults are left out, so that tasks with them keep their caches.
         scaled = [self.score_range] if self.is_regression and self.score_range != TRAINING_RANGE else []
         positive = [self.positive_index] if self.positive_index != 1 else []
         return json.dumps(
@@ -154,14 +154,20 @@ def error_metrics(task: Task, labels: np.ndarray, predictions: np.ndarray) -> di
     }
 
 
-def constant_scores_warning(metrics: Mapping[str, float]) -> str | None:
-    """Return a warning if a model's scores on dev hardly vary, although a correlation may look well."""
+def constant_scores_warning(metrics: Mapping[str, float], owner: str, advice: str) -> str | None:
+    """Return a warning if a model's scores on dev hardly vary, although a correlation may look good.
+
+    Args:
+        metrics: the model's, as `dev/std_ratio`.
+        owner: whose scores they are, as the message begins: `its`.
+        advice: what the user can do, as the message ends.
+    """
     ratio = metrics.get(f"dev/{STD_RATIO}")
     if ratio is None or ratio >= MIN_STD_RATIO:
         return None
     return (
-        f"its scores hardly vary: their standard deviation on dev is {ratio:.1%} of the gold scores' "
-        f"(rmse {metrics['dev/rmse']:.4g})"
+        f"{owner} scores hardly vary: their standard deviation on dev is {ratio:.1%} of the gold scores' "
+        f"(rmse {metrics['dev/rmse']:.3g}); {advice}"
     )
 
 

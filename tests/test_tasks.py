@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ikd_ray.errors import UsageError
-from ikd_ray.tasks import TASKS, Task, get_task
+from ikd_ray.tasks import TASKS, Task, constant_scores_warning, get_task
 
 
 def make_logits(classes: list[int], num_labels: int = 2) -> np.ndarray:
@@ -95,6 +95,16 @@ def test_constant_predictions_have_scores_and_no_warning(name):
     expected = {"mcc": 0.0, "f1": 0.0, "pearson": 0.0, "spearman": 0.0, "accuracy": pytest.approx(2 / 3)}
     assert score == {metric: expected[metric] for metric in task.metrics}
     assert all(math.isfinite(value) for value in nearly.values())
+
+
+def test_scores_that_hardly_vary_are_told():
+    metrics = {"dev/pearson": 0.9, "dev/std_ratio": 0.031, "dev/rmse": 27.12}
+    assert constant_scores_warning(metrics, "its", "give more epochs") == (
+        "its scores hardly vary: their standard deviation on dev is 3.1% of the gold scores' (rmse 27.1); "
+        "give more epochs"
+    )
+    assert constant_scores_warning(metrics | {"dev/std_ratio": 0.1}, "its", "") is None
+    assert constant_scores_warning({"dev/mcc": 0.0}, "its", "") is None
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -70,7 +70,7 @@ class TeacherSource:
     labels: tuple[str, ...] = ()
     """Label names of its head, by output."""
     warnings: tuple[str, ...] = ()
-    """What of its folder is not used."""
+    """Warnings of files in its folder that are not used."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class TeacherRecord:
     head_note: str = ""
     """Sentence for the user on how its head was changed; empty where it fitted."""
     warnings: list[str] = field(default_factory=list)
-    """What is wrong with its answers."""
+    """Warnings of a teacher whose answers are poor."""
     assistants: dict[int, TeacherRecord] = field(default_factory=dict)
     """Teacher assistants of the sweep, by their number of layers."""
 
@@ -303,25 +303,30 @@ def make_teacher(
         "settings": settings,
         "history": history,
         "head_note": head_note,
-        "warnings": _warnings(metrics, data),
+        "warnings": _warnings(metrics, data, source.has_head),
     }
     save_teacher(folder, teacher.cpu(), source.path, record)
 
 
-def _warnings(metrics: dict[str, float], data: TaskData) -> list[str]:
-    """Return warnings if a teacher's answers on dev are no better than one that is always the same, or nearly are."""
+def _warnings(metrics: dict[str, float], data: TaskData, has_head: bool) -> list[str]:
+    """Return warnings if a teacher's answers on dev hardly vary, or are no better than one that is always the same."""
     task, dev = data.task, data.splits["dev"]
-    constant, answer = np.zeros((len(dev), task.num_labels), np.float32), "one score"
+    constant, answer, advice = np.zeros((len(dev), task.num_labels), np.float32), "one score", ""
+    if not has_head:
+        advice = "give it more teacher.epochs, or "
+    elif not task.is_regression:
+        advice = "check id2label in its config.json, or "
+    advice += "give another --teacher"
     if not task.is_regression:
         commonest = int(np.bincount(data.train.labels[data.train.labelled_rows]).argmax())
         constant[:, commonest], answer = 1, f"{task.labels[commonest]!r}"
     reached, least = metrics[f"dev/{task.metric}"], task.score(dev.labels, constant)[task.metric]
-    constant_scores = constant_scores_warning(metrics)
-    warnings = [f"the teacher: {constant_scores}"] if constant_scores else []
+    constant_scores = constant_scores_warning(metrics, "the teacher's", advice)
+    warnings = [constant_scores] if constant_scores else []
     if not reached > least:
         warnings.append(
-            f"the teacher is no better than always answering {answer}: dev/{task.metric} {reached:.4f} and "
-            f"{least:.4f}; its students learn that"
+            f"the teacher is no better than always answering {answer}: its dev/{task.metric} is {reached:.4f}, that of "
+            f"the constant answer {least:.4f}; {advice}"
         )
     return warnings
 

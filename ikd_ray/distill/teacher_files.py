@@ -46,9 +46,10 @@ def weights_key(folder: Path) -> str:
     """
     if (folder / _ADAPTER).exists():
         raise UsageError(
-            f"--teacher {folder}: a PEFT adapter ({_ADAPTER}), not a whole model; merge it with "
+            f"--teacher {folder}: a PEFT adapter ({_ADAPTER}), not a whole model; merge it in Python, with "
+            "`pip install peft`: from peft import AutoPeftModelForSequenceClassification; "
             f"AutoPeftModelForSequenceClassification.from_pretrained({str(folder)!r}).merge_and_unload()"
-            ".save_pretrained('merged'), save the tokenizer there too, and give --teacher merged"
+            ".save_pretrained('merged'); save the tokenizer there too, and give --teacher merged"
         )
     if not (folder / "config.json").is_file():
         raise UsageError(f"--teacher {folder}: no config.json in it; give a Hugging Face model folder")

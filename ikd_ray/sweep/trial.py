@@ -105,8 +105,9 @@ def _write_record(
         return
     else:
         require_sweep(context.sweep)
-    if constant := constant_scores_warning(epochs[-1].metrics):
-        warnings = [*warnings, constant]
+    advice = "give more epochs or a larger learning_rate"
+    if warning := constant_scores_warning(epochs[-1].metrics, "its", advice):
+        warnings = [*warnings, warning]
     record = TrialRecord(
         id=trial,
         number=config["number"],
