@@ -22,7 +22,7 @@ IsRow = Callable[[Sequence[str], Sequence[str]], bool]
 """Whether cells are a row of the table with these columns."""
 
 _ADVICE = 'put a cell that holds quotes or line ends in double quotes, and write each quote in it as ""'
-_TOO_LONG = f"a cell has over {MAX_LINE:,} characters; close its quote, as one example a row is needed"
+_TOO_LONG = f"a cell has over {MAX_LINE:,} characters; close its quote, or shorten the text"
 _CELL = re.compile(r'(?:^|\t)("[^"]*(?:""[^"]*)*"|[^"\t]*)')  # of a TSV row as RFC 4180 has it
 # Excel quotes a cell with its list separator, a comma or a semicolon; other writers one with blanks at its ends.
 _NEEDS_QUOTES = re.compile(r'["\t\r\n,;]|^\s|\s$|^$')
@@ -66,7 +66,7 @@ def _quoted_rows(path: Path, delimiter: str, is_row: IsRow) -> Iterator[tuple[in
             rows = sum(is_row(columns, _split(line, delimiter)) for line in lines)
             # Of the lines of one row, the first or the last may look like a row: that with the label.
             if len(lines) > 1 and rows > 1:
-                cell = f"a quoted cell ends on line {number + len(lines) - 1} only"
+                cell = f"a quoted cell goes on to line {number + len(lines) - 1}"
                 raise _QuotingError(
                     path,
                     number,
@@ -125,14 +125,19 @@ def _require_quoting(path: Path, is_row: IsRow) -> None:
         row = "".join(lines).rstrip("\r\n")
         written = _CELL.findall(row)
         if "\t".join(written) != row:
-            raise _QuotingError(path, number, "a quote stands in a cell that is not quoted")
+            raise _QuotingError(path, number, f"a quote stands in a cell that is not quoted; {_ADVICE}")
         quoted = {column for column, cell in enumerate(written) if cell.startswith('"')}
         always = quoted if always is None else always & quoted
         for column in quoted:
             if not _NEEDS_QUOTES.search(cells[column]):
                 needless.setdefault(column, number)
     for column in needless.keys() - (always or set()):
-        raise _QuotingError(path, needless[column], "the quotes of a cell are part of its text")
+        raise _QuotingError(
+            path,
+            needless[column],
+            "a cell is quoted that needs no quotes, unlike others of its column; quote all cells of that column, or "
+            "write .jsonl",
+        )
 
 
 def _plain_rows(path: Path, reason: str) -> Iterator[tuple[str, list[str]]]:
@@ -145,8 +150,8 @@ def _plain_rows(path: Path, reason: str) -> Iterator[tuple[str, list[str]]]:
             raise UsageError(f"{where}: {LONE_CR}")
         if len(cells) != width:
             raise UsageError(
-                f"{where}: the row has {len(cells)} columns where {width} are right; quotes are characters in this "
-                f"file, because of {reason}"
+                f"{where}: the row has {len(cells)} columns where {width} are right; this file is read without "
+                f"quoting, because of {reason}"
             )
         yield where, cells
 

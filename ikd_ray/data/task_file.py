@@ -252,12 +252,19 @@ def _check_metrics(file: YamlFile, values: dict[str, Any]) -> None:
 
 
 def _check_positive(file: YamlFile, values: dict[str, Any]) -> None:
-    """Note a positive class that is none of the classes, or that no metric is of."""
+    """Note a positive class that is none of the classes, or is given without f1."""
     if "positive" not in values:
         return
     classes, metrics = values.get("labels", {}).values(), (values.get("metric"), *values.get("metrics", ()))
     if "f1" not in metrics:
-        file.mistake(("positive",), "it is the class that f1 is of; add f1 to metrics, or leave it out")
+        # f1 is for two classes.
+        advice = "add it, or leave positive out" if len(classes) == 2 else "leave positive out"
+        file.mistake(
+            ("positive",),
+            f"names the class whose f1 is measured, but f1 is not among the metrics; {advice}",
+        )
     elif classes and values["positive"] not in classes:
         shown = quote(values["positive"])
-        file.mistake(("positive",), f"{shown} is no class; one of: {', '.join(map(quote, classes))}")
+        file.mistake(
+            ("positive",), f"{shown} is none of the classes; give one of: {', '.join(map(quote, classes))}"
+        )

@@ -55,8 +55,7 @@ def test_quotes_of_a_pair_in_one_line_are_characters():
 def test_rows_between_two_quotes_of_a_csv_file_are_named():
     message = refusal(table(sixty_rows(**TALK), ","))
     assert (
-        "line 11: a quoted cell ends on line 31 only, but 21 of these lines are rows themselves; put"
-        in message
+        "line 11: a quoted cell goes on to line 31, but 21 of these lines are rows themselves; put" in message
     )
 
 
@@ -125,7 +124,7 @@ def test_a_cell_may_hold_what_looks_like_the_last_column():
 
 def test_a_wrong_row_of_a_tsv_file_says_how_quotes_are_read():
     message = refusal('text\tlabel\n"a\nb"\t1\n"c" d\t1\n', ".tsv")
-    assert "line 2: the row has 1 columns where 2 are right; quotes are characters in this file" in message
+    assert "line 2: the row has 1 columns where 2 are right; this file is read without quoting, " in message
     assert r"because of line 4: '\t' expected after" in message
     assert message.isprintable()
 
@@ -134,3 +133,12 @@ def test_a_wrong_row_of_a_quoted_tsv_file_is_named():
     content = 'text\tlabel\n"a\nb"\t1\nc\t0\t0\n'
     assert refusal(content, ".tsv").endswith("line 4: the row has 3 columns where 2 are right")
     assert "line 4: label 'x' is not one of" in refusal(content.replace("0\t0", "x"), ".tsv")
+
+
+def test_a_needless_quote_is_named_where_it_spoils_a_quoted_tsv_file():
+    content = 'text\tlabel\n"a\nb"\t1\n"c"\t0\nd\t1\n'
+    assert refusal(content, ".tsv").endswith(
+        "line 2: the row has 1 columns where 2 are right; this file is read without quoting, because of line 4: a cell "
+        "is quoted that needs no quotes, unlike others of its column; quote all cells of that column, or write .jsonl"
+    )
+    assert read(content.replace("\nd", '\n"d"').encode(), ".tsv").text == ["a\nb", "c", "d"]

@@ -148,12 +148,19 @@ MISTAKES = {
     "classes' metric": (SCORES.replace("spearman", "mcc"), [(5, "mcc does not measure scores; one of: pearson")]),
     "metric not measured": (PLAIN + "metrics: [mcc]\n", [(6, "metrics: accuracy is missing")]),
     "metric measured twice": (PLAIN + "metrics: [mcc, mcc, accuracy]\n", [(6, "mcc is given twice")]),
-    "positive no class": (PAIRS + "positive: maybe\n", [(8, "positive: maybe is no class; one of: no, yes")]),
-    "positive a label": (PAIRS + "positive: 007\n", [(8, "positive: 007 is no class; one of: no, yes")]),
+    "positive no class": (
+        PAIRS + "positive: maybe\n", [(8, "positive: maybe is none of the classes; give one of: no, yes")]),
+    "positive a label": (
+        PAIRS + "positive: 007\n", [(8, "positive: 007 is none of the classes; give one of: no, yes")]),
     "positive of nothing": (PAIRS + "positive: ''\n", [(8, "positive: string should have at least 1 character")]),
     "positive a list": (PAIRS + "positive: [no]\n", [(8, "positive: got a list; write one value")]),
-    "positive without f1": (PLAIN + "positive: neutral\n", [(6, "positive: it is the class that f1 is of; add f1")]),
-    "positive of scores": (SCORES + "positive: 1\n", [(6, "positive: it is the class that f1 is of; add f1")]),
+    "positive without f1": (
+        PAIRS.replace("f1", "mcc", 1).replace("f1, ", "") + "positive: no\n",
+        [(8, "positive: names the class whose f1 is measured, but f1 is not among the metrics; add it, or leave")]),
+    "positive of three": (
+        PLAIN + "positive: neutral\n", [(6, "but f1 is not among the metrics; leave positive out")]),
+    "positive of scores": (
+        SCORES + "positive: 1\n", [(6, "but f1 is not among the metrics; leave positive out")]),
     "split unknown": (PLAIN + "files: {validation: a.csv}\n", [(6, "files.validation: unknown name")]),
     "format unknown": (PLAIN + "files: {dev: a.xlsx}\n", [(6, "files.dev: the ending tells the format")]),
     "file above": (PLAIN + "files: {dev: ../a.csv}\n", [(6, "files.dev: give a path below --data-dir")]),
