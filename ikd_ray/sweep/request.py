@@ -98,7 +98,7 @@ class Request:
 
     @property
     def warnings(self) -> list[str]:
-        """What may be wrong with the data and the teacher."""
+        """Warnings of the data and the teacher."""
         return [*data_warnings(self.dataset), *self.teacher_source.warnings]
 
     @property
@@ -206,14 +206,17 @@ def _absolute_paths(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _require_utf8_paths(config: SweepConfig) -> None:
-    """Require paths that are text: a record, which is UTF-8, could not hold others."""
+    """Require paths that a record, which is UTF-8, can hold."""
+    encoding, advice = sys.getfilesystemencoding(), "rename the file or folder"
+    if encoding != "utf-8":
+        advice += ", or set LC_ALL=C.UTF-8 if its name is UTF-8"
     for flag, value in (config.model_dump() | {"output": config.output.absolute()}).items():
         try:
             str(value).encode()
         except UnicodeEncodeError:
             raise UsageError(
-                f"{_flag(flag)} {str(value)!r}: a name in it is no text in {sys.getfilesystemencoding()}; rename it, "
-                "or set LC_ALL=C.UTF-8 if it is UTF-8"
+                f"{_flag(flag)} {str(value)!r}: the path is not valid in {encoding}, the encoding of this terminal; "
+                f"{advice}"
             ) from None
 
 
@@ -292,8 +295,8 @@ def _require_unlabelled(config: SweepConfig, space: Space, dataset: Dataset) -> 
     fractions = set(space.possible_values("unlabelled_fraction"))
     if fractions != {1.0} and dataset.splits["train"].is_labelled.all():
         raise UsageError(
-            f"{config.space}: unlabelled_fraction: there are no texts without a label; give them with "
-            "--unlabelled FILE, or take it out"
+            f"{config.space}: unlabelled_fraction needs texts without a label; give --unlabelled FILE (or files: "
+            "{unlabelled: FILE} in the task file), or leave unlabelled_fraction out"
         )
 
 
@@ -306,7 +309,7 @@ def _require_splittable_batches(config: SweepConfig, space: Space, dataset: Data
             "to split; give at least two a worker"
         )
     fraction = min(space.possible_values("train_fraction"))
-    # Of stages that read the labelled examples alone; equal for all seeds.
+    # Stages of hard labels alone read only these examples; their number is equal for all seeds.
     examples = len(training_rows(dataset.splits["train"].labels, fraction, 0, seed=0))
     if examples < 2 * workers:
         raise UsageError(

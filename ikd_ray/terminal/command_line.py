@@ -97,6 +97,8 @@ def usage_errors() -> Iterator[None]:
         print_error(str(error))
         raise SystemExit(2) from None
     except StoreError as error:
-        again = "when its store answers" if error.is_transient else "when that is mended"
-        print_error(f"MLflow: {error}; try again {again}")
+        advice = "fix that, then run the command again"
+        if error.is_transient:
+            advice = "try again when its store answers"
+        print_error(f"MLflow: {error}; {advice}")
         raise SystemExit(1) from None

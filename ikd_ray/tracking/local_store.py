@@ -26,7 +26,7 @@ def absolute_uri(uri: str) -> str:
         path, question, query = place.partition("?")
         if path in ("", ":memory:"):
             return uri
-        # No more is escaped than must be: MLflow creates the folder that the URI names unread.
+        # MLflow creates the folder without unquoting the URI, so only what must be is escaped.
         path = re.sub("[%?&;#]", lambda special: quote(special[0]), os.path.abspath(unquote(path)))
         return f"{scheme}:///{path}{question}{query}"
     if urlsplit(uri).scheme or uri in URI_KEYWORDS:
@@ -74,7 +74,9 @@ def require_writable_artifacts(location: str = ARTIFACTS) -> None:
     try:
         check_writable(folder)
     except OSError as error:
-        advice = "start in" if location == ARTIFACTS else "give another --tracking-uri, or make that"
+        advice = (
+            "run the command in" if location == ARTIFACTS else "give another --tracking-uri, or make that"
+        )
         raise UsageError(
             f"MLflow would write the files of runs to {folder}: cannot write {error.filename} ({error.strerror}); "
             f"{advice} a folder that you own"
@@ -91,15 +93,15 @@ def describe_refusal(uri: str, problem: str) -> str:
     shown = redact_uri(uri)
     if SCHEMA_ERROR in problem:
         return (
-            f"{shown}: the MLflow database of another version; if a newer one made it, 'pip install --upgrade mlflow', "
-            f"else make a copy and run: mlflow db upgrade {shlex.quote(shown)}"
+            f"{shown}: this database was made by another version of MLflow; if it was a newer one, "
+            f"'pip install --upgrade mlflow', else make a copy and run: mlflow db upgrade {shlex.quote(shown)}"
         )
     if FILE_STORE_ERROR in problem:
         folder = url2pathname(urlsplit(uri).path)
         store = shlex.quote(absolute_uri(f"sqlite:///{quote(os.path.dirname(folder))}/{DATABASE}"))
         return (
-            f"{shown}: MLflow no longer writes to such a folder; give --tracking-uri {store}, and to take its runs "
-            f"there run: mlflow migrate-filestore --source {shlex.quote(folder)} --target {store}"
+            f"{shown}: MLflow no longer writes to folders such as mlruns; give --tracking-uri {store}, and to take its "
+            f"runs there run: mlflow migrate-filestore --source {shlex.quote(folder)} --target {store}"
         )
     other = (
         "give another one"
@@ -121,4 +123,4 @@ def _check_database(file: Path) -> None:
         raise OSError(0, "no file that you may write", str(file))
     with open(file, "rb") as database:
         if database.read(len(SQLITE_HEADER)) not in (b"", SQLITE_HEADER):
-            raise OSError(0, "no SQLite database", str(file))
+            raise OSError(0, "not an SQLite database", str(file))

@@ -107,10 +107,16 @@ FLAGS: Cases = {
     ),
     "tracking in a text": (
         {"tracking-uri": lambda here: f"sqlite:///{file('some text that is no database')(here)}"},
-        ("--tracking-uri", "no SQLite database"),
+        ("--tracking-uri", "not an SQLite database"),
     ),
-    "output that is no text": ({"output": "out\udcff"}, ("--output", r"out\udcff", "rename it")),
-    "data that is no text": ({"data-dir": "glue\udcff"}, ("--data-dir", r"glue\udcff", "rename it")),
+    "output that is no text": (
+        {"output": "out\udcff"},
+        ("--output", r"out\udcff", "is not valid in", "rename the file or folder"),
+    ),
+    "data that is no text": (
+        {"data-dir": "glue\udcff"},
+        ("--data-dir", r"glue\udcff", "is not valid in", "rename the file or folder"),
+    ),
 }
 if os.geteuid() != 0:  # root may write anywhere
     FLAGS["output without permission"] = ({"output": locked_folder}, ("--output",))

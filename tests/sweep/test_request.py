@@ -195,6 +195,16 @@ def test_batches_that_workers_cannot_split_are_refused(started, tmp_path, text, 
     assert validate(one).trials == 8
 
 
+def test_a_share_of_no_texts_is_refused(started, tmp_path):
+    (tmp_path / "shares.yaml").write_text("params: {unlabelled_fraction: {choice: [0, 1]}}\n")
+    changes = {"space": tmp_path / "shares.yaml", "name": "shares"}
+    with pytest.raises(
+        UsageError,
+        match=r"shares\.yaml: unlabelled_fraction needs texts .* \(or files: \{unlabelled: FILE\} in",
+    ):
+        validate(SweepConfig(**(started[1].settings | changes)))
+
+
 def test_a_folder_that_cannot_be_created_completely_leaves_nothing(started, monkeypatch):
     output, record = started
     request = validate(SweepConfig(**(record.settings | {"name": "half"})))
@@ -208,10 +218,12 @@ def test_a_working_folder_that_cannot_be_written_is_refused(started, monkeypatch
     config = SweepConfig(**(started[1].settings | {"name": "other"}))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir("/proc")
-    with pytest.raises(UsageError, match=r"cannot write /proc .* start in a folder that you own"):
+    with pytest.raises(UsageError, match=r"cannot write /proc .* run the command in a folder that you own"):
         validate(config)
     for uri in (f"sqlite:///{tmp_path}/new.db", "sqlite:///new.db"):
-        with pytest.raises(UsageError, match=r"cannot write /proc .* start in a folder that you own"):
+        with pytest.raises(
+            UsageError, match=r"cannot write /proc .* run the command in a folder that you own"
+        ):
             validate(config.model_copy(update={"tracking_uri": uri}))
     assert validate(config.model_copy(update={"tracking_uri": "http://localhost:5000"})).trials == 8
 

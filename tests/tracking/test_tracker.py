@@ -295,7 +295,7 @@ def test_an_old_folder_of_runs_is_brought_over_as_the_message_says(tmp_path, mon
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     MlflowClient(str(Path("mlruns").absolute())).create_experiment("mine")
     monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE")
-    with pytest.raises(UsageError, match="MLflow no longer writes to such a folder") as error:
+    with pytest.raises(UsageError, match="MLflow no longer writes to folders such as mlruns") as error:
         Tracker(None, "cola")
     run_advised(error)
     uri = f"sqlite:///{tmp_path}/a b/mlflow.db"
