@@ -47,9 +47,9 @@ TASK = "GLUE task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli; or FILE.y
 DATA_DIR = (
     "Folder in the GLUE layout (CoLA/train.tsv ...), or that of a task file's tables. Default: the hub."
 )
-UNLABELLED = (
-    "Table of texts without labels (CSV, TSV, JSON lines or Parquet), on which students imitate the teacher."
-)
+UNLABELLED = """\
+Table of texts without labels (.csv, .tsv, .jsonl, .parquet); only the task's text columns are read; in place of the \
+task file's `files: unlabelled`."""
 TEACHER = """\
 Hugging Face name or folder of a BERT-family model. Default: bert-base-uncased where a GPU and the hub are there, \
 else a 6-layer MiniLM."""
@@ -63,6 +63,9 @@ STEP_MEMORY = (
     "Gigabytes that a step's tensors may take in each worker; longer steps are made of several passes."
 )
 OUTPUT = "Folder for sweeps and what they share; s3://BUCKET/... where nodes share none."
+RESUME = """\
+Name of the sweep to continue. Where files were moved, give their new places as --data-dir, --unlabelled and \
+--teacher; the contents must be the same."""
 TRACKING_URI = "MLflow store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db."
 
 
@@ -90,7 +93,7 @@ def main(
     step_memory: Annotated[float, machine(help=STEP_MEMORY)] = STEP_MEMORY_GB,
     output: Annotated[str, results(help=OUTPUT, callback=expand_home)] = "outputs",
     name: Annotated[str | None, results(help="The sweep's name. Default: task and time.")] = None,
-    resume: Annotated[str | None, results(help="Name of the sweep to continue.")] = None,
+    resume: Annotated[str | None, results(help=RESUME)] = None,
     tracking_uri: Annotated[str | None, results(help=TRACKING_URI)] = None,
 ) -> None:
     """Run, resume or plan a sweep."""
