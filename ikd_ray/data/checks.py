@@ -1,4 +1,4 @@
-"""Checks of a custom task's tables, for what deserves a warning but may be meant."""
+"""Checks of the user's own tables, for what deserves a warning but may be meant."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ikd_ray.data.dataset import Dataset, Split
+from ikd_ray.data.dataset import Dataset
+from ikd_ray.data.splits import HOLDOUT
 from ikd_ray.data.task_file import CustomTask
 from ikd_ray.formatting import clean
 
@@ -14,12 +15,11 @@ from ikd_ray.formatting import clean
 def data_warnings(dataset: Dataset) -> list[str]:
     """Return a line for each class without a training example, and each split that shares examples with train.
 
-    GLUE's tasks have none: their tables are what they are.
+    GLUE's tables are what they are; of its tasks only the texts without a label are checked.
     """
-    if not isinstance(dataset.task, CustomTask):
-        return []
+    own = _missing_classes(dataset) if isinstance(dataset.task, CustomTask) else ()
     others = [name for name in dataset.splits if name != "train"]
-    return [*_missing_classes(dataset), *(line for name in others for line in _shared_rows(dataset, name))]
+    return [*own, *(line for name in others for line in _shared_texts(dataset, name))]
 
 
 def _missing_classes(dataset: Dataset) -> Iterable[str]:
@@ -36,17 +36,20 @@ def _missing_classes(dataset: Dataset) -> Iterable[str]:
         )
 
 
-def _shared_rows(dataset: Dataset, name: str) -> Iterable[str]:
-    train = dataset.splits["train"]
-    labelled = train.select(np.flatnonzero(train.is_labelled))
-    training_texts, texts = set(_texts(labelled)), list(_texts(dataset.splits[name]))
-    shared = sum(text in training_texts for text in texts)
-    if shared:
+def _shared_texts(dataset: Dataset, name: str) -> Iterable[str]:
+    train, texts = dataset.splits["train"], list(dataset.splits[name].examples())
+
+    def count(rows: np.ndarray) -> int:
+        training_texts = set(train.select(np.flatnonzero(rows)).examples())
+        return sum(text in training_texts for text in texts)
+
+    harm = f"which makes metrics on {name} too good"
+    if isinstance(dataset.task, CustomTask) and (shared := count(train.is_labelled)):
+        # Examples that train has twice may be held out and stay in it, too.
+        advice = "leave each of them in train once" if name == HOLDOUT else "take them out of train"
+        yield f"{shared} of {len(texts)} {name} examples are in train too, {harm}; {advice}"
+    if not train.is_labelled.all() and (shared := count(~train.is_labelled)):
         yield (
-            f"{shared} of {len(texts)} {name} examples are in train too, which makes metrics on {name} too good; "
-            "take them out of train"
+            f"{shared} of {len(texts)} {name} examples are among the texts without a label, {harm}; take them out of "
+            "that table"
         )
-
-
-def _texts(split: Split) -> Iterable[str | tuple[str, str]]:
-    return split.text if split.text_pair is None else zip(split.text, split.text_pair, strict=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ikd_ray.data.dataset import Dataset, is_labelled
+from ikd_ray.data.dataset import Dataset, Split, is_labelled
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import Task
 
@@ -63,9 +63,9 @@ def training_rows(labels: np.ndarray, fraction: float, unlabelled_fraction: floa
 def hold_out(dataset: Dataset) -> Dataset:
     """Move a tenth of the training examples, stratified by label, into a split "holdout".
 
-    Both parts keep the order of their source; other splits are unchanged. The choice depends on the training labels
-    alone. A teacher that comes with a classifier may have been fine-tuned on these examples by its author; its
-    `holdout/...` metrics may then be too good.
+    Both parts keep the order of their source; other splits are unchanged. Texts without a label that are held out are
+    left out. The choice depends on the training labels alone. A teacher that comes with a classifier may have been
+    fine-tuned on these examples by its author; its `holdout/...` metrics may then be too good.
 
     Raises:
         UsageError: a label has fewer than two training examples, or a tenth of the scores is less than two.
@@ -75,13 +75,22 @@ def hold_out(dataset: Dataset) -> Dataset:
     labels = train.labels[labelled_rows]
     _check_size(dataset.task, labels)
     held_out = labelled_rows[nested_subset(labels, HOLDOUT_FRACTION, HOLDOUT_SEED)]
-    remaining = np.setdiff1d(np.arange(len(train)), held_out)
+    repeated = _unlabelled_rows_of(train, held_out)
+    remaining = np.setdiff1d(np.arange(len(train)), np.append(held_out, repeated))
     splits = dataset.splits | {"train": train.select(remaining), HOLDOUT: train.select(held_out)}
-    return replace(
-        dataset,
-        splits=splits,
-        description=f"{dataset.description}; {len(held_out)} of train are held out to choose by",
-    )
+    description = f"{dataset.description}; {len(held_out)} of train are held out to choose by"
+    if len(repeated):
+        description += f", and with them {len(repeated)} of the texts without a label"
+    return replace(dataset, splits=splits, description=description)
+
+
+def _unlabelled_rows_of(train: Split, rows: np.ndarray) -> np.ndarray:
+    """Return the rows without a label whose texts are those of some rows."""
+    others = np.flatnonzero(~train.is_labelled)
+    if not len(others):
+        return others
+    texts = set(train.select(rows).examples())
+    return others[[text in texts for text in train.select(others).examples()]]
 
 
 def _check_size(task: Task, labels: np.ndarray) -> None:

@@ -3,9 +3,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from ikd_ray.data.checks import data_warnings
-from ikd_ray.data.dataset import Dataset, Split
+from ikd_ray.data.dataset import Dataset, Split, add_unlabelled
 from ikd_ray.data.splits import hold_out
 from ikd_ray.tasks import TASKS
 from tests.data.test_readers import ONE, PAIR, SCORE
@@ -58,3 +59,25 @@ def test_examples_that_train_repeats_are_shared_with_its_held_out_part():
 
 def test_tables_of_glue_are_what_they_are():
     assert data_warnings(replace(dataset(ONE, "aa", "aa"), task=TASKS["sst2"])) == []
+
+
+@pytest.mark.parametrize("task", [ONE, TASKS["sst2"]])
+def test_examples_that_a_split_shares_with_texts_without_a_label_are_counted(task):
+    whole = add_unlabelled(replace(dataset(ONE, "abcd", "xyz"), task=task), ["y", "v", "z", "y"], None)
+    assert data_warnings(whole) == [
+        "2 of 3 dev examples are among the texts without a label, which makes metrics on dev too good; take them out "
+        "of that table"
+    ]
+
+
+def test_held_out_examples_are_not_among_the_texts_without_a_label():
+    whole = dataset(ONE, "abcdefghijklmnopqrst", "xyz")
+    whole = add_unlabelled(whole, [*"abcdefghijklmnopqrst", "v"], None)
+    divided = hold_out(whole)
+    assert data_warnings(divided) == []
+    train, held_out = divided.splits["train"], divided.splits["holdout"]
+    unlabelled = [text for text, given in zip(train.text, train.is_labelled, strict=True) if not given]
+    assert sorted([*unlabelled, *held_out.text]) == [*"abcdefghijklmnopqrst", "v"]
+    assert divided.description.endswith(
+        "2 of train are held out to choose by, and with them 2 of the texts without a label"
+    )
