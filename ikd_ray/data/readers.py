@@ -13,6 +13,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
@@ -91,7 +92,7 @@ def read_tables(data_dir: Path, task: CustomTask) -> dict[str, Split]:
     """
     names = ", ".join(name for _, name in task.files)
     _require_folder(data_dir, f"give the folder that holds {names}")
-    return {split: read_table(_find_table(data_dir, name), task) for split, name in task.files}
+    return {split: read_table(find_table(data_dir, name), task) for split, name in task.files}
 
 
 def read_table(path: Path, task: CustomTask) -> Split:
@@ -120,7 +121,6 @@ def read_unlabelled(path: Path, task: Task, flag: str = "--data-dir") -> tuple[l
     Raises:
         UsageError: the file is not such a table; the message names the line or row.
     """
-    path = _find_table(path.parent, path.name)
     _require_file(path, "a table", task, [path.name], flag)
     if path.suffix.lower() not in _READERS:
         raise UsageError(f"{flag} {path}: the ending tells the format: give one of {', '.join(_READERS)}")
@@ -134,11 +134,14 @@ def read_unlabelled(path: Path, task: Task, flag: str = "--data-dir") -> tuple[l
     return columns[0], columns[1] if task.is_pair else None
 
 
-def _find_table(folder: Path, name: str) -> Path:
+def find_table(folder: Path, name: str) -> Path:
     """Return the path of a table; each part of its name may be in another Unicode form than on the disk."""
     path = folder
     for part in PurePosixPath(name).parts:
-        same = [] if os.path.lexists(path / part) or not os.path.isdir(path) else os.listdir(path)
+        same: list[str] = []
+        if not os.path.lexists(path / part):
+            with suppress(OSError):  # no folder, or one that cannot be read, as the reader will say
+                same = os.listdir(path)
         path /= next((other for other in same if nfc(other) == nfc(part)), part)
     return path
 
@@ -237,17 +240,29 @@ def _distinct_indices(columns: Sequence[str], required: Sequence[str], where: st
 
 def _read_separated(path: Path, task: Task, required: Sequence[str], delimiter: str) -> Iterator[Row]:
     indices: list[int] = []
-    for where, cells in read_rows(path, delimiter, partial(_is_row, task)):
+    for where, cells in read_rows(
+        path, delimiter, partial(_is_row, task, task.file_label in required, delimiter)
+    ):
         if not indices:
             indices = _distinct_indices(cells, required, where)
         else:
             yield where, [cells[index] for index in indices]
 
 
-def _is_row(task: Task, columns: Sequence[str], cells: Sequence[str]) -> bool:
-    """Return whether cells are a row of a table with these columns: whether their label is one."""
+def _is_row(
+    task: Task, has_label: bool, delimiter: str, columns: Sequence[str], cells: Sequence[str]
+) -> bool:
+    """Return whether cells are a row of a table with these columns: whether their label is one.
+
+    Without labels each line of a TSV file that has all cells is taken for a row, and none of a CSV file, which quotes
+    a text of several lines.
+    """
     columns = [nfc(column) for column in columns]
-    if len(cells) != len(columns) or task.file_label not in columns:
+    if len(cells) != len(columns):
+        return False
+    if not has_label:
+        return delimiter == "\t"
+    if task.file_label not in columns:
         return False
     try:
         _parse_label(cells[columns.index(task.file_label)], task, "")

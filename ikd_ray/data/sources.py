@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ikd_ray.data.dataset import Dataset, Split, add_unlabelled, format_sizes
-from ikd_ray.data.readers import find_glue_folder, read_glue_split, read_tables, read_unlabelled
+from ikd_ray.data.readers import find_glue_folder, find_table, read_glue_split, read_tables, read_unlabelled
 from ikd_ray.data.task_file import CustomTask
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import GlueTask
@@ -41,9 +41,10 @@ def load_dataset(
     """
     dataset = _load_labelled(task, data_dir)
     if unlabelled_file is not None:
-        return add_unlabelled(dataset, *read_unlabelled(unlabelled_file, task, "--unlabelled"))
+        path = find_table(unlabelled_file.parent, unlabelled_file.name)
+        return add_unlabelled(dataset, *read_unlabelled(path, task, "--unlabelled"))
     if isinstance(task, CustomTask) and task.unlabelled_file and data_dir:
-        return add_unlabelled(dataset, *read_unlabelled(data_dir / task.unlabelled_file, task))
+        return add_unlabelled(dataset, *read_unlabelled(find_table(data_dir, task.unlabelled_file), task))
     return dataset
 
 

@@ -186,8 +186,11 @@ def _check_range(bounds: list[float]) -> tuple[float, float]:
 
 def _check_files(given: dict[str, str]) -> dict[str, str]:
     files = _TABLES | given
-    if PurePosixPath(nfc(files["train"])) == PurePosixPath(nfc(files["dev"])):
+    paths = {split: PurePosixPath(nfc(name)) for split, name in files.items()}
+    if paths["train"] == paths["dev"]:
         raise ValueError("train and dev are one file; students are compared on other examples")
+    if paths.get(UNLABELLED_KEY) in (paths["train"], paths["dev"]):
+        raise ValueError(f"{UNLABELLED_KEY} is a file with labels; give one of other texts, or leave it out")
     return files
 
 

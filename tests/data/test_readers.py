@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ikd_ray.data import sources
+from ikd_ray.data import readers, sources
 from ikd_ray.data.dataset import Split
 from ikd_ray.data.lines import MAX_LINE
 from ikd_ray.data.readers import read_table, read_unlabelled
@@ -358,3 +358,9 @@ def test_texts_without_a_label_are_read(tmp_path, ending):
         read_unlabelled(path, get_task("mrpc"))
     with pytest.raises(UsageError, match="the ending tells the format"):
         read_unlabelled(path.rename(tmp_path / "texts.txt"), get_task("cola"))
+
+
+def test_a_folder_that_cannot_be_listed_is_told_as_a_missing_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers.os, "listdir", lambda _: (_ for _ in ()).throw(PermissionError(13, "no")))
+    with pytest.raises(UsageError, match=r"train\.csv: there is no such file"):
+        sources.load_dataset(ONE, tmp_path)

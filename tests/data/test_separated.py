@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ikd_ray.data.readers import read_unlabelled
 from ikd_ray.errors import UsageError
+from ikd_ray.tasks import get_task
 from tests.data.test_readers import ONE, PAIR, read, refusal
 
 QUOTED_TEXTS = st.lists(
@@ -142,3 +144,18 @@ def test_a_needless_quote_is_named_where_it_spoils_a_quoted_tsv_file():
         "is quoted that needs no quotes, unlike others of its column; quote all cells of that column, or write .jsonl"
     )
     assert read(content.replace("\nd", '\n"d"').encode(), ".tsv").text == ["a\nb", "c", "d"]
+
+
+@pytest.mark.parametrize("columns", ["sentence", "id\tsentence"])
+def test_rows_between_two_quotes_of_texts_without_a_label_are_read(tmp_path, columns):
+    first = "1\t" * columns.count("\t")
+    texts = ['"It is late', "he said", 'really"']
+    path = tmp_path / "texts.tsv"
+    path.write_text("\n".join([columns, *(first + text for text in texts)]) + "\n", encoding="utf-8")
+    assert read_unlabelled(path, get_task("cola")) == (texts, None)
+
+
+def test_a_text_of_several_lines_without_a_label_is_one_in_csv(tmp_path):
+    path = tmp_path / "texts.csv"
+    path.write_text('sentence\n"It is late,\nhe said"\nreally\n', encoding="utf-8")
+    assert read_unlabelled(path, get_task("cola")) == (["It is late,\nhe said", "really"], None)

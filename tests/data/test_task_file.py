@@ -166,6 +166,8 @@ MISTAKES = {
     "file above": (PLAIN + "files: {dev: ../a.csv}\n", [(6, "files.dev: give a path below --data-dir")]),
     "file elsewhere": (PLAIN + "files: {dev: /etc/a.csv}\n", [(6, "files.dev: give a path below")]),
     "one file for two": (PLAIN + "files: {dev: ./train.csv}\n", [(6, "train and dev are one file")]),
+    "a file with labels": (
+        PLAIN + "files: {unlabelled: ./dev.csv}\n", [(6, "unlabelled is a file with labels")]),
     "an alias": (PLAIN.replace("stars", "&a x"), [(3, "an anchor")]),
     "a tag": (PLAIN.replace("stars", "!!python/name:os.system"), [(3, "a tag")]),
     "deep": ("[" * 1000, [(1, "nested deeper than 10")]),
