@@ -19,7 +19,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -233,11 +233,13 @@ def read_task(folder: Path) -> GlueTask | CustomTask:
     """
     sweep = read_sweep(folder)
     task = kept_task(folder, sweep.task)
-    if sweep.data.get("task", task_digest(task)) != task_digest(task):
-        raise UsageError(
-            f"{folder / TASK_FILE}: not what the sweep began with; bring back its labels and metrics"
-        )
-    return task
+    unscaled = replace(task, training_range=task.score_range)  # as earlier versions trained on scores
+    for same in (task, unscaled):
+        if sweep.data.get("task", task_digest(unscaled)) == task_digest(same):
+            return same
+    raise UsageError(
+        f"{folder / TASK_FILE}: not what the sweep began with; bring back its labels and metrics"
+    )
 
 
 def read_trial(sweep: Path, trial_id: str) -> TrialRecord:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ CLASS_METRICS = ("accuracy", "f1", "macro_f1", "mcc")
 SCORE_METRICS = ("pearson", "spearman")
 METRICS = CLASS_METRICS + SCORE_METRICS
 PROBABILITY_METRICS = ("nll", "teacher_kl")  # of classifiers' probabilities, see `distill.evaluate`
-ERROR_METRICS = ("rmse", "mae")  # of scores, see `error_metrics`
+ERROR_METRICS = ("rmse", "mae")  # of scores, see `_error_metrics`
 STD_RATIO = "std_ratio"  # of scores, beside `ERROR_METRICS`
 TRAINING_RANGE = (0.0, 5.0)
 """Range that scores are scaled to while models train: that of STS-B, which learning rates and loss weights are for."""
@@ -55,6 +55,8 @@ class Task:
     """Labels as the files write them, in the order of `labels`; empty for regression."""
     score_range: tuple[float, float] = (0.0, 5.0)
     """Smallest and largest gold score of a regression task."""
+    training_range: tuple[float, float] = field(default=TRAINING_RANGE, compare=False)
+    """Range that gold scores are scaled to while models train."""
     positive_index: int = 1
     """Index of the class that F1 is of."""
 
@@ -70,7 +72,7 @@ class Task:
         Tasks of equal identity share caches. The places of files and the names of their columns are no part of it.
         """
         # Defaults are left out, so that tasks with them keep their caches.
-        scaled = [self.score_range] if self.is_regression and self.score_range != TRAINING_RANGE else []
+        scaled = [self.score_range] if self.is_regression and self.score_range != self.training_range else []
         positive = [self.positive_index] if self.positive_index != 1 else []
         return json.dumps(
             [
@@ -92,18 +94,18 @@ class Task:
     @property
     def score_scale(self) -> float:
         """The task's units in one unit of the range that scores are trained in."""
-        (low, high), (training_low, training_high) = self.score_range, TRAINING_RANGE
+        (low, high), (training_low, training_high) = self.score_range, self.training_range
         return (high - low) / (training_high - training_low)
 
     def scale_scores(self, scores: np.ndarray) -> np.ndarray:
-        """Return scores in the task's units as models train on them: in `TRAINING_RANGE`, as float32."""
-        if self.score_range == TRAINING_RANGE:
+        """Return scores in the task's units as models train on them: in `training_range`, as float32."""
+        if self.score_range == self.training_range:
             return scores
-        return ((scores - self.score_range[0]) / self.score_scale + TRAINING_RANGE[0]).astype(np.float32)
+        return ((scores - self.score_range[0]) / self.score_scale + self.training_range[0]).astype(np.float32)
 
     def unscale_scores(self, scores: np.ndarray) -> np.ndarray:
         """Return scores that models train on, or answer, in the task's units."""
-        return (scores - TRAINING_RANGE[0]) * self.score_scale + self.score_range[0]
+        return (scores - self.training_range[0]) * self.score_scale + self.score_range[0]
 
     @property
     def is_pair(self) -> bool:
@@ -116,7 +118,7 @@ class Task:
         return len(self.labels) or 1
 
     def score(self, labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-        """Compute each of `metrics`.
+        """Compute each of `metrics`, and for regression `_error_metrics`.
 
         F1 is that of the class `positive_index`; macro F1 is the mean F1 of the classes that occur in labels or
         predictions. Correlations and MCC of constant predictions are 0. If any logit is not finite, every metric is
@@ -129,16 +131,22 @@ class Task:
         if logits.shape != (len(labels), self.num_labels):
             raise ValueError(f"logits {logits.shape} for {len(labels)} labels of {self.num_labels} outputs")
         if not np.isfinite(logits).all():
-            return dict.fromkeys(self.metrics, float("nan"))
+            return dict.fromkeys(
+                (*self.metrics, *(ERROR_METRICS if self.is_regression else ())), float("nan")
+            )
         predictions = logits[:, 0] if self.is_regression else logits.argmax(axis=1)
-        return {metric: _measure(metric, labels, predictions, self.positive_index) for metric in self.metrics}
+        scores = {
+            metric: _measure(metric, labels, predictions, self.positive_index) for metric in self.metrics
+        }
+        return scores | (_error_metrics(self, labels, predictions) if self.is_regression else {})
 
 
-def error_metrics(task: Task, labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
+def _error_metrics(task: Task, labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
     """Compute `ERROR_METRICS` and `STD_RATIO`: how far scores are from the gold scores, which correlations do not tell.
 
     `rmse` is the root of the mean squared error and `mae` the mean absolute error, both in the task's units;
-    `std_ratio` is the standard deviation of the predictions over that of the labels, 0 where those are all the same.
+    `std_ratio` is the standard deviation of the predictions over that of the labels; labels that are all the same have
+    none.
 
     Args:
         task: a regression task.
@@ -146,12 +154,10 @@ def error_metrics(task: Task, labels: np.ndarray, predictions: np.ndarray) -> di
         predictions: (n,) scores of a model, in the same range.
     """
     errors = (predictions.astype(np.float64) - labels) * task.score_scale
-    spread = float(np.std(labels.astype(np.float64)))
-    return {
-        "rmse": float(np.sqrt(np.mean(errors**2))),
-        "mae": float(np.mean(np.abs(errors))),
-        STD_RATIO: float(np.std(predictions.astype(np.float64))) / spread if spread else 0.0,
-    }
+    metrics = {"rmse": float(np.sqrt(np.mean(errors**2))), "mae": float(np.mean(np.abs(errors)))}
+    if spread := float(np.std(labels.astype(np.float64))):
+        metrics[STD_RATIO] = float(np.std(predictions.astype(np.float64))) / spread
+    return metrics
 
 
 def constant_scores_warning(metrics: Mapping[str, float], owner: str, advice: str) -> str | None:
@@ -163,7 +169,7 @@ def constant_scores_warning(metrics: Mapping[str, float], owner: str, advice: st
         advice: what the user can do, as the message ends.
     """
     ratio = metrics.get(f"dev/{STD_RATIO}")
-    if ratio is None or ratio >= MIN_STD_RATIO:
+    if ratio is None or not ratio < MIN_STD_RATIO:
         return None
     return (
         f"{owner} scores hardly vary: their standard deviation on dev is {ratio:.1%} of the gold scores' "

@@ -6,9 +6,11 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from ikd_ray import records
+from ikd_ray.data.task_file import load_task
 from ikd_ray.errors import UsageError
 from ikd_ray.records import TrialRecord
 from tests.helpers.sample_records import sweep_record
@@ -69,3 +71,18 @@ def test_time_alone_completes_an_open_ended_sweep():
     assert not sweep.is_complete([replace(TRIAL, number=0)])
     assert replace(sweep, settings=sweep.settings | {"time_is_up": True}).is_complete([])
     assert (sweep.count(1), sweep.count(2)) == ("1 trial", "2 trials")
+
+
+def test_a_sweep_of_an_earlier_version_has_its_scores_as_the_tables_do(tmp_path):
+    text = "name: mine\ntext: text\nlabel: score\nrange: [0, 100]\nmetric: pearson\n"
+    (tmp_path / "task.yaml").write_text(text)
+    task = load_task(tmp_path / "task.yaml")
+    unscaled = replace(task, training_range=task.score_range)
+    for recorded, expected in ((task, (0, 5)), (unscaled, (0, 100))):
+        records.write_sweep(tmp_path, sweep_record(task="mine", data={"task": records.task_digest(recorded)}))
+        assert records.read_task(tmp_path).training_range == expected
+    assert records.read_task(tmp_path).scale_scores(np.array([60.0])).tolist() == [60]
+    (tmp_path / "task.yaml").write_text(text.replace("100", "50"))
+    records.write_sweep(tmp_path, sweep_record(task="mine", data={"task": records.task_digest(task)}))
+    with pytest.raises(UsageError, match="not what the sweep began with"):
+        records.read_task(tmp_path)

@@ -63,7 +63,14 @@ OWN = Task("own", ("text",), ("a", "b", "c"), ("macro_f1", "accuracy"), "macro_f
             TASKS["stsb"],
             np.array([1, 2, 3, 4], np.float32),
             np.array([[1], [3], [2], [10]], np.float32),
-            {"pearson": 13 / math.sqrt(250), "spearman": 0.8},
+            # Errors 0, 1, -1 and 6; standard deviations sqrt(50 / 4) and sqrt(5 / 4).
+            {
+                "pearson": 13 / math.sqrt(250),
+                "spearman": 0.8,
+                "rmse": math.sqrt(38 / 4),
+                "mae": 2.0,
+                "std_ratio": math.sqrt(10),
+            },
         ),
     ],
 )
@@ -93,7 +100,10 @@ def test_constant_predictions_have_scores_and_no_warning(name):
         score = task.score(labels, constant)
         nearly = task.score(labels, constant + np.arange(3, dtype=np.float32)[:, None] * 1e-30)
     expected = {"mcc": 0.0, "f1": 0.0, "pearson": 0.0, "spearman": 0.0, "accuracy": pytest.approx(2 / 3)}
-    assert score == {metric: expected[metric] for metric in task.metrics}
+    assert {metric: score[metric] for metric in task.metrics} == {
+        metric: expected[metric] for metric in task.metrics
+    }
+    assert score.get("std_ratio", 0) == 0
     assert all(math.isfinite(value) for value in nearly.values())
 
 

@@ -28,7 +28,11 @@ NOT_SEARCHED = ("regime", "student_layers", "seed")
 
 _LAYERWISE = {"soft_labels", "epochs_per_layer", "cosine_threshold", "train", "top_trains"}
 _INTERNAL = {"internal_losses", "internal_weight", *_LAYERWISE}
-UNUSED_PARAMS = {"hard": {"temperature", "lambda", *_INTERNAL}, "kd": _INTERNAL, "id": _LAYERWISE}
+UNUSED_PARAMS = {
+    "hard": {"temperature", "lambda", "unlabelled_fraction", *_INTERNAL},
+    "kd": _INTERNAL,
+    "id": _LAYERWISE,
+}
 """Parameters that the stages of a regime do not depend on (`ikd_ray.distill.regimes`)."""
 
 

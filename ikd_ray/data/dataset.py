@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -36,6 +37,10 @@ class Split:
         """The (n,) mask of the examples that have a label."""
         return is_labelled(self.labels)
 
+    def examples(self) -> Iterable[str | tuple[str, str]]:
+        """Return each example's text or, for a task of pairs, both."""
+        return self.text if self.text_pair is None else zip(self.text, self.text_pair, strict=True)
+
     def select(self, rows: np.ndarray) -> Split:
         """Return the examples at `rows`, in that order."""
         text = [self.text[row] for row in rows]
@@ -65,6 +70,15 @@ class Dataset:
     def generated(self) -> bool:
         """True if the examples are this project's own instead of the task's."""
         return self.source == "embedded"
+
+    @property
+    def labelled(self) -> Dataset:
+        """The data set without the training examples that have no label."""
+        train = self.splits.get("train")
+        if train is None or train.is_labelled.all():
+            return self
+        labelled_rows = np.flatnonzero(train.is_labelled)
+        return replace(self, splits=self.splits | {"train": train.select(labelled_rows)})
 
     @cached_property
     def fingerprint(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -116,6 +116,8 @@ class TaskData:
     key: str
     """Identifies the content: the name of `folder`."""
     folder: Path
+    labelled_key: str
+    """Identifies the content without the examples that have no label; `key` where there are none."""
     truncated_counts: dict[str, int] | None = None
     """Number of truncated examples of each split; None in folders of earlier versions."""
 
@@ -163,7 +165,9 @@ def tokenize(
     Raises:
         UsageError: an example has no token.
     """
-    key = data_key(dataset.fingerprint, tokenizer_key, max_length)
+    key, labelled_key = (
+        data_key(content.fingerprint, tokenizer_key, max_length) for content in (dataset, dataset.labelled)
+    )
 
     def write(folder: Path) -> None:
         truncated_counts = {}
@@ -178,18 +182,29 @@ def tokenize(
             "splits": list(dataset.splits),
             "pad_id": tokenizer.pad_token_id,
             "truncated": truncated_counts,
+            "training_range": dataset.task.training_range,
+            "labelled_key": labelled_key,
         }
         (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
         keep_task(folder, dataset.task)
 
     store.get_or_build(root / key, write)
-    return open_data(root / key)
+    data = open_data(root / key)
+    if data.truncated_counts is None:
+        counts = {
+            name: _count_truncated(split, tokenizer, data.splits[name].lengths, max_length)
+            for name, split in dataset.splits.items()
+        }
+        data = replace(data, truncated_counts=counts)
+    return data
 
 
 def open_data(folder: Path) -> TaskData:
     """Memory-map a folder that `tokenize` wrote."""
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     task, splits = kept_task(folder, about["task"]), {}
+    # Earlier versions trained on scores as they are.
+    task = replace(task, training_range=tuple(about.get("training_range", task.score_range)))
     for name in about["splits"]:
         labels = np.load(folder / f"{name}.labels.npy", allow_pickle=False)
         splits[name] = TokenSplit(
@@ -197,7 +212,8 @@ def open_data(folder: Path) -> TaskData:
             RaggedArray.open(folder, f"{name}.segments"),
             task.scale_scores(labels) if task.is_regression else labels,
         )
-    return TaskData(task, splits, about["pad_id"], folder.name, folder, about.get("truncated"))
+    key, labelled_key = folder.name, about.get("labelled_key", folder.name)
+    return TaskData(task, splits, about["pad_id"], key, folder, labelled_key, about.get("truncated"))
 
 
 def _encode(
@@ -237,8 +253,9 @@ def _count_truncated(
     split: Split, tokenizer: PreTrainedTokenizerBase, sizes: np.ndarray, max_length: int
 ) -> int:
     """Return how many examples, tokenized to (n,) sizes, have more than `max_length` tokens."""
-    full = split.select(np.flatnonzero(sizes == max_length))
-    if not len(full):
-        return 0
-    whole = tokenizer(full.text, full.text_pair, return_attention_mask=False, verbose=False)
-    return sum(len(ids) > max_length for ids in whole["input_ids"])
+    count, full_length = 0, np.flatnonzero(sizes == max_length)
+    for start in range(0, len(full_length), CHUNK):
+        chunk = split.select(full_length[start : start + CHUNK])
+        whole = tokenizer(chunk.text, chunk.text_pair, return_attention_mask=False, verbose=False)
+        count += sum(len(ids) > max_length for ids in whole["input_ids"])
+    return count

@@ -21,13 +21,14 @@ from ikd_ray.config import Trial
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.fast_layers import ONEDNN, cpu_model
-from ikd_ray.distill.regimes import Stage
+from ikd_ray.distill.regimes import REGIMES, Stage
 from ikd_ray.distill.targets import Targets
 from ikd_ray.storage import store
 
 COMPUTING_MODULES = (
     "tasks",
     "storage.arrays",
+    "data.dataset",
     "data.tokens",
     "data.splits",
     "data.batches",
@@ -128,7 +129,8 @@ def start_key(
     """
     settings = [trial.student_layers, trial.student_init, trial.seed, trial.learning_rate, trial.batch_size]
     settings.append(trial.train_fraction)  # with the seed it determines the examples
-    if len(data.train.labelled_rows) < len(data.train):
+    imitates = any(stage.uses_teacher for stage in REGIMES[trial.regime](trial))
+    if imitates and len(data.train.labelled_rows) < len(data.train):
         settings.append(trial.unlabelled_fraction)
     others = [reference] if reference else []
     return store.digest(list(environments), data.key, targets.fingerprint(matched), settings, *others)

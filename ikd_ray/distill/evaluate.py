@@ -18,7 +18,6 @@ from ikd_ray.distill.frozen_activations import FrozenActivations
 from ikd_ray.distill.losses import attention_kl, cls_cosine
 from ikd_ray.distill.memory import StepMemory
 from ikd_ray.distill.targets import Targets
-from ikd_ray.tasks import error_metrics
 
 
 @torch.inference_mode()
@@ -36,7 +35,7 @@ def predict(model: Encoder, split: TokenSplit, pad_id: int, memory: StepMemory |
 
 
 def score(model: Encoder, data: TaskData, memory: StepMemory | None = None) -> dict[str, float]:
-    """Return the task's metrics on every evaluation split, e.g. `dev/mcc`, and beside them `nll` or `error_metrics`.
+    """Return the task's metrics on every evaluation split, e.g. `dev/mcc`, and for classification its `nll`.
 
     `memory` is as for `predict`.
     """
@@ -44,9 +43,7 @@ def score(model: Encoder, data: TaskData, memory: StepMemory | None = None) -> d
     for name, split in data.evaluation_splits.items():
         logits = predict(model, split, data.pad_id, memory)
         scores = data.task.score(split.labels, logits)
-        if data.task.is_regression:
-            scores |= error_metrics(data.task, split.labels, logits[:, 0])
-        else:
+        if not data.task.is_regression:
             scores["nll"] = _nll(_log_probabilities(logits), split.labels)
         metrics |= {f"{name}/{key}": value for key, value in scores.items()}
     return metrics
@@ -83,8 +80,7 @@ class StudentEvaluator:
         These are the task's own, e.g. `dev/mcc`; each matched layer's `dev/layer_<i>/kl` and `dev/layer_<i>/cos`; the
         mean of the attention losses, `dev/attention_kl`; `dev/teacher_agreement`, the share of examples for which
         student and teacher predict the same class, or the Pearson correlation of their scores for regression; and
-        for classification `dev/nll` and `dev/teacher_kl` (see `_answer_losses`), for regression `dev/rmse`,
-        `dev/mae` and `dev/std_ratio` (see `error_metrics`).
+        for classification `dev/nll` and `dev/teacher_kl` (see `_answer_losses`).
         """
         metrics: dict[str, float] = {}
         for name, split in self._data.evaluation_splits.items():
@@ -97,9 +93,7 @@ class StudentEvaluator:
             metrics[f"{name}/attention_kl"] = sum(attention) / len(attention)
             metrics[f"{name}/teacher_agreement"] = _agreement(logits, teacher_logits)
             scores = self._data.task.score(split.labels, logits)
-            if self._data.task.is_regression:
-                scores |= error_metrics(self._data.task, split.labels, logits[:, 0])
-            else:
+            if not self._data.task.is_regression:
                 scores |= _answer_losses(logits, teacher_logits, split.labels)
             metrics |= {f"{name}/{key}": value for key, value in scores.items()}
         self._previous = metrics

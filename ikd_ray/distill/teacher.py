@@ -235,11 +235,11 @@ def teacher_key(
     if source.has_head:
         order = None if data.task.is_regression else label_order_by_name(source.labels, data.task)
         changed = [] if order == sorted(order or [0]) else ["head", source.labels]
-        return store.digest(FORMAT, source.key, data.key, None, *changed)
+        return store.digest(FORMAT, source.key, data.labelled_key, None, *changed)
     shape, stage = ModelShape(source.heads, source.hidden_size), fine_tuning_stage(source.layers, 1)
     split = (memory or StepMemory()).key(shape, source.layers, [stage], config.batch_size, data)
     settings = resolve_learning_rate(source, config).model_dump()
-    return store.digest(FORMAT, source.key, data.key, settings, *split)
+    return store.digest(FORMAT, source.key, data.labelled_key, settings, *split)
 
 
 def load_source(source: TeacherSource, task: Task, seed: int) -> Encoder:
@@ -303,12 +303,11 @@ def make_teacher(
         "settings": settings,
         "history": history,
         "head_note": head_note,
-        "warnings": _warnings(metrics, data, source.has_head),
     }
     save_teacher(folder, teacher.cpu(), source.path, record)
 
 
-def _warnings(metrics: dict[str, float], data: TaskData, has_head: bool) -> list[str]:
+def teacher_warnings(metrics: dict[str, float], data: TaskData, has_head: bool) -> list[str]:
     """Return warnings if a teacher's answers on dev hardly vary, or are no better than one that is always the same."""
     task, dev = data.task, data.splits["dev"]
     constant, answer, advice = np.zeros((len(dev), task.num_labels), np.float32), "one score", ""

@@ -14,7 +14,7 @@ from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.evaluate import predict
 from ikd_ray.distill.memory import StepMemory
-from ikd_ray.tasks import TRAINING_RANGE, Task
+from ikd_ray.tasks import Task
 
 SAMPLE_SIZE = 1_000
 """Training examples on which a head is measured."""
@@ -79,7 +79,8 @@ def rescale_scores(teacher: Encoder, data: TaskData, memory: StepMemory | None =
         A sentence for the user, or an empty string where the scores are in the task's units.
     """
     task, layer = data.task, output_layer(teacher)
-    scale_output(layer, 1 / task.score_scale, -task.score_range[0] / task.score_scale + TRAINING_RANGE[0])
+    offset = task.training_range[0] - task.score_range[0] / task.score_scale
+    scale_output(layer, 1 / task.score_scale, offset)
     logits, labels = (values.astype(np.float64) for values in _sample(teacher, data, memory))
     predictions = logits[:, 0]
     varies = np.ptp(predictions) > 0 and np.ptp(labels) > 0

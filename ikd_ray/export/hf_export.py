@@ -18,7 +18,7 @@ from ikd_ray.export.model_card import WEIGHTS, ExportedFiles, model_card
 from ikd_ray.formatting import null_nonfinite
 from ikd_ray.records import SweepRecord, TrialRecord
 from ikd_ray.storage import store
-from ikd_ray.tasks import TRAINING_RANGE, Task
+from ikd_ray.tasks import Task
 from ikd_ray.version import code_version
 
 CONFIG, TOKENIZER_CONFIG, TOKENIZER = "config.json", "tokenizer_config.json", "tokenizer.json"
@@ -75,7 +75,7 @@ def export_student(
         with store.staging_dir(new) as folder:
             for file in tokenizer:
                 shutil.copyfile(file, folder / file.name)
-            if task.is_regression and task.score_range != TRAINING_RANGE:
+            if task.is_regression and task.score_range != task.training_range:
                 _write_in_task_units(student, folder, task)
             else:
                 shutil.copyfile(student / WEIGHTS, folder / WEIGHTS)
@@ -169,7 +169,7 @@ def _write_in_task_units(student: Path, folder: Path, task: Task) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(
         student, use_safetensors=True, dtype="auto", **NO_REMOTE_CODE
     )
-    offset = task.score_range[0] - TRAINING_RANGE[0] * task.score_scale
+    offset = task.score_range[0] - task.training_range[0] * task.score_scale
     scale_output(output_layer(Encoder(model)), task.score_scale, offset)
     model.save_pretrained(folder)
 

@@ -33,7 +33,7 @@ from ikd_ray.records import TrialRecord
 
 OPSET = 18  # written by PyTorch's exporter without conversion; onnxruntime reads it since 1.18
 MAX_MB = 2_147  # a protocol buffer file holds 2 GiB
-TOLERANCE = 1e-4  # of the logits
+TOLERANCE = 1e-4  # of the logits, in the range that scores are trained in
 COMPARED_BATCHES = (1, 2, 7, 32)  # sequences
 TRACED_SHAPE = (2, 8)  # sequences and tokens; the exported dimensions are dynamic
 MAX_LENGTH_KEY = "max_length"  # name in the models' metadata
@@ -91,6 +91,7 @@ def compare_logits(model: PreTrainedModel, path: Path, data: TaskData) -> tuple[
     Raises:
         ExportError: logits differ by more than `TOLERANCE`, or a label differs.
     """
+    tolerance = TOLERANCE * max(1, data.task.score_scale if data.task.is_regression else 1)
     split, session = next(iter(data.evaluation_splits.values())), _Session(path)
     order = split.order.rows  # by length
     spread = (order[np.linspace(0, len(order) - 1, size).astype(int)] for size in COMPARED_BATCHES)
@@ -101,10 +102,10 @@ def compare_logits(model: PreTrainedModel, path: Path, data: TaskData) -> tuple[
             expected = model(**dict(zip(session.inputs, _tensors(batch), strict=False))).logits.numpy()
         logits = session.logits(batch)
         difference = float(np.abs(logits - expected).max())
-        if not difference <= TOLERANCE or (logits.argmax(1) != expected.argmax(1)).any():
+        if not difference <= tolerance or (logits.argmax(1) != expected.argmax(1)).any():
             raise ExportError(
                 f"its ONNX model is not what PyTorch's is: for {len(rows)} dev sequences of up to "
-                f"{batch.input_ids.shape[1]} tokens logits differ by {difference:.2g} (at most {TOLERANCE:g} are "
+                f"{batch.input_ids.shape[1]} tokens logits differ by {difference:.2g} (at most {tolerance:g} are "
                 "allowed, and no other label)"
             )
         count, largest = count + len(rows), max(largest, difference)

@@ -95,11 +95,13 @@ def plan_epochs(
         size.evaluation,
         round(size.unlabelled * trial.unlabelled_fraction),
     )
+    stages = REGIMES[trial.regime](trial)
     model = (trial.student_layers, trial.student_init, trial.assistant_layers, trial.seed)
-    fractions = (trial.train_fraction, trial.unlabelled_fraction)
+    unlabelled = trial.unlabelled_fraction if any(stage.uses_teacher for stage in stages) else None
+    fractions = (trial.train_fraction, unlabelled)
     begun: Hashable = (*model, trial.embeddings, trial.learning_rate, trial.batch_size, *fractions)
     epochs: list[PlannedEpoch] = []
-    for stage in REGIMES[trial.regime](trial):
+    for stage in stages:
         # A hash in place of all that it stands for: sets hash the keys of long trials many times.
         key = hash((begun, *stage_settings(stage).items()))
         start, epoch = costs.of_stage(stage, trial.student_layers, size)

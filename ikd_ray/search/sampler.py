@@ -72,7 +72,8 @@ class SearchSettings:
         slots, size = sweep.settings.get("foreseen"), UNKNOWN_SIZE
         with suppress(KeyError, TypeError, ValueError):
             examples = sweep.data["examples"]
-            size = DataSize(*(int(examples.get(name, 0)) for name in ("train", "evaluation", "unlabelled")))
+            labelled, evaluation = int(examples["train"]), int(examples["evaluation"])
+            size = DataSize(labelled, evaluation, int(examples.get("unlabelled", 0)))
         return cls(
             objectives=sweep.objectives,
             seed=sweep.seed,

@@ -136,7 +136,7 @@ def _count_epochs(trial: Trial) -> int:
 def _describe_teacher(request: Request) -> str:
     text = f"{request.teacher_source.name}, {request.teacher_source.layers} layers"
     if request.teacher_source.has_head:
-        return f"{text}, used as it is"
+        return f"{text}, with its own head, whose outputs are matched with the task"
     epochs = request.space.teacher.epochs
     return f"{text}, fine-tuned on {request.task.name} for at most {epochs} epochs, once"
 

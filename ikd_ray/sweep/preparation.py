@@ -9,7 +9,7 @@ import platform
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ from ikd_ray.distill.teacher import (
     make_teacher,
     open_teacher,
     teacher_key,
+    teacher_warnings,
 )
 from ikd_ray.errors import UsageError
 from ikd_ray.formatting import describe_truncated
@@ -56,7 +57,7 @@ from ikd_ray.sweep.cluster import cluster_nodes
 from ikd_ray.sweep.request import Request
 from ikd_ray.sweep.trial_context import SharedArtifacts, TeacherArtifacts
 from ikd_ray.sweep.trial_results import MAX_FAILURES
-from ikd_ray.tasks import Task
+from ikd_ray.tasks import ERROR_METRICS, Task
 from ikd_ray.terminal.console import Console
 
 
@@ -222,6 +223,8 @@ def prepare_artifacts(job: PrepareJob, threads: int) -> Iterator[Event]:
     yield Note("teacher", _format_scores(record, data.task))
     if record.head_note:
         yield Note("teacher", record.head_note)
+    # Not stored with the teacher: other versions of the checks may have seen it.
+    record = replace(record, warnings=teacher_warnings(record.metrics, data, job.source.has_head))
     yield from map(WarningEvent, record.warnings)
     teacher = load_teacher(folder).to(device)
     layers = matched_layers({*job.depths, *job.assistant_students}, len(teacher.layers))
@@ -241,8 +244,8 @@ def prepare_artifacts(job: PrepareJob, threads: int) -> Iterator[Event]:
 
 def _format_scores(record: TeacherRecord, task: Task) -> str:
     """Format the task's metrics; an assistant's record also compares it with the teacher."""
-    scores = record.metrics.items()
-    return ", ".join(f"{name} {value:.4f}" for name, value in scores if name.split("/")[-1] in task.metrics)
+    scores, shown = record.metrics.items(), (*task.metrics, *ERROR_METRICS)
+    return ", ".join(f"{name} {value:.4f}" for name, value in scores if name.split("/")[-1] in shown)
 
 
 def _get_or_train(

@@ -20,18 +20,26 @@ SQLITE_HEADER = b"SQLite format 3\0"
 
 
 def absolute_uri(uri: str) -> str:
-    """Return a store's URI with a relative path made absolute: it is recorded, and used in other folders."""
+    """Return a store's URI with an absolute path, also where it begins with `~`: it is used in other folders, too.
+
+    Raises:
+        UsageError: It is not a URI.
+    """
     scheme, mark, place = uri.partition(":///")
     if mark and scheme.startswith("sqlite"):
         path, question, query = place.partition("?")
         if path in ("", ":memory:"):
             return uri
         # MLflow creates the folder without unquoting the URI, so only what must be is escaped.
-        path = re.sub("[%?&;#]", lambda special: quote(special[0]), os.path.abspath(unquote(path)))
+        path = re.sub("[%?&;#]", lambda special: quote(special[0]), _absolute(unquote(path)))
         return f"{scheme}:///{path}{question}{query}"
-    if urlsplit(uri).scheme or uri in URI_KEYWORDS:
-        return uri
-    return os.path.abspath(uri)
+    try:
+        has_scheme = bool(urlsplit(uri).scheme)
+    except ValueError as error:
+        raise UsageError(
+            f"--tracking-uri {redact_uri(uri)}: not a URI ({error}); give one such as http://127.0.0.1:5000"
+        ) from None
+    return uri if has_scheme or uri in URI_KEYWORDS else _absolute(uri)
 
 
 def require_writable_store(uri: str | None) -> None:
@@ -97,7 +105,7 @@ def describe_refusal(uri: str, problem: str) -> str:
             f"'pip install --upgrade mlflow', else make a copy and run: mlflow db upgrade {shlex.quote(shown)}"
         )
     if FILE_STORE_ERROR in problem:
-        folder = url2pathname(urlsplit(uri).path)
+        folder = url2pathname(urlsplit(uri).path) if urlsplit(uri).scheme else uri
         store = shlex.quote(absolute_uri(f"sqlite:///{quote(os.path.dirname(folder))}/{DATABASE}"))
         return (
             f"{shown}: MLflow no longer writes to folders such as mlruns; give --tracking-uri {store}, and to take its "
@@ -109,6 +117,10 @@ def describe_refusal(uri: str, problem: str) -> str:
         else "start the server, or leave the flag out for a local store"
     )
     return f"{shown}: no MLflow store there ({problem}); {other}"
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def _database_file(uri: str) -> Path | None:

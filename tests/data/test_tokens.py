@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from itertools import chain
 
@@ -15,6 +17,7 @@ from ikd_ray.data.splits import HOLDOUT, hold_out
 from ikd_ray.data.task_file import load_task
 from ikd_ray.data.tokens import RaggedArray, TaskData, open_data, row_offsets, tokenize
 from ikd_ray.errors import UsageError
+from ikd_ray.storage import store
 from tests.helpers.damage import flip
 from tests.helpers.tiny_models import make_dataset, write_tokenizer
 
@@ -229,3 +232,22 @@ def test_saved_ragged_array_is_reopened_as_a_memory_map(tmp_path, dtype, rows):
     assert type(values) is np.ndarray, "a batch is no memory map"
     values[:] = 7
     assert opened.values.tolist() == flatten(rows), "changing a batch changed the stored array"
+
+
+def test_folders_of_earlier_versions_are_opened(tmp_path, tokenizer):
+    """They do not say how many examples were truncated, nor how scores were scaled: not at all."""
+    dataset = dataset_of("stsb")
+    new = tokenize(dataset, tokenizer, "t", 6, tmp_path / "new")
+    about = json.loads((new.folder / "about.json").read_text())
+    with store.staging_dir(tmp_path / "old" / new.key) as folder:
+        for file in new.folder.iterdir():
+            if file.name not in (store.MANIFEST, store.VERIFIED):
+                shutil.copyfile(file, folder / file.name)
+        kept = {name: about[name] for name in ("task", "splits", "pad_id")}
+        (folder / "about.json").write_text(json.dumps(kept))
+    old = tokenize(dataset, tokenizer, "t", 6, tmp_path / "old")
+    assert old.truncated_counts == new.truncated_counts
+    assert any(new.truncated_counts.values())
+    assert open_data(old.folder).truncated_counts is None
+    assert old.task.training_range == old.task.score_range
+    assert old.labelled_key == old.key == new.labelled_key

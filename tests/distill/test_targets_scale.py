@@ -117,7 +117,7 @@ def build_some(folder: Path, examples: int) -> dict:
     pick = [train.input_ids.values[start:end] for start, end in spans]
     ids = RaggedArray(np.concatenate(pick), row_offsets(train.lengths[rows]))
     split = TokenSplit(ids, RaggedArray(np.zeros_like(ids.values, np.uint8), ids.offsets), train.labels[rows])
-    data = TaskData(whole.task, {"train": split}, whole.pad_id, whole.key, whole.folder)
+    data = TaskData(whole.task, {"train": split}, whole.pad_id, whole.key, whole.folder, whole.key)
     config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
     teacher = Encoder(BertForSequenceClassification(config).eval())
     with measured(report, "nothing"):

@@ -18,7 +18,6 @@ from ikd_ray.distill import teacher as teachers
 from ikd_ray.distill.evaluate import score
 from ikd_ray.distill.memory import StepMemory
 from ikd_ray.distill.teacher import (
-    _warnings,
     bundled_teacher,
     find_teacher,
     load_teacher,
@@ -26,6 +25,7 @@ from ikd_ray.distill.teacher import (
     make_teacher,
     open_teacher,
     teacher_key,
+    teacher_warnings,
 )
 from ikd_ray.errors import UsageError
 from ikd_ray.storage import store
@@ -153,26 +153,26 @@ def test_a_teacher_no_better_than_the_commonest_label_has_a_warning(save, data, 
     _, record = make(find_teacher(str(save("model", head=True)), COLA), data, CONFIG, tmp_path / "kept")
     _, better = make(find_teacher(str(save("other")), COLA), data, CONFIG, tmp_path / "better")
     assert better.metrics["dev/mcc"] > 0
-    assert not better.warnings
+    assert not teacher_warnings(better.metrics, data, has_head=False)
     assert record.metrics["dev/mcc"] <= 0
-    [warning] = record.warnings
+    [warning] = teacher_warnings(record.metrics, data, has_head=True)
     assert warning.startswith("the teacher is no better than always answering '")
     assert (
         f": its dev/mcc is {record.metrics['dev/mcc']:.4f}, that of the constant answer 0.0000; " in warning
     )
     assert warning.endswith("; check id2label in its config.json, or give another --teacher")
-    [fine_tuned] = _warnings({"dev/mcc": 0.0}, data, has_head=False)
+    [fine_tuned] = teacher_warnings({"dev/mcc": 0.0}, data, has_head=False)
     assert fine_tuned.endswith("; give it more teacher.epochs, or give another --teacher")
 
 
 def test_a_teacher_whose_scores_hardly_vary_has_a_warning(make_task_data):
     metrics = {"dev/pearson": 0.9, "dev/std_ratio": 0.05, "dev/rmse": 1.5}
-    [warning] = _warnings(metrics, make_task_data("stsb"), has_head=True)
+    [warning] = teacher_warnings(metrics, make_task_data("stsb"), has_head=True)
     assert warning == (
         "the teacher's scores hardly vary: their standard deviation on dev is 5.0% of the gold scores' (rmse 1.5); "
         "give another --teacher"
     )
-    assert _warnings(metrics | {"dev/std_ratio": 0.1}, make_task_data("stsb"), has_head=True) == []
+    assert teacher_warnings(metrics | {"dev/std_ratio": 0.1}, make_task_data("stsb"), has_head=True) == []
 
 
 def test_an_adapter_is_told_how_to_merge(save):

@@ -14,7 +14,7 @@ from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.loop import distill
 from ikd_ray.distill.losses import hard_label_loss
 from ikd_ray.distill.stage_training import StageTrainer, train_stage
-from ikd_ray.distill.teacher import fine_tuning_stage
+from ikd_ray.distill.teacher import TeacherSource, fine_tuning_stage, teacher_key
 from tests.helpers.tiny_models import (
     WORDS,
     changed_tensors,
@@ -134,3 +134,10 @@ def test_only_labelled_examples_are_held_out():
     plain, with_texts = hold_out(make_dataset()), hold_out(dataset)
     assert with_texts.splits["holdout"].text == plain.splits["holdout"].text
     assert len(with_texts.splits["train"]) == len(plain.splits["train"]) + MORE
+
+
+def test_a_teacher_is_fine_tuned_once_with_and_without_them(tmp_path):
+    source = TeacherSource("tiny", "tiny", "key", 2, 8, 2, 30, has_head=False)
+    plain, more = (make_setting(tmp_path, unlabelled=unlabelled)[0] for unlabelled in (False, True))
+    assert plain.key != more.key
+    assert teacher_key(source, plain, TeacherConfig()) == teacher_key(source, more, TeacherConfig())

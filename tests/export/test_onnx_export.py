@@ -315,3 +315,16 @@ def test_missing_package_is_named_before_anything_is_written(output, tmp_path, e
     assert '[onnx]"' in error
     assert file_contents(tmp_path) == before
     export(output)
+
+
+def test_logits_in_other_units_may_differ_by_as_much_more(tmp_path):
+    """A float32 number near 5,000 has steps of 0.0005."""
+    data, folder = make_data(tmp_path, "stsb"), tmp_path / "student"
+    data = replace(data, task=replace(data.task, score_range=(0.0, 5000.0)))
+    model = make_classifier(layers=1, labels=1)
+    with torch.no_grad():
+        model.classifier.weight.mul_(1000)
+        model.classifier.bias.fill_(4000)
+    model.save_pretrained(folder)
+    exported = export_onnx(folder, TRIAL, data, int8=False, max_length=32)
+    assert TOLERANCE < exported.largest_difference < 1000 * TOLERANCE

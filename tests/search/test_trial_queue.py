@@ -188,7 +188,7 @@ def test_settings_are_those_of_the_record():
     assert SearchSettings.of(sweep) == SearchSettings(sweep.objectives, 4, 3, DataSize(100, 20), shares=False)
 
 
-@pytest.mark.parametrize("examples", [None, 5, {"train": 3}, {"train": "x", "evaluation": []}])
+@pytest.mark.parametrize("examples", [None, 5, {}, {"train": 3}, {"train": "x", "evaluation": []}])
 def test_damaged_settings_have_their_defaults(examples):
     sweep = sweep_record(settings={"foreseen": "many"})
     sweep.data["examples"] = examples

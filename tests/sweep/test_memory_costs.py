@@ -44,7 +44,7 @@ def synthetic_data(length: int, train: int = 32, dev: int = 64) -> TaskData:
         ids = rng.integers(1000, 20_000, count * length).astype(np.int32)
         segments = RaggedArray(np.zeros(count * length, np.uint8), offsets)
         splits[name] = TokenSplit(RaggedArray(ids, offsets), segments, rng.integers(0, 2, count))
-    return TaskData(get_task("cola"), splits, 0, "synthetic", Path())
+    return TaskData(get_task("cola"), splits, 0, "synthetic", Path(), "synthetic")
 
 
 def measure(length: int, layers: int, gigabytes: float) -> dict[str, float]:

@@ -344,6 +344,8 @@ def test_a_store_is_the_same_from_any_working_folder(tmp_path, monkeypatch, give
         ("sqlite:////x/50%25%3F.db", "sqlite:////x/50%25%3F.db"),
         ("sqlite:///:memory:", "sqlite:///:memory:"),
         ("mlruns", "{}/mlruns"),
+        ("sqlite:///~/runs.db", "sqlite:///{}/runs.db"),
+        ("~/mlruns", "{}/mlruns"),
         ("http://host:5000/path", "http://host:5000/path"),
         ("postgresql://ann@host/runs", "postgresql://ann@host/runs"),
         ("databricks", "databricks"),
@@ -352,9 +354,15 @@ def test_a_store_is_the_same_from_any_working_folder(tmp_path, monkeypatch, give
 def test_relative_paths_in_uris_become_absolute(tmp_path, monkeypatch, uri, absolute):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "here"))
     expected = absolute.format(tmp_path / "here").replace("here/../", "")
     assert absolute_uri(uri) == expected
     assert absolute_uri(expected) == expected
+
+
+def test_a_malformed_uri_is_one_line():
+    with pytest.raises(UsageError, match=r"^--tracking-uri http://\[::1: not a URI \("):
+        absolute_uri("http://[::1")
 
 
 def test_a_complete_run_is_not_read_again(tracker, monkeypatch):
