@@ -28,7 +28,6 @@ from ikd_ray.storage import store
 COMPUTING_MODULES = (
     "tasks",
     "storage.arrays",
-    "data.dataset",
     "data.tokens",
     "data.splits",
     "data.batches",

@@ -14,14 +14,22 @@ import torch
 
 import ikd_ray
 from ikd_ray.config import Trial
-from ikd_ray.data.tokens import open_data
+from ikd_ray.data.dataset import add_unlabelled
+from ikd_ray.data.tokens import open_data, tokenize
 from ikd_ray.distill import cache_keys
 from ikd_ray.distill.cache_keys import COMPUTING_MODULES, code_digest, environment, stage_key, start_key
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.targets import Targets
-from tests.helpers.tiny_models import NON_DEFAULT_FIELDS, make_data, make_encoder, make_targets
+from tests.helpers.tiny_models import (
+    NON_DEFAULT_FIELDS,
+    make_data,
+    make_dataset,
+    make_encoder,
+    make_targets,
+    write_tokenizer,
+)
 
 PACKAGE = Path(ikd_ray.__file__).parent
 BASE = {"student_layers": 2, "epochs": 2, "epochs_per_layer": 2}
@@ -57,6 +65,7 @@ FIRST_CHANGED = {
     "learning_rate": (0, 0, 0, 0, 0, 0, 0),
     "batch_size": (0, 0, 0, 0, 0, 0, 0),
     "train_fraction": (0, 0, 0, 0, 0, 0, 0),
+    "unlabelled_fraction": (NEVER,) * 7,  # where there are no texts without a label
     "seed": (0, 0, 0, 0, 0, 0, 0),
 }
 
@@ -97,6 +106,19 @@ def test_a_field_changes_the_keys_of_the_stages_it_affects(data, targets, kind):
     for field in Trial.model_fields:
         found = first_difference(before, keys(with_other_value(trial, field), data, targets))
         assert found == FIRST_CHANGED[field][KINDS.index(kind)], field
+
+
+def test_the_share_of_texts_without_a_label_changes_the_keys_of_those_that_use_them(tmp_path):
+    dataset = add_unlabelled(make_dataset("cola"), ["w1 w2", "w3"], None)
+    data = tokenize(dataset, write_tokenizer(tmp_path / "tokenizer"), "tiny", 32, tmp_path / "data")
+    targets = make_targets(tmp_path / "targets", data, make_encoder())
+    for regime in REGIMES:
+        trial = Trial(**BASE, regime=regime)
+        before, found = (
+            keys(changed, data, targets)
+            for changed in (trial, with_other_value(trial, "unlabelled_fraction"))
+        )
+        assert first_difference(before, found) == (NEVER if regime == "hard" else 0)
 
 
 def test_pid_and_sid_share_the_first_stage(data, targets):
@@ -201,18 +223,18 @@ def test_the_location_of_the_folders_does_not_change_the_keys(tmp_path, data, ta
 OTHER_MODULES = {
     "the values of settings are in the keys": ["config"],
     "the key of the data has the fingerprint of its content": [
-        *("data.dataset", "data.readers", "data.sources", "data.task_file"),
+        *("data.dataset", "data.readers", "data.lines", "data.separated", "data.sources", "data.task_file"),
         *("data.corpus.sentence_frames", "data.corpus.lexicon"),
     ],
     "the weights of stored teachers are in the targets' fingerprint": [
-        *("distill.assistant", "distill.teacher", "distill.teacher_files")
+        *("distill.assistant", "distill.teacher", "distill.teacher_files", "distill.teacher_head")
     ],
     "epochs are saved and loaded bit for bit": ["distill.epoch_cache", "distill.shared_epochs"],
     "lists, removes or copies files": ["distill.cache_contents", "storage.eviction", "storage.remote"],
     "makes the keys themselves": ["distill.cache_keys", "storage.store"],
     "measures time": ["distill.latency"],
     "reports of epochs": ["distill.epoch"],
-    "messages": ["errors"],
+    "messages": ["errors", "formatting", "data.checks"],
 }
 """Modules of the rooms below a trial, and modules at the top that these import, that compute no epoch, by reason."""
 
@@ -254,7 +276,7 @@ HARMLESS_EDITS = {
     "docstring of a constant": ("distill.stage_training", '"""Share of the', '"""Fraction of the'),
     "formatting": ("distill.losses", "(1 - cosine.square()).mean()", "(1 - (cosine.square())).mean()"),
     "message of an exception": ("distill.stage_training", "became {value} in stage", "was {value} in stage"),
-    "import within the package": ("distill.loop", "import nested_subset", "import nested_subset as subset"),
+    "import within the package": ("distill.loop", "import training_rows", "import training_rows as rows"),
     "message of a reader": ("data.readers", "cannot be read", "is unreadable"),
     "code of a reader": ("data.sources", "import annotations\n", "import annotations\n\nx = 1\n"),
 }

@@ -151,4 +151,5 @@ NON_DEFAULT_FIELDS = {
     "seed": 1,
     "assistant_layers": 1,
     "train_fraction": 0.5,
+    "unlabelled_fraction": 0.5,
 }
