@@ -16,11 +16,15 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import typer
 from typer.testing import Result
 
 pytest.register_assert_rewrite("tests.helpers")
+# A busy machine is no failure; pytest-timeout ends what hangs.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 from tests.helpers.run_command import script_command
 from tests.helpers.terminal import invoke

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ikd_ray.data.batches import POOL, PREFETCH, collate, evaluation_batches, prefetch, training_batches
 from ikd_ray.data.tokens import RaggedArray, TokenSplit, row_offsets
 
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=60)
 counts, sizes = st.integers(1, 700), st.integers(1, 70)
 
 

@@ -20,7 +20,7 @@ from tests.data.test_readers import PAIR, parquet
 from tests.data.test_readers import TASKS as CUSTOM_TASKS
 from tests.data.test_readers import read as read_custom
 
-ANY = settings(max_examples=100, deadline=None)
+ANY = settings(max_examples=100)
 TASK = st.sampled_from([*TASKS.values()])
 # Line ends, quotes, escapes, byte order marks, surrogates: what breaks readers.
 PARTS = st.sampled_from(
@@ -160,7 +160,7 @@ def test_any_bytes_are_a_table_or_refused(task, ending, content):
 GOOD = parquet(text=[f"text {row}" for row in range(20)], other=["x"] * 20, label=["0", "1"] * 10)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), min_size=1, max_size=4))
 def test_changed_parquet_file_is_read_or_refused(changes):
     content = bytearray(GOOD)

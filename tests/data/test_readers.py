@@ -26,7 +26,7 @@ from ikd_ray.data.task_file import ENDINGS, CustomTask
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import get_task
 
-ANY = settings(max_examples=150, deadline=None)
+ANY = settings(max_examples=150)
 FILES = (("train", "train.csv"), ("dev", "dev.csv"))
 ONE = CustomTask(
     "one", ("text",), ("no", "yes"), ("mcc",), "mcc", file_label="label", file_labels=("0", "1"), files=FILES

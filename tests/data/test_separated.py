@@ -69,7 +69,7 @@ def test_quotes_of_an_unquoted_tsv_file_are_characters(text):
     assert read(table(texts).encode(), ".tsv").text == texts
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(texts=QUOTED_TEXTS, delimiter=st.sampled_from(["\t", ","]))
 def test_no_row_vanishes(texts, delimiter):
     try:
@@ -84,7 +84,7 @@ def test_no_row_vanishes(texts, delimiter):
     assert [text.replace('"', "") for text in split.text] == [text.replace('"', "") for text in texts]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     texts=ANY_TEXTS,
     quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),

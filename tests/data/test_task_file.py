@@ -194,7 +194,7 @@ def test_all_mistakes_at_once(load):
     assert lines == ["1", "2", "4", "5", "6"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.sampled_from([*PLAIN.splitlines(), *PAIRS.splitlines(), *SCORES.splitlines()])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ikd_ray.distill.losses import attention_kl, cls_cosine, hard_label_loss, soft_label_loss
 from tests.helpers import numpy_losses
 
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 seeds = st.integers(0, 2**32 - 1)
 
 

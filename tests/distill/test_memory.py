@@ -30,7 +30,7 @@ def bound_of(examples: float, cells: int) -> StepMemory:
     return StepMemory((examples * cells + 1) * CELL_BYTES / 1e9)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     lengths=st.lists(st.integers(1, 300), min_size=2, max_size=90),
     fit=st.floats(0.01, 100),

@@ -92,7 +92,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("kind", FILES)
-@settings(max_examples=200, deadline=None, suppress_health_check=UNCHECKED)
+@settings(max_examples=200, suppress_health_check=UNCHECKED)
 @given(data=st.data())
 def test_any_file_loads_or_is_a_usage_error(load, kind, data):
     mistakes = []
