@@ -105,7 +105,7 @@ def student(request, tmp_path_factory) -> Student:
     with store.staging_dir(teacher) as folder:
         tokenizer.save_pretrained(folder)
     record = sweep_record(task=task.name, max_length=MAX_LENGTH)
-    record.data["truncated"] = data.truncation
+    record.data.update(truncated=data.truncation, task=records.task_digest(task))
     records.write_sweep(sweep, record)
     keep_task(sweep, task)
     metrics = score(Encoder(model), data)
@@ -147,7 +147,9 @@ def test_onnxruntime(student, file):
     if file == ONNX:
         np.testing.assert_allclose(logits, student.answers, atol=1e-4, rtol=1e-4)
     [measured] = [form.metrics for form in student.exported.files.files if form.file == file]
-    expected = student.task.score(student.split.labels, logits)
+    values = student.split.labels, logits
+    labels, logits = map(student.task.scale_scores, values) if student.task.is_regression else values
+    expected = student.task.score(labels, logits)
     assert measured == pytest.approx({f"dev/{name}": value for name, value in expected.items()}, abs=1e-6)
 
 

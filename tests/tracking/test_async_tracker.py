@@ -85,7 +85,9 @@ def test_calls_are_made_in_order(tracker, fake, messages):
 def test_a_sweep_starts_while_the_store_is_unavailable(tracker, fake):
     fake.unavailable.set()
     assistant = TeacherRecord(Path("a"), "4L of MiniLM", "a", {}, {}, [])
-    tracker.start_sweep("the sweep", TeacherRecord(Path("k"), "MiniLM", "k", {}, {}, [], {4: assistant}))
+    tracker.start_sweep(
+        "the sweep", TeacherRecord(Path("k"), "MiniLM", "k", {}, {}, [], assistants={4: assistant})
+    )
     log_epochs(tracker, "t0", 1)
     assert fake.called.wait(10)
     fake.unavailable.clear()
