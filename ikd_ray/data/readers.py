@@ -336,7 +336,7 @@ def _require_file(path: Path, kind: str, task: Task, names: Sequence[str], flag:
 
     `flag` names the file itself, or is `--data-dir`, in whose folder the task has files of these names.
     """
-    where, missing = f"{flag} {path}", f"give its path as {flag} FILE"
+    where, missing = f"{flag} {path}", f"give its path, from the working folder, as {flag} FILE"
     if flag == "--data-dir":
         where, missing = str(path), f"task {task.name} reads {', '.join(names)}"
     if os.path.isdir(path):

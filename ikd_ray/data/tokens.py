@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -118,8 +118,8 @@ class TaskData:
     folder: Path
     labelled_key: str
     """Identifies the content without the examples that have no label; `key` where there are none."""
-    truncated_counts: dict[str, int] | None = None
-    """Number of truncated examples of each split; None in folders of earlier versions."""
+    truncation: dict[str, dict[str, int]] = field(default_factory=dict)
+    """The number of `truncated` examples, and of all `examples`, by split, the texts without a label apart."""
 
     @property
     def train(self) -> TokenSplit:
@@ -130,14 +130,6 @@ class TaskData:
     def evaluation_splits(self) -> dict[str, TokenSplit]:
         """All splits but "train": "dev", for MNLI "dev_mismatched", and "holdout" where there is one."""
         return {name: split for name, split in self.splits.items() if name != "train"}
-
-    @property
-    def truncation(self) -> dict[str, dict[str, int]]:
-        """The number of `truncated` examples, and of all `examples`, by split; empty if unknown."""
-        counts = self.truncated_counts or {}
-        return {
-            name: {"truncated": count, "examples": len(self.splits[name])} for name, count in counts.items()
-        }
 
     @property
     def selection_split(self) -> str:
@@ -170,10 +162,10 @@ def tokenize(
     )
 
     def write(folder: Path) -> None:
-        truncated_counts = {}
+        truncation = {}
         for name, split in dataset.splits.items():
             input_ids, token_type_ids = _encode(name, split, tokenizer, max_length)
-            truncated_counts[name] = _count_truncated(split, tokenizer, input_ids.sizes, max_length)
+            truncation |= _count_truncated(name, split, tokenizer, input_ids.sizes, max_length)
             input_ids.save(folder, f"{name}.ids")
             token_type_ids.save(folder, f"{name}.segments")
             np.save(folder / f"{name}.labels.npy", split.labels)
@@ -181,7 +173,7 @@ def tokenize(
             "task": dataset.task.name,
             "splits": list(dataset.splits),
             "pad_id": tokenizer.pad_token_id,
-            "truncated": truncated_counts,
+            "truncation": truncation,
             "training_range": dataset.task.training_range,
             "labelled_key": labelled_key,
         }
@@ -190,12 +182,11 @@ def tokenize(
 
     store.get_or_build(root / key, write)
     data = open_data(root / key)
-    if data.truncated_counts is None:
-        counts = {
-            name: _count_truncated(split, tokenizer, data.splits[name].lengths, max_length)
-            for name, split in dataset.splits.items()
-        }
-        data = replace(data, truncated_counts=counts)
+    if not data.truncation:  # of an earlier version
+        for name, split in dataset.splits.items():
+            data.truncation.update(
+                _count_truncated(name, split, tokenizer, data.splits[name].lengths, max_length)
+            )
     return data
 
 
@@ -213,7 +204,7 @@ def open_data(folder: Path) -> TaskData:
             task.scale_scores(labels) if task.is_regression else labels,
         )
     key, labelled_key = folder.name, about.get("labelled_key", folder.name)
-    return TaskData(task, splits, about["pad_id"], key, folder, labelled_key, about.get("truncated"))
+    return TaskData(task, splits, about["pad_id"], key, folder, labelled_key, about.get("truncation", {}))
 
 
 def _encode(
@@ -250,12 +241,18 @@ def _encode(
 
 
 def _count_truncated(
-    split: Split, tokenizer: PreTrainedTokenizerBase, sizes: np.ndarray, max_length: int
-) -> int:
-    """Return how many examples, tokenized to (n,) sizes, have more than `max_length` tokens."""
-    count, full_length = 0, np.flatnonzero(sizes == max_length)
+    name: str, split: Split, tokenizer: PreTrainedTokenizerBase, sizes: np.ndarray, max_length: int
+) -> dict[str, dict[str, int]]:
+    """Return the `truncation` of a split, whose examples are tokenized to (n,) sizes."""
+    is_truncated, full_length = np.zeros(len(split), bool), np.flatnonzero(sizes == max_length)
     for start in range(0, len(full_length), CHUNK):
-        chunk = split.select(full_length[start : start + CHUNK])
+        rows = full_length[start : start + CHUNK]
+        chunk = split.select(rows)
         whole = tokenizer(chunk.text, chunk.text_pair, return_attention_mask=False, verbose=False)
-        count += sum(len(ids) > max_length for ids in whole["input_ids"])
-    return count
+        is_truncated[rows] = [len(ids) > max_length for ids in whole["input_ids"]]
+    parts = {name: split.is_labelled, "unlabelled": ~split.is_labelled}
+    return {
+        part: {"truncated": int(is_truncated[rows].sum()), "examples": int(rows.sum())}
+        for part, rows in parts.items()
+        if rows.any()
+    }

@@ -127,7 +127,7 @@ def find_teacher(name: str | None, task: Task) -> TeacherSource:
         source = _describe(name, name, key, task)
         validate_shapes(Path(name), name)
         load_classifier(name, name, task, source.has_head)
-        return replace(source, warnings=_unused_files(Path(name)))
+        return replace(source, warnings=_unused_files(Path(name), source.has_head))
     if os.path.exists(name) or not name:
         raise UsageError(f"--teacher {name}: not a folder; give the folder that holds config.json")
     try:
@@ -145,13 +145,14 @@ def find_teacher(name: str | None, task: Task) -> TeacherSource:
     return source
 
 
-def _unused_files(folder: Path) -> tuple[str, ...]:
-    """Return a warning if a folder brings a head that is not read."""
+def _unused_files(folder: Path, has_head: bool) -> tuple[str, ...]:
+    """Return a warning if a folder brings a head that is not read, beside the one in its weights if it `has_head`."""
     if not (folder / PICKLED_HEAD).exists():
         return ()
+    used = "the head in its weights is used" if has_head else "the encoder gets a new head, and is fine-tuned"
     return (
         f"--teacher {folder}: {PICKLED_HEAD}, a head that SetFit pickled, is not read, since a pickle can run code; "
-        "the encoder gets a new head, and is fine-tuned",
+        f"{used}",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers.utils import logging
 
 from ikd_ray.distill.encoder import FAMILIES
 from ikd_ray.errors import UsageError, first_line
+from ikd_ray.formatting import clean
 from ikd_ray.storage import store
 from ikd_ray.tasks import Task
 
@@ -114,7 +116,8 @@ def validate_config(folder: Path) -> None:
     for name, value in config.items():
         # Not `>`: JSON has NaN, too.
         if isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:
-            raise UsageError(f"--teacher {path}: {name} {value} is out of range; download it again")
+            raise UsageError(f"--teacher {path}: {name} {value} is out of range; write the model's own value")
+    _check_label_names(path, config.get("id2label"))
     for name in _LAYERS:
         layers = config.get(name, 1)
         if type(layers) is not int or not 1 <= layers <= MAX_LAYERS:
@@ -124,6 +127,17 @@ def validate_config(folder: Path) -> None:
             raise UsageError(
                 f"--teacher {path}: {name} {config[name]!r} is code from elsewhere; remove it, or write 'sdpa'"
             )
+
+
+def _check_label_names(path: Path, names: Any) -> None:
+    """Require that label names, if a configuration has any, are texts or numbers by their output's number."""
+    is_mapping = isinstance(names, dict) and all(re.fullmatch(r"-?[0-9]+", number) for number in names)
+    if names is None or (is_mapping and all(isinstance(name, str | int | float) for name in names.values())):
+        return
+    raise UsageError(
+        f"--teacher {path}: id2label {clean(json.dumps(names), 60)} does not name the outputs by their numbers; "
+        'write it as in {"0": "negative", "1": "positive"}'
+    )
 
 
 def validate_shapes(folder: Path, name: str) -> None:

@@ -99,7 +99,11 @@ def model_card(
         files=files,
         latency_tokens=latency_tokens,
         truncated=describe_truncated(
-            {split: count for split, count in sweep.data.get("truncated", {}).items() if split != "train"}
+            {
+                split: count
+                for split, count in sweep.data.get("truncated", {}).items()
+                if split not in ("train", "unlabelled")
+            }
         ),
         unlabelled=_describe_unlabelled(sweep, trial),
         assistant=sweep.assistant_of(trial.params),
@@ -119,11 +123,13 @@ def _front_matter(sweep: SweepRecord) -> str:
 
 
 def _describe_unlabelled(sweep: SweepRecord, trial: TrialRecord) -> str:
-    """Return text such as `0.5 of 200` or `all of 200`; empty where a student saw no texts without a label."""
+    """Return text such as `0.5 of 200`, `all of 200` or `none of 200`; empty where there are no such texts."""
     count = (sweep.data.get("examples") or {}).get("unlabelled", 0)
     fraction = trial.params.get("unlabelled_fraction", 1.0)
-    if not count or not fraction or trial.params["regime"] == "hard":
+    if not count:
         return ""
+    if not fraction or trial.params["regime"] == "hard":
+        return f"none of {count:,}"
     return f"{'all' if fraction == 1 else f'{fraction:g}'} of {count:,}"
 
 

@@ -21,7 +21,7 @@ from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.student import matched_layers
 from ikd_ray.distill.targets import should_store_attention, size_gb
 from ikd_ray.distill.teacher import load_source, load_tokenizer
-from ikd_ray.formatting import duration
+from ikd_ray.formatting import describe_truncated, duration
 from ikd_ray.search.budget import Budget
 from ikd_ray.search.planned_work import total_cost
 from ikd_ray.search.space import Fixed, FloatRange, IntRange, Param, Space
@@ -74,6 +74,11 @@ def plan_sweep(request: Request) -> Iterator[Note]:
         data = tokenize(
             sample, load_tokenizer(source), source.key, request.max_length, Path(folder) / "tokens"
         )
+        if cut := describe_truncated(data.truncation):
+            yield Note(
+                "texts",
+                f"of a random sample {cut} are longer than max_length {request.max_length}, and cut there",
+            )
         yield Note("targets", _describe_targets(request, teacher, data))
         yield Note("memory", _describe_memory(request, trials, teacher, data, resources))
         probe = Probe(

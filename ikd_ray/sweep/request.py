@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ikd_ray.distill.teacher import TeacherSource
 
 MAX_TRIALS = 100_000
+MOVED = "give the new places with --resume, as --data-dir, --unlabelled and --teacher"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 CHANGEABLE = {  # flags that may differ when a sweep is resumed
     "data_dir",  # contents are compared, wherever they are
@@ -164,7 +165,13 @@ def validate(config: SweepConfig, resumes: bool = False) -> Request:
         _require_unused(config, folder)
     require_writable(folder, f"--output {config.output}")
     require_writable_store(config.tracking_uri)
-    dataset = load_dataset(task, config.data_dir, config.unlabelled)
+    try:
+        dataset = load_dataset(task, config.data_dir, config.unlabelled)
+    except UsageError as error:
+        given = [path for path in (config.data_dir, config.unlabelled) if path]
+        if resumes and not all(map(os.path.exists, given)):
+            raise UsageError(f"{error}; where it was moved, {MOVED}") from None
+        raise
     if space.selection == HOLDOUT:
         dataset = hold_out(dataset)
     # Imported late: it takes seconds, and the errors above should appear at once.

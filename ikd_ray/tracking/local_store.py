@@ -42,15 +42,32 @@ def absolute_uri(uri: str) -> str:
     return uri if has_scheme or uri in URI_KEYWORDS else _absolute(uri)
 
 
-def require_writable_store(uri: str | None) -> None:
+def describe_store(given: str | None, uri: str) -> str:
+    """Return how a message names a store: with the flag or the variable that it comes from.
+
+    Args:
+        given: The flag's value; None stands for MLFLOW_TRACKING_URI, else for MLflow's default.
+        uri: The store's URI.
+    """
+    shown = redact_uri(uri)
+    if given:
+        return f"--tracking-uri {shown}"
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        return f"MLFLOW_TRACKING_URI {shown}"
+    return f"MLflow's store in the working folder, {shown}"
+
+
+def require_writable_store(given: str | None, uri: str | None = None) -> None:
     """Check that a store of this machine can be written, before MLflow, which would try for minutes.
 
-    `uri` None stands for MLFLOW_TRACKING_URI, else for MLflow's default.
+    Args:
+        given: As for `describe_store`.
+        uri: The store's URI; None: that which `given` stands for.
 
     Raises:
         UsageError: It cannot.
     """
-    uri = absolute_uri(uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DATABASE}")
+    uri = absolute_uri(uri or given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DATABASE}")
     file = _database_file(uri)
     if file is None:
         return
@@ -62,8 +79,8 @@ def require_writable_store(uri: str | None) -> None:
             _check_database(file)
     except OSError as error:
         raise UsageError(
-            f"--tracking-uri {redact_uri(uri)}: cannot write {error.filename} ({error.strerror}); give a store in a "
-            f"folder that you own, such as sqlite:///{Path.home() / DATABASE}"
+            f"{describe_store(given, uri)}: cannot write {error.filename} ({error.strerror}); give a store in a folder "
+            f"that you own, such as --tracking-uri sqlite:///{Path.home() / DATABASE}"
         ) from None
 
 
@@ -91,18 +108,19 @@ def require_writable_artifacts(location: str = ARTIFACTS) -> None:
         ) from None
 
 
-def describe_refusal(uri: str, problem: str) -> str:
+def describe_refusal(given: str | None, uri: str, problem: str) -> str:
     """Return why a store cannot be used, and what to type.
 
     Args:
+        given: As for `describe_store`.
         uri: The store's absolute URI.
         problem: MLflow's error.
     """
-    shown = redact_uri(uri)
+    shown, quoted = describe_store(given, uri), shlex.quote(redact_uri(uri))
     if SCHEMA_ERROR in problem:
         return (
             f"{shown}: this database was made by another version of MLflow; if it was a newer one, "
-            f"'pip install --upgrade mlflow', else make a copy and run: mlflow db upgrade {shlex.quote(shown)}"
+            f"'pip install --upgrade mlflow', else make a copy and run: mlflow db upgrade {quoted}"
         )
     if FILE_STORE_ERROR in problem:
         folder = url2pathname(urlsplit(uri).path) if urlsplit(uri).scheme else uri

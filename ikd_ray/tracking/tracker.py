@@ -87,14 +87,13 @@ class Tracker:
         self.parent_run_id = ""
         self._tags: dict[str, str] = {}  # of every run of the sweep
         self._runs: dict[str, _TrialRun] = {}  # trial id -> its run
-        require_writable_store(self.uri)
+        require_writable_store(uri, self.uri)
         try:
             _check_server(self.uri)
             self.client = StoreClient(self.uri)
             experiment = self._open_experiment()
         except (StoreError, OSError) as error:
-            refusal = describe_refusal(self.uri, self.redact_error(error))
-            raise UsageError(f"--tracking-uri {refusal}") from None
+            raise UsageError(describe_refusal(uri, self.uri, self.redact_error(error))) from None
         self.experiment_id = experiment.experiment_id
         require_writable_artifacts(experiment.artifact_location)
         if experiment.lifecycle_stage != "active":

@@ -307,7 +307,8 @@ def test_a_missing_table_without_labels_is_named_with_what_to_type(tmp_path):
     with pytest.raises(UsageError) as error:
         sources.load_dataset(ONE, tmp_path, path)
     assert (
-        str(error.value) == f"--unlabelled {path}: there is no such file; give its path as --unlabelled FILE"
+        str(error.value)
+        == f"--unlabelled {path}: there is no such file; give its path, from the working folder, as --unlabelled FILE"
     )
     with pytest.raises(UsageError) as error:
         sources.load_dataset(replace(ONE, unlabelled_file="texts.csv"), tmp_path)

@@ -246,8 +246,17 @@ def test_folders_of_earlier_versions_are_opened(tmp_path, tokenizer):
         kept = {name: about[name] for name in ("task", "splits", "pad_id")}
         (folder / "about.json").write_text(json.dumps(kept))
     old = tokenize(dataset, tokenizer, "t", 6, tmp_path / "old")
-    assert old.truncated_counts == new.truncated_counts
-    assert any(new.truncated_counts.values())
-    assert open_data(old.folder).truncated_counts is None
+    assert old.truncation == new.truncation
+    assert any(count["truncated"] for count in new.truncation.values())
+    assert open_data(old.folder).truncation == {}
     assert old.task.training_range == old.task.score_range
     assert old.labelled_key == old.key == new.labelled_key
+
+
+def test_truncated_texts_without_a_label_are_counted_apart(tmp_path, tokenizer):
+    dataset = dataset_of("cola")
+    long, count = " ".join(["w1"] * 40), len(dataset.splits["train"])
+    data = tokenize(add_unlabelled(dataset, [long, "w1", long], None), tokenizer, "t", 32, tmp_path)
+    assert data.truncation["unlabelled"] == {"truncated": 2, "examples": 3}
+    assert data.truncation["train"] == {"truncated": 0, "examples": count}
+    assert open_data(data.folder).truncation == data.truncation

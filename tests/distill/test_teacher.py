@@ -141,7 +141,7 @@ def test_a_head_with_its_labels_in_another_order_is_put_in_the_tasks(save, make_
     assert source.labels == ("not_entailment", "ENTAILMENT")
     _, record = make(source, data, CONFIG, tmp_path / "kept")
     assert record.head_note == (
-        "labels of its head: ENTAILMENT is entailment, not_entailment is not_entailment (by name)"
+        "output 1 (ENTAILMENT) is entailment, output 0 (not_entailment) is not_entailment (by name)"
     )
     original = AutoModelForSequenceClassification.from_pretrained(folder).classifier
     assert torch.equal(load_teacher(record.folder).model.classifier.weight, original.weight[[1, 0]])
@@ -185,12 +185,14 @@ def test_an_adapter_is_told_how_to_merge(save):
     assert f"from_pretrained({str(folder)!r}).merge_and_unload()" in message
 
 
-def test_a_pickled_head_is_told_and_not_read(save):
-    folder = save("model")
+@pytest.mark.parametrize(("head", "used"), [(False, "a new head"), (True, "head in its weights is used")])
+def test_a_pickled_head_is_told_and_not_read(save, head, used):
+    folder = save("model", head=head)
     (folder / "model_head.pkl").write_bytes(b"code")
     [warning] = find_teacher(str(folder), COLA).warnings
     assert "model_head.pkl" in warning
     assert "is not read" in warning
+    assert used in warning
     (folder / "model_head.pkl").unlink()
     assert find_teacher(str(folder), COLA).warnings == ()
 

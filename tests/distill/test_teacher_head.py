@@ -60,7 +60,8 @@ def test_a_head_is_put_in_the_order_of_its_names(tmp_path, family):
     note = align_labels(teacher, ["contradiction", "entailment", "neutral"], data)
     np.testing.assert_array_equal(predict(teacher, data.train, data.pad_id), before[:, [1, 2, 0]])
     assert note == (
-        "labels of its head: entailment is entailment, neutral is neutral, contradiction is contradiction (by name)"
+        "output 1 (entailment) is entailment, output 2 (neutral) is neutral, output 0 (contradiction) is contradiction "
+        "(by name)"
     )
     assert align_labels(teacher, ["entailment", "neutral", "contradiction"], data) == ""
 
@@ -73,8 +74,24 @@ def test_names_that_say_nothing_are_measured_on_train(tmp_path):
     assert len(set(gold)) == 3, "the test needs all classes"
     data.train.labels[:] = gold
     note = align_labels(teacher, ["A", "B", "C"], data)
-    assert "C is entailment, B is neutral, A is contradiction (by its answers: so 100% of" in note
+    assert note == (
+        "output 2 (C) is entailment, output 1 (B) is neutral, output 0 (A) is contradiction "
+        "(by its answers: so 100% of a sample of train are right)"
+    )
     assert (predict(teacher, data.train, data.pad_id).argmax(1) == gold).all()
+
+
+def test_names_that_the_answers_contradict_are_kept_and_told(tmp_path):
+    data, teacher = make_data(tmp_path, "cola", train=200), make_encoder("bert", 2, 2)
+    answers = predict(teacher, data.train, data.pad_id)
+    data.train.labels[:] = 1 - answers.argmax(1)
+    note = align_labels(teacher, ["LABEL_0", "LABEL_1"], data)
+    assert note == (
+        "output 0 (LABEL_0) is unacceptable, output 1 (LABEL_1) is acceptable (by name), but so only 0% of a sample of "
+        "train are right, and 100% if output 1 (LABEL_1) is unacceptable, output 0 (LABEL_0) is acceptable; correct "
+        "id2label in its config.json"
+    )
+    np.testing.assert_array_equal(predict(teacher, data.train, data.pad_id), answers)
 
 
 def test_measuring_takes_a_sample_of_train(tmp_path, monkeypatch):

@@ -140,7 +140,8 @@ def test_exported_folder_is_whole_and_tells_its_origin(exported):
     assert "8551 train \\| 1043 dev" in card
     assert "python sweeps/run.py --task cola --name first" in card
     assert "| 1 | 6 |" in card
-    assert all(f"| {name} | {value} |" in card for name, value in small.trial.params.items())
+    used = {name: value for name, value in small.trial.params.items() if name != "unlabelled_fraction"}
+    assert all(f"| {name} | {value} |" in card for name, value in used.items())
     assert GENERATED_WARNING not in card
     assert "| assistant |" not in card
     assert not list(small.folder.parent.glob(".*"))
@@ -254,13 +255,13 @@ def test_the_card_names_the_class_of_f1(sample_sweep):
         ({"unlabelled": 1200}, {}, "all of 1,200"),
         ({"unlabelled": 1200}, {"unlabelled_fraction": 1.0}, "all of 1,200"),
         ({"unlabelled": 1200}, {"unlabelled_fraction": 0.5}, "0.5 of 1,200"),
-        ({"unlabelled": 1200}, {"unlabelled_fraction": 0.0}, None),
-        ({"unlabelled": 1200}, {"regime": "hard"}, None),
+        ({"unlabelled": 1200}, {"unlabelled_fraction": 0.0}, "none of 1,200"),
+        ({"unlabelled": 1200}, {"regime": "hard"}, "none of 1,200"),
         ({"unlabelled": 0}, {}, None),
         ({}, {}, None),  # of an earlier version
     ],
 )
-def test_the_card_tells_of_texts_without_a_label_that_were_used(sample_sweep, examples, params, told):
+def test_the_card_tells_of_texts_without_a_label(sample_sweep, examples, params, told):
     sweep, trial = records.read_sweep(sample_sweep), records.read_trials(sample_sweep)[0]
     kept = {name: value for name, value in trial.params.items() if name != "unlabelled_fraction"}
     card = model_card(
@@ -269,5 +270,7 @@ def test_the_card_tells_of_texts_without_a_label_that_were_used(sample_sweep, ex
         get_task("cola"),
         62,
     )
-    line = f"| texts without a label | {told}, used by the losses that compare with the teacher |"
+    use = "" if told and told.startswith("none") else ", used by the losses that compare with the teacher"
+    line = f"| texts without a label | {told}{use} |"
     assert line in card if told else "| texts without a label |" not in card
+    assert ("| unlabelled_fraction |" in card) == bool(told and "unlabelled_fraction" in params)

@@ -143,6 +143,18 @@ TEACHERS: dict[str, tuple[MakeInput | str, tuple[str, ...]]] = {  # more are in 
         teacher(architectures=["BertForSequenceClassification"], id2label={"5": "no", "6": "yes"}),
         ("id2label", "write 0 to 1"),
     ),
+    "label names by name": (
+        teacher(architectures=["BertForSequenceClassification"], id2label={"no": "0", "yes": "1"}),
+        ("config.json: id2label", "write it as in"),
+    ),
+    "label names a list": (
+        teacher(architectures=["BertForSequenceClassification"], id2label=["no", "yes"]),
+        ("config.json: id2label", "write it as in"),
+    ),
+    "a label name null": (
+        teacher(architectures=["BertForSequenceClassification"], id2label={"0": "no", "1": None}),
+        ("config.json: id2label", "write it as in"),
+    ),
     "shards outside the folder": (teacher(shards("../outside.bin")), ("index.json", "'../outside.bin'")),
     "shards that are pickled": (teacher(shards("model-1.bin")), ("index.json", "'model-1.bin'")),
     "shards that are lists": (teacher(shards(["model-1.safetensors"])), ("index.json", "['model-1")),

@@ -313,7 +313,8 @@ def test_an_unavailable_store_is_a_usage_error_without_its_password(monkeypatch,
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(UsageError) as error:
         Tracker(uri if given == "argument" else None, "cola")
-    assert f"http://127.0.0.1:{port}: no MLflow store there" in str(error.value)
+    source = {"argument": "--tracking-uri", "environment": "MLFLOW_TRACKING_URI"}[given]
+    assert str(error.value).startswith(f"{source} http://127.0.0.1:{port}: no MLflow store there")
     assert "secret" not in str(error.value)
     assert "\n" not in str(error.value)
 
