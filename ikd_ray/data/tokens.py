@@ -162,7 +162,7 @@ def tokenize(
     )
 
     def write(folder: Path) -> None:
-        truncation = {}
+        truncation: dict[str, dict[str, int]] = {}
         for name, split in dataset.splits.items():
             input_ids, token_type_ids = _encode(name, split, tokenizer, max_length)
             truncation |= _count_truncated(name, split, tokenizer, input_ids.sizes, max_length)
