@@ -183,10 +183,10 @@ def tokenize(
     store.get_or_build(root / key, write)
     data = open_data(root / key)
     if not data.truncation:  # of an earlier version
+        truncation: dict[str, dict[str, int]] = {}
         for name, split in dataset.splits.items():
-            data.truncation.update(
-                _count_truncated(name, split, tokenizer, data.splits[name].lengths, max_length)
-            )
+            truncation |= _count_truncated(name, split, tokenizer, data.splits[name].lengths, max_length)
+        data = replace(data, truncation=truncation)
     return data
 
 

@@ -64,7 +64,8 @@ def align_labels(
     counts = _confusion_matrix(teacher, data, memory)
     _, best = linear_sum_assignment(counts, maximize=True)
     order = best.tolist() if by_name is None else by_name
-    if order != list(range(len(order))):
+    is_reordered = order != sorted(order)
+    if is_reordered:
         _reorder(output_layer(teacher), order)
 
     def describe(order: Sequence[int]) -> str:
@@ -80,7 +81,7 @@ def align_labels(
             f"{describe(order)} (by name), but so only {right:.0%} of a sample of train are right, and "
             f"{most_right:.0%} if {describe(best)}; correct id2label in its config.json"
         )
-    return f"{describe(order)} (by name)" if order != list(range(len(order))) else ""
+    return f"{describe(order)} (by name)" if is_reordered else ""
 
 
 def rescale_scores(teacher: Encoder, data: TaskData, memory: StepMemory | None = None) -> str:

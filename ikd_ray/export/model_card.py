@@ -123,14 +123,15 @@ def _front_matter(sweep: SweepRecord) -> str:
 
 
 def _describe_unlabelled(sweep: SweepRecord, trial: TrialRecord) -> str:
-    """Return text such as `0.5 of 200`, `all of 200` or `none of 200`; empty where there are no such texts."""
+    """Return how many texts without a label a student learned from, and how; empty where there are none."""
     count = (sweep.data.get("examples") or {}).get("unlabelled", 0)
     fraction = trial.params.get("unlabelled_fraction", 1.0)
     if not count:
         return ""
     if not fraction or trial.params["regime"] == "hard":
         return f"none of {count:,}"
-    return f"{'all' if fraction == 1 else f'{fraction:g}'} of {count:,}"
+    share = "all" if fraction == 1 else f"{fraction:g}"
+    return f"{share} of {count:,}, used by the losses that compare with the teacher"
 
 
 def _literal(text: object) -> str:

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from ikd_ray.distill.teacher import TeacherSource
 
 MAX_TRIALS = 100_000
-MOVED = "give the new places with --resume, as --data-dir, --unlabelled and --teacher"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 CHANGEABLE = {  # flags that may differ when a sweep is resumed
     "data_dir",  # contents are compared, wherever they are
@@ -170,7 +169,10 @@ def validate(config: SweepConfig, resumes: bool = False) -> Request:
     except UsageError as error:
         given = [path for path in (config.data_dir, config.unlabelled) if path]
         if resumes and not all(map(os.path.exists, given)):
-            raise UsageError(f"{error}; where it was moved, {MOVED}") from None
+            raise UsageError(
+                f"{error}; where it was moved, give the new places with --resume, as --data-dir, --unlabelled and "
+                "--teacher"
+            ) from None
         raise
     if space.selection == HOLDOUT:
         dataset = hold_out(dataset)
