@@ -29,6 +29,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from ikd_ray.config import first_error
 from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, is_task_file, kept_task
 from ikd_ray.errors import UsageError, first_line
+from ikd_ray.program import shell_command
 from ikd_ray.storage import store
 from ikd_ray.tasks import TASKS, GlueTask, Task
 
@@ -318,7 +319,8 @@ def select_sweep(output: Path, task: Task, name: str | None = None) -> Path:
     if name is None:
         sweeps = list_sweeps(output, task.name)
         if not sweeps:
-            raise UsageError(f"--output {output}: no sweep of {task.name} there; sweeps/run.py makes one")
+            run = shell_command("run", f"--task {task.name}", str(output))
+            raise UsageError(f"--output {output}: no sweep of {task.name} there; `{run}` makes one")
         for folder in reversed(sweeps):
             if any(trial.status == "finished" for trial in read_trials(folder)):
                 return folder
@@ -340,7 +342,20 @@ def resolve_task(value: str, output: Path) -> Task:
     if value in TASKS or is_task_file(value):
         return find_task(value)
     sweeps = list_sweeps(output, value)
-    return read_task(sweeps[-1]) if sweeps else find_task(value)
+    if sweeps:
+        return read_task(sweeps[-1])
+    try:
+        return find_task(value)
+    except UsageError as error:
+        raise UsageError(f"{error}; {_advise_task(value, output)}") from None
+
+
+def _advise_task(value: str, output: Path) -> str:
+    """Say what may be meant by a task that is unknown in an output folder."""
+    if Path(value).name == value and is_sweep(output / value):
+        task = read_sweep(output / value).task
+        return f"{value} is a sweep of {task}: give --task {task} --name {value}"
+    return f"or the task of a sweep in {output}; give --output if it is elsewhere"
 
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (SweepRecord, TrialRecord)}

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "ikd_ray"
 
-GROUND = ("errors", "config", "tasks", "yaml_file", "formatting", "version", "redaction")
+GROUND = ("errors", "config", "tasks", "yaml_file", "formatting", "version", "program", "redaction")
 """Modules at the top of the package, which every room may import."""
 
 ROOMS = (
@@ -25,6 +25,8 @@ ROOMS = (
     "terminal",
     "sweep",
     "bench",
+    "commands",
+    "__main__",
 )
 """Every room may import the rooms before it."""
 

@@ -1,7 +1,7 @@
 """Tables of finished trials, on which searches are replayed: their configurations, and their records as one file.
 
-`python -m ikd_ray.bench.search_table space FILE` writes the search space of a table, `python sweeps/run.py --space
-FILE --trials N` trains its trials, and `python -m ikd_ray.bench.search_table pack SWEEP FILE` packs their records.
+`python -m ikd_ray.bench.search_table space FILE` writes the search space of a table, `ikd run --space FILE --trials N`
+trains its trials, and `python -m ikd_ray.bench.search_table pack SWEEP FILE` packs their records.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import yaml
 from ikd_ray.analysis.objectives import main_metric
 from ikd_ray.bench.search_replay import Table, read_table, to_row, write_table
 from ikd_ray.records import read_sweep, read_trials
+from ikd_ray.search.builtin_spaces import DEFAULT_SPACE, find_space
 from ikd_ray.search.candidates import Configuration, redraw
 from ikd_ray.search.sampler import SearchSettings
 from ikd_ray.search.space import Space
 from ikd_ray.search.space_file import load_space
 
-DEFAULT_SPACE = Path(__file__).resolve().parents[2] / "search_spaces" / "default.yaml"
 STAGED = ("pid", "sid")  # regimes with internal stages
 SUFFIX = ("lambda", "temperature", "top_trains")
 """Parameters of the default space that no internal stage depends on."""
@@ -44,8 +44,8 @@ def write_space(
 
     Every internal prefix comes with several suffixes, one after the other, so that replays can share epochs.
     """
-    given = yaml.safe_load(DEFAULT_SPACE.read_text(encoding="utf-8"))
-    rows = draw_rows(load_space(DEFAULT_SPACE, layers), trials, seed)
+    given = yaml.safe_load(find_space(DEFAULT_SPACE).read_text(encoding="utf-8"))
+    rows = draw_rows(load_space(find_space(DEFAULT_SPACE), layers), trials, seed)
     given["params"] |= {"train_fraction": fraction}
     given |= {"selection": "holdout", "start": rows}
     file.write_text(

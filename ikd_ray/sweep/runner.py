@@ -21,6 +21,7 @@ from ikd_ray.distill.memory import StepMemory
 from ikd_ray.distill.stage_training import DivergedError
 from ikd_ray.distill.student import layer_map
 from ikd_ray.errors import UsageError, causes, first_line
+from ikd_ray.program import shell_command
 from ikd_ray.records import SweepRecord, TrialRecord, is_sweep, load_intact_trials, read_trials, write_sweep
 from ikd_ray.redaction import redact_uri
 from ikd_ray.report.summary_files import PLOT, write_summary_files
@@ -40,7 +41,7 @@ from ikd_ray.sweep.trial import format_error
 from ikd_ray.sweep.trial_context import TUNE_FOLDER, TrialContext
 from ikd_ray.sweep.trial_results import MAX_FAILURES
 from ikd_ray.terminal import interrupts
-from ikd_ray.terminal.command_line import print_error, script_command
+from ikd_ray.terminal.command_line import print_error
 from ikd_ray.terminal.console import Console
 from ikd_ray.tracking.async_tracker import PATIENCE_S, AsyncTracker
 from ikd_ray.tracking.models import publish_front
@@ -166,7 +167,7 @@ def _resume_command(request: Request) -> str:
 
 
 def _command(name: str, flags: str, request: Request) -> str:
-    return script_command(name, flags, request.config.uri or str(request.config.output))
+    return shell_command(name, flags, request.config.uri or str(request.config.output))
 
 
 def _run_locked(

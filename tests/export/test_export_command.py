@@ -1,4 +1,4 @@
-"""`sweeps/export.py` as a user calls it."""
+"""`ikd export` as a user calls it."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_a_sweep_that_cannot_go_on_says_why_and_how_to_resume_it(run, capsys, er
     found, output = run(error=error)
     assert found == status
     assert words in output + capsys.readouterr().err
-    assert "go on: python sweeps/run.py --resume first" in output
+    assert "go on: ikd run --resume first" in output
 
 
 def test_an_unexpected_error_is_raised_after_saying_how_to_resume(run, capsys):
