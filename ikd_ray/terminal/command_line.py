@@ -78,8 +78,13 @@ def requires_backends(flag: str, extra: str, packages: Sequence[str]) -> None:
             importlib.import_module(package)
         except ImportError as error:
             raise UsageError(
-                f'{flag} needs {", ".join(packages)} ({first_line(error)}): pip install -e "{ROOT}[{extra}]"'
+                f"{flag} needs {', '.join(packages)} ({first_line(error)}): pip install {_package(extra)}"
             ) from None
+
+
+def _package(extra: str) -> str:
+    """Return the argument of `pip install` for an extra: of this checkout, or of the installed package."""
+    return f'-e "{ROOT}[{extra}]"' if (ROOT / "pyproject.toml").exists() else f'"ikd-ray[{extra}]"'
 
 
 @contextmanager
