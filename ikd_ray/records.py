@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from filelock import FileLock, Timeout
 from pydantic import Field, TypeAdapter, ValidationError
 
-from ikd_ray.config import first_error
+from ikd_ray.config import contradicting_depths, first_error
 from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, is_task_file, kept_task
 from ikd_ray.errors import UsageError, first_line
 from ikd_ray.program import shell_command
@@ -54,8 +54,8 @@ class SweepRecord:
     # source, description, fingerprint, generated, examples (DataSize), selection, max_length, task (its digest),
     # truncated: for each split the numbers of `truncated` examples, longer than max_length, and of all `examples`
     data: dict[str, Any]
-    # name, key, source_key, layers, metrics; head_note and warnings where there are any; assistants, keyed by their
-    # number of layers
+    # name, key, source_key, layers, metrics; sizes: parameters, MB and latency, named as a trial's metrics; head_note
+    # and warnings where there are any; assistants, keyed by their number of layers
     teacher: dict[str, Any]
     objectives: dict[str, Direction]  # metric -> direction
     settings: dict[str, Any] = field(default_factory=dict)  # flags and ids that --resume needs
@@ -64,6 +64,17 @@ class SweepRecord:
     def teacher_warnings(self) -> list[str]:
         """Warnings of a teacher whose answers are poor; shown beside every result."""
         return list(self.teacher.get("warnings", []))
+
+    @property
+    def teacher_metrics(self) -> dict[str, float]:
+        """The teacher's metrics, and its parameters, megabytes and latency under the names of a trial's metrics."""
+        return self.teacher["metrics"] | self.teacher.get("sizes", {})
+
+    @property
+    def doubtful_latencies(self) -> set[int]:
+        """Numbers of layers whose measured latencies contradict each other, since the machine was busy."""
+        latency_ms = self.settings.get("latency_ms") or {}
+        return contradicting_depths({int(depth): value for depth, value in latency_ms.items()})
 
     @property
     def is_open_ended(self) -> bool:

@@ -15,6 +15,7 @@ from ray import tune
 from ray.exceptions import OutOfMemoryError
 
 from ikd_ray.analysis.pareto import pareto_front
+from ikd_ray.analysis.recommendation import recommend
 from ikd_ray.analysis.training_costs import compute_savings
 from ikd_ray.distill.assistant import AssistantDivergedError
 from ikd_ray.distill.memory import StepMemory
@@ -363,10 +364,11 @@ class _Sweep:
             lines.append(("go on", _resume_command(request)))
         if members:
             lines.append(("export", _command("export", f"--task {sweep.task} --name {sweep.name}", request)))
+        if found := recommend(sweep, trials):
+            lines.append(("take", f"{found.trial.id}, {found.reason}; alone: --pick {found.trial.id}"))
         self.console.summary(
+            sweep=sweep,
             front=members,
-            objectives=sweep.objectives,
-            teacher_metrics=sweep.teacher["metrics"],
             failed=[trial for trial in trials if trial.status == "failed"],
             savings=compute_savings(trials),
             lines=lines,

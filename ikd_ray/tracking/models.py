@@ -13,6 +13,7 @@ from ikd_ray.analysis.objectives import dev_metric
 from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.errors import StoreError, UsageError
 from ikd_ray.export.hf_export import export_student
+from ikd_ray.formatting import number
 from ikd_ray.program import shell_command
 from ikd_ray.records import SweepRecord, TrialRecord, read_task
 from ikd_ray.redaction import redact_uri
@@ -152,7 +153,7 @@ def register_model(
             raise
     for version in client.search_model_versions(f"name = '{name}' and run_id = '{model.source_run_id}'"):
         return str(version.version)
-    metrics = ", ".join(f"{metric} {trial.metrics[metric]:.6g}" for metric in sweep.objectives)
+    metrics = ", ".join(f"{metric} {number(trial.metrics[metric])}" for metric in sweep.objectives)
     version = client.create_model_version(
         name,
         model.artifact_location,
