@@ -69,7 +69,7 @@ def test_the_exit_status_is_that_of_the_trials(run, statuses, status):
     found, output = run(*statuses)
     assert found == status
     assert ("--resume first" in output) == (len(statuses) < TRIALS)
-    assert ("export.py --task cola --name first" in output) == ("finished" in statuses)
+    assert ("ikd export --task cola --name first" in output) == ("finished" in statuses)
 
 
 @pytest.mark.parametrize(("interrupted", "status"), [(False, 0), (True, 130)])
