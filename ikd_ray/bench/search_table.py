@@ -46,13 +46,8 @@ def write_space(
 
     Every internal prefix comes with several suffixes, one after the other, so that replays can share epochs.
     """
-<<<<<<< HEAD
     given = yaml.safe_load(find_space(DEFAULT_SPACE).read_text(encoding="utf-8"))
-    rows = draw_rows(load_space(find_space(DEFAULT_SPACE), layers), trials, seed)
-=======
-    given = yaml.safe_load(DEFAULT_SPACE.read_text(encoding="utf-8"))
-    rows = draw_rows(load_space(DEFAULT_SPACE, layers), trials, seed)[skip:]
->>>>>>> main
+    rows = draw_rows(load_space(find_space(DEFAULT_SPACE), layers), trials, seed)[skip:]
     given["params"] |= {"train_fraction": fraction}
     given |= {"selection": "holdout", "start": rows}
     file.write_text(
