@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from rich.table import Table
 from rich.text import Text
 
-from ikd_ray.analysis.objectives import Objectives, dev_metric, task_metric
+from ikd_ray.analysis.objectives import Objectives, dev_metric, metric_on_test, task_metric
 from ikd_ray.export.model_card import ExportedFiles
 from ikd_ray.formatting import MISSING, clean, decimal, short_name
 from ikd_ray.records import TrialRecord
@@ -34,6 +34,9 @@ def front_table(front: list[TrialRecord], objectives: Objectives, teacher_metric
     if main:
         columns[main] = (short_name(main), decimal)
         columns[dev_metric(main)] = (short_name(dev_metric(main)), decimal)
+        on_test = metric_on_test(main)
+        if any(on_test in metrics for metrics in (teacher_metrics, *(trial.metrics for trial in front))):
+            columns[on_test] = (short_name(on_test), decimal)
     columns |= _METRICS
     columns |= {name: (short_name(name), "{:.4g}".format) for name in objectives if name not in columns}
 
