@@ -65,7 +65,7 @@ def _shared_with_test(dataset: Dataset, others: Mapping[str, Split]) -> Iterable
             is_drawn = name == HOLDOUT or (isinstance(task, CustomTask) and task.split)
             yield (
                 f"{shared} of {len(test)} test examples are in {name} too, which makes metrics on test too good; take "
-                f"them out of {'train, which that is drawn from' if is_drawn else name}"
+                f"them out of {f'train, from which {name} is drawn' if is_drawn else name}"
             )
 
 
