@@ -60,7 +60,9 @@ def _shared_with_train(dataset: Dataset, name: str, split: Split) -> Iterable[st
 
 def _shared_with_test(dataset: Dataset, others: Mapping[str, Split]) -> Iterable[str]:
     test, task = dataset.test, dataset.task
-    for name, split in others.items() if test else ():
+    if test is None:
+        return
+    for name, split in others.items():
         if shared := _count_shared(test, split):
             is_drawn = name == HOLDOUT or (isinstance(task, CustomTask) and task.split)
             yield (

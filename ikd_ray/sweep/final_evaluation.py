@@ -36,7 +36,7 @@ def evaluate_on_test(
     teacher_metrics = sweep.teacher["metrics"]
     if not front or (not students and metrics_on_test(teacher_metrics)):
         return sweep, trials
-    memory, problems = StepMemory(request.config.step_memory), []
+    memory, problems = StepMemory(request.config.step_memory), list[str]()
     with console.step("scoring the front's students on the test set"):
         data = tokenize_test_set(request)
         assert data is not None

@@ -28,11 +28,12 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def task(tmp_path):
-    """`task("split: 0.1")`: the task with further lines."""
+    """`task("split: 0.1", text="other")`: the task with further lines, and other values of keys."""
 
-    def make(*lines: str) -> CustomTask:
+    def make(*lines: str, **values: str) -> CustomTask:
         path = tmp_path / "films.yaml"
-        path.write_text(TASK + "".join(f"{line}\n" for line in lines))
+        given = dict(line.split(": ", 1) for line in (*TASK.splitlines(), *lines)) | values
+        path.write_text("".join(f"{key}: {value}\n" for key, value in given.items()))
         return load_task(path)
 
     return make
@@ -96,20 +97,8 @@ def test_splits_are_named_drawn_and_kept_for_the_end(task, folder):
     "labels", ["{good: positive, bad: negative}", "{1: positive, 0: negative}", "[good, bad]"]
 )
 def test_stored_numbers_may_be_written_as_numbers_or_by_their_names(task, folder, labels):
-    own = replace_line(task(), "labels", labels)
-    train = sources.load_dataset(own, folder).splits["train"]
+    train = sources.load_dataset(task(labels=labels), folder).splits["train"]
     assert train.labels[:3].tolist() == [1, 0, 1]
-
-
-def replace_line(task: CustomTask, key: str, value: str) -> CustomTask:
-    """Return the task with another value of a key."""
-    path = Path(datasets.config.HF_DATASETS_CACHE) / "task.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [
-        f"{key}: {value}" if line.startswith(f"{key}:") else line for line in task.definition.splitlines()
-    ]
-    path.write_text("\n".join(lines) + "\n")
-    return load_task(path)
 
 
 def test_tables_of_text_are_read_too(task, tmp_path):
@@ -138,10 +127,7 @@ def test_contents_are_what_identifies_a_data_set(task, folder, tmp_path):
 
 def test_what_is_wrong_with_a_data_set_is_told(task, folder, tmp_path):
     def message(*lines: str, **values: str) -> str:
-        own = task(*lines)
-        for key, value in values.items():
-            own = replace_line(own, key, value)
-        return refused(own, folder)
+        return refused(task(*lines, **values), folder)
 
     assert message("splits: {test: unseen}") == (
         f"{folder}: there is no split 'unseen' (it has train, validation, test); write `splits: {{test: NAME}}` in "
