@@ -36,7 +36,7 @@ def front_table(front: list[TrialRecord], objectives: Objectives, teacher_metric
         columns[dev_metric(main)] = (short_name(dev_metric(main)), decimal)
         on_test = metric_on_test(main)
         if any(on_test in metrics for metrics in (teacher_metrics, *(trial.metrics for trial in front))):
-            columns[on_test] = (short_name(on_test), decimal)
+            columns[on_test] = (short_name(on_test).replace(" ", "\n"), decimal)
     columns |= _METRICS
     columns |= {name: (short_name(name), "{:.4g}".format) for name in objectives if name not in columns}
 

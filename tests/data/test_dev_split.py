@@ -37,7 +37,7 @@ def refusal(labels: list, *args, **options) -> str:
 
 def test_the_rows_of_a_seed_are_these_on_every_machine():
     _, dev = draw([0, 0, 1] * 20)
-    assert dev.rows.tolist() == [7, 23, 31, 43, 50, 51]
+    assert dev.rows.tolist() == [0, 2, 4, 13, 32, 57]
     _, other = draw([0, 0, 1] * 20, seed=1)
     assert other.rows.tolist() != dev.rows.tolist()
 

@@ -139,9 +139,7 @@ def test_what_is_wrong_with_a_data_set_is_told(task, folder, tmp_path):
     assert "films train row 1: column 'id' holds 0 where a text is needed" in message(text="id")
     empty = tmp_path / "empty"
     empty.mkdir()
-    expected = (
-        f"--data-dir {empty}: not a data set that datasets.load_dataset reads (DataFilesNotFoundError: "
-    )
+    expected = f"--data-dir {empty}: not a data set that datasets.load_dataset reads (EmptyDatasetError: "
     assert refused(task(), empty).startswith(expected)
     assert refused(task(), empty).endswith(f"; give the folder that holds a copy of {NAME}")
     assert "there is no such folder; give the folder that holds a copy" in refused(

@@ -67,7 +67,9 @@ def test_a_sweep_draws_dev_and_ends_with_the_test_set(own_data, environment, cal
     assert checked.stdout == "drawn: 4 of 4 trials have ended, 4 of them finished; 0 differences\n"
 
     listed = call("export", "--task", "reviews", "--list", cwd=swept.home).stdout
-    assert "test macro_f1" in " ".join(listed.split())
+    heading = listed.splitlines()[1:3]
+    assert " test " in heading[0]
+    assert " macro_f1 " in heading[1]
     call("export", "--task", "reviews", "--pick", "best", "--to", tmp_path, cwd=swept.home)
     [folder] = tmp_path.glob("reviews-*")
     facts, card = json.loads((folder / "ikd.json").read_text()), (folder / "README.md").read_text()
