@@ -40,7 +40,7 @@ def front_table(front: list[TrialRecord], objectives: Objectives, teacher_metric
     columns |= _METRICS
     columns |= {name: (short_name(name), "{:.4g}".format) for name in objectives if name not in columns}
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("regime")
     table.add_column("layers", justify="right")
     for name, (heading, _) in columns.items():
