@@ -88,9 +88,9 @@ def null_nonfinite(metrics: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def short_name(metric: str) -> str:
-    """Return a metric's name without its split, unless that is the held-out one: `mcc`, `holdout mcc`."""
+    """Return a metric's name without its split, unless that is not dev: `mcc`, `holdout mcc`, `test mcc`."""
     split, _, name = clean(metric).rpartition("/")
-    return f"{split} {name}" if split == "holdout" else name
+    return f"{split} {name}" if split in ("holdout", "test") else name
 
 
 def short_stage(name: str, width: int) -> str:

@@ -204,8 +204,8 @@ def _compare(curves: pd.DataFrame, moments: np.ndarray) -> Iterator[dict[str, An
         for arm in table.columns:
             row = {"task": task, "search": arm, "sweeps": int(table[arm].loc[moments[-1]].count())}
             row |= {f"at {moment:g} min": table[arm].loc[moment].mean() for moment in (2, 5, 8, moments[-1])}
-            pairs = table.loc[moments[-1], [DEFAULT, arm]].dropna() if arm != DEFAULT else []
-            if len(pairs) > 1:
+            pairs = table.loc[moments[-1], list({DEFAULT, arm})].dropna()
+            if arm != DEFAULT and len(pairs) > 1:
                 found = paired_t_interval(pairs[DEFAULT], pairs[arm])
                 row["default - it, at the end"] = f"{found.mean:+.3f} ± {found.half_width:.3f}"
                 means = table.groupby("minute").mean()

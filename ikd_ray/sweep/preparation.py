@@ -143,6 +143,15 @@ def prepare_sweep(request: Request, console: Console) -> Prepared:
     return prepared
 
 
+def tokenize_test_set(request: Request) -> TaskData | None:
+    """Tokenize the test examples apart from all others, or open the result of an earlier call; None without any."""
+    dataset, source = request.dataset.test_dataset, request.teacher_source
+    if dataset is None:
+        return None
+    folder = request.output.folder / "cache" / "tokens"
+    return tokenize(dataset, load_tokenizer(source), source.key, request.max_length, folder)
+
+
 def _prepare_job(request: Request, console: Console) -> PrepareJob:
     """Tokenize the data set and describe the rest of the preparation."""
     output, source = request.output, request.teacher_source
@@ -150,7 +159,8 @@ def _prepare_job(request: Request, console: Console) -> PrepareJob:
         folder = output.folder / "cache" / "tokens"
         data = tokenize(request.dataset, load_tokenizer(source), source.key, request.max_length, folder)
         output.upload(data.folder)
-    if cut := describe_truncated(data.truncation):
+        test = tokenize_test_set(request)
+    if cut := describe_truncated(data.truncation | (test.truncation if test else {})):
         console.note(
             "texts", f"{cut} examples are longer than max_length {request.max_length}, and cut there"
         )

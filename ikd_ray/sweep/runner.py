@@ -31,6 +31,7 @@ from ikd_ray.search.trial_queue import TrialQueue
 from ikd_ray.storage import store
 from ikd_ray.sweep.callback import StopRequest, SweepCallback, SweepStoppedError
 from ikd_ray.sweep.cluster import ClusterLostError, cluster_nodes, ray_cluster
+from ikd_ray.sweep.final_evaluation import evaluate_on_test
 from ikd_ray.sweep.preparation import prepare_sweep
 from ikd_ray.sweep.request import Request
 from ikd_ray.sweep.resources import allocate
@@ -231,18 +232,22 @@ class _Sweep:
     console: Console
 
     def run(self) -> int:
-        """Run the trials, conclude the sweep, and return the exit status."""
+        """Run the trials, score the front on the test set, conclude the sweep, and return the exit status."""
         try:
             trials = self._run_trials()
+            # Also where no trial was left to run: the process before may have died after the last one.
+            shutil.rmtree(self.request.folder / TUNE_FOLDER, ignore_errors=True)
+            sweep = self._with_time_up()
+            if sweep.record.is_complete(trials):
+                record, trials = evaluate_on_test(self.request, sweep.record, trials, self.console)
+                sweep = replace(sweep, record=record)
         except BaseException:
             self.async_tracker.close(limit_s=INTERRUPTED_LIMIT_S)
             if self.async_tracker.complete:
                 with suppress(Exception):  # the first error is the one to show
                     self.tracker.terminate("KILLED")
             raise
-        # Also where no trial was left to run: the process before may have died after the last one.
-        shutil.rmtree(self.request.folder / TUNE_FOLDER, ignore_errors=True)
-        return self._with_time_up()._conclude(trials)
+        return sweep._conclude(trials)
 
     def _with_time_up(self) -> _Sweep:
         """Return this sweep, recorded as one whose time is up if that ended it."""

@@ -12,12 +12,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ikd_ray.data.dataset import TEST
 from ikd_ray.data.task_file import keep_task
 from ikd_ray.data.tokens import open_data
 from ikd_ray.distill.teacher import TeacherRecord
 from ikd_ray.errors import UsageError
-from ikd_ray.records import SPACE_FILE, SweepRecord, read_sweep, sweep_lock, task_digest, write_sweep
+from ikd_ray.records import (
+    SPACE_FILE,
+    SweepRecord,
+    metrics_on_test,
+    read_sweep,
+    sweep_lock,
+    task_digest,
+    write_sweep,
+)
 from ikd_ray.redaction import has_credentials, redact_uri
+from ikd_ray.sweep.preparation import tokenize_test_set
 from ikd_ray.sweep.request import Request
 from ikd_ray.sweep.trial_context import SharedArtifacts
 from ikd_ray.version import code_version
@@ -65,7 +75,7 @@ def open_sweep(
         artifacts: Artifacts that all trials share.
         planned_concurrency: Trials at once that the search's suggestions depend on.
     """
-    config, dataset = request.config, request.dataset
+    config = request.config
     settings = config.model_dump(mode="json") | {
         "task": request.task.name,
         "tracking_uri": None if has_credentials(tracking_uri) else tracking_uri,
@@ -76,10 +86,13 @@ def open_sweep(
         "methods": [name for name in request.space.methods if name],
         "id": uuid.uuid4().hex,
     }
+    entry = _teacher_entry(request, teacher)
     if request.resumes:
         earlier = read_sweep(request.folder)
         command = earlier.command
         settings |= {name: earlier.settings[name] for name in ("run_id", "id") if name in earlier.settings}
+        if earlier.teacher["key"] == teacher.key:
+            entry["metrics"] |= metrics_on_test(earlier.teacher["metrics"])
     sweep = SweepRecord(
         name=request.folder.name,
         task=request.task.name,
@@ -87,18 +100,8 @@ def open_sweep(
         trials=request.trials,
         command=command,
         code_version=code_version(),
-        data={
-            "source": dataset.source,
-            "description": dataset.description,
-            "fingerprint": dataset.fingerprint,
-            "generated": dataset.generated,
-            "examples": asdict(request.data_size),
-            "selection": request.space.selection,
-            "max_length": request.max_length,
-            "truncated": open_data(request.output.folder / artifacts.tokens).truncation,
-            "task": task_digest(request.task),
-        },
-        teacher=_teacher_entry(request, teacher),
+        data=_data_entry(request, artifacts),
+        teacher=entry,
         objectives=request.objectives,
         settings=settings,
     )
@@ -109,13 +112,32 @@ def open_sweep(
     return sweep
 
 
+def _data_entry(request: Request, artifacts: SharedArtifacts) -> dict[str, Any]:
+    dataset = request.dataset
+    entry: dict[str, Any] = {
+        "source": dataset.source,
+        "description": dataset.description,
+        "fingerprint": dataset.fingerprint,
+        "generated": dataset.generated,
+        "examples": asdict(request.data_size),
+        "selection": request.space.selection,
+        "max_length": request.max_length,
+        "truncated": open_data(request.output.folder / artifacts.tokens).truncation,
+        "task": task_digest(request.task),
+    }
+    if dataset.test_dataset and (test := tokenize_test_set(request)):
+        entry["truncated"] |= test.truncation
+        entry["test"] = {"examples": len(test.splits[TEST]), "fingerprint": dataset.test_dataset.fingerprint}
+    return entry
+
+
 def _teacher_entry(request: Request, teacher: TeacherRecord) -> dict[str, Any]:
     entry = {
         "name": teacher.name,
         "key": teacher.key,
         "source_key": request.teacher_source.key,
         "layers": request.teacher_source.layers,
-        "metrics": teacher.metrics,
+        "metrics": dict(teacher.metrics),
         "sizes": teacher.sizes,
     }
     entry |= {"head_note": teacher.head_note} if teacher.head_note else {}

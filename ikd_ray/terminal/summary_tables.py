@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from ikd_ray.analysis.objectives import LATENCY, dev_metric, task_metric
+from ikd_ray.analysis.objectives import LATENCY, dev_metric, metric_on_test, task_metric
 from ikd_ray.analysis.teacher_comparison import compare_with_teacher
 from ikd_ray.export.model_card import ExportedFiles
 from ikd_ray.formatting import MISSING, clean, decimal, number, short_name
@@ -38,10 +38,15 @@ def front_table(front: Sequence[TrialRecord], sweep: SweepRecord) -> Table:
     if main:
         columns[main] = (short_name(main), decimal)
         columns[dev_metric(main)] = (short_name(dev_metric(main)), decimal)
+        on_test = metric_on_test(main)
+        if any(
+            on_test in metrics for metrics in (sweep.teacher_metrics, *(trial.metrics for trial in front))
+        ):
+            columns[on_test] = (short_name(on_test).replace(" ", "\n"), decimal)
     columns |= _METRICS
     columns |= {name: (short_name(name), number) for name in objectives if name not in columns}
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("regime")
     table.add_column("layers", justify="right")
     for name, (heading, _) in columns.items():

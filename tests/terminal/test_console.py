@@ -293,6 +293,19 @@ def test_an_empty_front_is_reported(now):
     assert "… and 20 more" in text
 
 
+def test_the_front_shows_metrics_on_the_test_set_where_they_exist(now):
+    front = [
+        record("t0", 0, metrics={"dev/mcc": 0.5}),
+        record("t1", 1, metrics={"dev/mcc": 0.4, "test/mcc": 0.25}),
+    ]
+    plain = summary(now, front=front[:1], teacher_metrics={"dev/mcc": 0.6})
+    assert not re.search(r"\btest\b", plain)
+    tested = summary(now, front=front, teacher_metrics={"dev/mcc": 0.6, "test/mcc": 0.35})
+    assert re.search(r"^ +test +params.*\n *regime +layers +mcc ↑ +mcc +M ", tested, re.MULTILINE)
+    assert re.search(r"^teacher +6 +0\.600 +0\.350 ", tested, re.MULTILINE)
+    assert re.findall(r"^pid +3 +(\S+) +(\S+) ", tested, re.MULTILINE) == [("0.500", "-"), ("0.400", "0.250")]
+
+
 def test_the_front_is_sorted_and_shows_every_objective(now):
     metrics = [{"dev/f1": value, "student/encoder_params": 5e6} for value in (0.1, 0.3, math.nan)]
     front = [record(f"t{n}", n, metrics=each) for n, each in enumerate(metrics)]
