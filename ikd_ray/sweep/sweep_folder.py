@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ikd_ray.data.dataset import short_example
 from ikd_ray.data.task_file import keep_task
 from ikd_ray.data.tokens import open_data
 from ikd_ray.distill.teacher import TeacherRecord
@@ -96,6 +97,7 @@ def open_sweep(
             "selection": request.space.selection,
             "max_length": request.max_length,
             "truncated": open_data(request.output.folder / artifacts.tokens).truncation,
+            "example": short_example(dataset.splits["dev"]),
             "task": task_digest(request.task),
         },
         teacher=_teacher_entry(request, teacher),
@@ -116,6 +118,8 @@ def _teacher_entry(request: Request, teacher: TeacherRecord) -> dict[str, Any]:
         "source_key": request.teacher_source.key,
         "layers": request.teacher_source.layers,
         "metrics": teacher.metrics,
+        "hub_name": request.teacher_source.origin.hub_name,
+        **request.teacher_source.origin.license,
     }
     entry |= {"head_note": teacher.head_note} if teacher.head_note else {}
     entry |= {"warnings": teacher.warnings} if teacher.warnings else {}
