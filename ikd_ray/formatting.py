@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 
 MISSING = "-"
 """Cell of a table whose value is not known."""
@@ -18,6 +21,10 @@ GENERATED_WARNING = "GENERATED corpus, not CoLA"
 METRIC_TITLES = {"mcc": "MCC", "f1": "F1", "macro_f1": "macro-F1", "nll": "NLL"}
 """Names of metrics in a sentence, where they differ from their keys."""
 
+PLACES = ("--output", "--tracking-uri")
+"""Flags that say where results go on one machine, and change no result."""
+
+_PATH_OF_MODEL = re.compile(r"^(\d+L of )?/(?:.*/)?")
 _ESCAPE = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?")
 
 
@@ -118,3 +125,42 @@ def metrics_line(metrics: dict[str, float]) -> str:
     if "time/epoch_s" in metrics:
         shown.append(duration(metrics["time/epoch_s"]))
     return ", ".join(shown)
+
+
+def model_name(name: str) -> str:
+    """Return the name of a model, or of an assistant; where it is the path of a folder, the folder's own name."""
+    return _PATH_OF_MODEL.sub(lambda match: match[1] or "", name.rstrip("/"))
+
+
+def portable_command(command: str) -> str:
+    """Return a recorded command line as it can be shown elsewhere: without the paths of the machine that it ran on.
+
+    Files and folders outside the working folder are named by their last part, and `PLACES` are left out.
+    """
+    try:
+        words = iter(shlex.split(command))
+    except ValueError:  # no command line that a shell has passed on
+        return ""
+    kept = []
+    for word in words:
+        flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        if flag in PLACES:
+            if not equals:
+                next(words, None)
+        elif flag:
+            kept.append(f"{flag}{equals}{_last_part(value)}")
+        else:
+            kept.append(_last_part(value))
+    return shlex.join(kept)
+
+
+def shorten_paths(text: str) -> str:
+    """Return a message with paths below the working and the home folder given as seen from there."""
+    for folder, short in ((os.getcwd(), "."), (os.path.expanduser("~"), "~")):
+        if len(folder) > 1:
+            text = text.replace(f"{folder}/", f"{short}/")
+    return text
+
+
+def _last_part(path: str) -> str:
+    return Path(path).name if os.path.isabs(path) or path.startswith(("~", "../")) else path

@@ -32,6 +32,7 @@ from ikd_ray.config import contradicting_depths, first_error
 from ikd_ray.data.dataset import TEST
 from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, is_task_file, kept_task
 from ikd_ray.errors import UsageError, first_line
+from ikd_ray.formatting import model_name
 from ikd_ray.program import shell_command
 from ikd_ray.storage import store
 from ikd_ray.tasks import TASKS, GlueTask, Task
@@ -39,7 +40,6 @@ from ikd_ray.tasks import TASKS, GlueTask, Task
 SWEEP_FILE, SPACE_FILE, STUDY_FILE, TRIAL_FILE = "sweep.json", "space.yaml", "study.db", "trial.json"
 TEST_FILE = "test.json"
 STUDENT = "student"  # folder of the student's weights and configuration, below its trial's
-STUDY = "ikd"  # name of the study in its file
 
 T = TypeVar("T")
 Direction = Literal["max", "min"]
@@ -56,11 +56,12 @@ class SweepRecord:
     command: str
     code_version: str
     # source, description, fingerprint, generated, examples (DataSize), selection, max_length, task (its digest),
-    # truncated: for each split the numbers of `truncated` examples, longer than max_length, and of all `examples`;
-    # where there is a test set, test: its number of `examples` and its `fingerprint`
+    # example (the texts of one of dev), truncated: for each split the numbers of `truncated` examples, longer than
+    # max_length, and of all `examples`; where there is a test set, test: its number of `examples` and its `fingerprint`
     data: dict[str, Any]
     # name, key, source_key, layers, metrics (on test, too, when the sweep has ended); sizes: parameters, MB, latency,
-    # named as a trial's; head_note and warnings where there are any; assistants, keyed by their number of layers
+    # named as a trial's; head_note and warnings where there are any; hub_name (empty where none is known), and license,
+    # license_name and license_link of its model card; assistants, keyed by their number of layers
     teacher: dict[str, Any]
     objectives: dict[str, Direction]  # metric -> direction
     settings: dict[str, Any] = field(default_factory=dict)  # flags and ids that --resume needs
@@ -254,11 +255,25 @@ def read_sweep(folder: Path) -> SweepRecord:
         UsageError: the folder holds no readable record.
     """
     try:
-        return _read(folder / SWEEP_FILE, SweepRecord)
+        record = _read(folder / SWEEP_FILE, SweepRecord)
+        return replace(record, teacher=_with_model_names(record.teacher))
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{folder}: no sweep there ({SWEEP_FILE} is missing or unreadable: {first_line(error)})"
         ) from None
+
+
+def _with_model_names(teacher: dict[str, Any]) -> dict[str, Any]:
+    """Return a teacher's entry with names in place of the paths that earlier versions recorded."""
+    named = dict(teacher)
+    if isinstance(name := teacher.get("name"), str):
+        named["name"] = model_name(name)
+    if isinstance(assistants := teacher.get("assistants"), dict):
+        named["assistants"] = {
+            layers: _with_model_names(entry) if isinstance(entry, dict) else entry
+            for layers, entry in assistants.items()
+        }
+    return named
 
 
 def read_task(folder: Path) -> GlueTask | CustomTask:

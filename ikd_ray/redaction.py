@@ -19,6 +19,7 @@ SECRET_VARIABLES = (
     "AZURE_STORAGE_ACCESS_KEY",
     "AZURE_STORAGE_CONNECTION_STRING",
     "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
 )
 """Environment variables from which MLflow, storage and the hub take a secret."""
 DATABASES = ("postgresql", "mysql", "mssql")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ikd_ray.formatting import clean, clock, duration, short_stage
+from ikd_ray.formatting import clean, clock, duration, model_name, portable_command, short_stage
 from tests.helpers.terminal import CONTROL_CHARACTERS, DEEP_STAGE
 
 
@@ -41,3 +41,41 @@ def test_long_stage_names_are_shortened_in_the_middle(width, short):
 @given(st.text("0123456789+C", max_size=80), st.integers(1, 50))
 def test_shortened_stage_names_fit(name, width):
     assert len(short_stage(name, width)) <= width
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("bert-base-uncased", "bert-base-uncased"),
+        ("org/model", "org/model"),
+        ("/home/ann/my teacher", "my teacher"),
+        ("/teacher/", "teacher"),
+        ("4L of /home/ann/4L of x/teacher", "4L of teacher"),
+        ("4L of org/model", "4L of org/model"),
+    ],
+)
+def test_a_model_in_a_folder_is_named_by_the_folder_alone(name, shown):
+    assert model_name(name) == shown
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("", ""),
+        ("python sweeps/run.py --task cola --data-dir data/glue", None),
+        (
+            "python run.py --teacher '/home/ann/a b' --space=/x/s.yaml",
+            "python run.py --teacher 'a b' --space=s.yaml",
+        ),
+        ("python run.py --data-dir ~/glue --space ../../ann/s", "python run.py --data-dir glue --space s"),
+        (
+            "python run.py --output s3://bucket/x --tracking-uri http://host --trials 3",
+            "python run.py --trials 3",
+        ),
+        ("python run.py --output=/x --tracking-uri=sqlite:////x/y.db --resume n", "python run.py --resume n"),
+        ("python run.py 'half a quote", ""),
+        ("python run.py --output", "python run.py"),
+    ],
+)
+def test_a_command_is_shown_without_the_places_of_its_machine(command, shown):
+    assert portable_command(command) == (command if shown is None else shown)

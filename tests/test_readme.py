@@ -171,7 +171,7 @@ def test_daily_commands_work_one_after_the_other(working_folder, environment):
         done = subprocess.run(words, capture_output=True, text=True, **options)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     assert list(working_folder.glob("outputs/*/report/report.html"))
-    assert list(working_folder.glob("onnx/*/model.int8.onnx"))
+    assert list(working_folder.glob("onnx/*/onnx/model_quantized.onnx"))
     assert len(list(working_folder.glob("small/*/model.safetensors"))) == 1
     reviews = list(working_folder.glob("exports/reviews-*/config.json"))
     assert reviews

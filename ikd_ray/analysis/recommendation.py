@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ikd_ray.analysis.objectives import SELECTION_SPLITS, SIZE, direction, main_metric
@@ -40,7 +41,7 @@ class Recommendation:
         )
 
 
-def recommend(sweep: SweepRecord, trials: list[TrialRecord]) -> Recommendation | None:
+def recommend(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> Recommendation | None:
     """Return the student to take by the one-standard-error rule; None where no student has a main metric on a split.
 
     Breiman, Friedman, Olshen and Stone (Classification and Regression Trees, 1984, section 3.4.3) take the simplest

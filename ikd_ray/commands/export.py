@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ikd_ray.analysis.evaluation_data import load_evaluation_data
+from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.analysis.student_selection import parse_pick, select_students
 from ikd_ray.errors import UsageError
 from ikd_ray.export.hf_export import Convert, ExportedStudent, export_students
@@ -30,6 +31,7 @@ from ikd_ray.sweep.sync import pull_students, pull_sweeps
 from ikd_ray.tasks import TASKS
 from ikd_ray.terminal.command_line import expand_home, print_error, requires_backends, usage_errors
 from ikd_ray.terminal.summary_tables import comparison_lines, exported_files_table, front_table
+from ikd_ray.tracking.champion import choose_champion
 from ikd_ray.tracking.models import register_students
 from ikd_ray.tracking.tracker import Tracker
 
@@ -61,10 +63,17 @@ def export(
         ),
     ] = None,
     show: Annotated[bool, typer.Option("--list", help="Show the students, and write nothing.")] = False,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Also model.onnx, checked against PyTorch.")] = False,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Also model.onnx and model.int8.onnx, all measured.")
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Also onnx/model.onnx, checked against PyTorch.")
     ] = False,
+    int8: Annotated[
+        bool,
+        typer.Option("--int8", help="Also onnx/model.onnx and onnx/model_quantized.onnx, all measured."),
+    ] = False,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(help="Also upload the one student to this repository of the hub.", metavar="REPO"),
+    ] = None,
     register: Annotated[
         str | None,
         typer.Option(help="Also make each a version of this model in MLflow's registry.", metavar="NAME"),
@@ -81,11 +90,16 @@ def export(
             raise UsageError(f"{context.args[0]!r}: no argument is expected there; flags begin with --")
         picked = parse_pick([pick, *context.args]) if pick is not None else None
         writing = {"--int8": int8, "--onnx": onnx, "--force": force, "--register": register is not None}
+        writing["--push-to-hub"] = push_to_hub is not None
         flag = next((name for name, given in writing.items() if given), None)
         if show and flag:
             raise UsageError(f"--list writes nothing; leave out {flag}")
         if onnx or int8:
             requires_backends("--int8" if int8 else "--onnx", "onnx", ("onnx", "onnxscript", "onnxruntime"))
+        if push_to_hub is not None:
+            from ikd_ray.export.hub import require_hub  # imported late: it takes a second
+
+            push_to_hub = require_hub(push_to_hub)
         storage = open_storage(output)
         with storage.usage_errors():
             pull_sweeps(storage)
@@ -100,23 +114,33 @@ def export(
             for line in comparison_lines(trials, sweep):
                 console.print(line, soft_wrap=True)
             return
+        if push_to_hub is not None and len(trials) > 1:
+            raise UsageError(
+                f"--push-to-hub {push_to_hub}: a repository holds one student, the front has {len(trials)}; choose "
+                "one with --pick"
+            )
         with storage.usage_errors():
             pull_students(storage, folder, trials, tokens=onnx or int8)
         tracker = _tracker(sweep, tracking_uri, register) if register is not None else None
+        export_to = partial(export_students, folder, to, trials, force=force, repository=push_to_hub)
         if onnx or int8:
             busy = Console(stderr=True).status("making ONNX models, and measuring them")
             with tempfile.TemporaryDirectory() as temporary, busy:
                 make_convert = partial(_onnx_converter, folder, sweep, int8, Path(temporary))
-                students, problems = export_students(
-                    folder, to, trials, force=force, make_convert=make_convert
-                )
+                students, problems = export_to(make_convert=make_convert)
         else:
-            students, problems = export_students(folder, to, trials, force=force)
+            students, problems = export_to()
         _print_students(sweep, students, title)
         if tracker is not None and register is not None:
             exported = [student.trial for student in students]
-            for trial, version in register_students(tracker, folder, sweep, exported, register).items():
+            champion = choose_champion(sweep, pareto_front(read_trials(folder), sweep.objectives))
+            registered = register_students(tracker, folder, sweep, exported, register, champion)
+            for trial, version in registered.versions.items():
                 typer.echo(f"{trial}: version {version} of {register}")
+            if registered.champion:
+                typer.echo(f"{register}@champion: version {registered.champion}")
+        if push_to_hub is not None:
+            problems += _push(students, push_to_hub)
     for problem in problems:
         print_error(problem)
     if problems:
@@ -130,6 +154,18 @@ def _tracker(sweep: SweepRecord, tracking_uri: str | None, name: str) -> Tracker
     from ikd_ray.sweep.request import tracking_uri_of  # imported late: it takes seconds
 
     return Tracker(tracking_uri_of(sweep, tracking_uri, "--name"), sweep.task)
+
+
+def _push(students: list[ExportedStudent], repository: str) -> list[str]:
+    """Upload the exported student to the hub; return the problem, if there is one."""
+    from ikd_ray.export.hub import PushError, push_student  # imported late: it takes a second
+
+    try:
+        for student in students:
+            typer.echo(f"pushed to {push_student(student.folder, repository)}")
+    except PushError as error:
+        return [str(error)]
+    return []
 
 
 def _onnx_converter(folder: Path, sweep: SweepRecord, int8: bool, temporary: Path) -> Convert:
@@ -165,7 +201,4 @@ def _print_students(sweep: SweepRecord, students: list[ExportedStudent], title: 
     files = [(student.trial.id, student.files) for student in students if student.files]
     if files:
         console.print(exported_files_table(files))
-    folder = str(students[-1].folder)
-    typer.echo("Load one:")
-    call = f"pipeline('text-classification', {folder!r}, truncation=True)"
-    typer.echo(f"from transformers import pipeline; classify = {call}")
+    typer.echo(f"Load one:\n\n{students[-1].usage}")

@@ -10,10 +10,13 @@ from typing import Literal
 
 import numpy as np
 
+from ikd_ray.formatting import clean
 from ikd_ray.tasks import Task
 
 TEST = "test"
 """Name of the split that is scored when a sweep has ended."""
+EXAMPLE_CHARS = 200
+"""Most characters of a text that `short_example` returns."""
 UNLABELLED = -1
 """Class index of an example without a label, by scikit-learn's convention; a missing score is nan."""
 
@@ -122,6 +125,21 @@ def add_unlabelled(dataset: Dataset, text: list[str], text_pair: list[str] | Non
     splits = dataset.splits | {"train": Split(train.text + text, pairs, labels, rows)}
     description = f"{dataset.description}; {len(text):,} texts without a label"
     return replace(dataset, splits=splits, description=description)
+
+
+def short_example(split: Split) -> list[str]:
+    """Return the text, or both texts of a pair, of an example that reads well in one line of a model card.
+
+    It is the first one whose texts have up to `EXAMPLE_CHARS` characters and several words, or else the first of all,
+    cut to that length.
+    """
+    examples = [[text] if isinstance(text, str) else list(text) for text in split.examples()]
+    fitting = (texts for texts in examples if all(_reads_well(text) for text in texts))
+    return [clean(text, EXAMPLE_CHARS) for text in next(fitting, examples[0])]
+
+
+def _reads_well(text: str) -> bool:
+    return len(text) <= EXAMPLE_CHARS and len(text.split()) > 2
 
 
 def format_sizes(splits: dict[str, Split]) -> str:

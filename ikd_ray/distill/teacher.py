@@ -40,12 +40,15 @@ from ikd_ray.distill.teacher_files import (
     weights_key,
 )
 from ikd_ray.distill.teacher_head import align_labels, label_order_by_name, rescale_scores
+from ikd_ray.distill.teacher_origin import TeacherOrigin, folder_origin, hub_origin
 from ikd_ray.errors import UsageError, first_line
+from ikd_ray.formatting import model_name
 from ikd_ray.storage import store
 from ikd_ray.tasks import Task, constant_scores_warning
 
 FORMAT = 2
 """Part of a teacher's key; change it where the code fine-tunes a teacher in another way."""
+MINILM_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 SMALL_HIDDEN = 512
 """Models of a smaller hidden size are fine-tuned with a larger learning rate."""
@@ -57,6 +60,7 @@ class TeacherSource:
     """A pretrained model that can teach a task."""
 
     name: str
+    """A name on the hub, or that of a folder without the folders above it."""
     path: str
     """A folder, or a name on the hub."""
     key: str
@@ -71,6 +75,8 @@ class TeacherSource:
     """Label names of its head, by output."""
     warnings: tuple[str, ...] = ()
     """Warnings of files in its folder that are not used."""
+    origin: TeacherOrigin = field(default_factory=TeacherOrigin)
+    """Its name on the hub, and its licence."""
 
 
 @dataclass(frozen=True)
@@ -122,14 +128,20 @@ def find_teacher(name: str | None, task: Task) -> TeacherSource:
         name = "bert-base-uncased"
     if name is None:
         folder = bundled_teacher()
-        return _describe("all-MiniLM-L6-v2", str(folder), weights_key(folder), task)
+        source = _describe("all-MiniLM-L6-v2", str(folder), weights_key(folder), task)
+        return replace(source, origin=replace(folder_origin(folder), hub_name=MINILM_HUB_NAME))
     if os.path.isdir(name):  # unlike Path.is_dir it raises nothing without permission
         key = weights_key(Path(name))
         validate_config(Path(name))
         source = _describe(name, name, key, task)
         validate_shapes(Path(name), name)
         load_classifier(name, name, task, source.has_head)
-        return replace(source, warnings=_unused_files(Path(name), source.has_head))
+        return replace(
+            source,
+            name=model_name(os.path.realpath(name)),
+            warnings=_unused_files(Path(name), source.has_head),
+            origin=folder_origin(Path(name)),
+        )
     if os.path.exists(name) or not name:
         raise UsageError(f"--teacher {name}: not a folder; give the folder that holds config.json")
     try:
@@ -138,13 +150,13 @@ def find_teacher(name: str | None, task: Task) -> TeacherSource:
         raise UsageError(
             f"--teacher {name}: no such folder, and no name of a model on the hub (ORGANIZATION/MODEL)"
         ) from None
-    offline_unless_reachable()
+    reachable = offline_unless_reachable()
     source = _describe(name, name, None, task)
     if not _hub_has_safetensors(name):
         raise UsageError(
             f"--teacher {name}: no model.safetensors on the hub or in its cache; only safetensors are read"
         )
-    return source
+    return replace(source, origin=hub_origin(name, reachable))
 
 
 def _unused_files(folder: Path, has_head: bool) -> tuple[str, ...]:
@@ -265,9 +277,9 @@ def open_teacher(folder: Path) -> TeacherRecord | None:
     """Return the record of a stored teacher; None where there is none or it is damaged."""
     if not store.is_intact(folder):
         return None
-    return TeacherRecord(
-        folder, key=folder.name, **json.loads((folder / TEACHER_FILE).read_text(encoding="utf-8"))
-    )
+    content = json.loads((folder / TEACHER_FILE).read_text(encoding="utf-8"))
+    # Earlier versions stored the path of a teacher's folder.
+    return TeacherRecord(folder, key=folder.name, **content | {"name": model_name(content["name"])})
 
 
 def make_teacher(

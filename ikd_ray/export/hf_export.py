@@ -14,14 +14,16 @@ from typing import Any, get_args
 from ikd_ray import records
 from ikd_ray.config import Regime, latency_tokens
 from ikd_ray.errors import UsageError
-from ikd_ray.export.model_card import WEIGHTS, ExportedFiles, model_card
-from ikd_ray.formatting import null_nonfinite
+from ikd_ray.export.model_card import WEIGHTS, ExportedFiles, model_card, student_name
+from ikd_ray.export.usage import example_texts, onnx_code, pipeline_code
+from ikd_ray.formatting import null_nonfinite, portable_command
 from ikd_ray.records import SweepRecord, TrialRecord
 from ikd_ray.storage import store
 from ikd_ray.tasks import Task
 from ikd_ray.version import code_version
 
 CONFIG, TOKENIZER_CONFIG, TOKENIZER = "config.json", "tokenizer_config.json", "tokenizer.json"
+CARD, FACTS = "README.md", "ikd.json"
 # Files that tokenizers of the supported families save; the teacher's folder holds others, too.
 TOKENIZER_FILES = (
     "tokenizer*",
@@ -42,21 +44,26 @@ class ExportError(UsageError):
 
 @dataclass(frozen=True)
 class ExportedStudent:
-    """A student's new folder, and a description of its files if it was converted."""
+    """A student's new folder, Python code that loads it, and a description of its files if it was converted."""
 
     trial: TrialRecord
     folder: Path
+    usage: str
     files: ExportedFiles | None = None
 
 
 def export_student(
-    sweep_folder: Path, trial: TrialRecord, target: Path, convert: Convert | None = None
+    sweep_folder: Path,
+    trial: TrialRecord,
+    target: Path,
+    convert: Convert | None = None,
+    repository: str | None = None,
 ) -> ExportedStudent:
     """Write a finished trial's student to `target`, atomically; an existing folder is replaced.
 
     The folder holds model.safetensors, config.json with named labels, the teacher's tokenizer, which truncates at the
-    sweep's maximum length, README.md (a model card), ikd.json (its facts), manifest.json (checksums) and what `convert`
-    writes.
+    sweep's maximum length, README.md (a model card), ikd.json (its facts, and the checksums of the other files) and
+    what `convert` writes. `repository` is the repository of the hub that the card is for, if it is for one.
 
     Raises:
         ExportError: the trial is damaged or cannot be converted.
@@ -71,24 +78,26 @@ def export_student(
         raise ExportError(f"{source}: damaged (its checksums do not match)")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
-        new = Path(temporary) / "new"
-        with store.staging_dir(new) as folder:
-            for file in tokenizer:
-                shutil.copyfile(file, folder / file.name)
-            if task.is_regression and task.score_range != task.training_range:
-                _write_in_task_units(student, folder, task)
-            else:
-                shutil.copyfile(student / WEIGHTS, folder / WEIGHTS)
-            _set_max_length(folder, sweep.data["max_length"])
-            config = _config(student / CONFIG, task)
-            text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-            (folder / CONFIG).write_text(text, encoding="utf-8")
-            files = convert(folder, trial) if convert else None
-            card = model_card(sweep, trial, task, latency_tokens(config["max_position_embeddings"]), files)
-            (folder / "README.md").write_text(card, encoding="utf-8")
-            records.write_json(folder / "ikd.json", _facts(sweep, trial, files))
-        store.swap_dir(new, target)
-    return ExportedStudent(trial, target, files)
+        folder = Path(temporary) / "new"
+        folder.mkdir()
+        for file in tokenizer:
+            shutil.copyfile(file, folder / file.name)
+        if task.is_regression and task.score_range != task.training_range:
+            _write_in_task_units(student, folder, task)
+        else:
+            shutil.copyfile(student / WEIGHTS, folder / WEIGHTS)
+        _set_max_length(folder, sweep.data["max_length"])
+        config = _config(student / CONFIG, task)
+        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        (folder / CONFIG).write_text(text, encoding="utf-8")
+        files = convert(folder, trial) if convert else None
+        tokens = latency_tokens(config["max_position_embeddings"])
+        card = model_card(sweep, trial, task, tokens, files, repository)
+        (folder / CARD).write_text(card, encoding="utf-8")
+        records.write_json(folder / FACTS, _facts(sweep, trial, files) | {"sha256": _checksums(folder)})
+        store.fsync_tree(folder)
+        store.swap_dir(folder, target)
+    return ExportedStudent(trial, target, _usage(target, sweep, task, files), files)
 
 
 def export_students(
@@ -98,10 +107,12 @@ def export_students(
     *,
     force: bool = False,
     make_convert: Callable[[], Convert] | None = None,
+    repository: str | None = None,
 ) -> tuple[list[ExportedStudent], list[str]]:
     """Export each finished trial's student to `to/<task>-<regime>-<depth>L-<trial id>/`; see `export_student`.
 
     `force` replaces folders that exist. `make_convert` makes the conversion, after the other arguments are checked.
+    `repository` is that of `export_student`.
 
     Returns:
         The exported students, and a message for each student that could not be exported.
@@ -117,7 +128,7 @@ def export_students(
     students, problems = [], []
     for trial, target in zip(trials, targets, strict=True):
         try:
-            students.append(export_student(sweep_folder, trial, target, convert))
+            students.append(export_student(sweep_folder, trial, target, convert, repository))
         except ExportError as error:
             problems.append(f"{trial.id}: not exported: {error}")
         except OSError as error:
@@ -132,7 +143,7 @@ def _folder_name(sweep: SweepRecord, trial: TrialRecord) -> str:
         raise UsageError(
             f"{sweep.name}: {records.TRIAL_FILE} of {trial.id}: regime: unknown (got {regime!r})"
         )
-    return f"{sweep.task}-{regime}-{len(trial.layer_map)}L-{trial.id}"
+    return student_name(sweep, trial)
 
 
 def _tokenizer_files(teacher: Path) -> list[Path]:
@@ -206,13 +217,28 @@ def _config(path: Path, task: Task) -> dict[str, Any]:
     return config
 
 
+def _usage(folder: Path, sweep: SweepRecord, task: Task, files: ExportedFiles | None) -> str:
+    """Return code that loads the file that was asked for last: an ONNX model, or else PyTorch's weights."""
+    texts = example_texts(sweep, task)
+    if files:
+        return onnx_code(str(folder), files.files[-1].file, texts)
+    return pipeline_code(str(folder), texts)
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file in a folder, by its path in it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): store.file_sha256(path) for path in files}
+
+
 def _facts(sweep: SweepRecord, trial: TrialRecord, files: ExportedFiles | None) -> dict[str, Any]:
     """Return the content of ikd.json."""
     teacher = {name: value for name, value in sweep.teacher.items() if name != "assistants"}
     assistant = sweep.assistant_of(trial.params)
     facts = {
         "task": sweep.task,
-        "data": sweep.data,
+        # The card quotes the example, unless it is for the hub and the example not public.
+        "data": {name: value for name, value in sweep.data.items() if name != "example"},
         "generated": sweep.data["generated"],
         "teacher": teacher | {"metrics": null_nonfinite(teacher["metrics"])},
         "assistant": assistant | {"metrics": null_nonfinite(assistant.get("metrics", {}))}
@@ -223,7 +249,7 @@ def _facts(sweep: SweepRecord, trial: TrialRecord, files: ExportedFiles | None) 
         "params": trial.params,
         "layer_map": trial.layer_map,
         "metrics": null_nonfinite(trial.metrics),
-        "command": sweep.command,
+        "command": portable_command(sweep.command),
         "code_version": sweep.code_version,
         "exported_by": code_version(),
         "onnx": files.to_json() if files else None,

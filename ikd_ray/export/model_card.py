@@ -6,18 +6,26 @@ import math
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import yaml
 from jinja2 import Environment, StrictUndefined
 
 from ikd_ray.analysis.teacher_comparison import compare_with_teacher
-from ikd_ray.data.task_file import CustomTask
-from ikd_ray.formatting import GENERATED_WARNING, clean, describe_truncated, null_nonfinite
+from ikd_ray.export.usage import GENERIC, UNKNOWN_FOLDER, onnx_code, pipeline_code, recorded_example
+from ikd_ray.formatting import (
+    GENERATED_WARNING,
+    MISSING,
+    clean,
+    describe_truncated,
+    null_nonfinite,
+    portable_command,
+)
 from ikd_ray.records import SweepRecord, TrialRecord
-from ikd_ray.tasks import Task
+from ikd_ray.tasks import GlueTask, Task
 
-WEIGHTS, ONNX, INT8 = "model.safetensors", "model.onnx", "model.int8.onnx"
+WEIGHTS = "model.safetensors"
+ONNX, INT8 = "onnx/model.onnx", "onnx/model_quantized.onnx"
+"""Where transformers.js and Optimum look for ONNX models."""
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 
@@ -57,6 +65,7 @@ class ExportedFiles:
         )
         return [
             f"{WEIGHTS}: the metrics are what the sweep recorded.",
+            "ONNX files: transformers.js and Optimum find them by their paths.",
             f"ONNX files: metrics of the same examples, measured with onnxruntime in batches of {self.batch} of "
             f"similar length. Opset {self.opset}.",
             f"{ONNX} gave the labels of PyTorch for {self.compared} dev sequences in batches of several lengths and "
@@ -73,23 +82,46 @@ class ExportedFiles:
         return {"forms": forms} | facts | {"how": self.notes()}
 
 
+class _Result(NamedTuple):
+    """A row of the table of results: a metric, and its values as text."""
+
+    name: str
+    student: str
+    teacher: str
+
+
+def student_name(sweep: SweepRecord, trial: TrialRecord) -> str:
+    """Return the name of an exported student."""
+    return f"{sweep.task}-{trial.params['regime']}-{len(trial.layer_map)}L-{trial.id}"
+
+
 def model_card(
     sweep: SweepRecord,
     trial: TrialRecord,
     task: Task,
     latency_tokens: int,
     files: ExportedFiles | None = None,
+    repository: str | None = None,
 ) -> str:
-    """Return the model card of a student: YAML front matter, then its use, results and provenance, all values exact.
+    """Return the model card of a student: YAML front matter, then its use, results and provenance.
 
-    Its latency was measured with a sequence of `latency_tokens` tokens. `files` describes its files of weights, if
-    there are others than PyTorch's.
+    Args:
+        sweep: the student's sweep.
+        trial: the student's trial.
+        task: the sweep's task.
+        latency_tokens: tokens of the sequence that its latency was measured with.
+        files: its files of weights, if there are others than PyTorch's.
+        repository: the repository of the hub that the card is for, if it is for one. It may be public, so its card
+            quotes no text of the user's own tables.
     """
+    # Imported late: it takes a second.
+    from ikd_ray.export.card_metadata import card_metadata
 
-    def known(metric: str, form: str) -> str:
-        value = trial.metrics.get(metric, math.nan)
-        return form.format(value) if math.isfinite(value) else "unknown"
-
+    is_private = repository is not None and not isinstance(task, GlueTask)
+    example = () if is_private else recorded_example(sweep, task)
+    texts, place = example or GENERIC[: len(task.text_columns)], repository or UNKNOWN_FOLDER
+    name = repository.rpartition("/")[2] if repository else student_name(sweep, trial)
+    last_file = files.files[-1].file if files else ""
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -110,20 +142,38 @@ def model_card(
         unlabelled=_describe_unlabelled(sweep, trial),
         assistant=sweep.assistant_of(trial.params),
         comparison=compare_with_teacher(trial, sweep),
-        metrics=sorted({*trial.metrics, *sweep.teacher["metrics"]}),
+        results=_results(sweep, trial, task),
+        size=_format("{:,.1f} MB", trial.metrics.get("student/size_mb")),
         generated_warning=GENERATED_WARNING,
-        front_matter=_front_matter(sweep, task),
-        known=known,
+        front_matter=card_metadata(sweep, trial, task, name, example).to_yaml(),
+        pipeline_code=pipeline_code(place, texts),
+        onnx_code=onnx_code(place, last_file, texts, on_hub=bool(repository)),
+        command=portable_command(sweep.command),
     )
 
 
-def _front_matter(sweep: SweepRecord, task: Task) -> str:
-    tags = ["knowledge-distillation", "internal-distillation", "ikd-ray", sweep.task]
-    if sweep.data["generated"]:
-        tags.append("generated-data")
-    language = {"language": task.language} if isinstance(task, CustomTask) and task.language else {}
-    head = language | {"library_name": "transformers", "pipeline_tag": "text-classification", "tags": tags}
-    return yaml.safe_dump(head, sort_keys=False)
+def _results(sweep: SweepRecord, trial: TrialRecord, task: Task) -> list[_Result]:
+    """Return the student's quality, size and speed beside its teacher's, as far as they are known."""
+    metrics = {name for name in trial.metrics if name.rpartition("/")[2] in task.metrics}
+    formats = dict.fromkeys(sorted(metrics), "{:.4f}")
+    formats |= {
+        "dev/teacher_agreement": "{:.4f}",
+        "student/params": "{:,.0f}",
+        "student/latency_ms": "{:,.1f}",
+    }
+    return [
+        _Result(
+            name,
+            _format(form, trial.metrics.get(name)),
+            _format(form, sweep.teacher_metrics.get(name)),
+        )
+        for name, form in formats.items()
+        if name in trial.metrics
+    ]
+
+
+def _format(form: str, value: float | None) -> str:
+    return MISSING if value is None or not math.isfinite(value) else form.format(value)
 
 
 def _describe_unlabelled(sweep: SweepRecord, trial: TrialRecord) -> str:

@@ -56,6 +56,7 @@ def export_onnx(
     ).eval()
     segments = ("token_type_ids",) if uses_segment_ids(model.config) else ()
     inputs = ("input_ids", "attention_mask", *segments)
+    (folder / ONNX).parent.mkdir(exist_ok=True)
     try:
         with _quiet():
             _convert(model, inputs, folder / ONNX, max_length)

@@ -138,7 +138,7 @@ class TrialQueue:
         self._sampler.record(number, outcome)
         if write:
             try:
-                self._study.tell(number, outcome)
+                self._study.tell(number, outcome, metrics)
             except StorageInternalError as error:
                 self._halt(error)
 

@@ -198,6 +198,12 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def fsync_tree(folder: Path) -> None:
+    """Wait until a folder, and all files and folders below it, are on the disk."""
+    for path in (*folder.rglob("*"), folder):
+        fsync(path)
+
+
 def _settled_stamp(path: Path) -> list[int] | None:
     """Return what changes with a file's content; `None` if the file is so new that a further change might not show."""
     status = path.stat()

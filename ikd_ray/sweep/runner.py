@@ -365,6 +365,8 @@ class _Sweep:
         if members:
             lines.append(("plot", str(request.folder / PLOT)))
         lines.append(("MLflow", _describe_store(tracker)))
+        if tracker.students_link:
+            lines.append(("students", tracker.students_link))
         if sweep.has_trials_left(trials):
             lines.append(("go on", _resume_command(request)))
         if members:

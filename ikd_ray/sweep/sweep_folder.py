@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ikd_ray.data.dataset import TEST
+from ikd_ray.data.dataset import TEST, short_example
 from ikd_ray.data.task_file import keep_task
 from ikd_ray.data.tokens import open_data
 from ikd_ray.distill.teacher import TeacherRecord
@@ -123,6 +123,7 @@ def _data_entry(request: Request, artifacts: SharedArtifacts) -> dict[str, Any]:
         "selection": request.space.selection,
         "max_length": request.max_length,
         "truncated": open_data(request.output.folder / artifacts.tokens).truncation,
+        "example": short_example(dataset.splits["dev"]),
         "task": task_digest(request.task),
     }
     if dataset.test_dataset and (test := tokenize_test_set(request)):
@@ -139,6 +140,8 @@ def _teacher_entry(request: Request, teacher: TeacherRecord) -> dict[str, Any]:
         "layers": request.teacher_source.layers,
         "metrics": dict(teacher.metrics),
         "sizes": teacher.sizes,
+        "hub_name": request.teacher_source.origin.hub_name,
+        **request.teacher_source.origin.license,
     }
     entry |= {"head_note": teacher.head_note} if teacher.head_note else {}
     entry |= {"warnings": teacher.warnings} if teacher.warnings else {}

@@ -11,13 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import optuna
-
 from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.errors import UsageError
 from ikd_ray.records import (
     SPACE_FILE,
-    STUDY,
     SweepRecord,
     TrialRecord,
     load_intact_trials,
@@ -28,7 +25,7 @@ from ikd_ray.report.summary_files import stale_summary_files, write_summary_file
 from ikd_ray.search.budget import Budget, recorded_space, recorded_trials
 from ikd_ray.search.sampler import SearchSettings
 from ikd_ray.search.space_file import load_space
-from ikd_ray.search.study import open_storage, rebuild_study, to_outcome
+from ikd_ray.search.study import load_study, open_storage, rebuild_study, to_outcome
 from ikd_ray.search.trial_queue import TrialQueue
 from ikd_ray.storage.remote import SharedStorage
 from ikd_ray.sweep.request import require_writable, tracking_uri_of
@@ -98,10 +95,10 @@ def _study_differences(
     folder: Path, sweep: SweepRecord, ended: Mapping[int, TrialRecord]
 ) -> list[tuple[int, str]]:
     """Return the numbers of trials whose entry in the study differs from their record, and the difference."""
-    storage = open_storage(folder)
-    if STUDY not in optuna.get_all_study_names(storage):
+    study = load_study(folder.name, open_storage(folder))
+    if study is None:
         return [(number, f"{record.id} was not in it") for number, record in ended.items()]
-    entries = {trial.number: trial for trial in optuna.load_study(study_name=STUDY, storage=storage).trials}
+    entries = {trial.number: trial for trial in study.trials}
     differences = []
     for number, record in ended.items():
         entry = entries.get(number)

@@ -10,9 +10,9 @@ from jinja2 import Environment, StrictUndefined
 
 from ikd_ray.analysis.objectives import main_metric
 from ikd_ray.analysis.pareto import pareto_front
-from ikd_ray.formatting import GENERATED_WARNING, clean, number
+from ikd_ray.formatting import GENERATED_WARNING, clean, number, portable_command
 from ikd_ray.records import SweepRecord, TrialRecord
-from ikd_ray.tracking.mlflow_internals import VIEW
+from ikd_ray.tracking.mlflow_internals import students_page
 
 TEMPLATE = Path(__file__).with_name("description.md.jinja")
 
@@ -29,7 +29,8 @@ def sweep_description(sweep: SweepRecord, trials: Sequence[TrialRecord], experim
             for trial in pareto_front(trials, sweep.objectives)
         },
         generated_warning=GENERATED_WARNING,
-        students=f"#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}",
+        command=portable_command(sweep.command),
+        students=students_page(experiment_id),
         metric=main_metric(sweep.objectives),
     )
 

@@ -28,6 +28,7 @@ RUN_NAME = "mlflow.runName"
 PARENT_RUN_ID = "mlflow.parentRunId"
 SOURCE_NAME, SOURCE_TYPE = "mlflow.source.name", "mlflow.source.type"
 NOTE = "mlflow.note.content"  # description of a run or an experiment, in Markdown
+DATASET_CONTEXT = "mlflow.data.context"  # what a run uses a data set for
 MAX_METRICS = 1000  # of a call of `log_batch`
 MAX_TAG = 1000  # characters of a tag whose text may grow; MLflow accepts 8000
 
@@ -41,6 +42,15 @@ _VIEW_CREATED = (
     1_790_000_000_000  # milliseconds since 1970; constant, so that saving the view again changes nothing
 )
 _LOGGERS = ("mlflow", "alembic", "mlflow.store.db.utils", "psycopg")
+
+
+def students_page(experiment_id: str) -> str:
+    """Return the part of a link, after the server's address, that opens the saved view of an experiment.
+
+    Without `workflowType` MLflow opens pages for language models, whatever the experiment's kind is, until the user
+    switches them once in the browser.
+    """
+    return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
 
 
 def import_mlflow() -> Any:

@@ -7,12 +7,13 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ikd_ray.analysis.objectives import dev_metric
 from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.errors import StoreError, UsageError
 from ikd_ray.export.hf_export import export_student
+from ikd_ray.export.usage import example_texts
 from ikd_ray.formatting import number
 from ikd_ray.program import shell_command
 from ikd_ray.records import SweepRecord, TrialRecord, metrics_on_test, read_task
@@ -20,11 +21,14 @@ from ikd_ray.redaction import redact_uri
 from ikd_ray.tracking.description import literal, sweep_description
 from ikd_ray.tracking.mlflow_internals import NOTE, add_model_version
 from ikd_ray.tracking.store_client import StoreClient
-from ikd_ray.tracking.tracker import FRONT, TRIAL, Tracker
+from ikd_ray.tracking.tracker import CHAMPION, FRONT, SWEEP_ID, TRIAL, Tracker
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
     from mlflow.models import ModelSignature
+
+CHAMPION_ALIAS = "champion"  # of a version of a registered model
+COLUMNS = ("text", "text_pair")  # of a model's input
 
 
 def publish_front(tracker: Tracker, folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
@@ -44,10 +48,24 @@ def publish_front(tracker: Tracker, folder: Path, sweep: SweepRecord, trials: Se
             log_student(client, run, folder, sweep, on_front[trial])
 
 
+class Registration(NamedTuple):
+    """Versions of a registered model by trial id, and the version with the alias `CHAMPION_ALIAS`, if there is one."""
+
+    versions: dict[str, str]
+    champion: str
+
+
 def register_students(
-    tracker: Tracker, folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord], name: str
-) -> dict[str, str]:
-    """Make the trials' students versions of the registered model `name`; return the version of each trial id.
+    tracker: Tracker,
+    folder: Path,
+    sweep: SweepRecord,
+    trials: Sequence[TrialRecord],
+    name: str,
+    champion: TrialRecord | None,
+) -> Registration:
+    """Make the trials' students versions of the registered model `name`, and give its alias to the sweep's champion.
+
+    `champion` need not be one of `trials`; then the alias stays where it is.
 
     Raises:
         UsageError: the store does not know the sweep or a trial, or refuses the name.
@@ -60,14 +78,37 @@ def register_students(
                 f"--register {name}: {redact_uri(tracker.uri)} has no run of {trial.id}; "
                 f"`{shell_command('report', f'--check {sweep.name}', str(folder.parent))}` delivers it"
             )
-        try:
+    if not trials:
+        return Registration({}, "")
+    try:
+        for trial in trials:
             model_id = log_student(tracker.client, runs[trial.id], folder, sweep, trial)
             versions[trial.id] = register_model(tracker.client, model_id, name, sweep, trial)
-        except UsageError:
-            raise
-        except Exception as error:  # every store raises its own
-            raise UsageError(f"--register {name}: {tracker.redact_error(error)}") from None
-    return versions
+        best = versions.get(champion.id, "") if champion else ""
+        return Registration(versions, set_champion(tracker.client, name, sweep, best))
+    except UsageError:
+        raise
+    except Exception as error:  # every store raises its own
+        raise UsageError(f"--register {name}: {tracker.redact_error(error)}") from None
+
+
+def set_champion(client: StoreClient, name: str, sweep: SweepRecord, version: str) -> str:
+    """Give a registered model's alias to a version, and return the version that has it then.
+
+    The alias is given where no version has it, and moved where this function gave it to a version of the same sweep:
+    where somebody else gave it, or another sweep's student has it, they may serve that version.
+    """
+    model = client.get_registered_model(name)
+    current = str(model.aliases.get(CHAMPION_ALIAS, ""))
+    if not version or current == version:
+        return current
+    if current:
+        tags = client.get_model_version(name, current).tags
+        if model.tags.get(CHAMPION) != current or tags.get(SWEEP_ID) != sweep.settings.get("id"):
+            return current
+    client.set_registered_model_alias(name, CHAMPION_ALIAS, version)
+    client.set_registered_model_tag(name, CHAMPION, version)
+    return version
 
 
 def logged_model_id(run: Run) -> str:
@@ -96,7 +137,8 @@ def log_student(client: StoreClient, run: Run, folder: Path, sweep: SweepRecord,
         export_student(folder, trial, exported)
         model = _create_model(client, run, sweep, trial)
         try:
-            _save_model(exported, saved, read_task(folder).is_pair, model.model_id, run_id)
+            texts = example_texts(sweep, read_task(folder))
+            _save_model(exported, saved, texts, model.model_id, run_id)
             for file in sorted(path for path in saved.rglob("*") if path.is_file()):
                 # One by one, so that a server which refuses one is not sent all of them again.
                 parent = file.parent.relative_to(saved).as_posix()
@@ -148,7 +190,9 @@ def register_model(
     """
     model = client.get_logged_model(model_id)
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(
+            name, {"ikd.task": sweep.task}, f"Students for {sweep.task}, by ikd-ray."
+        )
     except StoreError as error:
         if error.code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -159,7 +203,12 @@ def register_model(
         name,
         model.artifact_location,
         run_id=model.source_run_id,
-        tags={"ikd.task": sweep.task, "ikd.sweep": sweep.name, "ikd.trial": trial.id},
+        tags={
+            "ikd.task": sweep.task,
+            "ikd.sweep": sweep.name,
+            SWEEP_ID: sweep.settings.get("id", ""),
+            TRIAL: trial.id,
+        },
         description=literal(
             f"{trial.name} of sweep {sweep.name}: {metrics}. Teacher: {sweep.teacher['name']}."
         ),
@@ -169,9 +218,10 @@ def register_model(
     return str(version.version)
 
 
-def _save_model(exported: Path, saved: Path, is_pair: bool, model_id: str, run_id: str) -> None:
-    """Save an exported student in MLflow's format, without asking any hub."""
+def _save_model(exported: Path, saved: Path, texts: Sequence[str], model_id: str, run_id: str) -> None:
+    """Save an exported student in MLflow's format, without asking any hub; `texts` are its input example."""
     import mlflow.transformers
+    import pandas as pd
     import torch
     import transformers
     from huggingface_hub import ModelCard
@@ -189,7 +239,8 @@ def _save_model(exported: Path, saved: Path, is_pair: bool, model_id: str, run_i
             {"model": model, "tokenizer": tokenizer},
             path=saved,
             task="text-classification",
-            signature=_pair_signature() if is_pair else None,
+            signature=_signature(len(texts)),
+            input_example=pd.DataFrame({name: [text] for name, text in zip(COLUMNS, texts, strict=False)}),
             # As the student was measured; by default a pipeline truncates nothing.
             model_config={"truncation": True},
             mlflow_model=Model(model_id=model_id, run_id=run_id),
@@ -202,12 +253,17 @@ def _save_model(exported: Path, saved: Path, is_pair: bool, model_id: str, run_i
     (saved / "LICENSE.txt").unlink(missing_ok=True)  # it links to a page of the hub that does not exist
 
 
-def _pair_signature() -> ModelSignature:
-    """Return the signature of a model for pairs; with the one that MLflow infers it drops the second text."""
+def _signature(num_texts: int) -> ModelSignature:
+    """Return the signature of a model for texts or for pairs.
+
+    With the one that MLflow infers for pairs it drops the second text. For single texts it is the one that MLflow has
+    for every text classifier, which takes a list as well as a table.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    inputs = Schema([ColSpec("string", name) for name in ("text", "text_pair")])
+    names = COLUMNS if num_texts == 2 else (None,)
+    inputs = Schema([ColSpec("string", name) for name in names])
     return ModelSignature(inputs, Schema([ColSpec("string", "label"), ColSpec("double", "score")]))
 
 

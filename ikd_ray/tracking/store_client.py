@@ -29,6 +29,7 @@ REPEATABLE = (
     "set_",
     "log_batch",
     "log_artifact",
+    "log_inputs",
     "log_model_",
     "update_",
     "delete_",

@@ -16,11 +16,13 @@ from ikd_ray.analysis.objectives import dev_metric, main_metric
 from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.analysis.training_costs import compute_savings
 from ikd_ray.errors import StoreError, UsageError
-from ikd_ray.formatting import clean
+from ikd_ray.formatting import clean, shorten_paths
 from ikd_ray.records import SPACE_FILE, SweepRecord, TrialRecord, metrics_on_test, trial_name
 from ikd_ray.redaction import redact_uri
 from ikd_ray.report.summary_files import SUMMARY_FILES
 from ikd_ray.tracking import mlflow_internals as internals
+from ikd_ray.tracking.champion import choose_champion, headline_metrics
+from ikd_ray.tracking.dataset import dataset_input
 from ikd_ray.tracking.local_store import (
     absolute_uri,
     describe_refusal,
@@ -31,7 +33,7 @@ from ikd_ray.tracking.mlflow_internals import SavedView
 from ikd_ray.tracking.store_client import StoreClient, process_lock, redact_error
 
 if TYPE_CHECKING:
-    from mlflow.entities import Experiment, Metric, Param, Run, RunTag
+    from mlflow.entities import DatasetInput, Experiment, Metric, Param, Run, RunTag
 
     from ikd_ray.distill.teacher import TeacherRecord
 
@@ -39,7 +41,7 @@ KIND = "ikd.kind"  # sweep, trial, teacher or assistant
 TRIAL = "ikd.trial"
 TEACHER_KEY = "ikd.teacher_key"
 SWEEP_ID = "ikd.sweep_id"
-FRONT = "ikd.front"
+FRONT, CHAMPION = "ikd.front", "ikd.champion"
 IDENTITY = (
     KIND,
     TRIAL,
@@ -51,6 +53,7 @@ IDENTITY = (
 VIEW_METRICS = ("student/params", "student/latency_ms", "dev/attention_kl", "dev/teacher_agreement")
 VIEW_PARAMS = ("regime", "student_layers", "temperature", "lambda", "learning_rate", "soft_labels")
 
+UI_ADDRESS = "http://127.0.0.1:5000"  # of `mlflow ui`, unless it is given another one
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 CONNECT_TIMEOUT_S = 5
 
@@ -86,6 +89,7 @@ class Tracker:
         self.experiment_name = f"ikd-{task}"
         self.parent_run_id = ""
         self._tags: dict[str, str] = {}  # of every run of the sweep
+        self._inputs: list[DatasetInput] = []  # of the sweep's and every trial's run
         self._runs: dict[str, _TrialRun] = {}  # trial id -> its run
         require_writable_store(uri, self.uri)
         try:
@@ -102,6 +106,18 @@ class Tracker:
                 f"MLflow's experiment {self.experiment_name} is deleted; choose another store, or bring it back with: "
                 f"MLFLOW_TRACKING_URI={store} mlflow experiments restore --experiment-id {experiment.experiment_id}"
             )
+
+    @property
+    def students_link(self) -> str:
+        """Link to the saved view of the sweep's students; empty where the store has no page of MLflow's.
+
+        For a database it is that of `mlflow ui`, which serves it at its default address.
+        """
+        scheme = urlsplit(self.uri).scheme.partition("+")[0]
+        if scheme not in ("http", "https", "sqlite", *DATABASE_PORTS):
+            return ""
+        server = redact_uri(self.uri).rstrip("/") if scheme.startswith("http") else UI_ADDRESS
+        return f"{server}/{internals.students_page(self.experiment_id)}"
 
     def redact_error(self, error: Exception) -> str:
         """Return the first line of an exception without passwords."""
@@ -121,6 +137,7 @@ class Tracker:
             internals.SOURCE_NAME: "sweeps/run.py",
             internals.SOURCE_TYPE: "LOCAL",
         }
+        self._inputs = [dataset_input(sweep)]
         for key, value in internals.experiment_tags(students_view(sweep)).items():
             self.client.set_experiment_tag(self.experiment_id, key, value)
         self.parent_run_id = self.find_parent_run(sweep) or self._create_run(sweep.name, {KIND: "sweep"})
@@ -133,6 +150,7 @@ class Tracker:
             if not sweep.is_open_ended:
                 params["trials"] = sweep.trials
             self.client.log_batch(self.parent_run_id, params=_param_rows(params))
+        self.client.log_inputs(self.parent_run_id, self._inputs)
         if run.info.status != "RUNNING":
             self.client.update_run(self.parent_run_id, status="RUNNING")
         self.refresh_runs()
@@ -179,6 +197,7 @@ class Tracker:
         """Create a trial's run, or reopen it; `at` is the event's time in seconds since 1970, None for now."""
         run = self._open_run(trial, params, at)
         if not run.has_params:
+            self.client.log_inputs(run.run_id, self._inputs)
             self.client.log_batch(run.run_id, params=_param_rows(params))
             run.has_params = True
 
@@ -209,6 +228,8 @@ class Tracker:
         # The trial's metrics are those of its last epoch and the final ones.
         epochs = [*record.history[:-1], record.metrics] if record.history else []
         rows = self._log_full_batches(run, epochs, times)
+        if not run.has_params:
+            self.client.log_inputs(run.run_id, self._inputs)
         params = [] if run.has_params else _param_rows(record.tracked_params)
         tags = _tag_rows(record.reused_from, record.warnings, record.reason)
         if rows or params or tags:
@@ -217,13 +238,15 @@ class Tracker:
         self._terminate_trial(record.id, status, times[-1] if times else None)
 
     def finish_sweep(self, folder: Path, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
-        """Log all ended trials, the sums and the files of a sweep, and end its run."""
+        """Log all ended trials, the sums, the front's numbers and the files of a sweep, and end its run."""
         for trial in trials:
             self.log_trial(trial)
             self._log_test_metrics(trial)
         self._log_teacher_test_metrics(sweep)
-        sums = compute_savings(trials).metrics()
-        self.client.log_batch(self.parent_run_id, metrics=_metric_rows(sums, 0))
+        front = pareto_front(trials, sweep.objectives)
+        metrics = compute_savings(trials).metrics() | headline_metrics(sweep, front)
+        tags = _champion_rows(sweep, front)
+        self.client.log_batch(self.parent_run_id, metrics=_metric_rows(metrics, 0), tags=tags)
         for path in (folder / name for name in (*SUMMARY_FILES, SPACE_FILE)):
             if path.is_file():
                 self.client.log_artifact(self.parent_run_id, str(path))
@@ -384,14 +407,15 @@ def sweep_status(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> str:
 
 
 def students_view(sweep: SweepRecord) -> SavedView:
-    """Return the saved view of the experiment: the trials of all sweeps, best first."""
+    """Return the saved view of the experiment: the finished trials of all sweeps, best first."""
     metric = main_metric(sweep.objectives)
     metrics = [f"metrics.`{name}`" for name in dict.fromkeys((metric, dev_metric(metric), *VIEW_METRICS))]
     compared = ("method", "again") if sweep.settings.get("methods") else ()
     params = [f"params.`{name}`" for name in (*compared, *VIEW_PARAMS)]
     columns = [*metrics, *params, f"tags.`{FRONT}`", "tags.`ikd.sweep`", "attributes.`Models`"]
     ascending = sweep.objectives.get(metric) == "min"
-    return SavedView(f"tags.`{KIND}` = 'trial'", columns, metrics[0], ascending)
+    query = f"tags.`{KIND}` = 'trial' and attributes.status = 'FINISHED'"
+    return SavedView(query, columns, metrics[0], ascending)
 
 
 def _check_server(uri: str) -> None:
@@ -413,7 +437,16 @@ def _tag_rows(reused_from: Sequence[str], warnings: Sequence[str], reason: str) 
 
     reused = ", ".join(sorted(set(reused_from)))
     texts = {"ikd.reused_from": reused, "ikd.warnings": "; ".join(warnings), "ikd.reason": reason}
-    return [RunTag(name, clean(text, internals.MAX_TAG)) for name, text in texts.items() if text]
+    return [
+        RunTag(name, clean(shorten_paths(text), internals.MAX_TAG)) for name, text in texts.items() if text
+    ]
+
+
+def _champion_rows(sweep: SweepRecord, front: Sequence[TrialRecord]) -> list[RunTag]:
+    from mlflow.entities import RunTag
+
+    champion = choose_champion(sweep, front)
+    return [RunTag(CHAMPION, champion.id)] if champion else []
 
 
 def _metric_rows(metrics: Mapping[str, float], step: int, at: float | None = None) -> list[Metric]:

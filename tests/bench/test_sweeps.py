@@ -67,6 +67,6 @@ def test_every_trial_goes_through_the_whole_machinery(tmp_path):
         assert set(trial.metrics) >= STUDENT_METRICS
         assert all(map(math.isfinite, trial.metrics.values()))
         assert set(trial.params) <= set(run.data.params)
-    study = optuna.load_study(study_name="ikd", storage=f"sqlite:///{sweep / 'study.db'}")
+    study = optuna.load_study(study_name=sweep.name, storage=f"sqlite:///{sweep / 'study.db'}")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * TRIALS
     assert {"pareto.json", "pareto.png", "trials.csv"} <= {path.name for path in sweep.iterdir()}

@@ -19,6 +19,7 @@ from tests.helpers.sample_students import (
     SENTENCE,
     SMALL_EXPORT,
     file_contents,
+    is_whole_export,
     make_student_sweep,
 )
 from tests.helpers.terminal import usage_error
@@ -69,7 +70,20 @@ def test_existing_folder_is_refused_before_anything_is_written(sample_output, tm
     export(sample_output, "--force")
     assert sorted(path.name for path in to.iterdir()) == [SMALL_EXPORT, LARGE_EXPORT]
     assert not (to / LARGE_EXPORT / "mine.txt").exists()
-    assert store.is_intact(to / LARGE_EXPORT)
+    assert is_whole_export(to / LARGE_EXPORT)
+
+
+def test_folders_of_earlier_versions_are_replaced_whole(sample_output, tmp_path, export):
+    """They have checksums, and notes on them, in files of their own."""
+    old = tmp_path / "exports" / SMALL_EXPORT
+    old.mkdir(parents=True)
+    (old / "model.onnx").write_bytes(b"old")
+    store.publish(old, old.with_name("published"))
+    old.with_name("published").rename(old)
+    assert {path.name for path in old.iterdir()} >= {"model.onnx", store.MANIFEST, store.VERIFIED}
+    export(sample_output, "--pick", "aaaa1111", "--force")
+    assert not {"model.onnx", store.MANIFEST, store.VERIFIED} & {path.name for path in old.iterdir()}
+    assert is_whole_export(old)
 
 
 @pytest.mark.parametrize("damage", ["flip", "remove"])
@@ -94,9 +108,8 @@ def test_command_takes_the_newest_sweep_with_a_student_and_prints_how_to_load(ou
         os.utime(output / name / "sweep.json", (1e9 - age, 1e9 - age))
     result = export(output)
     assert "front of sweep second" in result.stdout
-    code = next(line for line in result.stdout.splitlines() if line.startswith("from transformers"))
     names: dict = {}
-    exec(code, names)
+    exec(result.stdout.partition("Load one:\n")[2], names)
     assert names["classify"](SENTENCE)[0]["label"] in ("acceptable", "unacceptable")
 
 
@@ -116,6 +129,8 @@ INVALID = {
     "picked a failed trial": (["--task", "cola", "--pick", "dddd4444"], "has failed"),
     "picked two": (["--task", "cola", "--pick", "best", "aaaa1111"], "'best aaaa1111'"),
     "stray word": (["--task", "cola", "aaaa1111"], "'aaaa1111': no argument"),
+    "push a name that is none": (["--task", "cola", "--push-to-hub", "a/b/c"], "not a repository's name"),
+    "push and list": (["--task", "cola", "--list", "--push-to-hub", "ann/x"], "leave out --push-to-hub"),
     "list and write": (["--task", "cola", "--list", "--int8"], "leave out --int8"),
     "unfinished": (["--task", "cola", "--name", "unfinished"], "no finished trial"),
 }

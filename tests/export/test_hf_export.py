@@ -36,6 +36,7 @@ from tests.helpers.sample_students import (
     SENTENCE,
     SMALL_EXPORT,
     file_contents,
+    is_whole_export,
     make_student,
     make_student_sweep,
 )
@@ -123,10 +124,10 @@ def test_regression_of_pairs_gives_a_score(tmp_path):
 
 def test_exported_folder_is_whole_and_tells_its_origin(exported):
     small, large = exported
-    assert store.is_intact(small.folder)
+    assert is_whole_export(small.folder)
     names = {path.name for path in small.folder.iterdir()}
-    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "ikd.json"} <= names
-    assert "teacher.json" not in names
+    tokenizer = {"tokenizer.json", "tokenizer_config.json", "vocab.txt"}
+    assert names == {"model.safetensors", "config.json", *tokenizer, "README.md", "ikd.json"}
     assert (small.folder / "model.safetensors").read_bytes() != b"not for students"
     facts = json.loads((large.folder / "ikd.json").read_text())
     assert facts["params"]["lambda"] == 0.3
@@ -137,7 +138,9 @@ def test_exported_folder_is_whole_and_tells_its_origin(exported):
     _, front_matter, card = (small.folder / "README.md").read_text().split("---\n", 2)
     head = yaml.safe_load(front_matter)
     assert (head["library_name"], head["pipeline_tag"]) == ("transformers", "text-classification")
-    assert "| dev/mcc | 0.30000000000000004 | 0.41 |" in card
+    assert "| dev/mcc | 0.3000 | 0.4100 |" in card
+    assert facts["metrics"]["dev/mcc"] == 0.35
+    assert json.loads((small.folder / "ikd.json").read_text())["metrics"]["dev/mcc"] == 0.30000000000000004
     assert "8551 train \\| 1043 dev" in card
     assert "python sweeps/run.py --task cola --name first" in card
     assert "| 1 | 6 |" in card
@@ -145,7 +148,7 @@ def test_exported_folder_is_whole_and_tells_its_origin(exported):
     assert all(f"| {name} | {value} |" in card for name, value in used.items())
     assert GENERATED_WARNING not in card
     assert "| assistant |" not in card
-    assert not list(small.folder.parent.glob(".*"))
+    assert not list(small.folder.parent.rglob(".*"))
 
 
 def test_an_assistant_is_named_beside_the_teacher(tmp_path):
@@ -225,8 +228,9 @@ HOSTILE = ["*a*", "_b_ c_d", "<i>e", "f|g", "$h$ $", "`i` ``j``", r"\k", "&amp;"
 
 def test_the_card_shows_outside_text_literally(sample_sweep):
     sweep = replace(records.read_sweep(sample_sweep), name=HOSTILE[5], task=HOSTILE[3])
-    teacher = sweep.teacher | {"name": " ".join(HOSTILE), "metrics": dict.fromkeys(HOSTILE, 0.5)}
+    teacher = sweep.teacher | {"name": " ".join(HOSTILE)}
     trial = records.read_trials(sample_sweep)[0]
+    trial = replace(trial, params=trial.params | dict.fromkeys(HOSTILE, 0.5))
     task = replace(get_task("cola"), labels=tuple(HOSTILE))
     card = model_card(replace(sweep, teacher=teacher, command=HOSTILE[5]), trial, task, 62).split("---\n", 2)[
         2
@@ -236,7 +240,7 @@ def test_the_card_shows_outside_text_literally(sample_sweep):
     cut = "inputs that were cut at 48 tokens; with truncation=True the tokenizer does so, too."
     said = f"Labels: {', '.join(HOSTILE)}. The student has learned from, and was measured on, {cut}"
     assert said in lines
-    assert [name for name in HOSTILE if name not in lines] == []  # cells of the results
+    assert [name for name in HOSTILE if name not in lines] == []  # cells of the hyperparameters
     assert sum(HOSTILE[5] in line for line in lines) >= 4
     assert r"\$h\$" in card  # GitHub would make a formula of it
 

@@ -31,7 +31,7 @@ from ikd_ray.storage import store
 from ikd_ray.tasks import get_task
 from tests.helpers.run_command import write_glue
 from tests.helpers.sample_records import sweep_record
-from tests.helpers.sample_students import file_contents
+from tests.helpers.sample_students import file_contents, is_whole_export
 from tests.helpers.terminal import invoke, usage_error
 from tests.helpers.tiny_models import make_classifier, make_data, random_batch, write_tokenizer
 
@@ -110,7 +110,7 @@ def test_models_of_each_family_have_the_logits_of_pytorch(tmp_path, family, task
     assert {file.file: file.size_mb for file in exported.files} == sizes
     assert all(file.latency_ms > 0 for file in exported.files)
     assert 0 <= exported.largest_difference < TOLERANCE
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", INT8, ONNX, WEIGHTS]
+    assert sorted(file_contents(folder)) == ["config.json", WEIGHTS, ONNX, INT8]
 
 
 @pytest.fixture(scope="module")
@@ -219,9 +219,9 @@ def test_int8_at_the_command_line(output, tmp_path, command):
 
 
 def assert_described(folder: Path, files: tuple[str, ...], printed: str) -> None:
-    """Check that manifest, ikd.json, model card and the printed table agree about a student's files."""
-    assert store.is_intact(folder)
-    assert set(files) <= set(json.loads((folder / store.MANIFEST).read_text()))
+    """Check that ikd.json, model card and the printed table agree about a student's files."""
+    assert is_whole_export(folder)
+    assert set(files) <= set(file_contents(folder))
     facts = json.loads((folder / "ikd.json").read_text())["onnx"]
     card = (folder / "README.md").read_text()
     for form, file in zip(facts["forms"], files, strict=True):
@@ -229,7 +229,7 @@ def assert_described(folder: Path, files: tuple[str, ...], printed: str) -> None
         row = next(row for row in rows if folder.name[-8:] in row and f" {file} " in row)
         assert f"{form['metrics']['dev/mcc']:.4f}" in row
         assert f"{form['size_mb']:.1f}" in row
-        assert f"| {file} | {form['kind']} | {form['metrics']['dev/mcc']} |" in card
+        assert f"| {file} | {form['kind']} | {form['metrics']['dev/mcc']:.4f} |" in card
     assert all(sentence in card for sentence in facts["how"])
     assert "Opset 18" in card
     classify = pipeline("text-classification", str(folder), device="cpu")
@@ -239,7 +239,13 @@ def assert_described(folder: Path, files: tuple[str, ...], printed: str) -> None
 def test_int8_is_described_in_table_and_card(output, tmp_path, export):
     result = export(output, "--pick", "aaaa1111", "--int8")
     assert "0.3000" in result.stdout
-    assert_described(tmp_path / "exports" / SMALL_EXPORT, (WEIGHTS, ONNX, INT8), result.stdout)
+    folder = tmp_path / "exports" / SMALL_EXPORT
+    assert_described(folder, (WEIGHTS, ONNX, INT8), result.stdout)
+    code, names = result.stdout.partition("Load one:\n")[2], {}
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(code, names)
+    logits = make_session(folder / INT8).run(["logits"], names["inputs"])[0]
+    assert printed.getvalue() == f"{logits}\n", "what was asked for"
 
 
 def test_the_example_of_the_card_runs(onnx_folder):
@@ -272,7 +278,7 @@ def test_a_student_with_other_logits_is_left_out(output, tmp_path, export):
     assert "aaaa1111: not exported: its ONNX model is not what PyTorch's is" in result.stderr
     assert result.stderr.count("\n") == 1
     assert [path.name for path in to.iterdir()] == [LARGE_EXPORT]
-    assert store.is_intact(to / LARGE_EXPORT)
+    assert is_whole_export(to / LARGE_EXPORT)
 
 
 def test_force_replaces_with_and_without_onnx(output, tmp_path, export):

@@ -113,7 +113,8 @@ def student(request, tmp_path_factory) -> Student:
     records.write_trial(sweep, trial, model.save_pretrained)
     convert = partial(export_onnx, data=data, int8=True, max_length=MAX_LENGTH)
     exported = export_student(sweep, trial, root / "exports" / "t000", convert)
-    _save_model(exported.folder, root / "saved", task.is_pair, "m-1", "run")
+    texts = ("w1 w2", "w3")[: len(task.text_columns)]
+    _save_model(exported.folder, root / "saved", texts, "m-1", "run")
     dev = data.splits["dev"]
     return Student(
         exported, root / "saved", split, predict(Encoder(model), dev, data.pad_id), task, dev.lengths
@@ -161,6 +162,7 @@ def test_mlflow(student):
         frame = pd.DataFrame({"text": student.split.text})
     model = mlflow.pyfunc.load_model(str(student.saved))
     student.assert_predicted(model.predict(frame).to_dict(orient="records"))
+    assert len(model.predict(model.input_example)) == 1
 
 
 def test_card_says_what_is_cut(student):

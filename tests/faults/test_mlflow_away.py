@@ -246,10 +246,11 @@ def test_a_call_that_was_carried_out_and_never_answered_is_not_made_twice(start,
     with mlflow_server(tmp_path / "server") as server, losing_proxy(server.uri) as proxy:
         proxy.lose("runs/create", 1, 2, 4)  # the sweep's, the teacher's, a trial's
         proxy.lose("runs/log-batch", 1, 2, 10, 50)
+        proxy.lose("runs/log-inputs", 1, 3)
         proxy.lose("runs/update", 1, 3)
         sweep = start(proxy.uri)
         sweep.end(timeout=300, status=0)
-        assert len(proxy.lost) == 9
+        assert len(proxy.lost) == 11
         assert_all_there(server.uri, home, SHORT)
 
 

@@ -169,7 +169,7 @@ def count_doubled(sweep: SoakSweep, folder: Path, round: SoakRound) -> int:
 
 
 def study_trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
-    return optuna.load_study(study_name="ikd", storage=f"sqlite:///{folder / 'study.db'}").trials
+    return optuna.load_study(study_name=folder.name, storage=f"sqlite:///{folder / 'study.db'}").trials
 
 
 def trial_runs(sweep: SoakSweep, round: SoakRound) -> list:

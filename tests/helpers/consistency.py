@@ -110,8 +110,9 @@ def _check_disk(sweep: Path, trials: int, warned: bool) -> list[TrialRecord]:
 
 
 def _check_study(sweep: Path, records: list[TrialRecord]) -> None:
-    study = optuna.load_study(study_name="ikd", storage=f"sqlite:///{sweep / 'study.db'}")
+    study = optuna.load_study(study_name=sweep.name, storage=f"sqlite:///{sweep / 'study.db'}")
     objectives = read_sweep(sweep).objectives
+    assert study.metric_names == list(objectives)
     assert [direction.name[:3].lower() for direction in study.directions] == [*objectives.values()]
     assert len(study.trials) == len(records)
     for trial, record in zip(study.trials, records, strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import torch
@@ -73,3 +75,10 @@ def make_student_sweep(
 def file_contents(folder: Path) -> dict[str, bytes]:
     """Return the content of every file by its path in the folder."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def is_whole_export(folder: Path) -> bool:
+    """Return whether an exported folder has the files whose checksums its ikd.json lists, and no others."""
+    checksums = json.loads((folder / "ikd.json").read_text())["sha256"]
+    found = {name: hashlib.sha256(content).hexdigest() for name, content in file_contents(folder).items()}
+    return {name: checksum for name, checksum in found.items() if name != "ikd.json"} == checksums

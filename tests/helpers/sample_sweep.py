@@ -21,7 +21,7 @@ from ikd_ray.data.tokens import tokenize
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.student import build_student, layer_map, size_metrics
-from ikd_ray.records import STUDY, STUDY_FILE, TrialRecord
+from ikd_ray.records import STUDY_FILE, TrialRecord
 from ikd_ray.report.report import make_report
 from ikd_ray.storage import store
 from ikd_ray.storage.remote import SharedStorage
@@ -86,7 +86,7 @@ def make_sweep(
     rng = np.random.default_rng(0)
     make_student = cached_students(dataset.task.num_labels)
     study = optuna.create_study(
-        study_name=STUDY, storage=f"sqlite:///{sweep / STUDY_FILE}", directions=["maximize", "minimize"]
+        study_name=sweep.name, storage=f"sqlite:///{sweep / STUDY_FILE}", directions=["maximize", "minimize"]
     )
     for number in range(trials):
         record, searched = _trial(number, rng, metric)

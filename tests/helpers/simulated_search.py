@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import optuna
-
 from ikd_ray.config import make_trial
-from ikd_ray.records import STUDY, TrialRecord
+from ikd_ray.records import TrialRecord
 from ikd_ray.search.budget import Budget
 from ikd_ray.search.sampler import SearchSettings
-from ikd_ray.search.study import open_storage
+from ikd_ray.search.study import load_study, open_storage
 from ikd_ray.search.trial_queue import TrialQueue
 
 OBJECTIVES = {"dev/mcc": "max", "student/params": "min"}
@@ -27,7 +25,7 @@ def open_queue(space, folder, concurrent=2, seed=0, ended=(), trials=100, config
 
 def read_study(folder):
     """Return the trials of the study on disk."""
-    return optuna.load_study(study_name=STUDY, storage=open_storage(folder)).trials
+    return load_study(folder.name, open_storage(folder)).trials
 
 
 def read_states(folder):

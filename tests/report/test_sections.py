@@ -34,7 +34,7 @@ from ikd_ray.config import make_trial
 from ikd_ray.distill.losses import attention_kl
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.errors import UnavailableError, UsageError
-from ikd_ray.records import STUDY, STUDY_FILE, trial_folder
+from ikd_ray.records import STUDY_FILE, trial_folder
 from ikd_ray.report import style
 from ikd_ray.report.components import Picture, Section, Table
 from ikd_ray.report.front_plot import COSTS
@@ -344,10 +344,10 @@ def test_importances_are_those_of_each_trials_own_metric_where_others_failed(tmp
     sweep = make_sweep(tmp_path / "outputs", trials=24, weights=False)
     analysis = open_analysis(sweep)
     expected = optuna_plots.importances_picture(analysis, optuna_plots.open_study(analysis)).plot.data[0]
-    stored = optuna.load_study(study_name=STUDY, storage=f"sqlite:///{sweep / STUDY_FILE}").trials
+    stored = optuna.load_study(study_name=sweep.name, storage=f"sqlite:///{sweep / STUDY_FILE}").trials
     (sweep / STUDY_FILE).unlink()
     study = optuna.create_study(
-        study_name=STUDY, storage=f"sqlite:///{sweep / STUDY_FILE}", directions=["maximize", "minimize"]
+        study_name=sweep.name, storage=f"sqlite:///{sweep / STUDY_FILE}", directions=["maximize", "minimize"]
     )
     study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL))
     study.add_trials(stored)

@@ -10,6 +10,7 @@ from sklearn.metrics import matthews_corrcoef
 from transformers import pipeline
 
 from ikd_ray.analysis.training_costs import compute_savings
+from ikd_ray.records import read_sweep
 from tests.helpers.consistency import (
     assert_consistent,
     assert_same_students,
@@ -74,6 +75,7 @@ def test_the_terminal_is_quiet_and_says_what_matters(one_worker):
         "teacher epoch 1/2",
         "Pareto front",
         "mlflow ui",
+        "/runs?workflowType=machine_learning&viewStateShareKey=ikd-students",
         "sweeps/export.py --task cola --name whole",
     ):
         assert words in text
@@ -86,8 +88,17 @@ def test_runs_say_what_they_were_made_from(one_worker):
     assert len(metric_history(one_worker.client, teacher, "dev/mcc")) == 3
     for run in (parent, teacher, *trials):
         assert run.data.tags["ikd.data_source"] == "folder"
-        assert run.data.tags["ikd.teacher"].endswith("teacher")
+        assert run.data.tags["ikd.teacher"] == "teacher"
         assert run.data.tags["ikd.code_version"]
+    record = read_sweep(one_worker.folder)
+    assert record.teacher["hub_name"] == ""
+    assert len(record.data["example"]) == 1
+    for run in (parent, *trials):
+        [given] = run.inputs.dataset_inputs
+        digest = record.data["fingerprint"][: len(given.dataset.digest)]
+        assert (given.dataset.name, given.dataset.digest) == ("cola", digest)
+    assert parent.data.metrics["front/students"] >= 1
+    assert parent.data.tags["ikd.champion"] in {trial.id for trial in one_worker.trials}
 
 
 def test_every_finished_trial_has_all_params_and_metrics(one_worker):

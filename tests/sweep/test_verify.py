@@ -6,14 +6,12 @@ import shutil
 import sqlite3
 from dataclasses import replace
 
-import optuna
 import pytest
 from mlflow import MlflowClient
 
 from ikd_ray.config import make_trial
 from ikd_ray.errors import UsageError
 from ikd_ray.records import (
-    STUDY,
     TrialRecord,
     read_sweep,
     read_trials,
@@ -26,7 +24,7 @@ from ikd_ray.report.summary_files import write_summary_files
 from ikd_ray.search.budget import Budget
 from ikd_ray.search.sampler import SearchSettings
 from ikd_ray.search.space_file import load_space
-from ikd_ray.search.study import open_storage
+from ikd_ray.search.study import load_study, open_storage
 from ikd_ray.search.trial_queue import TrialQueue
 from ikd_ray.storage.remote import SharedStorage
 from ikd_ray.sweep.verify import verify
@@ -102,7 +100,7 @@ def runs(sweep):
 
 
 def study(sweep):
-    return optuna.load_study(study_name=STUDY, storage=open_storage(sweep))
+    return load_study(sweep.name, open_storage(sweep))
 
 
 def states(sweep):

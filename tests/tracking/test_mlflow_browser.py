@@ -58,6 +58,7 @@ TRIALS = [
     trial(2, "pid", 2, 0.25, 0.3),
     trial(3, "sid", 2, 0.11, 0.4),
 ]
+FAILED = replace(trial(4, "kd", 1, 0.5, 1.8), status="failed", reason="loss became nan")
 
 
 @pytest.fixture(scope="module")
@@ -72,14 +73,14 @@ def published(tmp_path_factory):
     with mlflow_server(root / "server") as server:
         tracker = Tracker(server.uri, "cola")
         tracker.start_sweep(SWEEP)
-        tracker.finish_sweep(root / "first", SWEEP, TRIALS)
+        tracker.finish_sweep(root / "first", SWEEP, [*TRIALS, FAILED])
         publish_front(tracker, root / "first", SWEEP, TRIALS)
         assert log_report(SWEEP, make_report(SharedStorage(str(root)), root / "first"), server.uri) == ""
         yield f"{server.uri}/#/experiments/{tracker.experiment_id}", tracker.parent_run_id
 
 
 def view_url(experiment: str, mode: str = "TABLE") -> str:
-    return f"{experiment}/runs?viewStateShareKey={VIEW}&compareRunsMode={mode}"
+    return f"{experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}&compareRunsMode={mode}"
 
 
 def test_the_table_of_students_has_its_columns_and_order(published, tmp_path):
@@ -93,6 +94,7 @@ def test_the_table_of_students_has_its_columns_and_order(published, tmp_path):
         text = page.inner_text("body")
     for column in ("dev/mcc", "student/params", "dev/attention_kl", "regime", "student_layers", "lambda"):
         assert column in text
+    assert FAILED.name not in text, "finished trials only"
     names = re.findall(r"(?:kd|id|pid|sid)-\dL-t00\d", text)
     assert list(dict.fromkeys(names)) == ["kd-3L-t000", "id-3L-t001", "pid-2L-t002", "sid-2L-t003"], (
         "the best first"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -12,7 +13,7 @@ import torch
 from ikd_ray import records
 from ikd_ray.errors import UsageError
 from ikd_ray.tracking.description import literal, sweep_description
-from ikd_ray.tracking.models import publish_front, register_students
+from ikd_ray.tracking.models import publish_front, register_students, set_champion
 from ikd_ray.tracking.reconcile import find_differences, repair
 from tests.helpers.consistency import metric_history
 from tests.helpers.mlflow_sweeps import PARAMS, sweep_record, trial_record, trial_runs
@@ -84,6 +85,9 @@ def test_a_student_is_a_model(tracker, sweep, folder, default_store):
     artifacts = Path(mlflow.artifacts.download_artifacts(f"models:/{output.model_id}"))
     assert not (artifacts / "LICENSE.txt").exists(), "it would link to a page of the hub that does not exist"
     assert "sweep `sweep`" in (artifacts / "model_card.md").read_text()
+    answers = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
+    assert answers.input_example.to_dict("list") == {"text": ["A sentence."]}
+    assert answers.predict(answers.input_example)["label"][0] in ("unacceptable", "acceptable")
 
 
 def test_a_damaged_student_is_no_model(tracker, sweep, folder):
@@ -128,19 +132,41 @@ def test_students_are_versions_of_a_registered_model(tracker, sweep, folder, def
     records.write_trial(folder, trial_record(1), make_student(2).save_pretrained)
     tracker.finish_sweep(folder, sweep, trials)
     publish_front(tracker, folder, sweep, trials)  # t001 equals t000 and is not on it
-    assert register_students(tracker, folder, sweep, trials, "judge") == {"t000": "1", "t001": "2"}
-    assert register_students(tracker, folder, sweep, trials[::-1], "judge") == {"t001": "2", "t000": "1"}
+    register = partial(register_students, tracker, folder, sweep, name="judge", champion=trials[0])
+    assert register(trials=trials[1:]) == ({"t001": "1"}, ""), "the champion is no version yet"
+    assert register(trials=trials) == ({"t000": "2", "t001": "1"}, "2")
+    assert register(trials=trials[::-1]) == ({"t001": "1", "t000": "2"}, "2")
     versions = {v.version: v for v in tracker.client.search_model_versions("name = 'judge'")}
     assert sorted(versions) == [1, 2], "once each"
-    assert versions[1].description == "kd-2L-t000 of sweep sweep: dev/mcc 0.2. Teacher: MiniLM."
-    assert versions[1].run_id == trial_runs(tracker)["t000"].info.run_id
-    loaded = mlflow.transformers.load_model("models:/judge/2")
+    assert versions[2].description == "kd-2L-t000 of sweep sweep: dev/mcc 0.2. Teacher: MiniLM."
+    tags = {"ikd.task": "cola", "ikd.sweep": "sweep", "ikd.sweep_id": sweep.settings["id"]}
+    assert versions[2].tags == tags | {"ikd.trial": "t000"}
+    assert versions[2].run_id == trial_runs(tracker)["t000"].info.run_id
+    model = tracker.client.get_registered_model("judge")
+    assert model.description == "Students for cola, by ikd-ray."
+    loaded = mlflow.transformers.load_model("models:/judge@champion")
     assert loaded("the cat sat .")[0]["label"] in ("unacceptable", "acceptable")
+
+
+def test_the_alias_of_a_version_that_somebody_serves_stays_where_it_is(tracker, sweep):
+    client, name = tracker.client, sweep.settings["id"]
+    client.create_registered_model(name)
+    tags = {"ikd.sweep_id": sweep.settings["id"]}
+    for number in range(3):
+        client.create_model_version(name, f"file:///models/{number}", tags=tags)
+    set_to = partial(set_champion, client, name)
+    assert set_to(sweep, "") == ""
+    assert set_to(sweep, "1") == "1"
+    assert set_to(sweep, "2") == "2", "it was given by us, to a student of the same sweep"
+    assert set_to(sweep_record("another"), "3") == "2", "the student of another sweep has it"
+    client.set_registered_model_alias(name, "champion", "1")
+    assert set_to(sweep, "3") == "1", "somebody has moved it"
+    assert set_to(sweep, "") == "1"
 
 
 def test_a_trial_without_a_run_is_not_registered(tracker, sweep, folder):
     with pytest.raises(UsageError, match=r"has no run of t000; `ikd report --check sweep .*` delivers it"):
-        register_students(tracker, folder, sweep, [trial_record(0)], "judge-of-none")
+        register_students(tracker, folder, sweep, [trial_record(0)], "judge-of-none", trial_record(0))
     assert tracker.client.search_registered_models("name = 'judge-of-none'") == []
 
 
@@ -152,3 +178,7 @@ def test_descriptions_show_outside_text_literally():
     command = "python sweeps/run.py --task my_task.yaml --teacher 'a`b'"
     note = sweep_description(sweep_record("", command=command), [], "1")
     assert f"\n\n    {command}\n\n" in note  # a block of code, in which nothing is escaped
+    elsewhere = (
+        "python sweeps/run.py --task /home/ann/my_task.yaml --teacher 'a`b' --output /home/ann/outputs"
+    )
+    assert sweep_description(sweep_record("", command=elsewhere), [], "1") == note

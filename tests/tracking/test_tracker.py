@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sqlite3
@@ -16,6 +17,7 @@ from pathlib import Path
 from threading import Barrier
 from typing import Any
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -67,7 +69,7 @@ def test_records_complete_runs_that_the_driver_missed(tracker):
     assert runs["t002"].data.tags["ikd.reason"] == "loss became nan"
 
 
-def test_a_trial_that_the_store_has_missed_takes_three_calls(tracker, monkeypatch):
+def test_a_trial_that_the_store_has_missed_takes_four_calls(tracker, monkeypatch):
     calls = []
 
     class Counting:
@@ -80,11 +82,56 @@ def test_a_trial_that_the_store_has_missed_takes_three_calls(tracker, monkeypatc
 
     monkeypatch.setattr(tracker.client, "_client", Counting(tracker.client._client))
     log_trials(tracker, replace(trial_record(0), warnings=["disk full"]))
-    assert calls == ["create_run", "log_batch", "set_terminated"]
+    assert calls == ["create_run", "log_inputs", "log_batch", "set_terminated"]
     run = trial_runs(tracker)["t000"]
     assert run.data.params["regime"] == "kd"
     assert run.data.tags["ikd.warnings"] == "disk full"
     assert metric_history(tracker.client, run, "dev/mcc") == [(1, 0.1), (2, 0.2)]
+
+
+def logged_dataset(run):
+    """Return the data set and the context of a run's one input."""
+    [given] = run.inputs.dataset_inputs
+    return given.dataset, {tag.key: tag.value for tag in given.tags}
+
+
+def test_the_data_are_an_input_of_the_sweep_and_its_trials_once(tracker, uri, request):
+    """Also of a run that the store has missed, and after the sweep was resumed."""
+    tracker.start_trial("t000", PARAMS)
+    for _ in range(2):
+        log_trials(tracker, trial_record(0), trial_record(1))
+    resumed = Tracker(uri, request.node.name)
+    resumed.start_sweep(sweep_record(request.node.name))
+    resumed.start_trial("t002", PARAMS)
+    runs = [tracker.client.get_run(tracker.parent_run_id), *trial_runs(resumed).values()]
+    assert len(runs) == 4
+    for run in runs:
+        dataset, tags = logged_dataset(run)
+        assert (dataset.name, dataset.digest) == ("cola", "f00d")
+        assert tags == {"mlflow.data.context": "training"}
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "kind", "content"),
+    [
+        ("hub", {}, "hugging_face", {"path": "nyu-mll/glue", "config_name": "cola"}),
+        ("folder", {"data_dir": "/home/ann/glue"}, "local", {"uri": "glue"}),
+        ("embedded", {}, "code", {"tags": {"mlflow.source.name": "ikd_ray.data.corpus"}}),
+    ],
+)
+def test_the_source_of_the_data_is_one_that_mlflow_reads(uri, request, source, settings, kind, content):
+    name = request.node.name
+    record = sweep_record(name, source=source, generated=source == "embedded", fingerprint="f" * 64)
+    record.settings.update(settings)
+    record.data["examples"] = {"train": 8551, "evaluation": 1043, "unlabelled": 0}
+    tracker = Tracker(uri, name)
+    tracker.start_sweep(record)
+    dataset, _ = logged_dataset(tracker.client.get_run(tracker.parent_run_id))
+    assert (dataset.digest, dataset.source_type) == ("f" * 36, kind)
+    assert json.loads(dataset.profile)["train"] == 8551
+    read = mlflow.data.get_source(dataset).to_dict()
+    assert {key: read[key] for key in content} == content
+    assert "/home/ann" not in str(tracker.client.get_run(tracker.parent_run_id).to_dictionary())
 
 
 def test_a_resumed_sweep_continues_its_runs(tracker, uri, request):
@@ -168,6 +215,18 @@ def test_runs_are_tagged_with_reused_trials_and_warnings(tracker):
     assert runs["t003"].data.tags["ikd.warnings"] == "disk full"
 
 
+def test_tags_name_no_folder_of_the_user(tracker, tmp_path, monkeypatch):
+    (tmp_path / "ann" / "work").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "ann" / "work")
+    monkeypatch.setenv("HOME", str(tmp_path / "ann"))
+    tracker.start_trial("t000", PARAMS)
+    tracker.tag_trial(
+        "t000", warnings=[f"{Path.cwd()}/outputs/cache/1: damaged"], reason=f"{Path.home()}/x: full"
+    )
+    tags = trial_runs(tracker)["t000"].data.tags
+    assert (tags["ikd.warnings"], tags["ikd.reason"]) == ("./outputs/cache/1: damaged", "~/x: full")
+
+
 def test_long_tags_are_cut_to_what_the_store_takes(tracker):
     tracker.start_trial("t000", PARAMS)
     tracker.tag_trial("t000", [f"t{number:05d}" for number in range(3000)], ["disk full"] * 3000)
@@ -190,6 +249,40 @@ def test_a_finished_sweep_has_its_sums_files_and_status(tracker, request, tmp_pa
     assert [file.path for file in client.list_artifacts(parent)] == ["trials.csv"]
     tracker.finish_sweep(tmp_path, sweep, [trial_record(number, "failed") for number in range(3)])
     assert client.get_run(parent).info.status == "FAILED"
+
+
+def test_a_finished_sweep_has_the_main_numbers_of_its_front(tracker, request, tmp_path):
+    objectives = {"student/params": "min", "dev/mcc": "max"}
+    sweep = replace(sweep_record(request.node.name), objectives=objectives)
+    small, large = trial_record(0), trial_record(1)
+    large.metrics.update({"dev/mcc": 0.3, "student/params": 9.0, "student/latency_ms": 7.0})
+    tracker.finish_sweep(tmp_path, sweep, [small, large, trial_record(2, "failed")])
+    run = tracker.client.get_run(tracker.parent_run_id)
+    assert run.data.tags["ikd.champion"] == "t001"
+    found = {name: value for name, value in run.data.metrics.items() if not name.startswith(("time", "shar"))}
+    assert found == {
+        "front/students": 2.0,
+        "champion/dev/mcc": 0.3,
+        "champion/student/params": 9.0,
+        "champion/student/latency_ms": 7.0,
+        "teacher/dev/mcc": 0.41,
+    }
+
+
+@pytest.mark.parametrize(
+    ("uri", "server"),
+    [
+        ("http://ann:secret@host:5000/mlflow", "http://host:5000/mlflow"),
+        ("sqlite:////tmp/runs.db", "http://127.0.0.1:5000"),
+        ("postgresql://ann@host/runs", "http://127.0.0.1:5000"),
+        ("databricks", ""),
+    ],
+)
+def test_a_link_opens_the_students_as_an_experiment_of_model_training(uri, server, monkeypatch):
+    tracker = Tracker.__new__(Tracker)
+    tracker.uri, tracker.experiment_id = uri, "7"
+    page = "#/experiments/7/runs?workflowType=machine_learning&viewStateShareKey=ikd-students"
+    assert tracker.students_link == (f"{server}/{page}" if server else "")
 
 
 def test_metrics_on_the_test_set_are_logged_once_when_the_runs_have_ended(tracker, request, tmp_path):

@@ -17,10 +17,10 @@ from optuna.trial import TrialState
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis
 from ikd_ray.errors import UnavailableError, first_line
 from ikd_ray.formatting import clean
-from ikd_ray.records import STUDY, STUDY_FILE
+from ikd_ray.records import STUDY_FILE
 from ikd_ray.report.components import Picture
 from ikd_ray.report.style import BLUE, GRID, INK, number_axis, png
-from ikd_ray.search.study import open_database
+from ikd_ray.search.study import load_study, open_database
 
 MAX_PARAMS = 12  # of parallel coordinates
 MAX_FOREST = 1000  # trials that fANOVA models: the time that it takes grows with the square of their number
@@ -48,11 +48,15 @@ def open_study(analysis: SweepAnalysis) -> optuna.Study:
     if not path.is_file():
         raise UnavailableError(f"Optuna's study is not there any more ({path}).")
     try:
-        stored = optuna.load_study(study_name=STUDY, storage=open_database(path))
+        stored = load_study(analysis.folder.name, open_database(path))
+        if stored is None:
+            raise UnavailableError(f"Optuna's study {path} is empty.")
         complete = stored.get_trials(states=(TrialState.COMPLETE,))
         study = optuna.create_study(directions=stored.directions)
         for trial in complete:  # the copies are numbered anew
             trial.user_attrs[NUMBER] = trial.number
+    except UnavailableError:
+        raise
     except Exception as error:  # SQLAlchemy's, SQLite's and Optuna's own
         raise UnavailableError(f"Optuna's study {path} cannot be read ({first_line(error)}).") from None
     study.add_trials(complete)
