@@ -97,7 +97,7 @@ def export(
         if onnx or int8:
             requires_backends("--int8" if int8 else "--onnx", "onnx", ("onnx", "onnxscript", "onnxruntime"))
         if push_to_hub is not None:
-            from ikd_ray.export.hub import require_hub  # imported late: it takes a second
+            from ikd_ray.export.hub_upload import require_hub  # imported late: it takes a second
 
             push_to_hub = require_hub(push_to_hub)
         storage = open_storage(output)
@@ -158,7 +158,7 @@ def _tracker(sweep: SweepRecord, tracking_uri: str | None, name: str) -> Tracker
 
 def _push(students: list[ExportedStudent], repository: str) -> list[str]:
     """Upload the exported student to the hub; return the problem, if there is one."""
-    from ikd_ray.export.hub import PushError, push_student  # imported late: it takes a second
+    from ikd_ray.export.hub_upload import PushError, push_student  # imported late: it takes a second
 
     try:
         for student in students:
