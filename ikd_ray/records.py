@@ -28,10 +28,11 @@ from filelock import FileLock, Timeout
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from ikd_ray.config import first_error
+from ikd_ray.config import contradicting_depths, first_error
 from ikd_ray.data.dataset import TEST
 from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, is_task_file, kept_task
 from ikd_ray.errors import UsageError, first_line
+from ikd_ray.program import shell_command
 from ikd_ray.storage import store
 from ikd_ray.tasks import TASKS, GlueTask, Task
 
@@ -58,8 +59,9 @@ class SweepRecord:
     # truncated: for each split the numbers of `truncated` examples, longer than max_length, and of all `examples`;
     # where there is a test set, test: its number of `examples` and its `fingerprint`
     data: dict[str, Any]
-    # name, key, source_key, layers, metrics (on test, too, when the sweep has ended); head_note and warnings where
-    # there are any; assistants, keyed by their number of layers
+    # name, key, source_key, layers, metrics, on test, too, when the sweep has ended; sizes: parameters, MB and latency,
+    # named as a trial's metrics; head_note and warnings where there are any; assistants, keyed by their number of
+    # layers
     teacher: dict[str, Any]
     objectives: dict[str, Direction]  # metric -> direction
     settings: dict[str, Any] = field(default_factory=dict)  # flags and ids that --resume needs
@@ -68,6 +70,17 @@ class SweepRecord:
     def teacher_warnings(self) -> list[str]:
         """Warnings of a teacher whose answers are poor; shown beside every result."""
         return list(self.teacher.get("warnings", []))
+
+    @property
+    def teacher_metrics(self) -> dict[str, float]:
+        """The teacher's metrics, and its parameters, megabytes and latency under the names of a trial's metrics."""
+        return self.teacher["metrics"] | self.teacher.get("sizes", {})
+
+    @property
+    def doubtful_latencies(self) -> set[int]:
+        """Numbers of layers whose measured latencies contradict each other, since the machine was busy."""
+        latency_ms = self.settings.get("latency_ms") or {}
+        return contradicting_depths({int(depth): value for depth, value in latency_ms.items()})
 
     @property
     def is_open_ended(self) -> bool:
@@ -337,7 +350,8 @@ def select_sweep(output: Path, task: Task, name: str | None = None) -> Path:
     if name is None:
         sweeps = list_sweeps(output, task.name)
         if not sweeps:
-            raise UsageError(f"--output {output}: no sweep of {task.name} there; sweeps/run.py makes one")
+            run = shell_command("run", f"--task {task.name}", str(output))
+            raise UsageError(f"--output {output}: no sweep of {task.name} there; `{run}` makes one")
         for folder in reversed(sweeps):
             if any(trial.status == "finished" for trial in read_trials(folder)):
                 return folder
@@ -359,7 +373,20 @@ def resolve_task(value: str, output: Path) -> Task:
     if value in TASKS or is_task_file(value):
         return find_task(value)
     sweeps = list_sweeps(output, value)
-    return read_task(sweeps[-1]) if sweeps else find_task(value)
+    if sweeps:
+        return read_task(sweeps[-1])
+    try:
+        return find_task(value)
+    except UsageError as error:
+        raise UsageError(f"{error}; {_advise_task(value, output)}") from None
+
+
+def _advise_task(value: str, output: Path) -> str:
+    """Say what may be meant by a task that is unknown in an output folder."""
+    if Path(value).name == value and is_sweep(output / value):
+        task = read_sweep(output / value).task
+        return f"{value} is a sweep of {task}: give --task {task} --name {value}"
+    return f"or the task of a sweep in {output}; give --output if it is elsewhere"
 
 
 class _TestEntry(TypedDict):

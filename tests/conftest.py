@@ -8,12 +8,12 @@ import os
 # Set before any Hugging Face library is imported: no test may depend on the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import importlib.util
 import logging
 import subprocess
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import hypothesis
@@ -70,15 +70,8 @@ def glue_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def command_line() -> Callable[[str], typer.Typer]:
-    """`command_line("run")`: the Typer application of `sweeps/run.py`."""
-
-    def load(name: str) -> typer.Typer:
-        spec = importlib.util.spec_from_file_location(f"sweeps_{name}", ROOT / "sweeps" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.app
-
-    return load
+    """`command_line("run")`: the Typer application of `ikd run`."""
+    return lambda name: import_module(f"ikd_ray.commands.{name}").app
 
 
 @pytest.fixture(scope="session")
@@ -160,7 +153,7 @@ def command(environment):
 
 @pytest.fixture
 def call(command_line, monkeypatch):
-    """`call("export", "--task", "cola", cwd=...)`: a script of `sweeps/`, called in this process.
+    """`call("export", "--task", "cola", cwd=...)`: a command of `ikd`, called in this process.
 
     It must end with `status`.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import runpy
 import shlex
 import subprocess
 import sys
@@ -18,12 +17,14 @@ import yaml
 from pydantic import TypeAdapter
 
 from ikd_ray.analysis.training_costs import Savings
+from ikd_ray.commands.program import load_app
 from ikd_ray.config import Trial
 from ikd_ray.data.sources import load_dataset
 from ikd_ray.data.task_file import _SCHEMA, load_task
 from ikd_ray.distill import regimes
 from ikd_ray.records import TrialRecord
 from ikd_ray.search.budget import Budget
+from ikd_ray.search.builtin_spaces import find_space
 from ikd_ray.search.space import OBJECTIVES
 from ikd_ray.search.space_file import load_space
 from tests.helpers import field_tables
@@ -48,13 +49,13 @@ CHECKED_ELSEWHERE = {
     "python -m pytest -m slow tests/faults": "tests/faults/test_kills.py",  # a shorter form of it
     "python -m pytest -m long tests/sweep": "tests/sweep/test_scale.py",  # over an hour
     "python -m tests.helpers.field_tables": "tests/helpers/field_tables.py",  # its output is compared below
-    "python sweeps/bench.py": "tests/bench/test_bench.py",  # on a few sentences; the command takes a quarter of an hour
-    "python sweeps/cache.py": "tests/terminal/test_cache_tables.py",
-    "python sweeps/report.py --check": "tests/sweep/test_verify.py",
-    "python sweeps/report.py": "tests/report/test_page.py",
-    "python sweeps/run.py --resume": "tests/sweep/test_sweep.py",
-    "python sweeps/run.py": "tests/sweep/test_sweep.py",  # hours on real data; flags and trials are checked below
-    "python sweeps/export.py": "tests/export/test_export_command.py",
+    "ikd bench": "tests/bench/test_bench.py",  # on a few sentences; the command takes a quarter of an hour
+    "ikd cache": "tests/terminal/test_cache_tables.py",
+    "ikd report --check": "tests/sweep/test_verify.py",
+    "ikd report": "tests/report/test_page.py",
+    "ikd run --resume": "tests/sweep/test_sweep.py",
+    "ikd run": "tests/sweep/test_sweep.py",  # hours on real data; flags and trials are checked below
+    "ikd export": "tests/export/test_export_command.py",
 }
 
 
@@ -87,8 +88,8 @@ COMMANDS = [
 DAILY = [line for title in ("Daily use", "Your own data") for line in commands(section(MAIN, title))]
 
 
-def application(script: str) -> Any:
-    return typer.main.get_command(runpy.run_path(str(ROOT / script))["app"])
+def application(command: str) -> Any:
+    return typer.main.get_command(load_app(command))
 
 
 # Commands
@@ -104,14 +105,14 @@ def test_every_command_is_checked_somewhere():
         assert (ROOT / path).exists()
 
 
-@pytest.mark.parametrize(("name", "line"), [c for c in COMMANDS if c[1].startswith("python sweeps/")])
+@pytest.mark.parametrize(("name", "line"), [c for c in COMMANDS if c[1].startswith("ikd ")])
 def test_commands_have_flags_that_exist(name, line):
-    _, script, *arguments = shlex.split(line)
-    command = application(script)
-    if script == "sweeps/cache.py":
-        command, arguments = command.commands[arguments[0]], arguments[1:]
-    context = command.make_context(script, arguments)
-    assert (ROOT / context.params.get("space", ".")).exists()
+    _, command, *arguments = shlex.split(line)
+    parser = application(command)
+    if command == "cache":
+        parser, arguments = parser.commands[arguments[0]], arguments[1:]
+    given = parser.make_context(command, arguments).params
+    assert find_space(given.get("space", "default")).exists()
 
 
 def test_the_two_commands_are_those_of_ci():
@@ -134,11 +135,11 @@ def test_pre_commit_runs_the_checks_of_ci():
 
 def test_the_claims_were_measured_with_the_trials_that_the_table_gives():
     claims = section(BENCH, "The paper's claims, measured again")
-    runs = [words for line in commands(claims) if "run.py" in (words := shlex.split(line))[1]]
-    for _, script, *arguments in runs:
-        asked = application(script).make_context(script, arguments).params
+    runs = [words for line in commands(claims) if (words := shlex.split(line))[:2] == ["ikd", "run"]]
+    for _, command, *arguments in runs:
+        asked = application(command).make_context(command, arguments).params
         (trials,) = re.findall(rf"\| `{asked['name']}` \| (\d+) \|", claims)
-        assert Budget(load_space(ROOT / asked["space"], 6), asked["trials"]).total == int(trials)
+        assert Budget(load_space(find_space(asked["space"]), 6), asked["trials"]).total == int(trials)
     assert len(runs) == 5
 
 
@@ -146,8 +147,6 @@ def test_the_claims_were_measured_with_the_trials_that_the_table_gives():
 def working_folder(tmp_path_factory):
     """Return a working folder as the README assumes it, with little data."""
     folder = tmp_path_factory.mktemp("readme")
-    for name in ("sweeps", "search_spaces"):
-        (folder / name).symlink_to(ROOT / name)
     write_glue(folder / "glue")
     (folder / "reviews.yaml").write_text(task_block())
     (folder / "reviews").mkdir()
@@ -210,21 +209,21 @@ def run_block(block: str, given: Mapping[str, Any] | None = None) -> dict[str, A
 
 
 @pytest.mark.parametrize(
-    ("script", "text", "title"),
+    ("command", "text", "title"),
     [
-        ("run", SWEEPS, "run.py: run a sweep"),
-        ("report", SWEEPS, "report.py: draw or check a sweep"),
-        ("export", SWEEPS, "export.py: export students"),
+        ("run", SWEEPS, "ikd run: run a sweep"),
+        ("report", SWEEPS, "ikd report: draw or check a sweep"),
+        ("export", SWEEPS, "ikd export: export students"),
         ("bench", BENCH, "Speed"),
     ],
 )
-def test_tables_have_all_flags(script, text, title):
-    flags = {flag for parameter in application(f"sweeps/{script}.py").params for flag in parameter.opts}
+def test_tables_have_all_flags(command, text, title):
+    flags = {flag for parameter in application(command).params for flag in parameter.opts}
     assert {word for word in first_column(text, title) if word.startswith("--")} == flags - {"--help"}
 
 
 def test_the_cache_has_one_flag():
-    commands = application("sweeps/cache.py").commands
+    commands = application("cache").commands
     assert commands.keys() == {"list", "clear"}
     assert {parameter.name for command in commands.values() for parameter in command.params} == {"output"}
 

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "ikd_ray"
 
-GROUND = ("errors", "config", "tasks", "yaml_file", "formatting", "version", "redaction")
+GROUND = ("errors", "config", "tasks", "yaml_file", "formatting", "version", "program", "redaction")
 """Modules at the top of the package, which every room may import."""
 
 ROOMS = (
@@ -25,10 +25,11 @@ ROOMS = (
     "terminal",
     "sweep",
     "bench",
+    "commands",
 )
 """Every room may import the rooms before it."""
 
-FILES = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"]
+FILES = [path for path in sorted(ROOT.rglob("*.py")) if path.parent != ROOT or not path.name.startswith("__")]
 SCRIPTS = sorted((ROOT.parent / "sweeps").glob("*.py"))
 
 

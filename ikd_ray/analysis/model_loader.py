@@ -174,4 +174,4 @@ class ModelLoader:
         self._output.download(folder)
         if not store.is_intact(folder):
             state = "is damaged" if folder.exists() else "is not there any more"
-            raise UnavailableError(f"{what} {state} ({folder}); sweeps/run.py --resume makes it again.")
+            raise UnavailableError(f"{what} {state} ({folder}); resume the sweep to make it again.")

@@ -10,7 +10,7 @@ from ikd_ray.records import Direction, SweepRecord, TrialRecord
 
 Objectives = Mapping[str, Direction]
 
-SIZE = "student/params"
+SIZE, LATENCY = "student/params", "student/latency_ms"
 
 SELECTION_SPLITS = ("dev/", "holdout/")
 """Prefixes of the metrics that students may be compared by; a sweep has objectives on one of the two splits."""

@@ -1,1 +1,1 @@
-"""The benchmark of `sweeps/bench.py`: epochs, other programs, sharing, and the overhead of a sweep."""
+"""The benchmark of `ikd bench`: epochs, other programs, sharing, and the overhead of a sweep."""

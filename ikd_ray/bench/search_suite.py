@@ -15,11 +15,11 @@ from ikd_ray.analysis.intervals import paired_t_interval, t_interval
 from ikd_ray.bench.results import show_rows
 from ikd_ray.bench.search_arms import make_arms
 from ikd_ray.bench.search_replay import Hypervolume, Progress, Row, Table, read_table, replay, replay_asha
+from ikd_ray.search.builtin_spaces import DEFAULT_SPACE, find_space
 from ikd_ray.search.space_file import load_space
 from ikd_ray.terminal.console import Console
 
 TABLES = Path(__file__).parent / "tables"
-SPACE = Path(__file__).resolve().parents[2] / "search_spaces" / "default.yaml"
 WORKERS = (2, 8, 64, 256)
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Shares of the table's whole cost at which regrets are measured."""
@@ -37,7 +37,7 @@ def measure_search(orders: int, console: Console) -> dict[str, Any]:
     rows, signals = [], []
     for path in sorted(TABLES.glob("*.json.gz")):
         table = read_table(path)
-        space = load_space(SPACE, max(table.sizes) + 1)
+        space = load_space(find_space(DEFAULT_SPACE), max(table.sizes) + 1)
         for workers in WORKERS:
             with console.step(f"{table.name}: {workers} workers"):
                 rows += _replay_arms(table, make_arms(table, space, workers), workers, orders)

@@ -23,10 +23,9 @@ from ikd_ray.distill.epoch_cache import STAGES
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.errors import first_line
 from ikd_ray.records import TrialRecord, read_sweep, read_trials
+from ikd_ray.search.builtin_spaces import DEFAULT_SPACE, find_space
 from ikd_ray.tasks import PROBABILITY_METRICS
 from ikd_ray.terminal.console import Console
-
-DEFAULT_SPACE = Path(__file__).resolve().parents[2] / "search_spaces" / "default.yaml"
 
 # The overhead's inputs
 CONCURRENT = 2  # trials at once
@@ -57,7 +56,7 @@ params:
 def measure_overhead(trials: int, folder: Path) -> dict[str, Any]:
     """Run a sweep whose trials train nothing.
 
-    Real: the command's imports, the search of `search_spaces/default.yaml` and its study on disk, Ray, Tune and its
+    Real: the command's imports, the search of the default space and its study on disk, Ray, Tune and its
     actors, each trial's student (of a teacher with 6 layers, hidden size 32 and random weights) and its folder, a fresh
     SQLite store of MLflow, the terminal's lines, Pareto front, plot and tables. Synthetic: the epochs. A trial reports
     three, with all metrics of its regime. `seconds_a_trial` is thus the cost of a trial besides training and
@@ -82,7 +81,7 @@ def measure_overhead(trials: int, folder: Path) -> dict[str, Any]:
         task="cola",
         data_dir=folder / "glue",
         teacher=str(folder / "teacher"),
-        space=DEFAULT_SPACE,
+        space=find_space(DEFAULT_SPACE),
         trials=trials,
         concurrent=CONCURRENT,
         name="overhead",
@@ -130,7 +129,7 @@ def measure_sharing(
         f"pid, sid: top trains {top}": STAGED_SPACE.format(layers=request.student_layers, top=top)
         for top in ("head", "all")
     }
-    spaces = staged | {"default": DEFAULT_SPACE.read_text(encoding="utf-8")}
+    spaces = staged | {"default": find_space(DEFAULT_SPACE).read_text(encoding="utf-8")}
     for number, (space, text) in enumerate(spaces.items()):
         path = folder / f"space-{number}.yaml"
         path.write_text(text, encoding="utf-8")
@@ -220,7 +219,7 @@ def _time_sweep(
 
     console = TimingConsole()
     request = validate(config)
-    from ikd_ray.sweep import runner  # imported late, as `sweeps/run.py` does
+    from ikd_ray.sweep import runner  # imported late, as `ikd run` does
 
     status = runner.run(request, "bench", console, distillation=distillation)
     if status:

@@ -54,7 +54,7 @@ def open_cache(output: Path) -> Path:
     try:
         os.listdir(cache)
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"--output {output}: no cache there; sweeps/run.py makes one") from None
+        raise UsageError(f"--output {output}: no cache there; a sweep makes one") from None
     except OSError as error:
         raise UsageError(f"--output {output}: its cache cannot be read ({error.strerror})") from None
     return cache

@@ -140,7 +140,7 @@ def _tokenizer_files(teacher: Path) -> list[Path]:
     if not files or not store.is_intact(teacher):
         raise UsageError(
             f"{teacher}: the teacher, whose tokenizer its students share, is missing or damaged; "
-            "sweeps/run.py --resume makes it again"
+            "resume the sweep to make it again"
         )
     return files
 

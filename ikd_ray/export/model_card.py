@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined
 
+from ikd_ray.analysis.teacher_comparison import compare_with_teacher
 from ikd_ray.data.task_file import CustomTask
 from ikd_ray.formatting import GENERATED_WARNING, clean, describe_truncated, null_nonfinite
 from ikd_ray.records import SweepRecord, TrialRecord
@@ -108,6 +109,7 @@ def model_card(
         ),
         unlabelled=_describe_unlabelled(sweep, trial),
         assistant=sweep.assistant_of(trial.params),
+        comparison=compare_with_teacher(trial, sweep),
         metrics=sorted({*trial.metrics, *sweep.teacher["metrics"]}),
         generated_warning=GENERATED_WARNING,
         front_matter=_front_matter(sweep, task),

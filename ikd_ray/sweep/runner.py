@@ -15,12 +15,14 @@ from ray import tune
 from ray.exceptions import OutOfMemoryError
 
 from ikd_ray.analysis.pareto import pareto_front
+from ikd_ray.analysis.recommendation import recommend
 from ikd_ray.analysis.training_costs import compute_savings
 from ikd_ray.distill.assistant import AssistantDivergedError
 from ikd_ray.distill.memory import StepMemory
 from ikd_ray.distill.stage_training import DivergedError
 from ikd_ray.distill.student import layer_map
 from ikd_ray.errors import UsageError, causes, first_line
+from ikd_ray.program import shell_command
 from ikd_ray.records import SweepRecord, TrialRecord, is_sweep, load_intact_trials, read_trials, write_sweep
 from ikd_ray.redaction import redact_uri
 from ikd_ray.report.summary_files import PLOT, write_summary_files
@@ -41,7 +43,7 @@ from ikd_ray.sweep.trial import format_error
 from ikd_ray.sweep.trial_context import TUNE_FOLDER, TrialContext
 from ikd_ray.sweep.trial_results import MAX_FAILURES
 from ikd_ray.terminal import interrupts
-from ikd_ray.terminal.command_line import print_error, script_command
+from ikd_ray.terminal.command_line import print_error
 from ikd_ray.terminal.console import Console
 from ikd_ray.tracking.async_tracker import PATIENCE_S, AsyncTracker
 from ikd_ray.tracking.models import publish_front
@@ -167,7 +169,7 @@ def _resume_command(request: Request) -> str:
 
 
 def _command(name: str, flags: str, request: Request) -> str:
-    return script_command(name, flags, request.config.uri or str(request.config.output))
+    return shell_command(name, flags, request.config.uri or str(request.config.output))
 
 
 def _run_locked(
@@ -367,10 +369,11 @@ class _Sweep:
             lines.append(("go on", _resume_command(request)))
         if members:
             lines.append(("export", _command("export", f"--task {sweep.task} --name {sweep.name}", request)))
+        if found := recommend(sweep, trials):
+            lines.append(("take", f"{found.trial.id}, {found.reason}; alone: --pick {found.trial.id}"))
         self.console.summary(
+            sweep=sweep,
             front=members,
-            objectives=sweep.objectives,
-            teacher_metrics=sweep.teacher["metrics"],
             failed=[trial for trial in trials if trial.status == "failed"],
             savings=compute_savings(trials),
             lines=lines,

@@ -138,6 +138,7 @@ def _teacher_entry(request: Request, teacher: TeacherRecord) -> dict[str, Any]:
         "source_key": request.teacher_source.key,
         "layers": request.teacher_source.layers,
         "metrics": dict(teacher.metrics),
+        "sizes": teacher.sizes,
     }
     entry |= {"head_note": teacher.head_note} if teacher.head_note else {}
     entry |= {"warnings": teacher.warnings} if teacher.warnings else {}

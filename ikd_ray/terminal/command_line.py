@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import importlib
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,12 +21,6 @@ from ikd_ray.terminal import interrupts
 
 ROOT = Path(__file__).resolve().parents[2]
 PathOrStr = TypeVar("PathOrStr", str, Path, None)
-
-
-def script_command(name: str, flags: str, output: str) -> str:
-    """Return a command of this project, to be copied, for an output folder or URI."""
-    where = "" if output == "outputs" else f" --output {shlex.quote(output)}"
-    return f"python sweeps/{name}.py {flags}{where}"
 
 
 def print_error(message: str) -> None:
@@ -63,7 +56,8 @@ def run(app: Typer, arguments: Sequence[str] | None = None) -> NoReturn:
         print_error(error.format_message())
         status = 2
     except Abort:
-        status = 130  # Ctrl-C
+        print("interrupted", file=sys.stderr)  # by Ctrl-C
+        status = 130
     atexit.register(interrupts.keep_status)
     sys.exit(status or 0)
 
@@ -84,8 +78,13 @@ def requires_backends(flag: str, extra: str, packages: Sequence[str]) -> None:
             importlib.import_module(package)
         except ImportError as error:
             raise UsageError(
-                f'{flag} needs {", ".join(packages)} ({first_line(error)}): pip install -e "{ROOT}[{extra}]"'
+                f"{flag} needs {', '.join(packages)} ({first_line(error)}): pip install {_package(extra)}"
             ) from None
+
+
+def _package(extra: str) -> str:
+    """Return the argument of `pip install` for an extra: of this checkout, or of the installed package."""
+    return f'-e "{ROOT}[{extra}]"' if (ROOT / "pyproject.toml").exists() else f'"ikd-ray[{extra}]"'
 
 
 @contextmanager

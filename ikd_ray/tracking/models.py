@@ -13,6 +13,8 @@ from ikd_ray.analysis.objectives import dev_metric
 from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.errors import StoreError, UsageError
 from ikd_ray.export.hf_export import export_student
+from ikd_ray.formatting import number
+from ikd_ray.program import shell_command
 from ikd_ray.records import SweepRecord, TrialRecord, metrics_on_test, read_task
 from ikd_ray.redaction import redact_uri
 from ikd_ray.tracking.description import literal, sweep_description
@@ -56,7 +58,7 @@ def register_students(
         if trial.id not in runs:
             raise UsageError(
                 f"--register {name}: {redact_uri(tracker.uri)} has no run of {trial.id}; "
-                f"sweeps/report.py --check {sweep.name} delivers it"
+                f"`{shell_command('report', f'--check {sweep.name}', str(folder.parent))}` delivers it"
             )
         try:
             model_id = log_student(tracker.client, runs[trial.id], folder, sweep, trial)
@@ -152,7 +154,7 @@ def register_model(
             raise
     for version in client.search_model_versions(f"name = '{name}' and run_id = '{model.source_run_id}'"):
         return str(version.version)
-    metrics = ", ".join(f"{metric} {trial.metrics[metric]:.6g}" for metric in sweep.objectives)
+    metrics = ", ".join(f"{metric} {number(trial.metrics[metric])}" for metric in sweep.objectives)
     version = client.create_model_version(
         name,
         model.artifact_location,

@@ -1,4 +1,4 @@
-"""The command line of `sweeps/bench.py`."""
+"""The command line of `ikd bench`."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture
 def export(call, tmp_path):
-    """`export(output, "--force")`: the result of `sweeps/export.py` for CoLA, writing to `tmp_path / to`."""
+    """`export(output, "--force")`: the result of `ikd export` for CoLA, writing to `tmp_path / to`."""
 
     def run(output, *flags, to="exports", status=0):
         arguments = ("--task", "cola", "--output", output, "--to", tmp_path / to)

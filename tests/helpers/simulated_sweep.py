@@ -1,6 +1,6 @@
 """Whole sweeps without Ray, whose many workers are simulated, and what they cost the driver.
 
-Real: everything that `sweeps/run.py` does in the driver, and each trial's record and folder. Synthetic: the epochs, and
+Real: everything that `ikd run` does in the driver, and each trial's record and folder. Synthetic: the epochs, and
 the order in which they end.
 """
 

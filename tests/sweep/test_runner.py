@@ -69,7 +69,7 @@ def test_the_exit_status_is_that_of_the_trials(run, statuses, status):
     found, output = run(*statuses)
     assert found == status
     assert ("--resume first" in output) == (len(statuses) < TRIALS)
-    assert ("export.py --task cola --name first" in output) == ("finished" in statuses)
+    assert ("ikd export --task cola --name first" in output) == ("finished" in statuses)
 
 
 @pytest.mark.parametrize(("interrupted", "status"), [(False, 0), (True, 130)])
@@ -126,7 +126,7 @@ def test_a_sweep_that_cannot_go_on_says_why_and_how_to_resume_it(run, capsys, er
     found, output = run(error=error)
     assert found == status
     assert words in output + capsys.readouterr().err
-    assert "go on: python sweeps/run.py --resume first" in output
+    assert "go on: ikd run --resume first" in output
 
 
 def test_an_unexpected_error_is_raised_after_saying_how_to_resume(run, capsys):

@@ -74,7 +74,7 @@ def test_the_terminal_is_quiet_and_says_what_matters(one_worker):
         "teacher epoch 1/2",
         "Pareto front",
         "mlflow ui",
-        "python sweeps/export.py --task cola --name whole",
+        "sweeps/export.py --task cola --name whole",
     ):
         assert words in text
     assert len(text.splitlines()) < 80

@@ -156,7 +156,7 @@ def test_assisted_students_learn_from_it_and_are_compared_with_the_teacher(metho
 def test_the_sweep_of_a_custom_task_is_consistent(custom_task):
     output = custom_task.exits[0].output
     assert "folder folder (reviews, 300 train / 60 dev)" in output
-    assert "python sweeps/export.py --task reviews --name held" in output
+    assert "sweeps/export.py --task reviews --name held" in output
     assert "holdout macro_f1" in output
     assert_consistent(custom_task.folder, custom_task.uri, trials=2, task="reviews")
     assert (custom_task.folder / "task.yaml").read_text() == TASK

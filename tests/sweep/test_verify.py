@@ -236,7 +236,7 @@ def test_check_prints_the_differences(sweep, command_line, monkeypatch):
     result = invoke(app, "--check", "whole")
     assert result.exit_code == 1
     assert "study: t000 had ended, but its record is gone: NOT repaired\n" in result.stdout
-    assert "go on: python sweeps/run.py --resume whole\n" in result.stdout
+    assert "go on: ikd run --resume whole" in result.stdout
 
 
 @pytest.mark.parametrize("place", ["artifacts", "cache", "trials"])

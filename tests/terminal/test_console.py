@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ikd_ray.analysis.training_costs import Savings
 from ikd_ray.records import TrialRecord
 from ikd_ray.terminal.console import Console
+from tests.helpers.sample_records import sweep_record
 from tests.helpers.terminal import CONTROL_CHARACTERS, DEEP_STAGE, FakeClock, make_epoch
 
 SAVINGS = Savings(6, 18, 3, 3, 50.0, 40.0)
@@ -47,8 +48,11 @@ def record(id: str, number: int, status: str = "finished", **fields) -> TrialRec
 
 
 def summarize(console: Console, **fields) -> None:
-    defaults = {"front": [], "teacher_metrics": {}, "failed": [], "lines": []}
-    console.summary(**defaults | {"objectives": {"dev/mcc": "max"}} | fields)
+    objectives = fields.pop("objectives", {"dev/mcc": "max"})
+    teacher = {"name": "mini", "layers": 6, "metrics": fields.pop("teacher_metrics", {})}
+    teacher["sizes"] = fields.pop("teacher_sizes", {})
+    sweep = sweep_record(objectives=objectives, teacher=teacher)
+    console.summary(**{"sweep": sweep, "front": [], "failed": [], "lines": []} | fields)
 
 
 def summary(now: FakeClock, **fields) -> str:
@@ -88,6 +92,7 @@ def play_sweep(console: Console, now: FakeClock) -> None:
         front=[record("aaaa", 0, metrics=metrics)],
         objectives={"dev/mcc": "max", "student/params": "min"},
         teacher_metrics={"dev/mcc": 0.31},
+        teacher_sizes={"student/params": 2.27e7, "student/size_mb": 90.9},
         failed=[record("bbbb", 1, "failed", reason=CONTROL_CHARACTERS)],
         lines=[("MLflow", "mlflow ui")],
     )
@@ -117,8 +122,9 @@ sweep ended after 28 s: 1 finished, 1 failed of 3 trials
 Pareto front: 1 student
                         params  size  latency  attn
 regime   layers  mcc ↑     M ↓    MB       ms    KL  agree  trial
-teacher          0.310       -     -        -     -      -
+teacher       6  0.310    22.7  90.9        -     -      -
 pid           3  0.200    10.8  43.2        -     -      -  aaaa
+3 layers: 2.1x smaller, 65% of the teacher's MCC
 
 1 failed
   #1 bbbb: [bold red]out of memory[/] :smile:

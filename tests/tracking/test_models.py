@@ -139,7 +139,7 @@ def test_students_are_versions_of_a_registered_model(tracker, sweep, folder, def
 
 
 def test_a_trial_without_a_run_is_not_registered(tracker, sweep, folder):
-    with pytest.raises(UsageError, match=r"has no run of t000; sweeps/report.py --check sweep delivers it"):
+    with pytest.raises(UsageError, match=r"has no run of t000; `ikd report --check sweep .*` delivers it"):
         register_students(tracker, folder, sweep, [trial_record(0)], "judge-of-none")
     assert tracker.client.search_registered_models("name = 'judge-of-none'") == []
 

@@ -1,0 +1,171 @@
+"""Export students of a sweep as Hugging Face folders: by default those on its Pareto front."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ikd_ray.analysis.evaluation_data import load_evaluation_data
+from ikd_ray.analysis.student_selection import parse_pick, select_students
+from ikd_ray.errors import UsageError
+from ikd_ray.export.hf_export import Convert, ExportedStudent, export_students
+from ikd_ray.formatting import GENERATED_WARNING, MISSING, clean, number
+from ikd_ray.records import (
+    SweepRecord,
+    read_sweep,
+    read_trials,
+    resolve_task,
+    select_sweep,
+    teacher_folder,
+)
+from ikd_ray.redaction import refuse_secrets
+from ikd_ray.storage.remote import open_storage
+from ikd_ray.sweep.sync import pull_students, pull_sweeps
+from ikd_ray.tasks import TASKS
+from ikd_ray.terminal.command_line import expand_home, print_error, requires_backends, usage_errors
+from ikd_ray.terminal.summary_tables import comparison_lines, exported_files_table, front_table
+from ikd_ray.tracking.models import register_students
+from ikd_ray.tracking.tracker import Tracker
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command(context_settings={"allow_extra_args": True})  # the second word of --pick
+def export(
+    context: typer.Context,
+    task: Annotated[
+        str,
+        typer.Option(
+            help=f"One of: {', '.join(TASKS)}; or a task file, or its task's name.", callback=expand_home
+        ),
+    ],
+    name: Annotated[str | None, typer.Option(help="The sweep; default: the newest with a student.")] = None,
+    output: Annotated[
+        str, typer.Option(help="Where the sweeps are: a folder, or s3://BUCKET/...", callback=expand_home)
+    ] = "outputs",
+    to: Annotated[
+        Path, typer.Option(help="Where the students go, a folder each.", callback=expand_home)
+    ] = Path("exports"),
+    pick: Annotated[
+        str | None,
+        typer.Option(
+            help="One student instead of the front: best (by the first dev or holdout objective), smallest-within X or "
+            "fastest-within X (the smallest or fastest whose metric is within X of the best trial's), or a trial's id.",
+            metavar="[best|smallest-within X|fastest-within X|TRIAL-ID]",
+        ),
+    ] = None,
+    show: Annotated[bool, typer.Option("--list", help="Show the students, and write nothing.")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also model.onnx, checked against PyTorch.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Also model.onnx and model.int8.onnx, all measured.")
+    ] = False,
+    register: Annotated[
+        str | None,
+        typer.Option(help="Also make each a version of this model in MLflow's registry.", metavar="NAME"),
+    ] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="MLflow store, for --register. Default: the sweep's.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace folders that exist.")] = False,
+) -> None:
+    """Export students of a sweep as Hugging Face folders: by default those on its Pareto front."""
+    with usage_errors():
+        refuse_secrets("--tracking-uri", tracking_uri)
+        if context.args and pick is None:
+            raise UsageError(f"{context.args[0]!r}: no argument is expected there; flags begin with --")
+        picked = parse_pick([pick, *context.args]) if pick is not None else None
+        writing = {"--int8": int8, "--onnx": onnx, "--force": force, "--register": register is not None}
+        flag = next((name for name, given in writing.items() if given), None)
+        if show and flag:
+            raise UsageError(f"--list writes nothing; leave out {flag}")
+        if onnx or int8:
+            requires_backends("--int8" if int8 else "--onnx", "onnx", ("onnx", "onnxscript", "onnxruntime"))
+        storage = open_storage(output)
+        with storage.usage_errors():
+            pull_sweeps(storage)
+        folder = select_sweep(storage.folder, resolve_task(task, storage.folder), name)
+        sweep = read_sweep(folder)
+        trials = select_students(sweep, read_trials(folder), picked)
+        title = f"{sweep.task}: {'a student' if picked else 'front'} of sweep {clean(sweep.name)}"
+        if show:
+            console = _console(sweep)
+            console.print(title, soft_wrap=True)
+            console.print(front_table(trials, sweep))
+            for line in comparison_lines(trials, sweep):
+                console.print(line, soft_wrap=True)
+            return
+        with storage.usage_errors():
+            pull_students(storage, folder, trials, tokens=onnx or int8)
+        tracker = _tracker(sweep, tracking_uri, register) if register is not None else None
+        if onnx or int8:
+            busy = Console(stderr=True).status("making ONNX models, and measuring them")
+            with tempfile.TemporaryDirectory() as temporary, busy:
+                make_convert = partial(_onnx_converter, folder, sweep, int8, Path(temporary))
+                students, problems = export_students(
+                    folder, to, trials, force=force, make_convert=make_convert
+                )
+        else:
+            students, problems = export_students(folder, to, trials, force=force)
+        _print_students(sweep, students, title)
+        if tracker is not None and register is not None:
+            exported = [student.trial for student in students]
+            for trial, version in register_students(tracker, folder, sweep, exported, register).items():
+                typer.echo(f"{trial}: version {version} of {register}")
+    for problem in problems:
+        print_error(problem)
+    if problems:
+        raise typer.Exit(1)
+
+
+def _tracker(sweep: SweepRecord, tracking_uri: str | None, name: str) -> Tracker:
+    """Open the MLflow store that has the registry of model `name`."""
+    if not name.strip() or set(name) & set("/:'"):
+        raise UsageError(f"--register {name!r}: give a name without '/', ':' and quotes")
+    from ikd_ray.sweep.request import tracking_uri_of  # imported late: it takes seconds
+
+    return Tracker(tracking_uri_of(sweep, tracking_uri, "--name"), sweep.task)
+
+
+def _onnx_converter(folder: Path, sweep: SweepRecord, int8: bool, temporary: Path) -> Convert:
+    """Return the conversion to ONNX, after loading the data that its models are measured on."""
+    from ikd_ray.export.onnx_export import export_onnx  # imported late: it takes seconds
+
+    data = load_evaluation_data(folder.parent, sweep, teacher_folder(folder, sweep), temporary)
+    return partial(export_onnx, data=data, int8=int8, max_length=sweep.data["max_length"])
+
+
+def _console(sweep: SweepRecord) -> Console:
+    """Return a console on which the warning about generated data stands, if there is one."""
+    console = Console(markup=False, highlight=False, emoji=False)
+    if sweep.data["generated"]:
+        console.print(f" {GENERATED_WARNING} ", style="bold white on red")
+    return console
+
+
+def _print_students(sweep: SweepRecord, students: list[ExportedStudent], title: str) -> None:
+    """Print the exported folders, their objectives and files, and how to load one."""
+    console = _console(sweep)
+    if not students:
+        return
+    table = Table(title=title, title_justify="left")
+    table.add_column("folder", overflow="fold")
+    for metric in sweep.objectives:
+        table.add_column(metric, justify="right")
+    for student in students:
+        metrics = student.trial.metrics
+        values = (number(metrics[metric]) if metric in metrics else MISSING for metric in sweep.objectives)
+        table.add_row(str(student.folder), *values)
+    console.print(table)
+    files = [(student.trial.id, student.files) for student in students if student.files]
+    if files:
+        console.print(exported_files_table(files))
+    folder = str(students[-1].folder)
+    typer.echo("Load one:")
+    call = f"pipeline('text-classification', {folder!r}, truncation=True)"
+    typer.echo(f"from transformers import pipeline; classify = {call}")
