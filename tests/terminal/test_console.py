@@ -302,7 +302,7 @@ def test_the_front_shows_metrics_on_the_test_set_where_they_exist(now):
     assert not re.search(r"\btest\b", plain)
     tested = summary(now, front=front, teacher_metrics={"dev/mcc": 0.6, "test/mcc": 0.35})
     assert re.search(r"^ +test +params.*\n *regime +layers +mcc ↑ +mcc +M ", tested, re.MULTILINE)
-    assert re.search(r"^teacher +0\.600 +0\.350 ", tested, re.MULTILINE)
+    assert re.search(r"^teacher +6 +0\.600 +0\.350 ", tested, re.MULTILINE)
     assert re.findall(r"^pid +3 +(\S+) +(\S+) ", tested, re.MULTILINE) == [("0.500", "-"), ("0.400", "0.250")]
 
 
