@@ -56,7 +56,7 @@ class SweepRecord:
     command: str
     code_version: str
     # source, description, fingerprint, generated, examples (DataSize), selection, max_length, task (its digest),
-    # example (the texts of one of dev), truncated: for each split the numbers of `truncated` examples, longer than
+    # dataset (of the hub), example (the texts of one of dev), truncated: for each split the numbers of `truncated` examples, longer than
     # max_length, and of all `examples`; where there is a test set, test: its number of `examples` and its `fingerprint`
     data: dict[str, Any]
     # name, key, source_key, layers, metrics (on test, too, when the sweep has ended); sizes: parameters, MB, latency,

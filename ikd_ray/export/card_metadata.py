@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from ikd_ray.data.sources import HUB_NAME
+from ikd_ray.data.task_file import CustomTask
 from ikd_ray.records import SweepRecord, TrialRecord
 from ikd_ray.tasks import TASKS, GlueTask, Task
 
@@ -65,9 +65,10 @@ def hub_dataset(sweep: SweepRecord) -> str | None:
     return HUB_NAME if sweep.task in TASKS else sweep.data.get("dataset")
 
 
-def _language(task: Task) -> str | list[str] | None:
-    language: Any = getattr(task, "language", None) or ("en" if isinstance(task, GlueTask) else None)
-    return list(language) if isinstance(language, tuple) else language
+def _language(task: Task) -> str | None:
+    if isinstance(task, CustomTask):
+        return task.language or None
+    return "en" if isinstance(task, GlueTask) else None
 
 
 def _results(sweep: SweepRecord, trial: TrialRecord, task: Task) -> Iterator[EvalResult]:

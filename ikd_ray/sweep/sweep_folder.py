@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ikd_ray.data.dataset import TEST, short_example
-from ikd_ray.data.task_file import keep_task
+from ikd_ray.data.task_file import CustomTask, keep_task
 from ikd_ray.data.tokens import open_data
 from ikd_ray.distill.teacher import TeacherRecord
 from ikd_ray.errors import UsageError
@@ -126,6 +126,8 @@ def _data_entry(request: Request, artifacts: SharedArtifacts) -> dict[str, Any]:
         "example": short_example(dataset.splits["dev"]),
         "task": task_digest(request.task),
     }
+    if isinstance(dataset.task, CustomTask) and dataset.task.dataset:
+        entry["dataset"] = dataset.task.dataset
     if dataset.test_dataset and (test := tokenize_test_set(request)):
         entry["truncated"] |= test.truncation
         entry["test"] = {"examples": len(test.splits[TEST]), "fingerprint": dataset.test_dataset.fingerprint}
