@@ -56,8 +56,9 @@ class SweepRecord:
     command: str
     code_version: str
     # source, description, fingerprint, generated, examples (DataSize), selection, max_length, task (its digest);
-    # dataset: its name on the hub; example: the texts of one of dev; truncated: for each split the numbers of `truncated`
-    # examples, longer than max_length, and of all `examples`; test: the test set's number of `examples` and `fingerprint`
+    # dataset: its name on the hub; example: the texts of one of dev; truncated: for each split the numbers of
+    # `truncated` examples, longer than max_length, and of all `examples`; test: `examples` and `fingerprint` of a test
+    # set
     data: dict[str, Any]
     # name, key, source_key, layers, metrics (on test, too, when the sweep has ended); sizes: parameters, MB, latency,
     # named as a trial's; head_note and warnings where there are any; hub_name (empty where none is known), and license,
