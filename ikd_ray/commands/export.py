@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -11,24 +10,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ikd_ray.analysis.evaluation_data import load_evaluation_data
 from ikd_ray.analysis.student_selection import parse_pick, select_students
 from ikd_ray.errors import UsageError
-from ikd_ray.export.hf_export import Convert, ExportedStudent, export_students
+from ikd_ray.export.hf_export import ExportedStudent
 from ikd_ray.formatting import GENERATED_WARNING, MISSING, clean
-from ikd_ray.records import (
-    SweepRecord,
-    read_sweep,
-    read_trials,
-    resolve_task,
-    select_sweep,
-    teacher_folder,
-)
+from ikd_ray.records import SweepRecord, read_sweep, read_trials, resolve_task, select_sweep
 from ikd_ray.redaction import refuse_secrets
 from ikd_ray.storage.remote import open_storage
-from ikd_ray.sweep.sync import pull_students, pull_sweeps
+from ikd_ray.sweep.outcome import export_trials, require_onnx
+from ikd_ray.sweep.sync import pull_sweeps
 from ikd_ray.tasks import TASKS
-from ikd_ray.terminal.command_line import expand_home, print_error, requires_backends, usage_errors
+from ikd_ray.terminal.command_line import expand_home, print_error, usage_errors
 from ikd_ray.terminal.summary_tables import exported_files_table, front_table
 from ikd_ray.tracking.models import register_students
 from ikd_ray.tracking.tracker import Tracker
@@ -84,8 +76,7 @@ def export(
         flag = next((name for name, given in writing.items() if given), None)
         if show and flag:
             raise UsageError(f"--list writes nothing; leave out {flag}")
-        if onnx or int8:
-            requires_backends("--int8" if int8 else "--onnx", "onnx", ("onnx", "onnxscript", "onnxruntime"))
+        require_onnx(onnx, int8)
         storage = open_storage(output)
         with storage.usage_errors():
             pull_sweeps(storage)
@@ -98,18 +89,10 @@ def export(
             console.print(title, soft_wrap=True)
             console.print(front_table(trials, sweep.objectives, sweep.teacher["metrics"]))
             return
-        with storage.usage_errors():
-            pull_students(storage, folder, trials, tokens=onnx or int8)
         tracker = _tracker(sweep, tracking_uri, register) if register is not None else None
-        if onnx or int8:
-            busy = Console(stderr=True).status("making ONNX models, and measuring them")
-            with tempfile.TemporaryDirectory() as temporary, busy:
-                make_convert = partial(_onnx_converter, folder, sweep, int8, Path(temporary))
-                students, problems = export_students(
-                    folder, to, trials, force=force, make_convert=make_convert
-                )
-        else:
-            students, problems = export_students(folder, to, trials, force=force)
+        busy = Console(stderr=True).status("making ONNX models, and measuring them")
+        with busy if onnx or int8 else nullcontext():
+            students, problems = export_trials(storage, folder, trials, to, onnx=onnx, int8=int8, force=force)
         _print_students(sweep, students, title)
         if tracker is not None and register is not None:
             exported = [student.trial for student in students]
@@ -128,14 +111,6 @@ def _tracker(sweep: SweepRecord, tracking_uri: str | None, name: str) -> Tracker
     from ikd_ray.sweep.request import tracking_uri_of  # imported late: it takes seconds
 
     return Tracker(tracking_uri_of(sweep, tracking_uri, "--name"), sweep.task)
-
-
-def _onnx_converter(folder: Path, sweep: SweepRecord, int8: bool, temporary: Path) -> Convert:
-    """Return the conversion to ONNX, after loading the data that its models are measured on."""
-    from ikd_ray.export.onnx_export import export_onnx  # imported late: it takes seconds
-
-    data = load_evaluation_data(folder.parent, sweep, teacher_folder(folder, sweep), temporary)
-    return partial(export_onnx, data=data, int8=int8, max_length=sweep.data["max_length"])
 
 
 def _console(sweep: SweepRecord) -> Console:

@@ -65,8 +65,7 @@ def open_sweep(
         artifacts: Artifacts that all trials share.
         planned_concurrency: Trials at once that the search's suggestions depend on.
     """
-    config, dataset = request.config, request.dataset
-    settings = config.model_dump(mode="json") | {
+    settings = request.config.model_dump(mode="json") | {
         "task": request.task.name,
         "tracking_uri": None if has_credentials(tracking_uri) else tracking_uri,
         "store": redact_uri(tracking_uri),
@@ -80,10 +79,27 @@ def open_sweep(
         earlier = read_sweep(request.folder)
         command = earlier.command
         settings |= {name: earlier.settings[name] for name in ("run_id", "id") if name in earlier.settings}
-    sweep = SweepRecord(
+    sweep = make_record(request, command, teacher, artifacts, settings)
+    if request.resumes:
+        write_sweep(request.folder, sweep)
+    else:
+        _create_folder(request, sweep)
+    return sweep
+
+
+def make_record(
+    request: Request,
+    command: str,
+    teacher: TeacherRecord,
+    artifacts: SharedArtifacts,
+    settings: dict[str, Any],
+) -> SweepRecord:
+    """Return the record of a sweep with these settings; other arguments as for `open_sweep`."""
+    dataset = request.dataset
+    return SweepRecord(
         name=request.folder.name,
         task=request.task.name,
-        seed=config.seed,
+        seed=request.config.seed,
         trials=request.trials,
         command=command,
         code_version=code_version(),
@@ -102,11 +118,6 @@ def open_sweep(
         objectives=request.objectives,
         settings=settings,
     )
-    if request.resumes:
-        write_sweep(request.folder, sweep)
-    else:
-        _create_folder(request, sweep)
-    return sweep
 
 
 def _teacher_entry(request: Request, teacher: TeacherRecord) -> dict[str, Any]:
