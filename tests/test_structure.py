@@ -25,6 +25,7 @@ ROOMS = (
     "terminal",
     "sweep",
     "bench",
+    "api",
     "commands",
     "__main__",
 )
