@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -173,6 +174,16 @@ class SharingConfig(_Config):
 def latency_tokens(max_position_embeddings: int) -> int:
     """Return the length of the sequence that latency is measured with, for a model with so many positions."""
     return min(LATENCY_TOKENS, max_position_embeddings - 2)  # RoBERTa's positions start at 2
+
+
+def contradicting_depths(latency_ms: Mapping[int, float]) -> set[int]:
+    """Return the depths whose measured latencies contradict each other: a deeper model is faster than another one.
+
+    Args:
+        latency_ms: milliseconds by number of layers, of models that differ in nothing else.
+    """
+    pairs = combinations(sorted(latency_ms), 2)
+    return {depth for pair in pairs if latency_ms[pair[0]] > latency_ms[pair[1]] for depth in pair}
 
 
 def first_error(error: ValidationError) -> tuple[str, str]:

@@ -15,6 +15,9 @@ MAX_REASON_CHARS = 200
 GENERATED_WARNING = "GENERATED corpus, not CoLA"
 """Shown beside every result of the embedded corpus."""
 
+METRIC_TITLES = {"mcc": "MCC", "f1": "F1", "macro_f1": "macro-F1", "nll": "NLL"}
+"""Names of metrics in a sentence, where they differ from their keys."""
+
 _ESCAPE = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?")
 
 
@@ -56,6 +59,17 @@ def decimal(value: float | None) -> str:
     return MISSING if value is None else f"{value:.3f}"
 
 
+def metric_title(metric: str) -> str:
+    """Return a metric's name as a sentence has it, without its split: `MCC`, `macro-F1`, `teacher kl`."""
+    name = clean(metric).rpartition("/")[2]
+    return METRIC_TITLES.get(name, name.replace("_", " "))
+
+
+def number(value: float) -> str:
+    """Return a number with four digits, and a large one whole: `0.1235`, `10,652,928`."""
+    return f"{value:,.0f}" if 1e4 <= abs(value) < math.inf else f"{value:.4g}"
+
+
 def describe_truncated(truncation: Mapping[str, Mapping[str, int]]) -> str:
     """Return text such as `3 of 1,043 dev`; empty where nothing was truncated.
 
@@ -74,9 +88,9 @@ def null_nonfinite(metrics: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def short_name(metric: str) -> str:
-    """Return a metric's name without its split, unless that is the held-out one: `mcc`, `holdout mcc`."""
+    """Return a metric's name without its split, unless that is not dev: `mcc`, `holdout mcc`, `test mcc`."""
     split, _, name = clean(metric).rpartition("/")
-    return f"{split} {name}" if split == "holdout" else name
+    return f"{split} {name}" if split in ("holdout", "test") else name
 
 
 def short_stage(name: str, width: int) -> str:

@@ -33,7 +33,7 @@ def _start(command: str) -> Sequence[str]:
     """Return the words that start a command: a script of `sweeps/`, the module, or the installed program."""
     if _is_script():
         return ["python", str(Path(sys.argv[0]).with_name(f"{command}.py"))]
-    if Path(sys.argv[0]).name == "__main__.py":
+    if Path(sys.argv[0]).parts[-2:] == ("ikd_ray", "__main__.py"):
         return ["python", "-m", "ikd_ray", command]
     return [PROGRAM, command]
 

@@ -6,6 +6,7 @@ OUTPUT/NAME/space.yaml        copy of the search space
 OUTPUT/NAME/task.yaml         copy of the task file, for tasks other than GLUE's
 OUTPUT/NAME/study.db          Optuna study
 OUTPUT/NAME/trials/ID/        trial.json (`TrialRecord`) and, for a finished trial, the student's Hugging Face folder
+OUTPUT/NAME/test.json         metrics of the front's students on the test set, where the task has one
 OUTPUT/NAME/damaged/          damaged files and folders, kept for inspection
 OUTPUT/NAME/pareto.json, pareto.png, trials.csv
 OUTPUT/NAME/report/           report.html and its figures
@@ -25,8 +26,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
-from ikd_ray.config import first_error
+from ikd_ray.config import contradicting_depths, first_error
+from ikd_ray.data.dataset import TEST
 from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, is_task_file, kept_task
 from ikd_ray.errors import UsageError, first_line
 from ikd_ray.program import shell_command
@@ -34,6 +37,7 @@ from ikd_ray.storage import store
 from ikd_ray.tasks import TASKS, GlueTask, Task
 
 SWEEP_FILE, SPACE_FILE, STUDY_FILE, TRIAL_FILE = "sweep.json", "space.yaml", "study.db", "trial.json"
+TEST_FILE = "test.json"
 STUDENT = "student"  # folder of the student's weights and configuration, below its trial's
 STUDY = "ikd"  # name of the study in its file
 
@@ -52,10 +56,11 @@ class SweepRecord:
     command: str
     code_version: str
     # source, description, fingerprint, generated, examples (DataSize), selection, max_length, task (its digest),
-    # truncated: for each split the numbers of `truncated` examples, longer than max_length, and of all `examples`
+    # truncated: for each split the numbers of `truncated` examples, longer than max_length, and of all `examples`;
+    # where there is a test set, test: its number of `examples` and its `fingerprint`
     data: dict[str, Any]
-    # name, key, source_key, layers, metrics; head_note and warnings where there are any; assistants, keyed by their
-    # number of layers
+    # name, key, source_key, layers, metrics (on test, too, when the sweep has ended); sizes: parameters, MB, latency,
+    # named as a trial's; head_note and warnings where there are any; assistants, keyed by their number of layers
     teacher: dict[str, Any]
     objectives: dict[str, Direction]  # metric -> direction
     settings: dict[str, Any] = field(default_factory=dict)  # flags and ids that --resume needs
@@ -64,6 +69,17 @@ class SweepRecord:
     def teacher_warnings(self) -> list[str]:
         """Warnings of a teacher whose answers are poor; shown beside every result."""
         return list(self.teacher.get("warnings", []))
+
+    @property
+    def teacher_metrics(self) -> dict[str, float]:
+        """The teacher's metrics, and its parameters, megabytes and latency under the names of a trial's metrics."""
+        return self.teacher["metrics"] | self.teacher.get("sizes", {})
+
+    @property
+    def doubtful_latencies(self) -> set[int]:
+        """Numbers of layers whose measured latencies contradict each other, since the machine was busy."""
+        latency_ms = self.settings.get("latency_ms") or {}
+        return contradicting_depths({int(depth): value for depth, value in latency_ms.items()})
 
     @property
     def is_open_ended(self) -> bool:
@@ -104,7 +120,8 @@ class TrialRecord:
     params: dict[str, Any]
     layer_map: list[int]
     status: str  # "finished" or "failed"
-    metrics: dict[str, float] = field(default_factory=dict)  # of the last epoch, and the final ones
+    # Of the last epoch, and the final ones; those on the test set are read from test.json.
+    metrics: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)  # metrics of each epoch
     times: list[float] = field(default_factory=list)  # end of each epoch, in seconds since 1970
     reason: str = ""  # of a failed trial
@@ -197,6 +214,24 @@ def write_trial(
             save_student(folder / STUDENT)
 
 
+def metrics_on_test(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return those of some metrics that were measured on the test set."""
+    return {name: value for name, value in metrics.items() if name.startswith(f"{TEST}/")}
+
+
+def write_test_metrics(sweep: Path, trials: Iterable[TrialRecord]) -> None:
+    """Write the metrics of trials on the test set, which the readers of records add to the trials' others.
+
+    They are measured when the trials have ended, whose folders do not change any more.
+    """
+    entries = {
+        trial.id: {"ended": _end_of(trial), "metrics": metrics}
+        for trial in trials
+        if (metrics := metrics_on_test(trial.metrics))
+    }
+    write_json(sweep / TEST_FILE, entries)
+
+
 def is_sweep(folder: Path) -> bool:
     """Return whether a folder holds a sweep's record, readable or not."""
     return os.path.isfile(folder / SWEEP_FILE)
@@ -249,13 +284,7 @@ def read_trial(sweep: Path, trial_id: str) -> TrialRecord:
     Raises:
         UsageError: the file cannot be read, or is another trial's.
     """
-    path = trial_folder(sweep, trial_id) / TRIAL_FILE
-    try:
-        record = _read(path, TrialRecord)
-        if record.id != trial_id:  # names of folders are made of it
-            raise ValueError(f"id: it is {record.id!r}")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read ({first_line(error)})") from None
+    [record] = _add_test_metrics(sweep, [_read_trial(sweep, trial_id)])
     return record
 
 
@@ -266,7 +295,8 @@ def read_trials(sweep: Path) -> list[TrialRecord]:
         UsageError: a record cannot be read.
     """
     files = (sweep / "trials").glob(f"[!.]*/{TRIAL_FILE}")
-    return sorted((read_trial(sweep, file.parent.name) for file in files), key=lambda trial: trial.number)
+    trials = _add_test_metrics(sweep, (_read_trial(sweep, file.parent.name) for file in files))
+    return sorted(trials, key=lambda trial: trial.number)
 
 
 def load_intact_trials(sweep: Path) -> tuple[list[TrialRecord], list[Path]]:
@@ -278,14 +308,14 @@ def load_intact_trials(sweep: Path) -> tuple[list[TrialRecord], list[Path]]:
     intact, damaged = [], []
     for folder in sorted((sweep / "trials").glob("[!.]*")):
         try:
-            record = read_trial(sweep, folder.name) if store.is_intact(folder) else None
+            record = _read_trial(sweep, folder.name) if store.is_intact(folder) else None
         except UsageError:
             record = None
         if record:
             intact.append(record)
         else:
             damaged.append(quarantine(sweep, folder))
-    return sorted(intact, key=lambda trial: trial.number), damaged
+    return sorted(_add_test_metrics(sweep, intact), key=lambda trial: trial.number), damaged
 
 
 def quarantine(sweep: Path, path: Path) -> Path:
@@ -358,11 +388,48 @@ def _advise_task(value: str, output: Path) -> str:
     return f"or the task of a sweep in {output}; give --output if it is elsewhere"
 
 
+class _TestEntry(TypedDict):
+    ended: float  # time of the trial's last epoch, which tells it from one that was made again
+    metrics: dict[str, float]
+
+
+_TEST_ENTRIES = TypeAdapter(dict[str, _TestEntry])
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (SweepRecord, TrialRecord)}
+
+
+def _add_test_metrics(sweep: Path, trials: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Return the records with what `write_test_metrics` wrote; a file that cannot be read counts as missing."""
+    path = sweep / TEST_FILE
+    try:
+        entries = _TEST_ENTRIES.validate_json(path.read_bytes(), strict=True) if path.is_file() else {}
+    except (OSError, ValueError):
+        entries = {}
+    # A trial that was damaged, and made again, has another end and other weights.
+    return [
+        replace(trial, metrics=trial.metrics | metrics_on_test(entry["metrics"]))
+        if (entry := entries.get(trial.id)) and entry["ended"] == _end_of(trial)
+        else trial
+        for trial in trials
+    ]
+
+
+def _end_of(trial: TrialRecord) -> float:
+    return trial.times[-1] if trial.times else 0.0
 
 
 def _to_json(record: SweepRecord | TrialRecord) -> dict[str, Any]:
     return _ADAPTERS[type(record)].dump_python(record, by_alias=True)
+
+
+def _read_trial(sweep: Path, trial_id: str) -> TrialRecord:
+    path = trial_folder(sweep, trial_id) / TRIAL_FILE
+    try:
+        record = _read(path, TrialRecord)
+        if record.id != trial_id:  # names of folders are made of it
+            raise ValueError(f"id: it is {record.id!r}")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read ({first_line(error)})") from None
+    return record
 
 
 def _read(path: Path, kind: type[T]) -> T:

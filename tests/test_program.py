@@ -21,6 +21,7 @@ STARTS = {
     "/venv/bin/ikd": "ikd export",
     "/site-packages/ikd_ray/__main__.py": "python -m ikd_ray export",
     "/venv/bin/pytest": "ikd export",
+    "/site-packages/pytest/__main__.py": "ikd export",
     "": "ikd export",
 }
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -19,7 +19,8 @@ from pydantic import TypeAdapter
 from ikd_ray.analysis.training_costs import Savings
 from ikd_ray.commands.program import load_app
 from ikd_ray.config import Trial
-from ikd_ray.data.task_file import load_task
+from ikd_ray.data.sources import load_dataset
+from ikd_ray.data.task_file import _SCHEMA, load_task
 from ikd_ray.distill import regimes
 from ikd_ray.records import TrialRecord
 from ikd_ray.search.budget import Budget
@@ -290,9 +291,28 @@ def task_block() -> str:
     return next(block for block in blocks(MAIN, "yaml") if "stars" in block)
 
 
-def test_the_task_file_is_valid(tmp_path):
-    (tmp_path / "reviews.yaml").write_text(task_block())
-    assert load_task(tmp_path / "reviews.yaml").name == "reviews"
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [("reviews", task_block()), *zip(("tickets", "films"), blocks(SWEEPS, "yaml"), strict=True)],
+)
+def test_task_files_are_valid(tmp_path, name, block):
+    (tmp_path / "task.yaml").write_text(block)
+    assert load_task(tmp_path / "task.yaml").name == name
+
+
+def test_the_example_of_one_table_is_loaded_as_described(tmp_path):
+    (tmp_path / "task.yaml").write_text(blocks(SWEEPS, "yaml")[0])
+    for name, rows in (("tickets", range(600)), ("test", range(600, 660))):
+        lines = [f"message {row},{('billing', 'delivery', 'other')[row % 3]}\n" for row in rows]
+        (tmp_path / f"{name}.csv").write_text("message,topic\n" + "".join(lines))
+    data = load_dataset(load_task(tmp_path / "task.yaml"), tmp_path)
+    said = "dev: 60 of 600 rows, drawn stratified with seed 0"
+    assert data.description.endswith(f"(tickets, 540 train / 60 dev / 60 test); {said}")
+    assert said in " ".join(SWEEPS.split())
+
+
+def test_the_table_has_all_keys_of_task_files():
+    assert first_column(SWEEPS, "Task files") == set(get_args(_SCHEMA)[0].__annotations__)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from ikd_ray import records
 from ikd_ray.data.task_file import load_task
 from ikd_ray.errors import UsageError
 from ikd_ray.records import TrialRecord
+from ikd_ray.storage import store
 from tests.helpers.sample_records import sweep_record
 
 TRIAL = TrialRecord("t003", 3, {"regime": "kd", "student_layers": 2}, [2, 4], "finished", {"dev/mcc": 0.1})
@@ -35,6 +36,39 @@ def test_the_keys_and_values_of_trial_json_stay(tmp_path):
     assert math.isnan(content["metrics"]["dev/mcc"])
     assert isinstance(content["metrics"]["student/params"], int)
     assert math.isnan(records.read_trial(tmp_path, "t003").metrics["dev/mcc"])
+
+
+def test_metrics_on_the_test_set_are_added_to_the_record_that_they_are_of(tmp_path):
+    trials = [replace(TRIAL, id=f"t{number:03}", number=number, times=[1.5]) for number in range(3)]
+    for trial in trials:
+        records.write_trial(tmp_path, trial)
+    content = records.trial_folder(tmp_path, "t000") / "trial.json"
+    before = content.read_bytes()
+    tested = [replace(t, metrics=t.metrics | {"test/mcc": 0.1 * t.number}) for t in trials[:2]]
+    records.write_test_metrics(tmp_path, [*tested, trials[2]])
+    assert records.read_trials(tmp_path) == [*tested, trials[2]]
+    assert records.read_trial(tmp_path, "t001") == tested[1]
+    assert records.load_intact_trials(tmp_path) == ([*tested, trials[2]], [])
+    assert content.read_bytes() == before, "a trial's folder does not change"
+    path = tmp_path / "test.json"
+    assert json.loads(path.read_text())["t001"] == {"ended": 1.5, "metrics": {"test/mcc": 0.1}}
+    store.discard(tmp_path / "trials" / "t001")  # damaged, say, and made again
+    again = replace(trials[1], times=[2.5])
+    records.write_trial(tmp_path, again)
+    assert records.read_trials(tmp_path) == [tested[0], again, trials[2]]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"t003": {"ended": 0}}', '{"t003": {"ended": 0, "metrics": {"a": "b"}}}']
+)
+def test_a_damaged_file_of_test_metrics_counts_as_missing(tmp_path, content):
+    records.write_trial(tmp_path, TRIAL)
+    (tmp_path / "test.json").write_text(content)
+    assert records.read_trials(tmp_path) == [TRIAL]
+    (tmp_path / "test.json").write_text(
+        '{"t003": {"ended": 0, "metrics": {"dev/mcc": 0.9, "test/mcc": 0.2}}}'
+    )
+    assert records.read_trial(tmp_path, "t003").metrics == {"dev/mcc": 0.1, "test/mcc": 0.2}
 
 
 @pytest.mark.parametrize(

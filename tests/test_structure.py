@@ -27,11 +27,10 @@ ROOMS = (
     "bench",
     "api",
     "commands",
-    "__main__",
 )
 """Every room may import the rooms before it."""
 
-FILES = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"]
+FILES = [path for path in sorted(ROOT.rglob("*.py")) if path.parent != ROOT or not path.name.startswith("__")]
 SCRIPTS = sorted((ROOT.parent / "sweeps").glob("*.py"))
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 
+from ikd_ray.data.dataset import TEST
 from ikd_ray.records import Direction, SweepRecord, TrialRecord
 
 Objectives = Mapping[str, Direction]
 
-SIZE = "student/params"
+SIZE, LATENCY = "student/params", "student/latency_ms"
 
 SELECTION_SPLITS = ("dev/", "holdout/")
 """Prefixes of the metrics that students may be compared by; a sweep has objectives on one of the two splits."""
@@ -44,6 +45,11 @@ def selection_metric(sweep: SweepRecord, task_metric: str) -> str:
 def dev_metric(metric: str) -> str:
     """Return the name that a held-out metric has on the dev split; other names are returned unchanged."""
     return metric.replace("holdout/", "dev/")
+
+
+def metric_on_test(metric: str) -> str:
+    """Return the name that a metric of any split has on the test set."""
+    return f"{TEST}/{metric.rpartition('/')[2]}"
 
 
 def direction(metric: str, objectives: Objectives) -> Direction:

@@ -3,42 +3,49 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ikd_ray.analysis.objectives import SELECTION_SPLITS, SIZE, direction, main_metric
+from ikd_ray.analysis.objectives import LATENCY, SELECTION_SPLITS, SIZE, direction, main_metric
 from ikd_ray.analysis.pareto import candidates, pareto_front
 from ikd_ray.errors import UsageError
 from ikd_ray.records import SweepRecord, TrialRecord
 
-BEST, SMALLEST = "best", "smallest-within"
-ADVICE = f"give {BEST}, {SMALLEST} 0.02 or a finished trial's id (--list shows the front's)"
+BEST = "best"
+LEAST = {"smallest-within": SIZE, "fastest-within": LATENCY}
+"""Rules that take the student with the least of a metric, of those within a distance of the best one."""
+_RULES = ", ".join(f"{rule} 0.02" for rule in LEAST)
+ADVICE = f"give {BEST}, {_RULES} or a finished trial's id (--list shows the front's)"
 ROUNDING = 1e-9  # 0.30 and 0.28 are 0.02 apart
 
 
 @dataclass(frozen=True)
 class Pick:
-    """One student: that of the trial `id`, or the smallest one within `within` of the best (0: the best)."""
+    """One student: that of the trial `id`, or the one with the least `by` within `within` of the best (0: the best)."""
 
     id: str | None = None
     within: float = 0.0
+    by: str = SIZE
 
 
 def parse_pick(words: Sequence[str]) -> Pick:
-    """Parse the words after `--pick`: `best`, `smallest-within 0.02` (one word or two, or with a `=`), or a trial's id.
+    """Parse the words after `--pick`: `best`, a rule such as `smallest-within 0.02`, or a trial's id.
+
+    A rule and its number are one word or two, or have a `=` between them.
 
     Raises:
         UsageError: they are none of these.
     """
-    parts = " ".join(words).replace(f"{SMALLEST}=", f"{SMALLEST} ", 1).split()
-    if parts[:1] == [SMALLEST]:
-        return Pick(within=_parse_tolerance(parts[1:]))
+    parts = re.sub(rf"^({'|'.join(LEAST)})=", r"\1 ", " ".join(words)).split()
+    if parts and parts[0] in LEAST:
+        return Pick(within=_parse_tolerance(*parts), by=LEAST[parts[0]])
     if len(parts) != 1:
         raise UsageError(f"--pick {' '.join(parts)!r}: {ADVICE}")
     return Pick() if parts == [BEST] else Pick(parts[0])
 
 
-def _parse_tolerance(words: Sequence[str]) -> float:
+def _parse_tolerance(rule: str, *words: str) -> float:
     try:
         (word,) = words
         value = float(word)
@@ -47,7 +54,7 @@ def _parse_tolerance(words: Sequence[str]) -> float:
     if not (math.isfinite(value) and value >= 0):
         given = f" (got {' '.join(words)!r})" if words else ""
         raise UsageError(
-            f"--pick {SMALLEST}: needs a number of at least 0, in the metric's units, e.g. 0.02{given}"
+            f"--pick {rule}: needs a number of at least 0, in the metric's units, e.g. 0.02{given}"
         )
     return value
 
@@ -57,9 +64,9 @@ def select_students(
 ) -> list[TrialRecord]:
     """Return the Pareto front, or the one student picked, which may be any finished trial's.
 
-    `best` and `smallest-within` compare all finished trials by the main metric, as `pareto_front` does: a configuration
-    with several seeds by its mean. Of students of equal size the better one is taken, of those equal in both the one
-    suggested first.
+    `best` and the rules of `LEAST` compare all finished trials by the main metric, as `pareto_front` does: a
+    configuration with several seeds by its mean. Of students of equal size (or latency) the better one is taken, of
+    those equal in both the one suggested first.
 
     Raises:
         UsageError: there is no such student.
@@ -73,7 +80,7 @@ def select_students(
         return members
     if pick.id is not None:
         return [_find_trial(sweep, trials, pick.id)]
-    return [_smallest_within(sweep, trials, pick.within)]
+    return [_least_within(sweep, trials, pick)]
 
 
 def _find_trial(sweep: SweepRecord, trials: Sequence[TrialRecord], id: str) -> TrialRecord:
@@ -85,7 +92,7 @@ def _find_trial(sweep: SweepRecord, trials: Sequence[TrialRecord], id: str) -> T
     return trial
 
 
-def _smallest_within(sweep: SweepRecord, trials: Sequence[TrialRecord], within: float) -> TrialRecord:
+def _least_within(sweep: SweepRecord, trials: Sequence[TrialRecord], pick: Pick) -> TrialRecord:
     metric = main_metric(sweep.objectives)
     if not metric.startswith(SELECTION_SPLITS):
         raise UsageError(
@@ -97,6 +104,6 @@ def _smallest_within(sweep: SweepRecord, trials: Sequence[TrialRecord], within: 
     costs = {trial.id: sign * values[metric] for trial, values in compared}
     if not costs:
         raise UsageError(f"{sweep.name}: no finished trial with a finite {metric} to pick from")
-    limit = min(costs.values()) + within + ROUNDING
+    limit = min(costs.values()) + pick.within + ROUNDING
     near = [trial for trial in trials if costs.get(trial.id, math.inf) <= limit]
-    return min(near, key=lambda trial: (trial.metrics.get(SIZE, math.inf), costs[trial.id], trial.number))
+    return min(near, key=lambda trial: (trial.metrics.get(pick.by, math.inf), costs[trial.id], trial.number))

@@ -6,7 +6,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from ikd_ray.data.task_file import find_task
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.epoch import TIME_METRICS, Epoch
 from ikd_ray.distill.epoch_cache import STAGES, EpochCache
+from ikd_ray.distill.evaluate import score
 from ikd_ray.distill.fast_layers import use_onednn
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.memory import StepMemory
@@ -33,7 +34,14 @@ from ikd_ray.export.hf_export import folder_name, tokenizer_files, write_student
 from ikd_ray.storage import store
 from ikd_ray.storage.remote import open_storage
 from ikd_ray.sweep.artifacts import LoadedArtifacts
-from ikd_ray.sweep.preparation import Prepared, make_job, prepare_artifacts, print_data, show_events
+from ikd_ray.sweep.preparation import (
+    Prepared,
+    make_job,
+    prepare_artifacts,
+    print_data,
+    show_events,
+    tokenize_test_set,
+)
 from ikd_ray.sweep.request import Request, read_config, validate
 from ikd_ray.sweep.sweep_folder import make_record
 from ikd_ray.sweep.trial import add_final_metrics, finished_record
@@ -43,7 +51,8 @@ from ikd_ray.yaml_file import nearest
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in Python's own `typing` from 3.11
 
-    from ikd_ray.records import TrialRecord
+    from ikd_ray.records import SweepRecord, TrialRecord
+    from ikd_ray.tasks import Task
 
 PATHS = ("task", "data_dir", "unlabelled", "teacher")
 
@@ -134,7 +143,12 @@ def distill(
         events = prepare_artifacts(make_job(request, console), torch.get_num_threads())
         prepared = show_events(events, console, request.space.selection_metric(request.task))
         run, record = _train(settings, request, prepared, console)
-    return _describe(request, prepared, run, record, describe_call("distill", given))
+        of_student, of_teacher = _score_on_test(request, run, console)
+        record = replace(record, metrics=record.metrics | of_student)
+        # Of a sweep's record an exported student needs what tells of data, teacher and code; it has no sweep to name.
+        sweep = replace(make_record(request, describe_call("distill", given), *prepared, {}), name="")
+        sweep.teacher["metrics"] |= of_teacher
+    return _describe(sweep, request.task, record, run, tokenizer_files(prepared[0].folder))
 
 
 def _make_trial(fields: Mapping[str, Any]) -> Trial:
@@ -198,6 +212,17 @@ def _train(
     return run, record
 
 
+def _score_on_test(
+    request: Request, run: Distillation, console: Console
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the metrics of the student and of the teacher on the test set; empty where there is none."""
+    data, memory = tokenize_test_set(request), StepMemory(request.config.step_memory)
+    if data is None:
+        return {}, {}
+    with console.step("scoring student and teacher on the test set"):
+        return score(run.student, data, memory), score(run.reference.teacher, data, memory)
+
+
 def _epoch_cache(request: Request, key: str) -> EpochCache:
     """Return the saved epochs; the owner depends on the trial alone, so that the same call continues from its own."""
     folder, disk_gb = request.output.folder / "cache" / STAGES, request.space.sharing.disk_gb
@@ -205,17 +230,13 @@ def _epoch_cache(request: Request, key: str) -> EpochCache:
 
 
 def _describe(
-    request: Request, prepared: Prepared, run: Distillation, trial: TrialRecord, command: str
+    sweep: SweepRecord, task: Task, trial: TrialRecord, run: Distillation, tokenizer: Sequence[Path]
 ) -> Student:
-    """Return the trained student."""
-    teacher, shared = prepared
-    # Of a sweep's record an exported student needs what tells of data, teacher and code; it has no sweep to name.
-    sweep = replace(make_record(request, command, teacher, shared, {}), name="")
+    """Return the trained student; `tokenizer` are the files of the teacher's."""
 
     def write(folder: Path) -> None:
         with tempfile.TemporaryDirectory() as temporary:
             run.student.model.save_pretrained(temporary)
-            tokenizer = tokenizer_files(teacher.folder)
-            write_student(sweep, request.task, trial, Path(temporary), tokenizer, folder)
+            write_student(sweep, task, trial, Path(temporary), tokenizer, folder)
 
     return Student(trial, folder_name(sweep, trial), main_metric(sweep.objectives), write)

@@ -176,7 +176,7 @@ class Sweep:
         if self._record.data["generated"]:
             lines.append(Text(GENERATED_WARNING, style="bold red"))
         if self._front:
-            lines.append(front_table(self._front, self._record.objectives, self._record.teacher["metrics"]))
+            lines.append(front_table(self._front, self._record))
         return Group(*lines)
 
     def _title(self) -> str:

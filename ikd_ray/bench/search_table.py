@@ -1,7 +1,8 @@
 """Tables of finished trials, on which searches are replayed: their configurations, and their records as one file.
 
 `python -m ikd_ray.bench.search_table space FILE` writes the search space of a table, `ikd run --space FILE --trials N`
-trains its trials, and `python -m ikd_ray.bench.search_table pack SWEEP FILE` packs their records.
+trains its trials, and `python -m ikd_ray.bench.search_table pack SWEEP FILE` adds their records to the table. With
+`--skip` a table can be recorded by several sweeps, also on several machines.
 """
 
 from __future__ import annotations
@@ -39,13 +40,14 @@ def write_space(
     fraction: Annotated[float, typer.Option(help="Share of the training set.")] = 0.5,
     layers: Annotated[int, typer.Option(help="Layers of the teacher.")] = 6,
     seed: Annotated[int, typer.Option(help="Seed of the configurations.")] = 0,
+    skip: Annotated[int, typer.Option(help="Leave out so many configurations, from the first.")] = 0,
 ) -> None:
     """Write a space whose `start` names random configurations of the default space.
 
     Every internal prefix comes with several suffixes, one after the other, so that replays can share epochs.
     """
     given = yaml.safe_load(find_space(DEFAULT_SPACE).read_text(encoding="utf-8"))
-    rows = draw_rows(load_space(find_space(DEFAULT_SPACE), layers), trials, seed)
+    rows = draw_rows(load_space(find_space(DEFAULT_SPACE), layers), trials, seed)[skip:]
     given["params"] |= {"train_fraction": fraction}
     given |= {"selection": "holdout", "start": rows}
     file.write_text(
@@ -56,12 +58,15 @@ def write_space(
 @app.command("pack")
 def pack_table(
     sweep: Annotated[Path, typer.Argument(help="Folder of the sweep that trained the configurations.")],
-    file: Annotated[Path, typer.Argument(help="File to write, NAME.json.gz.")],
+    file: Annotated[Path, typer.Argument(help="The table, NAME.json.gz; made if there is none.")],
 ) -> None:
-    """Pack the finished trials of a sweep."""
+    """Add the finished trials of a sweep to a table, but for configurations that the table has."""
     record, trials = read_sweep(sweep), read_trials(sweep)
     metric = main_metric(record.objectives)
-    rows = [to_row(trial, metric) for trial in trials if trial.status == "finished"]
+    rows = read_table(file).rows if file.exists() else []
+    known = [row.params for row in rows]
+    packed = [to_row(trial, metric) for trial in trials if trial.status == "finished"]
+    rows += [row for row in packed if row.params not in known]
     write_table(file, Table(record.task, SearchSettings.of(record).size, rows))
     typer.echo(f"{file}: {len(rows)} trials, {read_table(file).total_s:.0f} s on one worker")
 

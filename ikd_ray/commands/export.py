@@ -13,7 +13,7 @@ from rich.table import Table
 from ikd_ray.analysis.student_selection import parse_pick, select_students
 from ikd_ray.errors import UsageError
 from ikd_ray.export.hf_export import ExportedStudent
-from ikd_ray.formatting import GENERATED_WARNING, MISSING, clean
+from ikd_ray.formatting import GENERATED_WARNING, MISSING, clean, number
 from ikd_ray.records import SweepRecord, read_sweep, read_trials, resolve_task, select_sweep
 from ikd_ray.redaction import refuse_secrets
 from ikd_ray.storage.remote import open_storage
@@ -21,7 +21,7 @@ from ikd_ray.sweep.outcome import export_trials, require_onnx
 from ikd_ray.sweep.sync import pull_sweeps
 from ikd_ray.tasks import TASKS
 from ikd_ray.terminal.command_line import expand_home, print_error, usage_errors
-from ikd_ray.terminal.summary_tables import exported_files_table, front_table
+from ikd_ray.terminal.summary_tables import comparison_lines, exported_files_table, front_table
 from ikd_ray.tracking.models import register_students
 from ikd_ray.tracking.tracker import Tracker
 
@@ -47,9 +47,9 @@ def export(
     pick: Annotated[
         str | None,
         typer.Option(
-            help="One student instead of the front: best (by the first dev or holdout objective), smallest-within X "
-            "(the smallest whose metric is within X of the best trial's), or a trial's id.",
-            metavar="[best|smallest-within X|TRIAL-ID]",
+            help="One student instead of the front: best (by the first dev or holdout objective), smallest-within X or "
+            "fastest-within X (the smallest or fastest whose metric is within X of the best trial's), or a trial's id.",
+            metavar="[best|smallest-within X|fastest-within X|TRIAL-ID]",
         ),
     ] = None,
     show: Annotated[bool, typer.Option("--list", help="Show the students, and write nothing.")] = False,
@@ -87,7 +87,9 @@ def export(
         if show:
             console = _console(sweep)
             console.print(title, soft_wrap=True)
-            console.print(front_table(trials, sweep.objectives, sweep.teacher["metrics"]))
+            console.print(front_table(trials, sweep))
+            for line in comparison_lines(trials, sweep):
+                console.print(line, soft_wrap=True)
             return
         tracker = _tracker(sweep, tracking_uri, register) if register is not None else None
         busy = Console(stderr=True).status("making ONNX models, and measuring them")
@@ -132,7 +134,7 @@ def _print_students(sweep: SweepRecord, students: list[ExportedStudent], title: 
         table.add_column(metric, justify="right")
     for student in students:
         metrics = student.trial.metrics
-        values = (f"{metrics[metric]:,.6g}" if metric in metrics else MISSING for metric in sweep.objectives)
+        values = (number(metrics[metric]) if metric in metrics else MISSING for metric in sweep.objectives)
         table.add_row(str(student.folder), *values)
     console.print(table)
     files = [(student.trial.id, student.files) for student in students if student.files]

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from ikd_ray.data.dataset import Dataset
+from ikd_ray.data.dataset import TEST, Dataset, Split
 from ikd_ray.data.splits import HOLDOUT
 from ikd_ray.data.task_file import CustomTask
 from ikd_ray.formatting import clean
 
 
 def data_warnings(dataset: Dataset) -> list[str]:
-    """Return a line for each class without a training example, and each split that shares examples with train.
+    """Return a line for each class without a training example, and for each split that shares examples with another.
 
     GLUE's tables are what they are; of its tasks only the texts without a label are checked.
     """
     own = _missing_classes(dataset) if isinstance(dataset.task, CustomTask) else ()
-    others = [name for name in dataset.splits if name != "train"]
-    return [*own, *(line for name in others for line in _shared_texts(dataset, name))]
+    others = {name: split for name, split in dataset.splits.items() if name != "train"}
+    test = {} if dataset.test is None else {TEST: dataset.test}
+    shared = (
+        line for name, split in (others | test).items() for line in _shared_with_train(dataset, name, split)
+    )
+    return [*own, *shared, *_shared_with_test(dataset, others)]
 
 
 def _missing_classes(dataset: Dataset) -> Iterable[str]:
@@ -36,20 +40,38 @@ def _missing_classes(dataset: Dataset) -> Iterable[str]:
         )
 
 
-def _shared_texts(dataset: Dataset, name: str) -> Iterable[str]:
-    train, texts = dataset.splits["train"], list(dataset.splits[name].examples())
-
-    def count(rows: np.ndarray) -> int:
-        training_texts = set(train.select(np.flatnonzero(rows)).examples())
-        return sum(text in training_texts for text in texts)
-
+def _shared_with_train(dataset: Dataset, name: str, split: Split) -> Iterable[str]:
+    train = dataset.splits["train"]
     harm = f"which makes metrics on {name} too good"
-    if isinstance(dataset.task, CustomTask) and (shared := count(train.is_labelled)):
+    if isinstance(dataset.task, CustomTask):
         # Examples that train has twice may be held out and stay in it, too.
         advice = "leave each of them in train once" if name == HOLDOUT else "take them out of train"
-        yield f"{shared} of {len(texts)} {name} examples are in train too, {harm}; {advice}"
-    if not train.is_labelled.all() and (shared := count(~train.is_labelled)):
-        yield (
-            f"{shared} of {len(texts)} {name} examples are among the texts without a label, {harm}; take them out of "
-            "that table"
-        )
+        shared = _count_shared(split, train.select(np.flatnonzero(train.is_labelled)))
+        if shared:
+            yield f"{shared} of {len(split)} {name} examples are in train too, {harm}; {advice}"
+    if not train.is_labelled.all():
+        shared = _count_shared(split, train.select(np.flatnonzero(~train.is_labelled)))
+        if shared:
+            yield (
+                f"{shared} of {len(split)} {name} examples are among the texts without a label, {harm}; take them out "
+                "of that table"
+            )
+
+
+def _shared_with_test(dataset: Dataset, others: Mapping[str, Split]) -> Iterable[str]:
+    test, task = dataset.test, dataset.task
+    if test is None:
+        return
+    for name, split in others.items():
+        if shared := _count_shared(test, split):
+            is_drawn = name == HOLDOUT or (isinstance(task, CustomTask) and task.split)
+            yield (
+                f"{shared} of {len(test)} test examples are in {name} too, which makes metrics on test too good; take "
+                f"them out of {f'train, from which {name} is drawn' if is_drawn else name}"
+            )
+
+
+def _count_shared(split: Split, other: Split) -> int:
+    """Return the number of a split's examples whose texts another one has."""
+    texts = set(other.examples())
+    return sum(example in texts for example in split.examples())

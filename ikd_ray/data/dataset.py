@@ -12,6 +12,8 @@ import numpy as np
 
 from ikd_ray.tasks import Task
 
+TEST = "test"
+"""Name of the split that is scored when a sweep has ended."""
 UNLABELLED = -1
 """Class index of an example without a label, by scikit-learn's convention; a missing score is nan."""
 
@@ -65,6 +67,8 @@ class Dataset:
     source: Literal["folder", "hub", "embedded"]
     description: str
     """One line for people and for tags."""
+    test: Split | None = None
+    """Examples that are scored when a sweep has ended, and never chosen by; no part of the fingerprint."""
 
     @property
     def generated(self) -> bool:
@@ -79,6 +83,11 @@ class Dataset:
             return self
         labelled_rows = np.flatnonzero(train.is_labelled)
         return replace(self, splits=self.splits | {"train": train.select(labelled_rows)})
+
+    @cached_property
+    def test_dataset(self) -> Dataset | None:
+        """The test examples as the only split of a data set of their own; None without any."""
+        return None if self.test is None else replace(self, splits={TEST: self.test}, test=None)
 
     @cached_property
     def fingerprint(self) -> str:

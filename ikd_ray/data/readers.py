@@ -12,11 +12,11 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -27,7 +27,10 @@ from ikd_ray.data.task_file import CustomTask, nfc
 from ikd_ray.errors import UsageError, first_line
 from ikd_ray.tasks import TASKS, GlueTask, Task
 
-PARQUET_BATCH = 1_000  # rows read at a time: bounds memory
+if TYPE_CHECKING:
+    import datasets
+
+BATCH = 1_000  # rows of Parquet and of data sets that are read at a time: bounds memory
 # float() also takes 0_5 for 5, and digits of other scripts.
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
@@ -40,7 +43,7 @@ def find_glue_folder(data_dir: Path, task: GlueTask) -> Path:
     Raises:
         UsageError: `data_dir` is no folder, or holds neither.
     """
-    _require_folder(data_dir, f"pass the folder that holds {task.folder}/train.tsv")
+    require_folder(data_dir, f"pass the folder that holds {task.folder}/train.tsv")
     if os.path.isdir(data_dir / task.folder):
         return data_dir / task.folder
     if os.path.exists(data_dir / "train.tsv"):
@@ -91,20 +94,61 @@ def read_tables(data_dir: Path, task: CustomTask) -> dict[str, Split]:
             file, the line or row (1-based; a header is line 1), the column, and what would be right.
     """
     names = ", ".join(name for _, name in task.files)
-    _require_folder(data_dir, f"give the folder that holds {names}")
-    return {split: read_table(find_table(data_dir, name), task) for split, name in task.files}
+    require_folder(data_dir, f"give the folder that holds {names}")
+    splits = {}
+    for split, name in task.files:
+        path = find_table(data_dir, name)
+        if split == "dev" and not os.path.lexists(path):
+            raise UsageError(
+                f"{path}: there is no such file; task {task.name} reads {names}; to draw dev from train, write "
+                "`split: 0.1` in the task file"
+            )
+        splits[split] = read_table(path, task)
+    return splits
 
 
 def read_table(path: Path, task: CustomTask) -> Split:
     """Read one table of a custom task; `UsageError` as in `read_tables`."""
     _require_file(path, "a table", task, [name for _, name in task.files])
+    rows = _READERS[path.suffix.lower()](path, task, (*task.text_columns, task.file_label))
+    return _make_split(rows, task, str(path))
+
+
+def read_hub_table(table: datasets.Dataset, task: CustomTask, where: str) -> Split:
+    """Read a split of a data set of the hub; `where` names it in messages.
+
+    A label that is stored as a number with a name (`ClassLabel`) may have either in the task file.
+
+    Raises:
+        UsageError: as in `read_tables`, with rows counted from 1.
+    """
+    names = [
+        table.column_names[index]
+        for index in _distinct_indices(table.column_names, (*task.text_columns, task.file_label), where)
+    ]
+    classes = getattr(table.features[names[-1]], "names", None) or []
+    has_names = bool(task.file_labels) and {*task.file_labels} <= {*map(nfc, classes)}
+
+    def rows() -> Iterator[Row]:
+        number = itertools.count(1)
+        for batch in table.select_columns(names).iter(BATCH):
+            for *texts, label in zip(*(batch[name] for name in names), strict=True):
+                if has_names and label in range(len(classes)):
+                    label = classes[label]
+                yield f"{where} row {next(number)}", [*texts, label]
+
+    return _make_split(rows(), task, where)
+
+
+def _make_split(rows: Iterable[Row], task: CustomTask, where: str) -> Split:
+    """Make a split of rows of a task's text columns and its label."""
     builder = _SplitBuilder(task)
-    for where, values in _READERS[path.suffix.lower()](path, task, (*task.text_columns, task.file_label)):
+    for place, values in rows:
         *texts, label = values
         for column, text in zip(task.text_columns, texts, strict=True):
-            _check_text(text, f"{where}: column {column!r}")
-        builder.add(texts, _label_text(label, f"{where}: column {task.file_label!r}"), where)
-    return builder.build(f"{path}: no rows; at least one example is needed")
+            _check_text(text, f"{place}: column {column!r}")
+        builder.add(texts, _label_text(label, f"{place}: column {task.file_label!r}"), place)
+    return builder.build(f"{where}: no rows; at least one example is needed")
 
 
 def read_unlabelled(path: Path, task: Task, flag: str = "--data-dir") -> tuple[list[str], list[str] | None]:
@@ -144,6 +188,13 @@ def find_table(folder: Path, name: str) -> Path:
                 same = os.listdir(path)
         path /= next((other for other in same if nfc(other) == nfc(part)), part)
     return path
+
+
+def require_folder(data_dir: Path, advice: str) -> None:
+    """Refuse a `--data-dir` that is no folder, with advice on what to give."""
+    if not os.path.isdir(data_dir):  # unlike Path.is_dir, it does not raise where access is denied
+        problem = "is a file, not a folder" if os.path.exists(data_dir) else "there is no such folder"
+        raise UsageError(f"--data-dir {data_dir}: {problem}; {advice}")
 
 
 class _SplitBuilder:
@@ -307,7 +358,7 @@ def _read_parquet(path: Path, task: Task, required: Sequence[str]) -> Iterator[R
         with path.open("rb") as source, pq.ParquetFile(source) as table:
             names = table.schema_arrow.names
             names = [names[index] for index in _distinct_indices(names, required, str(path))]
-            for batch in table.iter_batches(PARQUET_BATCH, columns=names, use_threads=False):
+            for batch in table.iter_batches(BATCH, columns=names, use_threads=False):
                 columns = [batch.column(name).to_pylist() for name in names]
                 yield from ((f"{path} row {next(number)}", values) for values in zip(*columns, strict=True))
     except UsageError:
@@ -323,12 +374,6 @@ _READERS: dict[str, Callable[[Path, Task, Sequence[str]], Iterator[Row]]] = {
     ".jsonl": _read_json_lines,
     ".parquet": _read_parquet,
 }
-
-
-def _require_folder(data_dir: Path, advice: str) -> None:
-    if not os.path.isdir(data_dir):  # unlike Path.is_dir, it does not raise where access is denied
-        problem = "is a file, not a folder" if os.path.exists(data_dir) else "there is no such folder"
-        raise UsageError(f"--data-dir {data_dir}: {problem}; {advice}")
 
 
 def _require_file(path: Path, kind: str, task: Task, names: Sequence[str], flag: str = "--data-dir") -> None:

@@ -1,22 +1,33 @@
-"""Sources of examples: a custom task's tables, a GLUE folder, the Hugging Face hub, the embedded corpus (cola only)."""
+"""Sources of examples: tables, a GLUE folder, the Hugging Face hub, the embedded corpus (cola only)."""
 
 from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from ikd_ray.data.dataset import Dataset, Split, add_unlabelled, format_sizes
-from ikd_ray.data.readers import find_glue_folder, find_table, read_glue_split, read_tables, read_unlabelled
+from ikd_ray.data.dataset import TEST, Dataset, Split, add_unlabelled, format_sizes
+from ikd_ray.data.dev_split import describe_dev, draw_dev
+from ikd_ray.data.readers import (
+    find_glue_folder,
+    find_table,
+    read_glue_split,
+    read_hub_table,
+    read_tables,
+    read_unlabelled,
+    require_folder,
+)
 from ikd_ray.data.task_file import CustomTask
-from ikd_ray.errors import UsageError
+from ikd_ray.errors import UsageError, causes
+from ikd_ray.formatting import clean
 from ikd_ray.tasks import GlueTask
 
 if TYPE_CHECKING:
@@ -32,9 +43,9 @@ def load_dataset(
 ) -> Dataset:
     """Load a task's examples, and add the texts of a table without labels to those of train.
 
-    They come from `data_dir` alone if it is given (a custom task requires it), else from the hub or its local cache,
-    else, for cola only, from the embedded corpus. The table is `unlabelled_file`, that of the flag `--unlabelled`, else
-    the one that a task file names.
+    They come from `data_dir` alone if it is given (a task file with tables requires it), else from the hub or its local
+    cache, else, for cola only, from the embedded corpus. The table is `unlabelled_file`, that of the flag
+    `--unlabelled`, else the one that a task file names. Dev is drawn from train where a task file says so.
 
     Raises:
         UsageError: the folder's content is wrong (the message names file and line), or no source has the task.
@@ -50,7 +61,7 @@ def load_dataset(
 
 def _load_labelled(task: GlueTask | CustomTask, data_dir: Path | None) -> Dataset:
     if isinstance(task, CustomTask):
-        return _from_tables(task, data_dir)
+        return _from_custom_source(task, data_dir)
     if data_dir is not None:
         return _from_glue_folder(task, data_dir)
     try:
@@ -95,13 +106,23 @@ def offline_unless_reachable() -> bool:
     return False
 
 
-def _from_tables(task: CustomTask, data_dir: Path | None) -> Dataset:
-    if data_dir is None:
+def _from_custom_source(task: CustomTask, data_dir: Path | None) -> Dataset:
+    source: Literal["folder", "hub"] = "folder" if data_dir else "hub"
+    if data_dir:
+        where = f"folder {data_dir.resolve().name}"
+        splits = _read_dataset_folder(task, data_dir) if task.dataset else read_tables(data_dir, task)
+    elif task.dataset:
+        where, splits = _read_hub_dataset(task)
+    else:
         names = ", ".join(name for _, name in task.files)
         raise UsageError(f"--data-dir is missing; give the folder that holds {names} of task {task.name}")
-    splits = read_tables(data_dir, task)
-    description = f"folder {data_dir.resolve().name} ({task.name}, {format_sizes(splits)})"
-    return Dataset(task, splits, "folder", description)
+    test, note = splits.pop(TEST, None), ""
+    if task.split:
+        whole = splits["train"]
+        train, dev = draw_dev(whole, task)
+        splits, note = {"train": train, "dev": dev}, f"; {describe_dev(len(dev), len(whole), task)}"
+    sizes = format_sizes(splits | ({TEST: test} if test else {}))
+    return Dataset(task, splits, source, f"{where} ({task.name}, {sizes}){note}", test)
 
 
 def _from_glue_folder(task: GlueTask, data_dir: Path) -> Dataset:
@@ -121,23 +142,105 @@ class _HubError(Exception):
 
 
 def _from_hub(task: GlueTask) -> Dataset:
-    reachable = offline_unless_reachable()
-    import datasets
+    with _loading_from_hub(HUB_NAME) as is_online:
+        import datasets
 
+        tables = datasets.load_dataset(HUB_NAME, task.name)
+        splits = {names.name: _hub_split(task, tables[names.hub]) for names in task.splits}
+    description = f"Hugging Face {_hub_name(is_online)} {HUB_NAME} ({task.name}, {format_sizes(splits)})"
+    return Dataset(task, splits, "hub", description)
+
+
+@contextmanager
+def _loading_from_hub(name: str) -> Iterator[bool]:
+    """Load a data set quietly in the block, and turn its errors into `_HubError`; yield whether the hub answers."""
+    is_online = offline_unless_reachable()
     with _quiet_hugging_face():
         try:
-            tables = datasets.load_dataset(HUB_NAME, task.name)
-            splits = {names.name: _hub_split(task, tables[names.hub]) for names in task.splits}
+            yield is_online
         except Exception as error:
             # `datasets` raises errors of a dozen libraries; all of them mean that the hub has nothing for us.
-            if not reachable and isinstance(error, ConnectionError):
+            if not is_online and isinstance(error, ConnectionError):
                 raise _HubError("the Hugging Face hub is out of reach and its local cache empty") from error
-            which = HUB_NAME if reachable else f"the local cache of {HUB_NAME}"
-            reason = (str(error).splitlines() or [""])[0][:160]
-            raise _HubError(f"{which} did not load ({type(error).__name__}: {reason})") from error
-    where = "hub" if reachable else "hub's local cache"
-    description = f"Hugging Face {where} {HUB_NAME} ({task.name}, {format_sizes(splits)})"
-    return Dataset(task, splits, "hub", description)
+            which = name if is_online else f"the local cache of {name}"
+            raise _HubError(f"{which} did not load ({_describe_error(error)})") from error
+
+
+def _describe_error(error: Exception) -> str:
+    """Return an error of `datasets` in one line; where it only says that no table could be made, its cause."""
+    from datasets.exceptions import DatasetGenerationError
+
+    if isinstance(error, DatasetGenerationError):
+        *_, error = (cause for cause in causes(error) if isinstance(cause, Exception))
+    return f"{type(error).__name__}: {clean(error, 160)}"
+
+
+def _hub_name(is_online: bool) -> str:
+    return "hub" if is_online else "hub's local cache"
+
+
+def _read_hub_dataset(task: CustomTask) -> tuple[str, dict[str, Split]]:
+    """Read the splits of a data set of the hub, or of its local cache; return also a text that says which.
+
+    Raises:
+        UsageError: it cannot be loaded, or its content is not what the task says.
+    """
+    name, revision = task.dataset, task.revision
+    if os.path.exists(name):  # `datasets` would read that one
+        raise UsageError(
+            f"task {task.name}: {name} is also in the working folder; give it as --data-dir, or run the command in "
+            "another folder to load the one of the hub"
+        )
+    try:
+        with _loading_from_hub(name) as is_online:
+            import datasets
+
+            tables = datasets.load_dataset(name, task.config or None, revision=revision or None)
+        if revision and not is_online and not _has_revision(tables, revision):
+            raise _HubError(
+                f"the Hugging Face hub is out of reach, and its local cache has no commit {revision} of {name}"
+            )
+    except _HubError as error:
+        raise UsageError(
+            f"task {task.name}: {error}; give --data-dir with a folder that holds a copy of {name}"
+        ) from None
+    title = " ".join(filter(None, (f"{name}@{revision}" if revision else name, task.config)))
+    return f"Hugging Face {_hub_name(is_online)} {title}", _read_dataset(tables, task, name)
+
+
+def _has_revision(tables: datasets.DatasetDict, revision: str) -> bool:
+    """Return whether a data set, which offline is any that the local cache has, is that of a commit."""
+    paths = [Path(file["filename"]) for table in tables.values() for file in table.cache_files]
+    return all(revision in path.parts for path in paths)
+
+
+def _read_dataset_folder(task: CustomTask, data_dir: Path) -> dict[str, Split]:
+    """Read the splits of a copy of a data set in a folder; `UsageError` as in `_read_hub_dataset`."""
+    require_folder(data_dir, f"give the folder that holds a copy of {task.dataset}")
+    import datasets
+
+    # Its Arrow files are of no use later: a sweep keeps its tokens.
+    with tempfile.TemporaryDirectory(prefix="ikd-dataset-") as cache, _quiet_hugging_face():
+        try:
+            tables = datasets.load_dataset(str(data_dir), task.config or None, cache_dir=cache)
+        except Exception as error:  # as for the hub
+            raise UsageError(
+                f"--data-dir {data_dir}: not a data set that datasets.load_dataset reads ({_describe_error(error)}); "
+                f"give the folder that holds a copy of {task.dataset}"
+            ) from None
+        return _read_dataset(tables, task, str(data_dir))
+
+
+def _read_dataset(tables: datasets.DatasetDict, task: CustomTask, where: str) -> dict[str, Split]:
+    splits = {}
+    for split, name in task.hub_splits:
+        if name not in tables:
+            advice = f"write `splits: {{{split}: NAME}}` in the task file"
+            if split == "dev":
+                advice += ", or `split: 0.1` to draw dev from train"
+            raise UsageError(f"{where}: there is no split {name!r} (it has {', '.join(tables)}); {advice}")
+        splits[split] = read_hub_table(tables[name], task, f"{where} {name}")
+    return splits
 
 
 def _hub_split(task: GlueTask, table: datasets.Dataset) -> Split:

@@ -15,6 +15,7 @@ from ikd_ray.errors import UsageError
 from ikd_ray.tasks import CLASS_METRICS, METRICS, SCORE_METRICS, TASKS, GlueTask, Task, get_task
 from ikd_ray.yaml_file import AS_LIST, YamlFile, distinct, mapping, mistakes_at, quote
 
+SPLITS = ("train", "dev", "test")
 UNLABELLED_KEY = "unlabelled"  # its key in `files`
 TASK_FILE = "task.yaml"  # in folders that keep a task's definition
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -31,9 +32,22 @@ class CustomTask(Task):
     """A task that a file defines. `text_columns` are names of columns in its tables."""
 
     files: tuple[tuple[str, str], ...] = ()
-    """Pairs of a split's name and its table, a path relative to the data folder."""
+    """Pairs of a split's name and its table, a path relative to the data folder; empty for a data set of the hub."""
     unlabelled_file: str = field(default="", compare=False)
     """Path, relative to the data folder, of a table of texts without labels; empty where there is none."""
+    split: float = 0.0
+    """Share of train that dev is drawn from; 0 where dev has a source of its own."""
+    split_seed: int = 0
+    dataset: str = ""
+    """Name of a data set on the Hugging Face hub; empty for tables."""
+    config: str = ""
+    """Name of the data set's configuration; empty for its default."""
+    revision: str = ""
+    """Commit, tag or branch of the data set; empty for the newest."""
+    hub_splits: tuple[tuple[str, str], ...] = ()
+    """Pairs of a split's name and its name in the data set; empty for tables."""
+    language: str = field(default="", compare=False)
+    """Code of the texts' language, for model cards; empty if it is not known."""
     definition: str = field(default="", compare=False, repr=False)
     """The file as written."""
 
@@ -104,10 +118,12 @@ def load_task(path: Path) -> CustomTask:
     _check_labels_or_range(file)
     _check_metrics(file, values)
     _check_positive(file, values)
+    _check_sources(file, values)
     file.raise_mistakes()
     labels = values.get("labels", {})
     classes = tuple(labels.values())
-    files = values.get("files", _TABLES)
+    is_hub = "dataset" in values
+    sources = tuple(_sources(values, is_hub).items())
     return CustomTask(
         name=values["name"],
         text_columns=values["text"],
@@ -118,8 +134,15 @@ def load_task(path: Path) -> CustomTask:
         file_labels=tuple(labels),
         score_range=values.get("range", (0.0, 0.0)),
         positive_index=classes.index(values["positive"]) if "positive" in values else 1,
-        files=tuple((split, files[split]) for split in _TABLES),
-        unlabelled_file=files.get(UNLABELLED_KEY, ""),
+        files=() if is_hub else sources,
+        unlabelled_file=values.get("files", {}).get(UNLABELLED_KEY, ""),
+        split=values.get("split", 0.0),
+        split_seed=values.get("split_seed", 0),
+        dataset=values.get("dataset", ""),
+        config=values.get("config", ""),
+        revision=values.get("revision", ""),
+        hub_splits=sources if is_hub else (),
+        language=values.get("language", ""),
         definition=file.text,
     )
 
@@ -184,22 +207,36 @@ def _check_range(bounds: list[float]) -> tuple[float, float]:
     return bounds[0], bounds[1]
 
 
-def _check_files(given: dict[str, str]) -> dict[str, str]:
-    files = _TABLES | given
-    paths = {split: PurePosixPath(nfc(name)) for split, name in files.items()}
-    if paths["train"] == paths["dev"]:
-        raise ValueError("train and dev are one file; students are compared on other examples")
-    if paths.get(UNLABELLED_KEY) in (paths["train"], paths["dev"]):
-        raise ValueError(f"{UNLABELLED_KEY} is a file with labels; give one of other texts, or leave it out")
-    return files
+def _check_dataset(name: str) -> str:
+    # Imported late: it takes a while, and few tasks need it.
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise ValueError(
+            "give a name on the hub, as in ORGANIZATION/NAME; a copy in a folder goes by --data-dir"
+        ) from None
+    return name
+
+
+def _check_language(code: str) -> str:
+    if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*", code):
+        raise ValueError("give the code of a language, as in en, de or pt-BR")
+    return code
 
 
 _TABLES = {"train": "train.csv", "dev": "dev.csv"}
+_HUB_SPLITS = {"train": "train", "dev": "validation"}
 _WORD = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_check_printable)]
 _NAME = Annotated[_WORD, AfterValidator(nfc)]
 _FILE = Annotated[_WORD, AfterValidator(_check_table)]
 _METRIC: Any = Literal[METRICS]
-_TEXT_FIELDS = ("name", "text", "label", "labels", "positive", "metric", "metrics", "files")
+_TEXT_FIELDS = (
+    *("name", "text", "label", "labels", "positive", "metric", "metrics", "files"),
+    *("dataset", "config", "revision", "splits", "language"),
+)
 _SCHEMA = mapping(
     {
         "name": Annotated[str, AfterValidator(_check_name)],
@@ -215,9 +252,14 @@ _SCHEMA = mapping(
         "range": Annotated[list[float], AfterValidator(_check_range), AS_LIST],
         "metric": _METRIC,
         "metrics": Annotated[distinct(_METRIC), AS_LIST],
-        "files": Annotated[
-            mapping(dict.fromkeys((*_TABLES, UNLABELLED_KEY), _FILE)), AfterValidator(_check_files)
-        ],
+        "files": mapping(dict.fromkeys((*SPLITS, UNLABELLED_KEY), _FILE)),
+        "split": Annotated[float, Field(gt=0, lt=1)],
+        "split_seed": Annotated[int, Field(ge=0, lt=2**31)],
+        "dataset": Annotated[_WORD, AfterValidator(_check_dataset)],
+        "config": _WORD,
+        "revision": _WORD,
+        "splits": mapping(dict.fromkeys(SPLITS, _WORD)),
+        "language": Annotated[_WORD, AfterValidator(_check_language)],
     }
 )
 
@@ -270,4 +312,46 @@ def _check_positive(file: YamlFile, values: dict[str, Any]) -> None:
         shown = quote(values["positive"])
         file.mistake(
             ("positive",), f"{shown} is none of the classes; give one of: {', '.join(map(quote, classes))}"
+        )
+
+
+def _sources(values: dict[str, Any], is_hub: bool) -> dict[str, str]:
+    """Return the table of each split with labels, or its name in a data set of the hub, in the order of `SPLITS`."""
+    given = values.get("splits" if is_hub else "files", {})
+    names = (_HUB_SPLITS if is_hub else _TABLES) | given
+    if "split" in values and "dev" not in given:
+        del names["dev"]
+    return {split: names[split] for split in SPLITS if split in names}
+
+
+def _check_sources(file: YamlFile, values: dict[str, Any]) -> None:
+    """Note tables, splits and settings of a data set that contradict each other."""
+    is_hub = "dataset" in file.data
+    key, kind = ("splits", "split") if is_hub else ("files", "file")
+    if is_hub and "files" in file.data:
+        advice = "keep one: dataset for the hub, files for tables (texts without labels go by --unlabelled)"
+        file.mistake(("files",), f"both dataset and files are given; {advice}")
+    for name in ("config", "revision", "splits"):
+        if name in file.data and not is_hub:
+            file.mistake((name,), "is for a data set of the hub; write `dataset: NAME`, or leave it out")
+    if "split" in values and "dev" in values.get(key, {}):
+        file.mistake(
+            ("split",), f"draws dev from train, but {key} has a {kind} for dev; leave out one of the two"
+        )
+    if "split_seed" in file.data and "split" not in file.data:
+        file.mistake(("split_seed",), "nothing is drawn without split; write `split: 0.1`, or leave it out")
+    if key not in values:
+        return
+    paths = {split: PurePosixPath(nfc(name)) for split, name in _sources(values, is_hub).items()}
+    if paths["train"] == paths.get("dev"):
+        file.mistake((key,), f"train and dev are one {kind}; students are compared on other examples")
+    if "test" in paths and paths["test"] in (paths["train"], paths.get("dev")):
+        other = "train" if paths["test"] == paths["train"] else "dev"
+        file.mistake(
+            (key,), f"test and {other} are one {kind}; give test examples of its own, or leave it out"
+        )
+    unlabelled = values[key].get(UNLABELLED_KEY)
+    if unlabelled and PurePosixPath(nfc(unlabelled)) in paths.values():
+        file.mistake(
+            (key,), f"{UNLABELLED_KEY} is a file with labels; give one of other texts, or leave it out"
         )

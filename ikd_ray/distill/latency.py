@@ -6,19 +6,44 @@ import bisect
 import copy
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
-from ikd_ray.config import latency_tokens
+from ikd_ray.config import contradicting_depths, latency_tokens
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.fast_layers import use_onednn
+from ikd_ray.distill.student import build_student
 
 LATENCY_ID = 5
 """Token id that the measured sequence repeats."""
 LATENCY_WARMUP, LATENCY_RUNS, LATENCY_ROUNDS = 3, 15, 30
+LATENCY_REPEATS = 3
+"""Times that latencies are measured again which contradict each other."""
 LATENCY_TOLERANCE = 1.03
 """Ratio of the two shortest medians at which the measurement ends."""
+
+
+def measure_latency(teacher: Encoder, depths: Iterable[int], known: Mapping[int, float]) -> dict[int, float]:
+    """Return the CPU latency in milliseconds of a student of each depth; the teacher's own depth is the teacher.
+
+    Latencies that contradict each other, since the machine was busy, are measured again; each depth keeps its least.
+
+    Args:
+        teacher: the model whose layers students have.
+        depths: numbers of layers to measure.
+        known: latencies that were measured before, which stay as they are.
+    """
+
+    def measure(depth: int) -> float:
+        is_student = depth < len(teacher.layers)
+        return latency_ms(build_student(teacher, depth, "first") if is_student else teacher)
+
+    measured = {depth: measure(depth) for depth in depths}
+    for _ in range(LATENCY_REPEATS):
+        for depth in contradicting_depths({**known, **measured}) & measured.keys():
+            measured[depth] = min(measured[depth], measure(depth))
+    return measured
 
 
 def latency_ms(student: Encoder) -> float:

@@ -88,6 +88,8 @@ class TeacherRecord:
     """Metrics of each epoch of its fine-tuning."""
     head_note: str = ""
     """Sentence for the user on how its head was changed; empty where it fitted."""
+    sizes: dict[str, float] = field(default_factory=dict)
+    """Parameters, megabytes and latency, under the names of a trial's metrics; measured by each sweep."""
     warnings: list[str] = field(default_factory=list)
     """Warnings of a teacher whose answers are poor."""
     assistants: dict[int, TeacherRecord] = field(default_factory=dict)

@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined
 
+from ikd_ray.analysis.teacher_comparison import compare_with_teacher
+from ikd_ray.data.task_file import CustomTask
 from ikd_ray.formatting import GENERATED_WARNING, clean, describe_truncated, null_nonfinite
 from ikd_ray.records import SweepRecord, TrialRecord
 from ikd_ray.tasks import Task
@@ -107,18 +109,20 @@ def model_card(
         ),
         unlabelled=_describe_unlabelled(sweep, trial),
         assistant=sweep.assistant_of(trial.params),
+        comparison=compare_with_teacher(trial, sweep),
         metrics=sorted({*trial.metrics, *sweep.teacher["metrics"]}),
         generated_warning=GENERATED_WARNING,
-        front_matter=_front_matter(sweep),
+        front_matter=_front_matter(sweep, task),
         known=known,
     )
 
 
-def _front_matter(sweep: SweepRecord) -> str:
+def _front_matter(sweep: SweepRecord, task: Task) -> str:
     tags = ["knowledge-distillation", "internal-distillation", "ikd-ray", sweep.task]
     if sweep.data["generated"]:
         tags.append("generated-data")
-    head = {"library_name": "transformers", "pipeline_tag": "text-classification", "tags": tags}
+    language = {"language": task.language} if isinstance(task, CustomTask) and task.language else {}
+    head = language | {"library_name": "transformers", "pipeline_tag": "text-classification", "tags": tags}
     return yaml.safe_dump(head, sort_keys=False)
 
 

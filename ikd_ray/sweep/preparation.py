@@ -20,10 +20,10 @@ from ikd_ray.distill.assistant import assistant_key, make_assistant
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.epoch import Epoch
 from ikd_ray.distill.epoch_cache import STAGES, EpochCache
-from ikd_ray.distill.latency import latency_ms
+from ikd_ray.distill.latency import measure_latency
 from ikd_ray.distill.memory import ModelShape, StepMemory
 from ikd_ray.distill.regimes import REGIMES
-from ikd_ray.distill.student import build_student, matched_layers
+from ikd_ray.distill.student import matched_layers, size_metrics
 from ikd_ray.distill.targets import (
     Targets,
     build_targets,
@@ -116,6 +116,15 @@ def print_data(request: Request, console: Console) -> None:
     console.note("data", request.dataset.description)
 
 
+def tokenize_test_set(request: Request) -> TaskData | None:
+    """Tokenize the test examples apart from all others, or open the result of an earlier call; None without any."""
+    dataset, source = request.dataset.test_dataset, request.teacher_source
+    if dataset is None:
+        return None
+    folder = request.output.folder / "cache" / "tokens"
+    return tokenize(dataset, load_tokenizer(source), source.key, request.max_length, folder)
+
+
 def make_job(request: Request, console: Console) -> PrepareJob:
     """Tokenize the data set and describe the rest of the preparation."""
     output, source = request.output, request.teacher_source
@@ -123,7 +132,8 @@ def make_job(request: Request, console: Console) -> PrepareJob:
         folder = output.folder / "cache" / "tokens"
         data = tokenize(request.dataset, load_tokenizer(source), source.key, request.max_length, folder)
         output.upload(data.folder)
-    if cut := describe_truncated(data.truncation):
+        test = tokenize_test_set(request)
+    if cut := describe_truncated(data.truncation | (test.truncation if test else {})):
         console.note(
             "texts", f"{cut} examples are longer than max_length {request.max_length}, and cut there"
         )
@@ -199,10 +209,13 @@ def prepare_artifacts(job: PrepareJob, threads: int) -> Iterator[Event]:
     for depth, students in job.assistant_students.items():
         assistants[depth] = yield from _prepare_assistant(job, data, record, targets, depth, students)
     latency = _read_latency(job.cache, record.key) | job.latency_ms
-    if missing := [depth for depth in job.depths if depth not in latency]:
-        yield StageStarted("measuring students' latency")
-        latency |= measure_latency(teacher.cpu(), missing)
+    depths = [*job.depths, len(teacher.layers)]
+    if missing := [depth for depth in depths if depth not in latency]:
+        yield StageStarted("measuring the latency of teacher and students")
+        latency |= measure_latency(teacher.cpu(), missing, latency)
         write_json(_latency_file(job.cache, record.key), latency)
+    sizes = size_metrics(teacher) | {"student/latency_ms": latency[len(teacher.layers)]}
+    record = replace(record, sizes=sizes)
     tokens = data.folder.relative_to(job.output.folder)
     yield record, SharedArtifacts(job.output, tokens, stored, latency, assistants)
 
@@ -310,8 +323,3 @@ def _read_latency(cache: Path, teacher: str) -> dict[int, float]:
     except (OSError, ValueError):  # missing, or cut off when the machine went down
         return {}
     return {int(depth): milliseconds for depth, milliseconds in latency.items()}
-
-
-def measure_latency(teacher: Encoder, depths: Iterable[int]) -> dict[int, float]:
-    """Return the CPU latency in milliseconds of a student of each depth."""
-    return {depth: latency_ms(build_student(teacher, depth, "first")) for depth in depths}

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from ikd_ray.config import SweepConfig, first_error
 from ikd_ray.data.checks import data_warnings
-from ikd_ray.data.dataset import Dataset
+from ikd_ray.data.dataset import TEST, Dataset
 from ikd_ray.data.sources import load_dataset
 from ikd_ray.data.splits import HOLDOUT, hold_out, training_rows
 from ikd_ray.data.task_file import TASK_FILE, CustomTask, find_task, is_task_file
@@ -359,6 +359,13 @@ def _require_same_sweep(
             f"--resume {earlier.name}: its data was {earlier.data['description']}, now it is "
             f"{dataset.description}; give the same data as --data-dir (and --unlabelled, where it had texts without a "
             "label), or start a sweep of another --name"
+        )
+    test, earlier_test = dataset.test_dataset, earlier.data.get("test", {})
+    if (test.fingerprint if test else None) != earlier_test.get("fingerprint"):
+        raise UsageError(
+            f"--resume {earlier.name}: its test examples are not those that it began with "
+            f"({earlier_test.get('examples', 0):,} then, {len(test.splits[TEST]) if test else 0:,} now); give the same "
+            "data as --data-dir, or start a sweep of another --name"
         )
     if source.key != earlier.teacher["source_key"]:
         raise UsageError(

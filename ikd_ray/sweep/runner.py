@@ -16,6 +16,7 @@ from ray import tune
 from ray.exceptions import OutOfMemoryError
 
 from ikd_ray.analysis.pareto import pareto_front
+from ikd_ray.analysis.recommendation import recommend
 from ikd_ray.analysis.training_costs import compute_savings
 from ikd_ray.distill.assistant import AssistantDivergedError
 from ikd_ray.distill.memory import StepMemory
@@ -31,6 +32,7 @@ from ikd_ray.search.trial_queue import TrialQueue
 from ikd_ray.storage import store
 from ikd_ray.sweep.callback import StopRequest, SweepCallback, SweepStoppedError
 from ikd_ray.sweep.cluster import ClusterLostError, cluster_nodes, ray_cluster
+from ikd_ray.sweep.final_evaluation import evaluate_on_test
 from ikd_ray.sweep.preparation import print_data
 from ikd_ray.sweep.request import Request
 from ikd_ray.sweep.resources import allocate
@@ -237,18 +239,22 @@ class _Sweep:
     ray_stays: bool = False  # after the sweep
 
     def run(self) -> SweepEnd:
-        """Run the trials, and conclude the sweep."""
+        """Run the trials, score the front on the test set, and conclude the sweep."""
         try:
             trials = self._run_trials()
+            # Also where no trial was left to run: the process before may have died after the last one.
+            shutil.rmtree(self.request.folder / TUNE_FOLDER, ignore_errors=True)
+            sweep = self._with_time_up()
+            if sweep.record.is_complete(trials):
+                record, trials = evaluate_on_test(self.request, sweep.record, trials, self.console)
+                sweep = replace(sweep, record=record)
         except BaseException:
             self.async_tracker.close(limit_s=INTERRUPTED_LIMIT_S)
             if self.async_tracker.complete:
                 with suppress(Exception):  # the first error is the one to show
                     self.tracker.terminate("KILLED")
             raise
-        # Also where no trial was left to run: the process before may have died after the last one.
-        shutil.rmtree(self.request.folder / TUNE_FOLDER, ignore_errors=True)
-        return self._with_time_up()._conclude(trials)
+        return sweep._conclude(trials)
 
     def _with_time_up(self) -> _Sweep:
         """Return this sweep, recorded as one whose time is up if that ended it."""
@@ -381,10 +387,11 @@ class _Sweep:
             lines.append(("go on", _resume_command(request)))
         if members:
             lines.append(("export", _command("export", f"--task {sweep.task} --name {sweep.name}", request)))
+        if found := recommend(sweep, trials):
+            lines.append(("take", f"{found.trial.id}, {found.reason}; alone: --pick {found.trial.id}"))
         self.console.summary(
+            sweep=sweep,
             front=members,
-            objectives=sweep.objectives,
-            teacher_metrics=sweep.teacher["metrics"],
             failed=[trial for trial in trials if trial.status == "failed"],
             savings=compute_savings(trials),
             lines=lines,

@@ -12,12 +12,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ikd_ray.data.dataset import TEST
 from ikd_ray.data.task_file import keep_task
 from ikd_ray.data.tokens import open_data
 from ikd_ray.distill.teacher import TeacherRecord
 from ikd_ray.errors import UsageError
-from ikd_ray.records import SPACE_FILE, SweepRecord, read_sweep, sweep_lock, task_digest, write_sweep
+from ikd_ray.records import (
+    SPACE_FILE,
+    SweepRecord,
+    metrics_on_test,
+    read_sweep,
+    sweep_lock,
+    task_digest,
+    write_sweep,
+)
 from ikd_ray.redaction import has_credentials, redact_uri
+from ikd_ray.sweep.preparation import tokenize_test_set
 from ikd_ray.sweep.request import Request
 from ikd_ray.sweep.trial_context import SharedArtifacts
 from ikd_ray.version import code_version
@@ -81,6 +91,8 @@ def open_sweep(
         settings |= {name: earlier.settings[name] for name in ("run_id", "id") if name in earlier.settings}
     sweep = make_record(request, command, teacher, artifacts, settings)
     if request.resumes:
+        if earlier.teacher["key"] == teacher.key:
+            sweep.teacher["metrics"] |= metrics_on_test(earlier.teacher["metrics"])
         write_sweep(request.folder, sweep)
     else:
         _create_folder(request, sweep)
@@ -95,7 +107,6 @@ def make_record(
     settings: dict[str, Any],
 ) -> SweepRecord:
     """Return the record of a sweep with these settings; other arguments as for `open_sweep`."""
-    dataset = request.dataset
     return SweepRecord(
         name=request.folder.name,
         task=request.task.name,
@@ -103,21 +114,30 @@ def make_record(
         trials=request.trials,
         command=command,
         code_version=code_version(),
-        data={
-            "source": dataset.source,
-            "description": dataset.description,
-            "fingerprint": dataset.fingerprint,
-            "generated": dataset.generated,
-            "examples": asdict(request.data_size),
-            "selection": request.space.selection,
-            "max_length": request.max_length,
-            "truncated": open_data(request.output.folder / artifacts.tokens).truncation,
-            "task": task_digest(request.task),
-        },
+        data=_data_entry(request, artifacts),
         teacher=_teacher_entry(request, teacher),
         objectives=request.objectives,
         settings=settings,
     )
+
+
+def _data_entry(request: Request, artifacts: SharedArtifacts) -> dict[str, Any]:
+    dataset = request.dataset
+    entry: dict[str, Any] = {
+        "source": dataset.source,
+        "description": dataset.description,
+        "fingerprint": dataset.fingerprint,
+        "generated": dataset.generated,
+        "examples": asdict(request.data_size),
+        "selection": request.space.selection,
+        "max_length": request.max_length,
+        "truncated": open_data(request.output.folder / artifacts.tokens).truncation,
+        "task": task_digest(request.task),
+    }
+    if dataset.test_dataset and (test := tokenize_test_set(request)):
+        entry["truncated"] |= test.truncation
+        entry["test"] = {"examples": len(test.splits[TEST]), "fingerprint": dataset.test_dataset.fingerprint}
+    return entry
 
 
 def _teacher_entry(request: Request, teacher: TeacherRecord) -> dict[str, Any]:
@@ -126,7 +146,8 @@ def _teacher_entry(request: Request, teacher: TeacherRecord) -> dict[str, Any]:
         "key": teacher.key,
         "source_key": request.teacher_source.key,
         "layers": request.teacher_source.layers,
-        "metrics": teacher.metrics,
+        "metrics": dict(teacher.metrics),
+        "sizes": teacher.sizes,
     }
     entry |= {"head_note": teacher.head_note} if teacher.head_note else {}
     entry |= {"warnings": teacher.warnings} if teacher.warnings else {}

@@ -15,12 +15,20 @@ from ikd_ray import records
 from ikd_ray.analysis.evaluation_data import tokens_folder
 from ikd_ray.data.task_file import TASK_FILE
 from ikd_ray.errors import first_line
-from ikd_ray.records import SPACE_FILE, STUDY_FILE, SWEEP_FILE, TRIAL_FILE, TrialRecord, trial_folder
+from ikd_ray.records import (
+    SPACE_FILE,
+    STUDY_FILE,
+    SWEEP_FILE,
+    TEST_FILE,
+    TRIAL_FILE,
+    TrialRecord,
+    trial_folder,
+)
 from ikd_ray.report.summary_files import SUMMARY_FILES
 from ikd_ray.storage import store
 from ikd_ray.storage.remote import SharedStorage
 
-FILES = (SWEEP_FILE, SPACE_FILE, TASK_FILE, *SUMMARY_FILES)
+FILES = (SWEEP_FILE, SPACE_FILE, TASK_FILE, TEST_FILE, *SUMMARY_FILES)
 
 
 class SweepSync:

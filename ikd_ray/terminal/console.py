@@ -14,7 +14,6 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
-from ikd_ray.analysis.objectives import Objectives
 from ikd_ray.analysis.training_costs import Savings
 from ikd_ray.formatting import (
     MAX_REASON_CHARS,
@@ -26,12 +25,12 @@ from ikd_ray.formatting import (
     short_name,
     short_stage,
 )
-from ikd_ray.records import TrialRecord
+from ikd_ray.records import SweepRecord, TrialRecord
 from ikd_ray.redaction import redact_text
 from ikd_ray.terminal import interrupts
 from ikd_ray.terminal.notebook import NotebookView, is_notebook
 from ikd_ray.terminal.progress_table import ProgressTable, StepView
-from ikd_ray.terminal.summary_tables import FAILED_SHOWN, FRONT_SHOWN, front_table
+from ikd_ray.terminal.summary_tables import FAILED_SHOWN, FRONT_SHOWN, comparison_lines, front_table
 from ikd_ray.terminal.sweep_progress import SweepProgress, TrialProgress
 
 if TYPE_CHECKING:
@@ -193,9 +192,8 @@ class Console:
     def summary(
         self,
         *,
+        sweep: SweepRecord,
         front: list[TrialRecord],
-        objectives: Objectives,
-        teacher_metrics: dict[str, float],
         failed: list[TrialRecord],
         lines: list[tuple[str, str]],
         savings: Savings | None = None,
@@ -205,8 +203,10 @@ class Console:
         if front:
             count = f"{len(front)} student{'s' * (len(front) != 1)}"
             self._print_line(Text(f"Pareto front: {count}", style="bold"))
-            self._rich.print(front_table(front[:FRONT_SHOWN], objectives, teacher_metrics))
+            self._rich.print(front_table(front[:FRONT_SHOWN], sweep))
             self._print_hidden(len(front) - FRONT_SHOWN)
+            for line in comparison_lines(front[:FRONT_SHOWN], sweep):
+                self._print_line(line)
         else:
             self._print_line(Text("Pareto front: empty, no trial finished", style="bold"))
         if failed:

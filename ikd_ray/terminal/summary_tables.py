@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
-from ikd_ray.analysis.objectives import Objectives, dev_metric, task_metric
+from ikd_ray.analysis.objectives import LATENCY, dev_metric, metric_on_test, task_metric
+from ikd_ray.analysis.teacher_comparison import compare_with_teacher
 from ikd_ray.export.model_card import ExportedFiles
-from ikd_ray.formatting import MISSING, clean, decimal, short_name
-from ikd_ray.records import TrialRecord
+from ikd_ray.formatting import MISSING, clean, decimal, number, short_name
+from ikd_ray.records import SweepRecord, TrialRecord
 
 FRONT_SHOWN, FAILED_SHOWN = 20, 10
 ARROWS = {"max": "↑", "min": "↓"}
@@ -27,17 +28,25 @@ _METRICS: dict[str, tuple[str, Format]] = {  # heading and format of a column
 }
 
 
-def front_table(front: list[TrialRecord], objectives: Objectives, teacher_metrics: dict[str, float]) -> Table:
-    """Return a table of the front's students below their teacher, the best first; arrows mark the objectives."""
-    main = task_metric(objectives, teacher_metrics)
+def front_table(front: Sequence[TrialRecord], sweep: SweepRecord) -> Table:
+    """Return a table of the front's students below their teacher, the best first.
+
+    Arrows mark the objectives, and `~` marks latencies that contradict those of other depths.
+    """
+    objectives, main = sweep.objectives, task_metric(sweep.objectives, sweep.teacher["metrics"])
     columns: dict[str, tuple[str, Format]] = {}
     if main:
         columns[main] = (short_name(main), decimal)
         columns[dev_metric(main)] = (short_name(dev_metric(main)), decimal)
+        on_test = metric_on_test(main)
+        if any(
+            on_test in metrics for metrics in (sweep.teacher_metrics, *(trial.metrics for trial in front))
+        ):
+            columns[on_test] = (short_name(on_test).replace(" ", "\n"), decimal)
     columns |= _METRICS
-    columns |= {name: (short_name(name), "{:.4g}".format) for name in objectives if name not in columns}
+    columns |= {name: (short_name(name), number) for name in objectives if name not in columns}
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("regime")
     table.add_column("layers", justify="right")
     for name, (heading, _) in columns.items():
@@ -45,13 +54,30 @@ def front_table(front: list[TrialRecord], objectives: Objectives, teacher_metric
         table.add_column(Text(f"{heading} {arrow}".rstrip()), justify="right")
     table.add_column("trial", overflow="fold")
 
-    teacher = [_cell(teacher_metrics, name, form) for name, (_, form) in columns.items()]
-    table.add_row("teacher", "", *teacher, "", style="dim")
-    for trial in sorted(front, key=lambda trial: _rank(trial, main), reverse=True):
-        params = [clean(trial.params.get(name, MISSING)) for name in ("regime", "student_layers")]
-        metrics = [_cell(trial.metrics, name, form) for name, (_, form) in columns.items()]
-        table.add_row(*map(Text, [*params, *metrics, clean(trial.id)]))
+    def cells(metrics: Mapping[str, float], layers: object) -> list[str]:
+        found = {name: _cell(metrics, name, form) for name, (_, form) in columns.items()}
+        if layers in sweep.doubtful_latencies and found[LATENCY] != MISSING:
+            found[LATENCY] = f"~{found[LATENCY]}"
+        return list(found.values())
+
+    layers = sweep.teacher.get("layers", MISSING)
+    table.add_row("teacher", str(layers), *cells(sweep.teacher_metrics, layers), "", style="dim")
+    for trial in sort_by_metric(front, main):
+        layers = trial.params.get("student_layers", MISSING)
+        row = [clean(trial.params.get("regime", MISSING)), clean(layers), *cells(trial.metrics, layers)]
+        table.add_row(*map(Text, [*row, clean(trial.id)]))
     return table
+
+
+def comparison_lines(front: Sequence[TrialRecord], sweep: SweepRecord) -> list[str]:
+    """Return how each of the front's students compares with the teacher, the best one first."""
+    main = task_metric(sweep.objectives, sweep.teacher["metrics"])
+    return [str(compare_with_teacher(trial, sweep)) for trial in sort_by_metric(front, main)]
+
+
+def sort_by_metric(front: Sequence[TrialRecord], metric: str | None) -> list[TrialRecord]:
+    """Return trials by a metric, the highest first and those without it last."""
+    return sorted(front, key=lambda trial: _rank(trial, metric), reverse=True)
 
 
 def _rank(trial: TrialRecord, metric: str | None) -> float:

@@ -10,7 +10,7 @@ from jinja2 import Environment, StrictUndefined
 
 from ikd_ray.analysis.objectives import main_metric
 from ikd_ray.analysis.pareto import pareto_front
-from ikd_ray.formatting import GENERATED_WARNING, clean
+from ikd_ray.formatting import GENERATED_WARNING, clean, number
 from ikd_ray.records import SweepRecord, TrialRecord
 from ikd_ray.tracking.mlflow_internals import VIEW
 
@@ -25,7 +25,7 @@ def sweep_description(sweep: SweepRecord, trials: Sequence[TrialRecord], experim
         sweep=sweep,
         num_trials=len(trials),
         front={
-            trial.name: ", ".join(f"{name} {trial.metrics[name]:,.6g}" for name in sweep.objectives)
+            trial.name: ", ".join(f"{name} {number(trial.metrics[name])}" for name in sweep.objectives)
             for trial in pareto_front(trials, sweep.objectives)
         },
         generated_warning=GENERATED_WARNING,

@@ -13,8 +13,9 @@ from ikd_ray.analysis.objectives import dev_metric
 from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.errors import StoreError, UsageError
 from ikd_ray.export.hf_export import export_student
+from ikd_ray.formatting import number
 from ikd_ray.program import shell_command
-from ikd_ray.records import SweepRecord, TrialRecord, read_task
+from ikd_ray.records import SweepRecord, TrialRecord, metrics_on_test, read_task
 from ikd_ray.redaction import redact_uri
 from ikd_ray.tracking.description import literal, sweep_description
 from ikd_ray.tracking.mlflow_internals import NOTE, add_model_version
@@ -105,6 +106,7 @@ def log_student(client: StoreClient, run: Run, folder: Path, sweep: SweepRecord,
             raise
         client.finalize_logged_model(model.model_id, "READY")
     metrics = [*sweep.objectives, *map(dev_metric, sweep.objectives), "student/params", "student/latency_ms"]
+    metrics += metrics_on_test(trial.metrics)
     _link_metrics(client, run_id, model.model_id, [name for name in metrics if name in trial.metrics])
     # Last, because it marks the run as having its model.
     output = LoggedModelOutput(model.model_id, len(trial.history))
@@ -152,7 +154,7 @@ def register_model(
             raise
     for version in client.search_model_versions(f"name = '{name}' and run_id = '{model.source_run_id}'"):
         return str(version.version)
-    metrics = ", ".join(f"{metric} {trial.metrics[metric]:.6g}" for metric in sweep.objectives)
+    metrics = ", ".join(f"{metric} {number(trial.metrics[metric])}" for metric in sweep.objectives)
     version = client.create_model_version(
         name,
         model.artifact_location,

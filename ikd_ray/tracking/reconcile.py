@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ikd_ray.analysis.pareto import pareto_front
-from ikd_ray.records import SweepRecord, TrialRecord
+from ikd_ray.records import SweepRecord, TrialRecord, metrics_on_test
 from ikd_ray.tracking.models import logged_model_id
 from ikd_ray.tracking.tracker import TRIAL, Tracker, run_status, sweep_status
 
@@ -45,6 +45,8 @@ def find_differences(tracker: Tracker, sweep: SweepRecord, trials: Sequence[Tria
         elif not _has_all_metrics(tracker, run, records[trial]):
             what = f"{trial} had not the metrics of its record, each once"
             differences.append(Difference(what, run.info.run_id))
+        elif not _has_values(run, metrics_on_test(records[trial].metrics)):
+            differences.append(Difference(f"{trial} had not its metrics on the test set"))
         elif trial in on_front and not logged_model_id(run):
             differences.append(Difference(f"{trial} is on the front, and its run had no model"))
         seen.add(trial)
@@ -71,7 +73,12 @@ def repair(
 
 
 def _has_all_metrics(tracker: Tracker, run: Run, record: TrialRecord) -> bool:
-    if any(run.data.metrics.get(name) != value for name, value in record.metrics.items()):
+    later = metrics_on_test(record.metrics)  # measured when the run had ended
+    if not _has_values(run, {name: value for name, value in record.metrics.items() if name not in later}):
         return False
     stages = tracker.client.get_metric_history(run.info.run_id, "stage") if record.history else []
     return sorted(stage.step for stage in stages) == list(range(1, len(record.history) + 1))
+
+
+def _has_values(run: Run, metrics: Mapping[str, float]) -> bool:
+    return all(run.data.metrics.get(name) == value for name, value in metrics.items())

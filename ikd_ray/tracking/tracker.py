@@ -17,7 +17,7 @@ from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.analysis.training_costs import compute_savings
 from ikd_ray.errors import StoreError, UsageError
 from ikd_ray.formatting import clean
-from ikd_ray.records import SPACE_FILE, SweepRecord, TrialRecord, trial_name
+from ikd_ray.records import SPACE_FILE, SweepRecord, TrialRecord, metrics_on_test, trial_name
 from ikd_ray.redaction import redact_uri
 from ikd_ray.report.summary_files import SUMMARY_FILES
 from ikd_ray.tracking import mlflow_internals as internals
@@ -220,6 +220,8 @@ class Tracker:
         """Log all ended trials, the sums and the files of a sweep, and end its run."""
         for trial in trials:
             self.log_trial(trial)
+            self._log_test_metrics(trial)
+        self._log_teacher_test_metrics(sweep)
         sums = compute_savings(trials).metrics()
         self.client.log_batch(self.parent_run_id, metrics=_metric_rows(sums, 0))
         for path in (folder / name for name in (*SUMMARY_FILES, SPACE_FILE)):
@@ -233,6 +235,23 @@ class Tracker:
             if run.status == "RUNNING":
                 self._terminate_trial(trial, "KILLED")
         self.client.set_terminated(self.parent_run_id, status=status)
+
+    def _log_test_metrics(self, record: TrialRecord) -> None:
+        """Log the metrics on the test set, which are measured when a trial's run has ended.
+
+        They are rows of its last epoch, as `log_trial` writes them where the store has missed the trial: repeated rows
+        are the same ones.
+        """
+        if metrics := metrics_on_test(record.metrics):
+            rows = _metric_rows(metrics, len(record.history), record.times[-1] if record.times else None)
+            self.client.log_batch(self._runs[record.id].run_id, metrics=rows)
+
+    def _log_teacher_test_metrics(self, sweep: SweepRecord) -> None:
+        """Log the teacher's metrics on the sweep's test set, unless its run has them."""
+        metrics = metrics_on_test(sweep.teacher["metrics"])
+        run = self._find_teacher_run(sweep.teacher["key"]) if metrics else None
+        if run and any(run.data.metrics.get(name) != value for name, value in metrics.items()):
+            self.client.log_batch(run.info.run_id, metrics=_metric_rows(metrics, 0))
 
     def _log_teacher(self, teacher: TeacherRecord, kind: str) -> None:
         run = self._find_teacher_run(teacher.key)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ikd_ray.analysis.student_selection import Pick, parse_pick, select_students
@@ -25,6 +27,8 @@ TRIALS = [trial(number, *values) for number, values in enumerate(VALUES)]
         (["smallest-within 0.02"], Pick(within=0.02)),
         (["smallest-within=0.02"], Pick(within=0.02)),
         (["smallest-within", "0"], Pick()),
+        (["fastest-within", "0.02"], Pick(within=0.02, by="student/latency_ms")),
+        (["fastest-within=0.02"], Pick(within=0.02, by="student/latency_ms")),
         (["t003"], Pick("t003")),
     ],
 )
@@ -40,6 +44,7 @@ def test_words_of_the_command_line_are_parsed(words, expected):
         (["best", "0.02"], "'best 0.02'"),
         (["t000 t001"], "'t000 t001'"),
         (["smallest-within"], "needs a number"),
+        (["fastest-within", "soon"], "--pick fastest-within: needs a number"),
         (["smallest-within="], "needs a number"),
         (["smallest-within", "0.02", "0.03"], "got '0.02 0.03'"),
         (["smallest-within", "2%"], "got '2%'"),
@@ -106,3 +111,14 @@ def test_trials_that_failed_or_diverged_are_never_picked():
 def test_a_sweep_without_a_dev_objective_needs_an_id():
     with pytest.raises(UsageError, match="give a trial's id"):
         picked("best", **{"student/params": "min"})
+
+
+def test_the_fastest_student_need_not_be_the_smallest():
+    latencies = {0: 9.0, 1: 12.0, 2: 3.0, 3: 4.0, 4: 8.0}
+    trials = [
+        replace(each, metrics=each.metrics | {"student/latency_ms": latencies[each.number]})
+        for each in TRIALS
+    ]
+    assert picked("smallest-within 0.02", trials) == ["t000"]
+    assert picked("fastest-within 0.02", trials) == ["t004"]
+    assert picked("fastest-within 0.05", trials) == ["t002"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from ikd_ray.distill.loop import distill
 from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.teacher import load_teacher
 from tests.helpers.run_command import write_inputs
+from tests.helpers.tiny_models import make_dataset
 
 FIELDS = {
     "regime": "pid",
@@ -101,6 +103,36 @@ def test_the_same_call_continues_from_what_is_saved(student, train, capsys):
     assert again.metrics["time/epoch_s"] == student.metrics["time/epoch_s"]
     other = train(temperature=3.0)
     assert other.metrics["reused_epochs"] == 2.0, "its internal stages are the same"
+
+
+TASK = """\
+name: parity
+text: text
+label: label
+labels: [even, odd]
+metric: accuracy
+files: {train: train.csv, dev: dev.csv, test: test.csv}
+"""
+
+
+def test_a_test_set_is_scored_at_the_end(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "parity.yaml").write_text(TASK)
+    for seed, (name, rows) in enumerate({"train": 64, "dev": 20, "test": 20}.items()):
+        split = make_dataset(train=rows, seed=seed).splits["train"]
+        lines = [
+            f"{text},{('even', 'odd')[label]}" for text, label in zip(split.text, split.labels, strict=True)
+        ]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    student = ikd_ray.distill(
+        home / "teacher", task="parity.yaml", data_dir=".", max_length=32, fine_tuning=FINE_TUNING, **FIELDS
+    )
+    assert {"test/accuracy", "dev/accuracy"} <= student.metrics.keys()
+    assert "test/accuracy" not in student.history
+    card = (student.save("student") / "README.md").read_text()
+    assert re.search(rf"^\| test/accuracy \| {student.metrics['test/accuracy']} \| [01]\.", card, re.M), (
+        "the teacher's too"
+    )
 
 
 def test_progress_is_a_line_for_each_event(train, capsys):

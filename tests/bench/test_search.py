@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,12 +22,13 @@ from ikd_ray.bench.search_replay import (
 from ikd_ray.bench.search_table import draw_rows
 from ikd_ray.config import make_trial
 from ikd_ray.distill.regimes import REGIMES
+from ikd_ray.search.builtin_spaces import DEFAULT_SPACE, find_space
 from ikd_ray.search.planned_work import DataSize
 from ikd_ray.search.space_file import load_space
 from ikd_ray.terminal.console import Console
 from tests.helpers.sample_records import trial_record
 
-SPACE = load_space(Path(search_suite.SPACE), 6)
+SPACE = load_space(find_space(DEFAULT_SPACE), 6)
 
 
 def make_row(params, rng) -> Row:

@@ -57,6 +57,20 @@ def test_examples_that_train_repeats_are_shared_with_its_held_out_part():
     )
 
 
+def test_examples_that_test_shares_with_train_or_dev_are_counted():
+    whole = dataset(ONE, "abcd", "xyz")
+    shared = replace(whole, test=Split(["a", "y", "z", "w", "a"], None, np.zeros(5, np.int64)))
+    harm = "which makes metrics on test too good"
+    assert data_warnings(shared) == [
+        f"2 of 5 test examples are in train too, {harm}; take them out of train",
+        f"2 of 5 test examples are in dev too, {harm}; take them out of dev",
+    ]
+    drawn = replace(shared, task=replace(ONE, split=0.1))
+    assert data_warnings(drawn)[1].endswith(
+        f"dev too, {harm}; take them out of train, from which dev is drawn"
+    )
+
+
 def test_tables_of_glue_are_what_they_are():
     assert data_warnings(replace(dataset(ONE, "aa", "aa"), task=TASKS["sst2"])) == []
 

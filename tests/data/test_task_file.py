@@ -34,6 +34,18 @@ metric: f1
 metrics: [accuracy, f1, mcc]
 files: {train: all/train.tsv, dev: dev.parquet}
 """
+DRAWN = PLAIN + "files: {train: all.csv, test: test.csv}\nsplit: 0.1\nsplit_seed: 7\nlanguage: no\n"
+HUB = """\
+name: films
+text: text
+label: label
+labels: {neg: negative, pos: positive}
+metric: accuracy
+dataset: stanfordnlp/imdb
+config: plain_text
+revision: 1e5
+splits: {dev: test}
+"""
 SCORES = "name: likeness\ntext: [a, b]\nlabel: score\nrange: [-1, 2.5]\nmetric: spearman\n"
 
 
@@ -76,6 +88,27 @@ def test_the_positive_class_of_f1(load):
     assert other.positive_index == 0
     assert other.identity != usual.identity
     assert load(nfd(PAIRS.replace("no,", "né,") + "positive: né\n")).positive_index == 0
+
+
+def test_dev_is_drawn_from_train(load):
+    task = load(DRAWN)
+    assert dict(task.files) == {"train": "all.csv", "test": "test.csv"}
+    assert (task.split, task.split_seed) == (0.1, 7)
+    assert task.language == "no"  # not False
+    assert task.identity == load(PLAIN).identity
+    assert dict(load(PLAIN + "split: 0.25\n").files) == {"train": "train.csv"}
+    assert load(PLAIN + "split: 0.25\n").split_seed == 0
+
+
+def test_a_data_set_of_the_hub(load):
+    task = load(HUB)
+    assert (task.dataset, task.config, task.revision) == ("stanfordnlp/imdb", "plain_text", "1e5")
+    assert task.hub_splits == (("train", "train"), ("dev", "test"))
+    assert task.files == ()
+    plain = load(HUB.replace("splits: {dev: test}\n", ""))
+    assert plain.hub_splits == (("train", "train"), ("dev", "validation"))
+    drawn = load(HUB.replace("{dev: test}", "{train: all, test: test}") + "split: 0.5\n")
+    assert drawn.hub_splits == (("train", "all"), ("test", "test"))
 
 
 def test_names_are_composed_and_files_as_written(load):
@@ -168,6 +201,29 @@ MISTAKES = {
     "one file for two": (PLAIN + "files: {dev: ./train.csv}\n", [(6, "train and dev are one file")]),
     "a file with labels": (
         PLAIN + "files: {unlabelled: ./dev.csv}\n", [(6, "unlabelled is a file with labels")]),
+    "test and train one file": (
+        PLAIN + "files: {test: train.csv}\n", [(6, "files: test and train are one file; give test examples")]),
+    "test and dev one file": (PLAIN + "files: {test: ./dev.csv}\n", [(6, "files: test and dev are one file")]),
+    "unlabelled and test one file": (
+        PLAIN + "files: {test: a.csv, unlabelled: a.csv}\n", [(6, "unlabelled is a file with labels")]),
+    "split of nothing": (PLAIN + "split: 0\n", [(6, "split: input should be greater than 0 (got 0)")]),
+    "split of all": (PLAIN + "split: 1.0\n", [(6, "split: input should be less than 1 (got 1.0)")]),
+    "split a word": (PLAIN + "split: tenth\n", [(6, "split: input should be a valid number")]),
+    "split and dev": (
+        PLAIN + "files: {dev: dev.csv}\nsplit: 0.1\n",
+        [(7, "split: draws dev from train, but files has a file for dev; leave out one of the two")]),
+    "a seed of nothing": (PLAIN + "split_seed: 1\n", [(6, "split_seed: nothing is drawn without split; write")]),
+    "a negative seed": (DRAWN.replace("7", "-1"), [(8, "split_seed: input should be greater than or equal to 0")]),
+    "a path for a data set": (
+        HUB.replace("stanfordnlp/imdb", "./imdb"), [(6, "dataset: give a name on the hub, as in ORGANIZATION/NAME")]),
+    "a data set and files": (
+        HUB + "files: {train: a.csv}\n", [(10, "files: both dataset and files are given; keep one")]),
+    "splits of tables": (PLAIN + "splits: {dev: a}\n", [(6, "splits: is for a data set of the hub; write `dataset")]),
+    "a revision of tables": (PLAIN + "revision: a\n", [(6, "revision: is for a data set of the hub")]),
+    "two splits one": (
+        HUB.replace("{dev: test}", "{dev: train}"), [(9, "splits: train and dev are one split; students")]),
+    "split and a dev split": (HUB + "split: 0.1\n", [(10, "split: draws dev from train, but splits has a split")]),
+    "a language by name": (PLAIN + "language: English\n", [(6, "language: give the code of a language, as in en")]),
     "an alias": (PLAIN.replace("stars", "&a x"), [(3, "an anchor")]),
     "a tag": (PLAIN.replace("stars", "!!python/name:os.system"), [(3, "a tag")]),
     "deep": ("[" * 1000, [(1, "nested deeper than 10")]),
@@ -197,11 +253,12 @@ def test_all_mistakes_at_once(load):
 @settings(max_examples=200)
 @given(
     st.lists(
-        st.sampled_from([*PLAIN.splitlines(), *PAIRS.splitlines(), *SCORES.splitlines()])
+        st.sampled_from("\n".join([PLAIN, PAIRS, SCORES, DRAWN, HUB]).splitlines())
         | st.tuples(
             st.sampled_from(
                 ["name", "text", "label", "labels", "positive", "range", "metric", "metrics", "files"]
-            ),
+            )
+            | st.sampled_from(["split", "splits", "dataset"]),
             st.sampled_from(
                 ["", "[]", "{}", "x", "[x, y]", "{x: y}", "[[x]]", "{[x]: 1}", "1e400", "~", '"\\0"']
             )
@@ -239,7 +296,7 @@ def test_a_flag_names_a_task_or_a_task_file(tmp_path, load):
 
 
 def test_a_kept_task_is_the_same_task(tmp_path, load):
-    for text in (PLAIN, PAIRS, SCORES, PLAIN.replace("\n", "\r\n")):
+    for text in (PLAIN, PAIRS, SCORES, DRAWN, HUB, PLAIN.replace("\n", "\r\n")):
         (tmp_path / "task.yaml").write_bytes(text.encode())
         task = load_task(tmp_path / "task.yaml")
         keep_task(tmp_path, task)

@@ -4,6 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from ikd_ray.config import contradicting_depths
+from ikd_ray.distill import latency
 from ikd_ray.distill.encoder import FAMILIES, Encoder
 from ikd_ray.distill.latency import latency_ms
 from ikd_ray.distill.student import build_student, layer_map, size_metrics
@@ -148,3 +150,16 @@ def test_latency_restores_the_threads_after_a_failure(monkeypatch, threads):
     with pytest.raises(ZeroDivisionError):
         latency_ms(student)
     assert torch.get_num_threads() == threads
+
+
+def test_latencies_that_contradict_depth_are_measured_again(monkeypatch):
+    """A busy moment at the first measurement of two layers passes; that of a known latency stays."""
+    teacher = make_encoder(layers=4)
+    times = {1: [1.0], 2: [9.0, 2.5, 2.0], 3: [3.0, 3.5, 3.1], 4: [4.0, 4.4]}
+    monkeypatch.setattr(latency, "latency_ms", lambda model: times[len(model.layers)].pop(0))
+    assert latency.measure_latency(teacher, [1, 2, 3, 4], {}) == {1: 1.0, 2: 2.5, 3: 3.0, 4: 4.0}
+    assert contradicting_depths({1: 1.0, 2: 2.5, 3: 3.0, 4: 4.0}) == set()
+    monkeypatch.setattr(latency, "latency_ms", lambda model: 1.0 * len(model.layers))
+    known = {3: 1.5}
+    assert latency.measure_latency(teacher, [2, 4], known) == {2: 2.0, 4: 4.0}
+    assert contradicting_depths({**known, 2: 2.0, 4: 4.0}) == {2, 3}

@@ -174,8 +174,9 @@ def test_list_needs_no_student_and_no_torch_and_writes_nothing(output, tmp_path)
     lines = done.stdout.splitlines()
     assert lines[0] == "cola: front of sweep first"
     assert max(map(len, lines)) <= 80
-    assert [line.split()[-1] for line in lines[-2:]] == ["bbbb2222", "aaaa1111"]  # the best first
-    assert lines[-2].split()[:3] == ["pid", "2", "0.350"]
+    assert [line.split()[-1] for line in lines[-4:-2]] == ["bbbb2222", "aaaa1111"]  # the best first
+    assert lines[-4].split()[:3] == ["pid", "2", "0.350"]
+    assert lines[-2].startswith("2 layers: ")
     assert "cccc3333" not in done.stdout
     assert file_contents(tmp_path) == before
 
@@ -195,4 +196,4 @@ def test_only_the_student_that_is_picked_is_exported(sample_output, tmp_path, ca
     assert "a student of sweep first" in result.stdout
     assert [path.name for path in (tmp_path / "exports").iterdir()] == [expected]
     listed = call("export", "--task", "cola", "--output", sample_output, *flags, "--list", cwd=tmp_path)
-    assert listed.stdout.splitlines()[-1].split()[-1] == expected[-8:]
+    assert listed.stdout.splitlines()[-2].split()[-1] == expected[-8:]

@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, pipeline
 
 from ikd_ray import records
 from ikd_ray.analysis.student_selection import select_students
+from ikd_ray.data.task_file import CustomTask
 from ikd_ray.distill.fast_layers import use_onednn
 from ikd_ray.errors import UsageError
 from ikd_ray.export import hf_export
@@ -238,6 +239,18 @@ def test_the_card_shows_outside_text_literally(sample_sweep):
     assert [name for name in HOSTILE if name not in lines] == []  # cells of the results
     assert sum(HOSTILE[5] in line for line in lines) >= 4
     assert r"\$h\$" in card  # GitHub would make a formula of it
+
+
+def test_the_card_tells_of_the_test_set_and_the_language(sample_sweep):
+    sweep, trial = records.read_sweep(sample_sweep), records.read_trials(sample_sweep)[0]
+    assert "test/" not in model_card(sweep, trial, get_task("cola"), 62)
+    task = CustomTask("own", ("text",), ("a", "b"), ("mcc",), "mcc", language="de")
+    teacher = sweep.teacher | {"metrics": {"dev/mcc": 0.5, "test/mcc": 0.375}}
+    tested = replace(sweep, data=sweep.data | {"test": {"examples": 1200}}, teacher=teacher)
+    card = model_card(tested, replace(trial, metrics=trial.metrics | {"test/mcc": 0.25}), task, 62)
+    assert "| test/mcc | 0.25 | 0.375 |\n" in card
+    assert "measured once, when the search had ended, on 1,200 examples; nothing was chosen by them." in card
+    assert yaml.safe_load(card.split("---\n")[1])["language"] == "de"
 
 
 def test_the_card_names_the_class_of_f1(sample_sweep):

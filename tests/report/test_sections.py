@@ -148,6 +148,16 @@ def test_the_teacher_s_size_is_its_file_s(loader):
     assert loader.teacher_size() == {"student/params": count, "student/size_mb": 4 * count / 1e6}
 
 
+def test_metrics_on_the_test_set_have_a_column_where_they_exist(analysis, front):
+    assert "test/mcc" not in table(front).header
+    trials = [replace(trial, metrics=trial.metrics | {"test/mcc": 0.125}) for trial in analysis.trials]
+    finished = [trial for trial in trials if trial.id in {done.id for done in analysis.finished}]
+    tested = table(front_section(replace(analysis, trials=trials, finished=finished), {}))
+    column = tested.header.index("test/mcc")
+    assert [row[column] for row in dict(tested.groups)["on the front"]] == ["0.125"] * len(analysis.front)
+    assert "test/mcc was measured once, when the sweep had ended" in tested.caption
+
+
 # Regimes
 
 

@@ -62,16 +62,18 @@ def prepare_all(job) -> list:
 
 def test_a_second_sweep_reuses_everything(make_job):
     first, second = prepare_all(make_job()), prepare_all(make_job())
-    assert stages(first)[-1] == "measuring students' latency"
+    assert stages(first)[-1] == "measuring the latency of teacher and students"
     assert stages(second) == ["storing the teacher's targets"]
     assert second[-1] == first[-1]
-    assert set(first[-1][1].latency_ms) == {1, 2}
+    assert set(first[-1][1].latency_ms) == {1, 2, 4}
+    assert first[-1][0].sizes["student/latency_ms"] == first[-1][1].latency_ms[4]
+    assert first[-1][0].sizes["student/params"] > first[-1][0].sizes["student/encoder_params"] > 0
 
 
 def test_only_new_depths_are_measured_and_known_latencies_are_kept(make_job, monkeypatch):
     measured = []
 
-    def measure(teacher, depths):
+    def measure(teacher, depths, known):
         measured.append(list(depths))
         return {depth: 10.0 * depth for depth in depths}
 
@@ -79,9 +81,9 @@ def test_only_new_depths_are_measured_and_known_latencies_are_kept(make_job, mon
     *_, (_, one) = prepare_artifacts(make_job(depths=(1,)), threads=1)
     *_, (_, three) = prepare_artifacts(make_job(depths=(1, 2, 3)), threads=1)
     *_, (_, resumed) = prepare_artifacts(make_job(latency_ms={1: 7.0}, depths=(1, 2)), threads=1)
-    assert measured == [[1], [2, 3]]
-    assert one.latency_ms == {1: 10.0}
-    assert three.latency_ms == {1: 10.0, 2: 20.0, 3: 30.0}
+    assert measured == [[1, 4], [2, 3]]
+    assert one.latency_ms == {1: 10.0, 4: 40.0}
+    assert three.latency_ms == {1: 10.0, 2: 20.0, 3: 30.0, 4: 40.0}
     assert (resumed.latency_ms[1], resumed.latency_ms[2]) == (7.0, 20.0)
 
 
@@ -90,7 +92,7 @@ def test_an_assistant_is_distilled_once(make_job, tmp_path):
     assert stages(first)[2:] == [
         "distilling a 3-layer assistant (kd)",
         "storing the 3-layer assistant's targets",
-        "measuring students' latency",
+        "measuring the latency of teacher and students",
     ]
     [note] = [event.text for event in first if isinstance(event, Note) and event.label == "assistant"]
     assert note.startswith("3 layers, dev/mcc ")

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from ikd_ray.config import SweepConfig
+from ikd_ray.data.sources import load_dataset
 from ikd_ray.data.splits import hold_out
-from ikd_ray.data.task_file import keep_task
+from ikd_ray.data.task_file import keep_task, load_task
 from ikd_ray.errors import UsageError
-from ikd_ray.records import task_digest, write_sweep
+from ikd_ray.records import read_sweep, task_digest, write_sweep
 from ikd_ray.storage.remote import SharedStorage
 from ikd_ray.sweep import sweep_folder
 from ikd_ray.sweep.request import Request, resumed_config, validate
@@ -154,6 +155,44 @@ def test_other_columns_in_the_recorded_task_are_refused(own, tmp_path):
     for name in ("train", "dev"):
         (tmp_path / "tables" / f"{name}.csv").write_text("text,label,x\nw1 w2,yes,w5\nw3,no,w6\n")
     (output / "own" / "task.yaml").write_text(text.replace("text: text", "text: x"))
+    with pytest.raises(UsageError, match="--resume own: its data was"):
+        resume(output, "own")
+
+
+def test_other_test_examples_are_refused(own, tmp_path):
+    """They are no part of the data's fingerprint, but scores on them are compared."""
+    output, text = own
+    record = read_sweep(output / "own")
+    (output / "own" / "task.yaml").write_text(text + "files: {test: test.csv}\n")
+    table = tmp_path / "tables" / "test.csv"
+    table.write_text("text,label\nw5,yes\nw6,no\n")
+    with pytest.raises(
+        UsageError, match=r"its test examples are not those that it began with \(0 then, 2 now\)"
+    ):
+        resume(output, "own")
+    task = load_task(output / "own" / "task.yaml")
+    fingerprint = load_dataset(task, tmp_path / "tables").test_dataset.fingerprint
+    tested = record.data | {"test": {"examples": 2, "fingerprint": fingerprint}}
+    write_sweep(output / "own", replace(record, data=tested))
+    assert resume(output, "own").dataset.test.text == ["w5", "w6"]
+    table.write_text("text,label\nw5,yes\nw7,no\n")
+    with pytest.raises(UsageError, match=r"\(2 then, 2 now\); give the same data as --data-dir, or start"):
+        resume(output, "own")
+
+
+def test_dev_is_drawn_again(own, tmp_path):
+    output, text = own
+    record = read_sweep(output / "own")
+    rows = "".join(f"w{row},{'yes' if row % 2 else 'no'}\n" for row in range(40))
+    (tmp_path / "tables" / "train.csv").write_text("text,label\n" + rows)
+    (output / "own" / "task.yaml").write_text(text + "split: 0.2\n")
+    task = load_task(output / "own" / "task.yaml")
+    drawn = load_dataset(task, tmp_path / "tables")
+    write_sweep(output / "own", replace(record, data=record.data | {"fingerprint": drawn.fingerprint}))
+    request = resume(output, "own")
+    assert {name: len(split) for name, split in request.dataset.splits.items()} == {"train": 32, "dev": 8}
+    assert request.dataset.description.endswith("; dev: 8 of 40 rows, drawn stratified with seed 0")
+    (output / "own" / "task.yaml").write_text(text + "split: 0.2\nsplit_seed: 1\n")
     with pytest.raises(UsageError, match="--resume own: its data was"):
         resume(output, "own")
 

@@ -31,7 +31,7 @@ def run(tmp_path, monkeypatch):
     folder, output = make_sweep(tmp_path / "outputs", TRIALS, weights=False), io.StringIO()
     config = SimpleNamespace(name="first", uri=None, output="outputs", workers_per_trial=1, minutes=None)
     record = read_sweep(folder)
-    inputs = {"dataset": Mock(generated=False), "teacher_source": Mock(), "warnings": []}
+    inputs = {"dataset": Mock(generated=False, test=None), "teacher_source": Mock(), "warnings": []}
     request, console = SimpleNamespace(folder=folder, config=config, output=Mock(), **inputs), Console(output)
 
     def run(*statuses: str, error: BaseException | None = None, complete: bool = True) -> tuple[int, str]:
@@ -69,7 +69,7 @@ def test_the_exit_status_is_that_of_the_trials(run, statuses, status):
     found, output = run(*statuses)
     assert found == status
     assert ("--resume first" in output) == (len(statuses) < TRIALS)
-    assert ("export.py --task cola --name first" in output) == ("finished" in statuses)
+    assert ("ikd export --task cola --name first" in output) == ("finished" in statuses)
 
 
 @pytest.mark.parametrize(("interrupted", "status"), [(False, 0), (True, 130)])

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 
 import pytest
 
 from ikd_ray.analysis.evaluation_data import tokens_folder
 from ikd_ray.data.task_file import TASK_FILE
-from ikd_ray.records import TrialRecord, read_sweep, read_trials, trial_folder, write_sweep, write_trial
+from ikd_ray.records import (
+    TrialRecord,
+    read_sweep,
+    read_trials,
+    trial_folder,
+    write_sweep,
+    write_test_metrics,
+    write_trial,
+)
 from ikd_ray.storage import store
 from ikd_ray.storage.remote import RemoteStorage
 from ikd_ray.sweep.sync import SweepSync, pull_students, pull_sweep, pull_sweeps
@@ -82,6 +91,17 @@ def test_students_are_pulled_on_request(trials, machine):
     pull_students(second.output, second.sweep, second.pull_records())
     assert (trial_folder(second.sweep, "t000") / "student" / "model.safetensors").read_text() == "weights"
     assert (second.teacher / "tokenizer.json").exists()
+
+
+def test_metrics_on_the_test_set_are_pulled_and_kept_when_students_are(trials, machine):
+    first = machine("first")
+    tested = [replace(trial, metrics=METRICS | {"test/mcc": 0.25}) for trial in read_trials(first.sweep)[:1]]
+    write_test_metrics(first.sweep, tested)
+    first.sync.push()
+    second = machine("second")
+    assert [trial.metrics.get("test/mcc") for trial in second.pull_records()] == [0.25, None]
+    pull_students(second.output, second.sweep, read_trials(second.sweep))
+    assert read_trials(second.sweep)[:1] == tested
 
 
 def test_tokens_are_pulled_on_request(trials, machine):

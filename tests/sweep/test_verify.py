@@ -12,7 +12,17 @@ from mlflow import MlflowClient
 
 from ikd_ray.config import make_trial
 from ikd_ray.errors import UsageError
-from ikd_ray.records import STUDY, TrialRecord, read_trials, sweep_lock, write_sweep, write_trial
+from ikd_ray.records import (
+    STUDY,
+    TrialRecord,
+    read_sweep,
+    read_trials,
+    sweep_lock,
+    write_sweep,
+    write_test_metrics,
+    write_trial,
+)
+from ikd_ray.report.summary_files import write_summary_files
 from ikd_ray.search.budget import Budget
 from ikd_ray.search.sampler import SearchSettings
 from ikd_ray.search.space_file import load_space
@@ -148,6 +158,15 @@ def log_epoch_again(sweep):
     client(sweep).log_metric(runs(sweep)["t000"].info.run_id, "stage", 1.0, step=1)
 
 
+def miss_test_metrics(sweep):
+    """Score the test set while MLflow is away."""
+    trials = read_trials(sweep)
+    write_test_metrics(
+        sweep, [replace(t, metrics=t.metrics | {"test/mcc": 0.4}) for t in trials if t.number == 3]
+    )
+    write_summary_files(sweep, read_sweep(sweep), read_trials(sweep))
+
+
 DAMAGES = {
     "study deleted": ("study", lambda sweep: (sweep / "study.db").unlink()),
     "study damaged": ("study", lambda sweep: (sweep / "study.db").write_bytes(b"no database " * 1000)),
@@ -156,6 +175,7 @@ DAMAGES = {
     "runs still running": ("MLflow", runs_still_running),
     "run deleted": ("MLflow", lambda sweep: client(sweep).delete_run(runs(sweep)["t003"].info.run_id)),
     "epoch logged twice": ("MLflow", log_epoch_again),
+    "metrics on test missing": ("MLflow", miss_test_metrics),
     "store deleted": ("MLflow", lambda sweep: (sweep.parents[1] / "mlflow.db").unlink()),
     "front outdated": ("tables", lambda sweep: (sweep / "pareto.json").write_text("{}")),
     "table deleted": ("tables", lambda sweep: (sweep / "trials.csv").unlink()),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ikd_ray.analysis.training_costs import Savings
 from ikd_ray.records import TrialRecord
 from ikd_ray.terminal.console import Console
+from tests.helpers.sample_records import sweep_record
 from tests.helpers.terminal import CONTROL_CHARACTERS, DEEP_STAGE, FakeClock, make_epoch
 
 SAVINGS = Savings(6, 18, 3, 3, 50.0, 40.0)
@@ -47,8 +48,11 @@ def record(id: str, number: int, status: str = "finished", **fields) -> TrialRec
 
 
 def summarize(console: Console, **fields) -> None:
-    defaults = {"front": [], "teacher_metrics": {}, "failed": [], "lines": []}
-    console.summary(**defaults | {"objectives": {"dev/mcc": "max"}} | fields)
+    objectives = fields.pop("objectives", {"dev/mcc": "max"})
+    teacher = {"name": "mini", "layers": 6, "metrics": fields.pop("teacher_metrics", {})}
+    teacher["sizes"] = fields.pop("teacher_sizes", {})
+    sweep = sweep_record(objectives=objectives, teacher=teacher)
+    console.summary(**{"sweep": sweep, "front": [], "failed": [], "lines": []} | fields)
 
 
 def summary(now: FakeClock, **fields) -> str:
@@ -88,6 +92,7 @@ def play_sweep(console: Console, now: FakeClock) -> None:
         front=[record("aaaa", 0, metrics=metrics)],
         objectives={"dev/mcc": "max", "student/params": "min"},
         teacher_metrics={"dev/mcc": 0.31},
+        teacher_sizes={"student/params": 2.27e7, "student/size_mb": 90.9},
         failed=[record("bbbb", 1, "failed", reason=CONTROL_CHARACTERS)],
         lines=[("MLflow", "mlflow ui")],
     )
@@ -117,8 +122,9 @@ sweep ended after 28 s: 1 finished, 1 failed of 3 trials
 Pareto front: 1 student
                         params  size  latency  attn
 regime   layers  mcc ↑     M ↓    MB       ms    KL  agree  trial
-teacher          0.310       -     -        -     -      -
+teacher       6  0.310    22.7  90.9        -     -      -
 pid           3  0.200    10.8  43.2        -     -      -  aaaa
+3 layers: 2.1x smaller, 65% of the teacher's MCC
 
 1 failed
   #1 bbbb: [bold red]out of memory[/] :smile:
@@ -285,6 +291,19 @@ def test_an_empty_front_is_reported(now):
     assert "Pareto front: empty, no trial finished" in text
     assert text.count("boom bang\n") == 10
     assert "… and 20 more" in text
+
+
+def test_the_front_shows_metrics_on_the_test_set_where_they_exist(now):
+    front = [
+        record("t0", 0, metrics={"dev/mcc": 0.5}),
+        record("t1", 1, metrics={"dev/mcc": 0.4, "test/mcc": 0.25}),
+    ]
+    plain = summary(now, front=front[:1], teacher_metrics={"dev/mcc": 0.6})
+    assert not re.search(r"\btest\b", plain)
+    tested = summary(now, front=front, teacher_metrics={"dev/mcc": 0.6, "test/mcc": 0.35})
+    assert re.search(r"^ +test +params.*\n *regime +layers +mcc ↑ +mcc +M ", tested, re.MULTILINE)
+    assert re.search(r"^teacher +6 +0\.600 +0\.350 ", tested, re.MULTILINE)
+    assert re.findall(r"^pid +3 +(\S+) +(\S+) ", tested, re.MULTILINE) == [("0.500", "-"), ("0.400", "0.250")]
 
 
 def test_the_front_is_sorted_and_shows_every_objective(now):

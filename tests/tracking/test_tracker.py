@@ -192,6 +192,28 @@ def test_a_finished_sweep_has_its_sums_files_and_status(tracker, request, tmp_pa
     assert client.get_run(parent).info.status == "FAILED"
 
 
+def test_metrics_on_the_test_set_are_logged_once_when_the_runs_have_ended(tracker, request, tmp_path):
+    metrics = {"test/mcc": 0.3}
+    record, other = trial_record(0), trial_record(1)
+    tested, late = (replace(each, metrics=each.metrics | metrics) for each in (record, other))
+    log_trials(tracker, record)
+    end = trial_runs(tracker)["t000"].info.end_time
+    teacher = TeacherRecord(tmp_path, "MiniLM", request.node.name, {"dev/mcc": 0.4}, {}, [])
+    tracker.log_teacher(teacher)
+    about = {"name": "MiniLM", "key": teacher.key, "metrics": teacher.metrics | {"test/mcc": 0.5}}
+    for _ in range(2):  # the store has seen the first trial to its end, and missed the second one
+        tracker.finish_sweep(tmp_path, sweep_record(request.node.name, teacher=about), [tested, late])
+    runs = trial_runs(tracker)
+    for run in runs.values():
+        assert metric_history(tracker.client, run, "test/mcc") == [(2, 0.3)]
+        assert metric_history(tracker.client, run, "dev/mcc") == [(1, 0.1), (2, 0.2)]
+        assert run.info.status == "FINISHED"
+    assert runs["t000"].info.end_time == end
+    [run] = tracker.client.search_runs([tracker.experiment_id], f"tags.`ikd.teacher_key` = '{teacher.key}'")
+    assert metric_history(tracker.client, run, "test/mcc") == [(0, 0.5)]
+    assert run.info.status == "FINISHED"
+
+
 def test_runs_have_the_times_of_the_events(tracker):
     """Not those of the calls, which may come later."""
     tracker.start_trial("t000", PARAMS, at=1000.0)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 
 from ikd_ray.analysis.dataframes import has_several_seeds
+from ikd_ray.analysis.objectives import metric_on_test
 from ikd_ray.analysis.sweep_analysis import UNUSED_PARAMS, SweepAnalysis
 from ikd_ray.formatting import clean
 from ikd_ray.records import TrialRecord
@@ -71,8 +72,11 @@ def _point(analysis: SweepAnalysis, trial: TrialRecord) -> str:
 
 
 def _table(analysis: SweepAnalysis, teacher_size: Mapping[str, float]) -> Table:
+    on_test = metric_on_test(analysis.metric)
+    is_tested = any(on_test in trial.metrics for trial in analysis.front)
     columns = {
         clean(analysis.metric): (analysis.metric, 1.0, ".3f"),
+        **({clean(on_test): (on_test, 1.0, ".3f")} if is_tested else {}),
         "params (M)": ("student/params", 1e6, ".3g"),
         "size (MB)": ("student/size_mb", 1.0, ".3g"),
         "latency (ms)": ("student/latency_ms", 1.0, ".3g"),
@@ -98,6 +102,8 @@ def _table(analysis: SweepAnalysis, teacher_size: Mapping[str, float]) -> Table:
     if baseline and baseline not in analysis.front:
         rows.append(row(baseline, " (baseline)"))
     caption = "The front's members, by size. Latency: CPU, one thread, one sequence of at most 128 tokens."
+    if is_tested:
+        caption += f" {clean(on_test)} was measured once, when the sweep had ended; nothing was chosen by it."
     on_front = [row(trial) for trial in analysis.front]
     return Table(caption, ["trial", "regime", "layers", *columns], [("", rows), ("on the front", on_front)])
 
