@@ -43,8 +43,8 @@ def refuse_secrets(flag: str, uri: str | None) -> None:
     """
     if uri and next(_secrets(uri), None):
         raise UsageError(
-            f"{flag} {redact_uri(uri)}: a password or token on the command line can be read by other users; put the "
-            "URI into MLFLOW_TRACKING_URI, or user and password into MLFLOW_TRACKING_USERNAME and "
+            f"{flag} {redact_uri(uri)}: a password or token on the command line or in a notebook can be read by other "
+            "users; put the URI into MLFLOW_TRACKING_URI, or user and password into MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD"
         )
 

@@ -211,7 +211,7 @@ class YamlFile:
     def _note(self, location: Location, detail: ErrorDetails, schema: Any) -> None:
         node, kind, message = self._nodes[location], detail["type"], detail["msg"]
         if kind == "extra_forbidden":
-            advice = _nearest(str(location[-1]), _names(schema, detail["loc"][:-1]))
+            advice = nearest(str(location[-1]), _names(schema, detail["loc"][:-1]))
             self.mistake(location, f"unknown name; {advice}", self._name_lines[location])
             return
         if kind in _CONTAINERS:
@@ -374,6 +374,7 @@ def _without_validators(schema: Any) -> Any:
     return get_args(schema)[0] if get_origin(schema) is Annotated else schema
 
 
-def _nearest(name: str, names: Collection[str]) -> str:
+def nearest(name: str, names: Collection[str]) -> str:
+    """Return advice for a name that is none of the known ones."""
     close = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {close[0]}?" if close else f"known: {', '.join(names)}"

@@ -178,6 +178,12 @@ def test_daily_commands_work_one_after_the_other(working_folder, environment):
     assert all('"negative"' in config.read_text() for config in reviews)
     names = check_block_of_pipeline(next(working_folder.glob("exports/cola-*")))
     assert names <= {"acceptable", "unacceptable"}
+    block = python_block("README.md", "ikd_ray.sweep(")
+    options = {"cwd": working_folder, "env": environment, "timeout": 900}
+    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stderr
+    assert list(working_folder.glob("exports-python/cola-*/model.safetensors"))
+    assert (working_folder / "student" / "model.safetensors").is_file()
 
 
 def check_server(words: list[str], folder: Path, environment: dict[str, str]) -> None:
@@ -193,7 +199,7 @@ def check_server(words: list[str], folder: Path, environment: dict[str, str]) ->
 
 def check_block_of_pipeline(student: Path) -> set[str]:
     """Run README.md's Python block on an exported student; return the labels that it gives."""
-    (block,) = blocks(MAIN, "python")
+    block = python_block("README.md", 'pipeline("text-classification"')
     names = run_block(block.replace("exports/cola-kd-3L-t000", str(student)))
     return {answer["label"] for answer in names["classify"](["w1 w2.", "w2 w1."])}
 
@@ -333,8 +339,12 @@ def test_one_trial_runs_without_ray_and_its_metrics_are_listed(tmp_path, monkeyp
     monkeypatch.setattr("ikd_ray.data.sources.load_dataset", lambda task, folder: make_dataset(task.name))
     teacher = write_teacher(tmp_path / "teacher")
     monkeypatch.setattr("ikd_ray.distill.teacher.bundled_teacher", lambda: teacher)
-    names = run_block(python_block("ikd_ray/README.md", "distill("))
+    names = run_block(python_block("ikd_ray/README.md", "ikd_ray.distill("))
     assert (tmp_path / "student" / "model.safetensors").is_file()
+    student = names["student"]
+    names = run_block(python_block("ikd_ray/README.md", "build_targets("))
+    assert (tmp_path / "student-of-parts" / "model.safetensors").is_file()
+    assert {*names["result"].metrics} <= {*student.metrics}
     listed = first_column(SWEEPS, "MLflow")
     for metric in names["result"].metrics:
         metric = re.sub(r"layer_\d+", "layer_<i>", metric).replace("dev/mcc", "dev/<metric>")

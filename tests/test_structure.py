@@ -25,6 +25,7 @@ ROOMS = (
     "terminal",
     "sweep",
     "bench",
+    "api",
     "commands",
 )
 """Every room may import the rooms before it."""

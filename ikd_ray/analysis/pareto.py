@@ -106,16 +106,32 @@ def _method(trial: TrialRecord, shown: bool) -> dict[str, Any]:
 
 
 def trials_csv(trials: Sequence[TrialRecord], members: Sequence[TrialRecord]) -> str:
-    """Return trials.csv: one row per trial, floats at full precision, a missing value as an empty cell.
+    """Return trials.csv: the rows of `trial_rows`, floats at full precision, a missing value as an empty cell.
+
+    Without a trial the text is the header of the columns that are always there.
+    """
+    rows, text = trial_rows(trials, members), io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ALWAYS)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+ALWAYS = ("id", "number", "status", "on_front", "duration_s", "reason")
+"""Columns of `trial_rows` that are always there."""
+
+
+def trial_rows(trials: Sequence[TrialRecord], members: Sequence[TrialRecord]) -> list[dict[str, Any]]:
+    """Return one row per trial, all with the same columns; None is a missing value.
 
     Columns: id, number, status, on_front; method and again if methods are compared; every parameter; every final
-    metric; duration_s, reason. Without a trial the text is the header of the columns that are always there.
+    metric; duration_s, reason.
     """
     has_methods = any(trial.method for trial in trials)
     params = dict.fromkeys(name for trial in trials for name in trial.params)
     metrics = sorted({name for trial in trials for name in trial.metrics})
     on_front = {trial.id for trial in members}
-    rows = [
+    return [
         {"id": trial.id, "number": trial.number, "status": trial.status, "on_front": trial.id in on_front}
         | _method(trial, has_methods)
         | {name: trial.params.get(name) for name in params}
@@ -123,9 +139,3 @@ def trials_csv(trials: Sequence[TrialRecord], members: Sequence[TrialRecord]) ->
         | {"duration_s": trial.duration_s, "reason": trial.reason}
         for trial in trials
     ]
-    text = io.StringIO()
-    always = ["id", "number", "status", "on_front", "duration_s", "reason"]
-    writer = csv.DictWriter(text, list(rows[0]) if rows else always)
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

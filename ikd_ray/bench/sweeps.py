@@ -221,9 +221,9 @@ def _time_sweep(
     request = validate(config)
     from ikd_ray.sweep import runner  # imported late, as `ikd run` does
 
-    status = runner.run(request, "bench", console, distillation=distillation)
-    if status:
-        raise RuntimeError(f"status {status}")
+    end = runner.run(request, "bench", console, distillation=distillation)
+    if end.status:
+        raise RuntimeError(f"status {end.status}: {end.reason}")
     return console.times | {"concluded": time.time()}
 
 

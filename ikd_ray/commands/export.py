@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -11,25 +10,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ikd_ray.analysis.evaluation_data import load_evaluation_data
 from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.analysis.student_selection import parse_pick, select_students
 from ikd_ray.errors import UsageError
-from ikd_ray.export.hf_export import Convert, ExportedStudent, export_students
+from ikd_ray.export.hf_export import ExportedStudent
 from ikd_ray.formatting import GENERATED_WARNING, MISSING, clean, number
-from ikd_ray.records import (
-    SweepRecord,
-    read_sweep,
-    read_trials,
-    resolve_task,
-    select_sweep,
-    teacher_folder,
-)
+from ikd_ray.records import SweepRecord, read_sweep, read_trials, resolve_task, select_sweep
 from ikd_ray.redaction import refuse_secrets
 from ikd_ray.storage.remote import open_storage
-from ikd_ray.sweep.sync import pull_students, pull_sweeps
+from ikd_ray.sweep.outcome import export_trials, require_onnx
+from ikd_ray.sweep.sync import pull_sweeps
 from ikd_ray.tasks import TASKS
-from ikd_ray.terminal.command_line import expand_home, print_error, requires_backends, usage_errors
+from ikd_ray.terminal.command_line import expand_home, print_error, usage_errors
 from ikd_ray.terminal.summary_tables import comparison_lines, exported_files_table, front_table
 from ikd_ray.tracking.champion import choose_champion
 from ikd_ray.tracking.models import register_students
@@ -94,8 +86,7 @@ def export(
         flag = next((name for name, given in writing.items() if given), None)
         if show and flag:
             raise UsageError(f"--list writes nothing; leave out {flag}")
-        if onnx or int8:
-            requires_backends("--int8" if int8 else "--onnx", "onnx", ("onnx", "onnxscript", "onnxruntime"))
+        require_onnx(onnx, int8)
         if push_to_hub is not None:
             from ikd_ray.export.hub_upload import require_hub  # imported late: it takes a second
 
@@ -119,17 +110,12 @@ def export(
                 f"--push-to-hub {push_to_hub}: a repository holds one student, the front has {len(trials)}; choose "
                 "one with --pick"
             )
-        with storage.usage_errors():
-            pull_students(storage, folder, trials, tokens=onnx or int8)
         tracker = _tracker(sweep, tracking_uri, register) if register is not None else None
-        export_to = partial(export_students, folder, to, trials, force=force, repository=push_to_hub)
-        if onnx or int8:
-            busy = Console(stderr=True).status("making ONNX models, and measuring them")
-            with tempfile.TemporaryDirectory() as temporary, busy:
-                make_convert = partial(_onnx_converter, folder, sweep, int8, Path(temporary))
-                students, problems = export_to(make_convert=make_convert)
-        else:
-            students, problems = export_to()
+        busy = Console(stderr=True).status("making ONNX models, and measuring them")
+        with busy if onnx or int8 else nullcontext():
+            students, problems = export_trials(
+                storage, folder, trials, to, onnx=onnx, int8=int8, force=force, repository=push_to_hub
+            )
         _print_students(sweep, students, title)
         if tracker is not None and register is not None:
             exported = [student.trial for student in students]
@@ -166,14 +152,6 @@ def _push(students: list[ExportedStudent], repository: str) -> list[str]:
     except PushError as error:
         return [str(error)]
     return []
-
-
-def _onnx_converter(folder: Path, sweep: SweepRecord, int8: bool, temporary: Path) -> Convert:
-    """Return the conversion to ONNX, after loading the data that its models are measured on."""
-    from ikd_ray.export.onnx_export import export_onnx  # imported late: it takes seconds
-
-    data = load_evaluation_data(folder.parent, sweep, teacher_folder(folder, sweep), temporary)
-    return partial(export_onnx, data=data, int8=int8, max_length=sweep.data["max_length"])
 
 
 def _console(sweep: SweepRecord) -> Console:

@@ -92,7 +92,6 @@ def _draw(
     """Draw the report, and log it to MLflow where that is possible."""
     from ikd_ray.records import read_sweep, resolve_task, select_sweep
     from ikd_ray.sweep.request import tracking_uri_of
-    from ikd_ray.tracking.tracker import log_report
 
     with storage.usage_errors():
         pull_sweeps(storage)
@@ -100,15 +99,11 @@ def _draw(
     sweep = read_sweep(folder)
     uri = tracking_uri_of(sweep, tracking_uri, "--name")  # may ask for a password, so before the work
 
-    from ikd_ray.report.report import make_report
+    from ikd_ray.sweep.outcome import draw_report
 
-    with storage.usage_errors():
-        files = make_report(storage, folder, texts, typer.echo)
-        for file in files:
-            storage.upload_file(file)
+    files, problem = draw_report(storage, folder, texts, uri, typer.echo)
     typer.echo(f"report: {_describe_place(storage, files[0])}")
     typer.echo(f"{len(files) - 1} figures beside it")
-    problem = log_report(sweep, files, uri)
     if problem:
         print_warning(f"the report is not in MLflow: {problem}")
 

@@ -12,7 +12,7 @@ from ikd_ray.config import STEP_MEMORY_GB
 from ikd_ray.errors import UsageError
 from ikd_ray.program import recorded_command
 from ikd_ray.redaction import refuse_secrets
-from ikd_ray.search.builtin_spaces import DEFAULT_SPACE, find_space, names
+from ikd_ray.search.builtin_spaces import DEFAULT_SPACE, names
 from ikd_ray.storage.remote import open_storage
 from ikd_ray.terminal import interrupts
 from ikd_ray.terminal.command_line import expand_home, usage_errors
@@ -95,20 +95,11 @@ def main(
     with usage_errors():
         refuse_secrets("--tracking-uri", tracking_uri)
         from ikd_ray.data.task_file import find_task
-        from ikd_ray.sweep.request import make_config, resumed_config, validate
+        from ikd_ray.sweep.request import read_config, validate
 
         if resume and dry_run:
             raise UsageError("--dry-run is for a new sweep; leave out --resume, or leave out --dry-run")
-        if "space" in given:
-            given["space"] = find_space(space)
-        storage = open_storage(output)
-        if resume:
-            config = resumed_config(resume, given, storage)
-        elif not task:
-            raise UsageError("--task is missing; e.g. --task cola, or a task file")
-        else:
-            defaults = {"space": find_space(space)}
-            config = make_config(defaults | given | {"output": storage.folder, "uri": storage.uri})
+        config = read_config(given, open_storage(output), resume)
         console = Console()
         console.heading(
             f"{find_task(config.task).name}: students of {config.teacher or 'the default teacher'}"
@@ -122,7 +113,7 @@ def main(
                 from ikd_ray.sweep import runner
         interrupts.raise_on_interrupt()
         if not dry_run:
-            raise typer.Exit(runner.run(request, recorded_command("run"), console))
+            raise typer.Exit(runner.run(request, recorded_command("run"), console).status)
         for note in plan_sweep(request):
             console.note(note.label, note.text)
         console.note("nothing was written", "leave out --dry-run to begin")

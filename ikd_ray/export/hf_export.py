@@ -71,11 +71,36 @@ def export_student(
         OSError: the folder cannot be written.
     """
     sweep, task = records.read_sweep(sweep_folder), records.read_task(sweep_folder)
-    tokenizer = _tokenizer_files(records.teacher_folder(sweep_folder, sweep))
+    tokenizer = tokenizer_files(records.teacher_folder(sweep_folder, sweep))
     source = records.trial_folder(sweep_folder, trial.id)
     student = source / records.STUDENT
     if not (store.is_intact(source) and all((student / name).is_file() for name in (CONFIG, WEIGHTS))):
         raise ExportError(f"{source}: damaged (its checksums do not match)")
+    return write_student(sweep, task, trial, student, tokenizer, target, convert, repository)
+
+
+def write_student(
+    sweep: SweepRecord,
+    task: Task,
+    trial: TrialRecord,
+    student: Path,
+    tokenizer: Sequence[Path],
+    target: Path,
+    convert: Convert | None = None,
+    repository: str | None = None,
+) -> ExportedStudent:
+    """Write a student to `target` as `export_student` does; records are given, and need not be on disk.
+
+    Args:
+        sweep: the record of its sweep; a student that was trained by itself has one without a name.
+        task: its task.
+        trial: the record of its trial.
+        student: folder with its weights and configuration.
+        tokenizer: the `tokenizer_files` of its teacher.
+        target: the new folder.
+        convert: writes further files of weights.
+        repository: the hub's repository that its card is for, if it is for one.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
         folder = Path(temporary) / "new"
@@ -121,9 +146,9 @@ def export_students(
         UsageError: a record or the tokenizer cannot be read, a target exists, or `to` cannot be written.
     """
     sweep = records.read_sweep(sweep_folder)
-    targets = [to / _folder_name(sweep, trial) for trial in trials]
-    _tokenizer_files(records.teacher_folder(sweep_folder, sweep))
-    _check_targets(to, targets, force)
+    targets = [to / folder_name(sweep, trial) for trial in trials]
+    tokenizer_files(records.teacher_folder(sweep_folder, sweep))
+    check_targets(to, targets, force)
     convert = make_convert() if make_convert else None
     students, problems = [], []
     for trial, target in zip(trials, targets, strict=True):
@@ -137,7 +162,12 @@ def export_students(
     return students, problems
 
 
-def _folder_name(sweep: SweepRecord, trial: TrialRecord) -> str:
+def folder_name(sweep: SweepRecord, trial: TrialRecord) -> str:
+    """Return the name of the folder that a trial's student is exported to.
+
+    Raises:
+        UsageError: the trial's record is wrong.
+    """
     regime = trial.params.get("regime")
     if regime not in get_args(Regime):
         raise UsageError(
@@ -146,7 +176,12 @@ def _folder_name(sweep: SweepRecord, trial: TrialRecord) -> str:
     return student_name(sweep, trial)
 
 
-def _tokenizer_files(teacher: Path) -> list[Path]:
+def tokenizer_files(teacher: Path) -> list[Path]:
+    """Return the files of the tokenizer in a teacher's folder.
+
+    Raises:
+        UsageError: the teacher is missing or damaged.
+    """
     files = sorted({file for pattern in TOKENIZER_FILES for file in teacher.glob(pattern)})
     if not files or not store.is_intact(teacher):
         raise UsageError(
@@ -156,7 +191,12 @@ def _tokenizer_files(teacher: Path) -> list[Path]:
     return files
 
 
-def _check_targets(to: Path, targets: Sequence[Path], force: bool) -> None:
+def check_targets(to: Path, targets: Sequence[Path], force: bool) -> None:
+    """Check that folders can be written in `to`, with `force` in place of those that exist.
+
+    Raises:
+        UsageError: they cannot.
+    """
     existing = next(path for path in (to, *to.absolute().parents) if os.path.lexists(path))
     if not existing.is_dir():
         raise UsageError(f"--to {to}: {existing} is no folder")
@@ -244,7 +284,9 @@ def _facts(sweep: SweepRecord, trial: TrialRecord, files: ExportedFiles | None) 
         "assistant": assistant | {"metrics": null_nonfinite(assistant.get("metrics", {}))}
         if assistant
         else None,
-        "sweep": {"name": sweep.name, "seed": sweep.seed, "objectives": sweep.objectives},
+        "sweep": {"name": sweep.name, "seed": sweep.seed, "objectives": sweep.objectives}
+        if sweep.name
+        else None,
         "trial": {"id": trial.id, "number": trial.number, "duration_s": trial.duration_s},
         "params": trial.params,
         "layer_map": trial.layer_map,
@@ -254,5 +296,5 @@ def _facts(sweep: SweepRecord, trial: TrialRecord, files: ExportedFiles | None) 
         "exported_by": code_version(),
         "onnx": files.to_json() if files else None,
     }
-    optional = {"assistant", "onnx"}
+    optional = {"assistant", "onnx", "sweep"}
     return {name: value for name, value in facts.items() if name not in optional or value is not None}

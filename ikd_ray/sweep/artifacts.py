@@ -6,6 +6,7 @@ from functools import cached_property
 
 import torch
 
+from ikd_ray.config import Trial
 from ikd_ray.data.tokens import TaskData, open_data
 from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.teacher import load_teacher
@@ -34,6 +35,15 @@ class LoadedArtifacts:
     def teacher_targets(self) -> Targets:
         """The teacher's targets."""
         return self._load_targets(self._shared.teacher)
+
+    def targets_of(self, trial: Trial) -> tuple[Targets, Targets | None]:
+        """Return the targets that a trial learns from, and those that it is compared with if these are others.
+
+        An assistant teaches in the teacher's place, but metrics still compare with the teacher.
+        """
+        if trial.assistant_layers:
+            return self.assistant_targets(trial.assistant_layers), self.teacher_targets
+        return self.teacher_targets, None
 
     def assistant_targets(self, layers: int) -> Targets:
         """Return the targets of the assistant with `layers` layers."""

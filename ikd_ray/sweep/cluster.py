@@ -1,4 +1,4 @@
-"""The Ray cluster of a sweep: started on this machine, or joined where RAY_ADDRESS names one."""
+"""The Ray cluster of a sweep: started on this machine, or joined where RAY_ADDRESS names one, or the caller's own."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import ray
 from filelock import FileLock
+from ray.util.client import ray as client
 
 from ikd_ray.errors import UsageError, first_line
 from ikd_ray.sweep import ray_internals
@@ -30,6 +31,16 @@ STUCK_S = 10.0  # in which the main thread must be done with Ray when it has die
 SHUTDOWN_LIMIT_S = 30.0  # Ray's shutdown takes about four
 OBJECT_STORE_BYTES = 100_000_000  # data and targets are memory maps: nothing large goes through Ray
 PRELOADED_MODULES = ["ikd_ray.sweep.trainable"]
+# Tune prints nothing, and writes nothing but one snapshot of its state: sweeps resume from the study and the trials'
+# folders. Tune's handler of Ctrl-C would wait for each running trial's epoch.
+DEFAULTS = {
+    "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",
+}
+VARIABLES = {"TUNE_DISABLE_SIGINT_HANDLER": "1"}
 INIT_OPTIONS: dict[str, Any] = {
     "logging_level": logging.CRITICAL,
     "log_to_driver": False,
@@ -47,19 +58,20 @@ class ClusterLostError(BaseException):
 
 
 class Cluster:
-    """A cluster that this process has joined or started.
+    """A cluster that this process uses.
 
     Where Ray's control service has died, calls of Ray block for a minute and then end the process without a word.
     Therefore the process ends itself when one of them takes too long.
 
     Attributes:
         status: exit status of the process, once the user has been told how the sweep ended.
+        stays: whether this process had joined or started it before, and uses it after the sweep.
     """
 
-    def __init__(self, folder: str | None = None) -> None:
-        """Note the folder of Ray's files if the cluster was started by this process."""
+    def __init__(self, folder: str | None = None, stays: bool = False) -> None:
+        """Note the folder of Ray's files if the sweep started the cluster."""
         self.status: int | None = None
-        self._folder = folder
+        self._folder, self.stays = folder, stays
 
     def monitor(self, tell_lost: Callable[[], int]) -> ClusterMonitor:
         """Return a context that notices when Ray has died.
@@ -98,21 +110,27 @@ class Cluster:
 def ray_cluster(nested: bool) -> Iterator[Cluster]:
     """Join the cluster that RAY_ADDRESS names, or start one on this machine in a temporary folder.
 
-    With `nested`, trials start Ray Train, which asks the dashboard's API server. Most of its processes need no models.
+    Where this process uses Ray already, that cluster is taken, and stays. With `nested`, trials start Ray Train, which
+    asks the dashboard's API server. Most of its processes need no models.
 
     Raises:
         UsageError: There is no cluster at RAY_ADDRESS.
         ClusterLostError: Ray did not start.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_PROMPT_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the console reports on trials
-    ray_internals.silence_worker_output()
-    ray_internals.share_idle_workers()
-    address = os.environ.get("RAY_ADDRESS")
+    address, tune_logger = os.environ.get("RAY_ADDRESS"), logging.getLogger("ray.tune")
+    defaults = {name: os.environ.get(name, value) for name, value in DEFAULTS.items()}
     with ExitStack() as stack:
         stack.callback(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
-        if address:
+        stack.callback(tune_logger.setLevel, tune_logger.level)
+        tune_logger.setLevel(logging.CRITICAL)  # the console reports on trials
+        stack.enter_context(ray_internals.environment(defaults | VARIABLES))
+        stack.enter_context(ray_internals.silenced_worker_output())
+        stack.enter_context(ray_internals.shared_idle_workers())
+        if ray.is_initialized():
+            if client.is_connected():
+                raise UsageError("Ray is connected as a client (ray://): run on a node of the cluster")
+            cluster = Cluster(stays=True)
+        elif address:
             cluster = Cluster()
             stack.callback(cluster.shut_down)
             with _kept_handlers():

@@ -1,22 +1,18 @@
-"""Preparation of what all trials share, done once before them, in this process or as a Ray task."""
+"""Preparation of what all trials share, done once before them. Knows no Ray."""
 
 from __future__ import annotations
 
 import errno
 import json
-import os
 import platform
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import ray
 import torch
 from filelock import FileLock
-from ray.exceptions import RayError, RayTaskError
 from transformers.utils import logging
 
 from ikd_ray.data.tokens import TaskData, open_data, tokenize
@@ -27,7 +23,6 @@ from ikd_ray.distill.epoch_cache import STAGES, EpochCache
 from ikd_ray.distill.latency import measure_latency
 from ikd_ray.distill.memory import ModelShape, StepMemory
 from ikd_ray.distill.regimes import REGIMES
-from ikd_ray.distill.stage_training import DivergedError
 from ikd_ray.distill.student import matched_layers, size_metrics
 from ikd_ray.distill.targets import (
     Targets,
@@ -48,15 +43,12 @@ from ikd_ray.distill.teacher import (
     teacher_key,
     teacher_warnings,
 )
-from ikd_ray.errors import UsageError
 from ikd_ray.formatting import describe_truncated
 from ikd_ray.records import read_sweep, write_json
 from ikd_ray.search.space import Space
 from ikd_ray.storage.remote import SharedStorage
-from ikd_ray.sweep.cluster import cluster_nodes
 from ikd_ray.sweep.request import Request
 from ikd_ray.sweep.trial_context import SharedArtifacts, TeacherArtifacts
-from ikd_ray.sweep.trial_results import MAX_FAILURES
 from ikd_ray.tasks import ERROR_METRICS, Task
 from ikd_ray.terminal.console import Console
 
@@ -116,31 +108,12 @@ Prepared = tuple[TeacherRecord, SharedArtifacts]
 Event = StageStarted | Note | WarningEvent | Progress | Epoch | Prepared
 
 
-def prepare_sweep(request: Request, console: Console) -> Prepared:
-    """Prepare what all trials share, and show the progress on the console."""
-    prepared, model = None, "teacher"
-    metric = request.space.selection_metric(request.task)
-    job = _prepare_job(request, console)
-    with ExitStack() as step:
-        for event in _run_job(job):
-            if isinstance(event, Progress):
-                console.progress(event.done, event.total, "examples")
-            elif isinstance(event, Epoch):
-                shown = {name: event.metrics[name] for name in ("train/loss", metric)}
-                console.epoch(model, event.epoch, event.epoch + event.remaining, shown)
-            else:
-                step.close()  # any other event ends the stage before it
-                if isinstance(event, StageStarted):
-                    model = event.model
-                    step.enter_context(console.step(event.text))
-                elif isinstance(event, Note):
-                    console.note(event.label, event.text)
-                elif isinstance(event, WarningEvent):
-                    console.warn(event.text)
-                else:
-                    prepared = event
-    assert prepared is not None
-    return prepared
+def print_data(request: Request, console: Console) -> None:
+    """Print the description of the data, after the warnings of them and of the teacher."""
+    generated = [request.dataset.description] if request.dataset.generated else []
+    for text in [*generated, *request.warnings]:
+        console.warn(text)
+    console.note("data", request.dataset.description)
 
 
 def tokenize_test_set(request: Request) -> TaskData | None:
@@ -152,7 +125,7 @@ def tokenize_test_set(request: Request) -> TaskData | None:
     return tokenize(dataset, load_tokenizer(source), source.key, request.max_length, folder)
 
 
-def _prepare_job(request: Request, console: Console) -> PrepareJob:
+def make_job(request: Request, console: Console) -> PrepareJob:
     """Tokenize the data set and describe the rest of the preparation."""
     output, source = request.output, request.teacher_source
     with console.step("tokenizing"):
@@ -178,37 +151,29 @@ def _prepare_job(request: Request, console: Console) -> PrepareJob:
     )
 
 
-def _run_job(job: PrepareJob) -> Iterator[Event]:
-    """Run the preparation in this process, or on a cluster as a task on the best node."""
-    node = max(cluster_nodes(), key=lambda node: (node.gpus > 0, node.cpus))
-    if not node.gpus and "RAY_ADDRESS" not in os.environ:
-        return prepare_artifacts(job, node.cpus)
-    cpus, gpus = max(1, min(node.cpus, int(ray.available_resources().get("CPU", 0)))), min(1, node.gpus)
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, num_returns="streaming", max_retries=0)(prepare_artifacts)
-    return _run_task(task, job, cpus)
-
-
-def _run_task(task: Any, job: PrepareJob, cpus: int) -> Iterator[Event]:
-    """Run the task, and again on another node if its node dies: what is prepared already is reused."""
-    for retries_left in reversed(range(MAX_FAILURES)):
-        try:
-            yield from map(_get_event, task.remote(job, cpus))
-            return
-        except RayTaskError:
-            raise
-        except RayError:
-            if not retries_left:
-                raise
-
-
-def _get_event(reference: ray.ObjectRef[Event]) -> Event:
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        # Ray wraps errors of a task in a traceback; these ones are messages for the user.
-        if isinstance(error.cause, (UsageError, DivergedError, OSError)):
-            raise error.cause from None
-        raise
+def show_events(events: Iterable[Event], console: Console, metric: str) -> Prepared:
+    """Show the events of `prepare_artifacts` on the console, the metric with each epoch; return what was prepared."""
+    prepared, model = None, "teacher"
+    with ExitStack() as step:
+        for event in events:
+            if isinstance(event, Progress):
+                console.progress(event.done, event.total, "examples")
+            elif isinstance(event, Epoch):
+                shown = {name: event.metrics[name] for name in ("train/loss", metric)}
+                console.epoch(model, event.epoch, event.epoch + event.remaining, shown)
+            else:
+                step.close()  # any other event ends the stage before it
+                if isinstance(event, StageStarted):
+                    model = event.model
+                    step.enter_context(console.step(event.text))
+                elif isinstance(event, Note):
+                    console.note(event.label, event.text)
+                elif isinstance(event, WarningEvent):
+                    console.warn(event.text)
+                else:
+                    prepared = event
+    assert prepared is not None
+    return prepared
 
 
 def prepare_artifacts(job: PrepareJob, threads: int) -> Iterator[Event]:

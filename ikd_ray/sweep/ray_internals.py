@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -84,21 +84,36 @@ def _children(pid: int) -> list[Any]:
         return []
 
 
-def silence_worker_output() -> None:
-    """Stop Ray from copying its workers' output to the terminal.
+@contextmanager
+def silenced_worker_output() -> Iterator[None]:
+    """Stop Ray from copying its workers' output to the terminal while the block runs.
 
     Without the private name: messages for Ray's developers appear between the sweep's own lines.
     """
-    if hasattr(worker, "print_to_stdstream"):
-        worker.print_to_stdstream = lambda *_, **__: None
+    printing = getattr(worker, "print_to_stdstream", None)
+    if printing is None:
+        yield
+        return
+    worker.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = printing
 
 
-def share_idle_workers() -> None:
-    """Keep Tune from giving its actors environment variables of their own (it sets one for Lightning).
+@contextmanager
+def shared_idle_workers() -> Iterator[None]:
+    """Keep Tune from giving its actors environment variables of their own (it sets one for Lightning) in the block.
 
     Idle workers do not match such an actor. Without the private name: the first trials wait for new processes.
     """
-    getattr(class_cache, "DEFAULT_ENV_VARS", {}).clear()
+    variables = getattr(class_cache, "DEFAULT_ENV_VARS", {})
+    before = dict(variables)
+    variables.clear()
+    try:
+        yield
+    finally:
+        variables.update(before)
 
 
 def preload_config(modules: Sequence[str]) -> dict[str, Any]:
@@ -120,16 +135,25 @@ def bind_to_localhost() -> Iterator[None]:
     variables = {variable: "0"}  # for the processes that Ray starts
     if "lo" in (name for _, name in socket.if_nameindex()):
         variables["GLOO_SOCKET_IFNAME"] = "lo"  # for trials with several workers
-    before = {name: os.environ.get(name) for name in variables}
     enabled = getattr(constants, "ENABLE_RAY_CLUSTER", None)  # Ray read it from the environment at its import
-    os.environ.update(variables)
     if enabled is not None:
         constants.ENABLE_RAY_CLUSTER = False
     try:
-        yield
+        with environment(variables):
+            yield
     finally:
         if enabled is not None:
             constants.ENABLE_RAY_CLUSTER = enabled
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables while the block runs."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

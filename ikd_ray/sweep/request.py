@@ -24,6 +24,7 @@ from ikd_ray.errors import UsageError, first_line
 from ikd_ray.records import SPACE_FILE, SWEEP_FILE, Direction, SweepRecord, is_sweep, read_sweep, read_task
 from ikd_ray.search.assistant_depths import assistant_depths
 from ikd_ray.search.budget import Budget, default_trials, recorded_space, recorded_trials
+from ikd_ray.search.builtin_spaces import DEFAULT_SPACE, find_space
 from ikd_ray.search.planned_work import DataSize
 from ikd_ray.search.space import Space
 from ikd_ray.search.space_file import load_space
@@ -121,6 +122,27 @@ def _storage(config: SweepConfig) -> SharedStorage:
     return RemoteStorage(config.uri) if config.uri else SharedStorage(os.path.realpath(config.output))
 
 
+def read_config(given: dict[str, Any], storage: SharedStorage, resume: str | None = None) -> SweepConfig:
+    """Return the configuration of a new sweep, or of the sweep `resume` with some flags changed.
+
+    Args:
+        given: the flags that the user gave, by their names in `SweepConfig`; a space also by its name.
+        storage: the output folder.
+        resume: name of the sweep that goes on.
+
+    Raises:
+        UsageError: A value is wrong, or the task is missing.
+    """
+    if "space" in given:
+        given = given | {"space": find_space(str(given["space"]))}
+    if resume:
+        return resumed_config(resume, given, storage)
+    if not given.get("task"):
+        raise UsageError("--task is missing; give a GLUE task, such as cola, or a task file")
+    space = {} if "space" in given else {"space": find_space(DEFAULT_SPACE)}
+    return make_config(given | space | {"output": storage.folder, "uri": storage.uri})
+
+
 def make_config(flags: dict[str, Any]) -> SweepConfig:
     """Return the configuration that command-line flags describe.
 
@@ -145,10 +167,11 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def validate(config: SweepConfig, resumes: bool = False) -> Request:
+def validate(config: SweepConfig, resumes: bool = False, tracked: bool = True) -> Request:
     """Read and validate all input of a sweep, without writing anything.
 
-    With `resumes` the sweep `config.name` is resumed; otherwise it must not exist.
+    With `resumes` the sweep `config.name` is resumed; otherwise it must not exist. Where it is `tracked`, MLflow's
+    store must be one that can be written.
 
     Raises:
         UsageError: Some input is wrong.
@@ -163,7 +186,8 @@ def validate(config: SweepConfig, resumes: bool = False) -> Request:
     if not resumes:
         _require_unused(config, folder)
     require_writable(folder, f"--output {config.output}")
-    require_writable_store(config.tracking_uri)
+    if tracked:
+        require_writable_store(config.tracking_uri)
     try:
         dataset = load_dataset(task, config.data_dir, config.unlabelled)
     except UsageError as error:

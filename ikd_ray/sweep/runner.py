@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sqlite3
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -32,9 +33,10 @@ from ikd_ray.storage import store
 from ikd_ray.sweep.callback import StopRequest, SweepCallback, SweepStoppedError
 from ikd_ray.sweep.cluster import ClusterLostError, cluster_nodes, ray_cluster
 from ikd_ray.sweep.final_evaluation import evaluate_on_test
-from ikd_ray.sweep.preparation import prepare_sweep
+from ikd_ray.sweep.preparation import print_data
 from ikd_ray.sweep.request import Request
 from ikd_ray.sweep.resources import allocate
+from ikd_ray.sweep.run_preparation import prepare_sweep
 from ikd_ray.sweep.searcher import LiveTrialScheduler, QueueSearcher
 from ikd_ray.sweep.sweep_folder import locked_sweep, open_sweep
 from ikd_ray.sweep.sync import SweepSync, pull_students
@@ -55,22 +57,25 @@ if TYPE_CHECKING:
 INTERRUPTED = 130  # the shell's exit status for Ctrl-C
 INTERRUPTED_LIMIT_S = 2.0  # for MLflow when the user waits for the process to end
 
-# Tune prints nothing, and writes nothing but one snapshot of its state: sweeps resume from the study and the
-# trials' folders. Tune's handler of Ctrl-C would wait for each running trial's epoch.
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")
-os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+
+@dataclass(frozen=True)
+class SweepEnd:
+    """How a sweep ended."""
+
+    status: int
+    """Exit status of the command: 0 with at least one finished trial; 1 if no trial finished or the machine stopped the
+    sweep; 130 if the user interrupted it."""
+    reason: str = ""
+    """Why the status is 1."""
 
 
 def run(
     request: Request, command: str, console: Console, distillation: type[Distillation] | None = None
-) -> int:
-    """Run a sweep to its end, and return the exit status of the command.
+) -> SweepEnd:
+    """Run a sweep to its end.
 
-    The status is 0 with at least one finished trial, 1 if no trial finished or the machine stopped the sweep, and
-    130 if the user interrupted it. Unless it is 0 the console says how to resume. `command` is the command line,
-    without passwords, for the sweep's record; `distillation` trains the students, by default `Distillation`.
+    Unless its status is 0 the console says how to resume. `command` is the command line, without passwords, for the
+    sweep's record; `distillation` trains the students, by default `Distillation`.
 
     Raises:
         UsageError: The cluster or the tracking store does not fit the flags.
@@ -80,53 +85,42 @@ def run(
     try:
         with ray_cluster(nested=request.config.workers_per_trial > 1) as cluster:
             try:
-                with cluster.monitor(lambda: _tell_end(ClusterLostError(), request, console)):
-                    status = _run_locked(request, command, console, distillation)
+                with cluster.monitor(lambda: _tell_end(ClusterLostError(), request, console).status):
+                    end = _run_locked(request, command, console, distillation, cluster.stays)
             except (Exception, KeyboardInterrupt, ClusterLostError) as error:
-                status = _tell_end(error, request, console)
-            cluster.status = status
-            return status
+                end = _tell_end(error, request, console)
+            cluster.status = end.status
+            return end
     except (KeyboardInterrupt, ClusterLostError) as error:  # Ray has not started
         return _tell_end(error, request, console)
 
 
-def print_data(request: Request, console: Console) -> None:
-    """Print the description of the data, after the warnings of them and of the teacher."""
-    generated = [request.dataset.description] if request.dataset.generated else []
-    for text in [*generated, *request.warnings]:
-        console.warn(text)
-    console.note("data", request.dataset.description)
-
-
-def _tell_end(error: BaseException, request: Request, console: Console) -> int:
-    """Tell the user which error ended a sweep, and how to go on; return the exit status.
+def _tell_end(error: BaseException, request: Request, console: Console) -> SweepEnd:
+    """Tell the user which error ended a sweep, and how to go on.
 
     Errors of the flags are raised again, and so are unexpected ones.
     """
-    status = 1
     if isinstance(error, UsageError):
         raise error
-    if isinstance(error, AssistantDivergedError):
-        console.warn(f"an assistant did not train: {error}; give a smaller assistant.learning_rate")
-        return status
     if isinstance(error, DivergedError):
-        console.warn(f"the teacher did not train: {error}; give a smaller teacher.learning_rate")
-        return status
+        reason = f"the teacher did not train: {error}; give a smaller teacher.learning_rate"
+        if isinstance(error, AssistantDivergedError):
+            reason = f"an assistant did not train: {error}; give a smaller assistant.learning_rate"
+        console.warn(reason)
+        return SweepEnd(1, reason)
     # A signal to the whole group ends Ray as well, which may be noticed first.
     ended_by_user = isinstance(error, ClusterLostError) and interrupts.was_interrupted()
     if isinstance(error, KeyboardInterrupt) or ended_by_user:
         console.note("interrupted", "what was finished is kept")
-        status = INTERRUPTED
-    elif isinstance(error, (SweepStoppedError, ClusterLostError)):
-        print_error(str(error))
-    elif message := _describe_surroundings(error, request):
-        print_error(message)
-    else:
-        print_error("the sweep ended with an unexpected error")
         _note_resume(request, console)
-        raise error
+        return SweepEnd(INTERRUPTED)
+    known = isinstance(error, (SweepStoppedError, ClusterLostError))
+    reason = str(error) if known else _describe_surroundings(error, request) or ""
+    print_error(reason or "the sweep ended with an unexpected error")
     _note_resume(request, console)
-    return status
+    if not reason:
+        raise error
+    return SweepEnd(1, reason)
 
 
 def _describe_surroundings(error: BaseException, request: Request) -> str | None:
@@ -145,6 +139,14 @@ def _describe_surroundings(error: BaseException, request: Request) -> str | None
 def _is_out_of_memory(error: BaseException) -> bool:
     """Return whether Ray killed processes to save memory; Tune wraps that in an error of its own."""
     return any(isinstance(cause, OutOfMemoryError) for cause in causes(error))
+
+
+def _describe_failures(trials: Sequence[TrialRecord]) -> str:
+    """Say why a sweep whose trials have all ended has no student."""
+    failed = [trial for trial in trials if trial.status == "failed"]
+    if len(failed) < len(trials):
+        return "no trial finished with objectives that are numbers"
+    return f"none of {len(trials)} trials finished; {failed[0].id}: {failed[0].reason}"
 
 
 def _note_resume(request: Request, console: Console) -> None:
@@ -173,8 +175,12 @@ def _command(name: str, flags: str, request: Request) -> str:
 
 
 def _run_locked(
-    request: Request, command: str, console: Console, distillation: type[Distillation] | None
-) -> int:
+    request: Request,
+    command: str,
+    console: Console,
+    distillation: type[Distillation] | None,
+    ray_stays: bool,
+) -> SweepEnd:
     """Open MLflow, lock and prepare the sweep, and run it."""
     config = request.config
     resources = allocate(
@@ -214,7 +220,7 @@ def _run_locked(
         async_tracker = AsyncTracker(tracker, request.folder, console.warn)
         async_tracker.start_sweep(record, teacher)
         try:
-            return _Sweep(request, record, context, tracker, async_tracker, sync, console).run()
+            return _Sweep(request, record, context, tracker, async_tracker, sync, console, ray_stays).run()
         finally:
             sync.push()
 
@@ -230,9 +236,10 @@ class _Sweep:
     async_tracker: AsyncTracker
     sync: SweepSync
     console: Console
+    ray_stays: bool = False  # after the sweep
 
-    def run(self) -> int:
-        """Run the trials, score the front on the test set, conclude the sweep, and return the exit status."""
+    def run(self) -> SweepEnd:
+        """Run the trials, score the front on the test set, and conclude the sweep."""
         try:
             trials = self._run_trials()
             # Also where no trial was left to run: the process before may have died after the last one.
@@ -257,8 +264,8 @@ class _Sweep:
         write_sweep(self.request.folder, record)
         return replace(self, record=record)
 
-    def _conclude(self, trials: list[TrialRecord]) -> int:
-        """Deliver and summarise what the trials gave, and return the exit status."""
+    def _conclude(self, trials: list[TrialRecord]) -> SweepEnd:
+        """Deliver and summarise what the trials gave."""
         complete = self.record.is_complete(trials)
         if complete:
             self.async_tracker.close()
@@ -268,8 +275,8 @@ class _Sweep:
         has_front = self._summarize(trials)
         self._conclude_tracking(trials)
         if not complete:
-            return INTERRUPTED
-        return 0 if has_front else 1
+            return SweepEnd(INTERRUPTED)
+        return SweepEnd(0) if has_front else SweepEnd(1, _describe_failures(trials))
 
     def _run_trials(self) -> list[TrialRecord]:
         """Run the trials that have not ended, and return all that have: fewer than requested if interrupted.
@@ -312,10 +319,13 @@ class _Sweep:
                 request.folder, layer_maps, self.async_tracker, self.console, self.sync, queue, stop
             )
             metric = request.space.selection_metric(request.task)
+            scheduler = LiveTrialScheduler()
             with self.console.sweep(remaining, resources.concurrent, metric, limit_s):
                 try:
-                    self._tuner(queue, callback, limit_s).fit()
+                    self._tuner(queue, callback, scheduler, limit_s).fit()
                 except (KeyboardInterrupt, SystemError) as error:
+                    if self.ray_stays:
+                        scheduler.stop_trials()
                     # Within its own calls Ray may turn the interrupt into a SystemError.
                     if not (isinstance(error, KeyboardInterrupt) or interrupts.was_interrupted()):
                         raise
@@ -335,13 +345,19 @@ class _Sweep:
             trials.remove(died)
         return trials
 
-    def _tuner(self, queue: TrialQueue, callback: SweepCallback, limit_s: float | None) -> tune.Tuner:
+    def _tuner(
+        self,
+        queue: TrialQueue,
+        callback: SweepCallback,
+        scheduler: LiveTrialScheduler,
+        limit_s: float | None,
+    ) -> tune.Tuner:
         resources = self.context.resources
         return tune.Tuner(
             make_trainable(self.context),
             tune_config=tune.TuneConfig(
                 search_alg=QueueSearcher(queue),
-                scheduler=LiveTrialScheduler(),
+                scheduler=scheduler,
                 num_samples=-1,  # the queue ends the sweep
                 # On a cluster that may grow, its resources alone limit the number.
                 max_concurrent_trials=None if resources.grows else resources.concurrent,
@@ -353,6 +369,8 @@ class _Sweep:
                 name="tune",
                 storage_path=str(self.context.sweep / TUNE_FOLDER),
                 callbacks=[callback],
+                # In a notebook Tune's own one would clear what the cell has shown.
+                progress_reporter=tune.CLIReporter(),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),

@@ -44,9 +44,19 @@ class LiveTrialScheduler(FIFOScheduler):
     def __init__(self) -> None:
         super().__init__()
         self._live: dict[Trial, None] = {}  # in their order
+        self._controller: Any = None
+
+    def stop_trials(self) -> None:
+        """End the processes of all trials, and free what they hold, after an interrupt that Tune does not handle."""
+        if self._controller is not None:
+            self._controller.cleanup()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_controller": None}  # Tune pickles its scheduler
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Note a trial that is new, or is to run again after the others."""
+        self._controller = tune_controller
         self._live.pop(trial, None)
         self._live[trial] = None
 

@@ -75,8 +75,7 @@ def open_sweep(
         artifacts: Artifacts that all trials share.
         planned_concurrency: Trials at once that the search's suggestions depend on.
     """
-    config = request.config
-    settings = config.model_dump(mode="json") | {
+    settings = request.config.model_dump(mode="json") | {
         "task": request.task.name,
         "tracking_uri": None if has_credentials(tracking_uri) else tracking_uri,
         "store": redact_uri(tracking_uri),
@@ -86,30 +85,40 @@ def open_sweep(
         "methods": [name for name in request.space.methods if name],
         "id": uuid.uuid4().hex,
     }
-    entry = _teacher_entry(request, teacher)
     if request.resumes:
         earlier = read_sweep(request.folder)
         command = earlier.command
         settings |= {name: earlier.settings[name] for name in ("run_id", "id") if name in earlier.settings}
-        if earlier.teacher["key"] == teacher.key:
-            entry["metrics"] |= metrics_on_test(earlier.teacher["metrics"])
-    sweep = SweepRecord(
-        name=request.folder.name,
-        task=request.task.name,
-        seed=config.seed,
-        trials=request.trials,
-        command=command,
-        code_version=code_version(),
-        data=_data_entry(request, artifacts),
-        teacher=entry,
-        objectives=request.objectives,
-        settings=settings,
-    )
+    sweep = make_record(request, command, teacher, artifacts, settings)
     if request.resumes:
+        if earlier.teacher["key"] == teacher.key:
+            sweep.teacher["metrics"] |= metrics_on_test(earlier.teacher["metrics"])
         write_sweep(request.folder, sweep)
     else:
         _create_folder(request, sweep)
     return sweep
+
+
+def make_record(
+    request: Request,
+    command: str,
+    teacher: TeacherRecord,
+    artifacts: SharedArtifacts,
+    settings: dict[str, Any],
+) -> SweepRecord:
+    """Return the record of a sweep with these settings; other arguments as for `open_sweep`."""
+    return SweepRecord(
+        name=request.folder.name,
+        task=request.task.name,
+        seed=request.config.seed,
+        trials=request.trials,
+        command=command,
+        code_version=code_version(),
+        data=_data_entry(request, artifacts),
+        teacher=_teacher_entry(request, teacher),
+        objectives=request.objectives,
+        settings=settings,
+    )
 
 
 def _data_entry(request: Request, artifacts: SharedArtifacts) -> dict[str, Any]:

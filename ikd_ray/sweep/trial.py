@@ -46,10 +46,8 @@ def run_trial(
     epochs: list[Epoch] = []
     trial, cache = make_trial(config["params"]), context.epoch_cache(trial_id(config["number"]))
     try:
-        targets, reference = artifacts.teacher_targets, None
         start = time.monotonic()
-        if trial.assistant_layers:  # the assistant teaches, but metrics still compare with the teacher
-            targets, reference = artifacts.assistant_targets(trial.assistant_layers), targets
+        targets, reference = artifacts.targets_of(trial)
         run = (context.distillation or Distillation)(
             trial, artifacts.data, targets, distributed, context.prefix, cache, reference, context.memory
         )
@@ -61,10 +59,9 @@ def run_trial(
                 return
             epochs.append(event)
             times.append(time.time())
-            if event.resumed:  # trained by an earlier run of this trial
-                start -= sum(event.metrics[name] for name in TIME_METRICS)
             if event.remaining == 0:
-                event = epochs[-1] = _add_final_metrics(context, run, epochs, time.monotonic() - start)
+                latency_ms = context.artifacts.latency_ms[run.trial.student_layers]
+                event = epochs[-1] = add_final_metrics(run, epochs, latency_ms, time.monotonic() - start)
                 if distributed.rank == 0:
                     _write_record(context, config, run, epochs, times, warnings + run.warnings)
             yield {REPORT: event}
@@ -76,13 +73,15 @@ def run_trial(
         yield {STOPPED: format_error(error)}
 
 
-def _add_final_metrics(
-    context: TrialContext, run: Distillation, epochs: list[Epoch], seconds: float
-) -> Epoch:
-    """Return the last epoch with the metrics of the trial as a whole."""
-    last = epochs[-1]
+def add_final_metrics(run: Distillation, epochs: list[Epoch], latency_ms: float, seconds: float) -> Epoch:
+    """Return the last epoch with the metrics of the trial as a whole.
+
+    It took so many seconds, and before them those of the epochs that an earlier run of it trained.
+    """
+    last, resumed = epochs[-1], [epoch for epoch in epochs if epoch.resumed]
+    seconds += sum(epoch.metrics[name] for epoch in resumed for name in TIME_METRICS)
     final = size_metrics(run.student) | {
-        "student/latency_ms": context.artifacts.latency_ms[run.trial.student_layers],
+        "student/latency_ms": latency_ms,
         "time/spent_s": seconds,
         "time/saved_s": sum(epoch.metrics["time/reused_s"] for epoch in epochs),
     }
@@ -105,25 +104,41 @@ def _write_record(
         return
     else:
         require_sweep(context.sweep)
+    spec = {name: config[name] for name in SPEC_FIELDS}
+    record = replace(finished_record(trial, run, epochs, times, warnings), number=config["number"], **spec)
+    write_trial(context.sweep, record, lambda folder: run.student.model.save_pretrained(folder))
+    output.upload(folder)
+
+
+def finished_record(
+    id: str, run: Distillation, epochs: list[Epoch], times: list[float], warnings: list[str]
+) -> TrialRecord:
+    """Return the record of a trial whose last epoch has the final metrics.
+
+    Args:
+        id: its name.
+        run: the trial.
+        epochs: all of its epochs.
+        times: the end of each epoch, in seconds since 1970.
+        warnings: those of its saved epochs.
+    """
+    metrics = epochs[-1].metrics
     advice = "give more epochs or a larger learning_rate"
-    if warning := constant_scores_warning(epochs[-1].metrics, "its", advice):
+    if warning := constant_scores_warning(metrics, "its", advice):
         warnings = [*warnings, warning]
-    record = TrialRecord(
-        id=trial,
-        number=config["number"],
+    return TrialRecord(
+        id=id,
+        number=0,
         params=run.trial.params(),
         layer_map=list(run.matched),
         status="finished",
-        metrics=epochs[-1].metrics,
+        metrics=metrics,
         history=[epoch.metrics for epoch in epochs],
         times=times,
-        duration_s=epochs[-1].metrics["time/spent_s"],
+        duration_s=metrics["time/spent_s"],
         reused_from=sorted({epoch.reused_from for epoch in epochs} - {""}),
         warnings=warnings,
-        **{name: config[name] for name in SPEC_FIELDS},
     )
-    write_trial(context.sweep, record, lambda folder: run.student.model.save_pretrained(folder))
-    output.upload(folder)
 
 
 def format_error(error: BaseException) -> str:

@@ -96,8 +96,11 @@ def usage_errors() -> Iterator[None]:
         print_error(str(error))
         raise SystemExit(2) from None
     except StoreError as error:
-        advice = "fix that, then run the command again"
-        if error.is_transient:
-            advice = "try again when its store answers"
-        print_error(f"MLflow: {error}; {advice}")
+        print_error(describe_store_error(error))
         raise SystemExit(1) from None
+
+
+def describe_store_error(error: StoreError) -> str:
+    """Return a message about an error of MLflow's store, with advice."""
+    again = "try again when its store answers" if error.is_transient else "fix that, then try again"
+    return f"MLflow: {error}; {again}"

@@ -1,4 +1,4 @@
-"""Output of a running sweep: live views on a terminal, one line for each event in a file or a pipe."""
+"""Output of a running sweep: live views on a terminal and in a notebook, a line for each event in a file or a pipe."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from ikd_ray.formatting import (
 from ikd_ray.records import SweepRecord, TrialRecord
 from ikd_ray.redaction import redact_text
 from ikd_ray.terminal import interrupts
+from ikd_ray.terminal.notebook import NotebookView, is_notebook
 from ikd_ray.terminal.progress_table import ProgressTable, StepView
 from ikd_ray.terminal.summary_tables import FAILED_SHOWN, FRONT_SHOWN, comparison_lines, front_table
 from ikd_ray.terminal.sweep_progress import SweepProgress, TrialProgress
@@ -49,15 +50,17 @@ class Console:
     """
 
     def __init__(self, file: IO[str] | None = None, now: Callable[[], float] = time.monotonic) -> None:
+        self._in_notebook = file is None and is_notebook()
         file = file or sys.stdout
         if hasattr(file, "reconfigure"):
             file.reconfigure(errors="replace")  # a character that cannot be encoded must not end a sweep
         options: dict[str, Any] = {"file": file, "markup": False, "emoji": False, "highlight": False}
         self._rich = RichConsole(**options)
         # With FORCE_COLOR rich alone would take a pipe for a terminal.
-        self._is_live = file.isatty() and self._rich.is_interactive
-        if not self._is_live:
-            self._rich = RichConsole(**options, force_terminal=False, width=FILE_WIDTH)
+        is_terminal = file.isatty() and self._rich.is_interactive
+        if not is_terminal:
+            self._rich = RichConsole(**options, force_terminal=False, force_jupyter=False, width=FILE_WIDTH)
+        self._is_live = is_terminal or self._in_notebook
         self._now = now
         self._step = StepView("", now)
         self._progress = SweepProgress(0, 1, "", now)
@@ -78,7 +81,7 @@ class Console:
     def warn(self, text: str) -> None:
         """Print a warning that cannot be overlooked."""
         text = redact_text(text)
-        if self._is_live:
+        if self._is_live and not self._in_notebook:
             title = Text("WARNING", style="bold red")
             self._rich.print(
                 Panel(Text(clean(text), style="bold"), title=title, title_align="left", border_style="red")
@@ -255,6 +258,10 @@ class Console:
 
     @contextmanager
     def _show(self, view: RenderableType, transient: bool = False) -> Iterator[None]:
+        if self._in_notebook:
+            with NotebookView(view, transient):
+                yield
+            return
         if not self._is_live:
             yield
             return

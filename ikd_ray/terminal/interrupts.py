@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 MESSAGE = b"\ninterrupted: nothing has begun\ngo on: the same command does\n"
@@ -28,6 +29,23 @@ def raise_on_interrupt() -> None:
     sys.unraisablehook = _report_unraisable
     signal.signal(signal.SIGINT, _raise)
     _handle_termination(_interrupt)
+
+
+@contextmanager
+def raised_on_interrupt() -> Iterator[None]:
+    """Do as `raise_on_interrupt` while the block runs, in a process that goes on after it with its own handlers."""
+    global _interrupted
+    numbers = (signal.SIGINT, *TERMINATION, signal.SIGUSR1)  # Ray Tune handles the last one
+    handlers, hook = {number: signal.getsignal(number) for number in numbers}, sys.unraisablehook
+    _interrupted = False
+    raise_on_interrupt()
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if handler is not None:  # not set by Python
+                signal.signal(number, handler)
+        sys.unraisablehook, _interrupted = hook, False
 
 
 def keep_status() -> None:

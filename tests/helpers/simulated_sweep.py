@@ -27,11 +27,12 @@ from ikd_ray.config import SweepConfig
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.search.trial_queue import TrialQueue
-from ikd_ray.sweep import preparation, runner
+from ikd_ray.sweep import run_preparation, runner
 from ikd_ray.sweep.artifacts import LoadedArtifacts
 from ikd_ray.sweep.callback import SweepCallback
 from ikd_ray.sweep.request import validate
 from ikd_ray.sweep.resources import Node
+from ikd_ray.sweep.searcher import LiveTrialScheduler
 from ikd_ray.sweep.trial import run_trial
 from ikd_ray.sweep.trial_results import REPORT
 from ikd_ray.terminal.console import Console
@@ -73,7 +74,13 @@ class SimulatedTuner:
     """Runs a queue's trials, calls the callback as Ray Tune does, and notes the `usage` at each of `marks`."""
 
     def __init__(
-        self, sweep: Any, queue: TrialQueue, callback: SweepCallback, limit_s: None, marks: Sequence[int]
+        self,
+        sweep: Any,
+        queue: TrialQueue,
+        callback: SweepCallback,
+        scheduler: LiveTrialScheduler,
+        limit_s: None,
+        marks: Sequence[int],
     ) -> None:
         self._context, self._queue, self._callback = sweep.context, queue, callback
         self._waiting_calls, self._marks = sweep.async_tracker._calls, marks
@@ -127,7 +134,7 @@ class SimulatedTuner:
         self.usage.append(Usage(ended, self._search_s, other_s, memory_bytes("VmRSS")))
 
 
-SIMULATED_CLUSTER = SimpleNamespace(status=None, monitor=lambda tell_lost: nullcontext())
+SIMULATED_CLUSTER = SimpleNamespace(status=None, stays=False, monitor=lambda tell_lost: nullcontext())
 
 
 def run_simulated_sweep(config: SweepConfig, log: Path, marks: Sequence[int]) -> list[Usage]:
@@ -143,11 +150,9 @@ def run_simulated_sweep(config: SweepConfig, log: Path, marks: Sequence[int]) ->
         log.open("w") as file,
         patch.object(runner, "ray_cluster", lambda nested: nullcontext(SIMULATED_CLUSTER)),
         patch.object(runner, "cluster_nodes", lambda: nodes),
-        patch.object(preparation, "cluster_nodes", lambda: nodes),
+        patch.object(run_preparation, "cluster_nodes", lambda: nodes),
         patch.object(runner._Sweep, "_tuner", make_tuner),
     ):
-        status = runner.run(
-            validate(config), "simulated", Console(file), distillation=SharedStudentDistillation
-        )
-    assert status == 0, log.read_text()[-2000:]
+        end = runner.run(validate(config), "simulated", Console(file), distillation=SharedStudentDistillation)
+    assert end.status == 0, log.read_text()[-2000:]
     return tuners[-1].usage

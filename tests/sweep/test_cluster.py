@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -111,6 +112,42 @@ def test_idle_processes_import_models_only_where_trials_run_in_them(
     assert config["idle_worker_killing_time_threshold_ms"] > 3_600_000 if preloaded else config is None
 
 
+def test_nothing_that_ray_and_tune_read_stays_changed(fake_ray, monkeypatch):
+    """A notebook goes on after a sweep, perhaps with a Tune experiment of its own."""
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "60")
+    monkeypatch.setattr(ray_internals.class_cache, "DEFAULT_ENV_VARS", {"A": "1"})
+
+    def state():
+        logger = logging.getLogger("ray.tune")
+        names = [name for name in os.environ if name.startswith("TUNE_") or name == "RAY_AIR_NEW_OUTPUT"]
+        return (
+            {name: os.environ[name] for name in names},
+            logger.level,
+            ray_internals.worker.print_to_stdstream,
+            dict(ray_internals.class_cache.DEFAULT_ENV_VARS),
+        )
+
+    before = state()
+    with ray_cluster(nested=False):
+        variables, level, _, of_actors = state()
+        assert variables["TUNE_DISABLE_SIGINT_HANDLER"] == "1"
+        assert variables["TUNE_GLOBAL_CHECKPOINT_S"] == "60", "the user's own"
+        assert (level, of_actors) == (logging.CRITICAL, {})
+    assert state() == before
+
+
+def test_a_ray_that_runs_already_is_used_and_stays(fake_ray, monkeypatch):
+    shut_down = []
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: shut_down.append(1))
+    with ray_cluster(nested=False) as running:
+        assert running.stays
+    assert (fake_ray, shut_down) == ([], [])
+    monkeypatch.setattr(cluster.client, "is_connected", lambda: True)
+    with pytest.raises(UsageError, match="run on a node of the cluster"), ray_cluster(nested=False):
+        pass
+
+
 def test_a_ray_that_does_not_start_is_one_line(fake_ray, monkeypatch):
     def fail(**options):
         raise RuntimeError("the GCS died\nand more")
@@ -206,9 +243,11 @@ def test_a_ray_without_the_private_names_loses_only_comfort(monkeypatch):
         monkeypatch.setattr(ray_internals, name, None)
     assert ray_internals.count_cpus() == os.cpu_count()
     assert ray_internals.is_cluster_alive(1.0)
-    ray_internals.silence_worker_output()
-    ray_internals.share_idle_workers()
     before = dict(os.environ)
-    with ray_internals.bind_to_localhost():
+    with (
+        ray_internals.silenced_worker_output(),
+        ray_internals.shared_idle_workers(),
+        ray_internals.bind_to_localhost(),
+    ):
         assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
     assert dict(os.environ) == before

@@ -55,7 +55,7 @@ def run(tmp_path, monkeypatch):
         monkeypatch.setattr(runner, "pull_students", Mock())
         monkeypatch.setattr(runner, "publish_front", Mock())
         monkeypatch.setattr(runner, "_run_locked", lambda *_: sweep.run())
-        return runner.run(request, "", console), output.getvalue()
+        return runner.run(request, "", console).status, output.getvalue()
 
     run.config = config
     return run

@@ -318,3 +318,16 @@ def test_the_front_is_sorted_and_shows_every_objective(now):
     assert re.findall(r"^pid.* (\w+) *$", text, re.MULTILINE) == ["t1", "t0", "t2"]
     assert "encoder_params ↓" in text
     assert "f1 ↑" in text
+
+
+def test_a_notebook_gets_facts_as_lines_and_the_rest_in_its_place(notebook_outputs, now, capsys):
+    play_sweep(Console(now=now), now)
+    text = capsys.readouterr().out
+    assert not {"\x1b", "\r"} & {*text}
+    assert "started" not in text
+    assert "epoch" not in text
+    assert "WARNING: the corpus is GENERATED" in text
+    assert "sweep ended after 28 s: 1 finished, 1 failed of 3 trials" in text
+    assert "Pareto front: 1 student" in text
+    places = {output["transient"]["display_id"] for output in notebook_outputs}
+    assert len(places) == 3, "two steps and the trials"
