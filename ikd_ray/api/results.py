@@ -26,7 +26,7 @@ from ikd_ray.sweep.request import find_sweep, tracking_uri_of
 from ikd_ray.sweep.sync import pull_students
 from ikd_ray.terminal.console import Console
 from ikd_ray.terminal.notebook import mime_bundle
-from ikd_ray.terminal.summary_tables import front_table
+from ikd_ray.terminal.summary_tables import comparison_lines, front_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -177,6 +177,7 @@ class Sweep:
             lines.append(Text(GENERATED_WARNING, style="bold red"))
         if self._front:
             lines.append(front_table(self._front, self._record))
+            lines.extend(Text(line) for line in comparison_lines(self._front, self._record))
         return Group(*lines)
 
     def _title(self) -> str:

@@ -61,7 +61,7 @@ def test_the_front_is_the_smallest_first_and_the_best_is_on_it(sweep):
 def test_a_notebook_shows_the_front(sweep, tmp_path, monkeypatch):
     html = sweep._repr_html_()
     assert all(trial in html for trial in sweep.front.index)
-    assert "teacher" in html
+    assert "of the teacher" in html
     assert "GENERATED" not in html
     make_sweep(tmp_path / "outputs", trials=0, generated=True, weights=False)
     empty = ikd_ray.open_sweep("first", output=tmp_path / "outputs")
