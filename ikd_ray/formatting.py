@@ -133,10 +133,12 @@ def model_name(name: str) -> str:
 
 
 def portable_command(command: str) -> str:
-    """Return a recorded command line as it can be shown elsewhere: without the paths of the machine that it ran on.
+    """Return a recorded command line, or call in Python, as it can be shown elsewhere: without the machine's paths.
 
     Files and folders outside the working folder are named by their last part, and `PLACES` are left out.
     """
+    if re.match(r"[\w.]+\(", command):
+        return re.sub(r"(['\"])/[^'\"]*?([^/'\"]*)\1", r"\1\2\1", command)
     try:
         words = iter(shlex.split(command))
     except ValueError:  # no command line that a shell has passed on

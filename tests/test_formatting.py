@@ -75,6 +75,10 @@ def test_a_model_in_a_folder_is_named_by_the_folder_alone(name, shown):
         ("python run.py --output=/x --tracking-uri=sqlite:////x/y.db --resume n", "python run.py --resume n"),
         ("python run.py 'half a quote", ""),
         ("python run.py --output", "python run.py"),
+        (
+            "ikd_ray.distill(teacher='/home/ann/a b', data_dir='glue', temperature=2.0)",
+            "ikd_ray.distill(teacher='a b', data_dir='glue', temperature=2.0)",
+        ),
     ],
 )
 def test_a_command_is_shown_without_the_places_of_its_machine(command, shown):

@@ -22,6 +22,8 @@ MIN_GAIN = 0.1
 """Gain in accuracy, beyond chance, above which another order of a head's outputs is worth a sentence."""
 MAX_ERROR_RATIO = 1.5
 """Error of a head's scores, over that of their best linear map, above which they are on another scale."""
+NEGLIGIBLE_ERROR = 0.01
+"""Error of a head's scores, over the standard deviation of the gold scores, up to which no map is of use."""
 
 
 def label_order_by_name(names: Sequence[str], task: Task) -> list[int] | None:
@@ -106,7 +108,7 @@ def rescale_scores(teacher: Encoder, data: TaskData, memory: StepMemory | None =
         float(np.sqrt(np.mean((values - labels) ** 2)))
         for values in (predictions, slope * predictions + offset)
     )
-    if error <= MAX_ERROR_RATIO * fitted_error:
+    if error <= max(MAX_ERROR_RATIO * fitted_error, NEGLIGIBLE_ERROR * float(labels.std())):
         return ""
     scale_output(layer, slope, offset)
     low, high = task.unscale_scores(np.percentile(predictions, [1, 99]))

@@ -130,7 +130,7 @@ def test_a_test_set_is_scored_at_the_end(home, tmp_path, monkeypatch):
     assert {"test/accuracy", "dev/accuracy"} <= student.metrics.keys()
     assert "test/accuracy" not in student.history
     card = (student.save("student") / "README.md").read_text()
-    assert re.search(rf"^\| test/accuracy \| {student.metrics['test/accuracy']} \| [01]\.", card, re.M), (
+    assert re.search(rf"^\| test/accuracy \| {student.metrics['test/accuracy']:.4f} \| [01]\.", card, re.M), (
         "the teacher's too"
     )
 

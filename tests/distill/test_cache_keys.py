@@ -224,10 +224,17 @@ OTHER_MODULES = {
     "the values of settings are in the keys": ["config"],
     "the key of the data has the fingerprint of its content": [
         *("data.dataset", "data.readers", "data.lines", "data.separated", "data.sources", "data.task_file"),
+        "data.dev_split",
         *("data.corpus.sentence_frames", "data.corpus.lexicon"),
     ],
     "the weights of stored teachers are in the targets' fingerprint": [
-        *("distill.assistant", "distill.teacher", "distill.teacher_files", "distill.teacher_head")
+        *(
+            "distill.assistant",
+            "distill.teacher",
+            "distill.teacher_files",
+            "distill.teacher_head",
+            "distill.teacher_origin",
+        )
     ],
     "epochs are saved and loaded bit for bit": ["distill.epoch_cache", "distill.shared_epochs"],
     "lists, removes or copies files": ["distill.cache_contents", "storage.eviction", "storage.remote"],

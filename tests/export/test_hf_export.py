@@ -252,7 +252,7 @@ def test_the_card_tells_of_the_test_set_and_the_language(sample_sweep):
     teacher = sweep.teacher | {"metrics": {"dev/mcc": 0.5, "test/mcc": 0.375}}
     tested = replace(sweep, data=sweep.data | {"test": {"examples": 1200}}, teacher=teacher)
     card = model_card(tested, replace(trial, metrics=trial.metrics | {"test/mcc": 0.25}), task, 62)
-    assert "| test/mcc | 0.25 | 0.375 |\n" in card
+    assert "| test/mcc | 0.2500 | 0.3750 |\n" in card
     assert "measured once, when the search had ended, on 1,200 examples; nothing was chosen by them." in card
     assert yaml.safe_load(card.split("---\n")[1])["language"] == "de"
 

@@ -12,9 +12,9 @@ from ikd_ray.data.sources import load_dataset
 from ikd_ray.data.splits import hold_out
 from ikd_ray.data.task_file import find_task
 from ikd_ray.distill.teacher import load_teacher, open_teacher
-from ikd_ray.storage import store
 from ikd_ray.storage.remote import RemoteStorage
 from tests.helpers.consistency import assert_consistent, metric_history
+from tests.helpers.sample_students import is_whole_export
 from tests.helpers.terminal import invoke
 from tests.sweep.conftest import CLASSES, TASK, Swept
 
@@ -60,7 +60,7 @@ def test_another_machine_exports_from_the_bucket(on_s3, bucket, call, tmp_path):
     exported = list((tmp_path / "exports").iterdir())
     assert exported
     for folder in exported:
-        assert store.is_intact(folder)
+        assert is_whole_export(folder)
         facts = json.loads((folder / "ikd.json").read_text())
         assert ("assistant" in facts) == (facts["params"]["assistant_layers"] == 3)
 
