@@ -57,7 +57,7 @@ class TeacherComparison:
 
     @property
     def metric_text(self) -> str:
-        """Text such as `99% of the teacher's MCC`, or both values if a share says nothing; empty if one is not known."""
+        """Text such as `99% of the teacher's MCC`, or both values if a share says nothing; empty if unknown."""
         title = metric_title(self.metric)
         if math.isfinite(self.kept):
             return f"{100 * self.kept:.0f}% of the teacher's {title}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import matplotlib
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 matplotlib.rcParams["text.parse_math"] = False
 
 DPI = 160
+WIDE, NARROW = 8.8, 4.1
+"""Widths of figures in inches: on paper and at a desk, and on a phone."""
 INK, MUTED, GRID, FRAME, RED = "#1f2430", "#667085", "#e7e9ee", "#b6bcc8", "#c1121f"
 BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
 LAYER_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-PLOTLY_SYMBOLS = {"X": "x", "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "P": "cross"}
 
 
 class LineStyle(NamedTuple):
@@ -136,6 +137,7 @@ def new_figure(
 def decorate(axes: Axes, x: str = "", y: str = "", size: float = 9.5) -> None:
     """Draw a grid and a light frame, and label the axes with text of `size` points."""
     axes.set_axisbelow(True)
+    axes.set_facecolor("none")
     axes.grid(color=GRID, linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FRAME)
@@ -144,20 +146,33 @@ def decorate(axes: Axes, x: str = "", y: str = "", size: float = 9.5) -> None:
     axes.set_ylabel(y, color=INK, fontsize=size)
 
 
-def legend_below(figure: Figure, columns: int, axes: Sequence[Axes] = (), size: float = 9) -> None:
-    """Put a legend below the figure, each label once; by default of all its axes."""
+def legend_below(figure: Figure, axes: Sequence[Axes] = (), size: float = 9) -> None:
+    """Put a legend below the figure, each label once, in as many columns as fit; by default of all its axes."""
     handles = {}
     for panel in axes or figure.axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             handles[label] = handle
     if handles:
+        longest = max(map(len, handles)) * 0.6 * size / 72 + 0.6  # inches, with the marker
+        columns = max(1, min(len(handles), int(figure.get_figwidth() / longest)))
         place: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "frameon": False}
-        figure.legend(handles.values(), handles.keys(), **place, fontsize=size)
+        figure.legend(handles.values(), handles.keys(), **place, fontsize=size, labelcolor=INK)
 
 
 def legend_label(name: str) -> str:
     """Return a name as a legend's label: matplotlib leaves out those that begin with an underscore."""
     return f" {name}" if name.startswith("_") else name
+
+
+def fit_axis(axis: Axis, values: Iterable[float]) -> None:
+    """Limit a linear axis to the finite values and a margin; equal ones get an axis that shows small differences."""
+    known = [value for value in values if math.isfinite(value)]
+    if not known:
+        return
+    low, high = min(known), max(known)
+    middle = (low + high) / 2
+    half = max((high - low) / 2, 0.01, 0.02 * abs(middle)) * 1.16
+    axis.axes.set(**{f"{axis.axis_name}lim": (middle - half, middle + half)})
 
 
 def teacher_line(axes: Axes, value: float, label: str = "teacher") -> None:
@@ -196,6 +211,7 @@ def bar_places(count: int) -> np.ndarray:
 def colour_bar(figure: Figure, image: Any, axes: Any, label: str, **options: Any) -> Any:
     """Add the colour bar of an image."""
     bar = figure.colorbar(image, ax=axes, **({"pad": 0.02} | options))
+    bar.solids.set_rasterized(True)  # 256 rectangles otherwise
     bar.set_label(label, fontsize=8.5)
     bar.ax.tick_params(labelsize=7.5)
     return bar
