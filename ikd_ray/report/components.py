@@ -119,6 +119,7 @@ class Tile:
     """A number that a reader should see first, and what is behind it."""
 
     value: str
+    label: str
     detail: str
 
 

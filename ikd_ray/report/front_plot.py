@@ -237,7 +237,7 @@ def _draw_labels(axes: Axes, view: _View, teacher: str) -> None:
                 ha=side,
                 va="bottom" if up > 0 else "top",
                 color=MUTED,
-                fontsize=8 if small else 9,
+                fontsize=8 if small else 9.5,
             )
             for across, up, side in places
         ]
@@ -250,7 +250,7 @@ def _draw_labels(axes: Axes, view: _View, teacher: str) -> None:
     lines += _step_boxes(axes, view, scale)
     inside = axes.get_window_extent()
     for point in view.points[view.points["on_front"]].itertuples():
-        box = _draw_label(axes, point, inside, taken, lines, 7.5 if small else 8.5)
+        box = _draw_label(axes, point, inside, taken, lines, 8 if small else 9.5)
         if box is not None:
             taken.append(box)
 

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis
-from ikd_ray.formatting import GENERATED_WARNING, clean, metric_title, number, plural
+from ikd_ray.formatting import GENERATED_WARNING, clean, decimal, metric_title, number, plural
 from ikd_ray.report.components import Picture, Section
 from ikd_ray.report.svg import dark_colours, to_svg
 from ikd_ray.version import code_version
@@ -28,7 +28,12 @@ def render(analysis: SweepAnalysis, sections: Sequence[Section]) -> str:
     environment = Environment(
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"clean": clean, "number": number, "metric_title": metric_title}
+    environment.filters |= {
+        "clean": clean,
+        "number": number,
+        "metric_title": metric_title,
+        "decimal": decimal,
+    }
     environment.globals["plural"] = plural
     return environment.get_template("page.html").render(
         title=clean(f"{analysis.sweep.task}: sweep {analysis.sweep.name}"),

@@ -63,6 +63,20 @@ REGIME_STYLES = {
 }
 OTHER_REGIME = LineStyle("#56B4E9", "P", "-")
 
+# Colours of lines that are told apart by nothing else.
+LINE_COLOURS = (
+    BLUE,
+    ORANGE,
+    GREEN,
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#5f6673",
+    "#8C6D1F",
+    "#6A3D9A",
+    "#A6761D",
+)
+
 # Further methods of a regime: shades of its colour, and markers and dashes that no regime has.
 SHADES = (0.6, 0.35, 0.8)
 METHOD_MARKERS = (
@@ -81,6 +95,9 @@ MEASURES = {
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
     "attention_kl": "attention KL (nats)",
+    "nll": "NLL",
+    "rmse": "RMSE",
+    "mae": "MAE",
 }
 UNITS = {
     "student/params": ("Parameters (millions)", 1e6),
@@ -164,15 +181,25 @@ def legend_label(name: str) -> str:
     return f" {name}" if name.startswith("_") else name
 
 
-def fit_axis(axis: Axis, values: Iterable[float]) -> None:
-    """Limit a linear axis to the finite values and a margin; equal ones get an axis that shows small differences."""
+def fit_limits(values: Iterable[float]) -> tuple[float, float] | None:
+    """Return limits that hold the finite values and a margin; None without any.
+
+    Equal values get limits so near that small differences from them would show.
+    """
     known = [value for value in values if math.isfinite(value)]
     if not known:
-        return
+        return None
     low, high = min(known), max(known)
     middle = (low + high) / 2
     half = max((high - low) / 2, 0.01, 0.02 * abs(middle)) * 1.16
-    axis.axes.set(**{f"{axis.axis_name}lim": (middle - half, middle + half)})
+    return middle - half, middle + half
+
+
+def fit_axis(axis: Axis, values: Iterable[float]) -> None:
+    """Set the limits of a linear axis by `fit_limits`."""
+    limits = fit_limits(values)
+    if limits:
+        axis.axes.set(**{f"{axis.axis_name}lim": limits})
 
 
 def teacher_line(axes: Axes, value: float, label: str = "teacher") -> None:
@@ -193,7 +220,7 @@ def stacked_bars(
     start = np.zeros(len(names))
     drawn = []
     for (label, lengths), colour, hatch in zip(
-        parts.items(), (BLUE, ORANGE, GREEN), ("", "///", "..."), strict=False
+        parts.items(), (BLUE, ORANGE, GREEN), ("", "///", "\\\\\\"), strict=False
     ):
         look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white", "height": height}
         drawn.append(axes.barh(places, lengths, left=start, label=label, **look))

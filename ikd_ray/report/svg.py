@@ -18,8 +18,9 @@ DARK_PAGE = (0.085, 0.10, 0.125)  # red, green and blue: `--page` of page.css on
 
 _COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 _VARIABLE = re.compile(r"var\(--c([0-9a-f]{6})")
+_NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _DIGITS = re.compile(r"(\.\d\d)\d+")  # further ones do not show
-_REFERENCE = re.compile(r"#([\w.-]+)")
+_LINK, _REFERENCE = re.compile(r"^#([\w.-]+)"), re.compile(r"url\(#([\w.-]+)\)")
 
 
 def to_svg(figure: Figure, name: str, tips: Mapping[str, str] | None = None) -> str:
@@ -40,7 +41,7 @@ def to_svg(figure: Figure, name: str, tips: Mapping[str, str] | None = None) -> 
         figure.savefig(
             content, format="svg", bbox_inches="tight", pad_inches=0.05, facecolor="none", metadata=metadata
         )
-    root = ElementTree.fromstring(content.getvalue())
+    root = ElementTree.fromstring(_NO_XML.sub("", content.getvalue().decode()))
     for parent, tag in ((root, "metadata"), (root.find(f"{{{SVG}}}defs"), "style")):
         for found in [] if parent is None else parent.findall(f"{{{SVG}}}{tag}"):
             parent.remove(found)
@@ -48,8 +49,7 @@ def to_svg(figure: Figure, name: str, tips: Mapping[str, str] | None = None) -> 
         reference
         for element in root.iter()
         for key, value in element.attrib.items()
-        if key == HREF or value.startswith("url(")
-        for reference in _REFERENCE.findall(value[:200])
+        for reference in (_LINK if key == HREF else _REFERENCE).findall(value[:300])
     }
     for element in root.iter():
         _adapt(element, name, references, tips or {})

@@ -47,16 +47,22 @@ def test_the_verdict_has_the_recommendation_and_its_command(analysis):
 
 
 def test_tiles_compare_with_the_teacher_as_far_as_it_is_known(analysis):
-    values = [tile.value for tile in verdict_section(analysis).parts[0].tiles]
-    assert values[1:] == ["15 ms", "77% of the teacher's MCC"]  # no latency of the teacher
-    assert values[0].endswith("M parameters")
-    sizes = {"student/params": 90_000.0, "student/size_mb": 0.36, "student/latency_ms": 30.0}
+    tiles = verdict_section(analysis).parts[0].tiles
+    trial = analysis.recommendation.trial
+    params, size = (trial.metrics[name] for name in ("student/params", "student/size_mb"))
+    assert [tile.value for tile in tiles[:2]] == [
+        f"{params / 1e6:.1f}",
+        "15.0",
+    ]  # the teacher's are not known
+    assert (tiles[1].label, tiles[1].detail) == ("ms a text, on one CPU thread", "")
+    kept = trial.metrics["dev/mcc"]
+    assert (tiles[2].value, tiles[2].label) == (f"{100 * kept / 0.41:.0f}%", "of the teacher's MCC")
+    assert tiles[2].detail == f"MCC {kept:.3f} instead of 0.410"
+    sizes = {"student/params": 2 * params, "student/size_mb": 2 * size, "student/latency_ms": 45.0}
     known = analysis.with_teacher_sizes(sizes)
     tiles = verdict_section(known).parts[0].tiles
-    trial = known.recommendation.trial
-    assert tiles[0].value == f"{90_000 / trial.metrics['student/params']:.1f}x smaller"
-    assert tiles[0].detail.endswith("instead of 0.09 M, 0.1655 MB instead of 0.36 MB")
-    assert (tiles[1].value, tiles[1].detail) == ("2.0x faster", "15 ms instead of 30 ms")
+    assert [(tile.value, tile.label) for tile in tiles[:2]] == [("2.0x", "smaller"), ("3.0x", "faster")]
+    assert tiles[1].detail == "15.0 instead of 45.0 ms a text, on one CPU thread"
     assert analysis.sweep.teacher.get("sizes") is None
     assert known.with_teacher_sizes({}).sweep == known.sweep
 
@@ -191,7 +197,7 @@ def test_learning_curves_are_the_dev_metrics_of_each_epoch(analysis):
         assert len(metric.lines) == len(analysis.finished) + 1  # and the teacher
         assert nll.get_ylabel() == "NLL, dev"
     last = len(analysis.front[0].history)
-    assert f"{last} of {last} with dev/mcc" in picture.caption
+    assert f"{last} of {last} with dev/mcc" in picture.alt
 
 
 def test_epochs_without_dev_metrics_are_named(analysis):

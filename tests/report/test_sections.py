@@ -190,9 +190,9 @@ def test_sentence_without_a_token_is_refused(analysis, loader, monkeypatch):
 
 def test_the_captions_of_depth_and_agreement_have_their_numbers(analysis, search):
     shown, best = pictures(search), analysis.best
-    assert f"{best.params['regime']}: " in shown["depth"].caption
-    assert f"{len(best.layer_map)} L {best.metrics['dev/mcc']:.3f}" in shown["depth"].caption
-    assert f"{best.id} " in shown["agreement"].caption
+    assert f"{best.params['regime']}: " in shown["depth"].alt
+    assert f"{len(best.layer_map)} L {best.metrics['dev/mcc']:.3f}" in shown["depth"].alt
+    assert f"{best.id} " in shown["agreement"].alt
 
 
 def bars(picture: Picture) -> tuple[list[str], list[float]]:
@@ -320,13 +320,13 @@ def test_errors_are_those_of_the_models_own_forward_passes(analysis, loader):
         assert row[1:] == (both, share, str(overlap.student_only), str(overlap.teacher_only))
     first = analysis.front[0].id
     index = jaccard_score(teacher, errors[f"the student of {first}"])
-    assert f"teacher and {first} {index:.2f}" in pictures(section)["errors-jaccard"].caption
+    assert f"teacher and {first} {index:.2f}" in pictures(section)["errors-jaccard"].alt
 
 
 def test_models_without_errors_have_a_jaccard_index_of_one(analysis, loader, monkeypatch):
     labels = loader.dev.labels
     monkeypatch.setattr(loader, "logits", lambda model: np.eye(2)[labels])
-    caption = pictures(errors_section(analysis, loader))["errors-jaccard"].caption
+    caption = pictures(errors_section(analysis, loader))["errors-jaccard"].alt
     assert f"teacher and {analysis.front[0].id} 1.00" in caption
 
 

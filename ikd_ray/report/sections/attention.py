@@ -127,7 +127,9 @@ def _name_tokens(axes: Axes, tokens: Sequence[str], most: int, left: bool, below
     places = range(0, len(tokens), math.ceil(len(tokens) / most))
     names = [tokens[place][:14] for place in places]
     size = 6.5 if len(tokens) <= 12 else 5.0
-    axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=size, length=1.5, pad=1.5)
+    # Every map has a frame of one path and no ticks, which would be most of the page's size.
+    axes.tick_params(left=False, bottom=False, labelcolor=INK, labelsize=size, pad=1.5)
     axes.set_xticks(places, names if below else [], rotation=90)
     axes.set_yticks(places, names if left else [])
-    axes.spines[:].set_color(FRAME)
+    axes.spines[:].set_visible(False)
+    axes.patch.set(edgecolor=FRAME, linewidth=1.5)

@@ -8,7 +8,7 @@ from ikd_ray.analysis.class_scores import ClassScores, class_scores
 from ikd_ray.analysis.model_loader import Model, ModelLoader
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis
 from ikd_ray.errors import UnavailableError
-from ikd_ray.formatting import MISSING, clean
+from ikd_ray.formatting import MISSING
 from ikd_ray.report.components import Fold, Matrices, Matrix, Part, Section, Table, format_number, trial_title
 
 TITLE = "Class by class"
@@ -56,7 +56,7 @@ def _scores_table(models: Mapping[str, ClassScores], kind: str) -> Table:
     """Return a group of rows for each score: a row a class, a column a model."""
     teacher = models["teacher"]
     titles = list(teacher.scores)
-    header = [kind, "examples", *(clean(name) for name in models)]
+    header = [kind, "examples", *map(_unbroken, models)]
     groups = []
     for title in reversed(titles):  # F1, which sums up the others, first
         rows = [
@@ -74,6 +74,12 @@ def _scores_table(models: Mapping[str, ClassScores], kind: str) -> Table:
             f"Answer less gold score, in the task's units, for each {kind}. {MISSING}: no example is there."
         )
     return Table(caption, header, groups)
+
+
+def _unbroken(title: str) -> str:
+    """Return a trial's title that is broken before its parenthesis alone."""
+    name, _, about = title.partition(" ")
+    return f"{name} {about.replace(' ', chr(0xA0))}".rstrip()
 
 
 def _matrices(models: Mapping[str, ClassScores], is_regression: bool) -> Matrices:

@@ -41,7 +41,7 @@ def costs_section(analysis: SweepAnalysis) -> Section:
     caption = (
         f"Seconds of each trial: training its own epochs ({duration(costs['training'].sum())} of "
         f"{duration(costs['spent'].sum())} in all trials), and the rest: evaluation, starting, saving, waiting. "
-        "Hatched with dots: not spent, but what the epochs that it took from others had cost these."
+        "Green: not spent, but what the epochs that it took from others had cost these."
     )
     if len(shown) < len(costs):
         caption += f" The {MAX_BARS} longest of {len(costs)} trials are shown."

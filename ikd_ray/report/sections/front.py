@@ -61,34 +61,27 @@ def _tiles(analysis: SweepAnalysis, trial: TrialRecord, compared: TeacherCompari
     """Return size, speed and metric beside the teacher's, each as far as it is known."""
     teacher, student = analysis.sweep.teacher_metrics, trial.metrics
 
-    def pair(metric: str, form: str, unit: float = 1.0) -> str:
-        known = [
-            form.format(number(values[metric] / unit))
-            for values in (student, teacher)
-            if math.isfinite(values.get(metric, math.nan))
-        ]
-        return " instead of ".join(known)
+    def pair(metric: str, unit: str, scale: float = 1.0) -> str:
+        values = [values.get(metric, math.nan) / scale for values in (student, teacher)]
+        known = [f"{value:,.1f}" for value in values if math.isfinite(value)]
+        return f"{' instead of '.join(known)} {unit}" if known else ""
 
-    size = ", ".join(filter(None, [pair(SIZE, "{} M", 1e6), pair(MEGABYTES, "{} MB")]))
-    speed = pair(LATENCY, "{} ms")
+    size = "; ".join(filter(None, [pair(SIZE, "M parameters", 1e6), pair(MEGABYTES, "MB")]))
+    speed = pair(LATENCY, "ms a text, on one CPU thread")
     if compared.is_doubtful:
         speed += ". ~: latencies contradict each other, since the machine was busy"
-    metric = f"{metric_title(compared.metric)} {format_number(compared.student)}"
+    title = metric_title(compared.metric)
+    metric, kept = f"{title} {format_number(compared.student)}", compared.metric_text
     if math.isfinite(compared.teacher):
-        metric += f", the teacher {format_number(compared.teacher)}"
-    tiles = [
-        Tile(compared.size_text or _value(student, SIZE, 1e6, "M parameters"), size),
-        Tile(compared.speed_text or _value(student, LATENCY, 1.0, "ms"), speed),
-        Tile(
-            compared.metric_text if math.isfinite(compared.kept) else format_number(compared.student), metric
-        ),
-    ]
-    return [tile for tile in tiles if tile.value]
-
-
-def _value(metrics: Mapping[str, float], name: str, unit: float, suffix: str) -> str:
-    value = metrics.get(name, math.nan)
-    return f"{number(value / unit)} {suffix}" if math.isfinite(value) else ""
+        metric += f" instead of {format_number(compared.teacher)}"
+    if not math.isfinite(compared.kept):
+        kept = f"{format_number(compared.student)} {title}"
+    tiles = []
+    for text, detail in ((compared.size_text, size), (compared.speed_text, speed), (kept, metric)):
+        value, _, label = (text or detail).partition(" ")
+        if value:
+            tiles.append(Tile(value, label, detail if text else ""))
+    return tiles
 
 
 def _reason(analysis: SweepAnalysis, found: Recommendation) -> str:
@@ -111,10 +104,9 @@ def front_section(analysis: SweepAnalysis) -> Section:
     )
     are = "is" if len(analysis.front) == 1 else "are"
     caption = (
-        f"{label}, against what a student costs, for {plural(len(analysis.finished), 'finished trial')}; "
-        f"{len(analysis.front)} {are} on the front, with dark rims. {_comparison(analysis)} The steps are the best "
-        f"value to be had at each cost. The sweep's objectives decide who is on the front: {objectives}. "
-        "A point leads to its row in the table of all trials."
+        f"{plural(len(analysis.finished), 'finished trial')}; {len(analysis.front)} {are} on the front of the sweep's "
+        f"objectives ({objectives}), with dark rims. {_comparison(analysis)} The steps are the best value to be had at "
+        "each cost. A point leads to its row in the table of all trials."
     )
     if has_several_seeds(analysis.finished_frame):
         caption += (
@@ -196,7 +188,8 @@ def _table(analysis: SweepAnalysis) -> Table:
         return [name, trial.params["regime"], str(layers), *ratios, *cells(trial.metrics, layers)]
 
     layers = sweep.teacher["layers"]
-    rows = [["teacher", "", str(layers), "", "", "", *cells(sweep.teacher_metrics, layers)]]
+    of_teacher = ["" if cell == MISSING else cell for cell in cells(sweep.teacher_metrics, layers)]
+    rows = [["teacher", "", str(layers), "", "", "", *of_teacher]]
     if baseline and baseline not in analysis.front:
         rows.append(row(baseline, " (baseline)"))
     on_front = [

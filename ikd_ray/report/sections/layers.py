@@ -24,6 +24,8 @@ from ikd_ray.report.style import (
     WIDE,
     colour_bar,
     decorate,
+    fit_axis,
+    fit_limits,
     is_log_range,
     legend_below,
     new_figure,
@@ -93,7 +95,7 @@ def layers_picture(analysis: SweepAnalysis, trial: TrialRecord) -> Picture:
             _draw_curves(curves, train, dev, label)
             _draw_stages(curves, spans, named=True)
             _draw_heat_map(figure, heat_map, dev, f"dev {'KL' if loss == 'kl' else '1 - cos²'}")
-            _draw_stages(heat_map, spans, colour="white")
+            _draw_stages(heat_map, spans)
         legend_below(figure, [panels[0, 0]], 8.5)
         return figure
 
@@ -130,7 +132,10 @@ def _draw_curves(axes: Axes, train: np.ndarray, dev: np.ndarray, label: str) -> 
     axes.plot([], [], color=MUTED, linestyle="-", label="training")
     axes.plot([], [], color=MUTED, linestyle=DASHED, label="dev")
     low, high = _range(np.concatenate([train, dev]))
-    axes.set_yscale("log" if is_log_range(low, high) else "linear")
+    if is_log_range(low, high):
+        axes.set_yscale("log")
+    else:
+        fit_axis(axes.yaxis, (low, high))
     number_axis(axes.yaxis, low, high)
 
 
@@ -144,15 +149,17 @@ def _draw_heat_map(figure: Figure, axes: Axes, losses: np.ndarray, label: str) -
         aspect="auto",
         interpolation="none",
         origin="lower",
-        norm=LogNorm(low, high) if is_log_range(low, high) else Normalize(low, high),
-        cmap=matplotlib.colormaps["cividis_r"].with_extremes(bad=MISSING_COLOUR),
+        norm=LogNorm(low, high)
+        if is_log_range(low, high)
+        else Normalize(*(fit_limits((low, high)) or (low, high))),
+        cmap=matplotlib.colormaps["Blues"].with_extremes(bad=MISSING_COLOUR),
         extent=(0.5, epochs + 0.5, 0.5, layers + 0.5),
     )
     axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=8.5, length=3)
     axes.set_xlabel("Epoch, over all stages", color=INK, fontsize=9.5)
     axes.set_ylabel("Layer", color=INK, fontsize=9.5)
     for axis in (axes.yaxis, axes.xaxis):
-        axis.set_major_locator(MaxNLocator(integer=True, nbins=12))
+        axis.set_major_locator(MaxNLocator(integer=True, nbins=12, min_n_ticks=1))
     bar = colour_bar(figure, image, axes, label)
     number_axis(bar.ax.yaxis, low, high)
 
@@ -163,14 +170,12 @@ def _range(values: np.ndarray) -> tuple[float, float]:
     return (float(known.min()), float(known.max())) if known.size else (FLOOR, 1.0)
 
 
-def _draw_stages(
-    axes: Axes, spans: list[tuple[str, int, int]], named: bool = False, colour: str = MUTED
-) -> None:
+def _draw_stages(axes: Axes, spans: list[tuple[str, int, int]], named: bool = False) -> None:
     """Draw a dotted line between two stages, and their names above."""
     total = spans[-1][2] if spans else 1
     for name, first, last in spans:
         if first > 1:
-            axes.axvline(first - 0.5, color=colour, linewidth=1.1, linestyle=":")
+            axes.axvline(first - 0.5, color=MUTED, linewidth=1.1, linestyle=":")
         if named:
             characters = max(1, int(46 * (last - first + 1) / total))  # that fit above the stage
             axes.annotate(

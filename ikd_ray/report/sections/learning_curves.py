@@ -19,6 +19,7 @@ from ikd_ray.records import TrialRecord
 from ikd_ray.report.components import Picture, Section, View, trial_title
 from ikd_ray.report.style import (
     LAYER_MARKERS,
+    LINE_COLOURS,
     WIDE,
     axis_label,
     decorate,
@@ -57,12 +58,12 @@ def learning_curves_section(analysis: SweepAnalysis) -> Section:
         f"{' and '.join(axis_label(name)[0] for name in metrics)} after each epoch of all stages, for the front's "
         f"members and the best of each regime ({plural(len(shown), 'trial')})"
         + (f"; pale: {plural(len(others), 'other trial')}. " if others else ". ")
-        + "The internal stages of pid and sid do not train the answers, so their metric moves in the last stage. "
-        f"The best epoch of each: {ends}."
+        + "Dashes tell regimes apart."
     )
-    picture = Picture(
-        "learning-curves", "Dev metrics by epoch", caption, f"Line plot. {caption}", [View.of(draw)]
-    )
+    if {trial.params["regime"] for trial in shown} & {"pid", "sid"}:
+        caption += " The internal stages of pid and sid do not train the answers: their metric moves in the last stage."
+    alt = f"Line plot. The best epoch of each: {ends}."
+    picture = Picture("learning-curves", "Dev metrics by epoch", caption, alt, [View.of(draw)])
     return Section("curves", "Learning curves", [], [picture])
 
 
@@ -116,7 +117,8 @@ def _draw_lines(
         axes.plot(values.index, values, color=PALE, linewidth=0.9, alpha=0.8, zorder=1)
     for place, trial in enumerate(shown):
         style = regime_style(trial.params["regime"])
+        colour = LINE_COLOURS[place % len(LINE_COLOURS)]
         values = _epochs(frame, trial)[metric].dropna()
-        line: dict[str, Any] = {"color": style.colour, "linestyle": style.line, "linewidth": 1.6, "zorder": 3}
+        line: dict[str, Any] = {"color": colour, "linestyle": style.line, "linewidth": 1.6, "zorder": 3}
         marker = {"marker": LAYER_MARKERS[place % len(LAYER_MARKERS)], "markersize": 4.5}
         axes.plot(values.index, values, label=legend_label(trial_title(trial)), **line, **marker)

@@ -44,8 +44,8 @@ def mistakes_section(analysis: SweepAnalysis, loader: ModelLoader) -> Section:
     text = (
         "The dev examples with the largest errors"
         if task.is_regression
-        else "The wrong answers on dev that a student is surest of: it gives them the highest probability. Some of "
-        "them are wrong labels"
+        else "The wrong answers on dev that a student is surest of: it gives them the highest probability. "
+        "Labels that are wrong themselves are found among them, too"
     )
     source = (
         "Texts are as in the data."
@@ -90,4 +90,9 @@ def _answer(answer: Answer) -> tuple[str, str]:
     """Return the answer with its probability, or with its distance from the gold score; and its verdict."""
     if answer.is_right is None:
         return f"{answer.text} (off by {number(answer.confidence)})", ""
-    return f"{answer.text} ({100 * answer.confidence:.0f} %)", "right" if answer.is_right else "wrong"
+    return f"{answer.text} ({_percent(answer.confidence)})", "right" if answer.is_right else "wrong"
+
+
+def _percent(probability: float) -> str:
+    """Return a probability with a decimal, and none as certain."""
+    return "over 99.9 %" if probability > 0.9994 else f"{100 * probability:.1f} %"

@@ -91,11 +91,9 @@ def depth_picture(analysis: SweepAnalysis) -> Picture:
         line = best[best["regime"] == regime]
         values = zip(line["depth"], line[analysis.metric], strict=True)
         texts.append(f"{regime}: " + ", ".join(f"{depth} L {value:.3f}" for depth, value in values))
-    caption = (
-        "The best of each regime at each depth that it was tried with, and all trials as small markers. "
-        f"{'; '.join(texts)}."
-    )
-    return Picture("depth", "What a layer is worth", caption, f"Lines. {caption}", [View.of(draw)])
+    caption = "The best of each regime at each depth that it was tried with, and all trials as small markers."
+    alt = f"Lines. {caption} {'; '.join(texts)}."
+    return Picture("depth", "What a layer is worth", caption, alt, [View.of(draw)])
 
 
 def _best_by_depth(analysis: SweepAnalysis) -> pd.DataFrame:
@@ -138,8 +136,7 @@ def agreement_picture(analysis: SweepAnalysis) -> Picture:
     numbers = ", ".join(f"{trial_title(trial)} {trial.metrics[AGREEMENT]:.3f}" for trial in members)
     caption = (
         "Agreement with the teacher against the metric; members of the front have dark rims. A student above the line "
-        "beats its teacher where it does not agree with it. Agreement on the front: "
-        f"{numbers or 'not known'}."
+        "beats its teacher where it does not agree with it."
     )
-    alt = f"Scatter plot. {caption}"
+    alt = f"Scatter plot. {caption} Agreement on the front: {numbers or 'not known'}."
     return Picture("agreement", "Agreement with the teacher", caption, alt, [View.of(draw)])
