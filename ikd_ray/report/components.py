@@ -232,6 +232,13 @@ def format_number(value: float | None, spec: str = ".3f") -> str:
     return MISSING if value is None or not math.isfinite(value) else format(value, spec)
 
 
+def format_size(value: float | None) -> str:
+    """Return a size or a latency as a cell: `22.7`, `1,340.0`, `0.013`; a dash if it is not known."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{value:,.1f}" if abs(value) >= 1 else f"{value:.2g}"
+
+
 def format_interval(interval: Interval, spec: str = ".3f") -> str:
     """Return `0.412 ± 0.013`, or the mean alone where there is no interval."""
     half = interval.half_width

@@ -7,7 +7,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -55,6 +55,8 @@ LABEL_PLACES = [
     for angle in _ANGLES
 ]
 """Places of a label in the order of preference: points to the right of its marker and above it, alignments."""
+
+MAX_LINKED = 400  # trials; of more of them, the links and texts of all would be most of the page
 
 MARKER_POINTS = 6  # half the width of a marker that no label may lie on
 
@@ -119,7 +121,8 @@ def front_views(
     """Draw the same for the page, against each of `COSTS` that is known of a trial.
 
     Args:
-        trials: finished trials that have the objective. Their points are links to `#trial-NUMBER`.
+        trials: finished trials that have the objective. Their points are links to `#trial-NUMBER`; of more than
+            `MAX_LINKED` those of the front alone.
         front: the members of the front.
         objective: the vertical metric and its direction.
         teacher_metrics: the teacher's values, as far as they are known.
@@ -167,8 +170,12 @@ def _draw(axes: Axes, view: _View, recommended: TrialRecord | None = None) -> No
         axes.scatter([point["x"]], [point["y"]], s=230, **ring, label="recommended")
 
 
+def _figure_of(axes: Axes) -> Figure:
+    return cast(Figure, axes.figure)  # there are no subfigures here
+
+
 def _is_narrow(axes: Axes) -> bool:
-    return float(axes.figure.get_figwidth()) <= NARROW
+    return _figure_of(axes).get_figwidth() <= NARROW
 
 
 def _draw_trials(axes: Axes, view: _View) -> None:
@@ -187,7 +194,8 @@ def _draw_trials(axes: Axes, view: _View) -> None:
                 linewidths=1.3 if on_front else 0.6,
                 zorder=4 if on_front else 3,
             )
-            markers.set_urls([f"#trial-{number}" for number in points["number"]])
+            if on_front or len(view.points) <= MAX_LINKED:
+                markers.set_urls([f"#trial-{number}" for number in points["number"]])
         axes.scatter([], [], s=52, c=style.colour, marker=style.marker, label=regime)
 
 
@@ -212,7 +220,7 @@ def _draw_labels(axes: Axes, view: _View, teacher: str) -> None:
     Each text has the first place where it lies on no marker, no other text and, if possible, no line; a member's label
     that has none is left out.
     """
-    figure = axes.figure
+    figure = _figure_of(axes)
     figure.draw_without_rendering()  # places the axes
     scale = figure.dpi / 72
     markers = [*view.points[["x", "y"]].itertuples(index=False, name=None)]

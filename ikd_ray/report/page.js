@@ -46,11 +46,12 @@ const tip = document.createElement("div");
 tip.className = "tip";
 tip.hidden = true;
 document.body.append(tip);
-for (const point of document.querySelectorAll("svg a[data-tip]")) {
-  point.querySelector("title")?.remove(); // the browser would show it as well
-  point.setAttribute("aria-label", point.dataset.tip);
+for (const title of document.querySelectorAll("svg a > title")) {
+  const point = title.parentElement, text = title.textContent;
+  point.setAttribute("aria-label", text);
+  title.remove(); // the browser would show it as well
   const show = () => {
-    tip.textContent = point.dataset.tip;
+    tip.textContent = text;
     tip.hidden = false;
     const box = point.getBoundingClientRect(), width = tip.offsetWidth;
     const left = Math.min(box.right + 8, document.documentElement.clientWidth - width - 8);

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, XAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
@@ -65,17 +65,8 @@ OTHER_REGIME = LineStyle("#56B4E9", "P", "-")
 
 # Colours of lines that are told apart by nothing else.
 LINE_COLOURS = (
-    BLUE,
-    ORANGE,
-    GREEN,
-    "#CC79A7",
-    "#56B4E9",
-    "#D55E00",
-    "#5f6673",
-    "#8C6D1F",
-    "#6A3D9A",
-    "#A6761D",
-)
+    BLUE, ORANGE, GREEN, "#CC79A7", "#5f6673", "#D55E00", "#6A3D9A", "#8C6D1F", "#A00000", "#00838F",
+)  # fmt: skip
 
 # Further methods of a regime: shades of its colour, and markers and dashes that no regime has.
 SHADES = (0.6, 0.35, 0.8)
@@ -199,7 +190,8 @@ def fit_axis(axis: Axis, values: Iterable[float]) -> None:
     """Set the limits of a linear axis by `fit_limits`."""
     limits = fit_limits(values)
     if limits:
-        axis.axes.set(**{f"{axis.axis_name}lim": limits})
+        set_limits = axis.axes.set_xlim if isinstance(axis, XAxis) else axis.axes.set_ylim
+        set_limits(*limits)
 
 
 def teacher_line(axes: Axes, value: float, label: str = "teacher") -> None:
@@ -238,7 +230,8 @@ def bar_places(count: int) -> np.ndarray:
 def colour_bar(figure: Figure, image: Any, axes: Any, label: str, **options: Any) -> Any:
     """Add the colour bar of an image."""
     bar = figure.colorbar(image, ax=axes, **({"pad": 0.02} | options))
-    bar.solids.set_rasterized(True)  # 256 rectangles otherwise
+    if bar.solids is not None:
+        bar.solids.set_rasterized(True)  # 256 rectangles otherwise
     bar.set_label(label, fontsize=8.5)
     bar.ax.tick_params(labelsize=7.5)
     return bar

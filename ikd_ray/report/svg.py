@@ -32,7 +32,7 @@ def to_svg(figure: Figure, name: str, tips: Mapping[str, str] | None = None) -> 
     Args:
         figure: the figure.
         name: of the figure, unique in the page.
-        tips: text beside the pointer, by the link of what it is beside.
+        tips: the title of each link, which browsers show beside the pointer.
     """
     content = io.BytesIO()
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -42,9 +42,10 @@ def to_svg(figure: Figure, name: str, tips: Mapping[str, str] | None = None) -> 
             content, format="svg", bbox_inches="tight", pad_inches=0.05, facecolor="none", metadata=metadata
         )
     root = ElementTree.fromstring(_NO_XML.sub("", content.getvalue().decode()))
-    for parent, tag in ((root, "metadata"), (root.find(f"{{{SVG}}}defs"), "style")):
-        for found in [] if parent is None else parent.findall(f"{{{SVG}}}{tag}"):
-            parent.remove(found)
+    for parent in [*root.iter()]:
+        for child in [*parent]:
+            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
+                parent.remove(child)
     references = {
         reference
         for element in root.iter()
@@ -81,7 +82,6 @@ def _adapt(element: ElementTree.Element, name: str, references: set[str], tips: 
     if element.tag == f"{{{SVG}}}a":
         element.attrib.pop("target", None)
         if tip := tips.get(element.get("href", "")):
-            element.set("data-tip", tip)
             title = ElementTree.SubElement(element, f"{{{SVG}}}title")
             title.text = tip
 
@@ -93,8 +93,8 @@ def _style(style: str, name: str) -> str:
         key, _, value = declaration.partition(":")
         key, value = key.strip(), value.strip()
         if key == "font":  # matplotlib before 3.10: weight, size and families
-            weight, size = re.search(r"\b(bold|\d00)\b", value), re.search(r"[\d.]+px", value)
-            kept += [f"font-weight:{weight[0]}"] * bool(weight) + [f"font-size:{size[0]}"] * bool(size)
+            kept += [f"font-weight:{weight}" for weight in re.findall(r"\b(?:bold|\d00)\b", value)]
+            kept += [f"font-size:{size}" for size in re.findall(r"[\d.]+px", value)]
         elif key and key != "font-family":
             value = value.replace("url(#", f"url(#{name}-")
             kept.append(f"{key}:{_COLOUR.sub(lambda found: f'var(--c{found[0][1:]},{found[0]})', value)}")
@@ -118,5 +118,5 @@ def dark_colour(colour: str) -> str:
     if max(red, green, blue) - min(red, green, blue) < 0.13:
         mixed = [low + (1 - lightness) * (0.95 - low) for low in DARK_PAGE]
     else:
-        mixed = list(colorsys.hls_to_rgb(hue, min(max(lightness, 0.62), 0.8), 0.9 * saturation))
+        mixed = list(colorsys.hls_to_rgb(hue, min(max(lightness, 0.62), 0.8), 0.7 * saturation))
     return "#" + "".join(f"{round(255 * part):02x}" for part in mixed)

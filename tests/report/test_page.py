@@ -171,8 +171,7 @@ def test_hostile_texts_in_figures_are_text():
     page = Page(text)
     assert not page.attributes("script")
     assert [link["href"] for link in page.attributes("a")] == ["#trial-0"]
-    assert page.attributes("a")[0]["data-tip"].startswith("<script>alert(1)")
-    assert "evil.example" in page.text
+    assert page.text.count("evil.example") == 2  # the figure's title and the link's
 
 
 def test_a_second_report_replaces_the_first_and_keeps_foreign_files(tmp_path):

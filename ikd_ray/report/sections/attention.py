@@ -46,9 +46,9 @@ def attention_section(analysis: SweepAnalysis, loader: ModelLoader, texts: Seque
     text = (
         f"{trial_title(trial)}, the front's best, beside the teacher, on {example.description}: "
         f"“{' '.join(example.tokens)}”. {answers}{gold}. Each row of a map is a token that looks, each column one that "
-        "is looked at; darker is more, on a square-root scale. The number under a pair is the Kullback-Leibler "
-        "divergence of the student's attention from the teacher's, the mean over the tokens that look, as in "
-        "training's loss."
+        "is looked at; a stronger blue is more, on a square-root scale. The number under a pair is the "
+        "Kullback-Leibler divergence of the student's attention from the teacher's, the mean over the tokens that "
+        "look, as in training's loss."
     )
     maps = Fold("Attention maps, head by head", [_layer_maps(layer, example) for layer in layers])
     rows = frozenset() if example.row is None else frozenset([example.row])

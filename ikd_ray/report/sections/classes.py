@@ -85,8 +85,8 @@ def _unbroken(title: str) -> str:
 def _matrices(models: Mapping[str, ClassScores], is_regression: bool) -> Matrices:
     what = "range" if is_regression else "class"
     caption = (
-        f"Confusion matrices: numbers of dev examples, the gold {what} in rows, the answered {what} in columns; darker "
-        "is a larger share of the row. On the diagonal the answer is right."
+        f"Confusion matrices: numbers of dev examples, the gold {what} in rows, the answered {what} in columns; a "
+        "stronger blue is a larger share of the row. On the diagonal the answer is right."
     )
     if is_regression:
         caption += " An answer outside the task's range counts in the nearest one."

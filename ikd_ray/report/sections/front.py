@@ -23,11 +23,12 @@ from ikd_ray.report.components import (
     Tile,
     Verdict,
     format_number,
+    format_size,
     num_layers,
     trial_link,
     trial_title,
 )
-from ikd_ray.report.front_plot import COSTS, front_views, pareto_png
+from ikd_ray.report.front_plot import COSTS, MAX_LINKED, front_views, pareto_png
 from ikd_ray.report.style import axis_label
 
 MAX_PARAMS = 8  # of a trial, beside the pointer
@@ -63,7 +64,7 @@ def _tiles(analysis: SweepAnalysis, trial: TrialRecord, compared: TeacherCompari
 
     def pair(metric: str, unit: str, scale: float = 1.0) -> str:
         values = [values.get(metric, math.nan) / scale for values in (student, teacher)]
-        known = [f"{value:,.1f}" for value in values if math.isfinite(value)]
+        known = [format_size(value) for value in values if math.isfinite(value)]
         return f"{' instead of '.join(known)} {unit}" if known else ""
 
     size = "; ".join(filter(None, [pair(SIZE, "M parameters", 1e6), pair(MEGABYTES, "MB")]))
@@ -102,11 +103,12 @@ def front_section(analysis: SweepAnalysis) -> Section:
     objectives = ", ".join(
         f"{clean(name)} {direction}" for name, direction in analysis.sweep.objectives.items()
     )
+    linked = "A point" if len(analysis.finished) <= MAX_LINKED else "A point of the front"
     are = "is" if len(analysis.front) == 1 else "are"
     caption = (
         f"{plural(len(analysis.finished), 'finished trial')}; {len(analysis.front)} {are} on the front of the sweep's "
         f"objectives ({objectives}), with dark rims. {_comparison(analysis)} The steps are the best value to be had at "
-        "each cost. A point leads to its row in the table of all trials."
+        f"each cost. {linked} leads to its row in the table of all trials."
     )
     if has_several_seeds(analysis.finished_frame):
         caption += (
@@ -148,7 +150,7 @@ def _comparison(analysis: SweepAnalysis) -> str:
 
 
 def _point(analysis: SweepAnalysis, trial: TrialRecord) -> str:
-    params = format_number(trial.metrics.get(SIZE, math.nan) / 1e6, ".1f")
+    params = format_size(trial.metrics.get(SIZE, math.nan) / 1e6)
     return f"{trial_title(trial)} {trial.metrics[analysis.metric]:.3f} with {params} M parameters"
 
 
@@ -159,17 +161,18 @@ def _table(analysis: SweepAnalysis) -> Table:
     columns = {
         clean(analysis.metric): (analysis.metric, 1.0, ".3f"),
         **({clean(on_test): (on_test, 1.0, ".3f")} if is_tested else {}),
-        "params (M)": (SIZE, 1e6, ".1f"),
-        "size (MB)": (MEGABYTES, 1.0, ".1f"),
-        "latency (ms)": (LATENCY, 1.0, ".1f"),
+        "params (M)": (SIZE, 1e6, ""),
+        "size (MB)": (MEGABYTES, 1.0, ""),
+        "latency (ms)": (LATENCY, 1.0, ""),
         "attention KL (nats)": ("dev/attention_kl", 1.0, ".3f"),
         "agrees with teacher": ("dev/teacher_agreement", 1.0, ".3f"),
     }
 
     def cells(metrics: Mapping[str, float], layers: int) -> list[str]:
         known = {
-            name: format_number(metrics.get(name, math.nan) / unit, spec)
+            name: format_number(value, spec) if spec else format_size(value)
             for name, unit, spec in columns.values()
+            for value in [metrics.get(name, math.nan) / unit]
         }
         if layers in sweep.doubtful_latencies and known[LATENCY] != MISSING:
             known[LATENCY] = f"~{known[LATENCY]}"

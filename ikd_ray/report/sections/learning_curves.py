@@ -57,10 +57,12 @@ def learning_curves_section(analysis: SweepAnalysis) -> Section:
     caption = (
         f"{' and '.join(axis_label(name)[0] for name in metrics)} after each epoch of all stages, for the front's "
         f"members and the best of each regime ({plural(len(shown), 'trial')})"
-        + (f"; pale: {plural(len(others), 'other trial')}. " if others else ". ")
-        + "Dashes tell regimes apart."
+        + (f"; pale: {plural(len(others), 'other trial')}." if others else ".")
     )
-    if {trial.params["regime"] for trial in shown} & {"pid", "sid"}:
+    regimes = {trial.params["regime"] for trial in shown}
+    if len(regimes) > 1:
+        caption += " Dashes tell regimes apart."
+    if regimes & {"pid", "sid"}:
         caption += " The internal stages of pid and sid do not train the answers: their metric moves in the last stage."
     alt = f"Line plot. The best epoch of each: {ends}."
     picture = Picture("learning-curves", "Dev metrics by epoch", caption, alt, [View.of(draw)])
@@ -120,5 +122,5 @@ def _draw_lines(
         colour = LINE_COLOURS[place % len(LINE_COLOURS)]
         values = _epochs(frame, trial)[metric].dropna()
         line: dict[str, Any] = {"color": colour, "linestyle": style.line, "linewidth": 1.6, "zorder": 3}
-        marker = {"marker": LAYER_MARKERS[place % len(LAYER_MARKERS)], "markersize": 4.5}
+        marker: dict[str, Any] = {"marker": LAYER_MARKERS[place % len(LAYER_MARKERS)], "markersize": 4.5}
         axes.plot(values.index, values, label=legend_label(trial_title(trial)), **line, **marker)

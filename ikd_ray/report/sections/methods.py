@@ -193,7 +193,7 @@ def _picture(comparison: Comparison) -> Picture:
     def draw(width: float) -> Figure:
         rows, columns = (1, len(metrics)) if width == WIDE else (len(metrics), 1)
         figure = new_figure(width, rows * (1.3 + 0.42 * len(names)))
-        panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+        panels = [*figure.subplots(rows, columns, squeeze=False, sharey=True).flat]
         for axes, metric in zip(panels, metrics, strict=True):
             decorate(axes, axis_label(metric)[0])
             for place, name in zip(places, names, strict=True):

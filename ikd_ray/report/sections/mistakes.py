@@ -57,7 +57,7 @@ def mistakes_section(analysis: SweepAnalysis, loader: ModelLoader) -> Section:
 
 def _total(found: Mistakes) -> str:
     if found.surest and found.surest[0].student.is_right is None:
-        return f"{plural(found.examples, 'example')}"
+        return f"the {plural(len(found.surest), 'largest error')} on {plural(found.examples, 'dev example')}"
     return f"{plural(found.total, 'wrong answer')} to {plural(found.examples, 'example')}"
 
 
@@ -77,9 +77,7 @@ def _examples(found: Mistakes, texts: Sequence[Sequence[str]], title: str) -> Ex
     count = len(shown)
     if not count:
         return Examples(f"{title} answers all {found.examples:,} dev examples rightly.", [])
-    if found.surest[0].student.is_right is None:
-        caption = f"{title}: the {plural(count, 'largest error')} on {plural(found.examples, 'dev example')}."
-    elif count < found.total:
+    if found.surest[0].student.is_right is not None and count < found.total:
         caption = f"{title}: {count} of {_total(found)}."
     else:
         caption = f"{title}: {_total(found)}."

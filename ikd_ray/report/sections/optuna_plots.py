@@ -131,7 +131,7 @@ def combinations_picture(analysis: SweepAnalysis, study: optuna.Study) -> Pictur
     better = "better" if len(study.directions) == 1 else "nearer to the front (Pareto rank 0)"
     caption = (
         f"A line is one of {trials}, from the sweep's objectives through its parameters' values; "
-        f"darker is {better}. None: the trial's regime does not have that parameter."
+        f"a stronger blue is {better}. None: the trial's regime does not have that parameter."
     )
     if left:
         caption += f" Left out for want of room: {', '.join(map(clean, left))}."

@@ -9,7 +9,7 @@ from ikd_ray.analysis.objectives import LATENCY, SIZE
 from ikd_ray.analysis.sweep_analysis import AGREEMENT, ATTENTION_KL, UNUSED_PARAMS, SweepAnalysis
 from ikd_ray.formatting import MAX_REASON_CHARS, MISSING, clean, number, plural
 from ikd_ray.records import TrialRecord
-from ikd_ray.report.components import Section, Table, trial_title
+from ikd_ray.report.components import Section, Table, format_number, format_size, trial_title
 
 MAX_FAILURES = 10
 UNITS = {SIZE: ("params (M)", 1e6), "student/size_mb": ("size (MB)", 1.0), LATENCY: ("latency (ms)", 1.0)}
@@ -19,9 +19,11 @@ def trials_section(analysis: SweepAnalysis) -> Section:
     """Return the section with a row for each ended trial, the best first, and the reasons of those that failed."""
     sign = 1 if analysis.direction(analysis.metric) == "min" else -1
 
+    finished = {trial.id for trial in analysis.finished}
+
     def rank(trial: TrialRecord) -> tuple[bool, float]:
         value = trial.metrics.get(analysis.metric, math.nan)
-        return (trial not in analysis.finished, sign * value if math.isfinite(value) else math.inf)
+        return (trial.id not in finished, sign * value if math.isfinite(value) else math.inf)
 
     trials = sorted(analysis.trials, key=rank)
     columns = _columns(analysis)
@@ -60,9 +62,7 @@ def _row(analysis: SweepAnalysis, trial: TrialRecord, columns: Mapping[str, tupl
 
     def cell(name: str, unit: float) -> str:
         value = trial.metrics.get(name, math.nan) / unit
-        if not math.isfinite(value):
-            return MISSING
-        return f"{value:,.1f}" if name in UNITS else f"{value:.3f}"
+        return format_size(value) if name in UNITS else format_number(value)
 
     def param(name: str) -> str:
         value = trial.params.get(name)
