@@ -77,6 +77,11 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if 1e4 <= abs(value) < math.inf else f"{value:.4g}"
 
 
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: `1 trial`, `2 trials`, `1,043 examples`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def describe_truncated(truncation: Mapping[str, Mapping[str, int]]) -> str:
     """Return text such as `3 of 1,043 dev`; empty where nothing was truncated.
 

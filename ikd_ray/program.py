@@ -19,14 +19,23 @@ def shell_command(command: str, flags: str, output: str = DEFAULT_OUTPUT) -> str
         flags: its arguments, quoted for a shell.
         output: the output folder or URI; `--output` is added unless it is the default.
     """
-    where = "" if output == DEFAULT_OUTPUT else f" --output {shlex.quote(output)}"
-    return f"{shlex.join(_start(command))} {flags}{where}"
+    return _command(_start(command), flags, output)
+
+
+def installed_command(command: str, flags: str, output: str = DEFAULT_OUTPUT) -> str:
+    """Return the same command of the installed program, for pages that are read elsewhere."""
+    return _command([PROGRAM, command], flags, output)
 
 
 def recorded_command(command: str) -> str:
     """Return the command line of this process, for records that are read elsewhere: as one of the installed program."""
     given = sys.argv[1:] if _is_script() else sys.argv[2:]
     return shlex.join([PROGRAM, command, *given])
+
+
+def _command(start: Sequence[str], flags: str, output: str) -> str:
+    where = "" if output == DEFAULT_OUTPUT else f" --output {shlex.quote(output)}"
+    return f"{shlex.join(start)} {flags}{where}"
 
 
 def _start(command: str) -> Sequence[str]:

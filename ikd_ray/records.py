@@ -103,7 +103,7 @@ class SweepRecord:
         """Return how many trials have ended, as in `3 of 8 trials`, or `3 trials` in an open-ended sweep."""
         if self.is_open_ended:
             return f"{ended} trial{'' if ended == 1 else 's'}"
-        return f"{ended} of {self.trials} trials"
+        return f"{ended} of {self.trials} trial{'' if self.trials == 1 else 's'}"
 
     def assistant_of(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return name, key and metrics of the assistant that taught a trial, or {} if the teacher did."""

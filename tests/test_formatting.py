@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ikd_ray.formatting import clean, clock, duration, model_name, portable_command, short_stage
+from ikd_ray.formatting import clean, clock, duration, model_name, plural, portable_command, short_stage
 from tests.helpers.terminal import CONTROL_CHARACTERS, DEEP_STAGE
 
 
@@ -14,6 +14,15 @@ def test_control_sequences_are_removed():
     assert clean(CONTROL_CHARACTERS) == "[bold red]out of memory[/] :smile:"
     assert clean("a\tb\n\nc") == "a b c"
     assert clean("abcdef", 4) == "abc…"
+
+
+def test_one_is_singular():
+    assert [plural(count, "trial") for count in (0, 1, 2, 1043)] == [
+        "0 trials",
+        "1 trial",
+        "2 trials",
+        "1,043 trials",
+    ]
 
 
 @pytest.mark.parametrize(

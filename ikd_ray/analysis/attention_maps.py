@@ -28,6 +28,7 @@ class Example:
     batch: Batch
     description: str
     gold: str = ""
+    row: int | None = None  # position in the dev set, if it is of it
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def example_from_dev(analysis: SweepAnalysis, loader: ModelLoader) -> Example:
     gold = f"{task.unscale_scores(label):.3g}" if task.is_regression else task.labels[int(label)]
     description = f"example {row + 1} of the dev set, which is of median length"
     tokens = _tokens(loader.tokenizer(), batch.input_ids[0].tolist())
-    return Example(tokens, batch.to(loader.device), description, gold)
+    return Example(tokens, batch.to(loader.device), description, gold, row)
 
 
 def _tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:

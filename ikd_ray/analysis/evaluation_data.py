@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from ikd_ray.data.dataset import Dataset
 from ikd_ray.data.sources import load_dataset
 from ikd_ray.data.splits import HOLDOUT, hold_out
 from ikd_ray.data.tokens import TaskData, data_key, open_data, tokenize
@@ -35,23 +36,33 @@ def load_evaluation_data(output: Path, sweep: SweepRecord, teacher: Path, workdi
 
     from ikd_ray.distill.teacher_files import NO_REMOTE_CODE
 
-    paths = (sweep.settings.get(name) for name in ("data_dir", "unlabelled"))
-    data_dir, unlabelled_file = (Path(path) if path else None for path in paths)
     try:
-        dataset = load_dataset(read_task(output / sweep.name), data_dir, unlabelled_file)
-        if sweep.data.get("selection") == HOLDOUT:
-            dataset = hold_out(dataset)
+        dataset = read_again(output / sweep.name, sweep)
     except UsageError as error:
-        raise _unavailable(sweep, cached, f"cannot be read again: {error}") from None
-    if dataset.fingerprint != sweep.data["fingerprint"]:
-        was = f"{sweep.data['description']}, now it is {dataset.description}"
-        raise _unavailable(sweep, cached, f"has changed: it was {was}")
+        raise UsageError(
+            f"{sweep.name}: ONNX models are measured on its dev split, which is gone from {cached}, and its data "
+            f"{error}"
+        ) from None
     splits = {name: split for name, split in dataset.splits.items() if name != "train"}
     tokenizer = AutoTokenizer.from_pretrained(teacher, **NO_REMOTE_CODE)
     return tokenize(replace(dataset, splits=splits), tokenizer, "", sweep.data["max_length"], workdir)
 
 
-def _unavailable(sweep: SweepRecord, cached: Path, reason: str) -> UsageError:
-    return UsageError(
-        f"{sweep.name}: ONNX models are measured on its dev split, which is gone from {cached}, and its data {reason}"
-    )
+def read_again(folder: Path, sweep: SweepRecord) -> Dataset:
+    """Read the data of the sweep in a folder again, with the splits that the sweep had.
+
+    Raises:
+        UsageError: the data cannot be read or has changed; the message continues a sentence that begins "its data".
+    """
+    paths = (sweep.settings.get(name) for name in ("data_dir", "unlabelled"))
+    data_dir, unlabelled_file = (Path(path) if path else None for path in paths)
+    try:
+        dataset = load_dataset(read_task(folder), data_dir, unlabelled_file)
+        if sweep.data.get("selection") == HOLDOUT:
+            dataset = hold_out(dataset)
+    except UsageError as error:
+        raise UsageError(f"cannot be read again: {error}") from None
+    if dataset.fingerprint != sweep.data["fingerprint"]:
+        was = f"{sweep.data['description']}, now it is {dataset.description}"
+        raise UsageError(f"has changed: it was {was}")
+    return dataset

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from safetensors import safe_open
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from ikd_ray.analysis.evaluation_data import tokens_folder
+from ikd_ray.analysis.evaluation_data import read_again, tokens_folder
+from ikd_ray.data.dataset import Split
 from ikd_ray.data.tokens import TaskData, TokenSplit, open_data
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.evaluate import predict
@@ -131,6 +133,37 @@ class ModelLoader:
             return AutoTokenizer.from_pretrained(self.teacher.weights, **NO_REMOTE_CODE)
         except Exception as error:  # each file format raises its own
             raise UnavailableError(f"The teacher's tokenizer cannot be read ({first_line(error)}).") from None
+
+    @cached_property
+    def original_dev(self) -> Split | None:
+        """The dev set as the data has it; None where its folder is gone, has changed, or never was on this machine."""
+        if not self._sweep.settings.get("data_dir"):  # reading from the hub may take long
+            return None
+        try:
+            return read_again(self._folder, self._sweep).splits[SPLIT]
+        except (UsageError, OSError, KeyError):
+            return None
+
+    def texts(self, rows: Sequence[int]) -> list[tuple[str, ...]]:
+        """Return the texts of dev examples, one or two each: the original ones, or else their tokens as text.
+
+        Raises:
+            UnavailableError: the data, and the tokens or the tokenizer as well, are missing.
+        """
+        original = self.original_dev
+        if original is not None:
+            pairs = original.text_pair
+            return [(original.text[row], *([pairs[row]] if pairs else [])) for row in rows]
+        tokenizer, ids = self.tokenizer(), self.dev.input_ids
+        special = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+        return [
+            tuple(
+                tokenizer.decode(list(group))
+                for is_special, group in groupby(ids.flat(np.array([row])).tolist(), special.__contains__)
+                if not is_special
+            )
+            for row in rows
+        ]
 
     def teacher_size(self) -> dict[str, float]:
         """Return the teacher's metrics of size, from the header of its file; empty if the file is missing."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from ikd_ray import records
 from ikd_ray.analysis.dataframes import trials_frame
 from ikd_ray.analysis.objectives import direction, finished_with, selection_metric
 from ikd_ray.analysis.pareto import pareto_front
+from ikd_ray.analysis.recommendation import Recommendation, recommend
 from ikd_ray.config import make_trial
 from ikd_ray.errors import UsageError
 from ikd_ray.records import TRIAL_FILE, Direction, SweepRecord, TrialRecord
@@ -65,6 +66,11 @@ class SweepAnalysis:
         """The teacher's main metric on the dev split; nan if it is not known."""
         return self.sweep.teacher["metrics"].get(self.metric, math.nan)
 
+    def with_teacher_sizes(self, sizes: Mapping[str, float]) -> SweepAnalysis:
+        """Return the analysis with the teacher's sizes, where its record, of an earlier version, has none."""
+        teacher = {"sizes": dict(sizes)} | self.sweep.teacher
+        return replace(self, sweep=replace(self.sweep, teacher=teacher))
+
     @property
     def has_methods(self) -> bool:
         """True if the sweep's space compares methods."""
@@ -107,6 +113,21 @@ class SweepAnalysis:
         standard = [trial for trial in self.trials if self.frame["is_standard"][trial.id]]
         best = pareto_front(standard, {self.selection_metric: self.direction(self.selection_metric)})
         return next((trial for trial in best if trial in self.finished), None)
+
+    @cached_property
+    def recommendation(self) -> Recommendation | None:
+        """The student to take if nothing else decides; None where the objectives do not tell."""
+        return recommend(self.sweep, self.trials)
+
+    def front_sample(self, most: int) -> list[TrialRecord]:
+        """Return at most so many members of the front, the recommended one first, then evenly spaced ones by size."""
+        found = self.recommendation
+        members = sorted(self.front, key=lambda trial: found is None or trial.id != found.trial.id)
+        if len(members) <= most:
+            return members
+        others = members[1:]
+        step = (len(others) - 1) / max(1, most - 2)
+        return [members[0], *(others[round(step * place)] for place in range(most - 1))]
 
     @cached_property
     def highlighted(self) -> list[TrialRecord]:

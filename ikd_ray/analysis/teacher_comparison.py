@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ikd_ray.analysis.objectives import LATENCY, SIZE, dev_metric, direction, main_metric
-from ikd_ray.formatting import decimal, metric_title
+from ikd_ray.formatting import decimal, metric_title, plural
 from ikd_ray.records import SweepRecord, TrialRecord
 
 
@@ -41,17 +41,23 @@ class TeacherComparison:
 
     def __str__(self) -> str:
         """Return text such as `3 layers: 1.3x smaller, 2.0x faster, 99% of the teacher's macro-F1`."""
-        layers = f"{self.layers} layer{'' if self.layers == 1 else 's'}"
-        parts = [_ratio(self.smaller, "smaller", "larger"), self._faster, self._metric]
-        return f"{layers}: {', '.join(part for part in parts if part)}"
+        parts = [self.size_text, self.speed_text, self.metric_text]
+        return f"{plural(self.layers, 'layer')}: {', '.join(part for part in parts if part)}"
 
     @property
-    def _faster(self) -> str:
+    def size_text(self) -> str:
+        """Text such as `1.3x smaller`; empty if a size is not known."""
+        return _ratio(self.smaller, "smaller", "larger")
+
+    @property
+    def speed_text(self) -> str:
+        """Text such as `2.0x faster`, with `~` where a latency is doubtful; empty if a latency is not known."""
         text = _ratio(self.faster, "faster", "slower")
         return f"~{text}" if text and self.is_doubtful else text
 
     @property
-    def _metric(self) -> str:
+    def metric_text(self) -> str:
+        """Text such as `99% of the teacher's MCC`, or both values if a share says nothing; empty if unknown."""
         title = metric_title(self.metric)
         if math.isfinite(self.kept):
             return f"{100 * self.kept:.0f}% of the teacher's {title}"

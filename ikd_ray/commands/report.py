@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ikd_ray.errors import UsageError
+from ikd_ray.formatting import plural
 from ikd_ray.program import shell_command
 from ikd_ray.redaction import refuse_secrets
 from ikd_ray.storage.remote import SharedStorage, open_storage
@@ -103,7 +104,7 @@ def _draw(
 
     files, problem = draw_report(storage, folder, texts, uri, typer.echo)
     typer.echo(f"report: {_describe_place(storage, files[0])}")
-    typer.echo(f"{len(files) - 1} figures beside it")
+    typer.echo(f"{plural(len(files) - 1, 'file')} with figures and tables beside it")
     if problem:
         print_warning(f"the report is not in MLflow: {problem}")
 

@@ -1,54 +1,64 @@
-"""The drawing of a Pareto front: pareto.png by matplotlib, and the page's interactive figure by plotly."""
+"""The drawing of a Pareto front: pareto.png, and the page's figure against each cost."""
 
 from __future__ import annotations
 
 import io
 import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, cast
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.transforms import Bbox
 
 from ikd_ray.analysis.dataframes import trials_frame
 from ikd_ray.analysis.objectives import Objectives, finished_with, plotted_objectives
 from ikd_ray.analysis.pareto import front_candidates
-from ikd_ray.formatting import GENERATED_WARNING, clean
+from ikd_ray.formatting import GENERATED_WARNING, clean, plural
 from ikd_ray.records import Direction, SweepRecord, TrialRecord
+from ikd_ray.report.components import View
 from ikd_ray.report.style import (
     DPI,
-    FRAME,
-    GRID,
     INK,
     MUTED,
-    PLOTLY_SYMBOLS,
+    NARROW,
     RED,
+    WIDE,
     axis_label,
     by_regime,
     decorate,
+    fit_axis,
+    legend_below,
+    new_figure,
 )
 
-if TYPE_CHECKING:  # both take a while to import, and pareto.png needs neither
-    import pandas as pd
-    import plotly.graph_objects as go
+SIZE_INCHES = (WIDE, 5.6)
 
-SIZE_INCHES = (8.8, 5.6)
-LABEL_PLACES = (
-    (-7, 7, "right", "bottom"),
-    (7, -7, "left", "top"),
-    (-7, 20, "right", "bottom"),
-    (7, -20, "left", "top"),
-    (-7, 33, "right", "bottom"),
-)
+COSTS = {"student/params": "Parameters", "student/size_mb": "Size", "student/latency_ms": "Latency"}
+"""Horizontal metrics of the page's figure, and the text of their buttons."""
+
+_ANGLES = (135, 45, 315, 225, 90, 270, 0, 180)
+LABEL_PLACES = [
+    (
+        round(distance * math.cos(math.radians(angle)), 1),
+        round(distance * math.sin(math.radians(angle)), 1),
+        "center" if angle in (90, 270) else "right" if 90 < angle < 270 else "left",
+        "center" if angle in (0, 180) else "bottom" if angle < 180 else "top",
+    )
+    for distance in (9, 16, 26, 38, 52)
+    for angle in _ANGLES
+]
 """Places of a label in the order of preference: points to the right of its marker and above it, alignments."""
 
-COSTS = {"student/params": "parameters", "student/size_mb": "size", "student/latency_ms": "latency"}
-"""Horizontal metrics of the interactive figure, and the text of their buttons."""
+MAX_LINKED = 400  # trials; of more of them, the links and texts of all would be most of the page
+
+MARKER_POINTS = 6  # half the width of a marker that no label may lie on
 
 
 class _View:
@@ -68,7 +78,7 @@ class _View:
         (x, self.x_direction), *_, (y, _) = [*objectives.items()] * 2
         (self.x_label, x_unit), (self.y_label, y_unit) = axis_label(x), axis_label(y)
         shown = finished_with(trials, objectives)
-        frame = trials_frame(shown).reindex(columns=["regime", "depth", *objectives])
+        frame = trials_frame(shown).reindex(columns=["number", "regime", "depth", *objectives])
         on_front = frame.index.isin([trial.id for trial in front])
         self.points = frame.assign(x=frame[x] / x_unit, y=frame[y] / y_unit, on_front=on_front)
         steps = [values for _, values in front_candidates(shown, objectives)]
@@ -81,20 +91,14 @@ def pareto_png(sweep: SweepRecord, trials: Sequence[TrialRecord], front: Sequenc
 
     `plotted_objectives` chooses the axes.
     """
-    view = _View(trials, front, plotted_objectives(sweep.objectives), sweep.teacher["metrics"])
+    view = _View(trials, front, plotted_objectives(sweep.objectives), sweep.teacher_metrics)
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)
     axes = figure.add_axes((0.085, 0.165, 0.885, 0.625 if sweep.data["generated"] else 0.69))
-    decorate(axes, view.x_label, view.y_label, size=10.5)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.labelpad = 7
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-    _draw_trials(axes, view)
-    _draw_teacher(axes, view, sweep.teacher["name"])
-    axes.margins(x=0.15, y=0.13)
-    _draw_steps(axes, view)
-    members = [trial.id for trial in front if trial.id in view.points.index]
-    _draw_labels(axes, canvas, view.points.loc[members])
+    _draw(axes, view)
+    _draw_labels(
+        axes, view, f"teacher {textwrap.shorten(clean(sweep.teacher['name']), 48, placeholder='...')}"
+    )
     if len(view.points):
         # Below the axes: inside, it would hide trials.
         legend = {"frameon": False, "fontsize": 9.5, "labelcolor": INK, "handletextpad": 0.5}
@@ -107,12 +111,79 @@ def pareto_png(sweep: SweepRecord, trials: Sequence[TrialRecord], front: Sequenc
     return content.getvalue()
 
 
+def front_views(
+    trials: Sequence[TrialRecord],
+    front: Sequence[TrialRecord],
+    objective: tuple[str, Direction],
+    teacher_metrics: Mapping[str, float],
+    recommended: TrialRecord | None,
+) -> list[View]:
+    """Draw the same for the page, against each of `COSTS` that is known of a trial.
+
+    Args:
+        trials: finished trials that have the objective. Their points are links to `#trial-NUMBER`; of more than
+            `MAX_LINKED` those of the front alone.
+        front: the members of the front.
+        objective: the vertical metric and its direction.
+        teacher_metrics: the teacher's values, as far as they are known.
+        recommended: the trial that is ringed.
+    """
+    metric, direction = objective
+    views = []
+    for cost, label in COSTS.items():
+        view = _View(trials, front, {cost: "min", metric: direction}, teacher_metrics)
+        if not len(view.points):
+            continue
+
+        def draw(width: float, view: _View = view) -> Figure:
+            figure = new_figure(width, 4.6 if width == WIDE else 4.0)
+            axes = figure.subplots()
+            _draw(axes, view, recommended)
+            legend_below(figure)  # first: it moves the axes
+            _draw_labels(axes, view, "teacher")
+            return figure
+
+        views.append(View.of(draw, label))
+    return views
+
+
+def _draw(axes: Axes, view: _View, recommended: TrialRecord | None = None) -> None:
+    """Draw a view but for its labels."""
+    decorate(axes, view.x_label, view.y_label, size=9 if _is_narrow(axes) else 10.5)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.labelpad = 7
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.xaxis.set_major_locator(MaxNLocator(4 if _is_narrow(axes) else 7))
+    _draw_trials(axes, view)
+    (teacher_x, teacher_y), points = view.teacher, view.points
+    if math.isfinite(teacher_y):
+        axes.axhline(teacher_y, color=MUTED, linewidth=1.2, linestyle="--", zorder=1)
+        if math.isfinite(teacher_x):
+            axes.scatter([teacher_x], [teacher_y], s=150, c=MUTED, marker="*", zorder=4, label="teacher")
+    fit_axis(axes.yaxis, [*points["y"], teacher_y])
+    xs = [*points["x"], *([teacher_x] if math.isfinite(teacher_y) else [])]
+    fit_axis(axes.xaxis, xs)
+    _draw_steps(axes, view)
+    if recommended is not None and recommended.id in points.index:
+        point = points.loc[recommended.id]
+        ring: dict[str, Any] = {"facecolors": "none", "edgecolors": RED, "linewidths": 2, "zorder": 5}
+        axes.scatter([point["x"]], [point["y"]], s=230, **ring, label="recommended")
+
+
+def _figure_of(axes: Axes) -> Figure:
+    return cast(Figure, axes.figure)  # there are no subfigures here
+
+
+def _is_narrow(axes: Axes) -> bool:
+    return _figure_of(axes).get_figwidth() <= NARROW
+
+
 def _draw_trials(axes: Axes, view: _View) -> None:
     """Draw members of the front opaque with a dark rim, and the others pale, so that overlapping ones still show."""
     for regime, style, group in by_regime(view.points):
         for on_front in (False, True):
             points = group[group["on_front"] == on_front]
-            axes.scatter(
+            markers = axes.scatter(
                 points["x"],
                 points["y"],
                 s=78 if on_front else 46,
@@ -123,6 +194,8 @@ def _draw_trials(axes: Axes, view: _View) -> None:
                 linewidths=1.3 if on_front else 0.6,
                 zorder=4 if on_front else 3,
             )
+            if on_front or len(view.points) <= MAX_LINKED:
+                markers.set_urls([f"#trial-{number}" for number in points["number"]])
         axes.scatter([], [], s=52, c=style.colour, marker=style.marker, label=regime)
 
 
@@ -141,47 +214,117 @@ def _draw_steps(axes: Axes, view: _View) -> None:
     axes.set_xlim(low, high)
 
 
-def _draw_teacher(axes: Axes, view: _View, name: str) -> None:
-    x, y = view.teacher
-    if not math.isfinite(y):
-        return
-    axes.axhline(y, color=MUTED, linewidth=1.2, linestyle="--", zorder=1)
-    if math.isfinite(x):
-        axes.scatter([x], [y], s=150, c=MUTED, marker="*", zorder=4)
-    axes.annotate(
-        f"teacher {textwrap.shorten(clean(name), 48, placeholder='...')}: {y:.4g}",
-        (0.004, y),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 4),
+def _draw_labels(axes: Axes, view: _View, teacher: str) -> None:
+    """Write the teacher's value on its line, and depth and short id beside each member of the front.
+
+    Each text has the first place where it lies on no marker, no other text and, if possible, no line; a member's label
+    that has none is left out.
+    """
+    figure = _figure_of(axes)
+    figure.draw_without_rendering()  # places the axes
+    scale = figure.dpi / 72
+    markers = [*view.points[["x", "y"]].itertuples(index=False, name=None)]
+    if all(map(math.isfinite, view.teacher)):
+        markers.append(view.teacher)
+    taken = [_box_around(axes, point, MARKER_POINTS * scale) for point in markers]
+    lines: list[Bbox] = []
+    small = _is_narrow(axes)
+    y = view.teacher[1]
+    if math.isfinite(y):
+        height = axes.transData.transform((0, y))[1]
+        lines.append(Bbox([[0, height - scale], [figure.bbox.x1, height + scale]]))
+        text = f"{teacher}: {y:.4g}"
+        places = [(0.006, 4, "left"), (0.994, 4, "right"), (0.006, -4, "left"), (0.994, -4, "right")]
+        drawn = [
+            axes.annotate(
+                text,
+                (across, y),
+                xycoords=("axes fraction", "data"),
+                xytext=(0, up),
+                textcoords="offset points",
+                ha=side,
+                va="bottom" if up > 0 else "top",
+                color=MUTED,
+                fontsize=8 if small else 9.5,
+            )
+            for across, up, side in places
+        ]
+        boxes = [label.get_window_extent() for label in drawn]
+        best = min(range(len(drawn)), key=lambda place: (_count_overlaps(boxes[place], taken), place))
+        for place, label in enumerate(drawn):
+            if place != best:
+                label.remove()
+        taken.append(boxes[best])
+    lines += _step_boxes(axes, view, scale)
+    inside = axes.get_window_extent()
+    for point in view.points[view.points["on_front"]].itertuples():
+        box = _draw_label(axes, point, inside, taken, lines, 8 if small else 9.5)
+        if box is not None:
+            taken.append(box)
+
+
+def _draw_label(
+    axes: Axes, point: Any, inside: Bbox, taken: Sequence[Bbox], lines: Sequence[Bbox], size: float
+) -> Bbox | None:
+    """Write a member's label at the best place, and return its box; None if it has no place."""
+    text = axes.annotate(
+        f"{point.depth}L {point.Index[:8]}",
+        (point.x, point.y),
         textcoords="offset points",
-        color=MUTED,
-        fontsize=9,
+        xytext=(0, 0),
+        fontsize=size,
+        color=INK,
+        zorder=5,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.6},
     )
-
-
-def _draw_labels(axes: Axes, canvas: FigureCanvasAgg, members: pd.DataFrame) -> None:
-    """Write depth and short id beside each member of the front, at the first place that is free."""
-    renderer = canvas.get_renderer()
-    lines = [line for line in axes.lines if line.get_linestyle() == "--"]  # the teacher's
-    taken = [artist.get_window_extent(renderer) for artist in (*axes.texts, *lines)]
-    inside = axes.get_window_extent(renderer)
-    for point in members.itertuples():
-        text = axes.annotate(
-            f"{point.depth}L {point.Index[:8]}",
-            (point.x, point.y),
-            textcoords="offset points",
-            xytext=(0, 0),
-            fontsize=8.5,
-            color=INK,
-            zorder=5,
-            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+    found: tuple[int, tuple[Any, ...], Bbox] | None = None
+    for place in LABEL_PLACES:
+        right, up, horizontal, vertical = place
+        text.set(position=(right, up), horizontalalignment=horizontal, verticalalignment=vertical)
+        box = text.get_window_extent()
+        is_inside = inside.x0 < box.x0 and box.x1 < inside.x1 and inside.y0 < box.y0 and box.y1 < inside.y1
+        if not is_inside or _count_overlaps(box, taken):
+            continue
+        crossed = _count_overlaps(box, lines)
+        if found is None or crossed < found[0]:
+            found = crossed, place, box
+        if not crossed:
+            break
+    if found is None:
+        text.remove()
+        return None
+    _, (right, up, horizontal, vertical), box = found
+    text.set(position=(right, up), horizontalalignment=horizontal, verticalalignment=vertical)
+    if math.hypot(right, up) > 20:  # too far from its marker to be taken for its label
+        line = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 4}
+        axes.annotate(
+            "", (point.x, point.y), xytext=(right, up), textcoords="offset points", arrowprops=line, zorder=3
         )
-        for right, up, horizontal, vertical in LABEL_PLACES:
-            text.set(position=(right, up), horizontalalignment=horizontal, verticalalignment=vertical)
-            box = text.get_window_extent(renderer)
-            if inside.x0 < box.x0 and box.x1 < inside.x1 and not any(box.overlaps(other) for other in taken):
-                break
-        taken.append(box)
+    return box
+
+
+def _box_around(axes: Axes, point: tuple[float, float], half: float) -> Bbox:
+    x, y = axes.transData.transform(point)
+    return Bbox([[x - half, y - half], [x + half, y + half]])
+
+
+def _step_boxes(axes: Axes, view: _View, half: float) -> list[Bbox]:
+    """Return the boxes of the horizontal and vertical pieces of the front's line."""
+    corners = []
+    for line in axes.lines:
+        if line.get_label() == "Pareto front":
+            corners = [*axes.transData.transform(line.get_path().vertices)]
+    boxes = []
+    for (x, y), (next_x, next_y) in pairwise(corners):
+        turn = (next_x, y) if view.x_direction == "min" else (x, next_y)
+        for start, end in (((x, y), turn), (turn, (next_x, next_y))):
+            low, high = np.minimum(start, end) - half, np.maximum(start, end) + half
+            boxes.append(Bbox([low, high]))
+    return boxes
+
+
+def _count_overlaps(box: Bbox, others: Sequence[Bbox]) -> int:
+    return sum(box.overlaps(other) for other in others)
 
 
 def _draw_heading(figure: Figure, sweep: SweepRecord, trials: int, members: int) -> None:
@@ -192,115 +335,7 @@ def _draw_heading(figure: Figure, sweep: SweepRecord, trials: int, members: int)
         font: dict[str, Any] = {"color": "white", "fontsize": 12.5, "weight": "bold"}
         figure.text(0.5, 0.966, GENERATED_WARNING, ha="center", va="center", **font)
     title = textwrap.shorten(clean(f"{sweep.task}: sweep {sweep.name}"), 75, placeholder="...")
-    counts = f"{trials} trial{'s' * (trials != 1)}, {members} on the front"
+    counts = f"{plural(trials, 'trial')}, {members} on the front"
     about = textwrap.shorten(clean(f"{counts} | {sweep.data['description']}"), 105, placeholder="...")
     figure.text(0.085, top, title, va="top", color=INK, fontsize=14, weight="bold")
     figure.text(0.085, top - 0.058, about, va="top", color=MUTED, fontsize=9.5)
-
-
-def interactive_front(
-    trials: Sequence[TrialRecord],
-    front: Sequence[TrialRecord],
-    objective: tuple[str, Direction],
-    teacher_metrics: Mapping[str, float],
-    baseline: TrialRecord | None,
-    hover: Mapping[str, str],
-) -> go.Figure:
-    """Draw the same in plotly, with a button for each of `COSTS`; plotly shows one set of traces at a time.
-
-    Args:
-        trials: finished trials that have the objective.
-        front: the members of the front.
-        objective: the vertical metric and its direction.
-        teacher_metrics: the teacher's values, as far as they are known.
-        baseline: the trial that is ringed, and whose objective is a line.
-        hover: trial id -> text beside the pointer, in plotly's HTML; "teacher" -> the teacher's text.
-    """
-    import plotly.graph_objects as go
-
-    metric, direction = objective
-    figure = go.Figure()
-    costs, cost_of_trace = [], []
-    for cost in COSTS:
-        view = _View(trials, front, {cost: "min", metric: direction}, teacher_metrics)
-        if len(view.points):
-            costs.append(cost)
-            for trace in _traces(view, baseline, hover):
-                trace.visible = cost == costs[0]
-                figure.add_trace(trace)
-                cost_of_trace.append(cost)
-    teacher = teacher_metrics.get(metric, math.nan)
-    standard = baseline.metrics[metric] if baseline else -math.inf
-    # Each line's text is on its outer side, so that the two stay apart.
-    below, above = "bottom left", "top left"
-    upper = standard >= teacher
-    _line(figure, teacher, "dash", "teacher", below if upper else above)
-    _line(figure, standard, "dot", "baseline: best kd", above if upper else below)
-    buttons = []
-    for cost in costs:
-        shown, title = [other == cost for other in cost_of_trace], axis_label(cost)[0]
-        change = [{"visible": shown}, {"xaxis.title.text": title}]
-        buttons.append({"label": COSTS[cost], "method": "update", "args": change})
-    _lay_out(figure, axis_label(costs[0])[0] if costs else "", axis_label(metric)[0], buttons)
-    return figure
-
-
-def _traces(view: _View, baseline: TrialRecord | None, hover: Mapping[str, str]) -> Iterator[go.Scatter]:
-    """Iterate over the steps of the front, each regime's trials, the baseline's ring and the teacher's star."""
-    import plotly.graph_objects as go
-
-    x, y = zip(*view.steps, strict=True)
-    line = {"shape": "hv", "color": INK, "width": 1.6}
-    # The steps come first, so that no trial is below them.
-    yield go.Scatter(x=x, y=y, mode="lines", line=line, name="front of these two", hoverinfo="skip")
-    for regime, style, group in by_regime(view.points):
-        on_front = list(group["on_front"])
-        yield go.Scatter(
-            x=list(group["x"]),
-            y=list(group["y"]),
-            text=[hover[trial] for trial in group.index],
-            mode="markers",
-            name=regime,
-            marker={
-                "symbol": PLOTLY_SYMBOLS[style.marker],
-                "color": style.colour,
-                "size": [13 if member else 10 for member in on_front],
-                "opacity": [1.0 if member else 0.6 for member in on_front],
-                "line": {"color": [INK if member else "white" for member in on_front], "width": 1.5},
-            },
-            hovertemplate="%{text}<extra></extra>",
-        )
-    if baseline is not None and baseline.id in view.points.index:
-        point = view.points.loc[baseline.id]
-        ring = {"symbol": "circle-open", "size": 20, "color": INK, "line": {"width": 2}}
-        about: dict[str, Any] = {"name": "baseline: best kd", "hoverinfo": "skip"}
-        yield go.Scatter(x=[point["x"]], y=[point["y"]], mode="markers", marker=ring, **about)
-    if all(map(math.isfinite, view.teacher)):
-        star = {"symbol": "star", "size": 15, "color": MUTED}
-        about = {"text": [hover["teacher"]], "hovertemplate": "%{text}<extra></extra>", "name": "teacher"}
-        yield go.Scatter(x=[view.teacher[0]], y=[view.teacher[1]], mode="markers", marker=star, **about)
-
-
-def _line(figure: go.Figure, value: float, dash: str, label: str, place: str) -> None:
-    if math.isfinite(value):
-        note = {"text": f"{label}: {value:.3f}", "font": {"color": MUTED, "size": 12}}
-        line = {"color": MUTED, "width": 1.3, "dash": dash}
-        figure.add_hline(y=value, line=line, annotation=note, annotation_position=place, layer="below")
-
-
-def _lay_out(figure: go.Figure, x_label: str, y_label: str, buttons: list[dict[str, Any]]) -> None:
-    axis = {"gridcolor": GRID, "zeroline": False, "linecolor": FRAME, "showline": True, "automargin": True}
-    menu = {"type": "buttons", "direction": "right", "buttons": buttons, "showactive": True, "active": 0}
-    menu |= {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "pad": {"b": 4}}
-    figure.update_layout(
-        template="none",
-        font={"color": INK, "family": "system-ui, sans-serif"},
-        height=520,
-        margin={"l": 10, "r": 10, "t": 50, "b": 10},
-        xaxis=axis | {"title": {"text": x_label}},
-        yaxis=axis | {"title": {"text": y_label}},
-        legend={"orientation": "h", "yanchor": "top", "y": -0.16, "x": 0},
-        updatemenus=[menu],
-        hoverlabel={"align": "left", "bgcolor": "white", "font": {"color": INK}},
-        hovermode="closest",
-    )

@@ -20,13 +20,19 @@ from ikd_ray.formatting import GENERATED_WARNING
 from ikd_ray.report.components import Picture, Section, Table
 from ikd_ray.report.page import render
 from ikd_ray.report.sections.attention import attention_section
+from ikd_ray.report.sections.classes import TITLE as CLASSES_TITLE
+from ikd_ray.report.sections.classes import classes_section
 from ikd_ray.report.sections.costs import costs_section
 from ikd_ray.report.sections.errors import errors_section
-from ikd_ray.report.sections.front import front_section
+from ikd_ray.report.sections.front import front_section, verdict_section
 from ikd_ray.report.sections.layers import layers_section
+from ikd_ray.report.sections.learning_curves import learning_curves_section
 from ikd_ray.report.sections.methods import methods_section
+from ikd_ray.report.sections.mistakes import TITLE as MISTAKES_TITLE
+from ikd_ray.report.sections.mistakes import mistakes_section
 from ikd_ray.report.sections.regimes import regimes_section
 from ikd_ray.report.sections.search_results import search_section
+from ikd_ray.report.sections.trials import trials_section
 from ikd_ray.storage import store
 from ikd_ray.storage.remote import SharedStorage
 
@@ -41,9 +47,9 @@ def make_report(
 ) -> list[Path]:
     """Write a sweep's report into its folder `report/`, in place of an earlier one; return the files, the page first.
 
-    The page names what is missing, such as deleted students; everything else is drawn. `texts` is the example whose
-    attention is drawn, one text or a pair; if empty, one of the dev set. `notify` is called with a line of text before
-    something that takes a while.
+    The page has texts of the dev set in it, and says how many. It names what is missing, such as deleted students;
+    everything else is drawn. `texts` is the example whose attention is drawn, one text or a pair; if empty, one of the
+    dev set. `notify` is called with a line of text before something that takes a while.
 
     Raises:
         UsageError: there is no sweep or no finished trial, the texts are not an example of the task, or the folder
@@ -53,7 +59,9 @@ def make_report(
     validate_texts(analysis.task, texts)
     with _as_usage_error(folder / FOLDER):
         store.check_writable(folder)
-    sections = _sections(analysis, ModelLoader(output, folder, analysis.sweep, notify), texts)
+    loader = ModelLoader(output, folder, analysis.sweep, notify)
+    analysis = analysis.with_teacher_sizes(loader.teacher_size())
+    sections = _sections(analysis, loader, texts, output.path)
     files = {PAGE: render(analysis, sections).encode()} | _part_files(analysis, sections)
     with _as_usage_error(folder / FOLDER):
         _write(folder / FOLDER, files)
@@ -68,19 +76,28 @@ def _as_usage_error(target: Path) -> Iterator[None]:
         raise UsageError(f"{target}: cannot be written ({error.strerror or error})") from None
 
 
-def _sections(analysis: SweepAnalysis, loader: ModelLoader, texts: Sequence[str]) -> list[Section]:
+def _sections(
+    analysis: SweepAnalysis, loader: ModelLoader, texts: Sequence[str], output: str
+) -> list[Section]:
     methods = methods_section(analysis, loader)
-    attention = partial(attention_section, analysis, loader, texts)
-    errors = partial(errors_section, analysis, loader)
     return [
-        front_section(analysis, loader.teacher_size()),
+        verdict_section(analysis, output),
+        front_section(analysis),
         *([methods] if methods else []),
-        regimes_section(analysis),
+        trials_section(analysis),
+        _section_or_reason("curves", "Learning curves", partial(learning_curves_section, analysis)),
+        _section_or_reason("classes", CLASSES_TITLE, partial(classes_section, analysis, loader)),
+        _section_or_reason("mistakes", MISTAKES_TITLE, partial(mistakes_section, analysis, loader)),
+        _section_or_reason("errors", "Errors, shared and own", partial(errors_section, analysis, loader)),
         layers_section(analysis),
-        _section_or_reason("attention", "Attention, teacher beside student", attention),
+        regimes_section(analysis),
         search_section(analysis),
-        _section_or_reason("errors", "Errors, shared and own", errors),
         costs_section(analysis),
+        _section_or_reason(
+            "attention",
+            "Attention, teacher beside student",
+            partial(attention_section, analysis, loader, texts),
+        ),
     ]
 
 
@@ -95,7 +112,7 @@ def _section_or_reason(key: str, title: str, make: Callable[[], Section]) -> Sec
 def _part_files(analysis: SweepAnalysis, sections: Sequence[Section]) -> dict[str, bytes]:
     """Return the content of the PNG and Markdown files by name."""
     warning = GENERATED_WARNING if analysis.sweep.data["generated"] else ""
-    parts = [part for section in sections for part in section.parts]
+    parts = [part for section in sections for part in section.all_parts]
     pictures = {f"{part.name}.png": part.png for part in parts if isinstance(part, Picture)}
     tables = [part for part in parts if isinstance(part, Table) and part.name]
     return pictures | {f"{part.name}.md": part.markdown(warning).encode() for part in tables}

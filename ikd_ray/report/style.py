@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, XAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 matplotlib.rcParams["text.parse_math"] = False
 
 DPI = 160
+WIDE, NARROW = 8.8, 4.1
+"""Widths of figures in inches: on paper and at a desk, and on a phone."""
 INK, MUTED, GRID, FRAME, RED = "#1f2430", "#667085", "#e7e9ee", "#b6bcc8", "#c1121f"
 BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
 LAYER_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-PLOTLY_SYMBOLS = {"X": "x", "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "P": "cross"}
 
 
 class LineStyle(NamedTuple):
@@ -62,6 +63,11 @@ REGIME_STYLES = {
 }
 OTHER_REGIME = LineStyle("#56B4E9", "P", "-")
 
+# Colours of lines that are told apart by nothing else.
+LINE_COLOURS = (
+    BLUE, ORANGE, GREEN, "#CC79A7", "#5f6673", "#D55E00", "#6A3D9A", "#8C6D1F", "#A00000", "#00838F",
+)  # fmt: skip
+
 # Further methods of a regime: shades of its colour, and markers and dashes that no regime has.
 SHADES = (0.6, 0.35, 0.8)
 METHOD_MARKERS = (
@@ -80,6 +86,9 @@ MEASURES = {
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
     "attention_kl": "attention KL (nats)",
+    "nll": "NLL",
+    "rmse": "RMSE",
+    "mae": "MAE",
 }
 UNITS = {
     "student/params": ("Parameters (millions)", 1e6),
@@ -136,6 +145,7 @@ def new_figure(
 def decorate(axes: Axes, x: str = "", y: str = "", size: float = 9.5) -> None:
     """Draw a grid and a light frame, and label the axes with text of `size` points."""
     axes.set_axisbelow(True)
+    axes.set_facecolor("none")
     axes.grid(color=GRID, linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FRAME)
@@ -144,20 +154,44 @@ def decorate(axes: Axes, x: str = "", y: str = "", size: float = 9.5) -> None:
     axes.set_ylabel(y, color=INK, fontsize=size)
 
 
-def legend_below(figure: Figure, columns: int, axes: Sequence[Axes] = (), size: float = 9) -> None:
-    """Put a legend below the figure, each label once; by default of all its axes."""
+def legend_below(figure: Figure, axes: Sequence[Axes] = (), size: float = 9) -> None:
+    """Put a legend below the figure, each label once, in as many columns as fit; by default of all its axes."""
     handles = {}
     for panel in axes or figure.axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             handles[label] = handle
     if handles:
+        longest = max(map(len, handles)) * 0.6 * size / 72 + 0.6  # inches, with the marker
+        columns = max(1, min(len(handles), int(figure.get_figwidth() / longest)))
         place: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "frameon": False}
-        figure.legend(handles.values(), handles.keys(), **place, fontsize=size)
+        figure.legend(handles.values(), handles.keys(), **place, fontsize=size, labelcolor=INK)
 
 
 def legend_label(name: str) -> str:
     """Return a name as a legend's label: matplotlib leaves out those that begin with an underscore."""
     return f" {name}" if name.startswith("_") else name
+
+
+def fit_limits(values: Iterable[float]) -> tuple[float, float] | None:
+    """Return limits that hold the finite values and a margin; None without any.
+
+    Equal values get limits so near that small differences from them would show.
+    """
+    known = [value for value in values if math.isfinite(value)]
+    if not known:
+        return None
+    low, high = min(known), max(known)
+    middle = (low + high) / 2
+    half = max((high - low) / 2, 0.01, 0.02 * abs(middle)) * 1.16
+    return middle - half, middle + half
+
+
+def fit_axis(axis: Axis, values: Iterable[float]) -> None:
+    """Set the limits of a linear axis by `fit_limits`."""
+    limits = fit_limits(values)
+    if limits:
+        set_limits = axis.axes.set_xlim if isinstance(axis, XAxis) else axis.axes.set_ylim
+        set_limits(*limits)
 
 
 def teacher_line(axes: Axes, value: float, label: str = "teacher") -> None:
@@ -178,7 +212,7 @@ def stacked_bars(
     start = np.zeros(len(names))
     drawn = []
     for (label, lengths), colour, hatch in zip(
-        parts.items(), (BLUE, ORANGE, GREEN), ("", "///", "..."), strict=False
+        parts.items(), (BLUE, ORANGE, GREEN), ("", "///", "\\\\\\"), strict=False
     ):
         look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white", "height": height}
         drawn.append(axes.barh(places, lengths, left=start, label=label, **look))
@@ -196,6 +230,8 @@ def bar_places(count: int) -> np.ndarray:
 def colour_bar(figure: Figure, image: Any, axes: Any, label: str, **options: Any) -> Any:
     """Add the colour bar of an image."""
     bar = figure.colorbar(image, ax=axes, **({"pad": 0.02} | options))
+    if bar.solids is not None:
+        bar.solids.set_rasterized(True)  # 256 rectangles otherwise
     bar.set_label(label, fontsize=8.5)
     bar.ax.tick_params(labelsize=7.5)
     return bar

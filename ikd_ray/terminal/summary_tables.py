@@ -96,7 +96,13 @@ def exported_files_table(students: list[tuple[str, ExportedFiles]]) -> Table:
     for trial, files in students:
         for file in files.files:
             metrics = [_cell(file.metrics, name, "{:.4f}".format) for name in names]
-            cells = [clean(trial), file.file, *metrics, f"{file.size_mb:.1f}", f"{file.latency_ms:.1f}"]
+            cells = [
+                clean(trial),
+                file.file.rpartition("/")[2],
+                *metrics,
+                f"{file.size_mb:.1f}",
+                f"{file.latency_ms:.1f}",
+            ]
             table.add_row(*map(Text, cells))
         table.add_section()
     return table

@@ -148,6 +148,9 @@ def _trial(number: int, rng: np.random.Generator, metric: str) -> tuple[TrialRec
         for _ in range(stage.epochs):
             is_reused = not history and number % 3 == 2
             history.append(_epoch(len(history), place, stage.layers, layers, is_reused))
+    for epoch, metrics in enumerate(history, start=1):
+        metrics[metric] = 0.1 * layers * epoch / len(history)
+        metrics["dev/rmse" if metric == "dev/pearson" else "dev/nll"] = 0.8 - 0.1 * epoch / len(history)
     value = 0.1 * layers + 0.02 * SEARCHED.index(regime) + 0.01 * float(rng.random())
     last = {
         metric: value,

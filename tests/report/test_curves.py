@@ -9,10 +9,8 @@ from matplotlib.text import Text
 from scipy import stats
 
 from ikd_ray.analysis.sweep_analysis import open_analysis
-from ikd_ray.report.sections import curves
 from ikd_ray.report.sections.curves import DATA_SIZE, DEPTH, curve_parts
 from ikd_ray.report.sections.search_results import search_section
-from ikd_ray.report.style import png
 from tests.helpers.sample_comparison import (
     METHODS,
     make_comparison,
@@ -22,19 +20,11 @@ from tests.helpers.sample_comparison import (
 from tests.helpers.sample_records import edit_trial_records
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """Collect the figures that are drawn."""
-    figures = []
-    monkeypatch.setattr(curves, "png", lambda figure: figures.append(figure) or b"png")
-    return figures
-
-
-def test_the_depth_curve_has_means_and_bands_for_each_method(tmp_path, drawn):
+def test_the_depth_curve_has_means_and_bands_for_each_method(tmp_path):
     varied = [{"student_layers": n} for n in (1, 2, 3)]
     few = {name: METHODS[name] for name in ("KD", "ID", "SID")}
     analysis = open_analysis(make_comparison(tmp_path / "outputs", few, seeds=3, varied=varied))
-    _, table = curve_parts(analysis, DEPTH)
+    picture, table = curve_parts(analysis, DEPTH)
     assert list(table.header) == ["method", "1 layer", "2 layers", "3 layers"]
     groups = dict(table.groups)
     paired = "dev/mcc, difference to KD, paired by seed"
@@ -48,7 +38,7 @@ def test_the_depth_curve_has_means_and_bands_for_each_method(tmp_path, drawn):
         for layers, cell in enumerate(cells, 1):
             trials = [t for t in analysis.finished if t.method == method and len(t.layer_map) == layers]
             assert cell == mean_and_interval([t.metrics["dev/mcc"] for t in trials])
-    for axes, metric in zip(drawn[0].axes, ("dev/mcc", "dev/attention_kl"), strict=True):
+    for axes, metric in zip(picture.views[0].wide.axes, ("dev/mcc", "dev/attention_kl"), strict=True):
         bands = [band for band in axes.collections if isinstance(band, PolyCollection)]
         lines = {line.get_label(): line for line in axes.lines}
         for band, method in zip(bands, few, strict=True):
@@ -60,7 +50,7 @@ def test_the_depth_curve_has_means_and_bands_for_each_method(tmp_path, drawn):
             assert lines[method].get_ydata()[1] == pytest.approx(np.mean(values))
 
 
-def test_the_data_size_curve_is_logarithmic_in_percent(tmp_path, drawn):
+def test_the_data_size_curve_is_logarithmic_in_percent(tmp_path):
     varied = [{"student_layers": 2, "train_fraction": part} for part in (0.01, 0.1, 1.0)]
     varied += [{"student_layers": 1, "train_fraction": 1.0}]
     few = {name: METHODS[name] for name in ("KD", "PID")}
@@ -69,7 +59,7 @@ def test_the_data_size_curve_is_logarithmic_in_percent(tmp_path, drawn):
     assert list(table.header) == ["method", "1 %", "10 %", "100 %"]
     assert table.caption.endswith("All with 2 layers.")
     assert picture.name == table.name == "data-size"
-    figure = drawn[0]
+    figure = picture.views[0].wide
     figure.canvas.draw()
     axes = figure.axes[0]
     assert axes.get_xscale() == "log"
@@ -106,13 +96,12 @@ def test_a_parameter_that_does_not_vary_has_no_curve(tmp_path):
     assert [part.name for part in search_section(analysis).parts] == ["agreement"]
 
 
-def test_a_name_is_drawn_as_it_is_written(tmp_path, monkeypatch):
+def test_a_name_is_drawn_as_it_is_written(tmp_path):
     names = [r"$\nothing$", "_first", "a_b^c $1 and $2"]
     methods = dict(zip(names, list(METHODS.values())[:3], strict=True))
-    figures = []
-    monkeypatch.setattr(curves, "png", lambda figure: figures.append(figure) or png(figure))
     varied = [{"student_layers": n} for n in (1, 2)]
-    curve_parts(open_analysis(make_comparison(tmp_path / "outputs", methods, seeds=2, varied=varied)), DEPTH)
-    texts = figures[0].legends[0].get_texts()
+    analysis = open_analysis(make_comparison(tmp_path / "outputs", methods, seeds=2, varied=varied))
+    figure = curve_parts(analysis, DEPTH)[0].views[0].wide
+    texts = figure.legends[0].get_texts()
     assert {text.get_text().strip() for text in texts} >= {*names}
-    assert not any(text.get_parse_math() for text in figures[0].findobj(Text))
+    assert not any(text.get_parse_math() for text in figure.findobj(Text))

@@ -228,7 +228,7 @@ def test_a_search_without_methods_or_seeds_has_no_comparison(tmp_path):
     depth, agreement = search_section(analysis).parts
     assert (depth.name, agreement.name) == ("depth", "agreement")
     assert depth.caption.startswith("The best of each regime at each depth")
-    assert "nearest" not in front_section(analysis, {}).parts[0].caption
+    assert "nearest" not in front_section(analysis).parts[0].caption
 
 
 def test_methods_of_one_regime_differ_in_colour_marker_and_line(compared):
@@ -256,10 +256,11 @@ def test_regimes_have_intervals_where_their_trials_are_seeds(tmp_path):
 
 def test_the_front_s_steps_go_through_the_means(compared):
     analysis: SweepAnalysis = compared.analysis
-    picture = front_section(analysis, {}).parts[0]
-    steps = next(t for t in picture.plot.data if t.name == "front of these two" and t.visible)
+    picture = front_section(analysis).parts[0]
+    (axes,) = picture.views[0].wide.axes
+    steps = next(line for line in axes.lines if line.get_label() == "Pareto front")
     best = metric_by_seed(analysis, "KD by an assistant", "dev/mcc", retrained=True)
-    assert list(steps.y) == [pytest.approx(np.mean(list(best.values())))]
+    assert steps.get_ydata()[0] == pytest.approx(np.mean(list(best.values())))
     assert [trial.retrained for trial in analysis.front] == [True]
     assert "the trial nearest to it is the member" in picture.caption
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -16,9 +17,11 @@ from ikd_ray.records import read_sweep, read_trials, write_sweep
 from ikd_ray.report import report
 from ikd_ray.report.components import Picture, Section
 from ikd_ray.report.page import render
-from ikd_ray.report.sections.costs import costs_section
-from ikd_ray.report.sections.front import front_section
+from ikd_ray.report.sections.front import front_section, verdict_section
 from ikd_ray.report.sections.regimes import regimes_section
+from ikd_ray.report.sections.trials import trials_section
+from ikd_ray.report.style import new_figure
+from ikd_ray.report.svg import to_svg
 from ikd_ray.storage.remote import open_storage
 from ikd_ray.sweep.sync import SweepSync
 from ikd_ray.tracking.tracker import Tracker, log_report
@@ -72,10 +75,11 @@ def written(tmp_path_factory):
 def test_the_page_is_complete(written):
     sweep, files = written
     page, record = Page(files[0].read_text()), read_sweep(sweep)
-    images = page.attributes("img")
-    shown = {base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) for image in images}
-    assert shown == {file.read_bytes() for file in files[1:]}
-    assert all(image["alt"] for image in images)
+    shown = {about["id"] for about in page.attributes("figure") if "id" in about}
+    assert shown == {f"figure-{file.stem}" for file in files[1:]}
+    views = [about for about in page.attributes("div") if about.get("class") == "view"]
+    assert len(views) == len(shown) + 2  # the front against three costs
+    assert all(about["role"] in ("img", "group") and about["aria-label"] for about in views)
     teacher = "mini, 4 layers; dev/mcc 0.41"
     terms = ("kd (regime)", "mcc", "Pareto front", "attention KL", "[CLS] cosine", "agreement", "latency")
     for text in (GENERATED_WARNING, record.command, record.code_version, "made up", teacher, *terms):
@@ -88,7 +92,7 @@ def test_the_page_needs_no_network(written):
     for tag, attributes in page.tags:
         for name in ("src", "href", "srcset", "data", "action", "poster"):
             value = attributes.get(name)
-            assert value is None or value.startswith(("data:", "#")), (tag, name, value[:80])
+            assert value is None or value.startswith(("data:image/png", "#")), (tag, name, value[:80])
         assert tag not in ("link", "iframe", "object", "embed", "base")
     (policy,) = [
         a["content"] for a in page.attributes("meta") if a.get("http-equiv") == "Content-Security-Policy"
@@ -97,17 +101,57 @@ def test_the_page_needs_no_network(written):
     assert "http" not in policy
 
 
-def test_plotly_is_included_once(written):
+def test_only_the_page_s_own_script_may_run(written):
     text = written[1][0].read_text()
-    assert text.count("plotly.js v") == 1
-    assert len(re.findall(r"Plotly\.newPlot\(", text.split("</head>")[1])) == 3
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text
+    assert not re.search(r"<[^>]*\son\w+=", text)  # no handlers in attributes
+
+
+def test_a_report_is_small_enough_to_be_sent(written):
+    assert written[1][0].stat().st_size < 2e6
+
+
+def test_ids_are_unique_and_links_lead_somewhere(written):
+    page = Page(written[1][0].read_text())
+    ids = [about["id"] for _, about in page.tags if "id" in about]
+    assert len(ids) == len(set(ids))
+    links = {about["href"] for tag, about in page.tags if tag in ("a", "use")}
+    assert len(links) > 30
+    assert {link[1:] for link in links} <= {*ids}
+
+
+def test_every_trial_has_a_row_and_headings_are_marked(written):
+    sweep, files = written
+    page = Page(files[0].read_text())
+    rows = {about["id"] for about in page.attributes("tr") if "id" in about}
+    assert rows == {f"trial-{trial.number}" for trial in read_trials(sweep)}
+    assert all(about.get("scope") in ("col", "row", "rowgroup") for about in page.attributes("th"))
+
+
+def test_the_page_says_how_many_texts_are_in_it(written):
+    text = Page(written[1][0].read_text()).text
+    found = re.search(r"This page contains the texts of (\d+) dev examples: if they are private", text)
+    shown = re.findall(r"dev example (\d+)", text) + re.findall(r"example (\d+) of the dev set", text)
+    assert int(found[1]) == len({*shown}) > 5
+
+
+def test_a_dark_page_has_a_colour_for_each_of_the_figures(written):
+    text = written[1][0].read_text()
+    used = set(re.findall(r"var\((--c[0-9a-f]{6}),", text))
+    assert "--c1f2430" in used
+    (dark,) = re.findall(r"prefers-color-scheme: dark\) \{ :root \{ (--c.*?) \} \}", text)
+    assert {line.partition(":")[0].strip() for line in dark.split(";") if line.strip()} == used
 
 
 def test_hostile_names_are_text(tmp_path):
     analysis = open_analysis(make_sweep(tmp_path / "outputs", trials=3, weights=False, command=HOSTILE))
     analysis.sweep.teacher["name"], analysis.sweep.data["description"] = HOSTILE, HOSTILE
-    front = front_section(analysis, {"student/params": 9e4})
-    text = render(analysis, [front, regimes_section(analysis)])
+    front = front_section(analysis.with_teacher_sizes({"student/params": 9e4}))
+    text = render(
+        analysis, [verdict_section(analysis), front, trials_section(analysis), regimes_section(analysis)]
+    )
     body = text.split("</head>")[1]
     page = Page(body)
     assert all(link["href"].startswith("#") for link in page.attributes("a"))
@@ -115,17 +159,19 @@ def test_hostile_names_are_text(tmp_path):
     assert "alert(1)</script>" not in body
     assert "<script>alert(1)</script>" in page.text  # as text
     assert "\x1b" not in text
-    # Plotly reads texts as HTML as well.
-    (star,) = {trace.text[0] for trace in front.parts[0].plot.data if trace.name == "teacher"}
-    assert "<script" not in star
-    assert "<a " not in star
+    assert "evil.example" in page.text
 
 
-def test_a_page_without_interactive_figures_has_no_script(tmp_path):
-    analysis = open_analysis(make_sweep(tmp_path / "outputs", trials=3, weights=False))
-    text = render(analysis, [costs_section(analysis)])
-    assert "<script" not in text
-    assert len(text) < 2e6
+def test_hostile_texts_in_figures_are_text():
+    figure = new_figure(4, 3)
+    axes = figure.subplots()
+    axes.set_title(HOSTILE)
+    axes.scatter([0], [0]).set_urls(["#trial-0"])
+    text = to_svg(figure, "hostile", {"#trial-0": HOSTILE})
+    page = Page(text)
+    assert not page.attributes("script")
+    assert [link["href"] for link in page.attributes("a")] == ["#trial-0"]
+    assert page.text.count("evil.example") == 2  # the figure's title and the link's
 
 
 def test_a_second_report_replaces_the_first_and_keeps_foreign_files(tmp_path):
@@ -149,7 +195,7 @@ def test_a_second_report_replaces_the_first_and_keeps_foreign_files(tmp_path):
 
 def test_files_that_only_an_earlier_report_had_are_deleted(tmp_path, monkeypatch):
     sweep = make_sweep(tmp_path / "outputs", trials=1, weights=False)
-    picture = Picture("importances", "title", "caption", "alt", b"png")
+    picture = Picture("importances", "title", "caption", "alt", [], b"png")
     for parts in ([picture], []):
         monkeypatch.setattr(
             report, "_sections", lambda *_, shown=parts: [Section("search", "Search", [], shown)]

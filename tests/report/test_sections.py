@@ -27,7 +27,6 @@ from ikd_ray.analysis.attention_maps import (
 from ikd_ray.analysis.comparison import RegimeCell
 from ikd_ray.analysis.dataframes import epochs_frame, trials_frame
 from ikd_ray.analysis.error_overlap import ErrorOverlap, error_overlap
-from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.analysis.sweep_analysis import UNUSED_PARAMS, open_analysis
 from ikd_ray.analysis.training_costs import trial_costs
 from ikd_ray.config import make_trial
@@ -35,42 +34,21 @@ from ikd_ray.distill.losses import attention_kl
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.errors import UnavailableError, UsageError
 from ikd_ray.records import STUDY_FILE, trial_folder
-from ikd_ray.report import style
-from ikd_ray.report.components import Picture, Section, Table
-from ikd_ray.report.front_plot import COSTS
+from ikd_ray.report.components import Picture
 from ikd_ray.report.sections import optuna_plots
 from ikd_ray.report.sections.attention import attention_section
+from ikd_ray.report.sections.classes import classes_section
 from ikd_ray.report.sections.costs import costs_section
 from ikd_ray.report.sections.errors import errors_section
-from ikd_ray.report.sections.front import front_section
 from ikd_ray.report.sections.layers import layer_losses, layers_picture, layers_section, stage_spans
+from ikd_ray.report.sections.mistakes import mistakes_section
 from ikd_ray.report.sections.regimes import regimes_section
 from ikd_ray.report.sections.search_results import search_section
 from ikd_ray.storage import store
 from ikd_ray.tasks import get_task
+from tests.helpers.report_parts import pictures, table
 from tests.helpers.sample_records import edit_trial_records
 from tests.helpers.sample_sweep import make_sweep, open_sweep
-
-
-@pytest.fixture(scope="module")
-def sweep(tmp_path_factory):
-    """Fourteen trials with weights; read only."""
-    return make_sweep(tmp_path_factory.mktemp("sections") / "outputs", trials=14)
-
-
-@pytest.fixture(scope="module")
-def analysis(sweep):
-    return open_analysis(sweep)
-
-
-@pytest.fixture
-def loader(sweep):
-    return open_sweep(sweep)[1]
-
-
-@pytest.fixture(scope="module")
-def front(analysis):
-    return front_section(analysis, {"student/params": 50_000.0})
 
 
 @pytest.fixture(scope="module")
@@ -78,84 +56,9 @@ def search(analysis):
     return search_section(analysis)
 
 
-def pictures(section: Section) -> dict[str, Picture]:
-    return {part.name: part for part in section.parts if isinstance(part, Picture)}
-
-
-def table(section: Section) -> Table:
-    (only,) = (part for part in section.parts if isinstance(part, Table))
-    return only
-
-
 def png_size(png: bytes) -> tuple[int, int]:
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
     return struct.unpack(">II", png[16:24])
-
-
-# The front
-
-
-def test_the_front_is_drawn_against_each_cost(analysis, front):
-    plot = pictures(front)["pareto"].plot
-    buttons = plot.layout.updatemenus[0].buttons
-    assert [button.label for button in buttons] == ["parameters", "size", "latency"]
-    for button, cost in zip(buttons, COSTS, strict=True):
-        change, titles = button.args
-        assert titles == {"xaxis.title.text": style.UNITS[cost][0]}
-        shown = [trace for trace, visible in zip(plot.data, change["visible"], strict=True) if visible]
-        trials = [trace for trace in shown if trace.name in style.REGIME_STYLES]
-        points = sorted((x, y) for trace in trials for x, y in zip(trace.x, trace.y, strict=True))
-        unit = style.UNITS[cost][1]
-        assert points == sorted((t.metrics[cost] / unit, t.metrics["dev/mcc"]) for t in analysis.finished)
-        steps = next(trace for trace in shown if trace.name == "front of these two")
-        best = pareto_front(analysis.finished, {cost: "min", "dev/mcc": "max"})
-        assert list(steps.y) == sorted(trial.metrics["dev/mcc"] for trial in best)
-        assert [t.name for t in shown].count("teacher") == (cost == "student/params")
-        (ring,) = [trace for trace in shown if trace.name.startswith("baseline")]
-        assert list(ring.y) == [analysis.baseline.metrics["dev/mcc"]]
-    assert [trace.visible for trace in plot.data] == list(buttons[0].args[0]["visible"])
-    assert {shape.y0 for shape in plot.layout.shapes} == {0.41, analysis.baseline.metrics["dev/mcc"]}
-
-
-def test_the_text_beside_the_pointer_has_the_parameters_that_the_regime_uses(analysis, front):
-    plot = pictures(front)["pareto"].plot
-    texts = [text for trace in plot.data[:5] for text in trace.text or ()]
-    member = analysis.front[0]
-    (text,) = [text for text in texts if text.startswith(f"<b>{member.id}</b>")]
-    assert "on the front" in text
-    assert f"regime {member.params['regime']}, {len(member.layer_map)} layers" in text
-    assert f"temperature {member.params['temperature']:.3g}" in text
-    assert "seed" not in text
-    by_regime = {text.partition("regime ")[2][:2]: text for text in texts}
-    assert "internal_weight" in by_regime["id"]
-    assert "internal_weight" not in by_regime["kd"]
-
-
-def test_the_front_s_table_has_its_numbers(analysis, front):
-    (_, others), (heading, members) = table(front).groups
-    assert heading == "on the front"
-    assert [row[0] for row in members] == [trial.id for trial in analysis.front]
-    assert [row[3] for row in members] == [f"{trial.metrics['dev/mcc']:.3f}" for trial in analysis.front]
-    assert [row[0] for row in others] == ["teacher", f"{analysis.baseline.id} (baseline)"]
-    assert others[0][4] == "0.05"
-    best = analysis.best.metrics["dev/mcc"]
-    assert f"{best:.3f}; the teacher has 0.410" in pictures(front)["pareto"].caption
-
-
-def test_the_teacher_s_size_is_its_file_s(loader):
-    model = AutoModelForSequenceClassification.from_pretrained(loader.teacher.weights)
-    count = sum(parameter.numel() for parameter in model.parameters())
-    assert loader.teacher_size() == {"student/params": count, "student/size_mb": 4 * count / 1e6}
-
-
-def test_metrics_on_the_test_set_have_a_column_where_they_exist(analysis, front):
-    assert "test/mcc" not in table(front).header
-    trials = [replace(trial, metrics=trial.metrics | {"test/mcc": 0.125}) for trial in analysis.trials]
-    finished = [trial for trial in trials if trial.id in {done.id for done in analysis.finished}]
-    tested = table(front_section(replace(analysis, trials=trials, finished=finished), {}))
-    column = tested.header.index("test/mcc")
-    assert [row[column] for row in dict(tested.groups)["on the front"]] == ["0.125"] * len(analysis.front)
-    assert "test/mcc was measured once, when the sweep had ended" in tested.caption
 
 
 # Regimes
@@ -251,6 +154,8 @@ def test_by_default_the_dev_example_of_median_length_is_drawn(analysis, loader):
     shown = pictures(section)
     maps = [f"attention-layer-{layer + 1:02d}" for layer in range(len(analysis.best.layer_map))]
     assert list(shown) == ["attention-kl", *maps]
+    assert [part.kind for part in section.parts] == ["picture", "fold"]  # the maps are folded away
+    assert section.dev_rows == {example.row}
     layers, *_ = compare_attention(analysis.best, loader, example)
     assert f"mean {layers[0].kl.mean():.3f}" in shown["attention-layer-01"].caption
     assert " ".join(example.tokens) in section.paragraphs[0]
@@ -285,19 +190,25 @@ def test_sentence_without_a_token_is_refused(analysis, loader, monkeypatch):
 
 def test_the_captions_of_depth_and_agreement_have_their_numbers(analysis, search):
     shown, best = pictures(search), analysis.best
-    assert f"{best.params['regime']}: " in shown["depth"].caption
-    assert f"{len(best.layer_map)} L {best.metrics['dev/mcc']:.3f}" in shown["depth"].caption
-    assert f"{best.id} " in shown["agreement"].caption
+    assert f"{best.params['regime']}: " in shown["depth"].alt
+    assert f"{len(best.layer_map)} L {best.metrics['dev/mcc']:.3f}" in shown["depth"].alt
+    assert f"{best.id} " in shown["agreement"].alt
+
+
+def bars(picture: Picture) -> tuple[list[str], list[float]]:
+    """Return the names of horizontal bars, from the top, and their lengths."""
+    (axes,) = picture.views[0].wide.axes
+    return [text.get_text() for text in axes.get_yticklabels()], [bar.get_width() for bar in axes.patches]
 
 
 def test_optuna_draws_importances_and_parallel_coordinates(search):
     importances, combinations = (pictures(search)[name] for name in ("importances", "combinations"))
-    bars = importances.plot.data[0]
-    assert sorted(bars.y) == ["lambda", "regime", "student_layers", "temperature"]
-    assert sum(bars.x) == pytest.approx(1)
-    assert bars.y[-1] == "student_layers"  # of which the metric is made
+    names, shares = bars(importances)
+    assert sorted(names) == ["lambda", "regime", "student_layers", "temperature"]
+    assert sum(shares) == pytest.approx(1)
+    assert names[0] == "student_layers"  # of which the metric is made
     assert "Left out: internal_weight" in importances.caption
-    axes = list(combinations.plot.layout.xaxis.ticktext)
+    axes = [text.get_text() for text in combinations.views[0].wide.axes[0].get_xticklabels()]
     assert axes[:2] == ["dev/mcc", "student/params"]
     assert {"internal_weight", "regime", "temperature"} < set(axes)
     assert png_size(combinations.png)[0] > 900
@@ -343,7 +254,7 @@ def test_importances_are_those_of_each_trials_own_metric_where_others_failed(tmp
     """The complete trials are not numbered as in the sweep."""
     sweep = make_sweep(tmp_path / "outputs", trials=24, weights=False)
     analysis = open_analysis(sweep)
-    expected = optuna_plots.importances_picture(analysis, optuna_plots.open_study(analysis)).plot.data[0]
+    expected = optuna_plots.importances_picture(analysis, optuna_plots.open_study(analysis))
     stored = optuna.load_study(study_name=sweep.name, storage=f"sqlite:///{sweep / STUDY_FILE}").trials
     (sweep / STUDY_FILE).unlink()
     study = optuna.create_study(
@@ -355,8 +266,8 @@ def test_importances_are_those_of_each_trials_own_metric_where_others_failed(tmp
         replace(trial, id=f"t{trial.number + 1:03d}", number=trial.number + 1) for trial in analysis.finished
     ]
     analysis = replace(analysis, trials=shifted, finished=shifted)
-    found = optuna_plots.importances_picture(analysis, optuna_plots.open_study(analysis)).plot.data[0]
-    assert list(found.x) == list(expected.x)
+    found = optuna_plots.importances_picture(analysis, optuna_plots.open_study(analysis))
+    assert bars(found) == bars(expected)
 
 
 def test_optunas_drawing_leaves_matplotlibs_global_state_alone(analysis):
@@ -409,13 +320,13 @@ def test_errors_are_those_of_the_models_own_forward_passes(analysis, loader):
         assert row[1:] == (both, share, str(overlap.student_only), str(overlap.teacher_only))
     first = analysis.front[0].id
     index = jaccard_score(teacher, errors[f"the student of {first}"])
-    assert f"teacher and {first} {index:.2f}" in pictures(section)["errors-jaccard"].caption
+    assert f"teacher and {first} {index:.2f}" in pictures(section)["errors-jaccard"].alt
 
 
 def test_models_without_errors_have_a_jaccard_index_of_one(analysis, loader, monkeypatch):
     labels = loader.dev.labels
     monkeypatch.setattr(loader, "logits", lambda model: np.eye(2)[labels])
-    caption = pictures(errors_section(analysis, loader))["errors-jaccard"].caption
+    caption = pictures(errors_section(analysis, loader))["errors-jaccard"].alt
     assert f"teacher and {analysis.front[0].id} 1.00" in caption
 
 
@@ -434,12 +345,14 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     sweep = make_sweep(tmp_path / "outputs", trials=3)
     analysis, loader = open_sweep(sweep)
     (trial_folder(sweep, analysis.best.id) / "student" / "model.safetensors").write_bytes(b"other")
-    assert f"The student of {analysis.best.id} is damaged" in errors_section(analysis, loader).paragraphs[1]
+    for make in (errors_section, classes_section, mistakes_section):
+        assert f"The student of {analysis.best.id} is damaged" in make(analysis, loader).paragraphs[1]
     with pytest.raises(UnavailableError, match="is damaged"):
         attention_section(analysis, loader, ())
     store.discard(sweep.parent / "cache" / "tokens" / loader.data.key)
-    with pytest.raises(UnavailableError, match="tokenized dev set is not there any more"):
-        errors_section(*open_sweep(sweep))
+    for make in (errors_section, classes_section, mistakes_section):
+        with pytest.raises(UnavailableError, match="tokenized dev set is not there any more"):
+            make(*open_sweep(sweep))
 
 
 def test_a_regression_task_has_no_errors(tmp_path):

@@ -19,8 +19,8 @@ from ikd_ray.analysis.attention_maps import (
 )
 from ikd_ray.analysis.model_loader import ModelLoader
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis
-from ikd_ray.report.components import Picture, Section, trial_title
-from ikd_ray.report.style import FRAME, INK, MUTED, colour_bar, new_figure, png
+from ikd_ray.report.components import Fold, Picture, Section, View, trial_title
+from ikd_ray.report.style import FRAME, INK, MUTED, WIDE, colour_bar, new_figure
 from ikd_ray.tasks import Task
 
 MAP_SIZES = {16: (3, 1.15, 16), 40: (2, 1.85, 26), 512: (2, 2.3, 32)}
@@ -46,12 +46,13 @@ def attention_section(analysis: SweepAnalysis, loader: ModelLoader, texts: Seque
     text = (
         f"{trial_title(trial)}, the front's best, beside the teacher, on {example.description}: "
         f"“{' '.join(example.tokens)}”. {answers}{gold}. Each row of a map is a token that looks, each column one that "
-        "is looked at; darker is more, on a square-root scale. The number under a pair is the Kullback-Leibler "
-        "divergence of the student's attention from the teacher's, the mean over the tokens that look, as in "
-        "training's loss."
+        "is looked at; a stronger blue is more, on a square-root scale. The number under a pair is the "
+        "Kullback-Leibler divergence of the student's attention from the teacher's, the mean over the tokens that "
+        "look, as in training's loss."
     )
-    pictures = [_overview(layers), *(_layer_maps(layer, example) for layer in layers)]
-    return Section("attention", "Attention, teacher beside student", [text], pictures)
+    maps = Fold("Attention maps, head by head", [_layer_maps(layer, example) for layer in layers])
+    rows = frozenset() if example.row is None else frozenset([example.row])
+    return Section("attention", "Attention, teacher beside student", [text], [_overview(layers), maps], rows)
 
 
 def _answer(task: Task, logits: Tensor) -> str:
@@ -63,10 +64,11 @@ def _answer(task: Task, logits: Tensor) -> str:
 
 def _overview(layers: Sequence[LayerAttention]) -> Picture:
     values = np.stack([layer.kl for layer in layers])
-    figure = new_figure(8.8, 1.3 + 0.34 * len(layers))
+    figure = new_figure(WIDE, 1.3 + 0.34 * len(layers))
     axes = figure.subplots()
     highest = float(values.max())
-    image = axes.imshow(values, cmap=COLOURS, aspect="auto", norm=PowerNorm(0.5, 0, max(highest, 1e-9)))
+    norm = PowerNorm(0.5, 0, max(highest, 1e-9))
+    image = axes.imshow(values, cmap=COLOURS, aspect="auto", norm=norm, interpolation="none")
     heads = values.shape[1]
     axes.set_xticks(range(heads), [str(head) for head in range(1, heads + 1)])
     names = [f"layer {layer.layer} - teacher's {layer.teacher_layer}" for layer in layers]
@@ -83,7 +85,7 @@ def _overview(layers: Sequence[LayerAttention]) -> Picture:
         "Divergence of every head",
         f"Attention KL, nats, of each student head from the teacher's in this one example. Means: {means}.",
         f"Heat map of attention KL, layers by heads. Means: {means}.",
-        png(figure),
+        [View(figure)],
     )
 
 
@@ -101,7 +103,7 @@ def _layer_maps(layer: LayerAttention, example: Example) -> Picture:
         is_last = head + columns >= heads
         for side_index, (model, maps) in enumerate((("teacher", layer.teacher), ("student", layer.student))):
             axes = grid[row, 2 * column + side_index]
-            image = axes.imshow(maps[head], cmap=COLOURS, norm=SQUARE_ROOT)
+            image = axes.imshow(maps[head], cmap=COLOURS, norm=SQUARE_ROOT, interpolation="none")
             is_first = column == 0 and side_index == 0
             _name_tokens(axes, example.tokens, most_named, left=is_first, below=is_last)
             axes.set_title(f"head {head + 1}, {model}", fontsize=7.5, color=INK, pad=3)
@@ -117,7 +119,7 @@ def _layer_maps(layer: LayerAttention, example: Example) -> Picture:
         f"KL of each head, nats: {numbers}; mean {layer.kl.mean():.3f}. {length} tokens"
         f"{'' if length <= most_named else ', of which not all are named'}.",
         f"Attention maps of {heads} heads, the teacher's beside the student's. KL by head: {numbers}.",
-        png(figure),
+        [View(figure)],
     )
 
 
@@ -125,7 +127,9 @@ def _name_tokens(axes: Axes, tokens: Sequence[str], most: int, left: bool, below
     places = range(0, len(tokens), math.ceil(len(tokens) / most))
     names = [tokens[place][:14] for place in places]
     size = 6.5 if len(tokens) <= 12 else 5.0
-    axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=size, length=1.5, pad=1.5)
+    # Every map has a frame of one path and no ticks, which would be most of the page's size.
+    axes.tick_params(left=False, bottom=False, labelcolor=INK, labelsize=size, pad=1.5)
     axes.set_xticks(places, names if below else [], rotation=90)
     axes.set_yticks(places, names if left else [])
-    axes.spines[:].set_color(FRAME)
+    axes.spines[:].set_visible(False)
+    axes.patch.set(edgecolor=FRAME, linewidth=1.5)

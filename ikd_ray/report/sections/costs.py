@@ -5,12 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis
 from ikd_ray.analysis.training_costs import Savings, compute_savings, trial_costs
-from ikd_ray.formatting import MISSING, duration
-from ikd_ray.report.components import Picture, Section, Table, trial_title
-from ikd_ray.report.style import INK, MUTED, bar_places, decorate, legend_below, new_figure, png, stacked_bars
+from ikd_ray.formatting import MISSING, duration, plural
+from ikd_ray.report.components import Picture, Section, Table, View, trial_title
+from ikd_ray.report.style import (
+    INK,
+    MUTED,
+    WIDE,
+    bar_places,
+    decorate,
+    legend_below,
+    new_figure,
+    stacked_bars,
+)
 from ikd_ray.search.planned_work import predict_costs
 from ikd_ray.search.sampler import SearchSettings
 
@@ -31,12 +41,14 @@ def costs_section(analysis: SweepAnalysis) -> Section:
     caption = (
         f"Seconds of each trial: training its own epochs ({duration(costs['training'].sum())} of "
         f"{duration(costs['spent'].sum())} in all trials), and the rest: evaluation, starting, saving, waiting. "
-        "Hatched with dots: not spent, but what the epochs that it took from others had cost these."
+        "Green: not spent, but what the epochs that it took from others had cost these."
     )
     if len(shown) < len(costs):
         caption += f" The {MAX_BARS} longest of {len(costs)} trials are shown."
-    alt = f"Stacked bars of seconds for {len(shown)} trials. {caption}"
-    picture = Picture("costs", "Where the time went", caption, alt, _draw(shown))
+    alt = f"Stacked bars of seconds for {plural(len(shown), 'trial')}. {caption}"
+    picture = Picture(
+        "costs", "Where the time went", caption, alt, [View.of(lambda width: _draw(shown, width))]
+    )
     return Section("costs", "What it cost, and what sharing saved", [text], [_table(savings), picture])
 
 
@@ -72,9 +84,9 @@ def _table(savings: Savings) -> Table:
     return Table("What the finished trials trained, and what they took.", header, [("", rows)])
 
 
-def _draw(costs: pd.DataFrame) -> bytes:
+def _draw(costs: pd.DataFrame, width: float) -> Figure:
     count = len(costs)
-    figure = new_figure(8.8, 1.3 + (0.3 if count <= 25 else 0.17) * count)
+    figure = new_figure(width, 1.3 + (0.3 if count <= 25 else 0.17) * count)
     axes = figure.subplots()
     decorate(axes, "Seconds")
     parts = {
@@ -89,6 +101,6 @@ def _draw(costs: pd.DataFrame) -> bytes:
         axes.annotate(duration(spent), (total, place), xytext=(3, 0), **note)
     axes.tick_params(axis="y", labelsize=8.5 if count <= 25 else 6.5, labelcolor=INK)
     axes.set_ylim(-0.7, count - 0.3)
-    axes.margins(x=0.1)
-    legend_below(figure, 3)
-    return png(figure)
+    axes.margins(x=0.1 if width == WIDE else 0.22)
+    legend_below(figure)
+    return figure

@@ -7,22 +7,23 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from ikd_ray.analysis.comparison import Comparison, Curve, curve_over, group_names
 from ikd_ray.analysis.intervals import Interval
 from ikd_ray.analysis.sweep_analysis import ATTENTION_KL, SweepAnalysis
 from ikd_ray.formatting import clean
-from ikd_ray.report.components import Picture, Table, format_interval, num_layers
+from ikd_ray.report.components import Part, Picture, Table, View, format_interval, num_layers
 from ikd_ray.report.sections.methods import INTERVAL_MEANING, group_styles, short_method
 from ikd_ray.report.style import (
+    WIDE,
     LineStyle,
     axis_label,
     decorate,
     legend_below,
     legend_label,
     new_figure,
-    png,
     teacher_line,
 )
 
@@ -60,7 +61,7 @@ DATA_SIZE = CurveAxis(
 )  # fmt: skip
 
 
-def curve_parts(analysis: SweepAnalysis, axis: CurveAxis) -> list[Picture | Table]:
+def curve_parts(analysis: SweepAnalysis, axis: CurveAxis) -> list[Part]:
     """Return the figure and the table over an axis; nothing where it has one value, or too many."""
     curve = curve_over(analysis, axis.column, axis.fixed_column, MAX_VALUES)
     if curve is None:
@@ -96,18 +97,28 @@ def _table(analysis: SweepAnalysis, axis: CurveAxis, curve: Curve, names: Sequen
 def _picture(
     analysis: SweepAnalysis, axis: CurveAxis, curve: Curve, names: Sequence[str], note: str
 ) -> Picture:
-    figure = new_figure(8.8, 4.2 + 0.25 * (len(names) // 3))
-    panels = figure.subplots(1, 2)
     styles = group_styles(analysis)
-    for axes, metric in zip(panels, (analysis.metric, ATTENTION_KL), strict=True):
-        decorate(axes, axis.label, axis_label(metric)[0])
-        for name in names:
-            intervals = {value: at.interval(name, metric) for value, at in curve.comparisons_of(name).items()}
-            _draw_line(axes, intervals, styles[name], short_method(name))
-    teacher_line(panels[0], analysis.teacher_score, f"teacher ({analysis.sweep.teacher['layers']} layers)")
-    for axes in panels:
-        _set_ticks(axes, axis, list(curve.comparisons))
-    legend_below(figure, 3, panels[:1])
+
+    def draw(width: float) -> Figure:
+        if width == WIDE:
+            figure = new_figure(width, 4.2 + 0.25 * (len(names) // 3))
+            panels = figure.subplots(1, 2)
+        else:
+            figure = new_figure(width, 5.4 + 0.22 * len(names))
+            panels = figure.subplots(2, 1)
+        for axes, metric in zip(panels, (analysis.metric, ATTENTION_KL), strict=True):
+            decorate(axes, axis.label, axis_label(metric)[0])
+            for name in names:
+                compared = curve.comparisons_of(name).items()
+                intervals = {value: at.interval(name, metric) for value, at in compared}
+                _draw_line(axes, intervals, styles[name], short_method(name))
+        teacher = f"teacher ({num_layers(analysis.sweep.teacher['layers'])})"
+        teacher_line(panels[0], analysis.teacher_score, teacher)
+        for axes in panels:
+            _set_ticks(axes, axis, list(curve.comparisons))
+        legend_below(figure, panels[:1])
+        return figure
+
     caption = (
         f"Lines: means over the seeds of each method's best configuration at each {axis.name.replace('-', ' ')}; "
         f"bands: the 95% interval of the mean, where there are two seeds or more.{note}"
@@ -115,7 +126,7 @@ def _picture(
     measure = axis_label(analysis.metric)[0]
     shown = ", ".join(map(short_method, names))
     alt = f"Two panels of lines, {measure} and attention KL, for {shown}. The table has the numbers."
-    return Picture(axis.name, axis.title, caption, alt, png(figure), wide=True)
+    return Picture(axis.name, axis.title, caption, alt, [View.of(draw)])
 
 
 def _draw_line(axes: Axes, intervals: Mapping[float, Interval], style: LineStyle, label: str) -> None:

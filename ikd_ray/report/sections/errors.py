@@ -6,16 +6,26 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
+from matplotlib.figure import Figure
 from sklearn.metrics import jaccard_score
 
 from ikd_ray.analysis.error_overlap import ErrorOverlap, dev_errors, error_overlap
 from ikd_ray.analysis.model_loader import ModelLoader
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis
 from ikd_ray.errors import UnavailableError
-from ikd_ray.formatting import clean
+from ikd_ray.formatting import clean, plural
 from ikd_ray.records import TrialRecord
-from ikd_ray.report.components import Picture, Section, Table, trial_title
-from ikd_ray.report.style import INK, MUTED, colour_bar, decorate, legend_below, new_figure, png, stacked_bars
+from ikd_ray.report.components import Part, Picture, Section, Table, View, trial_title
+from ikd_ray.report.style import (
+    INK,
+    MUTED,
+    WIDE,
+    colour_bar,
+    decorate,
+    legend_below,
+    new_figure,
+    stacked_bars,
+)
 
 MAX_STUDENTS = 25
 COUNT_BOX = {"boxstyle": "square,pad=0.12", "facecolor": "white", "edgecolor": "none"}
@@ -42,13 +52,13 @@ def errors_section(analysis: SweepAnalysis, loader: ModelLoader) -> Section:
     if not trials:
         raise UnavailableError(" ".join(problems))
     text = (
-        f"Of {len(teacher)} dev examples the teacher answers {int(teacher.sum())} wrongly. An error of both is "
-        "inherited, or hard for any model; one of the student alone is what compression cost; one of the teacher alone "
-        f"was mended. Shown are the front's members and the best of each regime ({len(trials)}); their answers are "
-        "computed from their weights."
+        f"Of {plural(len(teacher), 'dev example')} the teacher answers {int(teacher.sum()):,} wrongly. An error of "
+        "both is inherited, or hard for any model; one of the student alone is what compression cost; one of the "
+        "teacher alone was mended. Shown are the front's members and the best of each regime "
+        f"({plural(len(trials), 'student')}); their answers are computed from their weights."
     )
     overlaps = {trial_title(trial): error_overlap(errors[trial.id], teacher) for trial in trials}
-    parts: list[Picture | Table] = [_table(overlaps), _bars(overlaps)]
+    parts: list[Part] = [_table(overlaps), _bars(overlaps)]
     members = [trial for trial in trials if trial in analysis.front]
     if members:
         parts.append(_matrix(members, errors, teacher))
@@ -77,23 +87,31 @@ def _table(overlaps: Mapping[str, ErrorOverlap]) -> Table:
 
 
 def _bars(overlaps: Mapping[str, ErrorOverlap]) -> Picture:
-    figure = new_figure(8.8, 1.3 + 0.36 * len(overlaps))
-    axes = figure.subplots()
-    decorate(axes, "Dev examples answered wrongly")
     parts = {
         "both": [overlap.both for overlap in overlaps.values()],
         "student alone": [overlap.student_only for overlap in overlaps.values()],
         "teacher alone (mended)": [overlap.teacher_only for overlap in overlaps.values()],
     }
-    for bars, counts in zip(stacked_bars(axes, list(overlaps), parts, 0.7), parts.values(), strict=True):
-        labels = [str(count) if count else "" for count in counts]
-        axes.bar_label(bars, labels, label_type="center", fontsize=8, color=INK, bbox=COUNT_BOX)
-    legend_below(figure, 3)
+
+    longest = max(sum(counts) for counts in zip(*parts.values(), strict=True))
+
+    def draw(width: float) -> Figure:
+        figure = new_figure(width, 1.3 + 0.36 * len(overlaps))
+        axes = figure.subplots()
+        decorate(axes, "Dev examples answered wrongly")
+        least = longest * (0.02 if width == WIDE else 0.08)  # that has room for its number
+        for bars, counts in zip(stacked_bars(axes, list(overlaps), parts, 0.7), parts.values(), strict=True):
+            labels = [f"{count:,}" if count > least else "" for count in counts]
+            axes.bar_label(bars, labels, label_type="center", fontsize=8, color=INK, bbox=COUNT_BOX)
+        legend_below(figure)
+        return figure
+
     numbers = "; ".join(
         f"{title} {100 * overlap.shared_fraction:.0f} %" for title, overlap in overlaps.items()
     )
-    caption = f"Of the teacher's errors the students make these shares too: {numbers}."
-    return Picture("errors", "Errors beside the teacher's", caption, f"Stacked bars. {caption}", png(figure))
+    caption = "The errors of each student and of the teacher, those of both first."
+    alt = f"Stacked bars. Of the teacher's errors the students make these shares too: {numbers}."
+    return Picture("errors", "Errors beside the teacher's", caption, alt, [View.of(draw)])
 
 
 def _matrix(members: Sequence[TrialRecord], errors: Mapping[str, np.ndarray], teacher: np.ndarray) -> Picture:
@@ -106,22 +124,26 @@ def _matrix(members: Sequence[TrialRecord], errors: Mapping[str, np.ndarray], te
         ]
     )
     side = 1.6 + 0.5 * len(names)
-    figure = new_figure(min(8.8, side + 1.4), min(8.0, side))
-    axes = figure.subplots()
-    image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1)
-    size = min(8.5, 95 / len(names))
-    for (row, column), value in np.ndenumerate(values):
-        colour = "white" if value > 0.65 else INK
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=size, color=colour)
     places = range(len(names))
-    axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(places, names)
-    axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=8.5, length=0)
-    colour_bar(figure, image, axes, "Jaccard index")
+
+    def draw(width: float) -> Figure:
+        figure = new_figure(min(width, side + 1.4), min(0.9 * width, side))
+        axes = figure.subplots()
+        image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1, interpolation="none")
+        size = min(8.5, 11 * width / len(names))
+        for (row, column), value in np.ndenumerate(values):
+            colour = "white" if value > 0.65 else INK
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=size, color=colour)
+        axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(places, names)
+        axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=8.5, length=0)
+        colour_bar(figure, image, axes, "Jaccard index")
+        return figure
+
     pairs = [f"{names[i]} and {names[j]} {values[i, j]:.2f}" for i, j in combinations(places, 2)]
     caption = (
         "Dev errors that two models share, over those that either makes (Jaccard index): 1 where both fail on the "
-        f"same examples, 0 where on none in common. {', '.join(pairs[:10])}."
+        "same examples, 0 where on none in common."
     )
-    title = "Overlap of errors on the front"
-    return Picture("errors-jaccard", title, caption, f"Matrix. {caption}", png(figure))
+    title, alt = "Overlap of errors on the front", f"Matrix of Jaccard indices. {', '.join(pairs[:10])}."
+    return Picture("errors-jaccard", title, caption, alt, [View.of(draw)])

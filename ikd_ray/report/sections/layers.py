@@ -16,18 +16,20 @@ from ikd_ray.analysis.dataframes import epochs_frame
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis
 from ikd_ray.formatting import short_stage
 from ikd_ray.records import TrialRecord
-from ikd_ray.report.components import Picture, Section, trial_title
+from ikd_ray.report.components import Picture, Section, View, trial_title
 from ikd_ray.report.style import (
     INK,
     LAYER_MARKERS,
     MUTED,
+    WIDE,
     colour_bar,
     decorate,
+    fit_axis,
+    fit_limits,
     is_log_range,
     legend_below,
     new_figure,
     number_axis,
-    png,
 )
 
 MAX_TRIALS = 12
@@ -79,15 +81,24 @@ def layers_picture(analysis: SweepAnalysis, trial: TrialRecord) -> Picture:
     """Draw the losses of a trial's layers as curves and as heat maps."""
     epochs, layers = epochs_frame([trial]), len(trial.layer_map)
     spans = stage_spans(epochs)
-    figure = new_figure(8.8, 3.5 + 0.24 * layers + 0.9)
-    panels = figure.subplots(2, 2, sharex=True, height_ratios=[3.0, 0.8 + 0.24 * layers])
-    for column, (loss, label) in enumerate(LOSSES.items()):
-        train, dev = (layer_losses(epochs, layers, split, loss) for split in ("train", "dev"))
-        _draw_curves(panels[0, column], train, dev, label)
-        _draw_stages(panels[0, column], spans, named=True)
-        _draw_heat_map(figure, panels[1, column], dev, f"dev {'KL' if loss == 'kl' else '1 - cos²'}")
-        _draw_stages(panels[1, column], spans, colour="white")
-    legend_below(figure, 7, [panels[0, 0]], 8.5)
+
+    def draw(width: float) -> Figure:
+        heights = [3.0, 0.8 + 0.24 * layers]
+        if width == WIDE:
+            figure = new_figure(width, sum(heights) + 0.6)
+            panels = figure.subplots(2, 2, sharex=True, height_ratios=heights).T
+        else:
+            figure = new_figure(width, 1.9 * sum(heights) + 0.3 * layers)
+            panels = figure.subplots(4, 1, sharex=True, height_ratios=2 * heights).reshape(2, 2)
+        for (curves, heat_map), (loss, label) in zip(panels, LOSSES.items(), strict=True):
+            train, dev = (layer_losses(epochs, layers, split, loss) for split in ("train", "dev"))
+            _draw_curves(curves, train, dev, label)
+            _draw_stages(curves, spans, named=True)
+            _draw_heat_map(figure, heat_map, dev, f"dev {'KL' if loss == 'kl' else '1 - cos²'}")
+            _draw_stages(heat_map, spans)
+        legend_below(figure, [panels[0, 0]], 8.5)
+        return figure
+
     last = layer_losses(epochs, layers, "dev", "kl")[:, -1]
     numbers = ", ".join(f"layer {layer} {value:.3g}" for layer, value in enumerate(last, start=1))
     mapped = ", ".join(f"{layer} to {source}" for layer, source in enumerate(trial.layer_map, start=1))
@@ -99,7 +110,7 @@ def layers_picture(analysis: SweepAnalysis, trial: TrialRecord) -> Picture:
         f"{title}, {why}",
         f"Student layers and their teacher layers: {mapped}. Stages: {stages}. Dev attention KL at the end: {numbers}.",
         f"Losses of each layer of {title} over {len(epochs)} epochs. Dev attention KL at the end: {numbers}.",
-        png(figure),
+        [View.of(draw)],
     )
 
 
@@ -121,7 +132,10 @@ def _draw_curves(axes: Axes, train: np.ndarray, dev: np.ndarray, label: str) -> 
     axes.plot([], [], color=MUTED, linestyle="-", label="training")
     axes.plot([], [], color=MUTED, linestyle=DASHED, label="dev")
     low, high = _range(np.concatenate([train, dev]))
-    axes.set_yscale("log" if is_log_range(low, high) else "linear")
+    if is_log_range(low, high):
+        axes.set_yscale("log")
+    else:
+        fit_axis(axes.yaxis, (low, high))
     number_axis(axes.yaxis, low, high)
 
 
@@ -133,16 +147,19 @@ def _draw_heat_map(figure: Figure, axes: Axes, losses: np.ndarray, label: str) -
     image = axes.imshow(
         losses,
         aspect="auto",
+        interpolation="none",
         origin="lower",
-        norm=LogNorm(low, high) if is_log_range(low, high) else Normalize(low, high),
-        cmap=matplotlib.colormaps["cividis_r"].with_extremes(bad=MISSING_COLOUR),
+        norm=LogNorm(low, high)
+        if is_log_range(low, high)
+        else Normalize(*(fit_limits((low, high)) or (low, high))),
+        cmap=matplotlib.colormaps["Blues"].with_extremes(bad=MISSING_COLOUR),
         extent=(0.5, epochs + 0.5, 0.5, layers + 0.5),
     )
     axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=8.5, length=3)
     axes.set_xlabel("Epoch, over all stages", color=INK, fontsize=9.5)
     axes.set_ylabel("Layer", color=INK, fontsize=9.5)
     for axis in (axes.yaxis, axes.xaxis):
-        axis.set_major_locator(MaxNLocator(integer=True, nbins=12))
+        axis.set_major_locator(MaxNLocator(integer=True, nbins=12, min_n_ticks=1))
     bar = colour_bar(figure, image, axes, label)
     number_axis(bar.ax.yaxis, low, high)
 
@@ -153,14 +170,12 @@ def _range(values: np.ndarray) -> tuple[float, float]:
     return (float(known.min()), float(known.max())) if known.size else (FLOOR, 1.0)
 
 
-def _draw_stages(
-    axes: Axes, spans: list[tuple[str, int, int]], named: bool = False, colour: str = MUTED
-) -> None:
+def _draw_stages(axes: Axes, spans: list[tuple[str, int, int]], named: bool = False) -> None:
     """Draw a dotted line between two stages, and their names above."""
     total = spans[-1][2] if spans else 1
     for name, first, last in spans:
         if first > 1:
-            axes.axvline(first - 0.5, color=colour, linewidth=1.1, linestyle=":")
+            axes.axvline(first - 0.5, color=MUTED, linewidth=1.1, linestyle=":")
         if named:
             characters = max(1, int(46 * (last - first + 1) / total))  # that fit above the stage
             axes.annotate(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ikd_ray.analysis.comparison import Comparison, group_names, has_comparison
 from ikd_ray.analysis.error_overlap import shared_fractions
@@ -17,9 +18,19 @@ from ikd_ray.analysis.intervals import t_interval
 from ikd_ray.analysis.model_loader import ModelLoader
 from ikd_ray.analysis.sweep_analysis import AGREEMENT, ATTENTION_KL, SweepAnalysis
 from ikd_ray.formatting import MISSING, clean
-from ikd_ray.report.components import Bold, Picture, Section, Table, format_interval, format_number
+from ikd_ray.report.components import (
+    Bold,
+    Part,
+    Picture,
+    Section,
+    Table,
+    View,
+    format_interval,
+    format_number,
+)
 from ikd_ray.report.style import (
     MUTED,
+    WIDE,
     LineStyle,
     axis_label,
     bar_places,
@@ -27,7 +38,6 @@ from ikd_ray.report.style import (
     legend_below,
     method_styles,
     new_figure,
-    png,
 )
 
 TEXT = Path(__file__).with_name("methods.txt.jinja")
@@ -64,7 +74,7 @@ def methods_section(analysis: SweepAnalysis, loader: ModelLoader) -> Section | N
         fractions, error = shared_fractions(loader, compared)
         if error:
             absent.append(f"Errors in common with the teacher are not known of all students: {error}")
-    parts: list[Picture | Table] = [_table(comparison, fractions), _picture(comparison)]
+    parts: list[Part] = [_table(comparison, fractions), _picture(comparison)]
     if len(comparison.groups) > 1:
         parts.append(_differences_table(comparison))
     return Section("methods", "Methods compared", [*_paragraphs(comparison), *absent], parts)
@@ -177,21 +187,26 @@ def _picture(comparison: Comparison) -> Picture:
     labels = list(map(short_method, names))
     means = comparison.runs.reindex(columns=comparison.metrics).mean()
     metrics = [metric for metric in comparison.metrics if math.isfinite(means[metric])]
-    figure = new_figure(8.8, 1.3 + 0.42 * len(names))
-    panels = figure.subplots(1, len(metrics), squeeze=False, sharey=True)[0]
     styles = group_styles(analysis)
     places = bar_places(len(names))
-    for axes, metric in zip(panels, metrics, strict=True):
-        decorate(axes, axis_label(metric)[0])
-        for place, name in zip(places, names, strict=True):
-            _draw_interval(axes, place, comparison, name, metric, styles[name])
-        teacher = analysis.sweep.teacher["metrics"].get(metric, math.nan)
-        if math.isfinite(teacher):
-            axes.axvline(teacher, color=MUTED, linewidth=1.2, linestyle="--", label="teacher", zorder=1)
-        axes.set_yticks(places, labels)
-        axes.set_ylim(-0.6, len(names) - 0.4)
-        axes.grid(axis="y", visible=False)
-    legend_below(figure, 1, panels[:1])
+
+    def draw(width: float) -> Figure:
+        rows, columns = (1, len(metrics)) if width == WIDE else (len(metrics), 1)
+        figure = new_figure(width, rows * (1.3 + 0.42 * len(names)))
+        panels = [*figure.subplots(rows, columns, squeeze=False, sharey=True).flat]
+        for axes, metric in zip(panels, metrics, strict=True):
+            decorate(axes, axis_label(metric)[0])
+            for place, name in zip(places, names, strict=True):
+                _draw_interval(axes, place, comparison, name, metric, styles[name])
+            teacher = analysis.sweep.teacher["metrics"].get(metric, math.nan)
+            if math.isfinite(teacher):
+                axes.axvline(teacher, color=MUTED, linewidth=1.2, linestyle="--", label="teacher", zorder=1)
+            axes.set_yticks(places, labels)
+            axes.set_ylim(-0.6, len(names) - 0.4)
+            axes.grid(axis="y", visible=False)
+        legend_below(figure, panels[:1])
+        return figure
+
     numbers = "; ".join(
         f"{label} {format_interval(comparison.interval(name, analysis.metric))}"
         for label, name in zip(labels, names, strict=True)
@@ -200,7 +215,7 @@ def _picture(comparison: Comparison) -> Picture:
         f"Large markers: means over seeds; bars: the 95% interval of the mean, where there are two seeds or more; "
         f"small dots: the seeds. {clean(analysis.metric)}: {numbers}."
     )
-    return Picture("methods", "How sure the means are", caption, f"Intervals. {caption}", png(figure))
+    return Picture("methods", "How sure the means are", caption, f"Intervals. {caption}", [View.of(draw)])
 
 
 def _draw_interval(

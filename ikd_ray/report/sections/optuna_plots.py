@@ -5,21 +5,24 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
 import optuna
-from optuna.importance import BaseImportanceEvaluator, FanovaImportanceEvaluator, get_param_importances
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis
 from ikd_ray.errors import UnavailableError, first_line
-from ikd_ray.formatting import clean
+from ikd_ray.formatting import clean, plural
 from ikd_ray.records import STUDY_FILE
-from ikd_ray.report.components import Picture
-from ikd_ray.report.style import BLUE, GRID, INK, number_axis, png
+from ikd_ray.report.components import Picture, View
+from ikd_ray.report.style import INK, MUTED, WIDE, decorate, new_figure, number_axis, stacked_bars
 from ikd_ray.search.study import load_study, open_database
 
 MAX_PARAMS = 12  # of parallel coordinates
@@ -79,25 +82,16 @@ def importances_picture(analysis: SweepAnalysis, study: optuna.Study) -> Picture
     trials = study.get_trials(deepcopy=False)
     if len({scores[trial.user_attrs[NUMBER]] for trial in trials if trial.user_attrs[NUMBER] in scores}) < 2:
         raise UnavailableError(f"All trials have the same {metric}: no parameter made a difference.")
-    options: dict[str, Any] = {
-        "evaluator": _KnownImportances(FanovaImportanceEvaluator(seed=analysis.sweep.seed)),
+    importances = get_param_importances(
+        study,
+        evaluator=FanovaImportanceEvaluator(seed=analysis.sweep.seed),
         # The metric need not be an objective.
-        "target": lambda trial: scores.get(trial.user_attrs[NUMBER], math.nan),
-    }
-    importances = get_param_importances(study, **options)
+        target=lambda trial: scores.get(trial.user_attrs[NUMBER], math.nan),
+    )
     if not importances:
         raise UnavailableError(
             "No parameter was searched in every trial: there is nothing to compare across all of them."
         )
-    options["target_name"] = metric
-    plot = optuna.visualization.plot_param_importances(study, **options)
-    image = _png_by_optuna(
-        lambda: optuna.visualization.matplotlib.plot_param_importances(study, **options),
-        height=1.2 + 0.36 * len(importances),
-    )
-    plot.update_traces(marker_color=BLUE)
-    plot.update_layout(xaxis_title="Share of the variance", yaxis_title=None)
-    _restyle(plot, 130 + 34 * len(importances))
     shares = ", ".join(f"{clean(name)} {share:.2f}" for name, share in importances.items())
     caption = (
         f"Optuna's fANOVA over {_count(len(trials), total)}: the share of the variance of {metric} that a forest of "
@@ -110,7 +104,20 @@ def importances_picture(analysis: SweepAnalysis, study: optuna.Study) -> Picture
             f" Left out: {', '.join(map(clean, left))}; only some regimes have them, and fANOVA compares what every "
             "trial has."
         )
-    return Picture("importances", "Which parameters matter", caption, f"Bars. {caption}", image, plot)
+    view = View.of(lambda width: _draw_importances(importances, width))
+    return Picture("importances", "Which parameters matter", caption, f"Bars. {caption}", [view])
+
+
+def _draw_importances(importances: Mapping[str, float], width: float) -> Figure:
+    figure = new_figure(width, 1.0 + 0.32 * len(importances))
+    axes = figure.subplots()
+    decorate(axes, "Share of the variance")
+    names = [clean(name, 24) for name in importances]
+    (bars,) = stacked_bars(axes, names, {"share": list(importances.values())}, 0.7)
+    labels = [f"{share:.2f}" for share in importances.values()]
+    axes.bar_label(bars, labels, fontsize=8, color=MUTED, padding=3)
+    axes.margins(x=0.12)
+    return figure
 
 
 @_no_warnings()
@@ -120,37 +127,21 @@ def combinations_picture(analysis: SweepAnalysis, study: optuna.Study) -> Pictur
     study = _thin_out(study, MAX_LINES, with_front=True)
     trials = _count(len(study.get_trials(deepcopy=False)), total, " and the front")
     shown, left = params[:MAX_PARAMS], params[MAX_PARAMS:]
-    plot = optuna.visualization.plot_parallel_coordinate(study, shown)
-    image = _png_by_optuna(
+    figure = _figure_by_optuna(
         lambda: optuna.visualization.matplotlib.plot_parallel_coordinate(study, shown),
         height=4.6,
         width=1.15 * len(shown),
     )
-    _restyle(plot, 460)
     better = "better" if len(study.directions) == 1 else "nearer to the front (Pareto rank 0)"
     caption = (
         f"A line is one of {trials}, from the sweep's objectives through its parameters' values; "
-        f"darker is {better}. None: the trial's regime does not have that parameter."
+        f"a stronger blue is {better}. None: the trial's regime does not have that parameter."
     )
     if left:
         caption += f" Left out for want of room: {', '.join(map(clean, left))}."
     alt = f"Parallel coordinates of the objectives and {', '.join(map(clean, shown))}."
     title = "Which combinations were tried"
-    return Picture("combinations", title, caption, alt, image, plot, wide=True)
-
-
-class _KnownImportances(BaseImportanceEvaluator):
-    """Another evaluator's importances of one study, computed once for all figures."""
-
-    def __init__(self, evaluator: BaseImportanceEvaluator) -> None:
-        self._evaluator = evaluator
-        self._importances: dict[str, float] | None = None
-
-    def evaluate(self, study: optuna.Study, *arguments: Any, **options: Any) -> dict[str, float]:
-        """Return the importance of each parameter."""
-        if self._importances is None:
-            self._importances = self._evaluator.evaluate(study, *arguments, **options)
-        return self._importances
+    return Picture("combinations", title, caption, alt, [View(figure)])
 
 
 def _thin_out(study: optuna.Study, most: int, with_front: bool = False) -> optuna.Study:
@@ -170,7 +161,7 @@ def _thin_out(study: optuna.Study, most: int, with_front: bool = False) -> optun
 
 
 def _count(trials: int, total: int, more: str = "") -> str:
-    return f"{trials} trials" if trials == total else f"{trials} of {total} trials, evenly spaced{more}"
+    return plural(trials, "trial") if trials == total else f"{trials} of {total} trials, evenly spaced{more}"
 
 
 def _searched_params(study: optuna.Study) -> list[str]:
@@ -179,22 +170,10 @@ def _searched_params(study: optuna.Study) -> list[str]:
     return sorted(counts, key=lambda name: -counts[name])
 
 
-def _restyle(plot: Any, height: int) -> None:
-    plot.update_layout(
-        template="none",
-        title=None,
-        height=height,
-        font={"color": INK, "family": "system-ui, sans-serif"},
-        margin={"l": 10, "r": 10, "t": 24, "b": 10},
-    )
-    plot.update_xaxes(automargin=True, gridcolor=GRID)
-    plot.update_yaxes(automargin=True)
+def _figure_by_optuna(draw: Callable[[], Any], height: float, width: float) -> Figure:
+    """Return what `draw` draws with Optuna in matplotlib's global state, and leave that state as it was.
 
-
-def _png_by_optuna(draw: Callable[[], Any], height: float, width: float = 8.8) -> bytes:
-    """Return the PNG of what `draw` draws with Optuna in matplotlib's global state, and leave that state as it was.
-
-    `draw` returns the axes. Height and width are in inches; a figure is at least 8.8 wide.
+    `draw` returns the axes. Height and width are in inches; a figure is at least `WIDE`.
     """
     from matplotlib import pyplot
 
@@ -203,17 +182,23 @@ def _png_by_optuna(draw: Callable[[], Any], height: float, width: float = 8.8) -
         pyplot.switch_backend("agg")
         try:
             axes = draw()
-            axes.figure.set_size_inches(max(8.8, width), height)
+            figure: Figure = axes.figure
+            figure.set_size_inches(max(WIDE, width), height)
             for side in ("left", "center"):
                 axes.set_title("", loc=side)
             if axes.get_legend():
                 axes.get_legend().remove()
-            for panel in axes.figure.axes:
-                panel.set_facecolor("white")
-                panel.tick_params(labelsize=8.5)
+            for panel in figure.axes:
+                panel.set_facecolor("none")
+                panel.tick_params(labelsize=8.5, colors=MUTED, labelcolor=INK)
+                panel.xaxis.label.set_color(INK)
+                panel.yaxis.label.set_color(INK)
+                for image in panel.findobj(QuadMesh):
+                    image.set_rasterized(True)  # the colour bar
                 if panel.get_yscale() == "log":
                     number_axis(panel.yaxis, *panel.get_ylim())
-            return png(axes.figure)
+            FigureCanvasAgg(figure)
+            return figure
         finally:
             for number in set(pyplot.get_fignums()) - before:
                 pyplot.close(number)

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ikd_ray.analysis.comparison import RegimeCell, regime_cells
 from ikd_ray.analysis.sweep_analysis import AGREEMENT, ATTENTION_KL, SweepAnalysis
 from ikd_ray.config import sort_regimes
 from ikd_ray.formatting import MISSING, clean
-from ikd_ray.report.components import Picture, Section, Table, format_interval, format_number, num_layers
+from ikd_ray.report.components import (
+    Part,
+    Picture,
+    Section,
+    Table,
+    View,
+    format_interval,
+    format_number,
+    num_layers,
+)
 from ikd_ray.report.style import (
+    WIDE,
     axis_label,
     decorate,
+    fit_axis,
     legend_below,
     new_figure,
-    png,
     regime_style,
     teacher_line,
 )
@@ -62,9 +74,9 @@ def regimes_section(analysis: SweepAnalysis) -> Section:
     ]
     header = ("regime", clean(analysis.metric), "attention KL (nats)", "agrees with teacher", "n")
     score, layers = format_number(analysis.teacher_score), analysis.sweep.teacher["layers"]
-    teacher = ("", [("teacher", score, MISSING, MISSING, f"{layers} layers")])
+    teacher = ("", [("teacher", score, MISSING, MISSING, num_layers(layers))])
     table = Table("Regimes at equal depth.", header, [teacher, *groups])
-    parts: list[Picture | Table] = [table, _picture(analysis, cells, regimes, metrics, has_seeds)]
+    parts: list[Part] = [table, _picture(analysis, cells, regimes, metrics, has_seeds)]
     return Section("regimes", "Regimes at equal depth", [text], parts)
 
 
@@ -77,12 +89,20 @@ def _row(regime: str, cell: RegimeCell, metrics: Sequence[str]) -> list[str]:
 def _picture(
     analysis: SweepAnalysis, cells: Cells, regimes: Sequence[str], metrics: Sequence[str], has_seeds: bool
 ) -> Picture:
-    figure = new_figure(8.8, 3.6)
-    panels = figure.subplots(1, 3)
-    for axes, metric in zip(panels, metrics, strict=True):
-        _draw_panel(axes, cells, regimes, metric)
-    teacher_line(panels[0], analysis.teacher_score)
-    legend_below(figure, 7)
+
+    def draw(width: float) -> Figure:
+        if width == WIDE:
+            figure = new_figure(width, 3.6)
+            panels = figure.subplots(1, 3)
+        else:
+            figure = new_figure(width, 7.5)
+            panels = figure.subplots(3, 1)
+        for axes, metric in zip(panels, metrics, strict=True):
+            teacher = analysis.teacher_score if metric == analysis.metric else math.nan
+            _draw_panel(axes, cells, regimes, metric, teacher)
+        legend_below(figure)
+        return figure
+
     bars = "one standard deviation to each side,"
     if has_seeds:
         bars = "the 95% interval of the mean over seeds, or, of trials that differ in more, one standard deviation,"
@@ -93,17 +113,21 @@ def _picture(
         f"where there are two trials or more; small markers: the trials themselves ({len(analysis.finished)}).",
         f"Three panels over student layers: {', '.join(axis_label(metric)[0] for metric in metrics)}, "
         f"for the regimes {', '.join(regimes)}. The table has the numbers.",
-        png(figure),
+        [View.of(draw)],
     )
 
 
-def _draw_panel(axes: Axes, cells: Cells, regimes: Sequence[str], metric: str) -> None:
+def _draw_panel(axes: Axes, cells: Cells, regimes: Sequence[str], metric: str, teacher: float) -> None:
     decorate(axes, "Student layers", axis_label(metric)[0])
+    shown = [teacher]
     for regime in regimes:
         style = regime_style(regime)
         own = {_place(cells, regimes, *key): cell for key, cell in sorted(cells.items()) if key[1] == regime}
         for place, cell in own.items():
             values = cell.values(metric)
+            interval = cell.interval(metric)
+            half = np.nan_to_num(interval.half_width)
+            shown += [*values, interval.mean - half, interval.mean + half]
             dots: dict[str, Any] = {"c": style.colour, "marker": style.marker, "alpha": 0.5, "linewidths": 0}
             axes.scatter([place] * len(values), values, s=9, **dots)
         intervals = [cell.interval(metric) for cell in own.values()]
@@ -119,6 +143,8 @@ def _draw_panel(axes: Axes, cells: Cells, regimes: Sequence[str], metric: str) -
             capsize=2.5,
             label=regime,
         )
+    teacher_line(axes, teacher)
+    fit_axis(axes.yaxis, shown)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     depths = [depth for depth, _ in cells]
     axes.set_xlim(min(depths) - 0.6, max(depths) + 0.6)
