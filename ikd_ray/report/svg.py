@@ -62,6 +62,7 @@ def to_svg(figure: Figure, name: str, tips: Mapping[str, str] | None = None) -> 
 
 def _adapt(element: ElementTree.Element, name: str, references: set[str], tips: Mapping[str, str]) -> None:
     """Change an element of matplotlib's SVG in place: ids, links, fonts and colours."""
+    styles = []  # variables of CSS are not allowed in attributes
     for key, value in list(element.attrib.items()):
         if key == "id":
             del element.attrib[key]
@@ -71,14 +72,17 @@ def _adapt(element: ElementTree.Element, name: str, references: set[str], tips: 
             del element.attrib[key]
             is_own = value.startswith("#") and value[1:] in references and element.tag != f"{{{SVG}}}a"
             element.set("href", f"#{name}-{value[1:]}" if is_own else value)
-        elif value.startswith("url(#"):
+        elif key == "clip-path":
             element.set(key, value.replace("url(#", f"url(#{name}-"))
-        elif key == "style":
-            element.set(key, _style(value, name))
+        elif key in ("style", "fill", "stroke"):
+            del element.attrib[key]
+            styles.append(_style(value if key == "style" else f"{key}:{value}", name))
         elif key in ("d", "x", "y"):
             element.set(key, _DIGITS.sub(r"\1", value))
         elif key == "transform" and value.startswith("rotate(-0 "):
             del element.attrib[key]
+    if styles:
+        element.set("style", ";".join(styles))
     if element.tag == f"{{{SVG}}}a":
         element.attrib.pop("target", None)
         if tip := tips.get(element.get("href", "")):
