@@ -1,4 +1,4 @@
-"""Confusion matrices and the scores of each class; for scores, of equal ranges of the gold scores."""
+"""Confusion matrix, precision, recall and F1 of each class; for regression, errors in five ranges of the gold score."""
 
 from __future__ import annotations
 

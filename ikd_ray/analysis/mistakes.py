@@ -1,4 +1,4 @@
-"""The dev examples that a student answers wrongly, the ones that it is surest of first."""
+"""Misclassified dev examples, the most confident first; for regression, the largest errors."""
 
 from __future__ import annotations
 

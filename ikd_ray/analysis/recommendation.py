@@ -1,4 +1,4 @@
-"""The student of a sweep to take, where nothing else decides."""
+"""The student that the one-standard-error rule recommends."""
 
 from __future__ import annotations
 

@@ -9,20 +9,21 @@ from dataclasses import dataclass
 
 from ikd_ray.analysis.objectives import LATENCY, SELECTION_SPLITS, SIZE, direction, main_metric
 from ikd_ray.analysis.pareto import candidates, pareto_front
+from ikd_ray.analysis.recommendation import recommend
 from ikd_ray.errors import UsageError
 from ikd_ray.records import SweepRecord, TrialRecord
 
-BEST = "best"
+BEST, RECOMMENDED = "best", "recommended"
 LEAST = {"smallest-within": SIZE, "fastest-within": LATENCY}
 """Rules that take the student with the least of a metric, of those within a distance of the best one."""
 _RULES = ", ".join(f"{rule} 0.02" for rule in LEAST)
-ADVICE = f"give {BEST}, {_RULES} or a finished trial's id (--list shows the front's)"
+ADVICE = f"give {BEST}, {RECOMMENDED}, {_RULES} or a finished trial's id (--list shows the front's)"
 ROUNDING = 1e-9  # 0.30 and 0.28 are 0.02 apart
 
 
 @dataclass(frozen=True)
 class Pick:
-    """One student: that of the trial `id`, or the one with the least `by` within `within` of the best (0: the best)."""
+    """One student: that of the trial `id` (or `RECOMMENDED`), or the one with the least `by` within `within` of the best."""
 
     id: str | None = None
     within: float = 0.0
@@ -30,7 +31,7 @@ class Pick:
 
 
 def parse_pick(words: Sequence[str]) -> Pick:
-    """Parse the words after `--pick`: `best`, a rule such as `smallest-within 0.02`, or a trial's id.
+    """Parse the words after `--pick`: `best`, `recommended`, a rule such as `smallest-within 0.02`, or a trial's id.
 
     A rule and its number are one word or two, or have a `=` between them.
 
@@ -78,6 +79,13 @@ def select_students(
                 f"{sweep.name}: no finished trial to export, or none whose objectives are finite"
             )
         return members
+    if pick.id == RECOMMENDED:
+        found = recommend(sweep, trials)
+        if found is None:
+            raise UsageError(
+                f"--pick {RECOMMENDED}: no student of {sweep.name} has a metric on dev or holdout; {ADVICE}"
+            )
+        return [found.trial]
     if pick.id is not None:
         return [_find_trial(sweep, trials, pick.id)]
     return [_least_within(sweep, trials, pick)]

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from ikd_ray.analysis.dataframes import DEFAULTS
 from ikd_ray.analysis.objectives import main_metric
 from ikd_ray.api.arguments import changed_arguments, describe_call, named_arguments, space_file
-from ikd_ray.api.process import quiet_libraries
+from ikd_ray.api.library_settings import quiet_libraries
 from ikd_ray.api.student import Student
 from ikd_ray.config import STEP_MEMORY_GB, DataConfig, Regime, Trial, first_error
 from ikd_ray.data.task_file import find_task

@@ -15,13 +15,13 @@ from ikd_ray.analysis.objectives import main_metric
 from ikd_ray.analysis.pareto import ALWAYS, pareto_front, trial_rows
 from ikd_ray.analysis.student_selection import Pick, parse_pick, select_students
 from ikd_ray.api.arguments import changed_arguments, named_arguments
-from ikd_ray.api.process import quiet_libraries
+from ikd_ray.api.library_settings import quiet_libraries
 from ikd_ray.api.student import Student
 from ikd_ray.export.hf_export import ExportError, export_student, folder_name
 from ikd_ray.formatting import GENERATED_WARNING, clean
 from ikd_ray.records import TrialRecord, read_sweep, read_trials
 from ikd_ray.storage.remote import SharedStorage, open_storage
-from ikd_ray.sweep.outcome import draw_report, export_trials, require_onnx
+from ikd_ray.sweep.deliverables import draw_report, export_trials, require_onnx
 from ikd_ray.sweep.request import find_sweep, tracking_uri_of
 from ikd_ray.sweep.sync import pull_students
 from ikd_ray.terminal.console import Console

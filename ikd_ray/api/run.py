@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ikd_ray.api.arguments import changed_arguments, describe_call, named_arguments, space_file
-from ikd_ray.api.process import quiet_libraries
+from ikd_ray.api.library_settings import quiet_libraries
 from ikd_ray.api.results import Sweep
 from ikd_ray.config import STEP_MEMORY_GB, SweepConfig
 from ikd_ray.data.task_file import find_task

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ikd_ray.analysis.dataframes import epochs_frame
 from ikd_ray.api.arguments import named_arguments
-from ikd_ray.api.process import quiet_libraries
+from ikd_ray.api.library_settings import quiet_libraries
 from ikd_ray.distill.teacher_files import NO_REMOTE_CODE
 from ikd_ray.export.hf_export import check_targets
 from ikd_ray.formatting import decimal, short_name

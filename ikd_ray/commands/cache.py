@@ -12,7 +12,7 @@ from ikd_ray.program import shell_command
 from ikd_ray.storage.remote import open_storage
 from ikd_ray.terminal.command_line import expand_home, print_error, usage_errors
 
-# The rooms that do the work are imported late: they take seconds.
+# Modules that take seconds to import are imported where they are used.
 Output = Annotated[
     str, typer.Option(help="Where the sweeps are, and the cache with them.", callback=expand_home)
 ]

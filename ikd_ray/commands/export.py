@@ -18,7 +18,7 @@ from ikd_ray.formatting import GENERATED_WARNING, MISSING, clean, number
 from ikd_ray.records import SweepRecord, read_sweep, read_trials, resolve_task, select_sweep
 from ikd_ray.redaction import refuse_secrets
 from ikd_ray.storage.remote import open_storage
-from ikd_ray.sweep.outcome import export_trials, require_onnx
+from ikd_ray.sweep.deliverables import export_trials, require_onnx
 from ikd_ray.sweep.sync import pull_sweeps
 from ikd_ray.tasks import TASKS
 from ikd_ray.terminal.command_line import expand_home, print_error, usage_errors
@@ -49,9 +49,9 @@ def export(
     pick: Annotated[
         str | None,
         typer.Option(
-            help="One student instead of the front: best (by the first dev or holdout objective), smallest-within X or "
-            "fastest-within X (the smallest or fastest whose metric is within X of the best trial's), or a trial's id.",
-            metavar="[best|smallest-within X|fastest-within X|TRIAL-ID]",
+            help="One student instead of the front: best (by the first dev or holdout objective), recommended (the smallest "
+            "within a standard error of the best), smallest-within X or fastest-within X (the smallest or fastest whose metric is within X of the best trial's), or a trial's id.",
+            metavar="[best|recommended|smallest-within X|fastest-within X|TRIAL-ID]",
         ),
     ] = None,
     show: Annotated[bool, typer.Option("--list", help="Show the students, and write nothing.")] = False,
@@ -120,6 +120,8 @@ def export(
         if tracker is not None and register is not None:
             exported = [student.trial for student in students]
             champion = choose_champion(sweep, pareto_front(read_trials(folder), sweep.objectives))
+            if picked and len(exported) == 1:
+                champion = exported[0]  # the user's own choice
             registered = register_students(tracker, folder, sweep, exported, register, champion)
             for trial, version in registered.versions.items():
                 typer.echo(f"{trial}: version {version} of {register}")

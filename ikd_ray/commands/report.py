@@ -100,7 +100,7 @@ def _draw(
     sweep = read_sweep(folder)
     uri = tracking_uri_of(sweep, tracking_uri, "--name")  # may ask for a password, so before the work
 
-    from ikd_ray.sweep.outcome import draw_report
+    from ikd_ray.sweep.deliverables import draw_report
 
     files, problem = draw_report(storage, folder, texts, uri, typer.echo)
     typer.echo(f"report: {_describe_place(storage, files[0])}")

@@ -14,8 +14,8 @@ from typing import Any, get_args
 from ikd_ray import records
 from ikd_ray.config import Regime, latency_tokens
 from ikd_ray.errors import UsageError
+from ikd_ray.export.code_examples import example_texts, onnx_code, pipeline_code
 from ikd_ray.export.model_card import WEIGHTS, ExportedFiles, model_card, student_name
-from ikd_ray.export.usage import example_texts, onnx_code, pipeline_code
 from ikd_ray.formatting import null_nonfinite, portable_command
 from ikd_ray.records import SweepRecord, TrialRecord
 from ikd_ray.storage import store

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, StrictUndefined
 
 from ikd_ray.analysis.teacher_comparison import compare_with_teacher
-from ikd_ray.export.usage import GENERIC, UNKNOWN_FOLDER, onnx_code, pipeline_code, recorded_example
+from ikd_ray.export.code_examples import GENERIC, UNKNOWN_FOLDER, onnx_code, pipeline_code, recorded_example
 from ikd_ray.formatting import (
     GENERATED_WARNING,
     MISSING,

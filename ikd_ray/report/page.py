@@ -11,7 +11,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis
-from ikd_ray.formatting import GENERATED_WARNING, clean, decimal, metric_title, number, plural
+from ikd_ray.formatting import (
+    GENERATED_WARNING,
+    clean,
+    decimal,
+    metric_title,
+    number,
+    plural,
+    portable_command,
+)
 from ikd_ray.report.components import Picture, Section
 from ikd_ray.report.svg import dark_colours, to_svg
 from ikd_ray.version import code_version
@@ -41,6 +49,7 @@ def render(analysis: SweepAnalysis, sections: Sequence[Section]) -> str:
         teacher_warnings=analysis.sweep.teacher_warnings,
         analysis=analysis,
         sweep=analysis.sweep,
+        command=portable_command(analysis.sweep.command),
         failed=sum(trial.status != "finished" for trial in analysis.trials),
         regimes={trial.params["regime"] for trial in analysis.finished},
         code_version=code_version(),

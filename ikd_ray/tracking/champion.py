@@ -1,4 +1,4 @@
-"""The student that MLflow presents as a sweep's champion, and the main numbers of the sweep's front."""
+"""The recommended student of a sweep, with MLflow's alias `champion`, and the main numbers of the sweep's front."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from ikd_ray.analysis.objectives import dev_metric
 from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.errors import StoreError, UsageError
+from ikd_ray.export.code_examples import example_texts
 from ikd_ray.export.hf_export import export_student
-from ikd_ray.export.usage import example_texts
 from ikd_ray.formatting import number
 from ikd_ray.program import shell_command
 from ikd_ray.records import SweepRecord, TrialRecord, metrics_on_test, read_task

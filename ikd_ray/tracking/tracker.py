@@ -134,7 +134,7 @@ class Tracker:
             "ikd.code_version": sweep.code_version,
             "ikd.sweep": sweep.name,
             SWEEP_ID: sweep.settings["id"],
-            internals.SOURCE_NAME: "sweeps/run.py",
+            internals.SOURCE_NAME: "ikd run",
             internals.SOURCE_TYPE: "LOCAL",
         }
         self._inputs = [dataset_input(sweep)]

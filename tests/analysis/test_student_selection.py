@@ -29,6 +29,7 @@ TRIALS = [trial(number, *values) for number, values in enumerate(VALUES)]
         (["smallest-within", "0"], Pick()),
         (["fastest-within", "0.02"], Pick(within=0.02, by="student/latency_ms")),
         (["fastest-within=0.02"], Pick(within=0.02, by="student/latency_ms")),
+        (["recommended"], Pick("recommended")),
         (["t003"], Pick("t003")),
     ],
 )
@@ -122,3 +123,11 @@ def test_the_fastest_student_need_not_be_the_smallest():
     assert picked("smallest-within 0.02", trials) == ["t000"]
     assert picked("fastest-within 0.02", trials) == ["t004"]
     assert picked("fastest-within 0.05", trials) == ["t002"]
+
+
+def test_the_recommended_student_is_that_of_the_rule():
+    sweep = sweep_record()
+    sweep.data["truncated"] = {"dev": {"truncated": 0, "examples": 1000}}  # a standard error of 0.029
+    assert [student.id for student in select_students(sweep, TRIALS, parse_pick(["recommended"]))] == ["t002"]
+    with pytest.raises(UsageError, match="--pick recommended: no student of first has a metric"):
+        select_students(sweep_record(objectives={"train/loss": "min"}), TRIALS, parse_pick(["recommended"]))

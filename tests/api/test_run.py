@@ -12,7 +12,7 @@ import ray
 import torch
 
 import ikd_ray
-from ikd_ray.api.process import TOKENIZER_THREADS
+from ikd_ray.api.library_settings import TOKENIZER_THREADS
 from ikd_ray.records import read_sweep
 from ikd_ray.sweep import cluster
 from ikd_ray.terminal import interrupts

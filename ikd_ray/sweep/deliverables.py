@@ -1,4 +1,4 @@
-"""What can be made of a sweep that has run: exported students, and the report."""
+"""Export of a sweep's students, and its report, as the commands and the Python interface share them."""
 
 from __future__ import annotations
 

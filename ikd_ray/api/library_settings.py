@@ -1,4 +1,4 @@
-"""Settings of the process that a call changes, and restores: it is the user's."""
+"""Settings of Hugging Face libraries and PyTorch during a call, restored after it."""
 
 from __future__ import annotations
 
