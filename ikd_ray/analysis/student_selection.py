@@ -23,7 +23,7 @@ ROUNDING = 1e-9  # 0.30 and 0.28 are 0.02 apart
 
 @dataclass(frozen=True)
 class Pick:
-    """One student: that of the trial `id` (or `RECOMMENDED`), or the one with the least `by` within `within` of the best."""
+    """One student: that of the trial `id`, `RECOMMENDED`, or the least one `by` a metric within some of the best."""
 
     id: str | None = None
     within: float = 0.0

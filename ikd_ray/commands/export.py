@@ -49,8 +49,9 @@ def export(
     pick: Annotated[
         str | None,
         typer.Option(
-            help="One student instead of the front: best (by the first dev or holdout objective), recommended (the smallest "
-            "within a standard error of the best), smallest-within X or fastest-within X (the smallest or fastest whose metric is within X of the best trial's), or a trial's id.",
+            help="One student instead of the front: best (by the first dev or holdout objective), recommended (the "
+            "smallest within a standard error of the best), smallest-within X or fastest-within X (the smallest or "
+            "fastest whose metric is within X of the best trial's), or a trial's id.",
             metavar="[best|recommended|smallest-within X|fastest-within X|TRIAL-ID]",
         ),
     ] = None,
