@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import os
 import re
@@ -143,7 +144,7 @@ def portable_command(command: str) -> str:
     Files and folders outside the working folder are named by their last part, and `PLACES` are left out.
     """
     if re.match(r"[\w.]+\(", command):
-        return re.sub(r"(['\"])/[^'\"]*?([^/'\"]*)\1", r"\1\2\1", command)
+        return _portable_call(command)
     try:
         words = iter(shlex.split(command))
     except ValueError:  # no command line that a shell has passed on
@@ -159,6 +160,22 @@ def portable_command(command: str) -> str:
         else:
             kept.append(_last_part(value))
     return shlex.join(kept)
+
+
+def _portable_call(command: str) -> str:
+    """Return a call in Python as `portable_command` does; empty where it cannot be parsed."""
+    try:
+        call = ast.parse(command, mode="eval").body
+    except (SyntaxError, ValueError):
+        return ""
+    if not isinstance(call, ast.Call):
+        return ""
+    places = {flag.removeprefix("--").replace("-", "_") for flag in PLACES}
+    call.keywords = [keyword for keyword in call.keywords if keyword.arg not in places]
+    for node in ast.walk(call):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            node.value = _last_part(node.value)
+    return ast.unparse(call)
 
 
 def shorten_paths(text: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 PROGRAM = "ikd"
+COMMANDS = ("run", "report", "export", "cache", "bench")
 DEFAULT_OUTPUT = "outputs"
 
 
@@ -49,4 +50,4 @@ def _start(command: str) -> Sequence[str]:
 
 def _is_script() -> bool:
     started = Path(sys.argv[0])
-    return started.parent.name == "sweeps" and started.suffix == ".py"
+    return started.parent.name == "sweeps" and started.suffix == ".py" and started.stem in COMMANDS

@@ -56,7 +56,7 @@ class SweepRecord:
     command: str
     code_version: str
     # source, description, fingerprint, generated, examples (DataSize), selection, max_length, task (its digest);
-    # dataset: its name on the hub; example: the texts of one of dev; truncated: for each split the numbers of
+    # dataset, config, revision: of the hub; example: the texts of one of dev; truncated: for each split the numbers of
     # `truncated` examples, longer than max_length, and of all `examples`; test: `examples` and `fingerprint` of a test
     # set
     data: dict[str, Any]

@@ -85,9 +85,14 @@ def test_a_model_in_a_folder_is_named_by_the_folder_alone(name, shown):
         ("python run.py 'half a quote", ""),
         ("python run.py --output", "python run.py"),
         (
-            "ikd_ray.distill(teacher='/home/ann/a b', data_dir='glue', temperature=2.0)",
+            "ikd_ray.distill(teacher='/home/ann/a b', data_dir='glue', output='s3://bucket/x', temperature=2.0)",
             "ikd_ray.distill(teacher='a b', data_dir='glue', temperature=2.0)",
         ),
+        (
+            "ikd_ray.sweep(task=\"/home/o'brien/t.yaml\", tracking_uri='http://host', space={'params': {'epochs': 1}})",
+            "ikd_ray.sweep(task='t.yaml', space={'params': {'epochs': 1}})",
+        ),
+        ("ikd_ray.sweep(task=", ""),
     ],
 )
 def test_a_command_is_shown_without_the_places_of_its_machine(command, shown):

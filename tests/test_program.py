@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ikd_ray.commands.program import COMMANDS
 from ikd_ray.errors import UsageError
-from ikd_ray.program import recorded_command, shell_command
+from ikd_ray.program import COMMANDS, recorded_command, shell_command
 from ikd_ray.search.builtin_spaces import DEFAULT_SPACE, find_space, names
 from ikd_ray.version import code_version
 
@@ -18,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STARTS = {
     "sweeps/run.py": "python sweeps/export.py",
     "/a folder/sweeps/run.py": "python '/a folder/sweeps/export.py'",
+    "/home/ann/sweeps/train.py": "ikd export",
     "/venv/bin/ikd": "ikd export",
     "/site-packages/ikd_ray/__main__.py": "python -m ikd_ray export",
     "/venv/bin/pytest": "ikd export",

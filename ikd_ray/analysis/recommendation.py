@@ -21,12 +21,15 @@ class Recommendation:
         best: the front's best one by the main metric.
         metric: the main metric, with its split.
         standard_error: of the best one's metric, over examples of the split; 0 where it is not known.
+        value, best_value: what was compared, of a configuration with several seeds the mean over them.
     """
 
     trial: TrialRecord
     best: TrialRecord
     metric: str
     standard_error: float
+    value: float
+    best_value: float
 
     @property
     def reason(self) -> str:
@@ -34,10 +37,10 @@ class Recommendation:
         title = metric_title(self.metric)
         if self.trial.id == self.best.id:
             return f"the best {title}, and no smaller student of the front is within one standard error of it"
-        value, best = self.trial.metrics[self.metric], self.best.metrics[self.metric]
         return (
-            f"the smallest student whose {title} ({decimal(value)}) is within one standard error "
-            f"({decimal(self.standard_error)}) of the best one's ({decimal(best)}, {len(self.best.layer_map)} layers)"
+            f"the smallest student whose {title} ({decimal(self.value)}) is within one standard error "
+            f"({decimal(self.standard_error)}) of the best one's ({decimal(self.best_value)}, "
+            f"{len(self.best.layer_map)} layers)"
         )
 
 
@@ -57,7 +60,8 @@ def recommend(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> Recommendati
     limit = sign * best.objectives[metric] - error
     near = [member for member in front if sign * member.objectives[metric] >= limit]
     found = min(near, key=lambda member: (_size(member), -sign * member.objectives[metric]))
-    return Recommendation(found.trial, best.trial, metric, error)
+    values = found.objectives[metric], best.objectives[metric]
+    return Recommendation(found.trial, best.trial, metric, error, *values)
 
 
 def standard_error(metric: str, value: float, examples: int) -> float:

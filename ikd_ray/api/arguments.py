@@ -60,7 +60,12 @@ def name_arguments(message: str, given: Mapping[str, Any]) -> str:
         message = re.sub(rf"({flags})(?![\w.])", argument, message)
     # A value that the command has changed, such as a path that it has made absolute.
     message = re.sub(r"^--([a-z][a-z0-9-]*) ([^\s']\S*): ", r"--\1='\2': ", message, flags=re.MULTILINE)
-    return re.sub(r"--[a-z][a-z0-9-]*", lambda flag: _argument(flag[0]), message)
+    # Commands, which stand in backquotes or after "with: ", keep their flags.
+    return re.sub(
+        r"`[^`]*`|with: .*|--[a-z][a-z0-9-]*",
+        lambda found: _argument(found[0]) if found[0].startswith("--") else found[0],
+        message,
+    )
 
 
 def _argument(flag: str) -> str:

@@ -110,7 +110,7 @@ class Sweep:
 
         Args:
             to: folder for the students' folders.
-            pick: `best`, `smallest-within X`, or the id of a trial.
+            pick: `best`, `recommended`, `smallest-within X`, `fastest-within X`, or the id of a trial.
             onnx: also write an ONNX model, compared with PyTorch.
             int8: also write an ONNX model with 8-bit weights.
             force: replace folders that exist.

@@ -12,7 +12,8 @@ from ikd_ray.analysis.dataframes import epochs_frame
 from ikd_ray.api.arguments import named_arguments
 from ikd_ray.api.library_settings import quiet_libraries
 from ikd_ray.distill.teacher_files import NO_REMOTE_CODE
-from ikd_ray.export.hf_export import check_targets
+from ikd_ray.errors import UsageError
+from ikd_ray.export.hf_export import check_targets, is_export
 from ikd_ray.formatting import decimal, short_name
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class Student:
         folder = Path(os.path.expanduser(to))
         with named_arguments({"to": to}), quiet_libraries():
             check_targets(folder.parent, [folder], force)
+            if os.path.lexists(folder) and not is_export(folder):
+                raise UsageError(f"--to {to}: is no exported student, so that --force does not replace it")
             self._write(folder)
         return folder
 

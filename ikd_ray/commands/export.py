@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.analysis.student_selection import parse_pick, select_students
 from ikd_ray.errors import UsageError
 from ikd_ray.export.hf_export import ExportedStudent
@@ -118,9 +117,11 @@ def export(
                 storage, folder, trials, to, onnx=onnx, int8=int8, force=force, repository=push_to_hub
             )
         _print_students(sweep, students, title)
+        for problem in problems:
+            print_error(problem)
         if tracker is not None and register is not None:
             exported = [student.trial for student in students]
-            champion = choose_champion(sweep, pareto_front(read_trials(folder), sweep.objectives))
+            champion = choose_champion(sweep, read_trials(folder))
             if picked and len(exported) == 1:
                 champion = exported[0]  # the user's own choice
             registered = register_students(tracker, folder, sweep, exported, register, champion)
@@ -129,9 +130,10 @@ def export(
             if registered.champion:
                 typer.echo(f"{register}@champion: version {registered.champion}")
         if push_to_hub is not None:
-            problems += _push(students, push_to_hub)
-    for problem in problems:
-        print_error(problem)
+            not_pushed = _push(students, push_to_hub)
+            for problem in not_pushed:
+                print_error(problem)
+            problems += not_pushed
     if problems:
         raise typer.Exit(1)
 

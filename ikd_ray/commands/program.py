@@ -8,10 +8,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from ikd_ray.program import COMMANDS
 from ikd_ray.terminal import interrupts
 from ikd_ray.version import code_version
-
-COMMANDS = ("run", "report", "export", "cache", "bench")
 
 
 def load_app(command: str) -> typer.Typer:

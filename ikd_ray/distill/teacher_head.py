@@ -22,7 +22,7 @@ MIN_GAIN = 0.1
 """Gain in accuracy, beyond chance, above which another order of a head's outputs is worth a sentence."""
 MAX_ERROR_RATIO = 1.5
 """Error of a head's scores, over that of their best linear map, above which they are on another scale."""
-NEGLIGIBLE_ERROR = 0.01
+NEGLIGIBLE_ERROR = 1e-4
 """Error of a head's scores, over the standard deviation of the gold scores, up to which no map is of use."""
 
 

@@ -73,7 +73,11 @@ def _language(task: Task) -> str | None:
 
 def _results(sweep: SweepRecord, trial: TrialRecord, task: Task) -> Iterator[EvalResult]:
     """Yield the task's metrics on dev and test splits; a part of train, held out for the search, is none of these."""
-    splits = {names.name: names.hub for names in task.splits} if isinstance(task, GlueTask) else {}
+    splits, config = {}, None
+    if isinstance(task, GlueTask):
+        splits, config = {names.name: names.hub for names in task.splits}, sweep.task
+    elif isinstance(task, CustomTask):
+        splits, config = dict(task.hub_splits), task.config or None
     for name, value in trial.metrics.items():
         split, _, metric = name.rpartition("/")
         if metric in task.metrics and split.startswith(("dev", "test")) and math.isfinite(value):
@@ -82,7 +86,7 @@ def _results(sweep: SweepRecord, trial: TrialRecord, task: Task) -> Iterator[Eva
                 task_type=TASK_TYPE,
                 dataset_type=hub_dataset(sweep) or sweep.task,
                 dataset_name=task.title,
-                dataset_config=sweep.task if isinstance(task, GlueTask) else None,
+                dataset_config=config,
                 dataset_split=splits.get(split, split),
                 metric_type=kind,
                 metric_value=value,

@@ -208,6 +208,13 @@ def check_targets(to: Path, targets: Sequence[Path], force: bool) -> None:
         raise UsageError(f"{taken[0]}{more} exists already; --force replaces it")
 
 
+def is_export(folder: Path) -> bool:
+    """Return whether a folder is empty or an exported student, also one of an earlier version."""
+    return folder.is_dir() and (
+        not any(folder.iterdir()) or all((folder / name).is_file() for name in (FACTS, CARD))
+    )
+
+
 def _write_in_task_units(student: Path, folder: Path, task: Task) -> None:
     """Write a student's weights, its last layer changed so that it answers in the task's units."""
     # Imported late: it takes seconds, and few tasks need it.

@@ -8,7 +8,7 @@ from ikd_ray.analysis.model_loader import Model, ModelLoader
 from ikd_ray.analysis.pareto import pareto_front
 from ikd_ray.distill.evaluate import score
 from ikd_ray.distill.memory import StepMemory
-from ikd_ray.errors import UnavailableError
+from ikd_ray.errors import UnavailableError, first_line
 from ikd_ray.records import SweepRecord, TrialRecord, metrics_on_test, write_sweep, write_test_metrics
 from ikd_ray.sweep.preparation import tokenize_test_set
 from ikd_ray.sweep.request import Request
@@ -38,7 +38,11 @@ def evaluate_on_test(
         return sweep, trials
     memory, problems = StepMemory(request.config.step_memory), list[str]()
     with console.step("scoring the front's students on the test set"):
-        data = tokenize_test_set(request)
+        try:
+            data = tokenize_test_set(request)
+        except Exception as error:  # as below
+            console.warn(f"the test set cannot be read: {type(error).__name__}: {first_line(error)}")
+            return sweep, trials
         assert data is not None
         loader = ModelLoader(request.output, request.folder, sweep)
 
@@ -47,7 +51,9 @@ def evaluate_on_test(
                 return score(loader.load(model), data, memory)
             except UnavailableError as error:
                 problems.append(str(error))
-                return {}
+            except Exception as error:  # a full disk or memory must not cost a finished sweep its summary
+                problems.append(f"{model.name}: {type(error).__name__}: {first_line(error)}")
+            return {}
 
         if not metrics_on_test(teacher_metrics):
             teacher_metrics = teacher_metrics | measure(loader.teacher)

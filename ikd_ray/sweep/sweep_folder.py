@@ -136,7 +136,8 @@ def _data_entry(request: Request, artifacts: SharedArtifacts) -> dict[str, Any]:
         "task": task_digest(request.task),
     }
     if isinstance(dataset.task, CustomTask) and dataset.task.dataset:
-        entry["dataset"] = dataset.task.dataset
+        task = dataset.task
+        entry |= {"dataset": task.dataset, "config": task.config, "revision": task.revision}
     if dataset.test_dataset and (test := tokenize_test_set(request)):
         entry["truncated"] |= test.truncation
         entry["test"] = {"examples": len(test.splits[TEST]), "fingerprint": dataset.test_dataset.fingerprint}

@@ -43,7 +43,8 @@ def _source(sweep: SweepRecord) -> tuple[str, dict[str, Any]]:
     if data["source"] == "hub" and hub_name:
         return "hugging_face", {
             "path": hub_name,
-            "config_name": sweep.task if sweep.task in TASKS else None,
+            "config_name": sweep.task if sweep.task in TASKS else data.get("config") or None,
+            "revision": data.get("revision") or None,
         }
     if data["generated"]:
         return "code", {"tags": {"mlflow.source.name": "ikd_ray.data.corpus"}}

@@ -242,10 +242,8 @@ class Tracker:
         for trial in trials:
             self.log_trial(trial)
             self._log_test_metrics(trial)
-        self._log_teacher_test_metrics(sweep)
-        front = pareto_front(trials, sweep.objectives)
-        metrics = compute_savings(trials).metrics() | headline_metrics(sweep, front)
-        tags = _champion_rows(sweep, front)
+        metrics = compute_savings(trials).metrics() | headline_metrics(sweep, trials)
+        tags = _champion_rows(sweep, trials)
         self.client.log_batch(self.parent_run_id, metrics=_metric_rows(metrics, 0), tags=tags)
         for path in (folder / name for name in (*SUMMARY_FILES, SPACE_FILE)):
             if path.is_file():
@@ -268,13 +266,6 @@ class Tracker:
         if metrics := metrics_on_test(record.metrics):
             rows = _metric_rows(metrics, len(record.history), record.times[-1] if record.times else None)
             self.client.log_batch(self._runs[record.id].run_id, metrics=rows)
-
-    def _log_teacher_test_metrics(self, sweep: SweepRecord) -> None:
-        """Log the teacher's metrics on the sweep's test set, unless its run has them."""
-        metrics = metrics_on_test(sweep.teacher["metrics"])
-        run = self._find_teacher_run(sweep.teacher["key"]) if metrics else None
-        if run and any(run.data.metrics.get(name) != value for name, value in metrics.items()):
-            self.client.log_batch(run.info.run_id, metrics=_metric_rows(metrics, 0))
 
     def _log_teacher(self, teacher: TeacherRecord, kind: str) -> None:
         run = self._find_teacher_run(teacher.key)
@@ -442,10 +433,10 @@ def _tag_rows(reused_from: Sequence[str], warnings: Sequence[str], reason: str) 
     ]
 
 
-def _champion_rows(sweep: SweepRecord, front: Sequence[TrialRecord]) -> list[RunTag]:
+def _champion_rows(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> list[RunTag]:
     from mlflow.entities import RunTag
 
-    champion = choose_champion(sweep, front)
+    champion = choose_champion(sweep, trials)
     return [RunTag(CHAMPION, champion.id)] if champion else []
 
 

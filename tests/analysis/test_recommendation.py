@@ -66,3 +66,26 @@ def test_standard_errors_are_those_of_simulations():
     answers = labels ^ (rng.random(labels.shape) < 0.2)
     found = [np.corrcoef(*pair)[0, 1] for pair in zip(labels, answers, strict=True)]
     assert standard_error("dev/mcc", 0.6, examples) == pytest.approx(np.std(found), rel=0.35)
+
+
+def test_the_reason_has_the_means_over_seeds_that_were_compared():
+    values = {1: (0.74, 0.86), 3: (0.80, 0.82)}
+    trials = [
+        trial_record(
+            10 * layers + seed,
+            {"dev/accuracy": value, "student/params": layers},
+            layer_map=list(range(layers)),
+            params={"regime": "kd", "student_layers": layers, "seed": seed},
+            seeds=2,
+        )
+        for layers, pair in values.items()
+        for seed, value in enumerate(pair)
+    ]
+    sweep = sweep_record(objectives=OBJECTIVES)
+    sweep.data["truncated"] = {"dev": {"truncated": 0, "examples": 400}}
+    found = recommend(sweep, trials)
+    assert (found.value, found.best_value) == pytest.approx((0.80, 0.81))
+    assert (
+        "accuracy (0.800) is within one standard error (0.020) of the best one's (0.810, 3 layers)"
+        in found.reason
+    )

@@ -13,7 +13,7 @@ import torch
 import ikd_ray
 from ikd_ray.analysis.pareto import trials_csv
 from ikd_ray.records import read_trials, trial_folder, write_trial
-from ikd_ray.sweep import outcome
+from ikd_ray.sweep import deliverables
 from tests.helpers.sample_records import trial_record
 from tests.helpers.sample_sweep import make_sweep
 
@@ -90,6 +90,13 @@ def test_a_student_is_loaded_as_it_is_exported(sweep, tmp_path):
     with pytest.raises(ikd_ray.UsageError, match="exists already; force=True replaces it"):
         student.save(folder)
     assert student.save(folder, force=True) == folder
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "README.md").write_text("mine")
+    with pytest.raises(
+        ikd_ray.UsageError, match="is no exported student, so that force=True does not replace it"
+    ):
+        student.save(tmp_path / "project", force=True)
+    assert (tmp_path / "project" / "README.md").read_text() == "mine"
     assert student.export(tmp_path / "several") == tmp_path / "several" / "cola-id-2L-t001"
     assert repr(student).startswith("<Student cola-id-2L-t001: mcc 0.2")
 
@@ -130,7 +137,7 @@ def test_a_damaged_student_is_an_error_and_the_others_are_exported(tmp_path):
 
 def test_the_report_is_drawn(sweep, capsys, monkeypatch):
     monkeypatch.setattr(
-        outcome, "log_report", lambda *_: "no store"
+        deliverables, "log_report", lambda *_: "no store"
     )  # MLflow has no run of a sweep made for a test
     threads = torch.get_num_threads()
     page = sweep.report(sentence="w1 w2.")

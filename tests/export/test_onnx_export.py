@@ -226,7 +226,7 @@ def assert_described(folder: Path, files: tuple[str, ...], printed: str) -> None
     card = (folder / "README.md").read_text()
     for form, file in zip(facts["forms"], files, strict=True):
         rows = printed.splitlines()
-        row = next(row for row in rows if folder.name[-8:] in row and f" {file} " in row)
+        row = next(row for row in rows if folder.name[-8:] in row and f" {Path(file).name} " in row)
         assert f"{form['metrics']['dev/mcc']:.4f}" in row
         assert f"{form['size_mb']:.1f}" in row
         assert f"| {file} | {form['kind']} | {form['metrics']['dev/mcc']:.4f} |" in card
