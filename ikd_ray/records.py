@@ -365,7 +365,7 @@ def select_sweep(output: Path, task: Task, name: str | None = None) -> Path:
     if name is None:
         sweeps = list_sweeps(output, task.name)
         if not sweeps:
-            run = shell_command("run", f"--task {task.name}", str(output))
+            run = shell_command("run", f"--task {task.name}")
             raise UsageError(f"--output {output}: no sweep of {task.name} there; `{run}` makes one")
         for folder in reversed(sweeps):
             if any(trial.status == "finished" for trial in read_trials(folder)):

@@ -209,12 +209,16 @@ def prepare_artifacts(job: PrepareJob, threads: int) -> Iterator[Event]:
     for depth, students in job.assistant_students.items():
         assistants[depth] = yield from _prepare_assistant(job, data, record, targets, depth, students)
     latency = _read_latency(job.cache, record.key) | job.latency_ms
-    depths = [*job.depths, len(teacher.layers)]
+    # A sweep of an earlier version did not measure its teacher; one measured today would not compare with its students.
+    is_comparable = not job.latency_ms or len(teacher.layers) in job.latency_ms
+    depths = [*job.depths, *([len(teacher.layers)] if is_comparable else [])]
     if missing := [depth for depth in depths if depth not in latency]:
         yield StageStarted("measuring the latency of teacher and students")
         latency |= measure_latency(teacher.cpu(), missing, latency)
         write_json(_latency_file(job.cache, record.key), latency)
-    sizes = size_metrics(teacher) | {"student/latency_ms": latency[len(teacher.layers)]}
+    sizes = size_metrics(teacher)
+    if is_comparable:
+        sizes["student/latency_ms"] = latency[len(teacher.layers)]
     record = replace(record, sizes=sizes)
     tokens = data.folder.relative_to(job.output.folder)
     yield record, SharedArtifacts(job.output, tokens, stored, latency, assistants)

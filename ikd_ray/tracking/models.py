@@ -74,9 +74,11 @@ def register_students(
     runs = {run.data.tags[TRIAL]: run for run in tracker.find_trial_runs(parent)} if parent else {}
     for trial in trials:
         if trial.id not in runs:
+            output = sweep.settings.get("uri") or str(folder.parent)
+            check = shell_command("report", f"--check {sweep.name}", output)
             raise UsageError(
                 f"--register {name}: {redact_uri(tracker.uri)} has no run of {trial.id}; "
-                f"`{shell_command('report', f'--check {sweep.name}', str(folder.parent))}` delivers it"
+                f"`{check}` delivers it"
             )
     if not trials:
         return Registration({}, "")

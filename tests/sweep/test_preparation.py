@@ -80,11 +80,12 @@ def test_only_new_depths_are_measured_and_known_latencies_are_kept(make_job, mon
     monkeypatch.setattr(preparation, "measure_latency", measure)
     *_, (_, one) = prepare_artifacts(make_job(depths=(1,)), threads=1)
     *_, (_, three) = prepare_artifacts(make_job(depths=(1, 2, 3)), threads=1)
-    *_, (_, resumed) = prepare_artifacts(make_job(latency_ms={1: 7.0}, depths=(1, 2)), threads=1)
+    *_, (teacher, resumed) = prepare_artifacts(make_job(latency_ms={1: 7.0}, depths=(1, 2)), threads=1)
     assert measured == [[1, 4], [2, 3]]
     assert one.latency_ms == {1: 10.0, 4: 40.0}
     assert three.latency_ms == {1: 10.0, 2: 20.0, 3: 30.0, 4: 40.0}
     assert (resumed.latency_ms[1], resumed.latency_ms[2]) == (7.0, 20.0)
+    assert "student/latency_ms" not in teacher.sizes, "that sweep did not measure its teacher"
 
 
 def test_an_assistant_is_distilled_once(make_job, tmp_path):
