@@ -13,7 +13,7 @@ from ikd_ray.tasks import Task
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answers to an example.
+    """A model's answer to an example.
 
     Attributes:
         text: the class, or the score in the task's units.

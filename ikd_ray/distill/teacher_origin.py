@@ -1,4 +1,4 @@
-"""Where a teacher comes from: its name on the Hugging Face hub, and the licence that its own model card states."""
+"""Origin of a teacher: its name on the Hugging Face hub, and the licence that its own model card states."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FOLDERS = ("checkpoint", "experiments", "exports", "model", "out", "results", "r
 
 @dataclass(frozen=True)
 class TeacherOrigin:
-    """What the hub's metadata of a student says about its teacher."""
+    """A teacher's part of the hub's metadata of its students."""
 
     hub_name: str = ""
     """Empty where none is known."""

@@ -25,7 +25,7 @@ from ikd_ray.tasks import GlueTask, Task
 
 WEIGHTS = "model.safetensors"
 ONNX, INT8 = "onnx/model.onnx", "onnx/model_quantized.onnx"
-"""Where transformers.js and Optimum look for ONNX models."""
+"""Paths of ONNX models in an exported folder, as transformers.js and Optimum expect them."""
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 

@@ -1,4 +1,4 @@
-"""Where the preparation of a sweep runs: in this process, or as a Ray task on a cluster's best node."""
+"""Run the preparation of a sweep in this process, or as a Ray task on a cluster's best node."""
 
 from __future__ import annotations
 

@@ -26,19 +26,16 @@ def choose_champion(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> TrialR
     return max(front, key=lambda trial: sign * trial.metrics[metric], default=None)
 
 
-def headline_metrics(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> dict[str, float]:
+def headline_metrics(sweep: SweepRecord, num_students: int, champion: TrialRecord) -> dict[str, float]:
     """Return the size of the front, and the champion's main numbers beside the teacher's, as the sweep's run has them.
 
     They are `front/students`, `champion/<metric>` and `teacher/<metric>`, metrics on the test set among them.
     """
-    champion = choose_champion(sweep, trials)
-    if champion is None:
-        return {}
     tested = metrics_on_test(sweep.teacher["metrics"])
     names = dict.fromkeys([*sweep.objectives, *map(dev_metric, sweep.objectives), *HEADLINE, *tested])
     teacher = sweep.teacher_metrics
     return {
-        "front/students": float(len(pareto_front(trials, sweep.objectives))),
+        "front/students": float(num_students),
         **{f"champion/{name}": champion.metrics[name] for name in names if name in champion.metrics},
         **{f"teacher/{name}": teacher[name] for name in names if name in teacher},
     }

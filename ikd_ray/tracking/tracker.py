@@ -242,8 +242,10 @@ class Tracker:
         for trial in trials:
             self.log_trial(trial)
             self._log_test_metrics(trial)
-        metrics = compute_savings(trials).metrics() | headline_metrics(sweep, trials)
-        tags = _champion_rows(sweep, trials)
+        metrics, champion = compute_savings(trials).metrics(), choose_champion(sweep, trials)
+        if champion:
+            metrics |= headline_metrics(sweep, len(pareto_front(trials, sweep.objectives)), champion)
+        tags = _champion_rows(champion)
         self.client.log_batch(self.parent_run_id, metrics=_metric_rows(metrics, 0), tags=tags)
         for path in (folder / name for name in (*SUMMARY_FILES, SPACE_FILE)):
             if path.is_file():
@@ -433,10 +435,9 @@ def _tag_rows(reused_from: Sequence[str], warnings: Sequence[str], reason: str) 
     ]
 
 
-def _champion_rows(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> list[RunTag]:
+def _champion_rows(champion: TrialRecord | None) -> list[RunTag]:
     from mlflow.entities import RunTag
 
-    champion = choose_champion(sweep, trials)
     return [RunTag(CHAMPION, champion.id)] if champion else []
 
 

@@ -1,4 +1,4 @@
-"""What is known of a teacher's place on the hub and its licence."""
+"""A teacher's name on the hub and its licence."""
 
 from __future__ import annotations
 

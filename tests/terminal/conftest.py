@@ -1,4 +1,4 @@
-"""What a notebook is sent."""
+"""Fixtures of a notebook's output."""
 
 from __future__ import annotations
 
