@@ -6,8 +6,9 @@ import gzip
 import heapq
 import json
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from ikd_ray.config import Trial, make_trial
 from ikd_ray.records import TrialRecord
-from ikd_ray.search.planned_work import DataSize, plan_epochs
+from ikd_ray.search.planned_work import DataSize, PlannedEpoch, plan_epochs
 
 OVERHEAD_S = 0.5  # of a trial, besides its epochs
 
@@ -50,23 +51,18 @@ class Row:
 
     def epochs(self, size: DataSize) -> list[tuple[Hashable, float]]:
         """Return key and seconds of each epoch that was run; epochs with equal keys are the same."""
-        planned: dict[int, list[Hashable]] = {}
-        for stage, epoch in _numbered(self.trial, size):
-            planned.setdefault(stage, []).append(epoch)
-        keys, run = [], dict[int, int]()
-        for stage in self.stages:
-            keys.append(planned[stage][run.get(stage, 0)])
-            run[stage] = run.get(stage, 0) + 1
-        return list(zip(keys, self.seconds, strict=True))
+        return [(epoch.key, seconds) for _, epoch, seconds in self.planned_epochs(size)]
 
-
-def _numbered(trial: Trial, size: DataSize) -> Iterable[tuple[int, Hashable]]:
-    stage, before = 0, None
-    for epoch in plan_epochs(trial, size):
-        key: Any = epoch.key
-        if key[0] != before:
-            stage, before = stage + 1, key[0]
-        yield stage, key
+    def planned_epochs(self, size: DataSize) -> list[tuple[int, PlannedEpoch, float]]:
+        """Return stage, plan and seconds of each epoch that was run; costs are those without an early end."""
+        planned: dict[int, Iterator[PlannedEpoch]] = {}
+        epochs = plan_epochs(self.trial, size, early_end=1.0)
+        for stage, (_, group) in enumerate(groupby(epochs, lambda epoch: epoch.key[0]), 1):
+            planned[stage] = iter(list(group))
+        return [
+            (stage, next(planned[stage]), seconds)
+            for stage, seconds in zip(self.stages, self.seconds, strict=True)
+        ]
 
 
 def _number(value: float | None) -> float:

@@ -7,18 +7,21 @@ trains its trials, and `python -m ikd_ray.bench.search_table pack SWEEP FILE` ad
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import pandas as pd
 import typer
 import yaml
 
 from ikd_ray.analysis.objectives import main_metric
-from ikd_ray.bench.search_replay import Table, read_table, to_row, write_table
+from ikd_ray.bench.search_replay import Row, Table, read_table, to_row, write_table
 from ikd_ray.records import read_sweep, read_trials
 from ikd_ray.search.builtin_spaces import DEFAULT_SPACE, find_space
 from ikd_ray.search.candidates import Configuration, redraw
+from ikd_ray.search.planned_work import DataSize
 from ikd_ray.search.sampler import SearchSettings
 from ikd_ray.search.space import Space
 from ikd_ray.search.space_file import load_space
@@ -29,6 +32,8 @@ SUFFIX = ("lambda", "temperature", "top_trains")
 SUFFIXES = 3  # trials of each internal prefix
 FAMILIES = {"kd": 2, "id": 2, "pid": 1, "sid": 1}  # of each depth in a round of draws
 DIGITS = 4  # of a real number
+QUIET = 0.25
+"""Quantile of the seconds of like epochs that a table has: other work on the machine slows single ones."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -60,14 +65,18 @@ def pack_table(
     sweep: Annotated[Path, typer.Argument(help="Folder of the sweep that trained the configurations.")],
     file: Annotated[Path, typer.Argument(help="The table, NAME.json.gz; made if there is none.")],
 ) -> None:
-    """Add the finished trials of a sweep to a table, but for configurations that the table has."""
+    """Add the finished trials of a sweep to a table, but for configurations that the table has.
+
+    Epochs of equal planned cost get equal seconds, the lower quartile of what they took.
+    """
     record, trials = read_sweep(sweep), read_trials(sweep)
     metric = main_metric(record.objectives)
     rows = read_table(file).rows if file.exists() else []
     known = [row.params for row in rows]
     packed = [to_row(trial, metric) for trial in trials if trial.status == "finished"]
     rows += [row for row in packed if row.params not in known]
-    write_table(file, Table(record.task, SearchSettings.of(record).size, rows))
+    size = SearchSettings.of(record).size
+    write_table(file, Table(record.task, size, quiet_rows(rows, size)))
     typer.echo(f"{file}: {len(rows)} trials, {read_table(file).total_s:.0f} s on one worker")
 
 
@@ -85,6 +94,22 @@ def draw_rows(space: Space, trials: int, seed: int) -> list[Configuration]:
                 families += [_draw_family(space, given, rng) for _ in range(count)]
     shuffled = [row for index in rng.permutation(len(families)) for row in families[index]]
     return shuffled[:trials]
+
+
+def quiet_rows(rows: list[Row], size: DataSize) -> list[Row]:
+    """Return the rows, with seconds that are the lower quartile of epochs of the same regime, depth, stage and cost."""
+    frame = pd.DataFrame(
+        [
+            (number, row.trial.regime, row.size, stage, epoch.cost, seconds)
+            for number, row in enumerate(rows)
+            for stage, epoch, seconds in row.planned_epochs(size)
+        ],
+        columns=["row", "regime", "size", "stage", "cost", "seconds"],
+    )
+    like = frame.groupby(["regime", "size", "stage", "cost"])["seconds"]
+    frame["quiet"] = like.transform("quantile", QUIET).round(3)
+    quiet = frame.groupby("row")["quiet"].agg(list)
+    return [replace(row, seconds=quiet[number]) for number, row in enumerate(rows)]
 
 
 def _draw_family(space: Space, given: Configuration, rng: np.random.Generator) -> list[Configuration]:

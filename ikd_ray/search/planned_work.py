@@ -76,7 +76,8 @@ class DataSize:
 class PlannedEpoch(NamedTuple):
     """An epoch that a configuration trains at most, and its expected cost; epochs with equal keys are the same."""
 
-    key: Hashable
+    key: tuple[Hashable, int]
+    """Of the stage with all before it, and the epoch's number in the stage."""
     cost: float
 
 

@@ -103,7 +103,7 @@ def test_the_keywords_of_a_student_are_the_fields_of_a_trial():
 
 @pytest.mark.slow
 def test_type_checkers_see_arguments_and_results(tmp_path):
-    """What an editor knows: mypy on a script of a user, with the annotations of the installed package."""
+    """As an editor does it: mypy on a script of a user, with the annotations of the installed package."""
     script = tmp_path / "script.py"
     script.write_text(
         "import ikd_ray\n"

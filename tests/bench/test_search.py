@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from ikd_ray.bench.search_replay import (
     to_row,
     write_table,
 )
-from ikd_ray.bench.search_table import draw_rows
+from ikd_ray.bench.search_table import draw_rows, quiet_rows
 from ikd_ray.config import make_trial
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.search.builtin_spaces import DEFAULT_SPACE, find_space
@@ -88,6 +89,17 @@ def test_a_trial_becomes_a_row():
         "teacher_kl": [None, None],
         "train_loss": [0.7, 0.7],
     }
+
+
+def test_seconds_of_a_table_are_those_of_a_quiet_machine(table):
+    row = make_row({"regime": "kd", "student_layers": 2, "epochs": 2}, np.random.default_rng(0))
+    other = make_row({"regime": "kd", "student_layers": 3, "epochs": 2}, np.random.default_rng(0))
+    seconds = [[1.0, 9.0], [1.2, 1.4], [50.0, 1.4]]
+    rows = [*(replace(row, seconds=given) for given in seconds), replace(other, seconds=[3.0, 7.0])]
+    quiet = quiet_rows(rows, table.size)
+    like = float(np.quantile(np.concatenate(seconds), 0.25))
+    assert [found.seconds for found in quiet] == [[pytest.approx(like, abs=1e-3)] * 2] * 3 + [[4.0, 4.0]]
+    assert [replace(found, seconds=given.seconds) for found, given in zip(quiet, rows, strict=True)] == rows
 
 
 def test_the_yardstick_shows_every_search_and_signal(table, tmp_path, monkeypatch):
