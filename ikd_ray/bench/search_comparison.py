@@ -69,7 +69,8 @@ def record(
     until: Annotated[str, typer.Option(help="HH:MM at which no further sweep begins.")] = "",
 ) -> None:
     """Run the sweeps that are missing, each alone on the machine."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # sweeps would inherit that a background job ignores it
+    # A background job ignores Ctrl-C, and sweeps would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = folder.resolve()
     arms = [DEFAULT, *BY_HAND, *([EARLIER] if earlier else [])]
     for job in (Job(task, seed, arm) for seed in range(seeds) for task in TASKS for arm in arms):

@@ -23,6 +23,8 @@ from ikd_ray.tasks import Task
 from ikd_ray.version import code_version
 
 CONFIG, TOKENIZER_CONFIG, TOKENIZER = "config.json", "tokenizer_config.json", "tokenizer.json"
+LOADING_OPTIONS = ("is_local", "local_files_only")
+"""Entries of a tokenizer's configuration that say how transformers had loaded it."""
 CARD, FACTS = "README.md", "ikd.json"
 # Files that tokenizers of the supported families save; the teacher's folder holds others, too.
 TOKENIZER_FILES = (
@@ -236,6 +238,7 @@ def _set_max_length(folder: Path, max_length: int) -> None:
     """Have the tokenizer in a folder truncate texts where the student's were, not where the teacher's positions end."""
     path = folder / TOKENIZER_CONFIG
     config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    config = {key: value for key, value in config.items() if key not in LOADING_OPTIONS}
     path.write_text(
         json.dumps(config | {"model_max_length": max_length}, indent=2, ensure_ascii=False) + "\n",
         encoding="utf-8",

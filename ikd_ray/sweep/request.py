@@ -7,7 +7,8 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -188,22 +189,15 @@ def validate(config: SweepConfig, resumes: bool = False, tracked: bool = True) -
     require_writable(folder, f"--output {config.output}")
     if tracked:
         require_writable_store(config.tracking_uri)
-    try:
+    with _moved_files_explained(config, resumes):
         dataset = load_dataset(task, config.data_dir, config.unlabelled)
-    except UsageError as error:
-        given = [path for path in (config.data_dir, config.unlabelled) if path]
-        if resumes and not all(map(os.path.exists, given)):
-            raise UsageError(
-                f"{error}; where it was moved, give the new places with --resume, as --data-dir, --unlabelled and "
-                "--teacher"
-            ) from None
-        raise
     if space.selection == HOLDOUT:
         dataset = hold_out(dataset)
     # Imported late: it takes seconds, and the errors above should appear at once.
     from ikd_ray.distill.teacher import find_teacher
 
-    source = find_teacher(config.teacher, task)
+    with _moved_files_explained(config, resumes):
+        source = find_teacher(config.teacher, task)
     earlier = read_sweep(folder) if resumes else None
     space = load_space(config.space, source.layers)
     if earlier:
@@ -264,6 +258,22 @@ def validate_name(name: str, flag: str) -> str:
     if name == "cache":
         raise UsageError(f"{flag} cache: that folder holds what sweeps share; choose another name")
     return name
+
+
+@contextmanager
+def _moved_files_explained(config: SweepConfig, resumes: bool) -> Iterator[None]:
+    """Say in an error of a resumed sweep what to type, if files of it are no longer where they were."""
+    try:
+        yield
+    except UsageError as error:
+        teacher = config.teacher if os.path.isabs(config.teacher or "") else None  # else a name on the hub
+        given = [path for path in (config.data_dir, config.unlabelled, teacher) if path]
+        if not resumes or all(map(os.path.exists, given)):
+            raise
+        raise UsageError(
+            f"{error}; where it was moved, give the new places with --resume, as --data-dir, --unlabelled and "
+            "--teacher"
+        ) from None
 
 
 def _require_unused(config: SweepConfig, folder: Path) -> None:

@@ -129,6 +129,9 @@ def test_exported_folder_is_whole_and_tells_its_origin(exported):
     tokenizer = {"tokenizer.json", "tokenizer_config.json", "vocab.txt"}
     assert names == {"model.safetensors", "config.json", *tokenizer, "README.md", "ikd.json"}
     assert (small.folder / "model.safetensors").read_bytes() != b"not for students"
+    how = json.loads((small.folder / "tokenizer_config.json").read_text())
+    assert how["model_max_length"] == 48
+    assert not {"is_local", "local_files_only"} & set(how), "how it was loaded here is no one's business"
     facts = json.loads((large.folder / "ikd.json").read_text())
     assert facts["params"]["lambda"] == 0.3
     assert facts["layer_map"] == [3, 6]
