@@ -61,8 +61,9 @@ def test_a_sweep_draws_dev_and_ends_with_the_test_set(own_data, environment, cal
         assert set(metrics_on_test(trial.metrics)) == (NAMES if trial.id in front else set())
         assert not any(metrics_on_test(epoch) for epoch in trial.history)
     assert_consistent(swept.folder, swept.uri, trials=4, task="reviews")
-    [teacher] = swept.runs("teacher")
-    assert teacher.data.metrics["test/macro_f1"] == record.teacher["metrics"]["test/macro_f1"]
+    [parent], [teacher] = swept.runs("sweep"), swept.runs("teacher")
+    assert parent.data.metrics["teacher/test/macro_f1"] == record.teacher["metrics"]["test/macro_f1"]
+    assert not metrics_on_test(teacher.data.metrics), "sweeps with other test sets share the teacher's run"
     checked = call("report", "--check", "drawn", cwd=swept.home)
     assert checked.stdout == "drawn: 4 of 4 trials have ended, 4 of them finished; 0 differences\n"
 
@@ -74,7 +75,7 @@ def test_a_sweep_draws_dev_and_ends_with_the_test_set(own_data, environment, cal
     [folder] = tmp_path.glob("reviews-*")
     facts, card = json.loads((folder / "ikd.json").read_text()), (folder / "README.md").read_text()
     assert accuracy(folder, test) == facts["metrics"]["test/accuracy"]
-    assert f"| test/accuracy | {facts['metrics']['test/accuracy']} |" in card
+    assert f"| test/accuracy | {facts['metrics']['test/accuracy']:.4f} |" in card
     assert "measured once, when the search had ended, on 40 examples" in card
     assert "\nlanguage: en\n" in card
     assert "dev: 30 of 300 rows, drawn stratified with seed 0" in card
