@@ -1,4 +1,4 @@
-"""Internal knowledge distillation of BERT-family encoders as a Ray sweep.
+"""Internal knowledge distillation of transformer encoders as a Ray sweep.
 
 `ikd_ray.sweep(...)` searches for the students worth keeping, `ikd_ray.open_sweep(...)` opens a sweep that has ended,
 `ikd_ray.distill(...)` trains one student. `ikd_ray/README.md` describes the subpackages and the order in which they

@@ -41,7 +41,7 @@ UNLABELLED = """\
 Table of texts without labels (.csv, .tsv, .jsonl, .parquet); only the task's text columns are read; in place of the \
 task file's `files: unlabelled`."""
 TEACHER = """\
-Hugging Face name or folder of a BERT-family model. Default: bert-base-uncased where a GPU and the hub are there, \
+Hugging Face name or folder of an encoder. Default: bert-base-uncased where a GPU and the hub are there, \
 else a 6-layer MiniLM."""
 SPACE = f"Search space: a file, or a built-in one ({', '.join(names())})."
 TRIALS = """\

@@ -14,6 +14,7 @@ from torch import Tensor
 from ikd_ray.data.batches import Batch, collate
 from ikd_ray.data.tokens import TaskData, TokenSplit
 from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.encoder_output import cls_vectors
 from ikd_ray.distill.frozen_activations import FrozenActivations
 from ikd_ray.distill.losses import attention_kl, cls_cosine
 from ikd_ray.distill.memory import StepMemory
@@ -128,11 +129,11 @@ class StudentEvaluator:
                 assert source == matched[layer], "student and teacher run through their layers together"
                 kl = attention_kl(attention, expected, batch.attention_mask)
                 del attention, expected
-                cos = cls_cosine(top, target.cls[source])
+                cos = cls_cosine(cls_vectors(top), target.cls[source])
                 sums[f"{name}/layer_{layer}/kl"] += kl * len(batch)
                 sums[f"{name}/layer_{layer}/cos"] += cos * len(batch)
             assert top is not None
-            logits[batch.rows] = self._student.classify(top).float().cpu().numpy()
+            logits[batch.rows] = self._student.classify(top, batch).float().cpu().numpy()
         return logits, teacher_logits, {key: float(value) / len(split) for key, value in sums.items()}
 
     def _frozen_output(self, name: str, batch: Batch) -> Tensor | None:

@@ -78,7 +78,7 @@ class FrozenActivations:
             start_layer, source, self._arrays = 0, {}, {}
         # Entries keep their shape from layer to layer, so outputs are updated in place; but of the last layer only
         # the [CLS] vectors are stored.
-        in_place = bool(source) and depth < len(self._student.layers)
+        in_place = bool(source) and not self._is_cls_only(depth)
         target = source if in_place else self._allocate(depth)
         self.depth = depth if target else 0
         if not (target and cache_dir and _read(cache_dir, target)):
@@ -96,13 +96,17 @@ class FrozenActivations:
         """
         return torch.from_numpy(self._arrays[split].read(rows)) if self._arrays else None
 
+    def _is_cls_only(self, depth: int) -> bool:
+        """Return whether only the [CLS] vectors of layer `depth` are needed."""
+        return depth == len(self._student.layers) and self._student.reads_cls_only
+
     def _within_budget(self, gigabytes: float) -> bool:
         return gigabytes <= max(self._config.memory_gb, self._config.disk_gb)
 
     def _layout(self, depth: int) -> tuple[dict[str, BucketedArray], float]:
         """Return each split's array without its values, and the gigabytes of all values."""
-        whole, hidden = depth == len(self._student.layers), self._student.config.hidden_size
-        shape = (lambda length: (hidden,)) if whole else (lambda length: (length, hidden))
+        hidden = self._student.config.hidden_size
+        shape = (lambda length: (hidden,)) if self._is_cls_only(depth) else (lambda length: (length, hidden))
         arrays = {name: BucketedArray(None, order, shape) for name, order in self._orders.items()}
         return arrays, sum(array.size for array in arrays.values()) * self._dtype.itemsize / 1e9
 
@@ -140,7 +144,7 @@ class FrozenActivations:
             rows = used[batch_rows]
             batch = collate(tokens, rows, self._data.pad_id).to(device)
             start = torch.from_numpy(source.read(rows)).to(device) if source else None
-            if self.depth == len(student.layers):
+            if self._is_cls_only(self.depth):
                 output = student(batch, classify=False, start=start, start_layer=start_layer).cls[self.depth]
             else:
                 output = student.hidden(batch, self.depth, start, start_layer)

@@ -19,7 +19,8 @@ from ikd_ray.config import TeacherConfig, Trial
 from ikd_ray.data.batches import Batch, collate, prefetch, training_batches
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.distributed import DistributedContext
-from ikd_ray.distill.encoder import Encoder, EncoderOutput
+from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.encoder_output import EncoderOutput
 from ikd_ray.distill.fast_layers import CompactVocabulary
 from ikd_ray.distill.frozen_activations import FrozenActivations
 from ikd_ray.distill.losses import attention_kl, cls_cosine, hard_label_loss, soft_label_loss

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -41,11 +42,34 @@ def build_student(teacher: Encoder, student_layers: int, init: str) -> Encoder:
     chosen = mapped if init == "mapped" else range(1, student_layers + 1)
     layers = nn.ModuleList([teacher.layers[number - 1] for number in chosen])
     # deepcopy finds the student's layers in its memo, so that the teacher's other layers are not copied.
-    memo: dict[int, object] = {}
+    memo: dict[int, Any] = {}
     memo[id(teacher.layers)] = copy.deepcopy(layers, memo)
     model = copy.deepcopy(teacher.model, memo)
-    model.config.num_hidden_layers = student_layers
+    _fit_to_layers(model.config, memo[id(teacher.layers)], mapped)
     return Encoder(model.requires_grad_(True))
+
+
+def _fit_to_layers(config: Any, layers: nn.ModuleList, matched: Sequence[int]) -> None:
+    """Change a configuration to that of a model with some of its layers, and those to what it makes, in place.
+
+    Where a family's layers differ in how far their attention reaches, each layer gets that of the teacher's layer that
+    it is matched with: local attention cannot imitate a global one.
+
+    Args:
+        config: a Hugging Face configuration of the whole model.
+        layers: the layers of the model now.
+        matched: the layer of the whole model that each is matched with, from 1.
+    """
+    config.num_hidden_layers = len(layers)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[number - 1] for number in matched]
+    if config.model_type == "modernbert":
+        layers[0].attn_norm = nn.Identity()  # as in the first layer of any model of the family
+        layer: Any
+        for number, (layer, kind) in enumerate(zip(layers, config.layer_types, strict=True)):
+            layer.layer_idx = layer.attn.layer_idx = number
+            layer.attention_type = kind
+            layer.attn.sliding_window = config.sliding_window + 1 if kind == "sliding_attention" else None
 
 
 def size_metrics(student: Encoder) -> dict[str, float]:

@@ -22,7 +22,8 @@ from torch import Tensor
 from ikd_ray.config import TargetConfig
 from ikd_ray.data.batches import Batch, collate
 from ikd_ray.data.tokens import TaskData
-from ikd_ray.distill.encoder import Encoder, EncoderOutput
+from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.encoder_output import EncoderOutput
 from ikd_ray.errors import UsageError
 from ikd_ray.storage import store
 from ikd_ray.storage.arrays import BucketedArray, LengthOrder, ResumableArrays
@@ -114,7 +115,7 @@ class Targets:
         """Return the function that reads a part's entries of some rows."""
         # As a plain array: numpy's class for memory maps takes its time over every access.
         values = np.asarray(np.load(self.folder / part / f"{split}.npy", mmap_mode="r", allow_pickle=False))
-        order, heads = self._data.splits[split].order, self.teacher.config.num_attention_heads
+        order, heads = self._data.splits[split].order, self.teacher.attention_heads
         if part.startswith("attention"):
             return BucketedArray(values, order, lambda length: (heads, length, length)).read
         return lambda rows: values[order.positions[rows]]
@@ -244,7 +245,7 @@ def _fill(
     """Run the teacher over the remaining steps and append its outputs."""
     device = next(teacher.eval().parameters()).device
     orders = {name: split.order for name, split in data.splits.items()}
-    steps = _steps(orders, len(teacher.layers) * teacher.config.num_attention_heads)
+    steps = _steps(orders, len(teacher.layers) * teacher.attention_heads)
     total = sum(map(len, orders.values()))
     done = sum(len(rows) for _, rows in steps[: arrays.steps])
     for split, rows in steps[arrays.steps :]:
@@ -313,7 +314,7 @@ def _shapes(parts: list[str], data: TaskData, teacher: Encoder) -> dict[str, tup
     config = teacher.config
     shapes: dict[str, tuple[int, ...]] = {}
     for name, split in data.splits.items():
-        cells = config.num_attention_heads * int(np.square(split.lengths, dtype=np.int64).sum())
+        cells = teacher.attention_heads * int(np.square(split.lengths, dtype=np.int64).sum())
         by_kind = {
             "logits": (len(split), config.num_labels),
             "cls": (len(split), config.hidden_size),

@@ -25,16 +25,18 @@ from ikd_ray.config import TeacherConfig
 from ikd_ray.data.sources import hub_reachable, offline_unless_reachable
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.distributed import DistributedContext
-from ikd_ray.distill.encoder import FAMILIES, Encoder
+from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.encoder_check import check_students, checked_encoder
+from ikd_ray.distill.encoder_output import uses_segment_ids
 from ikd_ray.distill.epoch import Epoch
 from ikd_ray.distill.evaluate import score
+from ikd_ray.distill.families import POSITIONS_AFTER_PADDING, unsupported_family
 from ikd_ray.distill.memory import ModelShape, StepMemory
 from ikd_ray.distill.regimes import Stage
 from ikd_ray.distill.stage_training import DivergedError, StageTrainer, train_stage
 from ikd_ray.distill.teacher_files import (
     NO_REMOTE_CODE,
     load_classifier,
-    unsupported_family,
     validate_config,
     validate_shapes,
     weights_key,
@@ -52,7 +54,7 @@ MINILM_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 SMALL_HIDDEN = 512
 """Models of a smaller hidden size are fine-tuned with a larger learning rate."""
-TEACHER_FILE, PICKLED_HEAD = "teacher.json", "model_head.pkl"
+TEACHER_FILE, PICKLED_HEAD, TOKENIZER_CONFIG = "teacher.json", "model_head.pkl", "tokenizer_config.json"
 
 
 @dataclass(frozen=True)
@@ -187,8 +189,13 @@ def _describe(name: str, path: str, key: str | None, task: Task) -> TeacherSourc
         raise UsageError(
             f"--teacher {name}: {missing}its config or tokenizer cannot be read ({reason})"
         ) from None
-    if config.model_type not in FAMILIES:
-        raise unsupported_family(name, config.model_type)
+    if refusal := unsupported_family(name, config.model_type):
+        raise refusal
+    if getattr(config, "is_decoder", False):
+        raise UsageError(
+            f"--teacher {name}: is_decoder is true in its config.json, and so its [CLS] sees no other token; give an "
+            "encoder, or write false if it was trained as one"
+        )
     # Without a tokenizer's files transformers creates one that has only special tokens.
     if not config.vocab_size // 2 < len(tokenizer) <= config.vocab_size:
         raise UsageError(
@@ -204,8 +211,7 @@ def _describe(name: str, path: str, key: str | None, task: Task) -> TeacherSourc
     if has_head:
         _check_head(name, config, task)
     key = key or store.digest(name, getattr(config, "_commit_hash", None))
-    # RoBERTa's positions start after the padding's token id.
-    has_offset = config.model_type in ("roberta", "xlm-roberta", "camembert")
+    has_offset = config.model_type in POSITIONS_AFTER_PADDING
     if has_offset and config.pad_token_id is None:
         raise UsageError(f"--teacher {name}: its config.json has no pad_token_id; write the tokenizer's")
     unused = config.pad_token_id + 1 if has_offset else 0
@@ -258,11 +264,18 @@ def teacher_key(
 
 
 def load_source(source: TeacherSource, task: Task, seed: int) -> Encoder:
-    """Load a pretrained model for a task; a head that it lacks is initialised at random from `seed`."""
+    """Load a pretrained model for a task; a head that it lacks is initialised at random from `seed`.
+
+    Raises:
+        UsageError: its weights are not whole, or ikd-ray would not run it exactly.
+    """
     torch.manual_seed(seed)
     model = load_classifier(source.path, source.name, task, source.has_head, torch.float32)
     model.config.problem_type = "regression" if task.is_regression else "single_label_classification"
-    return Encoder(model)
+    pad_id = load_tokenizer(source).pad_token_id
+    teacher = checked_encoder(model.eval(), source.name, pad_id, source.max_tokens)
+    check_students(teacher, source.name, pad_id, source.max_tokens)
+    return teacher
 
 
 def load_teacher(folder: Path) -> Encoder:
@@ -351,9 +364,18 @@ def save_teacher(folder: Path, teacher: Encoder, tokenizer: str, record: dict[st
     def write(staging: Path) -> None:
         teacher.model.save_pretrained(staging)
         AutoTokenizer.from_pretrained(tokenizer, **NO_REMOTE_CODE).save_pretrained(staging)
+        if not uses_segment_ids(teacher.model):
+            _return_no_segment_ids(staging / TOKENIZER_CONFIG)
         (staging / TEACHER_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     store.get_or_build(folder, write)
+
+
+def _return_no_segment_ids(path: Path) -> None:
+    """Have a tokenizer return no `token_type_ids`, for which its model has no embeddings, by its configuration."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["model_input_names"] = ["input_ids", "attention_mask"]
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def fine_tuning_stage(layers: int, epochs: int) -> Stage:

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging
 
-from ikd_ray.distill.encoder import FAMILIES
+from ikd_ray.distill.families import unsupported_family
 from ikd_ray.errors import UsageError, first_line
 from ikd_ray.formatting import clean
 from ikd_ray.storage import store
@@ -37,6 +37,8 @@ NO_REMOTE_CODE = {"trust_remote_code": False}
 
 _LAYERS = ("num_hidden_layers", "n_layers")
 _ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+_LAYER = re.compile(r"\blayers?\.\d+\.")
+"""Part of the name of a tensor in a layer."""
 _ADAPTER = "adapter_config.json"
 
 
@@ -102,8 +104,8 @@ def validate_config(folder: Path) -> None:
     """
     path = folder / "config.json"
     config = _read(path)
-    if config.get("model_type") not in FAMILIES:
-        raise unsupported_family(str(folder), config.get("model_type"))
+    if refusal := unsupported_family(str(folder), config.get("model_type")):
+        raise refusal
     tokenizer = folder / "tokenizer_config.json"
     for file, entries in ((path, config), (tokenizer, _read(tokenizer) if tokenizer.exists() else {})):
         if "auto_map" in entries:
@@ -189,13 +191,6 @@ def _read(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
     return config
 
 
-def unsupported_family(name: str, kind: object) -> UsageError:
-    """Return the error for a model of a family that is not supported."""
-    return UsageError(
-        f"--teacher {name}: a {kind!r} model is not a BERT-family encoder; supported: {', '.join(FAMILIES)}"
-    )
-
-
 def load_classifier(
     path: str, name: str, task: Task, has_head: bool, dtype: torch.dtype | None = None
 ) -> PreTrainedModel:
@@ -218,6 +213,7 @@ def load_classifier(
             use_safetensors=True,
             dtype=dtype or "auto",
             ignore_mismatched_sizes=True,  # reported below
+            chunk_size_feed_forward=0,  # chunks change no number, and only fit some lengths
             output_loading_info=True,
             **NO_REMOTE_CODE,
         )
@@ -235,6 +231,11 @@ def load_classifier(
     if mismatched := first(entry[0] for entry in loaded["mismatched_keys"]):
         raise UsageError(
             f"--teacher {name}: {mismatched} has another shape than its config.json says; download it again"
+        )
+    if unexpected := min(filter(_LAYER.search, loaded["unexpected_keys"]), default=None):
+        raise UsageError(
+            f"--teacher {name}: its weights have {unexpected}, for which its config.json has no layer; write the right "
+            "number of layers to it, or download it again"
         )
     for tensor_name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():

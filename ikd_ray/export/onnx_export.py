@@ -21,7 +21,8 @@ from transformers.utils import logging as transformers_logging
 from ikd_ray.config import latency_tokens
 from ikd_ray.data.batches import Batch, collate, evaluation_batches
 from ikd_ray.data.tokens import TaskData
-from ikd_ray.distill.encoder import Encoder, uses_segment_ids
+from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.encoder_output import uses_segment_ids
 from ikd_ray.distill.fast_layers import cpu_model
 from ikd_ray.distill.latency import LATENCY_ID, latencies_ms
 from ikd_ray.distill.memory import BATCH
@@ -54,7 +55,7 @@ def export_onnx(
     model = AutoModelForSequenceClassification.from_pretrained(
         folder, use_safetensors=True, dtype=torch.float32, attn_implementation="eager", **NO_REMOTE_CODE
     ).eval()
-    segments = ("token_type_ids",) if uses_segment_ids(model.config) else ()
+    segments = ("token_type_ids",) if uses_segment_ids(model) else ()
     inputs = ("input_ids", "attention_mask", *segments)
     (folder / ONNX).parent.mkdir(exist_ok=True)
     try:

@@ -239,6 +239,7 @@ OTHER_MODULES = {
     "epochs are saved and loaded bit for bit": ["distill.epoch_cache", "distill.shared_epochs"],
     "lists, removes or copies files": ["distill.cache_contents", "storage.eviction", "storage.remote"],
     "makes the keys themselves": ["distill.cache_keys", "storage.store"],
+    "refuses teachers": ["distill.families", "distill.encoder_check"],
     "measures time": ["distill.latency"],
     "reports of epochs": ["distill.epoch"],
     "messages": ["errors", "formatting", "data.checks"],
@@ -291,7 +292,7 @@ ARITHMETIC_EDITS = {
     "an operator": ("distill.losses", "1 - cosine.square()", "1 + cosine.square()"),
     "a method": ("distill.losses", "cosine.square()", "cosine.abs()"),
     "a constant": ("data.batches", "POOL = 50", "POOL = 51"),
-    "a library's function": ("distill.encoder", "import dropout as drop", "import alpha_dropout as drop"),
+    "a library's function": ("distill.attention", "import dropout as drop", "import alpha_dropout as drop"),
     "an argument's default": ("distill.fast_layers", "use: bool = ONEDNN", "use: bool = True"),
 }
 

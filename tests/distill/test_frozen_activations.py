@@ -9,7 +9,6 @@ import torch
 
 from ikd_ray.config import PrefixConfig
 from ikd_ray.data.batches import collate
-from ikd_ray.distill.encoder import FAMILIES
 from ikd_ray.distill.frozen_activations import FrozenActivations
 from tests.helpers.tiny_models import HIDDEN, make_encoder
 
@@ -17,16 +16,16 @@ LAYERS = 3
 
 
 def outputs(student, data, split, rows, depth):
-    """Return the output of layer `depth`, 0 at padding; of the last layer its [CLS] vectors."""
+    """Return the output of layer `depth`, 0 at padding; of the last layer its [CLS] vectors if they are enough."""
     batch = collate(data.splits[split], rows, data.pad_id)
     with torch.no_grad():
-        if depth == LAYERS:
+        if depth == LAYERS and student.reads_cls_only:
             return student(batch, classify=False).cls[LAYERS]
         return student.hidden(batch, depth) * batch.attention_mask[:, :, None]
 
 
 @pytest.mark.parametrize("config", [PrefixConfig(), PrefixConfig(memory_gb=0)], ids=["memory", "disk"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["bert", "electra", "distilbert", "mpnet", "modernbert", "eurobert"])
 @pytest.mark.parametrize("depths", [[1, 2, 3], [2, 3], [3], [1], [2, 1], [1, 0, 2]], ids=str)
 def test_stored_outputs_equal_those_of_the_layers(data, family, depths, config):
     student = make_encoder(family, LAYERS, dropout=0.3).train()

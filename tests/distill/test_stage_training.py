@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from ikd_ray.config import Trial
 from ikd_ray.distill import loop, stage_training
 from ikd_ray.distill.distributed import DistributedContext
-from ikd_ray.distill.encoder import EncoderOutput
+from ikd_ray.distill.encoder_output import EncoderOutput
 from ikd_ray.distill.regimes import REGIMES
 from tests.helpers.tiny_models import make_encoder, make_targets
 

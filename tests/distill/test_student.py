@@ -6,7 +6,9 @@ from transformers import AutoModelForSequenceClassification
 
 from ikd_ray.config import contradicting_depths
 from ikd_ray.distill import latency
-from ikd_ray.distill.encoder import FAMILIES, Encoder
+from ikd_ray.distill.encoder import Encoder
+from ikd_ray.distill.encoder_output import model_inputs
+from ikd_ray.distill.families import FAMILIES
 from ikd_ray.distill.latency import latency_ms
 from ikd_ray.distill.student import build_student, layer_map, size_metrics
 from tests.helpers.tiny_models import (
@@ -62,7 +64,11 @@ def test_a_student_copies_the_teachers_weights(family, init, chosen):
     assert len(teacher.layers) == teacher.config.num_hidden_layers == 4
     pairs = [(student.embeddings, teacher.embeddings), (student.head, teacher.head)]
     pairs += [(student.layers[i], teacher.layers[source - 1]) for i, source in enumerate(chosen)]
-    assert not any(changed_tensors(copy_state(mine), copy_state(theirs)) for mine, theirs in pairs)
+    for mine, theirs in pairs:
+        weights = copy_state(theirs)
+        if family == "modernbert" and mine is student.layers[0]:
+            weights.pop("attn_norm.weight", None)  # which its first layers lack
+        assert not changed_tensors(copy_state(mine), weights)
     assert all(parameter.requires_grad for parameter in student.parameters())
     with torch.no_grad():
         for parameter in student.parameters():
@@ -106,13 +112,11 @@ def test_a_saved_student_loads_as_a_hugging_face_model(tmp_path, family, attenti
     options = {"attn_implementation": attention} if attention else {}
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path, **options).eval()
     assert loaded.config.num_hidden_layers == 2
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.long()}
-    if family in ("bert", "electra"):
-        inputs["token_type_ids"] = batch.token_type_ids
+    inputs = model_inputs(loaded, batch)
     with torch.no_grad():
         expected = student(batch).logits
-        torch.testing.assert_close(loaded(**inputs).logits, expected, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(Encoder(loaded)(batch).logits, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(loaded(**inputs).logits, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(Encoder(loaded)(batch).logits, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("init", ["mapped", "first"])

@@ -23,18 +23,49 @@ WORDS = [f"w{i}" for i in range(52)]
 VOCABULARY = [*SPECIAL, *WORDS, "##s", "##ed", "."]
 HIDDEN, HEADS = 32, 4
 
+POSITIONS_AFTER_PADDING = (
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "mpnet",
+    "data2vec-text",
+    "xlm-roberta-xl",
+    "roberta-prelayernorm",
+)
+ROTARY = {"num_key_value_heads": HEADS, "bos_token_id": 2, "eos_token_id": 3}
+FAMILY_SIZES = {
+    "electra": {"embedding_size": 24},
+    "modernbert": {"local_attention": 4, "bos_token_id": 2, "cls_token_id": 2}
+    | {"eos_token_id": 3, "sep_token_id": 3},
+    "deberta": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "max_relative_positions": 16},
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16}
+    | {"norm_rel_ebd": "layer_norm", "share_att_key": True, "position_biased_input": False},
+    "mobilebert": {"embedding_size": 24, "intra_bottleneck_size": 16, "true_hidden_size": 16},
+    "eurobert": ROTARY,
+    "gte": ROTARY,
+    "nomic_bert": ROTARY,
+    "rembert": {"input_embedding_size": 24, "output_embedding_size": 24},
+    "roformer": {"embedding_size": 32, "rotary_value": False},
+}
+"""Settings of configurations that not all families have."""
 
-def write_tokenizer(folder: Path):
-    """Save and return a WordPiece tokenizer."""
+
+def write_tokenizer(folder: Path, pad_id: int = 0):
+    """Save and return a WordPiece tokenizer whose padding is an entry of the vocabulary."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
-    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"))
+    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"), pad_token=VOCABULARY[pad_id])
     tokenizer.save_pretrained(folder)
     return tokenizer
 
 
 def make_classifier(
-    family: str = "bert", layers: int = 4, labels: int = 2, dropout: float = 0.0, seed: int = 0
+    family: str = "bert",
+    layers: int = 4,
+    labels: int = 2,
+    dropout: float = 0.0,
+    seed: int = 0,
+    settings: dict[str, object] | None = None,
 ):
     """Return a randomly initialised classifier with weights so large that layers and heads differ."""
     torch.manual_seed(seed)
@@ -54,10 +85,11 @@ def make_classifier(
     else:
         sizes |= {"intermediate_size": 48, "hidden_dropout_prob": dropout}
         sizes |= {"attention_probs_dropout_prob": dropout}
-    if family in ("roberta", "xlm-roberta", "camembert"):
+    if family in POSITIONS_AFTER_PADDING:
         sizes |= {"type_vocab_size": 1, "pad_token_id": 1}
-    if family == "electra":
-        sizes |= {"embedding_size": 24}
+    sizes |= FAMILY_SIZES.get(family, {}) | (settings or {})
+    if family == "modernbert":
+        sizes |= dict.fromkeys(("attention_dropout", "mlp_dropout", "embedding_dropout"), dropout)
     config = CONFIG_MAPPING[family](**sizes)
     model = AutoModelForSequenceClassification.from_config(config)
     with torch.no_grad():  # biases and norms start at 0 and 1, which would hide a copy without them
@@ -67,10 +99,11 @@ def make_classifier(
     return model.eval()
 
 
-def write_teacher(folder: Path, layers: int = 4) -> Path:
-    """Write a randomly initialised BERT without a head, as one downloads it."""
-    make_classifier(layers=layers).bert.save_pretrained(folder)
-    write_tokenizer(folder)
+def write_teacher(folder: Path, layers: int = 4, family: str = "bert", **settings: object) -> Path:
+    """Write a randomly initialised encoder without a head, as one downloads it."""
+    model = make_classifier(family, layers, settings=settings)
+    model.base_model.save_pretrained(folder)
+    write_tokenizer(folder, model.config.pad_token_id)
     return folder
 
 
