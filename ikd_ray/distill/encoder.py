@@ -14,8 +14,11 @@ from transformers import PreTrainedModel
 from ikd_ray.data.batches import Batch
 from ikd_ray.distill.cls_pass import CLS_FAMILIES, ClsPass
 from ikd_ray.distill.encoder_output import EncoderOutput, LayerOutput
-from ikd_ray.distill.fast_layers import use_onednn
+from ikd_ray.distill.fast_layers import ONEDNN, use_onednn
 from ikd_ray.distill.model_pass import ModelPass
+
+IN_PLACE_FAMILIES = ("deberta",)
+"""Families that change views of a linear layer's output in place, which only PyTorch's own layer allows."""
 
 
 class Encoder(nn.Module):
@@ -29,7 +32,7 @@ class Encoder(nn.Module):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        use_onednn(model)
+        use_onednn(model, ONEDNN and model.config.model_type not in IN_PLACE_FAMILIES)
         self.model = model
         self._pass = ClsPass(model) if model.config.model_type in CLS_FAMILIES else ModelPass(model)
 

@@ -150,6 +150,14 @@ def test_recorded_attention_is_before_dropout(family):
     assert (trained.cls[1] - evaluated.cls[1]).abs().max() > 0.01, "dropout did not act"
 
 
+@every_family
+def test_every_family_trains(family):
+    """As its own forward pass does, with layers of this project's in place of PyTorch's."""
+    encoder = make_encoder(family, 2, dropout=0.1).train()
+    encoder(batch_for(encoder), attention_layers=[1]).logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in encoder.layers[0].parameters())
+
+
 def test_dropout_acts_with_and_without_recording():
     encoder = make_encoder(dropout=0.5).train()
     batch = random_batch(LENGTHS)
