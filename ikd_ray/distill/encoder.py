@@ -63,7 +63,7 @@ class Encoder(nn.Module):
 
     @property
     def reads_cls_only(self) -> bool:
-        """Whether the logits depend on the last layer's [CLS] vectors alone, and not on those of other tokens."""
+        """True if the logits depend on the last layer's [CLS] vectors alone, and not on those of other tokens."""
         return self._pass.reads_cls_only
 
     def fingerprint(self) -> str:

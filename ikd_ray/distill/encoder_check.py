@@ -50,7 +50,7 @@ def checked_encoder(model: PreTrainedModel, name: str, pad_id: int, max_tokens: 
         raise _cannot_teach(model, name, "it returns no attention")
     if not any(_looks_ahead(probabilities) for probabilities in expected.attention.values()):
         raise _cannot_teach(model, name, "its attention is causal, so that [CLS] sees no other token")
-    for way, output in _passes(encoder, batch, expected):
+    for way, output in _passes(encoder, batch):
         _compare(name, way, output, expected, batch)
     return encoder
 
@@ -87,7 +87,7 @@ def _looks_ahead(probabilities: Tensor) -> bool:
     return bool(probabilities.triu(1).any())
 
 
-def _passes(encoder: Encoder, batch: Batch, expected: EncoderOutput) -> Iterator[tuple[str, EncoderOutput]]:
+def _passes(encoder: Encoder, batch: Batch) -> Iterator[tuple[str, EncoderOutput]]:
     """Yield the outputs of every way to run the model, and how they were made."""
     layers = len(encoder.layers)
     every = range(1, layers + 1)
@@ -100,8 +100,8 @@ def _passes(encoder: Encoder, batch: Batch, expected: EncoderOutput) -> Iterator
     assert top is not None
     single.logits = encoder.classify(cls_vectors(top) if encoder.reads_cls_only else top, batch)
     yield "layer by layer", single
-    stored = encoder.hidden(batch, layers // 2) if layers > 1 else None
-    if stored is not None:
+    if layers > 1:
+        stored = encoder.hidden(batch, layers // 2)
         yield "a stored output", encoder(batch, start=stored, start_layer=layers // 2)
 
 

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
+from ikd_ray.distill.cls_pass import CLS_FAMILIES
 from ikd_ray.errors import UsageError
 
 FAMILIES = (
-    "bert",
-    "roberta",
-    "xlm-roberta",
-    "camembert",
-    "electra",
-    "distilbert",
-    "data2vec-text",
+    *CLS_FAMILIES,
     "deberta",
     "deberta-v2",
-    "ernie",
     "eurobert",
     "gte",
     "jina_embeddings_v3",

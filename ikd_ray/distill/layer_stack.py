@@ -42,9 +42,12 @@ class LayerStack:
                     break
         else:
             raise UnsupportedModelError("its layers compute no attention of every token to every token")
-        self.embeddings, self.head = probe.embeddings, probe.head
-        self.heads = probe.heads
-        """Attention maps of a layer."""
+        self.embeddings = probe.embeddings
+        """All modules below the first layer, and those that all layers share."""
+        self.head = probe.head
+        """All modules above the last layer."""
+        self.attention_heads = probe.heads
+        """Number of attention maps of each layer."""
         self.reads_cls_only = self._reads_cls_only(model, probe.output)
 
     @property
@@ -89,14 +92,12 @@ class LayerStack:
     @torch.no_grad()
     def _reads_cls_only(self, model: PreTrainedModel, output: Tensor) -> bool:
         """Return whether logits stay the same if the last layer's output at other positions is zero."""
-        ids = torch.arange(output.shape[1], device=output.device)[None]
         cls = torch.zeros_like(output)
         cls[:, 0] = output[:, 0]
         logits = []
-        with _evaluating(model):
-            for start in (output, cls):
-                with self.running(len(self.layers), start, len(self.layers)):
-                    logits.append(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits)
+        for start in (output, cls):
+            with self.running(len(self.layers), start, len(self.layers)):
+                logits.append(_run_probe(model).logits)
         return torch.equal(*logits)
 
 
@@ -124,20 +125,13 @@ def _find_layers(model: PreTrainedModel) -> tuple[nn.Module, str]:
     return found[0]
 
 
-def hidden_of(output: Any) -> Tensor:
-    """Return the hidden states in what a layer returned: a tensor, or a tuple that begins with it."""
-    return output[0] if isinstance(output, tuple) else output
-
-
 class _StoredLayer(nn.Module):
     """Stands for a layer that does not run: returns what it is given, or a stored output."""
 
     def __init__(self, layer: nn.Module, output: Tensor | None) -> None:
         super().__init__()
-        self._replaced, self._output = (
-            [layer],
-            output,
-        )  # in a list, so that the layer is no part of this module
+        self._replaced = [layer]  # in a list, so that the layer is no part of this module
+        self._output = output
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute of the layer, as models ask a layer for its kind of attention."""
@@ -154,7 +148,7 @@ class _StoredLayer(nn.Module):
 
 def _store_output(number: int, outputs: dict[int, Tensor]) -> Callable[..., None]:
     def store(layer: nn.Module, inputs: Any, output: Any) -> None:
-        outputs[number] = hidden_of(output)
+        outputs[number] = output[0] if isinstance(output, tuple) else output
 
     return store
 
@@ -166,7 +160,7 @@ class _Probe:
         layers, base = stack.layers, model.base_model
         around = [*_modules_around(base, layers)]
         called: list[nn.Module] = []
-        with ExitStack() as handles, torch.no_grad(), _evaluating(model):
+        with ExitStack() as handles:
             for module in (*around, *layers):
                 handles.callback(module.register_forward_pre_hook(lambda m, _: called.append(m)).remove)
             for layer in layers:
@@ -175,8 +169,7 @@ class _Probe:
                 outputs,
                 attention,
             ):
-                ids = torch.arange(PROBE_TOKENS, device=next(model.parameters()).device)[None]
-                model(input_ids=ids, attention_mask=torch.ones_like(ids))
+                _run_probe(model)
         end = called.index(layers[-1])
         above = {id(module) for module in called[end:]} - {id(module) for module in called[:end]}
         self.embeddings = nn.ModuleList([module for module in around if id(module) not in above])
@@ -207,12 +200,14 @@ def _modules_around(module: nn.Module, layers: nn.ModuleList) -> Iterator[nn.Mod
             yield child
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+@torch.no_grad()
+def _run_probe(model: PreTrainedModel) -> Any:
+    """Run a model on `PROBE_TOKENS` tokens in evaluation mode, and return its output."""
+    ids = torch.arange(PROBE_TOKENS, device=next(model.parameters()).device)[None]
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        yield
+        return model(input_ids=ids, attention_mask=torch.ones_like(ids))
     finally:
         for module, training in modes.items():
             module.training = training

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from ikd_ray.data.batches import Batch
@@ -13,7 +13,7 @@ from ikd_ray.distill.encoder_output import EncoderOutput, LayerOutput, model_inp
 from ikd_ray.distill.layer_stack import LayerStack
 
 
-class ModelPass:
+class ModelPass(LayerStack):
     """Passes through an encoder of any family; exact, since everything but the list of layers is the model's own.
 
     Raises:
@@ -21,28 +21,8 @@ class ModelPass:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._model, self._stack = model, LayerStack(model)
-        self.reads_cls_only = self._stack.reads_cls_only
-
-    @property
-    def layers(self) -> nn.ModuleList:
-        """The layers, from the input up."""
-        return self._stack.layers
-
-    @property
-    def embeddings(self) -> nn.ModuleList:
-        """All modules below the first layer, and those that all layers share."""
-        return self._stack.embeddings
-
-    @property
-    def head(self) -> nn.ModuleList:
-        """All modules above the last layer."""
-        return self._stack.head
-
-    @property
-    def attention_heads(self) -> int:
-        """Number of attention maps of each layer."""
-        return self._stack.heads
+        super().__init__(model)
+        self._model = model
 
     def classify(self, output: Tensor, batch: Batch) -> Tensor:
         """Return the logits for the last layer's output (`Encoder.classify`)."""
@@ -54,12 +34,12 @@ class ModelPass:
             }
             batch = replace(batch, **columns)
         depth = len(self.layers)
-        with self._stack.running(depth, output, depth):
+        with self.running(depth, output, depth):
             return self._model(**model_inputs(self._model, batch)).logits
 
     def hidden(self, batch: Batch, depth: int, start: Tensor | None = None, start_layer: int = 0) -> Tensor:
         """Return the output of layer `depth` (`Encoder.hidden`)."""
-        with self._stack.running(depth, start, start_layer) as (outputs, _):
+        with self.running(depth, start, start_layer) as (outputs, _):
             self._model.base_model(**model_inputs(self._model, batch))
         return outputs[depth]
 
@@ -76,7 +56,7 @@ class ModelPass:
         if classify and start is not None and start.ndim == 2:
             return EncoderOutput(self.classify(start, batch))
         model = self._model if classify else self._model.base_model
-        with self._stack.running(depth, start, start_layer, attention_layers) as (outputs, attention):
+        with self.running(depth, start, start_layer, attention_layers) as (outputs, attention):
             result = model(**model_inputs(self._model, batch))
         cls = {layer: hidden[:, 0] for layer, hidden in outputs.items()}
         return EncoderOutput(result.logits if classify else None, cls, attention)
@@ -92,7 +72,7 @@ class ModelPass:
         """Yield the output of each layer, each from a pass of its own (`Encoder.layer_outputs`)."""
         for layer in range(start_layer + 1, depth + 1):
             wanted = [layer] if layer in attention_layers else []
-            with self._stack.running(layer, start, layer - 1, wanted) as (outputs, attention):
+            with self.running(layer, start, layer - 1, wanted) as (outputs, attention):
                 self._model.base_model(**model_inputs(self._model, batch))
             start = outputs[layer]
             yield LayerOutput(layer, start, attention.get(layer))

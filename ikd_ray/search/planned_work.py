@@ -77,7 +77,7 @@ class PlannedEpoch(NamedTuple):
     """An epoch that a configuration trains at most, and its expected cost; epochs with equal keys are the same."""
 
     key: tuple[Hashable, int]
-    """Of the stage with all before it, and the epoch's number in the stage."""
+    """Key of the stage with all before it, and the epoch's number in the stage."""
     cost: float
 
 
