@@ -270,7 +270,7 @@ class Tracker:
             self.client.log_batch(self._runs[record.id].run_id, metrics=rows)
 
     def _log_teacher(self, teacher: TeacherRecord, kind: str) -> None:
-        run = self._find_teacher_run(teacher.key)
+        run = next(iter(self._find_teacher_runs(teacher.key)), None)
         if run and run.info.status == "FINISHED":
             return
         if run is None:
@@ -283,15 +283,16 @@ class Tracker:
         for step, metrics in enumerate(epochs, start=1):
             self.client.log_batch(run_id, metrics=_metric_rows(metrics, step, start))
         self.client.set_terminated(run_id)
-        # The lock excludes processes of this machine only: another one may have created a run at the same time.
-        kept = self._find_teacher_run(teacher.key)
-        if kept and kept.info.run_id != run_id:
-            self.client.delete_run(run_id)
+        # The lock excludes processes of this machine only: others may have created runs at the same time. One that is
+        # older may have appeared after a younger one had looked for it, so finished runs of others are deleted, too.
+        for other in self._find_teacher_runs(teacher.key)[1:]:
+            if other.info.run_id == run_id or other.info.status == "FINISHED":
+                self.client.delete_run(other.info.run_id)
 
-    def _find_teacher_run(self, key: str) -> Run | None:
-        """Return a teacher's oldest run, the same one on every machine; None if it has none."""
+    def _find_teacher_runs(self, key: str) -> list[Run]:
+        """Return a teacher's runs, the oldest first: the same order on every machine."""
         runs = self._search_runs(f"tags.`{TEACHER_KEY}` = '{key}'")
-        return min(runs, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
+        return sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
 
     def _open_experiment(self) -> Experiment:
         experiment = self.client.get_experiment_by_name(self.experiment_name)

@@ -360,6 +360,27 @@ def test_sweeps_that_start_at_once_log_their_teacher_once(same_machine, uri, mon
     assert metric_history(trackers[0].client, run, "dev/mcc") == [(1, 0.4), (2, 0.4)]
 
 
+def test_an_older_run_that_appears_late_replaces_a_finished_one(uri, monkeypatch):
+    """Another machine logs the teacher wholly between the start time and the creation of this one's run."""
+    teacher = TeacherRecord(Path(), "MiniLM", "one", {"dev/mcc": 0.4}, {"epochs": 1}, [{"dev/mcc": 0.4}])
+    late, early = (Tracker(uri, "late") for _ in range(2))
+    for number, tracker in enumerate((late, early)):
+        tracker.start_sweep(sweep_record(f"sweep-{number}"))
+    create_run = late._create_run
+
+    def create_late(name: str, tags: dict[str, str]) -> str:
+        early.log_teacher(teacher)
+        return create_run(name, tags, at=1000.0)
+
+    monkeypatch.setattr("ikd_ray.tracking.tracker.process_lock", nullcontext)
+    monkeypatch.setattr(late, "_create_run", create_late)
+    late.log_teacher(teacher)
+    [run] = late.client.search_runs([late.experiment_id], "tags.`ikd.kind` = 'teacher'")
+    assert run.info.start_time == 1_000_000
+    assert run.info.status == "FINISHED"
+    assert metric_history(late.client, run, "dev/mcc") == [(1, 0.4), (2, 0.4)]
+
+
 def create_together(create_run: Callable[..., str], number: int) -> Callable[..., str]:
     """Wrap a method that creates a run: nobody creates one before all have seen that there is none."""
     seen = Barrier(number, timeout=60)
