@@ -60,9 +60,10 @@ class SweepRecord:
     # `truncated` examples, longer than max_length, and of all `examples`; test: `examples` and `fingerprint` of a test
     # set
     data: dict[str, Any]
-    # name, key, source_key, layers, metrics (on test, too, when the sweep has ended); sizes: parameters, MB, latency,
-    # named as a trial's; head_note and warnings where there are any; hub_name (empty where none is known), and license,
-    # license_name and license_link of its model card; assistants, keyed by their number of layers
+    # name, key, source_key, model_type, layers, metrics (on test, too, when the sweep has ended); sizes: parameters,
+    # MB, latency, named as a trial's; head_note and warnings where there are any; hub_name (empty where none is
+    # known), and license, license_name and license_link of its model card; assistants, keyed by their number of
+    # layers
     teacher: dict[str, Any]
     objectives: dict[str, Direction]  # metric -> direction
     settings: dict[str, Any] = field(default_factory=dict)  # flags and ids that --resume needs

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -24,12 +25,11 @@ TOLERANCE = 1e-4
 """Largest difference, relative to the largest of the values where that is above 1."""
 
 
-@torch.no_grad()
 def checked_encoder(model: PreTrainedModel, name: str, pad_id: int, max_tokens: int) -> Encoder:
     """Return a model as an encoder whose passes have been compared with the model's own.
 
     These are the logits and each layer's attention and [CLS] vectors, of a pass through all layers and of one for each
-    layer, and the logits from a stored output of a lower layer.
+    layer, the logits from a stored output of a lower layer, and the gradients of all of them.
 
     Args:
         model: a classifier in evaluation mode.
@@ -42,6 +42,8 @@ def checked_encoder(model: PreTrainedModel, name: str, pad_id: int, max_tokens: 
     """
     batch = _random_texts(model.config.vocab_size, pad_id, min(max_tokens, max(LENGTHS)))
     expected = _eager_output(model, batch)
+    expected_gradients = _gradients(model, expected, batch)
+    expected = expected.map(Tensor.detach)
     try:
         encoder = Encoder(model)
     except UnsupportedModelError as error:
@@ -50,8 +52,15 @@ def checked_encoder(model: PreTrainedModel, name: str, pad_id: int, max_tokens: 
         raise _cannot_teach(model, name, "it returns no attention")
     if not any(_looks_ahead(probabilities) for probabilities in expected.attention.values()):
         raise _cannot_teach(model, name, "its attention is causal, so that [CLS] sees no other token")
-    for way, output in _passes(encoder, batch):
-        _compare(name, way, output, expected, batch)
+    with torch.no_grad():
+        for way, output in _passes(encoder, batch):
+            _compare(name, way, output, expected, batch)
+    try:
+        output = encoder(batch, attention_layers=expected.attention)
+        gradients = _gradients(model, replace(output, cls={n: output.cls[n] for n in expected.cls}), batch)
+    except RuntimeError as error:
+        raise _cannot_teach(model, name, f"it cannot be trained ({first_line(error)[:200]})") from None
+    _compare_gradients(name, gradients, expected_gradients)
     return encoder
 
 
@@ -105,6 +114,27 @@ def _passes(encoder: Encoder, batch: Batch) -> Iterator[tuple[str, EncoderOutput
         yield "a stored output", encoder(batch, start=stored, start_layer=layers // 2)
 
 
+def _gradients(model: PreTrainedModel, output: EncoderOutput, batch: Batch) -> dict[str, Tensor]:
+    """Return the gradients, by parameter, of the sum of all mean squares of a model's outputs."""
+    assert output.logits is not None
+    tokens = batch.attention_mask[:, None, :, None]
+    attention = [probabilities * tokens for probabilities in output.attention.values()]
+    values = (output.logits, *output.cls.values(), *attention)
+    loss = torch.stack([value.square().mean() for value in values]).sum()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+    return {n: gradient for n, gradient in zip(trained, gradients, strict=True) if gradient is not None}
+
+
+def _compare_gradients(name: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    # Those of the keys' biases are rounding errors alone, since softmax is the same for all of their values.
+    rounding = TOLERANCE / 10 * max(float(gradient.abs().max()) for gradient in expected.values())
+    for parameter, wanted in expected.items():
+        difference = float((found[parameter] - wanted).abs().max()) if parameter in found else float("inf")
+        if not difference <= TOLERANCE * float(wanted.abs().max()) + rounding:
+            raise _inexact(name, f"gradients of {parameter}", difference, "a step of training")
+
+
 def _compare(name: str, way: str, output: EncoderOutput, expected: EncoderOutput, batch: Batch) -> None:
     tokens = batch.attention_mask[:, None, :, None]
     pairs = [("logits", output.logits, expected.logits)]
@@ -121,10 +151,14 @@ def _compare(name: str, way: str, output: EncoderOutput, expected: EncoderOutput
         assert wanted is not None
         difference = float((found - wanted).abs().max())
         if not difference <= TOLERANCE * max(1.0, float(wanted.abs().max())):
-            raise UsageError(
-                f"--teacher {name}: its {kind} differ by {difference:.2g} from those of its own forward pass ({way}); "
-                "ikd-ray cannot run this model exactly, so choose another teacher"
-            )
+            raise _inexact(name, kind, difference, way)
+
+
+def _inexact(name: str, kind: str, difference: float, way: str) -> UsageError:
+    return UsageError(
+        f"--teacher {name}: its {kind} differ by {difference:.2g} from those of its own forward pass ({way}); "
+        "ikd-ray cannot run this model exactly, so choose another teacher"
+    )
 
 
 @torch.no_grad()

@@ -75,6 +75,8 @@ class TeacherSource:
     """True if it has a classification head, and so is used without fine-tuning."""
     labels: tuple[str, ...] = ()
     """Label names of its head, by output."""
+    model_type: str = ""
+    """Its family, as configurations name it."""
     warnings: tuple[str, ...] = ()
     """Warnings of files in its folder that are not used."""
     origin: TeacherOrigin = field(default_factory=TeacherOrigin)
@@ -218,7 +220,7 @@ def _describe(name: str, path: str, key: str | None, task: Task) -> TeacherSourc
     tokens = config.max_position_embeddings - unused
     sizes = config.num_hidden_layers, config.hidden_size, config.num_attention_heads
     labels = tuple(str(config.id2label[i]) for i in range(config.num_labels)) if has_head else ()
-    return TeacherSource(name, path, key, *sizes, tokens, has_head, labels)
+    return TeacherSource(name, path, key, *sizes, tokens, has_head, labels, config.model_type)
 
 
 def _check_head(name: str, config: Any, task: Task) -> None:

@@ -7,7 +7,7 @@ of a cache changes what a search chooses.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ikd_ray.config import Trial, make_trial
@@ -20,7 +20,7 @@ from ikd_ray.records import TrialRecord
 class EpochCosts:
     """Cost per example of the parts of an epoch, in any one unit.
 
-    Only the [CLS] position of the highest layer is computed, which makes it cheaper than the layers below. So an
+    Of the highest layer most families compute the [CLS] position only, which makes it cheaper than those below. So an
     epoch over n examples costs `n * (top_layer + lower_layer * (trained - 1) + internal_losses * matched)`, with
     `trained` layers in the forward and backward pass and `matched` layers with internal losses.
     """
@@ -52,6 +52,8 @@ class EpochCosts:
 
 RELATIVE_COSTS = EpochCosts(0.4, 1.0, 0.15, 0.15, 0.35)
 """Costs relative to the training of a lower layer, as measured with MiniLM on CoLA."""
+WHOLE_TOP_LAYER_COSTS = replace(RELATIVE_COSTS, top_layer=1.1, evaluated_top_layer=0.45)
+"""The same of families whose highest layer is computed for all tokens."""
 EARLY_END = 0.4
 """Weight of the epochs after the first of a stage that a threshold may end: about so many of them are trained."""
 TRIAL_COST = 0.02
@@ -129,19 +131,20 @@ class Need(NamedTuple):
 class PlannedWork:
     """The epochs that a sweep's trials have planned so far."""
 
-    def __init__(self, size: DataSize, shares: bool = True) -> None:
+    def __init__(self, size: DataSize, shares: bool = True, costs: EpochCosts = RELATIVE_COSTS) -> None:
         """Start without trials; `shares` says whether a trial reuses epochs of earlier ones."""
-        self._size, self._shares, self._planned = size, shares, set[Hashable]()
+        self._size, self._shares, self._costs = size, shares, costs
+        self._planned = set[Hashable]()
         self._last = set[Hashable]()  # keys of the trials' last epochs, which stand for all before them
 
     def assess(self, trial: Trial) -> Need:
         """Return what a trial would train that no earlier one has planned."""
-        epochs = plan_epochs(trial, self._size)
+        epochs = plan_epochs(trial, self._size, self._costs)
         return Need(self._cost(epochs), epochs[-1].key not in self._last)
 
     def add(self, trial: Trial) -> float:
         """Note a trial, and return the cost of what no earlier one had planned."""
-        epochs = plan_epochs(trial, self._size)
+        epochs = plan_epochs(trial, self._size, self._costs)
         cost = self._cost(epochs)
         self._last.add(epochs[-1].key)
         if self._shares:
@@ -153,8 +156,7 @@ class PlannedWork:
         return overhead + sum(cost for key, cost in epochs if key not in self._planned)
 
 
-def predict_costs(trials: Sequence[TrialRecord], size: DataSize, shares: bool) -> dict[str, float]:
-    """Return what each trial was planned to train, besides what trials of lower numbers plan, by trial id."""
-    work = PlannedWork(size, shares)
+def predict_costs(trials: Sequence[TrialRecord], work: PlannedWork) -> dict[str, float]:
+    """Return what each trial was planned to train, besides what `work` and trials of lower numbers plan, by its id."""
     ordered = sorted(trials, key=lambda trial: trial.number)
     return {trial.id: work.add(make_trial(trial.params)) for trial in ordered}

@@ -11,11 +11,19 @@ from typing import Any, Protocol
 
 from ikd_ray.analysis.objectives import main_metric
 from ikd_ray.config import Trial, make_trial
+from ikd_ray.distill.families import CLS_FAMILIES
 from ikd_ray.records import SweepRecord
 from ikd_ray.search.budget import MAX_SEED, Budget, TrialSpec
 from ikd_ray.search.candidates import Configuration
 from ikd_ray.search.cost_aware import CostAwareSearch
-from ikd_ray.search.planned_work import DataSize, Need, PlannedWork
+from ikd_ray.search.planned_work import (
+    RELATIVE_COSTS,
+    WHOLE_TOP_LAYER_COSTS,
+    DataSize,
+    EpochCosts,
+    Need,
+    PlannedWork,
+)
 from ikd_ray.search.space import DEFAULTS, Space
 from ikd_ray.search.study import Outcome, Sample
 from ikd_ray.search.tpe import TpeSearch
@@ -58,6 +66,7 @@ class SearchSettings:
         slots: trials that run at once.
         size: examples that trials train on.
         shares: whether trials reuse epochs of earlier ones.
+        costs: costs of the parts of an epoch.
     """
 
     objectives: Mapping[str, str]
@@ -65,11 +74,13 @@ class SearchSettings:
     slots: int = 1
     size: DataSize = UNKNOWN_SIZE
     shares: bool = True
+    costs: EpochCosts = RELATIVE_COSTS
 
     @classmethod
     def of(cls, sweep: SweepRecord) -> SearchSettings:
         """Return the settings of a recorded sweep; what its record lacks, or has damaged, has the default."""
         slots, size = sweep.settings.get("foreseen"), UNKNOWN_SIZE
+        family = sweep.teacher.get("model_type", CLS_FAMILIES[0])
         with suppress(KeyError, TypeError, ValueError):
             examples = sweep.data["examples"]
             labelled, evaluation = int(examples["train"]), int(examples["evaluation"])
@@ -80,14 +91,19 @@ class SearchSettings:
             slots=slots if isinstance(slots, int) and slots > 0 else cls.slots,
             size=size,
             shares=not sweep.settings.get("no_share"),
+            costs=RELATIVE_COSTS if family in CLS_FAMILIES else WHOLE_TOP_LAYER_COSTS,
         )
+
+    def planned_work(self) -> PlannedWork:
+        """Return the work of no trials."""
+        return PlannedWork(self.size, self.shares, self.costs)
 
 
 class _MethodState:
     """A method's search, its planned work and its virtual clock, which no other method's trials change."""
 
     def __init__(self, search: MethodSearch, settings: SearchSettings, methods: int) -> None:
-        self.search, self.work = search, PlannedWork(settings.size, settings.shares)
+        self.search, self.work = search, settings.planned_work()
         # Methods take turns, so that each has its share of the slots. A single one would wait for its own last trial
         # while those of other methods run, and they would wait for it in turn.
         share = max(-(-settings.slots // methods), min(settings.slots, 2))

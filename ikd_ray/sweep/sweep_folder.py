@@ -149,6 +149,7 @@ def _teacher_entry(request: Request, teacher: TeacherRecord) -> dict[str, Any]:
         "name": teacher.name,
         "key": teacher.key,
         "source_key": request.teacher_source.key,
+        "model_type": request.teacher_source.model_type,
         "layers": request.teacher_source.layers,
         "metrics": dict(teacher.metrics),
         "sizes": teacher.sizes,

@@ -9,6 +9,8 @@ from ikd_ray.distill import encoder, teacher
 from ikd_ray.distill.cls_pass import CLS_FAMILIES
 from ikd_ray.distill.encoder_check import check_students, checked_encoder
 from ikd_ray.distill.families import FAMILIES
+from ikd_ray.distill.fast_layers import HAS_ONEDNN
+from ikd_ray.distill.model_pass import ModelPass
 from ikd_ray.distill.student import build_student
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import get_task
@@ -44,6 +46,36 @@ def test_a_pass_that_is_not_the_models_own_is_refused(monkeypatch):
         UsageError, match=r"--teacher given: its logits differ by [0-9.]+ from those of its own"
     ):
         check(make_classifier("roberta-prelayernorm"))
+
+
+@pytest.mark.skipif(not HAS_ONEDNN, reason="without oneDNN all linear layers are PyTorch's")
+def test_a_pass_that_cannot_be_trained_is_refused(monkeypatch):
+    """DeBERTa changes views of its linear layers' outputs in place."""
+    monkeypatch.setattr(encoder, "ONEDNN", HAS_ONEDNN)
+    monkeypatch.setattr(encoder, "IN_PLACE_FAMILIES", ())
+    with pytest.raises(
+        UsageError, match=r"a 'deberta' model like this one cannot teach: it cannot be trained"
+    ):
+        check(make_classifier("deberta"))
+
+
+@pytest.mark.parametrize("difference", [r"[0-9.]+", "inf"])
+def test_a_pass_with_other_gradients_is_refused(difference, monkeypatch):
+    model = make_classifier("modernbert")
+    weight = model.get_parameter("model.layers.1.mlp.Wo.weight")
+    original = ModelPass.forward
+
+    def change_gradient(*args):
+        if difference == "inf":
+            weight.requires_grad_(False)
+        elif weight.requires_grad:
+            weight.register_hook(lambda gradient: 1.001 * gradient)
+        return original(*args)
+
+    monkeypatch.setattr(ModelPass, "forward", change_gradient)
+    message = rf"its gradients of model.layers.1.mlp.Wo.weight differ by {difference} from .* \(a step of training\)"
+    with pytest.raises(UsageError, match=message):
+        check(model)
 
 
 def test_a_student_that_transformers_builds_otherwise_is_refused(monkeypatch):

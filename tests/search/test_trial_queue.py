@@ -7,9 +7,10 @@ from collections import Counter
 import pytest
 from filelock import FileLock
 
+from ikd_ray.config import Trial
 from ikd_ray.distill.epoch_cache import PendingEpoch
 from ikd_ray.search import cost_aware, tpe, windowed_storage
-from ikd_ray.search.planned_work import DataSize
+from ikd_ray.search.planned_work import RELATIVE_COSTS, WHOLE_TOP_LAYER_COSTS, DataSize
 from ikd_ray.search.sampler import SearchSettings
 from ikd_ray.search.space_file import load_space
 from ikd_ray.storage import store
@@ -186,6 +187,18 @@ def test_settings_are_those_of_the_record():
     sweep = sweep_record(settings={"foreseen": 3, "no_share": True}, seed=4)
     sweep.data["examples"] = {"train": 100, "evaluation": 20}
     assert SearchSettings.of(sweep) == SearchSettings(sweep.objectives, 4, 3, DataSize(100, 20), shares=False)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "costs"), [("bert", RELATIVE_COSTS), ("modernbert", WHOLE_TOP_LAYER_COSTS)]
+)
+def test_a_top_layer_costs_what_the_family_computes_of_it(model_type, costs):
+    sweep = sweep_record()
+    sweep.teacher["model_type"] = model_type
+    assert SearchSettings.of(sweep).costs == costs
+    one, five = (Trial(regime="kd", student_layers=layers, epochs=1) for layers in (1, 5))
+    works = [SearchSettings.of(sweep).planned_work().assess(trial).cost for trial in (one, five)]
+    assert works[0] / works[1] == pytest.approx({"bert": 0.1, "modernbert": 0.2}[model_type], rel=0.15)
 
 
 @pytest.mark.parametrize("examples", [None, 5, {}, {"train": 3}, {"train": "x", "evaluation": []}])

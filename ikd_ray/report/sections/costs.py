@@ -59,7 +59,7 @@ def _describe_prediction(analysis: SweepAnalysis) -> str:
     if len(spent) < MIN_PREDICTIONS:
         return ""
     settings = SearchSettings.of(analysis.sweep)
-    planned = pd.Series(predict_costs(analysis.finished, settings.size, settings.shares))[spent.index]
+    planned = pd.Series(predict_costs(analysis.finished, settings.planned_work()))[spent.index]
     planned, spent = planned / planned.mean(), spent / spent.mean()
     errors = (planned - spent).abs() / pd.concat([planned, spent], axis=1).max(axis=1)
     return (
