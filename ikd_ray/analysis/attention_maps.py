@@ -13,6 +13,7 @@ from torch import Tensor
 from ikd_ray.analysis.model_loader import ModelLoader
 from ikd_ray.analysis.sweep_analysis import SweepAnalysis
 from ikd_ray.data.batches import Batch, collate
+from ikd_ray.data.encoding import encode_texts
 from ikd_ray.distill.losses import attention_kl
 from ikd_ray.errors import UsageError
 from ikd_ray.formatting import clean
@@ -64,14 +65,15 @@ def example_from_texts(analysis: SweepAnalysis, loader: ModelLoader, texts: Sequ
     """
     tokenizer = loader.tokenizer()
     length = analysis.sweep.data["max_length"]
-    encoded = tokenizer(*texts, truncation=True, max_length=length, return_token_type_ids=True)
-    if not encoded["input_ids"]:
+    pair = [texts[1]] if len(texts) > 1 else None
+    encoded = encode_texts(tokenizer, [texts[0]], pair, length)
+    if not encoded.input_ids[0]:
         raise UsageError(
             "--sentence: the tokenizer returns no tokens for it; give another text, or leave it out for a dev example"
         )
-    ids, segments = (torch.tensor([encoded[name]]) for name in ("input_ids", "token_type_ids"))
+    ids, segments = map(torch.tensor, encoded)
     batch = Batch(np.zeros(1, int), ids, segments, torch.ones_like(ids, dtype=torch.bool), torch.zeros(1))
-    return Example(_tokens(tokenizer, encoded["input_ids"]), batch.to(loader.device), "a given text")
+    return Example(_tokens(tokenizer, encoded.input_ids[0]), batch.to(loader.device), "a given text")
 
 
 def example_from_dev(analysis: SweepAnalysis, loader: ModelLoader) -> Example:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ikd_ray.data.dataset import Dataset, Split, is_labelled
+from ikd_ray.data.encoding import encode_texts
 from ikd_ray.data.splits import HOLDOUT
 from ikd_ray.data.task_file import keep_task, kept_task
 from ikd_ray.errors import UsageError
@@ -215,17 +216,11 @@ def _encode(
     input_ids, token_type_ids = [np.zeros(0, np.int32)], [np.zeros(0, np.uint8)]
     for start in range(0, len(split), CHUNK):
         chunk = slice(start, start + CHUNK)
-        encoded = tokenizer(
-            split.text[chunk],
-            None if split.text_pair is None else split.text_pair[chunk],
-            truncation=True,
-            max_length=max_length,
-            return_token_type_ids=True,
-            return_attention_mask=False,
-        )
-        sizes += map(len, encoded["input_ids"])
-        input_ids.append(np.fromiter(chain.from_iterable(encoded["input_ids"]), np.int32))
-        token_type_ids.append(np.fromiter(chain.from_iterable(encoded["token_type_ids"]), np.uint8))
+        pairs = None if split.text_pair is None else split.text_pair[chunk]
+        encoded = encode_texts(tokenizer, split.text[chunk], pairs, max_length)
+        sizes += map(len, encoded.input_ids)
+        input_ids.append(np.fromiter(chain.from_iterable(encoded.input_ids), np.int32))
+        token_type_ids.append(np.fromiter(chain.from_iterable(encoded.token_type_ids), np.uint8))
     if 0 in sizes:  # attention over no token is nan
         row = sizes.index(0)
         number = 1 + (row if split.rows is None else int(split.rows[row]))

@@ -28,6 +28,7 @@ from ikd_ray.storage import store
 COMPUTING_MODULES = (
     "tasks",
     "storage.arrays",
+    "data.encoding",
     "data.tokens",
     "data.splits",
     "data.batches",
