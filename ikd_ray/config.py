@@ -161,6 +161,8 @@ STEP_MEMORY_GB = 8.0
 
 LATENCY_TOKENS = 128
 """Length of the sequence that a student's latency is measured with, where its positions allow that."""
+LATENCY_PER_LAYER_TOLERANCE = 1.25
+"""Ratio above which a deeper model takes more time per layer than a shallower one because the machine was busy."""
 
 
 class SharingConfig(_Config):
@@ -177,13 +179,20 @@ def latency_tokens(max_position_embeddings: int) -> int:
 
 
 def contradicting_depths(latency_ms: Mapping[int, float]) -> set[int]:
-    """Return the depths whose measured latencies contradict each other: a deeper model is faster than another one.
+    """Return the depths whose measured latencies contradict each other.
+
+    A deeper model is not faster than another one, nor does it take longer than its number of layers explains: all
+    models have the same embeddings, and layers of about equal cost.
 
     Args:
         latency_ms: milliseconds by number of layers, of models that differ in nothing else.
     """
-    pairs = combinations(sorted(latency_ms), 2)
-    return {depth for pair in pairs if latency_ms[pair[0]] > latency_ms[pair[1]] for depth in pair}
+    contradicting: set[int] = set()
+    for depth, deeper in combinations(sorted(latency_ms), 2):
+        least, most = latency_ms[depth], LATENCY_PER_LAYER_TOLERANCE * latency_ms[depth] * deeper / depth
+        if not least <= latency_ms[deeper] <= most:
+            contradicting |= {depth, deeper}
+    return contradicting
 
 
 def first_error(error: ValidationError) -> tuple[str, str]:

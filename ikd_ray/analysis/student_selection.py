@@ -94,7 +94,7 @@ def select_students(
 def _find_trial(sweep: SweepRecord, trials: Sequence[TrialRecord], id: str) -> TrialRecord:
     trial = next((trial for trial in trials if trial.id == id), None)
     if trial is None:
-        raise UsageError(f"--pick {id!r}: sweep {sweep.name} has no such trial; {ADVICE}")
+        raise UsageError(f"--pick {id!r}: no trial of sweep {sweep.name} has this id; {ADVICE}")
     if trial.status != "finished":
         raise UsageError(f"--pick {id}: that trial has failed and left no student; {ADVICE}")
     return trial

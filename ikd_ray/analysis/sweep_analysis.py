@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ikd_ray import records
 from ikd_ray.analysis.dataframes import trials_frame
@@ -35,6 +35,12 @@ UNUSED_PARAMS = {
     "id": _LAYERWISE,
 }
 """Parameters that the stages of a regime do not depend on (`ikd_ray.distill.regimes`)."""
+
+
+def used_params(trial: TrialRecord) -> dict[str, Any]:
+    """Return the parameters that a trial's regime depends on, with their values."""
+    unused = UNUSED_PARAMS.get(trial.params["regime"], ())
+    return {name: value for name, value in trial.params.items() if name not in unused}
 
 
 @dataclass(frozen=True)

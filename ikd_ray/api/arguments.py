@@ -21,7 +21,7 @@ ARGUMENTS = {
     "--force": "force=True",
     "--onnx": "onnx=True",
     "--int8": "int8=True",
-    "--list": "`.trials`",
+    "--list": "`.front`",
 }
 """Python's form of the flags that are not an argument of the same name."""
 

@@ -90,11 +90,14 @@ class Sweep:
     def student(self, id: str) -> Student:
         """Return the student of a finished trial, on the front or not.
 
+        Args:
+            id: the trial's id, or a rule that picks one, as of `export`.
+
         Raises:
             UsageError: the sweep has no such trial, or it has failed.
         """
-        with named_arguments({}):
-            [trial] = select_students(self._record, self._records, Pick(id))
+        with named_arguments({"pick": id}):
+            [trial] = select_students(self._record, self._records, parse_pick([id]))
         return self._student(trial)
 
     def export(

@@ -126,9 +126,9 @@ def export(
                 champion = exported[0]  # the user's own choice
             registered = register_students(tracker, folder, sweep, exported, register, champion)
             for trial, version in registered.versions.items():
-                typer.echo(f"{trial}: version {version} of {register}")
+                typer.echo(f"{trial}: version {version} of {register}, models:/{register}/{version}")
             if registered.champion:
-                typer.echo(f"{register}@champion: version {registered.champion}")
+                typer.echo(f"champion: version {registered.champion}, models:/{register}@champion")
         if push_to_hub is not None:
             not_pushed = _push(students, push_to_hub)
             for problem in not_pushed:

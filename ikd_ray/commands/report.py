@@ -104,7 +104,9 @@ def _draw(
 
     files, problem = draw_report(storage, folder, texts, uri, typer.echo)
     typer.echo(f"report: {_describe_place(storage, files[0])}")
-    typer.echo(f"{plural(len(files) - 1, 'file')} with figures and tables beside it")
+    typer.echo(
+        f"{plural(len(files) - 1, 'file')} beside it: its figures, and tables where the sweep has them"
+    )
     if problem:
         print_warning(f"the report is not in MLflow: {problem}")
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined
 
+from ikd_ray.analysis.sweep_analysis import used_params
 from ikd_ray.analysis.teacher_comparison import compare_with_teacher
 from ikd_ray.export.code_examples import GENERIC, UNKNOWN_FOLDER, onnx_code, pipeline_code, recorded_example
 from ikd_ray.formatting import (
@@ -139,6 +140,7 @@ def model_card(
                 if split not in ("train", "unlabelled")
             }
         ),
+        used_params=used_params(trial),
         unlabelled=_describe_unlabelled(sweep, trial),
         assistant=sweep.assistant_of(trial.params),
         comparison=compare_with_teacher(trial, sweep),

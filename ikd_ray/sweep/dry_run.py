@@ -187,6 +187,8 @@ def _describe_trials(request: Request, trials: list[Trial]) -> str:
         counts = [len(list(budget.configurations(method))) for method in space.methods]
         each = f"{counts[0]} each" if len(set(counts)) == 1 else ", ".join(map(str, counts))
         text += f"; configurations of the {len(counts)} methods: {each}"
+    if first := min(len(space.start), budget.search_trials):
+        text += f"; the first {first} as the space's start has them"
     if space.seeds > 1:
         text += f", each configuration with {space.seeds} seeds"
     if retrained := request.trials - budget.search_trials:

@@ -15,6 +15,7 @@ import torch
 from filelock import FileLock
 from transformers.utils import logging
 
+from ikd_ray.config import contradicting_depths
 from ikd_ray.data.tokens import TaskData, open_data, tokenize
 from ikd_ray.distill.assistant import assistant_key, make_assistant
 from ikd_ray.distill.encoder import Encoder
@@ -208,7 +209,9 @@ def prepare_artifacts(job: PrepareJob, threads: int) -> Iterator[Event]:
     assistants = {}
     for depth, students in job.assistant_students.items():
         assistants[depth] = yield from _prepare_assistant(job, data, record, targets, depth, students)
-    latency = _read_latency(job.cache, record.key) | job.latency_ms
+    cached = _read_latency(job.cache, record.key)
+    cached = {depth: cached[depth] for depth in cached.keys() - contradicting_depths(cached)}
+    latency = cached | job.latency_ms
     # A sweep of an earlier version did not measure its teacher; one measured today would not compare with its students.
     is_comparable = not job.latency_ms or len(teacher.layers) in job.latency_ms
     depths = [*job.depths, *([len(teacher.layers)] if is_comparable else [])]

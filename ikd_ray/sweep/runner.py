@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from ray import tune
@@ -168,6 +169,13 @@ def _describe_store(tracker: Tracker) -> str:
 
 def _resume_command(request: Request) -> str:
     return _command("run", f"--resume {request.config.name}", request)
+
+
+def _untried_regimes(request: Request, trials: Sequence[TrialRecord]) -> list[str]:
+    """Return the regimes of the space that no trial of the sweep has."""
+    tried = {trial.params["regime"] for trial in trials}
+    regimes = chain.from_iterable(own.possible_values("regime") for own in request.budget.spaces.values())
+    return [regime for regime in dict.fromkeys(regimes) if regime not in tried]
 
 
 def _command(name: str, flags: str, request: Request) -> str:
@@ -390,7 +398,12 @@ class _Sweep:
         if members:
             lines.append(("export", _command("export", f"--task {sweep.task} --name {sweep.name}", request)))
         if found := recommend(sweep, trials):
-            lines.append(("take", f"{found.trial.id}, {found.reason}; alone: --pick {found.trial.id}"))
+            pick = f"--task {sweep.task} --name {sweep.name} --pick {found.trial.id}"
+            lines.append(
+                ("take", f"{found.trial.id}, {found.reason}; alone: {_command('export', pick, request)}")
+            )
+        if untried := _untried_regimes(request, trials):
+            lines.append(("not tried", f"regime {', '.join(untried)}; more trials go beyond the start"))
         self.console.summary(
             sweep=sweep,
             front=members,

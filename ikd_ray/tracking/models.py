@@ -140,7 +140,7 @@ def log_student(client: StoreClient, run: Run, folder: Path, sweep: SweepRecord,
         model = _create_model(client, run, sweep, trial)
         try:
             texts = example_texts(sweep, read_task(folder))
-            _save_model(exported, saved, texts, model.model_id, run_id)
+            _save_model(exported, saved, trial.name, texts, model.model_id, run_id)
             for file in sorted(path for path in saved.rglob("*") if path.is_file()):
                 # One by one, so that a server which refuses one is not sent all of them again.
                 parent = file.parent.relative_to(saved).as_posix()
@@ -220,7 +220,9 @@ def register_model(
     return str(version.version)
 
 
-def _save_model(exported: Path, saved: Path, texts: Sequence[str], model_id: str, run_id: str) -> None:
+def _save_model(
+    exported: Path, saved: Path, name: str, texts: Sequence[str], model_id: str, run_id: str
+) -> None:
     """Save an exported student in MLflow's format, without asking any hub; `texts` are its input example."""
     import mlflow.transformers
     import pandas as pd
@@ -228,6 +230,7 @@ def _save_model(exported: Path, saved: Path, texts: Sequence[str], model_id: str
     import transformers
     from huggingface_hub import ModelCard
     from mlflow.models import Model
+    from mlflow.models.model import MLMODEL_FILE_NAME
 
     from ikd_ray.distill.teacher_files import NO_REMOTE_CODE
 
@@ -253,6 +256,9 @@ def _save_model(exported: Path, saved: Path, texts: Sequence[str], model_id: str
             ],
         )
     (saved / "LICENSE.txt").unlink(missing_ok=True)  # it links to a page of the hub that does not exist
+    stored = Model.load(saved)
+    stored.flavors["transformers"]["source_model_name"] = name  # MLflow has the path of the temporary folder
+    stored.save(saved / MLMODEL_FILE_NAME)
 
 
 def _signature(num_texts: int) -> ModelSignature:

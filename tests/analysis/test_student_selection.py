@@ -102,7 +102,7 @@ def test_trials_that_failed_or_diverged_are_never_picked():
     assert picked("smallest-within 1", trials) == ["t000"]
     for words, left, message in (
         ("t003", trials, "has failed"),
-        ("t009", trials, "no such trial"),
+        ("t009", trials, "no trial of sweep"),
         ("best", trials[1:], "finite dev/mcc"),
     ):
         with pytest.raises(UsageError, match=message):

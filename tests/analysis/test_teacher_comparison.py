@@ -51,7 +51,8 @@ def test_latencies_that_contradict_depth_are_marked():
     student = {"dev/macro_f1": 0.8}
     assert "2.0x faster" in compare({}, student, {"3": 6.0, "4": 7.0, "6": 12.0})
     assert "~2.0x faster" in compare({}, student, {"3": 6.0, "4": 5.0, "6": 12.0})
-    assert "~" not in compare({}, student, {"1": 3.0, "2": 2.0, "3": 6.0, "6": 12.0})
+    assert "~" not in compare({}, student, {"1": 4.6, "2": 4.5, "3": 6.0, "6": 12.0})
+    assert "~2.0x faster" in compare({}, student, {"3": 6.0, "4": 7.0, "6": 18.0})
 
 
 def test_a_sweep_of_an_earlier_version_has_no_sizes_of_its_teacher():

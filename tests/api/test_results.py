@@ -116,7 +116,7 @@ def test_students_are_exported_like_by_the_command(sweep, tmp_path):
     with pytest.raises(ikd_ray.UsageError, match=r"-t\d+ \(and 2 more\) exists already; force=True"):
         sweep.export(tmp_path / "front")
     with pytest.raises(
-        ikd_ray.UsageError, match=r"^pick='t999': sweep first has no such trial; .*`.trials` shows"
+        ikd_ray.UsageError, match=r"^pick='t999': no trial of sweep first has this id; .*`.front` shows"
     ):
         sweep.export(tmp_path / "x", pick="t999")
     with pytest.raises(ikd_ray.UsageError, match=r"^to='/dev/null/x': "):

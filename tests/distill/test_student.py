@@ -159,11 +159,15 @@ def test_latency_restores_the_threads_after_a_failure(monkeypatch, threads):
 def test_latencies_that_contradict_depth_are_measured_again(monkeypatch):
     """A busy moment at the first measurement of two layers passes; that of a known latency stays."""
     teacher = make_encoder(layers=4)
-    times = {1: [1.0], 2: [9.0, 2.5, 2.0], 3: [3.0, 3.5, 3.1], 4: [4.0, 4.4]}
+    times = {1: [1.0, 1.1], 2: [9.0, 2.5, 2.0], 3: [3.0, 3.5, 3.1], 4: [4.0, 4.4]}
     monkeypatch.setattr(latency, "latency_ms", lambda model: times[len(model.layers)].pop(0))
     assert latency.measure_latency(teacher, [1, 2, 3, 4], {}) == {1: 1.0, 2: 2.5, 3: 3.0, 4: 4.0}
     assert contradicting_depths({1: 1.0, 2: 2.5, 3: 3.0, 4: 4.0}) == set()
+    times = {1: [1.0, 1.2], 2: [2.0, 2.1], 3: [5.0, 3.3], 4: [4.1, 4.2]}
+    assert latency.measure_latency(teacher, [1, 2, 3, 4], {}) == {1: 1.0, 2: 2.0, 3: 3.3, 4: 4.1}, (
+        "three layers do not take five times as long as one"
+    )
     monkeypatch.setattr(latency, "latency_ms", lambda model: 1.0 * len(model.layers))
     known = {3: 1.5}
     assert latency.measure_latency(teacher, [2, 4], known) == {2: 2.0, 4: 4.0}
-    assert contradicting_depths({**known, 2: 2.0, 4: 4.0}) == {2, 3}
+    assert contradicting_depths({**known, 2: 2.0, 4: 4.0}) == {2, 3, 4}

@@ -125,7 +125,7 @@ INVALID = {
     "no output": (["--task", "cola", "--output", "nowhere"], "nowhere"),
     "long output": (["--task", "cola", "--output", "x" * 5000], "--output"),
     "long name": (["--task", "cola", "--name", "x" * 5000], "no sweep there"),
-    "picked a word": (["--task", "cola", "--pick", "bset"], "no such trial; give best"),
+    "picked a word": (["--task", "cola", "--pick", "bset"], "has this id; give best"),
     "picked a failed trial": (["--task", "cola", "--pick", "dddd4444"], "has failed"),
     "picked two": (["--task", "cola", "--pick", "best", "aaaa1111"], "'best aaaa1111'"),
     "stray word": (["--task", "cola", "aaaa1111"], "'aaaa1111': no argument"),

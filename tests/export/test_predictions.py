@@ -114,7 +114,8 @@ def student(request, tmp_path_factory) -> Student:
     convert = partial(export_onnx, data=data, int8=True, max_length=MAX_LENGTH)
     exported = export_student(sweep, trial, root / "exports" / "t000", convert)
     texts = ("w1 w2", "w3")[: len(task.text_columns)]
-    _save_model(exported.folder, root / "saved", texts, "m-1", "run")
+    _save_model(exported.folder, root / "saved", "student", texts, "m-1", "run")
+    assert str(root) not in (root / "saved" / "MLmodel").read_text()
     dev = data.splits["dev"]
     return Student(
         exported, root / "saved", split, predict(Encoder(model), dev, data.pad_id), task, dev.lengths

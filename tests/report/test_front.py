@@ -28,6 +28,13 @@ def front(analysis):
     return front_section(analysis.with_teacher_sizes({"student/params": 90_000.0}))
 
 
+def test_a_best_student_of_kd_is_not_said_to_beat_regimes_that_were_not_tried(analysis):
+    best = analysis.best
+    kd = replace(best, params=best.params | {"regime": "kd"})
+    only = replace(analysis, trials=[kd], finished=[kd])
+    assert "(kd) itself: no other regime was tried." in front_section(only).parts[0].caption
+
+
 # What to take
 
 

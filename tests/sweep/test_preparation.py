@@ -88,6 +88,19 @@ def test_only_new_depths_are_measured_and_known_latencies_are_kept(make_job, mon
     assert "student/latency_ms" not in teacher.sizes, "that sweep did not measure its teacher"
 
 
+def test_cached_latencies_that_contradict_each_other_are_measured_again(make_job, monkeypatch):
+    for busy in (True, False):
+        monkeypatch.setattr(
+            preparation,
+            "measure_latency",
+            lambda teacher, depths, known, busy=busy: {
+                d: 50.0 if busy and d == 2 else 10.0 * d for d in depths
+            },
+        )
+        *_, (_, found) = prepare_artifacts(make_job(depths=(1, 2)), threads=1)
+        assert found.latency_ms == {1: 10.0, 2: 50.0 if busy else 20.0, 4: 40.0}
+
+
 def test_an_assistant_is_distilled_once(make_job, tmp_path):
     first = prepare_all(make_job(assistant_students={3: (1, 2)}))
     assert stages(first)[2:] == [

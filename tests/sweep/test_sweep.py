@@ -153,7 +153,8 @@ def test_the_front_is_logged_as_models_that_can_be_registered(one_worker, call):
     [version] = one_worker.client.search_model_versions("name = 'judge'")
     best = version.tags["ikd.trial"]
     assert models[best] in version.source
-    assert f"{best}: version 1 of judge" in result.stdout
+    assert f"{best}: version 1 of judge, models:/judge/1" in result.stdout
+    assert "champion: version 1, models:/judge@champion" in result.stdout
     assert [folder.name.rpartition("-")[2] for folder in (one_worker.home / "best").iterdir()] == [best]
 
 

@@ -81,7 +81,9 @@ def open_tracker(uri, request, tmp_path, monkeypatch):
     monkeypatch.setattr(store_client, "FIRST_RETRY_S", 0.001)
     number = itertools.count()
 
-    def save_quickly(exported: Path, saved: Path, texts: object, model_id: str, run_id: str) -> None:
+    def save_quickly(
+        exported: Path, saved: Path, name: str, texts: object, model_id: str, run_id: str
+    ) -> None:
         saved.mkdir()
         (saved / "MLmodel").write_text(f"model_id: {model_id}\n")
 

@@ -145,7 +145,9 @@ def _comparison(analysis: SweepAnalysis) -> str:
     if baseline is None:
         return f"{text}; no trial of standard distillation (kd) has finished, so there is no baseline."
     if baseline is best:
-        return f"{text}. It is of standard distillation (kd) itself: no other regime did better."
+        alone = all(trial.params["regime"] == "kd" for trial in analysis.finished)
+        others = "no other regime was tried" if alone else "no other regime did better"
+        return f"{text}. It is of standard distillation (kd) itself: {others}."
     return f"{text}; the best of standard distillation, {trial_title(baseline)}, has {baseline.metrics[metric]:.3f}."
 
 

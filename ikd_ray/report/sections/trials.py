@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from ikd_ray.analysis.objectives import LATENCY, SIZE
-from ikd_ray.analysis.sweep_analysis import AGREEMENT, ATTENTION_KL, UNUSED_PARAMS, SweepAnalysis
+from ikd_ray.analysis.sweep_analysis import AGREEMENT, ATTENTION_KL, SweepAnalysis, used_params
 from ikd_ray.formatting import MAX_REASON_CHARS, MISSING, clean, number, plural
 from ikd_ray.records import TrialRecord
 from ikd_ray.report.components import Section, Table, format_number, format_size, trial_title
@@ -60,13 +60,15 @@ def _row(analysis: SweepAnalysis, trial: TrialRecord, columns: Mapping[str, tupl
     if trial in analysis.front:
         state = "recommended" if found and found.trial.id == trial.id else "front"
 
+    params = used_params(trial)
+
     def cell(name: str, unit: float) -> str:
         value = trial.metrics.get(name, math.nan) / unit
         return format_size(value) if name in UNITS else format_number(value)
 
     def param(name: str) -> str:
-        value = trial.params.get(name)
-        if value is None or name in UNUSED_PARAMS.get(regime, ()):
+        value = params.get(name)
+        if value is None:
             return ""
         return number(value) if isinstance(value, float) else clean(value, 40)
 
