@@ -44,11 +44,10 @@ def layers_section(analysis: SweepAnalysis) -> Section:
     candidates = analysis.highlighted
     shown = [trial for trial in candidates[:MAX_TRIALS] if _has_layer_losses(trial)]
     text = (
-        "The losses of each student layer against the teacher layer that it is matched with: attention KL to the left, "
-        "[CLS] cosine to the right. Above, solid lines are the training losses, which are there only while a stage has "
-        "the layer's losses on, and dashed ones the dev set's; below, the dev losses again, a row a layer. Dotted "
-        f"upright lines part the stages, named by the layers they match; C is classification. Values below {FLOOR:g} "
-        "are drawn there."
+        "The losses of each student layer against the teacher layer that it is matched with: attention KL, and [CLS] "
+        "cosine. Solid lines are the training losses, which are there only while a stage has the layer's losses on, "
+        "and dashed ones the dev set's; below them the dev losses again, a row a layer. Dotted upright lines part the "
+        f"stages, named by the layers they match; C is classification. Values below {FLOOR:g} are drawn there."
     )
     if left := len(candidates) - len(shown):
         text += f" Of the front and the best of each regime {left} have no figure here."
