@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ikd_ray.errors import UsageError
 
 Regime = Literal["hard", "kd", "id", "pid", "sid"]
+Precision = Literal["auto", "float32", "bfloat16"]
 MAX_LAYERS = 128
 
 

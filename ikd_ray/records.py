@@ -132,6 +132,7 @@ class TrialRecord:
     duration_s: float = 0.0
     reused_from: list[str] = field(default_factory=list)  # trials whose epochs it reused
     warnings: list[str] = field(default_factory=list)  # of saved epochs, and of scores that hardly vary
+    precision: str = ""  # of the matrix products of its training; empty in records of earlier versions
     method: str = ""  # in a space that compares methods, the trial's method
     # Trains a method's best configuration with a new seed.
     retrained: Annotated[bool, Field(alias="again")] = False

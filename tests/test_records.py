@@ -30,7 +30,7 @@ def test_the_keys_and_values_of_trial_json_stay(tmp_path):
     content = json.loads((tmp_path / "trials" / "t003" / "trial.json").read_text())
     assert list(content) == [
         *("id", "number", "params", "layer_map", "status", "metrics", "history", "times", "reason", "died"),
-        *("duration_s", "reused_from", "warnings", "method", "again", "seeds"),
+        *("duration_s", "reused_from", "warnings", "precision", "method", "again", "seeds"),
     ]
     assert content["again"] is False
     assert math.isnan(content["metrics"]["dev/mcc"])

@@ -186,7 +186,7 @@ def _train(
         trial,
         artifacts.data,
         targets,
-        DistributedContext(device=device),
+        DistributedContext(device=device, precision=request.space.precision),
         request.space.prefix,
         None if request.config.no_share else _epoch_cache(request, key),
         reference,

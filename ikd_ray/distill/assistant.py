@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ikd_ray.config import NOT_IN_ASSISTANTS, PrefixConfig, Trial
+from ikd_ray.config import NOT_IN_ASSISTANTS, Precision, PrefixConfig, Trial
 from ikd_ray.data.tokens import TaskData
+from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.epoch import Epoch
 from ikd_ray.distill.epoch_cache import EpochCache
 from ikd_ray.distill.loop import Distillation
@@ -34,15 +35,18 @@ def assistant_recipe(recipe: Trial) -> dict[str, Any]:
     return {name: value for name, value in recipe.params().items() if name not in NOT_IN_ASSISTANTS}
 
 
-def assistant_key(teacher: str, data: TaskData, recipe: Trial, memory: Sequence[float] = ()) -> str:
+def assistant_key(
+    teacher: str, data: TaskData, recipe: Trial, memory: Sequence[float] = (), precision: Precision = "auto"
+) -> str:
     """Return a digest of the teacher's key, the data and the recipe that an assistant's weights depend on.
 
-    `memory` is the `StepMemory.key` of its training.
+    `memory` is the `StepMemory.key` of its training, `precision` that of `make_assistant`.
 
     As for teachers, neither the machine nor the code is part of it, nor whether attention was stored: a stored
     assistant is reused, so that a sweep resumes with the same one on any machine.
     """
-    return store.digest("assistant", FORMAT, teacher, data.key, assistant_recipe(recipe), *memory)
+    chosen = [] if precision == "auto" else [precision]
+    return store.digest("assistant", FORMAT, teacher, data.key, assistant_recipe(recipe), *memory, *chosen)
 
 
 def make_assistant(
@@ -54,6 +58,7 @@ def make_assistant(
     prefix: PrefixConfig | None = None,
     checkpoints: EpochCache | None = None,
     memory: StepMemory | None = None,
+    precision: Precision = "auto",
 ) -> Iterator[Epoch]:
     """Distil an assistant of `recipe.student_layers` layers, and store it for `open_teacher` and `load_teacher`.
 
@@ -62,7 +67,8 @@ def make_assistant(
     Raises:
         AssistantDivergedError: a loss became NaN or infinite.
     """
-    distillation = Distillation(recipe, data, targets, prefix=prefix, checkpoints=checkpoints, memory=memory)
+    world = DistributedContext(device=next(targets.teacher.parameters()).device, precision=precision)
+    distillation = Distillation(recipe, data, targets, world, prefix, checkpoints, memory=memory)
     history: list[dict[str, float]] = []
     try:
         for epoch in distillation.epochs():

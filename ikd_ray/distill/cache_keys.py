@@ -111,6 +111,7 @@ def environment(world: DistributedContext) -> list[object]:
         torch.get_num_threads(),
         ONEDNN,
         world.size,
+        world.training_precision,
     ]
 
 

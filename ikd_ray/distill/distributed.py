@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from ikd_ray.config import Precision
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,23 @@ class DistributedContext:
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    precision: Precision = "auto"
+
+    @property
+    def training_precision(self) -> Literal["float32", "bfloat16"]:
+        """Precision of the matrix products of training; by default bfloat16 on a GPU, float32 elsewhere."""
+        if self.precision == "auto":
+            return "bfloat16" if self.device.type == "cuda" else "float32"
+        return self.precision
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Return the context of the forward pass: bfloat16 matrix products on a GPU, float32 elsewhere."""
-        on_gpu = self.device.type == "cuda"
-        return torch.autocast("cuda", torch.bfloat16) if on_gpu else nullcontext()
+        """Return the context of a forward pass of training.
+
+        Weights, their gradients and the optimizer stay in float32, and so do norms, softmax and losses.
+        """
+        if self.training_precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     def wrap(self, module: nn.Module, some_unused: bool) -> nn.Module:
         """Return the module wrapped so that gradients are averaged over the processes, until other parameters train.

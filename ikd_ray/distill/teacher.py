@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ikd_ray.config import TeacherConfig
+from ikd_ray.config import Precision, TeacherConfig
 from ikd_ray.data.sources import hub_reachable, offline_unless_reachable
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.distributed import DistributedContext
@@ -249,11 +249,16 @@ def resolve_learning_rate(source: TeacherSource, config: TeacherConfig) -> Teach
 
 
 def teacher_key(
-    source: TeacherSource, data: TaskData, config: TeacherConfig, memory: StepMemory | None = None
+    source: TeacherSource,
+    data: TaskData,
+    config: TeacherConfig,
+    memory: StepMemory | None = None,
+    precision: Precision = "auto",
 ) -> str:
     """Return a digest of what a teacher's weights depend on: the model and, if fine-tuned, data and settings.
 
-    `memory` is that of `make_teacher`; it is part of the digest only where it splits batches.
+    `memory` and `precision` are those of `make_teacher`; they are part of the digest only where the former splits
+    batches, and the latter is chosen.
     """
     if source.has_head:
         order = None if data.task.is_regression else label_order_by_name(source.labels, data.task)
@@ -262,7 +267,8 @@ def teacher_key(
     shape, stage = ModelShape(source.heads, source.hidden_size), fine_tuning_stage(source.layers, 1)
     split = (memory or StepMemory()).key(shape, source.layers, [stage], config.batch_size, data)
     settings = resolve_learning_rate(source, config).model_dump()
-    return store.digest(FORMAT, source.key, data.labelled_key, settings, *split)
+    chosen = [] if precision == "auto" else [precision]
+    return store.digest(FORMAT, source.key, data.labelled_key, settings, *split, *chosen)
 
 
 def load_source(source: TeacherSource, task: Task, seed: int) -> Encoder:
@@ -304,11 +310,13 @@ def make_teacher(
     folder: Path,
     device: torch.device,
     memory: StepMemory | None = None,
+    precision: Precision = "auto",
 ) -> Iterator[Epoch]:
     """Fine-tune a model, or match the head that it brings with the task, and store it.
 
     The epoch with the best main metric on `TaskData.selection_split` is stored. Fine-tuning stops after
     `config.patience` epochs without a better one. `memory` bounds the memory of a step; None: the default.
+    `precision` is that of the matrix products of training.
 
     Raises:
         DivergedError: a loss, or the metric, is not a finite number.
@@ -318,7 +326,8 @@ def make_teacher(
     config = resolve_learning_rate(source, config)
     settings = {} if source.has_head else config.model_dump()
     if settings:
-        for epoch in _fine_tune(teacher, data, config, DistributedContext(device=device), memory):
+        world = DistributedContext(device=device, precision=precision)
+        for epoch in _fine_tune(teacher, data, config, world, memory):
             history.append(epoch.metrics)
             yield epoch
     head_note = ""

@@ -300,6 +300,7 @@ def _facts(sweep: SweepRecord, trial: TrialRecord, files: ExportedFiles | None) 
         "trial": {"id": trial.id, "number": trial.number, "duration_s": trial.duration_s},
         "params": trial.params,
         "layer_map": trial.layer_map,
+        "precision": trial.precision,
         "metrics": null_nonfinite(trial.metrics),
         "command": portable_command(sweep.command),
         "code_version": sweep.code_version,

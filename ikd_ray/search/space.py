@@ -7,7 +7,15 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
-from ikd_ray.config import DataConfig, PrefixConfig, SharingConfig, TargetConfig, TeacherConfig, Trial
+from ikd_ray.config import (
+    DataConfig,
+    Precision,
+    PrefixConfig,
+    SharingConfig,
+    TargetConfig,
+    TeacherConfig,
+    Trial,
+)
 from ikd_ray.errors import UsageError
 from ikd_ray.records import Direction
 from ikd_ray.tasks import ERROR_METRICS, METRICS, PROBABILITY_METRICS, Task
@@ -109,6 +117,9 @@ class Space:
     best_seeds: int = 0
     """Times that the best configuration of each method is retrained, each with a further seed."""
     sampler: Sampler = "cost_aware"
+    precision: Precision = "auto"
+    """Precision of the matrix products of training, the teacher's too: bfloat16 on GPUs and float32 elsewhere for
+    `auto`. Models are evaluated in float32, as they are exported."""
     selection: Selection = "dev"
     """Examples that teachers and students are chosen by: the dev set, or a tenth of the training set that nothing
     trains on (`ikd_ray.data.splits`), so that nothing is chosen by its dev score. A teacher that already has a

@@ -89,6 +89,7 @@ def plan_sweep(request: Request) -> Iterator[Note]:
             batch_size=min(space.possible_values("batch_size"), key=lambda size: abs(size - 32)),
             threads=resources.cpus * resources.workers,
             folder=Path(folder),
+            precision=space.precision,
         )
         costs = probe.measure(sample, {name: split.lengths for name, split in data.splits.items()})
     yield from _describe_time(request, trials, costs, resources)

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ikd_ray.config import Trial
+from ikd_ray.config import Precision, Trial
 from ikd_ray.data.dataset import Dataset
 from ikd_ray.data.tokens import TaskData, tokenize
+from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.epoch import Epoch
 from ikd_ray.distill.loop import Distillation
@@ -80,6 +81,7 @@ class Probe:
     batch_size: int
     threads: int  # of one trial
     folder: Path  # temporary; nothing is written elsewhere
+    precision: Precision = "auto"
 
     def measure(self, dataset: Dataset, lengths: Mapping[str, np.ndarray]) -> Costs:
         """Measure on a few examples, and then on as many as `PROBE_SECONDS` allow; `lengths` are in tokens."""
@@ -135,6 +137,8 @@ class Probe:
         The first one also compiles kernels for each new shape.
         """
         trial = Trial(regime=regime, student_layers=depth, epochs=2, batch_size=self.batch_size)
-        *_, last = Distillation(trial, data, targets)
+        device = next(targets.teacher.parameters()).device
+        world = DistributedContext(device=device, precision=self.precision)
+        *_, last = Distillation(trial, data, targets, world)
         assert isinstance(last, Epoch)  # without a cache no epoch is pending
         return last.metrics["time/epoch_s"], last.metrics["time/evaluation_s"]

@@ -187,14 +187,16 @@ def prepare_artifacts(job: PrepareJob, threads: int) -> Iterator[Event]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     job.output.download(job.output.folder / job.tokens)
     data = open_data(job.output.folder / job.tokens)
-    key = teacher_key(job.source, data, job.space.teacher, job.memory)
+    key = teacher_key(job.source, data, job.space.teacher, job.memory, job.space.precision)
     folder = job.cache / "teachers" / key
     stage = StageStarted(f"{'scoring' if job.source.has_head else 'fine-tuning'} {job.source.name}")
     record = yield from _get_or_train(
         job.output,
         folder,
         stage,
-        lambda: make_teacher(job.source, data, job.space.teacher, folder, device, job.memory),
+        lambda: make_teacher(
+            job.source, data, job.space.teacher, folder, device, job.memory, job.space.precision
+        ),
     )
     yield Note("teacher", _format_scores(record, data.task))
     if record.head_note:
@@ -294,7 +296,7 @@ def _prepare_assistant(
     config = job.space.assistant.model_copy(update={"student_layers": layers})
     shape, stages = ModelShape.of(targets.teacher.config), REGIMES[config.regime](config)
     memory_key = job.memory.key(shape, layers, stages, config.batch_size, data)
-    key = assistant_key(teacher.key, data, config, memory_key)
+    key = assistant_key(teacher.key, data, config, memory_key, job.space.precision)
     folder, model, epochs = job.cache / "teachers" / key, f"{layers}-layer assistant", None
     if job.share:
         # The owner depends on the assistant alone, so that any sweep continues from its saved epochs.
@@ -309,7 +311,9 @@ def _prepare_assistant(
         job.output,
         folder,
         StageStarted(f"distilling a {model} ({config.regime})", model),
-        lambda: make_assistant(teacher, data, targets, config, folder, job.space.prefix, epochs, job.memory),
+        lambda: make_assistant(
+            teacher, data, targets, config, folder, job.space.prefix, epochs, job.memory, job.space.precision
+        ),
     )
     teacher.assistants[layers] = record
     yield Note("assistant", f"{layers} layers, {_format_scores(record, data.task)}")

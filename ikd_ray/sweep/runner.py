@@ -221,6 +221,7 @@ def _run_locked(
             prefix=request.space.prefix,
             sharing=None if config.no_share else request.space.sharing,
             memory=StepMemory(config.step_memory),
+            precision=request.space.precision,
             distillation=distillation,
         )
         sync = SweepSync(request.output, context.sweep, console.warn)

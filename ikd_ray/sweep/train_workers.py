@@ -69,7 +69,9 @@ def _run_worker(arguments: dict[str, Any]) -> None:
     context, config = arguments["context"], arguments["config"]
     torch.set_num_threads(context.resources.cpus)
     worker = train.get_context()
-    distributed = DistributedContext(worker.get_world_rank(), worker.get_world_size(), get_device())
+    distributed = DistributedContext(
+        worker.get_world_rank(), worker.get_world_size(), get_device(), context.precision
+    )
     artifacts = LoadedArtifacts(context.artifacts, distributed.device)
     for result in run_trial(context, config, artifacts, distributed):
         train.report(result)

@@ -44,7 +44,8 @@ class StudentTrainable(tune.Trainable):
         """Load what all trials share and start the first trial."""
         context = self.context
         torch.set_num_threads(context.resources.cpus)
-        self._distributed = DistributedContext(device=torch.device("cuda" if ray.get_gpu_ids() else "cpu"))
+        device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+        self._distributed = DistributedContext(device=device, precision=context.precision)
         self._artifacts = LoadedArtifacts(context.artifacts, self._distributed.device)
         self._start(config)
 

@@ -138,6 +138,7 @@ def finished_record(
         duration_s=metrics["time/spent_s"],
         reused_from=sorted({epoch.reused_from for epoch in epochs} - {""}),
         warnings=warnings,
+        precision=run.world.training_precision,
     )
 
 

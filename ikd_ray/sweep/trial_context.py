@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ikd_ray.config import PrefixConfig, SharingConfig
+from ikd_ray.config import Precision, PrefixConfig, SharingConfig
 from ikd_ray.distill.epoch_cache import STAGES, EpochCache
 from ikd_ray.distill.memory import StepMemory
 from ikd_ray.storage.remote import SharedStorage
@@ -53,6 +53,7 @@ class TrialContext:
     prefix: PrefixConfig
     sharing: SharingConfig | None  # None: trials neither save epochs nor reuse saved ones
     memory: StepMemory
+    precision: Precision = "auto"
     distillation: type[Distillation] | None = None  # None: `Distillation` itself
 
     @property

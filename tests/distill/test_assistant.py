@@ -90,7 +90,8 @@ def test_the_key_depends_on_teacher_and_data(data):
     assert mine == assistant_key("key", data, RECIPE.model_copy())
     keys = [assistant_key("other", data, RECIPE), assistant_key("key", replace(data, key="other"), RECIPE)]
     keys.append(assistant_key("key", data, RECIPE, [4.0]))
-    assert len({mine, *keys}) == 4
+    keys.append(assistant_key("key", data, RECIPE, precision="bfloat16"))
+    assert len({mine, *keys}) == 5
     assert assistant_key("key", data, RECIPE, []) == mine
 
 

@@ -163,6 +163,13 @@ def test_the_number_of_workers_changes_the_keys(data, targets):
     assert environment(DistributedContext(0, 2)) == environment(DistributedContext(1, 2))
 
 
+def test_the_precision_changes_the_keys():
+    auto, wide, narrow = (
+        environment(DistributedContext(precision=name)) for name in ("auto", "float32", "bfloat16")
+    )
+    assert auto == wide != narrow
+
+
 @pytest.mark.parametrize("sizes", [{"seed": 1}, {"train": 47}, {"dev": 19}], ids=str)
 def test_other_data_changes_the_keys(tmp_path, data, teacher, targets, sizes):
     other = make_data(tmp_path, **sizes)

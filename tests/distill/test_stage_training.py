@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -45,14 +44,6 @@ def test_a_step_never_waits_for_the_device(data, tmp_path, monkeypatch, regime, 
             assert len(steps) == STEPS
 
 
-@dataclass(frozen=True)
-class Bfloat16(DistributedContext):
-    """Does on the CPU what `DistributedContext` does on a GPU."""
-
-    def autocast(self):
-        return torch.autocast("cpu", torch.bfloat16)
-
-
 @pytest.mark.parametrize("regime", REGIMES)
 def test_bfloat16_trains_alike_with_losses_in_float32(data, targets, monkeypatch, regime):
     dtypes, stage_losses = set(), stage_training.stage_losses
@@ -64,8 +55,15 @@ def test_bfloat16_trains_alike_with_losses_in_float32(data, targets, monkeypatch
 
     monkeypatch.setattr(stage_training, "stage_losses", spy)
     trial = Trial(regime=regime, student_layers=2, batch_size=8, learning_rate=1e-3, epochs=2)
-    wide, narrow = (loop.distill(trial, data, targets, world=world).metrics for world in (None, Bfloat16()))
-    assert dtypes == {torch.float32}
+    results = [
+        loop.distill(trial, data, targets, world=DistributedContext(precision=precision))
+        for precision in ("auto", "float32", "bfloat16")
+    ]
+    auto, wide, narrow = (list(result.student.parameters()) for result in results)
+    assert all(map(torch.equal, auto, wide)), "the default on a CPU is float32"
+    assert not all(map(torch.equal, wide, narrow))
+    assert dtypes == {parameter.dtype for parameter in narrow} == {torch.float32}
+    wide, narrow = (result.metrics for result in results[1:])
     for name in (name for name in wide if name.startswith("train/")):
         assert narrow[name] == pytest.approx(wide[name], rel=0.1, abs=0.02), name
     assert narrow["train/loss"] != wide["train/loss"]

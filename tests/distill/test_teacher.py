@@ -360,6 +360,9 @@ def test_the_key_depends_on_model_data_and_settings(save, data, make_task_data):
     others.append(teacher_key(find_teacher(str(save("other", "electra")), COLA), data, CONFIG))
     assert len({key, *others}) == 8
     assert teacher_key(source, data, CONFIG, StepMemory(100)) == key
+    chosen = {teacher_key(source, data, CONFIG, precision=name) for name in ("auto", "float32", "bfloat16")}
+    assert len(chosen) == 3
+    assert key in chosen
     assert len({key, *(teacher_key(source, data, CONFIG, StepMemory(tight)) for tight in (1e-4, 2e-4))}) == 3
 
 

@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, pipeline
 
 from ikd_ray import records
 from ikd_ray.analysis.student_selection import select_students
+from ikd_ray.analysis.sweep_analysis import used_params
 from ikd_ray.data.task_file import CustomTask
 from ikd_ray.distill.fast_layers import use_onednn
 from ikd_ray.errors import UsageError
@@ -147,8 +148,9 @@ def test_exported_folder_is_whole_and_tells_its_origin(exported):
     assert "8551 train \\| 1043 dev" in card
     assert "python sweeps/run.py --task cola --name first" in card
     assert "| 1 | 6 |" in card
-    used = {name: value for name, value in small.trial.params.items() if name != "unlabelled_fraction"}
-    assert all(f"| {name} | {value} |" in card for name, value in used.items())
+    used = used_params(small.trial).keys() - {"unlabelled_fraction"}
+    shown = {name for name, value in small.trial.params.items() if f"| {name} | {value} |" in card}
+    assert shown == used < small.trial.params.keys()
     assert GENERATED_WARNING not in card
     assert "| assistant |" not in card
     assert not list(small.folder.parent.rglob(".*"))

@@ -88,6 +88,24 @@ def test_only_new_depths_are_measured_and_known_latencies_are_kept(make_job, mon
     assert "student/latency_ms" not in teacher.sizes, "that sweep did not measure its teacher"
 
 
+def test_a_precision_has_a_teacher_and_an_assistant_of_its_own(make_job):
+    records = []
+    for precision in ("auto", "bfloat16"):
+        job = make_job(assistant_students={3: (1, 2)})
+        *_, (record, _) = prepare_artifacts(
+            replace(job, space=replace(job.space, precision=precision)), threads=1
+        )
+        records.append(record)
+    auto, narrow = records
+    assert auto.key != narrow.key
+    assert (
+        auto.metrics["dev/nll"]
+        != narrow.metrics["dev/nll"]
+        == pytest.approx(auto.metrics["dev/nll"], rel=0.05)
+    )
+    assert auto.assistants[3].key != narrow.assistants[3].key
+
+
 def test_cached_latencies_that_contradict_each_other_are_measured_again(make_job, monkeypatch):
     for busy in (True, False):
         monkeypatch.setattr(

@@ -13,6 +13,7 @@ import pytest
 from optuna.exceptions import StorageInternalError
 
 from ikd_ray.records import TrialRecord, read_sweep
+from ikd_ray.search.space import Choice, Space
 from ikd_ray.sweep import runner
 from ikd_ray.sweep.trial_context import TUNE_FOLDER
 from ikd_ray.terminal import interrupts
@@ -32,6 +33,8 @@ def run(tmp_path, monkeypatch):
     config = SimpleNamespace(name="first", uri=None, output="outputs", workers_per_trial=1, minutes=None)
     record = read_sweep(folder)
     inputs = {"dataset": Mock(generated=False, test=None), "teacher_source": Mock(), "warnings": []}
+    space = Space(params={"regime": Choice(values=("kd", "pid", "sid"))})
+    inputs["budget"] = SimpleNamespace(spaces={"": space})
     request, console = SimpleNamespace(folder=folder, config=config, output=Mock(), **inputs), Console(output)
 
     def run(*statuses: str, error: BaseException | None = None, complete: bool = True) -> tuple[int, str]:
@@ -83,6 +86,10 @@ def test_time_completes_a_sweep_unless_the_user_interrupts_it(
     assert "--resume first" in output
     recorded = read_sweep(tmp_path / "outputs" / "first")
     assert bool(recorded.settings.get("time_is_up")) == (not interrupted)
+
+
+def test_regimes_that_no_trial_has_are_named(run):
+    assert "not tried: regime pid, sid" in run("finished", "finished")[1]
 
 
 def test_what_tune_left_is_removed_also_where_no_trial_was_left_to_run(run, tmp_path):
