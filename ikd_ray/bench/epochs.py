@@ -16,7 +16,6 @@ from ikd_ray.bench.peers import LAMBDA, LEARNING_RATE, TEMPERATURE
 from ikd_ray.bench.results import Timing
 from ikd_ray.config import TeacherConfig, Trial
 from ikd_ray.data.tokens import open_data
-from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.epoch import Epoch
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.regimes import Stage
@@ -38,10 +37,10 @@ def time_regime(inputs: Inputs, regime: str) -> tuple[list[Timing], float, float
     data, targets = inputs.load()
     machine.reset_peak_memory()
     idle = machine.memory_bytes("VmHWM")
-    times = _time_stages(Distillation(_trial(inputs, regime=regime), data, targets))
+    times = _time_stages(Distillation(_trial(inputs, regime=regime), data, targets, inputs.world))
     if regime == "pid":
         trial = _trial(inputs, regime=regime, top_trains="head", epochs_per_layer=1)
-        top = _time_stages(Distillation(trial, data, targets))[-1]
+        top = _time_stages(Distillation(trial, data, targets, inputs.world))[-1]
         times.append(replace(top, name=f"{top.name}, head alone"))
     return times, idle / 2**20, machine.memory_bytes("VmHWM") / 2**20
 
@@ -52,7 +51,7 @@ def time_teacher(inputs: Inputs) -> Timing:
     config = TeacherConfig(epochs=1, learning_rate=1e-4, batch_size=inputs.batch_size)
     stage = fine_tuning_stage(len(teacher.layers), config.epochs)
     start = time.perf_counter()
-    for _ in train_stage(StageTrainer(teacher, stage, config, data, None, (), DistributedContext())):
+    for _ in train_stage(StageTrainer(teacher, stage, config, data, None, (), inputs.world)):
         pass
     return Timing("teacher", time.perf_counter() - start, trained_layers(stage, len(teacher.layers)))
 
@@ -105,7 +104,7 @@ def _epochs(distillation: Distillation) -> Iterator[Epoch]:
 
 def _id_epochs(inputs: Inputs, seed: int) -> Iterator[Epoch]:
     trial = _trial(inputs, regime="id", epochs=1, seed=seed)
-    return _epochs(Distillation(trial, *inputs.load()))
+    return _epochs(Distillation(trial, *inputs.load(), inputs.world))
 
 
 def _time_stages(distillation: Distillation) -> list[Timing]:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ikd_ray.config import DataConfig
+from ikd_ray.config import DataConfig, Precision
 from ikd_ray.data.dataset import Dataset
 from ikd_ray.data.sources import load_dataset
 from ikd_ray.data.tokens import TaskData, open_data, tokenize
+from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.teacher import TeacherSource, find_teacher, load_source, load_teacher, load_tokenizer
@@ -28,6 +29,7 @@ class Request:
     limit: int | None = None
     student_layers: int = 3
     batch_size: int = 32
+    precision: Precision = "auto"
     peers: tuple[str, ...] = ()
 
 
@@ -42,6 +44,12 @@ class Inputs:
     student_layers: int
     batch_size: int
     threads: int
+    precision: Precision = "auto"
+
+    @property
+    def world(self) -> DistributedContext:
+        """One process that trains on the CPU in the precision."""
+        return DistributedContext(precision=self.precision)
 
     def load(self) -> tuple[TaskData, Targets]:
         """Open the data and the teacher's targets."""
@@ -97,4 +105,5 @@ def prepare_inputs(
         student_layers=request.student_layers,
         batch_size=request.batch_size,
         threads=threads,
+        precision=request.precision,
     )

@@ -183,7 +183,8 @@ def _facts_table(report: dict[str, Any]) -> Table:
     facts = {
         "data": report["data"],
         "examples, tokens": f"{report['examples']:,}, {report['tokens']:,}; batches of {report['batch_size']}",
-        "teacher, student": f"{report['teacher']}, {report['student_layers']} layers",
+        "teacher, student": f"{report['teacher']}, {report['student_layers']} layers; trained in "
+        f"{report['precision']}",
         "threads, cores": f"{report['threads']}, {report['cores']}; load before the run "
         f"{_number(report['load_before'])} (times are right where that is near 0)",
         "matrix products": "; ".join(speeds) + " (at the start, at the end)",

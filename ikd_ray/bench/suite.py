@@ -119,6 +119,7 @@ def _measure_epochs(request: Request, console: Console) -> dict[str, Any]:
         "tokens": work.tokens,
         "student_layers": request.student_layers,
         "batch_size": request.batch_size,
+        "precision": inputs.world.training_precision,
         "cores": machine.cores(),
         "threads": threads,
         "load_before": load_average,  # where others compute too, all times are too long

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ikd_ray.config import Precision
 from ikd_ray.tasks import TASKS
 from ikd_ray.terminal.command_line import expand_home, usage_errors
 
@@ -32,6 +33,10 @@ def main(
     ] = None,
     student_layers: Annotated[int, typer.Option(min=1, help="Encoder layers of the students.")] = 3,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples in a step.")] = 32,
+    precision: Annotated[
+        Precision,
+        typer.Option(help="Of this project's matrix products in training: auto, float32, bfloat16."),
+    ] = "auto",
     peer: Annotated[
         list[str] | None, typer.Option(help="Another program to measure: textbrewer, trainer. Repeatable.")
     ] = None,
@@ -59,5 +64,7 @@ def main(
         from ikd_ray.bench.inputs import Request  # imported late: it takes seconds
         from ikd_ray.bench.suite import bench
 
-        request = Request(task, data_dir, teacher, limit, student_layers, batch_size, tuple(peer or ()))
+        request = Request(
+            task, data_dir, teacher, limit, student_layers, batch_size, precision, tuple(peer or ())
+        )
         bench(request, overhead_trials or (), sharing_trials, search, as_json)

@@ -29,6 +29,7 @@ def app(command_line):
         ({"student-layers": 0}, ("--student-layers",)),
         ({"batch-size": "many"}, ("--batch-size",)),
         ({"limit": 0}, ("--limit",)),
+        ({"precision": "int8"}, ("--precision", "'int8' is not one of", "'bfloat16'")),
         ({"peer": "apex"}, ("'apex' is not known; one of: textbrewer, trainer",)),
         ({"overhead-trials": 0}, ("--overhead-trials",)),
         ({"overhead-trials": 2, "peer": "trainer"}, ("leave --peer out",)),
@@ -103,6 +104,7 @@ def test_all_rows_are_measured(inputs, tmp_path):
     assert rows["id 1+2+C"]["faster_than"].keys() == set(rows) & {"reference", "textbrewer"}
     assert rows["teacher"]["faster_than"].keys() == set(rows) & {"trainer"}
     assert report["examples"] == 36
+    assert report["precision"] == "float32"
     assert report["padding_of_plan"] <= report["padding_of_random"]
     assert report["store"]["bytes"] > 0
     assert report["memory"]["peak_above_idle"].keys() == {"kd", "id", "pid", "sid"}

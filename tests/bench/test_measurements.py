@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ikd_ray.bench import machine
-from ikd_ray.bench.epochs import trained_layers
+from ikd_ray.bench.epochs import time_regime, time_targets, time_teacher, trained_layers
 from ikd_ray.bench.inputs import Request, prepare_inputs
 from ikd_ray.bench.peers import (
     check_peers,
@@ -26,6 +26,7 @@ from ikd_ray.bench.results import Timing, Work, compare, layer_weights, mean_of_
 from ikd_ray.bench.suite import padding_share
 from ikd_ray.config import Trial
 from ikd_ray.data.batches import collate
+from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.fast_layers import HAS_ONEDNN
 from ikd_ray.distill.regimes import REGIMES, plan
 from ikd_ray.distill.stage_training import stage_losses
@@ -204,6 +205,20 @@ def test_plain_loop_trains_the_student_alone(teacher_with_dropout, batches):
 
 
 # Peers
+
+
+def test_epochs_are_measured_in_the_precision(inputs, tmp_path, monkeypatch):
+    seen, autocast = [], DistributedContext.autocast
+    monkeypatch.setattr(
+        DistributedContext, "autocast", lambda self: seen.append(self.training_precision) or autocast(self)
+    )
+    source = find_teacher(str(inputs / "teacher"), get_task("cola"))
+    request = Request("cola", student_layers=2, batch_size=8, precision="bfloat16")
+    prepared = prepare_inputs(request, source, make_dataset(), tmp_path, threads=1)
+    time_targets(prepared)
+    time_regime(prepared, "kd")
+    time_teacher(prepared)
+    assert set(seen) == {"bfloat16"}
 
 
 @pytest.fixture
