@@ -404,7 +404,7 @@ class _Sweep:
                 ("take", f"{found.trial.id}, {found.reason}; alone: {_command('export', pick, request)}")
             )
         if untried := _untried_regimes(request, trials):
-            lines.append(("not tried", f"regime {', '.join(untried)}; more trials go beyond the start"))
+            lines.append(("not tried", f"regime {', '.join(untried)}; give more --trials"))
         self.console.summary(
             sweep=sweep,
             front=members,

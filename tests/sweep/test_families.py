@@ -62,14 +62,20 @@ def test_a_family_from_teacher_to_export(environment, call, tmp_path, family):
         call("export", "--task", "cola", "--pick", trial.id, "--to", trial.id, *onnx, cwd=tmp_path)
         [folder] = (tmp_path / trial.id).iterdir()
         found = [attention_and_logits(folder, text) for text in texts]
-        kl = np.mean(
-            [
-                attention_kl_one(of_student[layer], of_teacher[source - 1], of_student[layer].shape[-1])
-                for (of_student, _), of_teacher in zip(found, taught, strict=True)
-                for layer, source in enumerate(trial.layer_map)
-            ]
+        exact, stored = (
+            np.mean(
+                [
+                    attention_kl_one(
+                        of_student[layer], of_teacher[source - 1].astype(kept), len(of_student[layer][0])
+                    )
+                    for (of_student, _), of_teacher in zip(found, taught, strict=True)
+                    for layer, source in enumerate(trial.layer_map)
+                ]
+            )
+            for kept in (np.float64, np.float16)
         )
-        assert trial.metrics["dev/attention_kl"] == pytest.approx(kl, abs=1e-5)
+        assert trial.metrics["dev/attention_kl"] == pytest.approx(stored, abs=1e-5)
+        assert trial.metrics["dev/attention_kl"] == pytest.approx(exact, abs=5e-5), "targets have 16 bits"
         answers = [int(logits.argmax()) for _, logits in found]
         assert trial.metrics["dev/mcc"] == pytest.approx(matthews_corrcoef(labels, answers), abs=1e-9)
         assert (folder / "onnx" / "model.onnx").is_file() == bool(onnx)
