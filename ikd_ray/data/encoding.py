@@ -80,9 +80,12 @@ class _PairLayout(NamedTuple):
     """Token type ids of the two texts."""
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> _PairLayout:
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> _PairLayout | None:
+        """Return a tokenizer's layout; None if its vocabulary has no token for the letter that shows it."""
         encoded = tokenizer("a", "a", return_token_type_ids=True)
         sequence = encoded.sequence_ids()
+        if not {0, 1} <= set(sequence):
+            return None
         first, second = sequence.index(0), sequence.index(1)
         ends = len(sequence) - sequence[::-1].index(0), len(sequence) - sequence[::-1].index(1)
         gaps = slice(0, first), slice(ends[0], second), slice(ends[1], len(sequence))
@@ -95,7 +98,8 @@ def _encode_apart(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], pairs: Sequence[str], max_length: int
 ) -> EncodedTexts:
     """Tokenize the texts of pairs by themselves, and put the special tokens around them."""
-    layout = _PairLayout.of(tokenizer)
+    if not texts or (layout := _PairLayout.of(tokenizer)) is None:
+        return _encode_directly(tokenizer, texts, pairs, max_length)
     room = max_length - sum(map(len, layout.special))
     firsts, seconds = (
         tokenizer(list(part), add_special_tokens=False, verbose=False)["input_ids"] for part in (texts, pairs)

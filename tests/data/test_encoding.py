@@ -71,6 +71,12 @@ def test_long_and_short_pairs_have_the_ids_of_the_tokenizer(tokenizer, side, pai
         assert found.token_type_ids == expected["token_type_ids"]
 
 
+def test_a_vocabulary_without_the_letter_is_left_to_its_tokenizer():
+    plain = Tokenizer(BPE(vocab={"<pad>": 0, "b": 1}, merges=[]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<pad>")
+    assert encode_texts(tokenizer, ["ab" * 500], ["b" * 500], 8).input_ids == [[1] * 8]
+
+
 def test_a_pair_of_very_long_texts_takes_no_longer_than_its_texts(tokenizer):
     """Transformers' tokenizers take seconds, and gigabytes, for their square."""
     text = "the dog barks! " * 10_000
