@@ -40,7 +40,7 @@ def assistant_key(
 ) -> str:
     """Return a digest of the teacher's key, the data and the recipe that an assistant's weights depend on.
 
-    `memory` is the `StepMemory.key` of its training, `precision` that of `make_assistant`.
+    `memory` is the `StepMemory.key` of its training, `precision` that of the `world` of `make_assistant`.
 
     As for teachers, neither the machine nor the code is part of it, nor whether attention was stored: a stored
     assistant is reused, so that a sweep resumes with the same one on any machine.
@@ -58,16 +58,16 @@ def make_assistant(
     prefix: PrefixConfig | None = None,
     checkpoints: EpochCache | None = None,
     memory: StepMemory | None = None,
-    precision: Precision = "auto",
+    world: DistributedContext | None = None,
 ) -> Iterator[Epoch]:
     """Distil an assistant of `recipe.student_layers` layers, and store it for `open_teacher` and `load_teacher`.
 
-    Its record has the metrics of the last epoch on the evaluation splits. It is trained on the device of the targets.
+    Its record has the metrics of the last epoch on the evaluation splits. `world` is this process alone; None: it is
+    trained on the device of the targets, in the default precision.
 
     Raises:
         AssistantDivergedError: a loss became NaN or infinite.
     """
-    world = DistributedContext(device=next(targets.teacher.parameters()).device, precision=precision)
     distillation = Distillation(recipe, data, targets, world, prefix, checkpoints, memory=memory)
     history: list[dict[str, float]] = []
     try:

@@ -80,7 +80,7 @@ class SearchSettings:
     def of(cls, sweep: SweepRecord) -> SearchSettings:
         """Return the settings of a recorded sweep; what its record lacks, or has damaged, has the default."""
         slots, size = sweep.settings.get("foreseen"), UNKNOWN_SIZE
-        family = sweep.teacher.get("model_type", CLS_FAMILIES[0])
+        has_whole_top_layer = sweep.teacher.get("model_type", "bert") not in CLS_FAMILIES
         with suppress(KeyError, TypeError, ValueError):
             examples = sweep.data["examples"]
             labelled, evaluation = int(examples["train"]), int(examples["evaluation"])
@@ -91,7 +91,7 @@ class SearchSettings:
             slots=slots if isinstance(slots, int) and slots > 0 else cls.slots,
             size=size,
             shares=not sweep.settings.get("no_share"),
-            costs=RELATIVE_COSTS if family in CLS_FAMILIES else WHOLE_TOP_LAYER_COSTS,
+            costs=WHOLE_TOP_LAYER_COSTS if has_whole_top_layer else cls.costs,
         )
 
     def planned_work(self) -> PlannedWork:

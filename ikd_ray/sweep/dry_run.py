@@ -15,6 +15,7 @@ import torch
 
 from ikd_ray.config import Trial, make_trial
 from ikd_ray.data.tokens import TaskData, tokenize
+from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.memory import StepMemory
 from ikd_ray.distill.regimes import REGIMES
@@ -68,8 +69,8 @@ def plan_sweep(request: Request) -> Iterator[Note]:
     yield Note("trials", _describe_trials(request, trials))
     with tempfile.TemporaryDirectory(prefix="ikd-dry-run-") as folder:
         source = request.teacher_source
-        teacher = load_source(source, request.task, seed=0)
-        teacher = teacher.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        teacher = load_source(source, request.task, seed=0).to(device)
         sample = random_subset(request.dataset, SAMPLED_EXAMPLES)
         data = tokenize(
             sample, load_tokenizer(source), source.key, request.max_length, Path(folder) / "tokens"
@@ -89,7 +90,7 @@ def plan_sweep(request: Request) -> Iterator[Note]:
             batch_size=min(space.possible_values("batch_size"), key=lambda size: abs(size - 32)),
             threads=resources.cpus * resources.workers,
             folder=Path(folder),
-            precision=space.precision,
+            world=DistributedContext(device=device, precision=space.precision),
         )
         costs = probe.measure(sample, {name: split.lengths for name, split in data.splits.items()})
     yield from _describe_time(request, trials, costs, resources)

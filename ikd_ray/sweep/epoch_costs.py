@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ikd_ray.config import Precision, Trial
+from ikd_ray.config import Trial
 from ikd_ray.data.dataset import Dataset
 from ikd_ray.data.tokens import TaskData, tokenize
 from ikd_ray.distill.distributed import DistributedContext
@@ -81,7 +81,7 @@ class Probe:
     batch_size: int
     threads: int  # of one trial
     folder: Path  # temporary; nothing is written elsewhere
-    precision: Precision = "auto"
+    world: DistributedContext  # this process, with the teacher's device and the precision of training
 
     def measure(self, dataset: Dataset, lengths: Mapping[str, np.ndarray]) -> Costs:
         """Measure on a few examples, and then on as many as `PROBE_SECONDS` allow; `lengths` are in tokens."""
@@ -103,7 +103,7 @@ class Probe:
         for _ in build_targets(folder, data, self.teacher, layers, attention=True):
             pass
         target_seconds = time.perf_counter() - started
-        targets = Targets(folder, data, self.teacher, device=next(self.teacher.parameters()).device)
+        targets = Targets(folder, data, self.teacher, device=self.world.device)
         all_threads = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
@@ -137,8 +137,6 @@ class Probe:
         The first one also compiles kernels for each new shape.
         """
         trial = Trial(regime=regime, student_layers=depth, epochs=2, batch_size=self.batch_size)
-        device = next(targets.teacher.parameters()).device
-        world = DistributedContext(device=device, precision=self.precision)
-        *_, last = Distillation(trial, data, targets, world)
+        *_, last = Distillation(trial, data, targets, self.world)
         assert isinstance(last, Epoch)  # without a cache no epoch is pending
         return last.metrics["time/epoch_s"], last.metrics["time/evaluation_s"]

@@ -18,6 +18,7 @@ from transformers.utils import logging
 from ikd_ray.config import contradicting_depths
 from ikd_ray.data.tokens import TaskData, open_data, tokenize
 from ikd_ray.distill.assistant import assistant_key, make_assistant
+from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.epoch import Epoch
 from ikd_ray.distill.epoch_cache import STAGES, EpochCache
@@ -185,6 +186,7 @@ def prepare_artifacts(job: PrepareJob, threads: int) -> Iterator[Event]:
     torch.set_num_threads(threads)
     logging.disable_progress_bar()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    world = DistributedContext(device=device, precision=job.space.precision)
     job.output.download(job.output.folder / job.tokens)
     data = open_data(job.output.folder / job.tokens)
     key = teacher_key(job.source, data, job.space.teacher, job.memory, job.space.precision)
@@ -210,7 +212,7 @@ def prepare_artifacts(job: PrepareJob, threads: int) -> Iterator[Event]:
     targets = Targets(job.output.folder / stored.targets, data, teacher, stored.attention_stored, device)
     assistants = {}
     for depth, students in job.assistant_students.items():
-        assistants[depth] = yield from _prepare_assistant(job, data, record, targets, depth, students)
+        assistants[depth] = yield from _prepare_assistant(job, data, record, targets, world, depth, students)
     cached = _read_latency(job.cache, record.key)
     cached = {depth: cached[depth] for depth in cached.keys() - contradicting_depths(cached)}
     latency = cached | job.latency_ms
@@ -289,6 +291,7 @@ def _prepare_assistant(
     data: TaskData,
     teacher: TeacherRecord,
     targets: Targets,
+    world: DistributedContext,
     layers: int,
     students: Iterable[int],
 ) -> Generator[Event, None, TeacherArtifacts]:
@@ -312,12 +315,12 @@ def _prepare_assistant(
         folder,
         StageStarted(f"distilling a {model} ({config.regime})", model),
         lambda: make_assistant(
-            teacher, data, targets, config, folder, job.space.prefix, epochs, job.memory, job.space.precision
+            teacher, data, targets, config, folder, job.space.prefix, epochs, job.memory, world
         ),
     )
     teacher.assistants[layers] = record
     yield Note("assistant", f"{layers} layers, {_format_scores(record, data.task)}")
-    encoder = load_teacher(folder).to(next(targets.teacher.parameters()).device)
+    encoder = load_teacher(folder).to(world.device)
     return (yield from _store_targets(job, data, record, encoder, matched_layers(students, layers), model))
 
 

@@ -235,6 +235,7 @@ def _save_model(
     from ikd_ray.distill.teacher_files import NO_REMOTE_CODE
 
     card = (exported / "README.md").read_text(encoding="utf-8")
+    saved_model = Model(model_id=model_id, run_id=run_id)
     with _quiet():
         model = transformers.AutoModelForSequenceClassification.from_pretrained(
             exported, use_safetensors=True, **NO_REMOTE_CODE
@@ -248,7 +249,7 @@ def _save_model(
             input_example=pd.DataFrame({name: [text] for name, text in zip(COLUMNS, texts, strict=False)}),
             # As the student was measured; by default a pipeline truncates nothing.
             model_config={"truncation": True},
-            mlflow_model=Model(model_id=model_id, run_id=run_id),
+            mlflow_model=saved_model,
             model_card=ModelCard(card, ignore_metadata_errors=True),
             pip_requirements=[
                 f"torch=={torch.__version__.partition('+')[0]}",
@@ -256,9 +257,9 @@ def _save_model(
             ],
         )
     (saved / "LICENSE.txt").unlink(missing_ok=True)  # it links to a page of the hub that does not exist
-    stored = Model.load(saved)
-    stored.flavors["transformers"]["source_model_name"] = name  # MLflow has the path of the temporary folder
-    stored.save(saved / MLMODEL_FILE_NAME)
+    # MLflow has written the path of the temporary folder.
+    saved_model.flavors["transformers"]["source_model_name"] = name
+    saved_model.save(saved / MLMODEL_FILE_NAME)
 
 
 def _signature(num_texts: int) -> ModelSignature:

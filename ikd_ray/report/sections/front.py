@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from ikd_ray.analysis.dataframes import has_several_seeds
 from ikd_ray.analysis.objectives import LATENCY, SIZE, metric_on_test
 from ikd_ray.analysis.recommendation import Recommendation
-from ikd_ray.analysis.sweep_analysis import UNUSED_PARAMS, SweepAnalysis
+from ikd_ray.analysis.sweep_analysis import SweepAnalysis, used_params
 from ikd_ray.analysis.teacher_comparison import TeacherComparison, compare_with_teacher
 from ikd_ray.formatting import MISSING, clean, metric_title, number, plural
 from ikd_ray.program import DEFAULT_OUTPUT, installed_command
@@ -215,11 +215,9 @@ def _table(analysis: SweepAnalysis) -> Table:
 
 def _tip(analysis: SweepAnalysis, trial: TrialRecord) -> str:
     """Return the text beside the pointer for a finished trial, in lines."""
-    regime = trial.params["regime"]
-    names = [name for name in analysis.varied_params if name not in UNUSED_PARAMS.get(regime, set())][
-        :MAX_PARAMS
-    ]
-    params = [f"{clean(name, 60)} {_short(trial.params.get(name))}" for name in names]
+    used = used_params(trial)
+    names = [name for name in analysis.varied_params if name in used][:MAX_PARAMS]
+    params = [f"{clean(name, 60)} {_short(used[name])}" for name in names]
     costs = {name: trial.metrics[name] for name in COSTS if math.isfinite(trial.metrics.get(name, math.nan))}
     lines = [
         f"{trial_title(trial)}{', on the front' if trial in analysis.front else ''}",
