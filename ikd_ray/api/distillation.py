@@ -20,7 +20,7 @@ from ikd_ray.analysis.objectives import main_metric
 from ikd_ray.api.arguments import changed_arguments, describe_call, named_arguments, space_file
 from ikd_ray.api.library_settings import quiet_libraries
 from ikd_ray.api.student import Student
-from ikd_ray.config import STEP_MEMORY_GB, DataConfig, Regime, Trial, first_error
+from ikd_ray.config import STEP_MEMORY_GB, DataConfig, Precision, Regime, Trial, first_error
 from ikd_ray.data.task_file import find_task
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.epoch import TIME_METRICS, Epoch
@@ -90,6 +90,7 @@ def distill(
     unlabelled: str | os.PathLike[str] | None = None,
     max_length: int = DataConfig().max_length,
     fine_tuning: Mapping[str, Any] | None = None,
+    precision: Precision = "auto",
     step_memory: float = STEP_MEMORY_GB,
     share: bool = True,
     output: str | os.PathLike[str] = "outputs",
@@ -108,6 +109,7 @@ def distill(
         unlabelled: table of texts without labels.
         max_length: tokens per example; longer examples are cut.
         fine_tuning: settings of the teacher's fine-tuning, as in `teacher` of a space file: `{"epochs": 3}`.
+        precision: of the matrix products of training, as in a space file.
         step_memory: gigabytes that the tensors of a step may take.
         share: reuse epochs that another trial has trained, and keep those of this one.
         output: folder with the cache, or `s3://BUCKET/PREFIX`.
@@ -128,7 +130,8 @@ def distill(
         if given.get(argument) is not None:
             given[argument] = os.path.expanduser(given[argument])
     params = {name: value for name, value in settings.params().items() if value != DEFAULTS[name]}
-    space = {"params": params, "teacher": dict(fine_tuning or {}), "data": {"max_length": max_length}}
+    space: dict[str, Any] = {"params": params, "teacher": dict(fine_tuning or {}), "precision": precision}
+    space["data"] = {"max_length": max_length}
     console = Console()
     with named_arguments(given), _named_fields(), quiet_libraries(), space_file(space) as path:
         flags = {name: given[name] for name in (*PATHS, "step_memory") if name in given}

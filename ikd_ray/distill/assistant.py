@@ -80,7 +80,8 @@ def make_assistant(
     record = {
         "name": f"{recipe.student_layers}L of {teacher.name}",
         "metrics": {name: value for name, value in history[-1].items() if name.startswith(splits)},
-        "settings": assistant_recipe(recipe) | {"layer_map": list(distillation.matched)},
+        "settings": assistant_recipe(recipe)
+        | {"layer_map": list(distillation.matched), "precision": distillation.world.training_precision},
         "history": history,
     }
     save_teacher(folder, distillation.student, str(teacher.folder), record)

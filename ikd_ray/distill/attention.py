@@ -102,7 +102,8 @@ def attention(
             scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
         elif mask is not None:
             scores = scores + mask
-        probabilities = scores.softmax(-1)
+        # Autocast would round probabilities to 16 bits on a CPU.
+        probabilities = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
         if record is not None:
             record.append(probabilities)
         if number is not None:

@@ -324,9 +324,10 @@ def make_teacher(
     teacher = load_source(source, data.task, config.seed).to(device)
     history: list[dict[str, float]] = []
     config = resolve_learning_rate(source, config)
-    settings = {} if source.has_head else config.model_dump()
-    if settings:
+    settings = {}
+    if not source.has_head:
         world = DistributedContext(device=device, precision=precision)
+        settings = config.model_dump() | {"precision": world.training_precision}
         for epoch in _fine_tune(teacher, data, config, world, memory):
             history.append(epoch.metrics)
             yield epoch

@@ -231,7 +231,7 @@ class Tracker:
         if not run.has_params:
             self.client.log_inputs(run.run_id, self._inputs)
         params = [] if run.has_params else _param_rows(record.tracked_params)
-        tags = _tag_rows(record.reused_from, record.warnings, record.reason)
+        tags = _tag_rows(record.reused_from, record.warnings, record.reason, record.precision)
         if rows or params or tags:
             self.client.log_batch(run.run_id, metrics=rows, params=params, tags=tags)
             run.has_params, run.epochs = True, len(epochs)
@@ -426,11 +426,14 @@ def _param_rows(params: Mapping[str, Any]) -> list[Param]:
     return [Param(key, str(value)) for key, value in params.items()]
 
 
-def _tag_rows(reused_from: Sequence[str], warnings: Sequence[str], reason: str) -> list[RunTag]:
+def _tag_rows(
+    reused_from: Sequence[str], warnings: Sequence[str], reason: str, precision: str = ""
+) -> list[RunTag]:
     from mlflow.entities import RunTag
 
     reused = ", ".join(sorted(set(reused_from)))
     texts = {"ikd.reused_from": reused, "ikd.warnings": "; ".join(warnings), "ikd.reason": reason}
+    texts["ikd.precision"] = precision
     return [
         RunTag(name, clean(shorten_paths(text), internals.MAX_TAG)) for name, text in texts.items() if text
     ]

@@ -146,6 +146,14 @@ def test_progress_is_a_line_for_each_event(train, capsys):
     assert not any("\x1b" in line or "\r" in line for line in lines)
 
 
+def test_the_precision_is_that_of_teacher_and_student(train, tmp_path):
+    student = train(output=tmp_path, regime="kd", precision="bfloat16")
+    [teacher] = (tmp_path / "cache" / "teachers").glob("*/teacher.json")
+    assert json.loads(teacher.read_text())["settings"]["precision"] == "bfloat16"
+    saved = json.loads((student.save(tmp_path / "student") / "ikd.json").read_text())
+    assert saved["precision"] == "bfloat16"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -165,6 +173,7 @@ def test_progress_is_a_line_for_each_event(train, capsys):
         ({"teacher": "nowhere"}, "teacher='nowhere': "),
         ({"data_dir": "nowhere"}, "data_dir='"),
         ({"step_memory": 0}, "step_memory=0: input should be greater"),
+        ({"precision": "float16"}, "precision: input should be 'auto'"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_argument(train, tmp_path, changes, message):

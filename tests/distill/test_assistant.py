@@ -66,6 +66,7 @@ def test_an_assistant_is_stored_as_a_teacher(kept, record, data, targets):
     assert found.metrics == {name: alone.metrics[name] for name in alone.metrics if name.startswith("dev/")}
     assert found.settings["layer_map"] == list(layer_map(3, 4))
     assert found.settings["student_layers"] == 3
+    assert found.settings["precision"] == "float32"
     assert not found.settings.keys() & set(NOT_IN_ASSISTANTS)
     assert [epoch["trained_epochs"] for epoch in found.history] == [1, 2]
     assert (kept / "tokenizer.json").read_bytes() == (record.folder / "tokenizer.json").read_bytes()

@@ -48,9 +48,9 @@ def test_a_step_never_waits_for_the_device(data, tmp_path, monkeypatch, regime, 
 def test_bfloat16_trains_alike_with_losses_in_float32(data, targets, monkeypatch, regime):
     dtypes, stage_losses = set(), stage_training.stage_losses
 
-    def spy(*args):
-        total, losses = stage_losses(*args)
-        dtypes.update(tensor.dtype for tensor in (total, *losses.values()))
+    def spy(stage, output, *args):
+        total, losses = stage_losses(stage, output, *args)
+        dtypes.update(tensor.dtype for tensor in (total, *losses.values(), *output.attention.values()))
         return total, losses
 
     monkeypatch.setattr(stage_training, "stage_losses", spy)

@@ -81,11 +81,12 @@ def test_a_trial_that_the_store_has_missed_takes_four_calls(tracker, monkeypatch
             return getattr(self._client, name)
 
     monkeypatch.setattr(tracker.client, "_client", Counting(tracker.client._client))
-    log_trials(tracker, replace(trial_record(0), warnings=["disk full"]))
+    log_trials(tracker, replace(trial_record(0), warnings=["disk full"], precision="bfloat16"))
     assert calls == ["create_run", "log_inputs", "log_batch", "set_terminated"]
     run = trial_runs(tracker)["t000"]
     assert run.data.params["regime"] == "kd"
     assert run.data.tags["ikd.warnings"] == "disk full"
+    assert run.data.tags["ikd.precision"] == "bfloat16"
     assert metric_history(tracker.client, run, "dev/mcc") == [(1, 0.1), (2, 0.2)]
 
 
