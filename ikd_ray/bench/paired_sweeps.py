@@ -1,0 +1,74 @@
+"""Paired differences of two sweeps that have trained the same configurations, such as in two precisions.
+
+`python -m ikd_ray.bench.paired_sweeps FIRST SECOND` compares the sweeps in two folders.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+
+from ikd_ray.analysis.dataframes import epochs_frame, trials_frame
+from ikd_ray.analysis.intervals import paired_t_interval
+from ikd_ray.analysis.objectives import main_metric
+from ikd_ray.bench.results import show_rows
+from ikd_ray.errors import UsageError
+from ikd_ray.records import TrialRecord, read_sweep, read_trials
+from ikd_ray.terminal.command_line import usage_errors
+
+METRICS = ("dev/attention_kl", "dev/teacher_agreement", "dev/teacher_kl", "dev/nll")
+KEY = ["configuration", "seed"]
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command(help=__doc__)
+def main(
+    first: Annotated[Path, typer.Argument(help="Folder of a sweep.")],
+    second: Annotated[Path, typer.Argument(help="Folder of the sweep that it is compared with.")],
+) -> None:
+    """Print the mean of each difference by regime, with its 95 % confidence interval."""
+    with usage_errors():
+        metric = main_metric(read_sweep(first).objectives)
+        show_rows(list(compare_sweeps(read_trials(first), read_trials(second), metric)), sys.stdout)
+
+
+def compare_sweeps(
+    first: list[TrialRecord], second: list[TrialRecord], metric: str
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each regime: the number of pairs, and mean and difference (`second` - `first`) of each metric.
+
+    Trials are paired by their parameters. `epoch time` is the seconds of the second's epochs over the first's.
+
+    Raises:
+        UsageError: no trial of one sweep has the parameters of one of the other.
+    """
+    frames = [_frame(trials) for trials in (first, second)]
+    shared = frames[0].index.intersection(frames[1].index)
+    if shared.empty:
+        raise UsageError(
+            "the sweeps have no finished trials with the same parameters; give two of the same space"
+        )
+    left, right = (frame.loc[shared] for frame in frames)
+    for regime, rows in left.groupby("regime", sort=False):
+        other = right.loc[rows.index]
+        result = {"regime": regime, "pairs": len(rows)}
+        for name in (metric, *(name for name in METRICS if name != metric and name in rows)):
+            found = paired_t_interval(other[name], rows[name])
+            result[name] = f"{rows[name].mean():.4f} {found.mean:+.4f} ± {found.half_width:.4f}"
+        yield result | {"epoch time": other["epoch_s"].sum() / rows["epoch_s"].sum()}
+
+
+def _frame(trials: list[TrialRecord]) -> pd.DataFrame:
+    finished = [trial for trial in trials if trial.status == "finished"]
+    seconds = epochs_frame(finished).groupby(level=0)["time/epoch_s"].sum()
+    return trials_frame(finished).assign(epoch_s=seconds).set_index(KEY)
+
+
+if __name__ == "__main__":
+    app()
