@@ -13,6 +13,7 @@ from ikd_ray.errors import UsageError
 
 Regime = Literal["hard", "kd", "id", "pid", "sid"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Device = Literal["cpu", "cuda"]
 MAX_LAYERS = 128
 
 

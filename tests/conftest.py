@@ -18,6 +18,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import torch
 import typer
 from typer.testing import Result
 
@@ -44,6 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     faults.addoption(
         "--seed", type=int, default=0, help="seed of the soak's first round; each further one has the next"
     )
+    parser.addoption("--rehearse", action="store_true", help="with -m gpu: run on the CPU where no GPU is")
     scale = parser.getgroup("scale", "tests/sweep/test_scale.py")
     scale.addoption("--trials", type=int, default=2000, help="trials of each simulated sweep; at least 1,600")
 
@@ -66,6 +68,16 @@ def glue_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no GLUE data at {folder}; set IKD_GLUE_DIR")
     return folder
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Return the GPU, or the CPU in a rehearsal."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if not request.config.getoption("rehearse"):
+        pytest.skip("no GPU; --rehearse runs this on the CPU")
+    return torch.device("cpu")
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,11 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
+import torch
+import torch.distributed as dist
 
 from ikd_ray.bench import machine
 from ikd_ray.bench.inputs import Inputs
@@ -21,7 +25,7 @@ from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.regimes import Stage
 from ikd_ray.distill.stage_training import StageTrainer, train_stage
 from ikd_ray.distill.targets import build_targets
-from ikd_ray.distill.teacher import fine_tuning_stage, load_teacher
+from ikd_ray.distill.teacher import fine_tuning_stage
 
 REGIMES = ("kd", "id", "pid", "sid")
 EPOCHS = 2  # of every stage; they share what a stage computes once
@@ -47,7 +51,7 @@ def time_regime(inputs: Inputs, regime: str) -> tuple[list[Timing], float, float
 
 def time_teacher(inputs: Inputs) -> Timing:
     """Fine-tune the teacher for one epoch."""
-    data, teacher = open_data(inputs.data), load_teacher(inputs.teacher)
+    data, teacher = open_data(inputs.data), inputs.load_teacher()
     config = TeacherConfig(epochs=1, learning_rate=1e-4, batch_size=inputs.batch_size)
     stage = fine_tuning_stage(len(teacher.layers), config.epochs)
     start = time.perf_counter()
@@ -58,7 +62,7 @@ def time_teacher(inputs: Inputs) -> Timing:
 
 def time_targets(inputs: Inputs) -> dict[str, float]:
     """Build the trials' targets, one pass of the teacher over all splits; return seconds and bytes on disk."""
-    data, teacher, layers = open_data(inputs.data), load_teacher(inputs.teacher), inputs.layer_map()
+    data, teacher, layers = open_data(inputs.data), inputs.load_teacher(), inputs.layer_map()
     start = time.perf_counter()
     for _ in build_targets(inputs.targets, data, teacher, layers, attention=True):
         pass
@@ -77,6 +81,26 @@ def time_concurrent_epoch(inputs: Inputs, seed: int, barrier: threading.Barrier)
     epochs = _id_epochs(inputs, seed)
     barrier.wait(timeout=300)
     return next(epochs).metrics["time/epoch_s"]
+
+
+def time_epoch_of_workers(
+    inputs: Inputs, rank: int, workers: int, rendezvous: Path, barrier: threading.Barrier
+) -> float:
+    """Train a trial as one of its workers, who find each other by a file; return the seconds of its `id` epoch."""
+    world = replace(inputs.world, rank=rank, size=workers)
+    if inputs.device == "cuda":
+        world = replace(world, device=torch.device("cuda", rank))
+        torch.cuda.set_device(rank)
+    backend = "nccl" if inputs.device == "cuda" else "gloo"
+    dist.init_process_group(backend, f"file://{rendezvous}", rank=rank, world_size=workers)
+    data, targets = inputs.load()
+    targets.teacher.to(world.device)
+    trial = _trial(inputs, regime="id", epochs=1)
+    epochs = _epochs(Distillation(trial, data, targets, world))
+    barrier.wait(timeout=300)
+    seconds = next(epochs).metrics["time/epoch_s"]
+    dist.destroy_process_group()
+    return seconds
 
 
 def trained_layers(stage: Stage, student_layers: int) -> int:

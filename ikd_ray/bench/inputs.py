@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from ikd_ray.config import DataConfig, Precision
+from ikd_ray.config import DataConfig, Device, Precision
 from ikd_ray.data.dataset import Dataset
 from ikd_ray.data.sources import load_dataset
 from ikd_ray.data.tokens import TaskData, open_data, tokenize
 from ikd_ray.distill.distributed import DistributedContext
+from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.student import layer_map
 from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.teacher import TeacherSource, find_teacher, load_source, load_teacher, load_tokenizer
@@ -30,6 +32,7 @@ class Request:
     student_layers: int = 3
     batch_size: int = 32
     precision: Precision = "auto"
+    device: Device = "cpu"
     peers: tuple[str, ...] = ()
 
 
@@ -45,16 +48,21 @@ class Inputs:
     batch_size: int
     threads: int
     precision: Precision = "auto"
+    device: Device = "cpu"
 
     @property
     def world(self) -> DistributedContext:
-        """One process that trains on the CPU in the precision."""
-        return DistributedContext(precision=self.precision)
+        """One process that trains on the device in the precision."""
+        return DistributedContext(device=torch.device(self.device), precision=self.precision)
 
     def load(self) -> tuple[TaskData, Targets]:
         """Open the data and the teacher's targets."""
         data = open_data(self.data)
-        return data, Targets(self.targets, data, load_teacher(self.teacher))
+        return data, Targets(self.targets, data, load_teacher(self.teacher), device=self.world.device)
+
+    def load_teacher(self) -> Encoder:
+        """Load the teacher to the device."""
+        return load_teacher(self.teacher).to(self.world.device)
 
     def layer_map(self) -> tuple[int, ...]:
         """Return the teacher layer of each student layer, both counted from 1."""
@@ -67,6 +75,10 @@ def find_inputs(request: Request) -> tuple[TeacherSource, Dataset]:
     Raises:
         UsageError: a flag is wrong.
     """
+    if request.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "--device cuda: PyTorch finds no GPU; install PyTorch for CUDA on a machine that has one, or leave it out"
+        )
     task = get_task(request.task)
     source = find_teacher(request.teacher, task)
     if not 1 <= request.student_layers <= source.layers:
@@ -106,4 +118,5 @@ def prepare_inputs(
         batch_size=request.batch_size,
         threads=threads,
         precision=request.precision,
+        device=request.device,
     )

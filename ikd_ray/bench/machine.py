@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ikd_ray.distill.fast_layers import HAS_ONEDNN, onednn_linear
+from ikd_ray.config import Device
+from ikd_ray.distill.fast_layers import HAS_ONEDNN, onednn_linear, supports_bfloat16
 
 SHAPES = (  # rows, inner, columns: square products, and an encoder's
     (1024, 1024, 1024),
@@ -24,7 +25,10 @@ SHAPES = (  # rows, inner, columns: square products, and an encoder's
     (4096, 384, 1536),
     (4096, 1536, 384),
 )
+GPU_SHAPES = ((8192, 8192, 8192),)
+BFLOAT16 = "torch.mm in bfloat16"
 REPEATS = 10
+Multiply = Callable[[Tensor, Tensor], Tensor]
 Result = TypeVar("Result")
 _SPAWN = multiprocessing.get_context("spawn")
 _barrier: threading.Barrier | None = None  # of the calls that run at once
@@ -70,23 +74,35 @@ def _prepare(threads: int | None, barrier: threading.Barrier | None = None) -> N
         torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
 
 
-def matmul_peaks() -> dict[str, dict[str, float]]:
-    """Measure the GFLOP/s of float32 matrix products, the best of `REPEATS`: library -> shape -> speed.
+def matmul_peaks(device: Device = "cpu") -> dict[str, dict[str, float]]:
+    """Measure the GFLOP/s of matrix products, the best of `REPEATS`: library -> shape -> speed.
 
-    `torch.mm` is PyTorch's default; oneDNN is what this project uses where it is faster.
+    `torch.mm` is PyTorch's default, in float32; oneDNN is what this project uses where it is faster. In bfloat16 they
+    are measured where the processor has it.
     """
-    multiply: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"torch.mm": torch.mm}
-    if HAS_ONEDNN:
-        multiply["oneDNN"] = lambda left, right: onednn_linear(left, right.t())
+    libraries: dict[str, tuple[Multiply, torch.dtype]] = {"torch.mm": (torch.mm, torch.float32)}
+    if HAS_ONEDNN and device == "cpu":
+        libraries["oneDNN"] = (lambda left, right: onednn_linear(left, right.t())), torch.float32
+    if device == "cuda" or supports_bfloat16():
+        libraries[BFLOAT16] = torch.mm, torch.bfloat16
+    shapes = (*SHAPES, *(GPU_SHAPES if device == "cuda" else ()))
     return {
-        name: {" x ".join(map(str, shape)): _gflops(function, *shape) for shape in SHAPES}
-        for name, function in multiply.items()
+        name: {" x ".join(map(str, shape)): _gflops(multiply, shape, dtype, device) for shape in shapes}
+        for name, (multiply, dtype) in libraries.items()
     }
 
 
-def _gflops(multiply: Callable[[Tensor, Tensor], Tensor], rows: int, inner: int, columns: int) -> float:
-    left, right = torch.rand(rows, inner), torch.rand(inner, columns)
-    seconds = min(timeit.repeat(lambda: multiply(left, right), number=1, repeat=REPEATS))
+def _gflops(multiply: Multiply, shape: tuple[int, ...], dtype: torch.dtype, device: Device) -> float:
+    rows, inner, columns = shape
+    options: dict[str, Any] = {"dtype": dtype, "device": device}
+    left, right = torch.rand(rows, inner, **options), torch.rand(inner, columns, **options)
+
+    def run() -> None:
+        multiply(left, right)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    seconds = min(timeit.repeat(run, number=1, repeat=REPEATS))
     return 2 * rows * inner * columns / seconds / 1e9
 
 

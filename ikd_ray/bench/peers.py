@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from transformers import (
 )
 
 from ikd_ray.bench.inputs import Inputs
+from ikd_ray.config import Precision
 from ikd_ray.data.tokens import TokenSplit, open_data
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.fast_layers import use_onednn
@@ -41,11 +43,22 @@ LEARNING_RATE, TEMPERATURE, LAMBDA = 5e-5, 2.0, 0.2
 
 
 def reference_epoch(inputs: Inputs) -> float:
-    """Return the seconds of one epoch of the plain loop."""
+    """Return the seconds of one epoch of the plain loop, in float32."""
+    return _reference_epoch(inputs, "float32")
+
+
+def bfloat16_reference_epoch(inputs: Inputs) -> float:
+    """Return the seconds of one epoch of the plain loop with PyTorch's autocast to bfloat16."""
+    return _reference_epoch(inputs, "bfloat16")
+
+
+def _reference_epoch(inputs: Inputs, precision: Precision) -> float:
     teacher, student, batches = _load(inputs)
     optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE)
+    autocast = replace(inputs.world, precision=precision).autocast
+    layers = inputs.layer_map()
     start = time.perf_counter()
-    train_epoch(teacher, student, batches, inputs.layer_map(), optimizer)
+    train_epoch(teacher, student, batches, layers, optimizer, autocast)
     return time.perf_counter() - start
 
 
@@ -55,14 +68,18 @@ def train_epoch(
     batches: DataLoader[Any],
     layer_map: tuple[int, ...],
     optimizer: torch.optim.Optimizer,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> float:
-    """Train one epoch of internal distillation; return the mean loss of its steps."""
-    total = torch.zeros(())
+    """Train one epoch of internal distillation, `autocast` around each forward pass; return its steps' mean loss."""
+    device = next(student.parameters()).device
+    total = torch.zeros((), device=device)
     for batch in batches:
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
         labels = batch.pop("labels")
-        with torch.no_grad():
+        with torch.no_grad(), autocast():
             teacher_output = teacher(**batch, output_attentions=True, output_hidden_states=True)
-        student_output = student(**batch, output_attentions=True, output_hidden_states=True)
+        with autocast():
+            student_output = student(**batch, output_attentions=True, output_hidden_states=True)
         losses = compute_losses(teacher_output, student_output, batch["attention_mask"], labels, layer_map)
         loss = sum(losses.values()) - (1 - LAMBDA) * losses["hard"]
         optimizer.zero_grad()
@@ -111,7 +128,7 @@ def textbrewer_epoch(inputs: Inputs) -> float:
         attention = {"layer_T": source - 1, "layer_S": layer - 1, "feature": "attention"}
         matches += [hidden, attention | {"loss": "attention_mse", "weight": 1}]
     training = TrainingConfig(
-        device="cpu", output_dir=str(inputs.scratch / "textbrewer"), log_dir=None, ckpt_frequency=0
+        device=inputs.device, output_dir=str(inputs.scratch / "textbrewer"), log_dir=None, ckpt_frequency=0
     )
     distillation = DistillationConfig(
         temperature=TEMPERATURE, hard_label_weight=LAMBDA, kd_loss_type="ce", intermediate_matches=matches
@@ -143,7 +160,7 @@ def trainer_epoch(inputs: Inputs) -> float:
         output_dir=str(inputs.scratch / "trainer"),
         per_device_train_batch_size=inputs.batch_size,
         num_train_epochs=1,
-        use_cpu=True,
+        use_cpu=inputs.device == "cpu",
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
@@ -167,7 +184,10 @@ class Peer(NamedTuple):
     distils: bool  # else it fine-tunes the teacher
 
 
-REFERENCE = Peer("torch", reference_epoch, True)
+REFERENCES = {
+    "float32": Peer("torch", reference_epoch, True),
+    "bfloat16": Peer("torch", bfloat16_reference_epoch, True),
+}
 PEERS = {
     "textbrewer": Peer("textbrewer", textbrewer_epoch, True),
     "trainer": Peer("accelerate", trainer_epoch, False),
@@ -216,7 +236,9 @@ def _load(inputs: Inputs) -> tuple[PreTrainedModel, PreTrainedModel, DataLoader[
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(inputs.teacher, **NO_REMOTE_CODE)
     batches = random_batches(open_data(inputs.data).train, tokenizer, inputs.batch_size)
-    return *load_models(inputs.teacher, inputs.student_layers), batches
+    models: Any = load_models(inputs.teacher, inputs.student_layers)
+    teacher, student = (model.to(inputs.device) for model in models)
+    return teacher, student, batches
 
 
 def _examples(split: TokenSplit, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:

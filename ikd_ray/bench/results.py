@@ -33,7 +33,8 @@ NOTES = (
     "s/layer: seconds by the layers passed forward and backward. x NAME: so many times faster than NAME's epoch, "
     "which does the work of id (all layers and the classification at once), or of teacher. / floor: seconds by the "
     "floor's, the layers' matrix products at torch.mm's peak; / exact: by those that the losses need (behind the "
-    "top layer's attention just [CLS]'s), at the machine's own peak."
+    "top layer's attention just [CLS]'s), at the machine's own peak in the precision of training: its inverse is the "
+    "share of that peak."
 )
 
 
@@ -174,13 +175,14 @@ def _rows_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def _facts_table(report: dict[str, Any]) -> Table:
-    concurrency, memory, store = report["concurrency"], report["memory"], report["store"]
+    memory, store, workers = report["memory"], report["store"], report["workers"]
     peaks = memory["peak_above_idle"]
     speeds = (
         f"{name} {max(at_start.values()):.0f}, {max(report['gflops_at_end'][name].values()):.0f} GFLOP/s"
         for name, at_start in report["gflops_at_start"].items()
     )
     facts = {
+        "device": report["device"],
         "data": report["data"],
         "examples, tokens": f"{report['examples']:,}, {report['tokens']:,}; batches of {report['batch_size']}",
         "teacher, student": f"{report['teacher']}, {report['student_layers']} layers; trained in "
@@ -193,10 +195,15 @@ def _facts_table(report: dict[str, Any]) -> Table:
         "targets": f"{store['seconds']:.1f} s to build, {store['bytes'] / 1e6:.1f} MB",
         "memory": f"{max(peaks.values()):.0f} MiB above an idle worker's {memory['idle']:.0f} "
         f"({', '.join(f'{name} {mib:.0f}' for name, mib in peaks.items())})",
+    }
+    facts |= {
         f"{concurrency['trials']} trials, id": f"at once {concurrency['at_once_s']:.2f} s with "
         f"{concurrency['threads_each']} threads each, in turn {concurrency['in_turn_s']:.2f} s with "
-        f"{report['threads']}: {concurrency['gain']:.2f} times",
+        f"{report['threads']}: {concurrency['gain']:.2f} times"
+        for concurrency in report["concurrency"]
     }
+    if workers:
+        facts[f"{workers['count']} workers, id"] = f"{workers['seconds']:.2f} s"
     table = _table(show_header=False)
     for fact in facts.items():
         table.add_row(*fact)

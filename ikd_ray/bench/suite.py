@@ -16,7 +16,7 @@ import torch
 
 from ikd_ray.bench import epochs, machine
 from ikd_ray.bench.inputs import Inputs, Request, find_inputs, prepare_inputs
-from ikd_ray.bench.peers import PEERS, REFERENCE, check_peers
+from ikd_ray.bench.peers import PEERS, REFERENCES, check_peers
 from ikd_ray.bench.results import (
     Timing,
     Work,
@@ -30,11 +30,13 @@ from ikd_ray.bench.search_suite import measure_search, show_search
 from ikd_ray.bench.sweeps import measure_overhead, measure_sharing
 from ikd_ray.data.batches import training_batches
 from ikd_ray.data.tokens import open_data
+from ikd_ray.distill.fast_layers import cpu_model
 from ikd_ray.distill.teacher import load_teacher
 from ikd_ray.errors import UsageError
 from ikd_ray.terminal.console import Console
 
-CONCURRENT_TRIALS = 2
+CONCURRENT_TRIALS = {"cpu": (2,), "cuda": (2, 4)}
+WORKERS = 2
 
 
 def bench(
@@ -99,15 +101,21 @@ def _measure_epochs(request: Request, console: Console) -> dict[str, Any]:
         with console.step("tokens and teacher"):
             inputs = prepare_inputs(request, source, dataset, Path(folder), threads)
         with console.step("matrix products"):
-            gflops_at_start = machine.matmul_peaks()
+            gflops_at_start = machine.matmul_peaks(inputs.device)
         with patch.dict(os.environ, TMPDIR=str(inputs.scratch)):  # some libraries leave temporary files
             comparisons, facts = _measure(inputs, request.peers, console)
         with console.step("matrix products again"):
-            gflops_at_end = machine.matmul_peaks()
+            gflops_at_end = machine.matmul_peaks(inputs.device)
         split, layer = open_data(inputs.data).train, load_teacher(inputs.teacher).layers[0]
-    peaks = [max(*gflops_at_start[name].values(), *gflops_at_end[name].values()) for name in gflops_at_start]
+    peaks = {
+        name: max(*gflops_at_start[name].values(), *gflops_at_end[name].values()) for name in gflops_at_start
+    }
+    precision = inputs.world.training_precision
+    exact = max(
+        gflops for name, gflops in peaks.items() if name != machine.BFLOAT16 or precision == "bfloat16"
+    )
     work = Work(*layer_weights(layer), tokens=int(split.lengths.sum()), examples=len(split))
-    gflops = peaks[0], max(peaks)
+    gflops = peaks["torch.mm"], exact
     plan = training_batches(split.lengths, request.batch_size, 0, "bench", 1)
     order = np.random.default_rng(0).permutation(len(split))
     random = np.split(order, range(request.batch_size, len(order), request.batch_size))
@@ -119,12 +127,13 @@ def _measure_epochs(request: Request, console: Console) -> dict[str, Any]:
         "tokens": work.tokens,
         "student_layers": request.student_layers,
         "batch_size": request.batch_size,
-        "precision": inputs.world.training_precision,
+        "device": torch.cuda.get_device_name() if inputs.device == "cuda" else cpu_model(),
+        "precision": precision,
         "cores": machine.cores(),
         "threads": threads,
         "load_before": load_average,  # where others compute too, all times are too long
         "peak_gflops": gflops[0],  # of torch.mm: the plain floor's
-        "best_gflops": gflops[1],  # of any library: the exact floor's
+        "best_gflops": gflops[1],  # of any library, in the precision: the exact floor's
         "gflops_at_start": gflops_at_start,
         "gflops_at_end": gflops_at_end,
         "padding_of_plan": padding_share(split.lengths, plan),
@@ -155,14 +164,21 @@ def _measure(
     }
     teacher = measure("fine-tuning the teacher: an epoch", epochs.time_teacher)
     distil, fine_tune = [], []
-    for name, peer in ({"reference": REFERENCE} | {name: PEERS[name] for name in peers}).items():
+    references = {"reference": REFERENCES["float32"]}
+    if inputs.world.training_precision == "bfloat16":
+        references["bfloat16 reference"] = REFERENCES["bfloat16"]
+    for name, peer in (references | {name: PEERS[name] for name in peers}).items():
         seconds = measure(f"{name}: an epoch", peer.epoch)
         if peer.distils:
             distil.append(Timing(name, seconds, inputs.student_layers))
         else:
             fine_tune.append(Timing(name, seconds, teacher.layers))
-    with console.step("two trials at once and in turn"):
-        concurrency = _concurrency(inputs)
+    with console.step("trials at once and in turn"):
+        concurrency = [_concurrency(inputs, trials) for trials in CONCURRENT_TRIALS[inputs.device]]
+    workers = None
+    if torch.cuda.device_count() >= WORKERS and inputs.device == "cuda":
+        with console.step(f"a trial with {WORKERS} workers"):
+            workers = _time_workers(inputs, WORKERS)
     students = [stage for stages, _, _ in regimes.values() for stage in stages]
     students.append(mean_of_stages("sid, mean", regimes["sid"][0]))
     memory = {  # MiB
@@ -170,17 +186,27 @@ def _measure(
         "peak_above_idle": {name: peak - idle for name, (_, idle, peak) in regimes.items()},
     }
     comparisons = [(students, distil, True), ([teacher], fine_tune, False)]
-    return comparisons, {"store": store, "memory": memory, "concurrency": concurrency}
+    return comparisons, {"store": store, "memory": memory, "concurrency": concurrency, "workers": workers}
 
 
-def _concurrency(inputs: Inputs) -> dict[str, float]:
+def _time_workers(inputs: Inputs, workers: int) -> dict[str, float]:
+    """Time an epoch of a trial that several workers train together."""
+    calls = [(inputs, rank, workers, inputs.scratch / "rendezvous") for rank in range(workers)]
+    threads = max(1, inputs.threads // workers)
+    return {
+        "count": workers,
+        "seconds": max(machine.run_together(epochs.time_epoch_of_workers, calls, threads)),
+    }
+
+
+def _concurrency(inputs: Inputs, trials: int) -> dict[str, float]:
     """Compare trials one after the other, with all threads, with trials at once that share the threads."""
-    threads_each = max(1, inputs.threads // CONCURRENT_TRIALS)
-    in_turn = machine.run_alone(epochs.time_epochs_in_turn, inputs, CONCURRENT_TRIALS, threads=inputs.threads)
-    calls = [(inputs, seed) for seed in range(CONCURRENT_TRIALS)]
+    threads_each = max(1, inputs.threads // trials)
+    in_turn = machine.run_alone(epochs.time_epochs_in_turn, inputs, trials, threads=inputs.threads)
+    calls = [(inputs, seed) for seed in range(trials)]
     at_once = max(machine.run_together(epochs.time_concurrent_epoch, calls, threads_each))
     return {
-        "trials": CONCURRENT_TRIALS,
+        "trials": trials,
         "threads_each": threads_each,
         "in_turn_s": in_turn,
         "at_once_s": at_once,

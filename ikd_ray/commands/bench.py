@@ -1,4 +1,4 @@
-"""Measure the cost of an epoch, of targets and of a sweep on this machine's CPU, and compare with other programs."""
+"""Measure the cost of an epoch, of targets and of a sweep on this machine, and compare with other programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ikd_ray.config import Precision
+from ikd_ray.config import Device, Precision
 from ikd_ray.tasks import TASKS
 from ikd_ray.terminal.command_line import expand_home, usage_errors
 
@@ -37,6 +37,10 @@ def main(
         Precision,
         typer.Option(help="Of this project's matrix products in training: auto, float32, bfloat16."),
     ] = "auto",
+    device: Annotated[
+        Device,
+        typer.Option(help="Where models train: cpu, or cuda, a GPU; a second one is measured as well."),
+    ] = "cpu",
     peer: Annotated[
         list[str] | None, typer.Option(help="Another program to measure: textbrewer, trainer. Repeatable.")
     ] = None,
@@ -65,6 +69,6 @@ def main(
         from ikd_ray.bench.suite import bench
 
         request = Request(
-            task, data_dir, teacher, limit, student_layers, batch_size, precision, tuple(peer or ())
+            task, data_dir, teacher, limit, student_layers, batch_size, precision, device, tuple(peer or ())
         )
         bench(request, overhead_trials or (), sharing_trials, search, as_json)

@@ -21,6 +21,11 @@ from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "ikd"
 """Name of this module's function in transformers' registry."""
+FLOAT32_MODULES = {"deberta": "DisentangledSelfAttention"}
+"""Classes of modules that fail under autocast, and so run in float32, by `model_type`.
+
+DeBERTa's attention masks 16-bit scores with the least value of its queries' 32 bits.
+"""
 
 
 class AttentionRecorder:
@@ -111,6 +116,29 @@ def attention(
         out = drop(probabilities[:, :, :1] if first_only else probabilities, dropout) @ value
     # transformers expects the shape of all positions.
     return out.expand(-1, -1, length, -1).transpose(1, 2), None
+
+
+def keep_in_float32(model: PreTrainedModel) -> None:
+    """Let `FLOAT32_MODULES` leave autocast while they run."""
+    for module in model.modules():
+        if type(module).__name__ != FLOAT32_MODULES.get(model.config.model_type):
+            continue
+        if not hasattr(
+            module, "ikd_autocast"
+        ):  # a student's modules are copies of its teacher's, with their hooks
+            module.ikd_autocast = []  # type: ignore[assignment]
+            module.register_forward_pre_hook(_leave_autocast)
+            module.register_forward_hook(_return_to_autocast, always_call=True)
+
+
+def _leave_autocast(module: Any, inputs: tuple[Tensor, ...]) -> None:
+    device = inputs[0].device.type
+    module.ikd_autocast.append((device, torch.is_autocast_enabled(device)))
+    torch.set_autocast_enabled(device, False)
+
+
+def _return_to_autocast(module: Any, inputs: Any, output: Any) -> None:
+    torch.set_autocast_enabled(*module.ikd_autocast.pop())
 
 
 AttentionInterface.register(ATTENTION, attention)

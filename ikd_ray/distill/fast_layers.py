@@ -39,6 +39,14 @@ def cpu_model() -> str:
     return " ".join(about.get(key, "") for key in ("vendor_id", "model name")).strip() or platform.processor()
 
 
+@cache
+def supports_bfloat16() -> bool:
+    """Return whether the CPU has instructions for products of bfloat16: AVX-512 BF16, AMX, or ARM's BF16."""
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return HAS_ONEDNN and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 # Decided by vendor instead of by a measurement: one machine must always compute the same numbers.
 ONEDNN = HAS_ONEDNN and "AuthenticAMD" in cpu_model()

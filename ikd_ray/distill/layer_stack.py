@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ikd_ray.distill.attention import AttentionRecorder, set_attention
+from ikd_ray.distill.attention import AttentionRecorder, keep_in_float32, set_attention
 
 PROBE_TOKENS = 7
 
@@ -34,6 +34,7 @@ class LayerStack:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._parent, self._name = _find_layers(model)
+        keep_in_float32(model)
         for interface in (True, False):
             if set_attention(model, interface):
                 self._recorder = AttentionRecorder(self.layers, interface)

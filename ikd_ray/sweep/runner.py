@@ -403,8 +403,10 @@ class _Sweep:
             lines.append(
                 ("take", f"{found.trial.id}, {found.reason}; alone: {_command('export', pick, request)}")
             )
-        if untried := _untried_regimes(request, trials):
-            lines.append(("not tried", f"regime {', '.join(untried)}; give more --trials"))
+        untried = _untried_regimes(request, trials)
+        if untried and (sweep.is_open_ended or not sweep.has_trials_left(trials)):
+            budget = "--minutes" if sweep.is_open_ended else "--trials"
+            lines.append(("not tried", f"regime {', '.join(untried)}; give more {budget}"))
         self.console.summary(
             sweep=sweep,
             front=members,

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from ikd_ray.bench import suite
 from ikd_ray.terminal.command_line import run
@@ -30,6 +31,7 @@ def app(command_line):
         ({"batch-size": "many"}, ("--batch-size",)),
         ({"limit": 0}, ("--limit",)),
         ({"precision": "int8"}, ("--precision", "'int8' is not one of", "'bfloat16'")),
+        ({"device": "cuda"}, ("--device cuda: PyTorch finds no GPU",)),
         ({"peer": "apex"}, ("'apex' is not known; one of: textbrewer, trainer",)),
         ({"overhead-trials": 0}, ("--overhead-trials",)),
         ({"overhead-trials": 2, "peer": "trainer"}, ("leave --peer out",)),
@@ -39,6 +41,7 @@ def app(command_line):
 )
 def test_wrong_flags_are_refused(app, inputs, tmp_path, monkeypatch, capsys, flags, words):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     all_flags = {"data-dir": inputs / "glue", "teacher": inputs / "teacher"} | flags
     with pytest.raises(SystemExit) as end:
@@ -108,7 +111,8 @@ def test_all_rows_are_measured(inputs, tmp_path):
     assert report["padding_of_plan"] <= report["padding_of_random"]
     assert report["store"]["bytes"] > 0
     assert report["memory"]["peak_above_idle"].keys() == {"kd", "id", "pid", "sid"}
-    assert report["concurrency"]["at_once_s"] > 0
+    assert [found["trials"] for found in report["concurrency"]] == [2]
+    assert report["concurrency"][0]["at_once_s"] > 0
     assert report["peak_gflops"] == max(
         *report["gflops_at_start"]["torch.mm"].values(), *report["gflops_at_end"]["torch.mm"].values()
     )

@@ -10,10 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from ikd_ray.bench import machine
-from ikd_ray.bench.epochs import time_regime, time_targets, time_teacher, trained_layers
+from ikd_ray.bench import machine, peers
+from ikd_ray.bench.epochs import (
+    time_epoch_of_workers,
+    time_regime,
+    time_targets,
+    time_teacher,
+    trained_layers,
+)
 from ikd_ray.bench.inputs import Request, prepare_inputs
 from ikd_ray.bench.peers import (
+    REFERENCES,
     check_peers,
     compute_losses,
     load_models,
@@ -27,7 +34,7 @@ from ikd_ray.bench.suite import padding_share
 from ikd_ray.config import Trial
 from ikd_ray.data.batches import collate
 from ikd_ray.distill.distributed import DistributedContext
-from ikd_ray.distill.fast_layers import HAS_ONEDNN
+from ikd_ray.distill.fast_layers import HAS_ONEDNN, supports_bfloat16
 from ikd_ray.distill.regimes import REGIMES, plan
 from ikd_ray.distill.stage_training import stage_losses
 from ikd_ray.distill.student import build_student
@@ -43,7 +50,8 @@ def test_matmul_peaks(monkeypatch):
     shapes = machine.SHAPES
     monkeypatch.setattr(machine, "SHAPES", [(64, 64, 64), (128, 32, 16)])
     peaks = machine.matmul_peaks()
-    assert list(peaks) == ["torch.mm", "oneDNN"][: 1 + HAS_ONEDNN]
+    measured = {"torch.mm": True, "oneDNN": HAS_ONEDNN, machine.BFLOAT16: supports_bfloat16()}
+    assert list(peaks) == [name for name, there in measured.items() if there]
     for speeds in peaks.values():
         assert list(speeds) == ["64 x 64 x 64", "128 x 32 x 16"]
         assert all(gflops > 0.01 for gflops in speeds.values())
@@ -226,6 +234,29 @@ def bench_inputs(inputs, tmp_path):
     source = find_teacher(str(inputs / "teacher"), get_task("cola"))
     request = Request("cola", student_layers=2, batch_size=8)
     return prepare_inputs(request, source, make_dataset(), tmp_path, threads=1)
+
+
+@pytest.mark.parametrize("precision", REFERENCES)
+def test_the_plain_loop_trains_in_each_precision(precision, bench_inputs, monkeypatch):
+    seen = set()
+    compute = peers.compute_losses
+
+    def spy(teacher, student, *rest):
+        seen.add(student.logits.dtype)
+        return compute(teacher, student, *rest)
+
+    monkeypatch.setattr(peers, "compute_losses", spy)
+    assert REFERENCES[precision].epoch(bench_inputs) > 0
+    assert seen == {getattr(torch, precision)}
+
+
+@pytest.mark.slow
+def test_an_epoch_of_two_workers_is_measured(bench_inputs, tmp_path):
+    time_targets(bench_inputs)
+    calls = [(bench_inputs, rank, 2, tmp_path / "rendezvous") for rank in range(2)]
+    seconds = machine.run_together(time_epoch_of_workers, calls, threads=1)
+    assert len(seconds) == 2
+    assert min(seconds) > 0
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,8 @@ def test_time_completes_a_sweep_unless_the_user_interrupts_it(
 
 
 def test_regimes_that_no_trial_has_are_named(run):
-    assert "not tried: regime pid, sid" in run("finished", "finished")[1]
+    assert "not tried" not in run("finished")[1], "--resume may try them"
+    assert "not tried: regime pid, sid; give more --trials" in run("finished", "finished")[1]
 
 
 def test_what_tune_left_is_removed_also_where_no_trial_was_left_to_run(run, tmp_path):
