@@ -212,7 +212,7 @@ class Distillation:
                             stage.epochs - stage_epoch + sum(later.epochs for later in stages[number:])
                         )
                         if not remaining:
-                            saved.load_adopted()
+                            saved.finish()
                         position = done, remaining, number, len(stages), stage.name
                         yield Epoch(*position, metrics, reused_from, resumed=bool(cached and cached.own))
                         if stage.ends(metrics):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.epoch_cache import (
@@ -35,6 +38,10 @@ class SharedEpochs:
         self._cache, self._world = cache, world
         self._stage: StageCache | None = None
         self._adopted: dict[StageTrainer, CachedEpoch] = {}  # of each stage the latest epoch
+        # A CPU that trains has no time to spare for the disk, but it has while a network is awaited.
+        in_background = cache is not None and (world.device.type == "cuda" or bool(cache.output.uri))
+        self._saver = ThreadPoolExecutor(1, "saves-epochs") if in_background else None
+        self._saving: Future[None] | None = None
 
     @property
     def enabled(self) -> bool:
@@ -71,7 +78,10 @@ class SharedEpochs:
                 self._stage = self._cache.stage_cache(key, about)
         try:
             with self._stage or nullcontext():
-                yield
+                try:
+                    yield
+                finally:
+                    self._finish_saving()
         finally:
             self._stage = None
 
@@ -116,19 +126,45 @@ class SharedEpochs:
                 self._cache = None
             raise lost or LostCheckpointError("a worker cannot read an epoch that another one can")
 
+    def finish(self) -> None:
+        """Wait until the last epoch is saved, and load the weights of the adopted epochs."""
+        self._finish_saving()
+        self.load_adopted()
+
     def save(self, epoch: int, metrics: Mapping[str, float], trainer: StageTrainer, exact: bool) -> None:
-        """Save an epoch that was just trained, if this trial has claimed the stage and every worker is exact."""
-        exact, stage = self._all_exact(exact), self._stage
+        """Save an epoch that was just trained, if this trial has claimed the stage and every worker is exact.
+
+        On a GPU, and where epochs are copied elsewhere, it is saved while the next one trains.
+        """
+        exact = self._all_exact(exact)
+        self._finish_saving()
+        stage = self._stage
         if stage is None or not stage.claimed:
             return
-        if exact:
-            # Nobody resumes from the last epoch of a learning rate that decays.
-            over = trainer.stage.decays and epoch == trainer.stage.epochs
-            with self._disk_errors_as_warnings():
-                optimizer = trainer.optimizer
-                stage.save(epoch, metrics, optimizer.weights(), {} if over else optimizer.state())
-                return
-        stage.abandon()  # so that no trial waits for an epoch that will not be saved
+        if not exact:
+            stage.abandon()  # so that no trial waits for an epoch that will not be saved
+            return
+        # Nobody resumes from the last epoch of a learning rate that decays.
+        over = trainer.stage.decays and epoch == trainer.stage.epochs
+        weights, state = trainer.optimizer.weights(), {} if over else trainer.optimizer.state()
+        if self._saver is None:
+            self._save_or_abandon(lambda: stage.save(epoch, metrics, weights, state))
+        else:  # copies, since the next epoch changes the tensors in place
+            self._saving = self._saver.submit(stage.save, epoch, dict(metrics), _copy(weights), _copy(state))
+
+    def _finish_saving(self) -> None:
+        """Wait for an epoch that is being saved."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            self._save_or_abandon(saving.result)
+
+    def _save_or_abandon(self, save: Callable[[], None]) -> None:
+        is_saved = False
+        with self._disk_errors_as_warnings():
+            save()
+            is_saved = True
+        if not is_saved and self._stage:
+            self._stage.abandon()
 
     def _all_exact(self, exact: bool) -> bool:
         return self._cache is not None and not self._world.any(not exact)
@@ -139,3 +175,8 @@ class SharedEpochs:
             yield
         except DISK_ERRORS as error:
             self.warnings.append(f"epochs cannot be shared ({first_line(error)})")
+
+
+def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of tensors on the CPU."""
+    return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}

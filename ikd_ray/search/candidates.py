@@ -71,6 +71,14 @@ class Features:
         """Describe the searched parameters of one method's space."""
         self._params = {name: param for name, param in space.params.items() if len(set(param.values)) > 1}
 
+    def column(self, name: str) -> int | None:
+        """Return the index of the number that stands for a numerical parameter; None where that is not searched."""
+        if name not in self._params:
+            return None
+        index = list(self._params).index(name)
+        before = list(self._params.values())[:index]
+        return 1 + sum(_encode(param, param.values[:1]).shape[1] for param in before)
+
     def encode(self, configurations: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Return an array of shape (configurations, features)."""
         columns = [np.zeros((len(configurations), 1))]  # at least one

@@ -118,7 +118,10 @@ class CostAwareSearch:
             return int(rng.choice(len(candidates), p=weights / weights.sum()))
         results = self._modelled_results()
         scores, worst = _scores(results, rng)
-        model = GaussianProcess(self._features.encode([result.configuration for result in results]), scores)
+        # A score depends on the depth more than on anything else.
+        depth = self._features.column("student_layers")
+        points = self._features.encode([result.configuration for result in results])
+        model = GaussianProcess(points, scores, main=depth)
         scored = [result.size for result in results]
         if self._pending:
             # Trials that run are taken to end as expected, so that those beside them differ from them.

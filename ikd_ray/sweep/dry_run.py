@@ -236,7 +236,9 @@ def _describe_memory(
     request: Request, trials: list[Trial], teacher: Encoder, data: TaskData, resources: TrialResources
 ) -> str:
     """Describe the memory of each worker, and of the process that fine-tunes the teacher."""
-    costs = MemoryCosts(teacher, data, _fraction(request, data), StepMemory(request.config.step_memory))
+    in_background = bool(resources.gpus or request.output.uri)
+    bound = StepMemory(request.config.step_memory)
+    costs = MemoryCosts(teacher, data, _fraction(request, data), bound, in_background)
     trained = [*trials, *_assistants(request)]
     step = costs.largest_step(trained, resources.workers)
     fixed = costs.fixed_gb(max(trial.student_layers for trial in trained))

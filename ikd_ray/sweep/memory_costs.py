@@ -20,6 +20,8 @@ PROCESS_GB = 0.4
 """Memory of a process that has loaded PyTorch, transformers and Ray."""
 OPTIMIZER_COPIES = 3
 """Values that training keeps for each parameter: the gradient and AdamW's two moments."""
+SAVED_COPIES = 3
+"""Values of each parameter in an epoch that is being saved: the parameter and AdamW's two moments."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,14 @@ class MemoryCosts:
         data: a sample of the tokenized examples.
         fraction: share of all examples that the sample has.
         bound: bound of a step.
+        saves_in_background: whether epochs are saved while the next ones train.
     """
 
     teacher: Encoder
     data: TaskData
     fraction: float
     bound: StepMemory
+    saves_in_background: bool = False
 
     @property
     def longest(self) -> int:
@@ -59,7 +63,8 @@ class MemoryCosts:
         """
         layer = _count(self.teacher.layers[0])
         student = _count(self.teacher) - (len(self.teacher.layers) - layers) * layer
-        return PROCESS_GB + (student + OPTIMIZER_COPIES * layers * layer) * CELL_BYTES / 1e9
+        copies = OPTIMIZER_COPIES + SAVED_COPIES * self.saves_in_background
+        return PROCESS_GB + (student + copies * layers * layer) * CELL_BYTES / 1e9
 
     def frozen_gb(self, limit: float) -> float:
         """Return the gigabytes of stored outputs of frozen layers, of at most `limit` gigabytes."""
