@@ -1,4 +1,4 @@
-"""The yardstick of searches: replays of every arm on recorded tables, and what early signals predict."""
+"""The yardstick of searches: replays on recorded tables and on models of them, and what early signals predict."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from ikd_ray.analysis.intervals import paired_t_interval, t_interval
 from ikd_ray.bench.results import show_rows
 from ikd_ray.bench.search_arms import make_arms
 from ikd_ray.bench.search_replay import Hypervolume, Progress, Row, Table, read_table, replay, replay_asha
+from ikd_ray.bench.search_simulation import simulate_searches
 from ikd_ray.search.builtin_spaces import DEFAULT_SPACE, find_space
 from ikd_ray.search.space_file import load_space
 from ikd_ray.terminal.console import Console
 
 TABLES = Path(__file__).parent / "tables"
 WORKERS = (2, 8, 64, 256)
+SIMULATED_WORKERS = (2, 8)
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Shares of the table's whole cost at which regrets are measured."""
 TARGET = 0.99
@@ -34,20 +36,28 @@ SIGNAL_SHARES = (0.25, 0.5, 0.75)
 def measure_search(orders: int, console: Console) -> dict[str, Any]:
     """Replay every arm on every table in so many orders; return the JSON document."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    rows, signals = [], []
+    rows, simulated, signals = [], [], []
     for path in sorted(TABLES.glob("*.json.gz")):
         table = read_table(path)
         space = load_space(find_space(DEFAULT_SPACE), max(table.sizes) + 1)
         for workers in WORKERS:
             with console.step(f"{table.name}: {workers} workers"):
                 rows += _replay_arms(table, make_arms(table, space, workers), workers, orders)
+        for workers in SIMULATED_WORKERS:
+            with console.step(f"{table.name}: {workers} workers on a model of it"):
+                simulated += simulate_searches(table, space, workers, orders)
         signals += [{"table": table.name, **row} for row in measure_signals(table)]
-    return {"orders": orders, "search": rows, "signals": signals}
+    return {"orders": orders, "search": rows, "simulation": simulated, "signals": signals}
 
 
 def show_search(document: dict[str, Any], file: IO[str]) -> None:
-    """Print the tables; a column `at 0.25` is the regret of the hypervolume at a quarter of the table's cost."""
+    """Print the tables.
+
+    A column `at 0.25` is the regret of the hypervolume at a quarter of the table's cost. In the simulation, `at 2
+    starts` is the mean best score over sizes when twice the work of the space's `start` is done.
+    """
     show_rows(document["search"], file)
+    show_rows(document["simulation"], file)
     show_rows(document["signals"], file)
 
 

@@ -118,10 +118,7 @@ class CostAwareSearch:
             return int(rng.choice(len(candidates), p=weights / weights.sum()))
         results = self._modelled_results()
         scores, worst = _scores(results, rng)
-        # A score depends on the depth more than on anything else.
-        depth = self._features.column("student_layers")
-        points = self._features.encode([result.configuration for result in results])
-        model = GaussianProcess(points, scores, main=depth)
+        model = self.fit(self._features.encode([result.configuration for result in results]), scores)
         scored = [result.size for result in results]
         if self._pending:
             # Trials that run are taken to end as expected, so that those beside them differ from them.
@@ -132,6 +129,13 @@ class CostAwareSearch:
         expected = model.predict(self._features.encode(candidates))
         improvement = front.expected_improvement(sizes, expected.mean, expected.deviation)
         return int(np.argmax(np.log(np.maximum(improvement, 1e-300)) - np.log(costs)))
+
+    def fit(self, points: np.ndarray, scores: np.ndarray) -> GaussianProcess:
+        """Return a model of scores (n) at points (n, features).
+
+        Scores depend on the depth more than on anything else.
+        """
+        return GaussianProcess(points, scores, main=self._features.column("student_layers"))
 
     def _size(self, configuration: Configuration) -> float:
         """Return the number of layers, negative where more are better; 0 where it is no objective."""

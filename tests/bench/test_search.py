@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ikd_ray.bench import search_suite
+from ikd_ray.bench import search_simulation, search_suite
 from ikd_ray.bench.search_arms import make_arms
 from ikd_ray.bench.search_replay import (
     OVERHEAD_S,
@@ -107,11 +107,19 @@ def test_the_yardstick_shows_every_search_and_signal(table, tmp_path, monkeypatc
     assert read_table(tmp_path / "made.json.gz") == table
     monkeypatch.setattr(search_suite, "TABLES", tmp_path)
     monkeypatch.setattr(search_suite, "WORKERS", (2,))
+    monkeypatch.setattr(search_suite, "SIMULATED_WORKERS", (2,))
+    monkeypatch.setattr(search_simulation, "TREES", 20)
     document = search_suite.measure_search(2, Console(io.StringIO()))
     assert len(document["search"]) == len(make_arms(table, SPACE, 2)) + 1
     for row in document["search"]:
         assert 0 <= row["at 0.5"] <= row["at 0.0625"] <= 1
         assert 0 < row["cost"] <= 2
+    assert [row["search"] for row in document["simulation"]] == list(search_simulation.ARMS)
+    for row in document["simulation"]:
+        assert 0 <= row["at 1 starts"] <= row["at 2 starts"] <= row["at 6 starts"] < 1
+    product = document["simulation"][-1]
+    assert product["at 2 starts - product's"].startswith("+0.0000")
+    assert product["at 1 starts"] > 0, "the start has ended"
     assert len(document["signals"]) == 12
     late = [
         row for row in document["signals"] if row["signal"] == "score" and row["at share of cost"] == 0.75
