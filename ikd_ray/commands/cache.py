@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
 
 from ikd_ray.program import shell_command
@@ -24,8 +23,9 @@ def show(output: Output = "outputs") -> None:
     """Show the size of each kind of content, and the stages with saved epochs."""
     from ikd_ray.distill.cache_contents import open_cache, summarize_kinds, summarize_stages
     from ikd_ray.terminal.cache_tables import STAGES_SHOWN, kinds_table, stages_table
+    from ikd_ray.terminal.console import rich_console
 
-    console = Console(markup=False, highlight=False, emoji=False)
+    console = rich_console()
     with usage_errors():
         cache = open_cache(open_storage(output).folder)
         kinds, stages = summarize_kinds(cache), summarize_stages(cache)

@@ -21,6 +21,7 @@ from ikd_ray.sweep.deliverables import export_trials, require_onnx
 from ikd_ray.sweep.sync import pull_sweeps
 from ikd_ray.tasks import TASKS
 from ikd_ray.terminal.command_line import expand_home, print_error, usage_errors
+from ikd_ray.terminal.console import rich_console
 from ikd_ray.terminal.summary_tables import comparison_lines, exported_files_table, front_table
 from ikd_ray.tracking.champion import choose_champion
 from ikd_ray.tracking.models import register_students
@@ -161,7 +162,7 @@ def _push(students: list[ExportedStudent], repository: str) -> list[str]:
 
 def _console(sweep: SweepRecord) -> Console:
     """Return a console on which the warning about generated data stands, if there is one."""
-    console = Console(markup=False, highlight=False, emoji=False)
+    console = rich_console()
     if sweep.data["generated"]:
         console.print(f" {GENERATED_WARNING} ", style="bold white on red")
     return console

@@ -43,6 +43,17 @@ EPOCH_EVERY_S = 10.0  # the same for the epochs of a trial
 REFRESHES_PER_S = 4
 
 
+def rich_console(file: IO[str] | None = None) -> RichConsole:
+    """Return rich's console, for text without markup; where it writes no terminal it is `FILE_WIDTH` columns wide."""
+    file = file or sys.stdout
+    options: dict[str, Any] = {"file": file, "markup": False, "emoji": False, "highlight": False}
+    console = RichConsole(**options)
+    # With FORCE_COLOR rich alone would take a pipe for a terminal.
+    if file.isatty() and console.is_interactive:
+        return console
+    return RichConsole(**options, force_terminal=False, force_jupyter=False, width=FILE_WIDTH)
+
+
 class Console:
     """The output of a command. All methods are called from one thread, and none waits for the drawing.
 
@@ -54,13 +65,8 @@ class Console:
         file = file or sys.stdout
         if hasattr(file, "reconfigure"):
             file.reconfigure(errors="replace")  # a character that cannot be encoded must not end a sweep
-        options: dict[str, Any] = {"file": file, "markup": False, "emoji": False, "highlight": False}
-        self._rich = RichConsole(**options)
-        # With FORCE_COLOR rich alone would take a pipe for a terminal.
-        is_terminal = file.isatty() and self._rich.is_interactive
-        if not is_terminal:
-            self._rich = RichConsole(**options, force_terminal=False, force_jupyter=False, width=FILE_WIDTH)
-        self._is_live = is_terminal or self._in_notebook
+        self._rich = rich_console(file)
+        self._is_live = self._rich.is_interactive or self._in_notebook
         self._now = now
         self._step = StepView("", now)
         self._progress = SweepProgress(0, 1, "", now)

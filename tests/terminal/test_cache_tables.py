@@ -101,6 +101,16 @@ def test_list_shows_recently_used_stages_first(app, output):
     assert "2001-09-09" in " ".join(stages[1])
 
 
+def test_tables_in_a_file_are_as_wide_as_those_of_other_commands(app, output, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    folded = [
+        line
+        for line in invoke(app, "list", "--output", output).stdout.splitlines()
+        if str(output)[:20] in line
+    ]
+    assert max(map(len, folded)) > 80
+
+
 def test_list_marks_stages_in_use(app, output, make_distillation):
     distillation = make_distillation(output / "cache", regime="pid")
     next(distillation)
