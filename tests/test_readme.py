@@ -48,7 +48,7 @@ CHECKED_ELSEWHERE = {
     "source .venv/bin/activate": ".pre-commit-config.yaml",  # its hooks are compared with .ci/run below
     "python -m pytest -m slow tests/faults": "tests/faults/test_kills.py",  # a shorter form of it
     "python -m pytest -m long tests/sweep": "tests/sweep/test_scale.py",  # over an hour
-    "python -m pytest -m gpu && ikd bench --device cuda": "tests/bench/test_bench.py",  # needs a GPU
+    "python -m pytest -m gpu && ikd bench --device cuda": "tests/distill/test_gpu.py",  # needs a GPU
     "python -m tests.helpers.field_tables": "tests/helpers/field_tables.py",  # its output is compared below
     "ikd bench": "tests/bench/test_bench.py",  # on a few sentences; the command takes a quarter of an hour
     "ikd cache": "tests/terminal/test_cache_tables.py",

@@ -184,12 +184,14 @@ def _train(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     artifacts = LoadedArtifacts(shared, device)
     targets, reference = artifacts.targets_of(trial)
-    key = store.digest("distill", artifacts.data.key, teacher.key, trial.params())
+    precision = request.space.precision
+    chosen = [] if precision == "auto" else [precision]
+    key = store.digest("distill", artifacts.data.key, teacher.key, trial.params(), *chosen)
     run = Distillation(
         trial,
         artifacts.data,
         targets,
-        DistributedContext(device=device, precision=request.space.precision),
+        DistributedContext(device=device, precision=precision),
         request.space.prefix,
         None if request.config.no_share else _epoch_cache(request, key),
         reference,

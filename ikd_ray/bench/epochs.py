@@ -38,6 +38,7 @@ def time_regime(inputs: Inputs, regime: str) -> tuple[list[Timing], float, float
         The mean epoch of each stage, and the peak memory in MiB (2^20 bytes) with data, targets and teacher open, and
         with training.
     """
+    warm_up(inputs)
     data, targets = inputs.load()
     machine.reset_peak_memory()
     idle = machine.memory_bytes("VmHWM")
@@ -54,6 +55,7 @@ def time_teacher(inputs: Inputs) -> Timing:
     data, teacher = open_data(inputs.data), inputs.load_teacher()
     config = TeacherConfig(epochs=1, learning_rate=1e-4, batch_size=inputs.batch_size)
     stage = fine_tuning_stage(len(teacher.layers), config.epochs)
+    warm_up(inputs)
     start = time.perf_counter()
     for _ in train_stage(StageTrainer(teacher, stage, config, data, None, (), inputs.world)):
         pass
@@ -73,11 +75,13 @@ def time_targets(inputs: Inputs) -> dict[str, float]:
 
 def time_epochs_in_turn(inputs: Inputs, count: int) -> float:
     """Train `count` trials one after the other; return the seconds of their `id` epochs."""
+    warm_up(inputs)
     return sum(next(_id_epochs(inputs, seed)).metrics["time/epoch_s"] for seed in range(count))
 
 
 def time_concurrent_epoch(inputs: Inputs, seed: int, barrier: threading.Barrier) -> float:
     """Train a trial beside others that wait at the same barrier; return the seconds of its `id` epoch."""
+    warm_up(inputs)
     epochs = _id_epochs(inputs, seed)
     barrier.wait(timeout=300)
     return next(epochs).metrics["time/epoch_s"]
@@ -95,12 +99,19 @@ def time_epoch_of_workers(
     dist.init_process_group(backend, f"file://{rendezvous}", rank=rank, world_size=workers)
     data, targets = inputs.load()
     targets.teacher.to(world.device)
-    trial = _trial(inputs, regime="id", epochs=1)
+    trial = _trial(inputs, regime="id", epochs=2)
     epochs = _epochs(Distillation(trial, data, targets, world))
+    next(epochs)  # NCCL connects the workers at their first step
     barrier.wait(timeout=300)
     seconds = next(epochs).metrics["time/epoch_s"]
     dist.destroy_process_group()
     return seconds
+
+
+def warm_up(inputs: Inputs) -> None:
+    """Train an epoch on a GPU, which loads its kernels at their first use."""
+    if inputs.device == "cuda":
+        next(_id_epochs(inputs, seed=0))
 
 
 def trained_layers(stage: Stage, student_layers: int) -> int:

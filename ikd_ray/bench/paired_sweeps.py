@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from ikd_ray.analysis.dataframes import epochs_frame, trials_frame
+from ikd_ray.analysis.dataframes import epochs_frame, one_per_seed, trials_frame
 from ikd_ray.analysis.intervals import paired_t_interval
 from ikd_ray.analysis.objectives import main_metric
 from ikd_ray.bench.results import show_rows
@@ -22,6 +22,7 @@ from ikd_ray.records import TrialRecord, read_sweep, read_trials
 from ikd_ray.terminal.command_line import usage_errors
 
 METRICS = ("dev/attention_kl", "dev/teacher_agreement", "dev/teacher_kl", "dev/nll")
+TIMES = ("time/epoch_s", "time/evaluation_s", "time/reused_s")
 KEY = ["configuration", "seed"]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -43,10 +44,11 @@ def compare_sweeps(
 ) -> Iterator[dict[str, Any]]:
     """Yield a row for each regime: the number of pairs, and mean and difference (`second` - `first`) of each metric.
 
-    Trials are paired by their parameters. `epoch time` is the seconds of the second's epochs over the first's.
+    Trials are paired by their parameters. `time` is the seconds of the second's epochs over the first's, evaluation
+    included; a reused epoch counts as it was trained.
 
     Raises:
-        UsageError: no trial of one sweep has the parameters of one of the other.
+        UsageError: no trial of one sweep has the parameters of one of the other, or one lacks the metric.
     """
     frames = [_frame(trials) for trials in (first, second)]
     shared = frames[0].index.intersection(frames[1].index)
@@ -54,20 +56,27 @@ def compare_sweeps(
         raise UsageError(
             "the sweeps have no finished trials with the same parameters; give two of the same space"
         )
+    if any(metric not in frame for frame in frames):
+        raise UsageError(f"one of the sweeps has no {metric}; give two with the same objectives")
     left, right = (frame.loc[shared] for frame in frames)
     for regime, rows in left.groupby("regime", sort=False):
         other = right.loc[rows.index]
         result = {"regime": regime, "pairs": len(rows)}
-        for name in (metric, *(name for name in METRICS if name != metric and name in rows)):
+        for name in (
+            metric,
+            *(name for name in METRICS if name != metric and name in rows and name in other),
+        ):
             found = paired_t_interval(other[name], rows[name])
-            result[name] = f"{rows[name].mean():.4f} {found.mean:+.4f} ± {found.half_width:.4f}"
-        yield result | {"epoch time": other["epoch_s"].sum() / rows["epoch_s"].sum()}
+            mean = rows[name][other[name].notna()].mean()
+            result[name] = f"{mean:.4f} {found.mean:+.4f} ± {found.half_width:.4f}"
+        yield result | {"time": other["seconds"].sum() / rows["seconds"].sum()}
 
 
 def _frame(trials: list[TrialRecord]) -> pd.DataFrame:
     finished = [trial for trial in trials if trial.status == "finished"]
-    seconds = epochs_frame(finished).groupby(level=0)["time/epoch_s"].sum()
-    return trials_frame(finished).assign(epoch_s=seconds).set_index(KEY)
+    epochs = epochs_frame(finished).reindex(columns=TIMES, fill_value=0.0)
+    seconds = epochs.sum(axis=1).groupby(level=0).sum()
+    return one_per_seed(trials_frame(finished).assign(seconds=seconds)).set_index(KEY)
 
 
 if __name__ == "__main__":

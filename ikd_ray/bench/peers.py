@@ -8,6 +8,7 @@ layers.
 from __future__ import annotations
 
 import importlib.util
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
@@ -148,11 +149,15 @@ def textbrewer_epoch(inputs: Inputs) -> float:
     with distiller, _quiet():
         start = time.perf_counter()
         distiller.train(optimizer, batches, num_epochs=1, output_attentions=True, output_hidden_states=True)
+        if inputs.device == "cuda":
+            torch.cuda.synchronize()
         return time.perf_counter() - start
 
 
 def trainer_epoch(inputs: Inputs) -> float:
     """Return the seconds in which transformers' `Trainer`, with its defaults, fine-tunes the teacher for an epoch."""
+    # On several GPUs Trainer would multiply the batch. Read when CUDA starts, in a process of its own.
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     from transformers import Trainer, TrainingArguments  # imported late: leaves a temporary folder
 
     tokenizer = AutoTokenizer.from_pretrained(inputs.teacher, **NO_REMOTE_CODE)

@@ -36,7 +36,9 @@ SIGNAL_SHARES = (0.25, 0.5, 0.75)
 def measure_search(orders: int, console: Console) -> dict[str, Any]:
     """Replay every arm on every table in so many orders; return the JSON document."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    rows, simulated, signals = [], [], []
+    rows: list[dict[str, Any]] = []
+    simulated: list[dict[str, Any]] = []
+    signals: list[dict[str, Any]] = []
     for path in sorted(TABLES.glob("*.json.gz")):
         table = read_table(path)
         space = load_space(find_space(DEFAULT_SPACE), max(table.sizes) + 1)
@@ -54,7 +56,7 @@ def show_search(document: dict[str, Any], file: IO[str]) -> None:
     """Print the tables.
 
     A column `at 0.25` is the regret of the hypervolume at a quarter of the table's cost. In the simulation, `at 2
-    starts` is the mean best score over sizes when twice the work of the space's `start` is done.
+    starts` is the mean score over sizes when twice the work of the space's `start` is done.
     """
     show_rows(document["search"], file)
     show_rows(document["simulation"], file)

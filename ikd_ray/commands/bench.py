@@ -39,7 +39,7 @@ def main(
     ] = "auto",
     device: Annotated[
         Device,
-        typer.Option(help="Where models train: cpu, or cuda, a GPU; a second one is measured as well."),
+        typer.Option(help="Where models train: cpu, or cuda, a GPU; with two, a trial on both, too."),
     ] = "cpu",
     peer: Annotated[
         list[str] | None, typer.Option(help="Another program to measure: textbrewer, trainer. Repeatable.")

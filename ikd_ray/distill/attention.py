@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,11 +22,14 @@ from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "ikd"
 """Name of this module's function in transformers' registry."""
-FLOAT32_MODULES = {"deberta": "DisentangledSelfAttention"}
-"""Classes of modules that fail under autocast, and so run in float32, by `model_type`.
+FLOAT32_ATTENTION = {"deberta": ("cpu", "cuda"), "deberta-v2": ("cpu",)}
+"""Devices on which a family's own attention leaves autocast, by `model_type`.
 
-DeBERTa's attention masks 16-bit scores with the least value of its queries' 32 bits.
+DeBERTa's masks 16-bit scores with the least value of its queries' 32 bits, which fails. That of DeBERTa-v2 would take
+the softmax in 16 bits, which CUDA's autocast does not.
 """
+DEBERTA_ATTENTION = "DisentangledSelfAttention"
+"""Class of the module that computes it."""
 
 
 class AttentionRecorder:
@@ -119,26 +123,25 @@ def attention(
 
 
 def keep_in_float32(model: PreTrainedModel) -> None:
-    """Let `FLOAT32_MODULES` leave autocast while they run."""
-    for module in model.modules():
-        if type(module).__name__ != FLOAT32_MODULES.get(model.config.model_type):
-            continue
-        if not hasattr(
-            module, "ikd_autocast"
-        ):  # a student's modules are copies of its teacher's, with their hooks
-            module.ikd_autocast = []  # type: ignore[assignment]
-            module.register_forward_pre_hook(_leave_autocast)
+    """Let the modules of `FLOAT32_ATTENTION` leave autocast while they run."""
+    devices = FLOAT32_ATTENTION.get(model.config.model_type, ())
+    for module in model.modules() if devices else ():
+        # A student's modules are copies of its teacher's, with their hooks.
+        if type(module).__name__ == DEBERTA_ATTENTION and not hasattr(module, "ikd_autocast_before"):
+            module.ikd_autocast_before = []  # type: ignore[assignment]
+            module.register_forward_pre_hook(partial(_leave_autocast, devices))
             module.register_forward_hook(_return_to_autocast, always_call=True)
 
 
-def _leave_autocast(module: Any, inputs: tuple[Tensor, ...]) -> None:
-    device = inputs[0].device.type
-    module.ikd_autocast.append((device, torch.is_autocast_enabled(device)))
-    torch.set_autocast_enabled(device, False)
+def _leave_autocast(devices: Collection[str], module: Any, inputs: Any) -> None:
+    device = next(module.parameters()).device.type
+    before = torch.is_autocast_enabled(device)
+    module.ikd_autocast_before.append((device, before))
+    torch.set_autocast_enabled(device, before and device not in devices)
 
 
 def _return_to_autocast(module: Any, inputs: Any, output: Any) -> None:
-    torch.set_autocast_enabled(*module.ikd_autocast.pop())
+    torch.set_autocast_enabled(*module.ikd_autocast_before.pop())
 
 
 AttentionInterface.register(ATTENTION, attention)

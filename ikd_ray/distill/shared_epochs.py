@@ -56,7 +56,7 @@ class SharedEpochs:
             if self._cache:
                 leased = self._world.rank > 0  # rank 0 leases for all
                 if not leased:
-                    with self._disk_errors_as_warnings():
+                    with self._errors_as_warnings(*DISK_ERRORS):
                         stack.enter_context(self._cache.lease())
                         leased = True
                 if not self._world.broadcast(leased):
@@ -74,7 +74,7 @@ class SharedEpochs:
         They are used only if every worker computes exactly what the key says (`exact`).
         """
         if self._all_exact(exact) and self._cache and self._world.rank == 0:
-            with self._disk_errors_as_warnings():
+            with self._errors_as_warnings(*DISK_ERRORS):
                 self._stage = self._cache.stage_cache(key, about)
         try:
             with self._stage or nullcontext():
@@ -94,9 +94,10 @@ class SharedEpochs:
 
     def _find(self, stage: StageCache, epoch: int) -> CachedEpoch | PendingEpoch | None:
         found, readable = None, False
-        with self._disk_errors_as_warnings():
+        with self._errors_as_warnings(*DISK_ERRORS):
             found, readable = stage.find(epoch), True
         if not readable:
+            self._finish_saving()  # only a claimed stage may be written
             stage.abandon()
         self.warnings += [f"{folder}: damaged; trained anew" for folder in stage.damaged]
         stage.damaged.clear()
@@ -154,13 +155,15 @@ class SharedEpochs:
 
     def _finish_saving(self) -> None:
         """Wait for an epoch that is being saved."""
-        saving, self._saving = self._saving, None
-        if saving is not None:
-            self._save_or_abandon(saving.result)
+        if self._saving is None:
+            return
+        # Whatever has failed there must not take the place of an exception of the training.
+        self._save_or_abandon(self._saving.result, Exception)
+        self._saving = None
 
-    def _save_or_abandon(self, save: Callable[[], None]) -> None:
+    def _save_or_abandon(self, save: Callable[[], None], *errors: type[Exception]) -> None:
         is_saved = False
-        with self._disk_errors_as_warnings():
+        with self._errors_as_warnings(*(errors or DISK_ERRORS)):
             save()
             is_saved = True
         if not is_saved and self._stage:
@@ -170,10 +173,10 @@ class SharedEpochs:
         return self._cache is not None and not self._world.any(not exact)
 
     @contextmanager
-    def _disk_errors_as_warnings(self) -> Iterator[None]:
+    def _errors_as_warnings(self, *errors: type[Exception]) -> Iterator[None]:
         try:
             yield
-        except DISK_ERRORS as error:
+        except errors as error:
             self.warnings.append(f"epochs cannot be shared ({first_line(error)})")
 
 

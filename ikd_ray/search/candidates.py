@@ -75,6 +75,7 @@ class Features:
         """Return the index of the number that stands for a numerical parameter; None where that is not searched."""
         if name not in self._params:
             return None
+        assert _encode(self._params[name], self._params[name].values[:1]).shape[1] == 1, name
         index = list(self._params).index(name)
         before = list(self._params.values())[:index]
         return 1 + sum(_encode(param, param.values[:1]).shape[1] for param in before)

@@ -118,7 +118,7 @@ class CostAwareSearch:
             return int(rng.choice(len(candidates), p=weights / weights.sum()))
         results = self._modelled_results()
         scores, worst = _scores(results, rng)
-        model = self.fit(self._features.encode([result.configuration for result in results]), scores)
+        model = self.make_model(self._features.encode([result.configuration for result in results]), scores)
         scored = [result.size for result in results]
         if self._pending:
             # Trials that run are taken to end as expected, so that those beside them differ from them.
@@ -130,7 +130,7 @@ class CostAwareSearch:
         improvement = front.expected_improvement(sizes, expected.mean, expected.deviation)
         return int(np.argmax(np.log(np.maximum(improvement, 1e-300)) - np.log(costs)))
 
-    def fit(self, points: np.ndarray, scores: np.ndarray) -> GaussianProcess:
+    def make_model(self, points: np.ndarray, scores: np.ndarray) -> GaussianProcess:
         """Return a model of scores (n) at points (n, features).
 
         Scores depend on the depth more than on anything else.

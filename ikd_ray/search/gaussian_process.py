@@ -41,9 +41,9 @@ class GaussianProcess:
         self._points, self._main = points, main
         self._center, self._spread = float(scores.mean()), max(float(scores.std()), 1e-9)
         self._standard = (scores - self._center) / self._spread
-        own, best = self._main_covariance(points, points), -math.inf
+        own, distances, best = self._main_covariance(points, points), cdist(points, points), -math.inf
         for scale in LENGTH_SCALES:
-            whole = _matern(cdist(points, points) / scale)
+            whole = _matern(distances / scale)
             for share in (0.0,) if main is None else MAIN_SHARES:
                 for noise in NOISES:
                     factor = _factorize(share * own + (1 - share) * whole, noise)

@@ -404,7 +404,7 @@ class _Sweep:
                 ("take", f"{found.trial.id}, {found.reason}; alone: {_command('export', pick, request)}")
             )
         untried = _untried_regimes(request, trials)
-        if untried and (sweep.is_open_ended or not sweep.has_trials_left(trials)):
+        if untried and sweep.is_complete(trials):
             budget = "--minutes" if sweep.is_open_ended else "--trials"
             lines.append(("not tried", f"regime {', '.join(untried)}; give more {budget}"))
         self.console.summary(

@@ -70,3 +70,7 @@ class StudentTrainable(tune.Trainable):
         if done:
             self._results.close()  # release the trial's locks
         return result | {"done": done}
+
+    def cleanup(self) -> None:
+        """End the trial that runs: wait until its last epoch is saved, and release its locks."""
+        self._results.close()

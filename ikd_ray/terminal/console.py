@@ -51,7 +51,8 @@ def rich_console(file: IO[str] | None = None) -> RichConsole:
     # With FORCE_COLOR rich alone would take a pipe for a terminal.
     if file.isatty() and console.is_interactive:
         return console
-    return RichConsole(**options, force_terminal=False, force_jupyter=False, width=FILE_WIDTH)
+    options |= {"force_terminal": False, "force_interactive": False, "force_jupyter": False}
+    return RichConsole(**options, width=FILE_WIDTH)
 
 
 class Console:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ikd_ray.bench.paired_sweeps import app, compare_sweeps
+from ikd_ray.errors import UsageError
 from tests.helpers.sample_records import edit_trial_records, trial_record
 from tests.helpers.sample_sweep import make_sweep
 from tests.helpers.terminal import invoke
@@ -27,7 +28,7 @@ def trials(shift: float, seconds: float, **fields):
 def test_trials_are_paired_by_their_parameters():
     others = [*reversed(trials(0.25, 3.0)), trial_record(9, {"dev/mcc": 1.0}, params={"regime": "id"})]
     [row] = compare_sweeps([*trials(0.2, 6.0), trial_record(8, {}, "failed")], others, "dev/mcc")
-    assert (row["regime"], row["pairs"], row["epoch time"]) == ("kd", 3, 0.5)
+    assert (row["regime"], row["pairs"], row["time"]) == ("kd", 3, 0.5)
     assert row["dev/mcc"] == "0.3000 +0.0500 ± 0.0000"
     assert row["dev/attention_kl"].startswith("0.5000 +0.0000")
     assert "dev/nll" not in row
@@ -43,6 +44,13 @@ def test_the_folders_of_two_sweeps_are_compared(tmp_path):
     done = invoke(app, first, second)
     assert done.exit_code == 2
     assert done.stderr.startswith("error: the sweeps have no finished trials with the same parameters")
+
+
+def test_sweeps_with_other_metrics_are_refused():
+    with pytest.raises(
+        UsageError, match="one of the sweeps has no dev/f1; give two with the same objectives"
+    ):
+        list(compare_sweeps(trials(0.2, 1.0), trials(0.3, 1.0), "dev/f1"))
 
 
 @pytest.mark.parametrize("missing", [0, 1])

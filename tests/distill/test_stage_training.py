@@ -69,6 +69,10 @@ def test_bfloat16_trains_alike_with_losses_in_float32(data, targets, monkeypatch
     assert narrow["train/loss"] != wide["train/loss"]
 
 
+def test_a_gpu_trains_in_bfloat16_by_default():
+    assert DistributedContext(device=torch.device("cuda")).training_precision == "bfloat16"
+
+
 def test_everything_that_goes_to_a_gpu_is_pinned(data, targets, monkeypatch):
     """On a CPU nothing is."""
     pinned = []
