@@ -120,6 +120,16 @@ def test_the_largest_step_is_that_of_training_or_of_evaluation():
     assert largest(9.5 * training * CELL_BYTES / 1e9) == (32, 4, 8 * training)
 
 
+def test_an_epoch_that_is_saved_while_the_next_one_trains_needs_three_copies_more():
+    teacher = make_encoder(layers=4)
+    inline, beside = (
+        MemoryCosts(teacher, synthetic_data(50), 1.0, StepMemory(), in_background).fixed_gb(2)
+        for in_background in (False, True)
+    )
+    layer = sum(parameter.numel() for parameter in teacher.layers[0].parameters())
+    assert (beside - inline) * 1e9 == pytest.approx(3 * 2 * layer * CELL_BYTES)
+
+
 @pytest.mark.parametrize("allocate", [torch.empty, partial(np.empty, dtype=np.uint8)])
 def test_an_error_for_lack_of_memory_names_the_setting(allocate):
     with pytest.raises((RuntimeError, MemoryError)) as caught:
