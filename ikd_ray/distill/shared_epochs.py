@@ -22,6 +22,8 @@ from ikd_ray.distill.epoch_cache import (
 from ikd_ray.distill.stage_training import StageTrainer
 from ikd_ray.errors import first_line
 
+Errors = tuple[type[Exception], ...]
+
 
 class SharedEpochs:
     """Finds, adopts and saves the epochs of one trial, stage by stage.
@@ -56,7 +58,7 @@ class SharedEpochs:
             if self._cache:
                 leased = self._world.rank > 0  # rank 0 leases for all
                 if not leased:
-                    with self._errors_as_warnings(*DISK_ERRORS):
+                    with self._errors_as_warnings():
                         stack.enter_context(self._cache.lease())
                         leased = True
                 if not self._world.broadcast(leased):
@@ -74,7 +76,7 @@ class SharedEpochs:
         They are used only if every worker computes exactly what the key says (`exact`).
         """
         if self._all_exact(exact) and self._cache and self._world.rank == 0:
-            with self._errors_as_warnings(*DISK_ERRORS):
+            with self._errors_as_warnings():
                 self._stage = self._cache.stage_cache(key, about)
         try:
             with self._stage or nullcontext():
@@ -94,7 +96,7 @@ class SharedEpochs:
 
     def _find(self, stage: StageCache, epoch: int) -> CachedEpoch | PendingEpoch | None:
         found, readable = None, False
-        with self._errors_as_warnings(*DISK_ERRORS):
+        with self._errors_as_warnings():
             found, readable = stage.find(epoch), True
         if not readable:
             self._finish_saving()  # only a claimed stage may be written
@@ -158,12 +160,12 @@ class SharedEpochs:
         if self._saving is None:
             return
         # Whatever has failed there must not take the place of an exception of the training.
-        self._save_or_abandon(self._saving.result, Exception)
+        self._save_or_abandon(self._saving.result, (Exception,))
         self._saving = None
 
-    def _save_or_abandon(self, save: Callable[[], None], *errors: type[Exception]) -> None:
+    def _save_or_abandon(self, save: Callable[[], None], errors: Errors = DISK_ERRORS) -> None:
         is_saved = False
-        with self._errors_as_warnings(*(errors or DISK_ERRORS)):
+        with self._errors_as_warnings(errors):
             save()
             is_saved = True
         if not is_saved and self._stage:
@@ -173,7 +175,7 @@ class SharedEpochs:
         return self._cache is not None and not self._world.any(not exact)
 
     @contextmanager
-    def _errors_as_warnings(self, *errors: type[Exception]) -> Iterator[None]:
+    def _errors_as_warnings(self, errors: Errors = DISK_ERRORS) -> Iterator[None]:
         try:
             yield
         except errors as error:
