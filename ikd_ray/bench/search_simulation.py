@@ -160,10 +160,8 @@ def _simulate(
         Budget(space, MAX_TRIALS), SearchSettings(OBJECTIVES, order, workers, table.size), make
     )
     work, sizes, expect = PlannedWork(table.size), np.array(table.sizes), model.draw_landscape(order)
-    observed, expected = (
-        np.zeros(len(sizes)),
-        np.zeros(len(sizes)),
-    )  # of the best student of at most each size
+    # Of the student that did best among those of at most each size.
+    observed, expected = np.zeros(len(sizes)), np.zeros(len(sizes))
     found = dict.fromkeys(BUDGETS, 0.0)
     running: list[tuple[float, int]] = []
     now, number = 0.0, 0
