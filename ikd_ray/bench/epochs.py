@@ -1,4 +1,4 @@
-"""Seconds of this project's epochs. Each function that measures runs in a process of its own."""
+"""Seconds of this project's epochs. Each function that measures runs in a process of its own, or starts several."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ikd_ray.distill.regimes import Stage
 from ikd_ray.distill.stage_training import StageTrainer, train_stage
 from ikd_ray.distill.targets import build_targets
 from ikd_ray.distill.teacher import fine_tuning_stage
+from ikd_ray.sweep.placement import TIMEOUT_S, Placement, time_placements
 
 REGIMES = ("kd", "id", "pid", "sid")
 EPOCHS = 2  # of every stage; they share what a stage computes once
@@ -73,18 +74,9 @@ def time_targets(inputs: Inputs) -> dict[str, float]:
     return {"seconds": seconds, "bytes": sum(path.stat().st_size for path in files)}
 
 
-def time_epochs_in_turn(inputs: Inputs, count: int) -> float:
-    """Train `count` trials one after the other; return the seconds of their `id` epochs."""
-    warm_up(inputs)
-    return sum(next(_id_epochs(inputs, seed)).metrics["time/epoch_s"] for seed in range(count))
-
-
-def time_concurrent_epoch(inputs: Inputs, seed: int, barrier: threading.Barrier) -> float:
-    """Train a trial beside others that wait at the same barrier; return the seconds of its `id` epoch."""
-    warm_up(inputs)
-    epochs = _id_epochs(inputs, seed)
-    barrier.wait(timeout=300)
-    return next(epochs).metrics["time/epoch_s"]
+def time_concurrent_trials(inputs: Inputs, placements: Sequence[Placement]) -> list[float]:
+    """Return the seconds of an `id` epoch of trials that run at once, in each placement."""
+    return time_placements(inputs.load, _trial(inputs, regime="id"), inputs.world, placements)
 
 
 def time_epoch_of_workers(
@@ -99,10 +91,10 @@ def time_epoch_of_workers(
     dist.init_process_group(backend, f"file://{rendezvous}", rank=rank, world_size=workers)
     data, targets = inputs.load()
     targets.teacher.to(world.device)
-    trial = _trial(inputs, regime="id", epochs=2)
+    trial = _trial(inputs, regime="id")
     epochs = _epochs(Distillation(trial, data, targets, world))
     next(epochs)  # NCCL connects the workers at their first step
-    barrier.wait(timeout=300)
+    barrier.wait(TIMEOUT_S)
     seconds = next(epochs).metrics["time/epoch_s"]
     dist.destroy_process_group()
     return seconds
@@ -111,7 +103,8 @@ def time_epoch_of_workers(
 def warm_up(inputs: Inputs) -> None:
     """Train an epoch on a GPU, which loads its kernels at their first use."""
     if inputs.device == "cuda":
-        next(_id_epochs(inputs, seed=0))
+        trial = _trial(inputs, regime="id", epochs=1)
+        next(_epochs(Distillation(trial, *inputs.load(), inputs.world)))
 
 
 def trained_layers(stage: Stage, student_layers: int) -> int:
@@ -135,11 +128,6 @@ def _trial(inputs: Inputs, **changes: Any) -> Trial:
 def _epochs(distillation: Distillation) -> Iterator[Epoch]:
     # Without a cache there is no other event: nothing waits for another trial.
     return (event for event in distillation if isinstance(event, Epoch))
-
-
-def _id_epochs(inputs: Inputs, seed: int) -> Iterator[Epoch]:
-    trial = _trial(inputs, regime="id", epochs=1, seed=seed)
-    return _epochs(Distillation(trial, *inputs.load(), inputs.world))
 
 
 def _time_stages(distillation: Distillation) -> list[Timing]:

@@ -1,16 +1,13 @@
-"""The machine: measurements in processes of their own, peak speed of matrix products, memory."""
+"""The machine: its cores, the peak speed of its matrix products, and the memory of a process."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
-import threading
 import timeit
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,9 +26,6 @@ GPU_SHAPES = ((8192, 8192, 8192),)
 BFLOAT16 = "torch.mm in bfloat16"
 REPEATS = 10
 Multiply = Callable[[Tensor, Tensor], Tensor]
-Result = TypeVar("Result")
-_SPAWN = multiprocessing.get_context("spawn")
-_barrier: threading.Barrier | None = None  # of the calls that run at once
 
 
 def cores() -> int:
@@ -39,39 +33,6 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def run_alone(function: Callable[..., Result], *arguments: Any, threads: int | None = None) -> Result:
-    """Call a function in a new process, which ends with it.
-
-    `threads` are torch's in that process; None if the function does not compute there.
-    """
-    with ProcessPoolExecutor(1, _SPAWN, _prepare, (threads,)) as pool:
-        return pool.submit(function, *arguments).result()
-
-
-def run_together(function: Callable[..., Result], calls: list[tuple[Any, ...]], threads: int) -> list[Result]:
-    """Call a function several times at once, in a process each, with a barrier as the last argument.
-
-    The function must wait at the barrier once, so that the calls start their work at the same time.
-    """
-    barrier = _SPAWN.Barrier(len(calls))
-    with ProcessPoolExecutor(len(calls), _SPAWN, _prepare, (threads, barrier)) as pool:
-        pending = [pool.submit(_call_with_barrier, function, *arguments) for arguments in calls]
-        return [call.result() for call in pending]
-
-
-def _call_with_barrier(function: Callable[..., Result], *arguments: Any) -> Result:
-    return function(*arguments, _barrier)
-
-
-def _prepare(threads: int | None, barrier: threading.Barrier | None = None) -> None:
-    global _barrier
-    _barrier = barrier  # a process can only inherit it, not receive it with a call
-    if threads is not None:
-        torch.set_num_threads(threads)
-        # Import what a first optimizer would import, which takes a second.
-        torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
 
 
 def matmul_peaks(device: Device = "cpu") -> dict[str, dict[str, float]]:

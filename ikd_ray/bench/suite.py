@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,6 +33,8 @@ from ikd_ray.data.tokens import open_data
 from ikd_ray.distill.fast_layers import cpu_model
 from ikd_ray.distill.teacher import load_teacher
 from ikd_ray.errors import UsageError
+from ikd_ray.sweep.local_processes import run_alone, run_together
+from ikd_ray.sweep.placement import Placement
 from ikd_ray.terminal.console import Console
 
 CONCURRENT_TRIALS = {"cpu": (2,), "cuda": (2, 4)}
@@ -155,7 +157,7 @@ def _measure(
 
     def measure(step: str, function: Callable[..., Any], *arguments: Any) -> Any:
         with console.step(step):
-            return machine.run_alone(function, inputs, *arguments, threads=inputs.threads)
+            return run_alone(function, inputs, *arguments, threads=inputs.threads)
 
     store = measure("storing the teacher's targets", epochs.time_targets)
     regimes = {
@@ -174,7 +176,7 @@ def _measure(
         else:
             fine_tune.append(Timing(name, seconds, teacher.layers))
     with console.step("trials at once and in turn"):
-        concurrency = [_concurrency(inputs, trials) for trials in CONCURRENT_TRIALS[inputs.device]]
+        concurrency = list(_compare_placements(inputs))
     workers = None
     if torch.cuda.device_count() >= WORKERS and inputs.device == "cuda":
         with console.step(f"a trial with {WORKERS} workers"):
@@ -195,23 +197,26 @@ def _time_workers(inputs: Inputs, workers: int) -> dict[str, float]:
     threads = max(1, inputs.threads // workers)
     return {
         "count": workers,
-        "seconds": max(machine.run_together(epochs.time_epoch_of_workers, calls, threads)),
+        "seconds": max(run_together(epochs.time_epoch_of_workers, calls, threads)),
     }
 
 
-def _concurrency(inputs: Inputs, trials: int) -> dict[str, float]:
+def _compare_placements(inputs: Inputs) -> Iterator[dict[str, float]]:
     """Compare trials one after the other, with all threads, with trials at once that share the threads."""
-    threads_each = max(1, inputs.threads // trials)
-    in_turn = machine.run_alone(epochs.time_epochs_in_turn, inputs, trials, threads=inputs.threads)
-    calls = [(inputs, seed) for seed in range(trials)]
-    at_once = max(machine.run_together(epochs.time_concurrent_epoch, calls, threads_each))
-    return {
-        "trials": trials,
-        "threads_each": threads_each,
-        "in_turn_s": in_turn,
-        "at_once_s": at_once,
-        "gain": in_turn / at_once,
-    }
+    placements = [
+        Placement(trials, max(1, inputs.threads // trials))
+        for trials in (1, *CONCURRENT_TRIALS[inputs.device])
+    ]
+    alone, *others = epochs.time_concurrent_trials(inputs, placements)
+    for placement, at_once in zip(placements[1:], others, strict=True):
+        in_turn = placement.trials * alone
+        yield {
+            "trials": placement.trials,
+            "threads_each": placement.threads,
+            "in_turn_s": in_turn,
+            "at_once_s": at_once,
+            "gain": in_turn / at_once,
+        }
 
 
 def padding_share(lengths: np.ndarray, batches: list[np.ndarray]) -> float:

@@ -24,6 +24,7 @@ from ikd_ray.distill.loop import Distillation
 from ikd_ray.errors import first_line
 from ikd_ray.records import TrialRecord, read_sweep, read_trials
 from ikd_ray.search.builtin_spaces import DEFAULT_SPACE, find_space
+from ikd_ray.sweep.local_processes import run_alone
 from ikd_ray.tasks import PROBABILITY_METRICS
 from ikd_ray.terminal.console import Console
 
@@ -201,7 +202,7 @@ def _run_sweep(folder: Path, distillation: type[Distillation] | None = None, **f
         if distillation is SyntheticDistillation:
             os.environ["HF_HUB_OFFLINE"] = "1"
         try:
-            return machine.run_alone(_time_sweep, config, folder, log, distillation)
+            return run_alone(_time_sweep, config, folder, log, distillation)
         except Exception as error:  # the sweep's own, or the end of its process
             written = log.read_text(encoding="utf-8")
             raise RuntimeError(f"{first_line(error)}: {written[-2000:]}") from error

@@ -28,6 +28,7 @@ from ikd_ray.search.planned_work import total_cost
 from ikd_ray.search.space import Fixed, FloatRange, IntRange, Param, Space
 from ikd_ray.sweep.epoch_costs import Costs, Probe, random_subset
 from ikd_ray.sweep.memory_costs import MemoryCosts
+from ikd_ray.sweep.placement import Placement
 from ikd_ray.sweep.preparation import Note
 from ikd_ray.sweep.ray_internals import count_cpus
 from ikd_ray.sweep.request import Request
@@ -36,10 +37,12 @@ from ikd_ray.sweep.resources import Node, TrialResources, allocate
 SAMPLED_TRIALS = 500  # random trials that stand for what the sampler may suggest
 SAMPLED_EXAMPLES = 4096  # of each split, whose lengths stand for all
 STARTUP_SECONDS = 15  # of Ray, MLflow and the first trial
+GPU_TRIALS = (2, 4)  # numbers of trials on one GPU that are compared with one
+NOTABLE_GAIN = 1.1  # what another placement must gain to be advised; times vary by some percent
 
 
 def plan_sweep(request: Request) -> Iterator[Note]:
-    """Yield the plan as notes, the last ones after a probe of about ten seconds; only temporary files are written.
+    """Yield the plan as notes, the last ones after a probe of about half a minute; only temporary files are written.
 
     Raises:
         UsageError: More workers or GPUs are asked for than the machine has.
@@ -88,7 +91,7 @@ def plan_sweep(request: Request) -> Iterator[Note]:
             request.max_length,
             depth=min(max(2, *request.depths, *request.assistant_students), source.layers),
             batch_size=min(space.possible_values("batch_size"), key=lambda size: abs(size - 32)),
-            threads=resources.cpus * resources.workers,
+            placements=_placements(request, resources),
             folder=Path(folder),
             world=DistributedContext(device=device, precision=space.precision),
         )
@@ -109,6 +112,24 @@ def _allocate_machine(request: Request) -> TrialResources:
         workers=config.workers_per_trial,
         gpus_per_worker=config.gpus_per_worker,
     )
+
+
+def _placements(request: Request, resources: TrialResources) -> list[Placement]:
+    """Return the planned placement, and others where no flag asks for it.
+
+    Without GPUs these have fewer trials at once, with more threads each; with GPUs, several trials that share one.
+    """
+    threads = resources.cpus * resources.workers
+    if resources.gpus:
+        planned = Placement(max(int(1 / resources.gpus), 1), threads)
+        if request.config.gpus_per_worker is not None or resources.workers > 1:
+            return [planned]
+        return [planned, *(Placement(trials, max(threads // trials, 1)) for trials in GPU_TRIALS)]
+    planned = Placement(resources.concurrent, threads)
+    if request.config.concurrent is not None or resources.workers > 1:
+        return [planned]
+    fewer = (2**power for power in range(resources.concurrent.bit_length()))
+    return [planned, *(Placement(n, count_cpus() // n) for n in fewer if n < resources.concurrent)]
 
 
 def sample_trials(budget: Budget) -> list[Trial]:
@@ -162,8 +183,12 @@ def _describe_param(name: str, param: Param) -> str:
 
 
 def _join_or(values: Sequence[Any]) -> str:
+    return _join(values, "or")
+
+
+def _join(values: Sequence[Any], word: str = "and") -> str:
     *others, last = map(str, values)
-    return f"{', '.join(others)} or {last}" if others else last
+    return f"{', '.join(others)} {word} {last}" if others else last
 
 
 def _describe_stages(regime: str, space: Space) -> str:
@@ -274,7 +299,7 @@ def _describe_time(
     assistant_targets = sum(request.assistant_students) / source.layers * targets
     distillation = sum(total_cost(assistant, size, costs.epoch) for assistant in _assistants(request))
     assistants = costs.all_threads_ratio * distillation + assistant_targets
-    mean = statistics.mean(total_cost(trial, size, costs.epoch) for trial in trials)
+    mean = costs.slowdown * statistics.mean(total_cost(trial, size, costs.epoch) for trial in trials)
     rounds = -(-request.trials // resources.concurrent)
     minutes = request.config.minutes
     limit = 60 * minutes if minutes else math.inf
@@ -284,6 +309,8 @@ def _describe_time(
     if "RAY_ADDRESS" in os.environ:
         each += ", as if there were this machine alone"
     yield Note("probe", f"{costs.seconds:.0f} s of training on {costs.examples} examples")
+    if len(costs.speeds) > 1:
+        yield Note("at once", _describe_speeds(costs.speeds, shared_gpu=bool(resources.gpus)))
     yield Note(
         "time",
         f"at most about {duration(total)}: teacher {duration(teacher)}, its targets {duration(targets)}, "
@@ -292,3 +319,26 @@ def _describe_time(
         f"{resources.concurrent} at a time with {each}",
     )
     yield Note("less", "where a teacher is kept, thresholds end stages, or trials share epochs")
+
+
+def _describe_speeds(speeds: Mapping[Placement, float], shared_gpu: bool) -> str:
+    """Compare the planned placement with the others, and name the flag for one that is clearly faster."""
+    planned, *others = speeds
+    on = " on a GPU" if shared_gpu else ""
+    gains = [
+        f"{speeds[planned] / speeds[other]:.2f} times as much as {_describe_placement(other)}"
+        for other in others
+    ]
+    text = f"{_describe_placement(planned)} train{'s' * (planned.trials == 1)}{on} {_join(gains)}"
+    fastest = max(speeds, key=lambda placement: speeds[placement])
+    if speeds[fastest] < NOTABLE_GAIN * speeds[planned]:
+        return text
+    flag = f"--gpus-per-worker {1 / fastest.trials:g}" if shared_gpu else f"--concurrent {fastest.trials}"
+    return f"{text}; {flag} would be faster"
+
+
+def _describe_placement(placement: Placement) -> str:
+    threads = f"{placement.threads} CPU thread{'s' * (placement.threads > 1)}"
+    if placement.trials == 1:
+        return f"1 trial at a time with {threads}"
+    return f"{placement.trials} trials at once with {threads} each"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,16 @@ import torch
 
 from ikd_ray.config import Trial
 from ikd_ray.data.dataset import Dataset
-from ikd_ray.data.tokens import TaskData, tokenize
+from ikd_ray.data.tokens import TaskData, open_data, tokenize
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.epoch import Epoch
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.student import matched_layers
 from ikd_ray.distill.targets import Targets, build_targets
-from ikd_ray.distill.teacher import TeacherSource, load_tokenizer
+from ikd_ray.distill.teacher import TeacherSource, load_teacher, load_tokenizer
 from ikd_ray.search.planned_work import DataSize, EpochCosts
+from ikd_ray.sweep.placement import Load, Placement, time_placements
 
 PROBE_SECONDS = 10.0
 FIRST_EXAMPLES = 64  # of each split, in the first measurement
@@ -35,6 +37,10 @@ class Costs:
     all_threads_ratio: float  # time of an epoch with all threads, relative to a trial's threads
     examples: int  # number that was measured
     seconds: float  # duration of the measurement
+    slowdown: float = 1.0  # time of an epoch beside the trials that run at once, relative to one alone
+    speeds: Mapping[Placement, float] = field(
+        default_factory=dict
+    )  # epochs a second; the planned placement first
 
     def teacher_seconds(self, layers: int, size: DataSize) -> float:
         """Return the seconds of an epoch of fine-tuning a teacher with all threads."""
@@ -79,21 +85,24 @@ class Probe:
     max_length: int  # tokens
     depth: int  # of the deeper student; at least two where the teacher has two, to measure a lower layer
     batch_size: int
-    threads: int  # of one trial
+    placements: Sequence[Placement]  # the planned one first, then others to compare it with
     folder: Path  # temporary; nothing is written elsewhere
     world: DistributedContext  # this process, with the teacher's device and the precision of training
 
     def measure(self, dataset: Dataset, lengths: Mapping[str, np.ndarray]) -> Costs:
         """Measure on a few examples, and then on as many as `PROBE_SECONDS` allow; `lengths` are in tokens."""
         started = time.perf_counter()
-        costs = self._measure_sample(typical_subset(dataset, lengths, FIRST_EXAMPLES))
+        costs, load = self._measure_sample(typical_subset(dataset, lengths, FIRST_EXAMPLES))
         left = PROBE_SECONDS - (time.perf_counter() - started)
         if left > costs.seconds and costs.examples < len(dataset.splits["train"]):
             examples = int(FIRST_EXAMPLES * left / costs.seconds)
-            costs = self._measure_sample(typical_subset(dataset, lengths, examples))
+            costs, load = self._measure_sample(typical_subset(dataset, lengths, examples))
+        if max(placement.trials for placement in self.placements) > 1:
+            costs = self._compare_placements(costs, load)
         return replace(costs, seconds=time.perf_counter() - started)
 
-    def _measure_sample(self, sample: Dataset) -> Costs:
+    def _measure_sample(self, sample: Dataset) -> tuple[Costs, Load]:
+        """Return the costs of a sample, and the function that opens it with its targets."""
         tokenizer = load_tokenizer(self.source)
         data = tokenize(sample, tokenizer, self.source.key, self.max_length, self.folder / "tokens")
         train, dev = len(data.train), sum(map(len, data.evaluation_splits.values()))
@@ -105,7 +114,7 @@ class Probe:
         target_seconds = time.perf_counter() - started
         targets = Targets(folder, data, self.teacher, device=self.world.device)
         all_threads = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
+        torch.set_num_threads(self.placements[0].threads)
         try:
             deep, deep_dev = self._time_epoch(data, targets, "kd", self.depth)
             internal, _ = self._time_epoch(data, targets, "id", self.depth)
@@ -113,7 +122,7 @@ class Probe:
         finally:
             torch.set_num_threads(all_threads)
         with_all_threads = deep
-        if self.threads != all_threads:
+        if self.placements[0].threads != all_threads:
             with_all_threads, _ = self._time_epoch(data, targets, "kd", self.depth)
         lower_layers = max(self.depth - 1, 1)
         epoch = EpochCosts(
@@ -123,20 +132,38 @@ class Probe:
             evaluated_top_layer=shallow_dev / dev,
             evaluated_lower_layer=max(deep_dev - shallow_dev, 0.0) / lower_layers / dev,
         )
-        return Costs(
+        costs = Costs(
             epoch=epoch,
             target=target_seconds / (train + dev),
             all_threads_ratio=min(with_all_threads / deep, 1.0),
             examples=train,
             seconds=time.perf_counter() - started,
         )
+        return costs, partial(_load, data.folder, self.folder / "teacher", folder, self.world.device)
+
+    def _compare_placements(self, costs: Costs, load: Load) -> Costs:
+        """Add how fast the sample's trials train beside each other."""
+        self.teacher.model.save_pretrained(self.folder / "teacher")
+        planned = self.placements[0]
+        compared = list(dict.fromkeys([Placement(1, planned.threads), *self.placements]))
+        times = time_placements(load, self._trial("kd", self.depth), self.world, compared)
+        seconds = dict(zip(compared, times, strict=True))
+        speeds = {placement: placement.trials / seconds[placement] for placement in self.placements}
+        return replace(costs, slowdown=max(seconds[planned] / times[0], 1.0), speeds=speeds)
 
     def _time_epoch(self, data: TaskData, targets: Targets, regime: str, depth: int) -> tuple[float, float]:
         """Return the seconds of training and of evaluation in the second of two epochs.
 
         The first one also compiles kernels for each new shape.
         """
-        trial = Trial(regime=regime, student_layers=depth, epochs=2, batch_size=self.batch_size)
-        *_, last = Distillation(trial, data, targets, self.world)
+        *_, last = Distillation(self._trial(regime, depth), data, targets, self.world)
         assert isinstance(last, Epoch)  # without a cache no epoch is pending
         return last.metrics["time/epoch_s"], last.metrics["time/evaluation_s"]
+
+    def _trial(self, regime: str, depth: int) -> Trial:
+        return Trial(regime=regime, student_layers=depth, epochs=2, batch_size=self.batch_size)
+
+
+def _load(tokens: Path, teacher: Path, targets: Path, device: torch.device) -> tuple[TaskData, Targets]:
+    data = open_data(tokens)
+    return data, Targets(targets, data, load_teacher(teacher), device=device)

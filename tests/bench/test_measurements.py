@@ -40,6 +40,7 @@ from ikd_ray.distill.stage_training import stage_losses
 from ikd_ray.distill.student import build_student
 from ikd_ray.distill.teacher import find_teacher
 from ikd_ray.errors import UsageError
+from ikd_ray.sweep.local_processes import run_alone, run_together
 from ikd_ray.tasks import get_task
 from tests.helpers.tiny_models import make_data, make_dataset, make_encoder, make_targets, write_tokenizer
 
@@ -78,8 +79,8 @@ def wait_and_return(number: int, barrier) -> tuple[int, int]:
 @pytest.mark.slow
 def test_measurements_run_in_processes_of_their_own():
     """Start new processes, which import torch; `test_all_rows_are_measured` relies on it too."""
-    assert machine.run_alone(os.getpid) != os.getpid()
-    (first, one), (second, other) = machine.run_together(wait_and_return, [(1,), (2,)], threads=1)
+    assert run_alone(os.getpid) != os.getpid()
+    (first, one), (second, other) = run_together(wait_and_return, [(1,), (2,)], threads=1)
     assert (first, second) == (1, 2)
     assert one != other
 
@@ -254,7 +255,7 @@ def test_the_plain_loop_trains_in_each_precision(precision, bench_inputs, monkey
 def test_an_epoch_of_two_workers_is_measured(bench_inputs, tmp_path):
     time_targets(bench_inputs)
     calls = [(bench_inputs, rank, 2, tmp_path / "rendezvous") for rank in range(2)]
-    seconds = machine.run_together(time_epoch_of_workers, calls, threads=1)
+    seconds = run_together(time_epoch_of_workers, calls, threads=1)
     assert len(seconds) == 2
     assert min(seconds) > 0
 

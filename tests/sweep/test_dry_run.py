@@ -14,8 +14,16 @@ from ikd_ray.errors import UsageError
 from ikd_ray.search.budget import Budget
 from ikd_ray.search.planned_work import DataSize, EpochCosts, total_cost
 from ikd_ray.search.space_file import load_space
-from ikd_ray.sweep.dry_run import plan_sweep, sample_trials
+from ikd_ray.sweep.dry_run import (
+    _allocate_machine,
+    _describe_speeds,
+    _placements,
+    plan_sweep,
+    sample_trials,
+)
 from ikd_ray.sweep.epoch_costs import Costs, typical_subset
+from ikd_ray.sweep.placement import Placement
+from ikd_ray.sweep.ray_internals import count_cpus
 from ikd_ray.sweep.runner import print_data
 from ikd_ray.terminal.console import Console
 from tests.helpers.run_command import sweep_flags, validated_request
@@ -50,7 +58,7 @@ COSTS = Costs(
 
 @pytest.mark.slow
 def test_the_plan_is_printed_and_nothing_is_written(command, inputs, tmp_path):
-    """Run the real command, with a probe of ten seconds."""
+    """Run the real command, with a probe of half a minute."""
     flags = sweep_flags(inputs, tmp_path, "planned", SPACE, "--trials", 3, "--dry-run")
     done = command("run", *flags, cwd=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]
@@ -69,6 +77,11 @@ def test_the_plan_is_printed_and_nothing_is_written(command, inputs, tmp_path):
         r"a step of 32 examples of \d+ tokens 0.0, where --step-memory allows 8; fine-tuning the teacher 0.4$",
         lines["memory"],
     )
+    if count_cpus() > 1:
+        assert re.match(
+            r"\d trials at once with \d CPU threads? each train \d+\.\d\d times as much as 1 trial",
+            lines["at once"],
+        )
     assert re.match(
         r"at most about .*: teacher .*, its targets .*, 3 trials of .* on average, \d at a time with .* each",
         lines["time"],
@@ -159,3 +172,41 @@ def test_typical_examples_have_the_root_mean_square_length():
 
 def _words(split) -> np.ndarray:
     return np.array([len(text.split()) for text in split.text])
+
+
+@pytest.mark.parametrize(
+    ("flags", "cpus", "gpus", "placements"),
+    [
+        ({}, 4, 0, [(4, 1), (1, 4), (2, 2)]),
+        ({}, 12, 0, [(8, 1), (1, 12), (2, 6), (4, 3)]),
+        ({}, 1, 0, [(1, 1)]),
+        ({"concurrent": 2}, 4, 0, [(2, 2)]),
+        ({"workers_per_trial": 2}, 4, 0, [(2, 2)]),
+        ({}, 8, 2, [(1, 4), (2, 2), (4, 1)]),
+        ({"gpus_per_worker": 0.5}, 8, 2, [(2, 2)]),
+        ({"workers_per_trial": 2}, 8, 2, [(1, 8)]),
+    ],
+)
+def test_placements_that_are_compared(flags, cpus, gpus, placements, inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr("ikd_ray.sweep.dry_run.count_cpus", lambda: cpus)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    request = validated_request(inputs, tmp_path, SPACE, trials=8, **flags)
+    found = _placements(request, _allocate_machine(request))
+    assert [(placement.trials, placement.threads) for placement in found] == placements
+
+
+def test_a_faster_placement_is_named():
+    two, one = Placement(2, 1), Placement(1, 2)
+    assert _describe_speeds({two: 3.0, one: 2.0}, shared_gpu=False) == (
+        "2 trials at once with 1 CPU thread each train 1.50 times as much as 1 trial at a time with 2 CPU threads"
+    )
+    assert _describe_speeds({two: 2.0, one: 2.19}, shared_gpu=False).endswith("with 2 CPU threads")
+    assert _describe_speeds({two: 2.0, one: 2.3}, shared_gpu=False).endswith(
+        "; --concurrent 1 would be faster"
+    )
+    shared = {one: 2.0, two: 3.0, Placement(4, 1): 4.0}
+    assert _describe_speeds(shared, shared_gpu=True) == (
+        "1 trial at a time with 2 CPU threads trains on a GPU 0.67 times as much as 2 trials at once with 1 CPU "
+        "thread each and 0.50 times as much as 4 trials at once with 1 CPU thread each; --gpus-per-worker 0.25 "
+        "would be faster"
+    )

@@ -48,7 +48,7 @@ def test_minutes_take_the_place_of_trials(inputs, tmp_path):
 
 @pytest.mark.slow
 def test_the_plan_has_time_for_so_many_minutes(inputs, tmp_path):
-    """It needs a probe of ten seconds."""
+    """It needs a probe of half a minute."""
     [text] = [
         note.text
         for note in plan_sweep(validated_request(inputs, tmp_path, SPACE, minutes=5))

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from ikd_ray.bench.machine import run_alone
 from ikd_ray.bench.sweeps import DEFAULT_SPACE, write_inputs
 from ikd_ray.config import SweepConfig
 from ikd_ray.records import SPACE_FILE, STUDY_FILE, load_intact_trials, read_sweep, read_trials
@@ -21,6 +20,7 @@ from ikd_ray.search.budget import Budget
 from ikd_ray.search.sampler import SearchSettings
 from ikd_ray.search.space_file import load_space
 from ikd_ray.search.trial_queue import TrialQueue
+from ikd_ray.sweep.local_processes import run_alone
 from ikd_ray.tracking.tracker import TRIAL, Tracker
 from tests.helpers.simulated_search import read_states, refuse
 from tests.helpers.simulated_sweep import Usage, run_simulated_sweep
