@@ -22,6 +22,7 @@ from ikd_ray.api.library_settings import quiet_libraries
 from ikd_ray.api.student import Student
 from ikd_ray.config import STEP_MEMORY_GB, DataConfig, Precision, Regime, Trial, first_error
 from ikd_ray.data.task_file import find_task
+from ikd_ray.distill.cache_keys import precision_key
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.epoch import TIME_METRICS, Epoch
 from ikd_ray.distill.epoch_cache import STAGES, EpochCache
@@ -185,8 +186,7 @@ def _train(
     artifacts = LoadedArtifacts(shared, device)
     targets, reference = artifacts.targets_of(trial)
     precision = request.space.precision
-    chosen = [] if precision == "auto" else [precision]
-    key = store.digest("distill", artifacts.data.key, teacher.key, trial.params(), *chosen)
+    key = store.digest("distill", artifacts.data.key, teacher.key, trial.params(), *precision_key(precision))
     run = Distillation(
         trial,
         artifacts.data,

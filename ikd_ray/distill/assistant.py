@@ -12,6 +12,7 @@ from typing import Any
 
 from ikd_ray.config import NOT_IN_ASSISTANTS, Precision, PrefixConfig, Trial
 from ikd_ray.data.tokens import TaskData
+from ikd_ray.distill.cache_keys import precision_key
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.epoch import Epoch
 from ikd_ray.distill.epoch_cache import EpochCache
@@ -45,8 +46,9 @@ def assistant_key(
     As for teachers, neither the machine nor the code is part of it, nor whether attention was stored: a stored
     assistant is reused, so that a sweep resumes with the same one on any machine.
     """
-    chosen = [] if precision == "auto" else [precision]
-    return store.digest("assistant", FORMAT, teacher, data.key, assistant_recipe(recipe), *memory, *chosen)
+    return store.digest(
+        "assistant", FORMAT, teacher, data.key, assistant_recipe(recipe), *memory, *precision_key(precision)
+    )
 
 
 def make_assistant(

@@ -17,7 +17,7 @@ import torch
 import transformers
 
 import ikd_ray
-from ikd_ray.config import Trial
+from ikd_ray.config import Precision, Trial
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.fast_layers import ONEDNN, cpu_model
@@ -113,6 +113,14 @@ def environment(world: DistributedContext) -> list[object]:
         world.size,
         world.training_precision,
     ]
+
+
+def precision_key(precision: Precision) -> list[str]:
+    """Return what a precision adds to the key of a stored model: nothing where it is left to the machine.
+
+    So a model that was trained on one machine is reused on another one.
+    """
+    return [] if precision == "auto" else [precision]
 
 
 def start_key(

@@ -24,6 +24,7 @@ from transformers import (
 from ikd_ray.config import Precision, TeacherConfig
 from ikd_ray.data.sources import hub_reachable, offline_unless_reachable
 from ikd_ray.data.tokens import TaskData
+from ikd_ray.distill.cache_keys import precision_key
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.encoder_check import check_students, checked_encoder
@@ -267,8 +268,7 @@ def teacher_key(
     shape, stage = ModelShape(source.heads, source.hidden_size), fine_tuning_stage(source.layers, 1)
     split = (memory or StepMemory()).key(shape, source.layers, [stage], config.batch_size, data)
     settings = resolve_learning_rate(source, config).model_dump()
-    chosen = [] if precision == "auto" else [precision]
-    return store.digest(FORMAT, source.key, data.labelled_key, settings, *split, *chosen)
+    return store.digest(FORMAT, source.key, data.labelled_key, settings, *split, *precision_key(precision))
 
 
 def load_source(source: TeacherSource, task: Task, seed: int) -> Encoder:
