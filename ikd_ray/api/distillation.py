@@ -27,7 +27,7 @@ from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.epoch import TIME_METRICS, Epoch
 from ikd_ray.distill.epoch_cache import STAGES, EpochCache
 from ikd_ray.distill.evaluate import score
-from ikd_ray.distill.fast_layers import use_onednn
+from ikd_ray.distill.fast_layers import use_pytorch_layers
 from ikd_ray.distill.loop import Distillation
 from ikd_ray.distill.memory import StepMemory
 from ikd_ray.errors import UsageError
@@ -208,7 +208,7 @@ def _train(
             times.append(time.time())
             metrics = {name: epoch.metrics[name] for name in shown if name in epoch.metrics}
             console.epoch("student", epoch.epoch, epoch.epoch + epoch.remaining, metrics)
-    use_onednn(run.student.model, False)
+    use_pytorch_layers(run.student.model)
     latency_ms = shared.latency_ms[trial.student_layers]
     epochs[-1] = add_final_metrics(run, epochs, latency_ms, time.monotonic() - start)
     record = finished_record(key[:8], run, epochs, times, run.warnings)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ikd_ray.config import Device
-from ikd_ray.distill.fast_layers import HAS_ONEDNN, onednn_linear, supports_bfloat16
+from ikd_ray.distill.fast_layers import onednn_linear
+from ikd_ray.distill.processor import HAS_ONEDNN, supports_bfloat16
 
 SHAPES = (  # rows, inner, columns: square products, and an encoder's
     (1024, 1024, 1024),
@@ -44,7 +45,7 @@ def matmul_peaks(device: Device = "cpu") -> dict[str, dict[str, float]]:
     libraries: dict[str, tuple[Multiply, torch.dtype]] = {"torch.mm": (torch.mm, torch.float32)}
     if HAS_ONEDNN and device == "cpu":
         libraries["oneDNN"] = (lambda left, right: onednn_linear(left, right.t())), torch.float32
-    if device == "cuda" or supports_bfloat16():
+    if supports_bfloat16(torch.device(device)):
         libraries[BFLOAT16] = torch.mm, torch.bfloat16
     shapes = (*SHAPES, *(GPU_SHAPES if device == "cuda" else ()))
     return {

@@ -34,7 +34,7 @@ from ikd_ray.bench.inputs import Inputs
 from ikd_ray.config import Precision
 from ikd_ray.data.tokens import TokenSplit, open_data
 from ikd_ray.distill.encoder import Encoder
-from ikd_ray.distill.fast_layers import use_onednn
+from ikd_ray.distill.fast_layers import use_pytorch_layers
 from ikd_ray.distill.losses import attention_kl, cls_cosine, hard_label_loss, soft_label_loss
 from ikd_ray.distill.student import build_student
 from ikd_ray.distill.teacher_files import NO_REMOTE_CODE
@@ -225,7 +225,7 @@ def load_models(folder: Path, student_layers: int) -> tuple[PreTrainedModel, Pre
     student = build_student(Encoder(teacher), student_layers, "mapped").model
     for model in (teacher, student):
         model.set_attn_implementation("eager")
-        use_onednn(model, False)  # `Encoder` switched it on
+        use_pytorch_layers(model)  # `Encoder` has replaced them
     return teacher.eval().requires_grad_(False), student.train()
 
 

@@ -30,7 +30,7 @@ from ikd_ray.bench.search_suite import measure_search, show_search
 from ikd_ray.bench.sweeps import measure_overhead, measure_sharing
 from ikd_ray.data.batches import training_batches
 from ikd_ray.data.tokens import open_data
-from ikd_ray.distill.fast_layers import cpu_model
+from ikd_ray.distill.processor import cpu_model
 from ikd_ray.distill.teacher import load_teacher
 from ikd_ray.errors import UsageError
 from ikd_ray.sweep.local_processes import run_alone, run_together

@@ -65,7 +65,7 @@ def make_assistant(
     """Distil an assistant of `recipe.student_layers` layers, and store it for `open_teacher` and `load_teacher`.
 
     Its record has the metrics of the last epoch on the evaluation splits. `world` is this process alone; None: it is
-    trained on the device of the targets, in the default precision.
+    trained on the device of the targets, in float32.
 
     Raises:
         AssistantDivergedError: a loss became NaN or infinite.

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout as drop
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
+
+from ikd_ray.distill import fast_layers
 
 ATTENTION = "ikd"
 """Name of this module's function in transformers' registry."""
@@ -96,13 +97,16 @@ def attention(
     """Compute attention as transformers' registry of attention functions expects it.
 
     With a list as `record`, or within `AttentionRecorder.recording`, the weights before dropout, (B, heads, L, L), are
-    recorded; else PyTorch's fused kernel is used. With `first_only` only the first position's output is right.
+    recorded. Else PyTorch's fused kernel is used where there is one: for dropout on a CPU it has none. With
+    `first_only` only the first position's output is right.
     """
     length = query.shape[2]
     numbers, found = _recorded.get() or ({}, {})
     number = numbers.get(id(module))
-    if record is None and number is None:
-        query = query[:, :, :1] if first_only else query
+    is_recorded = record is not None or number is not None
+    if first_only and not is_recorded:
+        query = query[:, :, :1]
+    if not is_recorded and not (dropout and query.device.type == "cpu"):
         out = scaled_dot_product_attention(query, key, value, mask, dropout, scale=scaling)
     else:
         scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
@@ -117,7 +121,7 @@ def attention(
             record.append(probabilities)
         if number is not None:
             found[number] = probabilities
-        out = drop(probabilities[:, :, :1] if first_only else probabilities, dropout) @ value
+        out = fast_layers.dropout(probabilities[:, :, :1] if first_only else probabilities, dropout) @ value
     # transformers expects the shape of all positions.
     return out.expand(-1, -1, length, -1).transpose(1, 2), None
 

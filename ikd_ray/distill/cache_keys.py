@@ -20,7 +20,7 @@ import ikd_ray
 from ikd_ray.config import Precision, Trial
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.distributed import DistributedContext
-from ikd_ray.distill.fast_layers import ONEDNN, cpu_model
+from ikd_ray.distill.processor import ONEDNN, cpu_model
 from ikd_ray.distill.regimes import REGIMES, Stage
 from ikd_ray.distill.targets import Targets
 from ikd_ray.storage import store
@@ -37,6 +37,7 @@ COMPUTING_MODULES = (
     "distill.memory",
     "distill.distributed",
     "distill.fast_layers",
+    "distill.processor",
     "distill.attention",
     "distill.encoder_output",
     "distill.cls_pass",

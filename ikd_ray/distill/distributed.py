@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ikd_ray.config import Precision
+from ikd_ray.distill.processor import supports_bfloat16
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,13 @@ class DistributedContext:
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    precision: Precision = "auto"
+    precision: Precision = "float32"
 
     @property
     def training_precision(self) -> Literal["float32", "bfloat16"]:
-        """Precision of the matrix products of training; by default bfloat16 on a GPU, float32 elsewhere."""
+        """Precision of the matrix products of training; `auto` is bfloat16 where the device has it."""
         if self.precision == "auto":
-            return "bfloat16" if self.device.type == "cuda" else "float32"
+            return "bfloat16" if supports_bfloat16(self.device) else "float32"
         return self.precision
 
     def autocast(self) -> AbstractContextManager[Any]:

@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 from ikd_ray.data.batches import Batch
 from ikd_ray.distill.cls_pass import CLS_FAMILIES, ClsPass
 from ikd_ray.distill.encoder_output import EncoderOutput, LayerOutput
-from ikd_ray.distill.fast_layers import ONEDNN, use_onednn
+from ikd_ray.distill.fast_layers import use_fast_layers
 from ikd_ray.distill.model_pass import ModelPass
+from ikd_ray.distill.processor import ONEDNN
 
 IN_PLACE_FAMILIES = ("deberta",)
 """Families that change views of a linear layer's output in place, which only PyTorch's own layer allows."""
@@ -24,7 +25,7 @@ IN_PLACE_FAMILIES = ("deberta",)
 class Encoder(nn.Module):
     """Wrapper of a Hugging Face `...ForSequenceClassification` model whose layers are one list.
 
-    The model's parameters are shared; its attention and linear layers are replaced in place.
+    The model's parameters are shared; its attention, dropout and linear layers are replaced in place.
 
     Raises:
         UnsupportedModelError: the layers of the model cannot be run one by one.
@@ -32,7 +33,7 @@ class Encoder(nn.Module):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        use_onednn(model, ONEDNN and model.config.model_type not in IN_PLACE_FAMILIES)
+        use_fast_layers(model, ONEDNN and model.config.model_type not in IN_PLACE_FAMILIES)
         self.model = model
         self._pass = ClsPass(model) if model.config.model_type in CLS_FAMILIES else ModelPass(model)
 

@@ -12,7 +12,7 @@ import torch
 
 from ikd_ray.config import contradicting_depths, latency_tokens
 from ikd_ray.distill.encoder import Encoder
-from ikd_ray.distill.fast_layers import use_onednn
+from ikd_ray.distill.fast_layers import use_pytorch_layers
 from ikd_ray.distill.student import build_student
 
 LATENCY_ID = 5
@@ -62,7 +62,7 @@ def latencies_ms(student: Encoder, *others: Callable[[], object]) -> list[float]
     """
     # Users of the student run transformers' own forward pass.
     model = copy.deepcopy(student.model).eval().cpu()
-    use_onednn(model, False)
+    use_pytorch_layers(model)
     ids = torch.full((1, latency_tokens(student.config.max_position_embeddings)), LATENCY_ID)
     mask = torch.ones_like(ids)
     calls = [lambda: model(ids, mask), *others]

@@ -17,7 +17,7 @@ from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.epoch import TIME_METRICS, Epoch
 from ikd_ray.distill.epoch_cache import CachedEpoch, EpochCache, LostCheckpointError, PendingEpoch
 from ikd_ray.distill.evaluate import StudentEvaluator
-from ikd_ray.distill.fast_layers import use_onednn
+from ikd_ray.distill.fast_layers import use_pytorch_layers
 from ikd_ray.distill.frozen_activations import FrozenActivations
 from ikd_ray.distill.memory import ModelShape, StepMemory
 from ikd_ray.distill.regimes import REGIMES, Stage
@@ -72,7 +72,7 @@ def distill(
     for epoch in distillation.epochs():
         report(epoch)
     student = distillation.student
-    use_onednn(student.model, False)
+    use_pytorch_layers(student.model)
     return Result(student, epoch.metrics | size_metrics(student))
 
 

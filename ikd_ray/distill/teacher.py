@@ -310,7 +310,7 @@ def make_teacher(
     folder: Path,
     device: torch.device,
     memory: StepMemory | None = None,
-    precision: Precision = "auto",
+    precision: Precision = "float32",
 ) -> Iterator[Epoch]:
     """Fine-tune a model, or match the head that it brings with the task, and store it.
 

@@ -23,9 +23,9 @@ from ikd_ray.data.batches import Batch, collate, evaluation_batches
 from ikd_ray.data.tokens import TaskData
 from ikd_ray.distill.encoder import Encoder
 from ikd_ray.distill.encoder_output import uses_segment_ids
-from ikd_ray.distill.fast_layers import cpu_model
 from ikd_ray.distill.latency import LATENCY_ID, latencies_ms
 from ikd_ray.distill.memory import BATCH
+from ikd_ray.distill.processor import cpu_model
 from ikd_ray.distill.teacher_files import NO_REMOTE_CODE
 from ikd_ray.errors import first_line
 from ikd_ray.export.hf_export import ExportError

@@ -118,8 +118,8 @@ class Space:
     """Times that the best configuration of each method is retrained, each with a further seed."""
     sampler: Sampler = "cost_aware"
     precision: Precision = "auto"
-    """Precision of the matrix products of training, the teacher's too: bfloat16 on GPUs and float32 elsewhere for
-    `auto`. Models are evaluated in float32, as they are exported."""
+    """Precision of the matrix products of training, the teacher's too; `auto` is bfloat16 on devices that have
+    it, else float32. Models are evaluated in float32, as they are exported."""
     selection: Selection = "dev"
     """Examples that teachers and students are chosen by: the dev set, or a tenth of the training set that nothing
     trains on (`ikd_ray.data.splits`), so that nothing is chosen by its dev score. A teacher that already has a

@@ -13,6 +13,7 @@ from transformers import pipeline
 import ikd_ray
 from ikd_ray.config import Trial
 from ikd_ray.data.tokens import open_data
+from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.loop import distill
 from ikd_ray.distill.targets import Targets
 from ikd_ray.distill.teacher import load_teacher
@@ -61,7 +62,8 @@ def test_the_student_is_that_of_the_loop(student, home):
     [tokens], [teacher_folder] = cache.glob("tokens/[!.]*"), cache.glob("teachers/[!.]*")
     [targets_folder] = cache.glob("targets/[!.]*")
     data, teacher = open_data(tokens), load_teacher(teacher_folder)
-    result = distill(Trial(**FIELDS), data, Targets(targets_folder, data, teacher))
+    world = DistributedContext(precision="auto")
+    result = distill(Trial(**FIELDS), data, Targets(targets_folder, data, teacher), world=world)
     for name, value in result.metrics.items():
         if not name.startswith("time/"):
             assert student.metrics[name] == pytest.approx(value, rel=1e-6), name

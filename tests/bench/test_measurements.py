@@ -34,7 +34,7 @@ from ikd_ray.bench.suite import padding_share
 from ikd_ray.config import Trial
 from ikd_ray.data.batches import collate
 from ikd_ray.distill.distributed import DistributedContext
-from ikd_ray.distill.fast_layers import HAS_ONEDNN, supports_bfloat16
+from ikd_ray.distill.processor import HAS_ONEDNN, supports_bfloat16
 from ikd_ray.distill.regimes import REGIMES, plan
 from ikd_ray.distill.stage_training import stage_losses
 from ikd_ray.distill.student import build_student

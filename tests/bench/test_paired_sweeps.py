@@ -27,11 +27,18 @@ def trials(shift: float, seconds: float, **fields):
 
 def test_trials_are_paired_by_their_parameters():
     others = [*reversed(trials(0.25, 3.0)), trial_record(9, {"dev/mcc": 1.0}, params={"regime": "id"})]
-    [row] = compare_sweeps([*trials(0.2, 6.0), trial_record(8, {}, "failed")], others, "dev/mcc")
-    assert (row["regime"], row["pairs"], row["time"]) == ("kd", 3, 0.5)
-    assert row["dev/mcc"] == "0.3000 +0.0500 ± 0.0000"
-    assert row["dev/attention_kl"].startswith("0.5000 +0.0000")
-    assert "dev/nll" not in row
+    rows = list(compare_sweeps([*trials(0.2, 6.0), trial_record(8, {}, "failed")], others, "dev/mcc"))
+    assert [row["metric"] for row in rows] == ["dev/mcc", "dev/attention_kl", "seconds"]
+    assert rows[0] == {
+        "regime": "kd",
+        "metric": "dev/mcc",
+        "pairs": 3,
+        "first": "0.3000",
+        "second": "0.3500",
+        "difference": "+0.0500 ± 0.0000",
+    }
+    assert rows[1]["difference"].startswith("+0.0000")
+    assert (rows[2]["first"], rows[2]["second"]) == ("12.0000", "6.0000")
 
 
 def test_the_folders_of_two_sweeps_are_compared(tmp_path):

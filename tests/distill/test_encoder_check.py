@@ -9,8 +9,8 @@ from ikd_ray.distill import encoder, teacher
 from ikd_ray.distill.cls_pass import CLS_FAMILIES
 from ikd_ray.distill.encoder_check import check_students, checked_encoder
 from ikd_ray.distill.families import FAMILIES
-from ikd_ray.distill.fast_layers import HAS_ONEDNN
 from ikd_ray.distill.model_pass import ModelPass
+from ikd_ray.distill.processor import HAS_ONEDNN
 from ikd_ray.distill.student import build_student
 from ikd_ray.errors import UsageError
 from ikd_ray.tasks import get_task

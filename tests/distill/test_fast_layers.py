@@ -15,8 +15,16 @@ from ikd_ray.config import Trial
 from ikd_ray.data.tokens import RaggedArray, row_offsets
 from ikd_ray.distill import loop, stage_training
 from ikd_ray.distill.distributed import DistributedContext
-from ikd_ray.distill.fast_layers import HAS_ONEDNN, CompactVocabulary, Linear, use_onednn
+from ikd_ray.distill.fast_layers import (
+    CompactVocabulary,
+    Dropout,
+    Linear,
+    dropout,
+    use_fast_layers,
+    use_pytorch_layers,
+)
 from ikd_ray.distill.latency import latency_ms
+from ikd_ray.distill.processor import HAS_ONEDNN
 from ikd_ray.distill.regimes import Stage
 from tests.helpers.tiny_models import copy_state, make_classifier, make_encoder, make_targets, random_batch
 
@@ -77,29 +85,73 @@ def test_other_types_and_devices_use_pytorchs_own_layer(monkeypatch):
         Linear(4, 3)(torch.randn(2, 4))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_zeroes_a_share_and_keeps_the_mean(p, dtype):
+    torch.manual_seed(0)
+    inputs = torch.full((3, 70_001), 3.0, dtype=dtype, requires_grad=True)
+    output = dropout(inputs, p)
+    kept = torch.full_like(inputs, 3.0 / (1 - p))
+    tolerance = {"rtol": 1e-3 if dtype == torch.float32 else 2**-8, "atol": 0}
+    torch.testing.assert_close(output, torch.where(output == 0, 0, kept), **tolerance)
+    # Each of the four values that are cut from 64 bits, and both halves, are dropped alike.
+    zeros = (output == 0).float()
+    for part in (*(zeros.flatten()[index::4] for index in range(4)), *zeros.chunk(2, dim=1)):
+        assert part.mean().item() == pytest.approx(p, abs=0.01)
+    output.sum().backward()
+    torch.testing.assert_close(inputs.grad, output.detach() / 3.0, **tolerance)
+
+
+def test_masks_of_dropout_follow_the_seed():
+    inputs = torch.ones(5, 1001)
+    masks = []
+    for seed in (0, 1, 0):
+        torch.manual_seed(seed)
+        masks.append([dropout(inputs, 0.3), dropout(inputs, 0.3)])
+    assert torch.equal(torch.stack(masks[0]), torch.stack(masks[2]))
+    assert not torch.equal(masks[0][0], masks[0][1])
+    assert not torch.equal(masks[0][0], masks[1][0])
+
+
+def test_dropout_of_nothing_of_all_and_in_evaluation():
+    inputs = torch.randn(4, 5)
+    assert torch.equal(dropout(inputs, 0.0), inputs)
+    assert torch.equal(dropout(inputs, 1.0), torch.zeros_like(inputs))
+    assert torch.equal(Dropout(0.5).eval()(inputs), inputs)
+    assert (Dropout(0.5)(inputs) == 0).any()
+    assert dropout(torch.ones(0, 3), 0.5).shape == (0, 3)
+    assert dropout(torch.ones(6, 4).t(), 0.5).shape == (4, 6)
+
+
 def linear_types(model) -> set[type]:
     return {type(module) for module in model.modules() if isinstance(module, nn.Linear)}
 
 
+def dropout_types(model) -> set[type]:
+    return {type(module) for module in model.modules() if isinstance(module, nn.Dropout)}
+
+
 @needs_onednn
 @pytest.mark.parametrize("family", ["bert", "distilbert", "electra"])
-def test_a_model_can_switch_to_onednn_and_back(family):
+def test_a_model_can_switch_to_fast_layers_and_back(family):
     model, batch = make_classifier(family), random_batch([3, 9, 1, 6])
     before, inputs = copy_state(model), (batch.input_ids, batch.attention_mask.long())
     with torch.no_grad():
         expected = model(*inputs).logits
-        use_onednn(model, True)
+        use_fast_layers(model, onednn=True)
         assert linear_types(model) == {Linear}
+        assert dropout_types(model) == {Dropout}
         torch.testing.assert_close(model(*inputs).logits, expected, rtol=1e-5, atol=1e-5)
-        use_onednn(model, False)
+        use_pytorch_layers(model)
         assert linear_types(model) == {nn.Linear}
+        assert dropout_types(model) == {nn.Dropout}
         assert torch.equal(model(*inputs).logits, expected)
     assert copy_state(model).keys() == before.keys()
 
 
 def test_latency_is_measured_with_pytorchs_own_layers(monkeypatch):
     student = make_encoder(layers=1)
-    use_onednn(student, True)
+    use_fast_layers(student, onednn=True)
     monkeypatch.setattr(Linear, "forward", lambda *_: 1 / 0)
     assert latency_ms(student) > 0
     assert linear_types(student) == {Linear}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -15,6 +14,7 @@ from ikd_ray.distill.epoch_cache import EpochCache
 from ikd_ray.distill.families import FAMILIES
 from ikd_ray.distill.loop import Distillation, distill
 from ikd_ray.distill.memory import StepMemory
+from ikd_ray.distill.processor import supports_bfloat16
 from ikd_ray.distill.regimes import REGIMES
 from ikd_ray.distill.targets import Targets, build_targets
 from ikd_ray.distill.teacher import find_teacher, make_teacher, open_teacher
@@ -115,17 +115,16 @@ def test_a_teacher_is_fine_tuned_and_stored(data, device, tmp_path):
         find_teacher(str(tmp_path / "model"), get_task("cola")),
         TeacherConfig(epochs=2, batch_size=8),
     )
-    assert len(list(make_teacher(source, data, config, tmp_path / "kept", device))) == 2
+    assert len(list(make_teacher(source, data, config, tmp_path / "kept", device, precision="auto"))) == 2
     record = open_teacher(tmp_path / "kept")
-    assert record.settings["precision"] == ("bfloat16" if device.type == "cuda" else "float32")
+    assert record.settings["precision"] == ("bfloat16" if supports_bfloat16(device) else "float32")
 
 
 def test_students_of_an_assistant_are_compared_with_the_teacher(data, targets, placed, device, tmp_path):
     assistant: Encoder = make_encoder(layers=3, seed=1).to(device)
     list(build_targets(tmp_path, data, assistant, range(1, 4), True))
     taught = Targets(tmp_path, data, assistant, device=device)
-    world = replace(DistributedContext(), device=device)
-    world = replace(world, precision="float32")
+    world = DistributedContext(device=device, precision="float32")
     result = distill(a_trial(assistant_layers=3), data, taught, world=world, reference=placed)
     on_cpu = distill(
         a_trial(assistant_layers=3),

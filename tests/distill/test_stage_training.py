@@ -12,7 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from ikd_ray.config import Trial
-from ikd_ray.distill import loop, stage_training
+from ikd_ray.distill import distributed, loop, stage_training
 from ikd_ray.distill.distributed import DistributedContext
 from ikd_ray.distill.encoder_output import EncoderOutput
 from ikd_ray.distill.regimes import REGIMES
@@ -57,20 +57,25 @@ def test_bfloat16_trains_alike_with_losses_in_float32(data, targets, monkeypatch
     trial = Trial(regime=regime, student_layers=2, batch_size=8, learning_rate=1e-3, epochs=2)
     results = [
         loop.distill(trial, data, targets, world=DistributedContext(precision=precision))
-        for precision in ("auto", "float32", "bfloat16")
+        for precision in ("float32", "bfloat16")
     ]
-    auto, wide, narrow = (list(result.student.parameters()) for result in results)
-    assert all(map(torch.equal, auto, wide)), "the default on a CPU is float32"
+    wide, narrow = (list(result.student.parameters()) for result in results)
     assert not all(map(torch.equal, wide, narrow))
     assert dtypes == {parameter.dtype for parameter in narrow} == {torch.float32}
-    wide, narrow = (result.metrics for result in results[1:])
+    wide, narrow = (result.metrics for result in results)
     for name in (name for name in wide if name.startswith("train/")):
         assert narrow[name] == pytest.approx(wide[name], rel=0.1, abs=0.02), name
     assert narrow["train/loss"] != wide["train/loss"]
 
 
-def test_a_gpu_trains_in_bfloat16_by_default():
-    assert DistributedContext(device=torch.device("cuda")).training_precision == "bfloat16"
+@pytest.mark.parametrize(("supported", "precision"), [(True, "bfloat16"), (False, "float32")])
+def test_precision_that_is_left_to_the_device(supported, precision, monkeypatch):
+    asked = []
+    monkeypatch.setattr(distributed, "supports_bfloat16", lambda device: asked.append(device) or supported)
+    gpu = torch.device("cuda")
+    assert DistributedContext(device=gpu, precision="auto").training_precision == precision
+    assert asked == [gpu]
+    assert DistributedContext().training_precision == "float32"
 
 
 def test_everything_that_goes_to_a_gpu_is_pinned(data, targets, monkeypatch):

@@ -24,7 +24,7 @@ from ikd_ray import records
 from ikd_ray.analysis.student_selection import select_students
 from ikd_ray.analysis.sweep_analysis import used_params
 from ikd_ray.data.task_file import CustomTask
-from ikd_ray.distill.fast_layers import use_onednn
+from ikd_ray.distill.fast_layers import use_pytorch_layers
 from ikd_ray.errors import UsageError
 from ikd_ray.export import hf_export
 from ikd_ray.export.hf_export import ExportedStudent, export_students
@@ -78,7 +78,7 @@ def test_exported_students_load_with_named_labels_and_the_same_logits(exported):
         assert inputs["input_ids"].tolist() == [[2, 5, 6, 11, 7, 8, 9, 10, 12, 3]]
         original = make_student(layers)
         original.set_attn_implementation("sdpa")
-        use_onednn(original, False)  # another library's matrix products differ in the last bit
+        use_pytorch_layers(original)  # another library's matrix products differ in the last bit
         # A copy, because the last bit of a matrix product depends on where a file's mapping put the weights.
         loaded = copy.deepcopy(classify.model)
         with torch.inference_mode():
