@@ -43,9 +43,9 @@ def time_regime(inputs: Inputs, regime: str) -> tuple[list[Timing], float, float
     data, targets = inputs.load()
     machine.reset_peak_memory()
     idle = machine.memory_bytes("VmHWM")
-    times = _time_stages(Distillation(_trial(inputs, regime=regime), data, targets, inputs.world))
+    times = _time_stages(Distillation(make_trial(inputs, regime=regime), data, targets, inputs.world))
     if regime == "pid":
-        trial = _trial(inputs, regime=regime, top_trains="head", epochs_per_layer=1)
+        trial = make_trial(inputs, regime=regime, top_trains="head", epochs_per_layer=1)
         top = _time_stages(Distillation(trial, data, targets, inputs.world))[-1]
         times.append(replace(top, name=f"{top.name}, head alone"))
     return times, idle / 2**20, machine.memory_bytes("VmHWM") / 2**20
@@ -76,7 +76,7 @@ def time_targets(inputs: Inputs) -> dict[str, float]:
 
 def time_concurrent_trials(inputs: Inputs, placements: Sequence[Placement]) -> list[float]:
     """Return the seconds of an `id` epoch of trials that run at once, in each placement."""
-    return time_placements(inputs.load, _trial(inputs, regime="id"), inputs.world, placements)
+    return time_placements(inputs.load, make_trial(inputs, regime="id"), inputs.world, placements)
 
 
 def time_epoch_of_workers(
@@ -91,8 +91,8 @@ def time_epoch_of_workers(
     dist.init_process_group(backend, f"file://{rendezvous}", rank=rank, world_size=workers)
     data, targets = inputs.load()
     targets.teacher.to(world.device)
-    trial = _trial(inputs, regime="id")
-    epochs = _epochs(Distillation(trial, data, targets, world))
+    trial = make_trial(inputs, regime="id")
+    epochs = trained_epochs(Distillation(trial, data, targets, world))
     next(epochs)  # NCCL connects the workers at their first step
     barrier.wait(TIMEOUT_S)
     seconds = next(epochs).metrics["time/epoch_s"]
@@ -103,8 +103,8 @@ def time_epoch_of_workers(
 def warm_up(inputs: Inputs) -> None:
     """Train an epoch on a GPU, which loads its kernels at their first use."""
     if inputs.device == "cuda":
-        trial = _trial(inputs, regime="id", epochs=1)
-        next(_epochs(Distillation(trial, *inputs.load(), inputs.world)))
+        trial = make_trial(inputs, regime="id", epochs=1)
+        next(trained_epochs(Distillation(trial, *inputs.load(), inputs.world)))
 
 
 def trained_layers(stage: Stage, student_layers: int) -> int:
@@ -112,7 +112,8 @@ def trained_layers(stage: Stage, student_layers: int) -> int:
     return stage.depth(student_layers) - min(stage.trains) + 1 if stage.trains else 0
 
 
-def _trial(inputs: Inputs, **changes: Any) -> Trial:
+def make_trial(inputs: Inputs, **changes: Any) -> Trial:
+    """Return a trial with the settings of all measurements."""
     params: dict[str, Any] = {
         "student_layers": inputs.student_layers,
         "batch_size": inputs.batch_size,
@@ -125,15 +126,16 @@ def _trial(inputs: Inputs, **changes: Any) -> Trial:
     return Trial(**(params | changes))
 
 
-def _epochs(distillation: Distillation) -> Iterator[Epoch]:
-    # Without a cache there is no other event: nothing waits for another trial.
+def trained_epochs(distillation: Distillation) -> Iterator[Epoch]:
+    """Train a trial without a cache: yield its epochs."""
+    # Nothing waits for another trial, so there is no other event.
     return (event for event in distillation if isinstance(event, Epoch))
 
 
 def _time_stages(distillation: Distillation) -> list[Timing]:
     """Return each stage's mean epoch."""
     metrics = defaultdict(list)
-    for epoch in _epochs(distillation):
+    for epoch in trained_epochs(distillation):
         metrics[epoch.stage].append(epoch.metrics)
     trial = distillation.trial
     return [

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ikd_ray.bench import epochs, machine
+from ikd_ray.bench.epoch_profile import profile_epoch
 from ikd_ray.bench.inputs import Inputs, Request, find_inputs, prepare_inputs
 from ikd_ray.bench.peers import PEERS, REFERENCES, check_peers
 from ikd_ray.bench.results import (
@@ -24,6 +25,7 @@ from ikd_ray.bench.results import (
     layer_weights,
     mean_of_stages,
     show_report,
+    show_rows,
     show_sweeps,
 )
 from ikd_ray.bench.search_suite import measure_search, show_search
@@ -46,12 +48,13 @@ def bench(
     overhead_trials: Sequence[int],
     sharing_trials: int | None,
     search_orders: int | None,
+    profile: bool,
     as_json: bool,
 ) -> None:
     """Measure and print: a table, or JSON on standard output and the table on standard error.
 
-    `overhead_trials` and `sharing_trials`, numbers of trials of sweeps, each ask for nothing else, and so does
-    `search_orders`, the number of replays of each search.
+    `overhead_trials` and `sharing_trials`, numbers of trials of sweeps, each ask for nothing else, and so do
+    `search_orders`, the number of replays of each search, and `profile`.
 
     Raises:
         UsageError: a flag is wrong; nothing was written.
@@ -64,6 +67,14 @@ def bench(
             raise UsageError("--search replays recorded trials; leave all flags but --search and --json out")
         document = measure_search(search_orders, console)
         show_search(document, file)
+    elif profile:
+        if request.peers or request.device != "cpu" or overhead_trials or sharing_trials:
+            raise UsageError(
+                "--profile measures an epoch of id on the CPU alone; leave --peer, --device, --overhead-trials "
+                "and --sharing-trials out"
+            )
+        document = {"profile": _measure_profile(request, console)}
+        show_rows(document["profile"], file)
     elif sharing_trials:
         if request.peers or request.limit or overhead_trials:
             raise UsageError(
@@ -89,6 +100,19 @@ def bench(
         show_report(document, file)
     if as_json:
         print(json.dumps(document, indent=1, default=str))
+
+
+def _measure_profile(request: Request, console: Console) -> list[dict[str, Any]]:
+    source, dataset = find_inputs(request)
+    console.note("data", dataset.description)
+    threads = machine.cores()
+    with TemporaryDirectory(prefix="ikd-bench-") as folder:
+        with console.step("tokens and teacher"):
+            inputs = prepare_inputs(request, source, dataset, Path(folder), threads)
+        with console.step("storing the teacher's targets"):
+            run_alone(epochs.time_targets, inputs, threads=threads)
+        with console.step(f"two epochs in {inputs.world.training_precision}"):
+            return run_alone(profile_epoch, inputs, threads=threads)
 
 
 def _measure_epochs(request: Request, console: Console) -> dict[str, Any]:

@@ -58,6 +58,9 @@ def main(
             min=2, help="Measure just the searches: replays of recorded trials, in N orders of each."
         ),
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Measure just what an epoch of id spends its CPU time on.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON on standard output, all else on standard error.")
     ] = False,
@@ -71,4 +74,4 @@ def main(
         request = Request(
             task, data_dir, teacher, limit, student_layers, batch_size, precision, device, tuple(peer or ())
         )
-        bench(request, overhead_trials or (), sharing_trials, search, as_json)
+        bench(request, overhead_trials or (), sharing_trials, search, profile, as_json)

@@ -347,7 +347,7 @@ class StageOptimizer:
     def step(self, lr_factor: float) -> None:
         """Update the parameters by their clipped gradients, which it clears, at `lr_factor` times the peak rate."""
         self._adamw.param_groups[0]["lr"] = self._peak_lr * lr_factor
-        torch.nn.utils.clip_grad_norm_(self._adamw.param_groups[0]["params"], CLIP_NORM)
+        clip_gradients(self._adamw.param_groups[0]["params"])
         self._adamw.step()
         self._adamw.zero_grad(set_to_none=True)
 
@@ -399,6 +399,14 @@ def set_trainable(model: Encoder, stage: Stage) -> None:
     dropout = getattr(model.model, "dropout", None)
     if dropout is not None:
         dropout.train(stage.head)
+
+
+def clip_gradients(parameters: list[nn.Parameter]) -> None:
+    """Scale the gradients of all parameters down to a common norm of at most `CLIP_NORM`."""
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    # Most steps clip nothing, and a pass over all gradients is saved. On a GPU the comparison would wait for it.
+    if norm.device.type != "cpu" or not norm <= CLIP_NORM:
+        nn.utils.clip_grads_with_norm_(parameters, CLIP_NORM, norm)
 
 
 def lr_factor(stage: Stage, step: int, steps_per_epoch: int) -> float:

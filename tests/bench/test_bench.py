@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ikd_ray.bench import suite
+from ikd_ray.bench.epoch_profile import KINDS, OTHER
 from ikd_ray.terminal.command_line import run
 from tests.helpers.run_command import ROOT, script_command
 
@@ -72,11 +73,34 @@ def test_overhead_of_several_sweeps_is_printed(app, monkeypatch, capsys):
     assert ["seconds_a_trial", "0.250", "0.500"] in [line.split() for line in err.splitlines()]
 
 
+def test_the_shares_of_an_epoch_are_printed(app, inputs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    flags = [f"--data-dir={inputs / 'glue'}", f"--teacher={inputs / 'teacher'}", "--limit=36"]
+    with pytest.raises(SystemExit) as end:
+        run(app, [*flags, "--student-layers=2", "--profile", "--json"])
+    out, err = capsys.readouterr()
+    assert end.value.code == 0, err
+    rows = {row.pop("operations"): row for row in json.loads(out)["profile"]}
+    assert rows.keys() == {*KINDS, OTHER}
+    assert sum(float(row["share"].rstrip("%")) for row in rows.values()) == pytest.approx(100, abs=1)
+    # A kind without time has names that PyTorch no longer uses.
+    assert [kind for kind, row in rows.items() if not row["s"] and kind != "random masks of dropout"] == []
+    assert "softmax" in err
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("ikd-")]
+
+
+def test_shares_are_measured_alone(app, capsys):
+    with pytest.raises(SystemExit) as end:
+        run(app, ["--profile", "--peer=trainer"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("error: --profile measures an epoch of id on the CPU alone")
+
+
 @pytest.mark.slow
 def test_all_rows_are_measured(inputs, tmp_path):
     """Run the whole benchmark on 36 examples with all installed peers."""
     flags = [f"--data-dir={inputs / 'glue'}", f"--teacher={inputs / 'teacher'}"]
-    flags += ["--limit=36", "--student-layers=2", "--batch-size=8", "--json"]
+    flags += ["--limit=36", "--student-layers=2", "--batch-size=8", "--precision=bfloat16", "--json"]
     peers = {"textbrewer": "textbrewer", "accelerate": "trainer"}
     installed = [peer for package, peer in peers.items() if importlib.util.find_spec(package)]
     (home := tmp_path / "home").mkdir()
@@ -100,14 +124,16 @@ def test_all_rows_are_measured(inputs, tmp_path):
         *("kd C", "id 1+2+C"),
         *("pid 1", "pid 2", "pid C", "pid C, head alone"),
         *("sid 1", "sid 1+2", "sid C", "sid, mean"),
-        *("reference", *(["textbrewer"] if "textbrewer" in installed else [])),
+        *("reference", "bfloat16 reference", *(["textbrewer"] if "textbrewer" in installed else [])),
         *("teacher", *(["trainer"] if "trainer" in installed else [])),
     ]
     assert all(row["seconds"] > 0 for row in rows.values())
-    assert rows["id 1+2+C"]["faster_than"].keys() == set(rows) & {"reference", "textbrewer"}
+    assert rows["id 1+2+C"]["faster_than"].keys() == set(rows) & {
+        *("reference", "bfloat16 reference", "textbrewer")
+    }
     assert rows["teacher"]["faster_than"].keys() == set(rows) & {"trainer"}
     assert report["examples"] == 36
-    assert report["precision"] == "float32"
+    assert report["precision"] == "bfloat16"
     assert report["padding_of_plan"] <= report["padding_of_random"]
     assert report["store"]["bytes"] > 0
     assert report["memory"]["peak_above_idle"].keys() == {"kd", "id", "pid", "sid"}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.nn.utils import clip_grad_norm_
 
 from ikd_ray.config import Trial
 from ikd_ray.distill import distributed, loop, stage_training
@@ -31,6 +33,8 @@ def test_a_step_never_waits_for_the_device(data, tmp_path, monkeypatch, regime, 
     trial = Trial(regime=regime, student_layers=2, batch_size=8, embeddings=embeddings)
     steps, step = [], stage_training.StageOptimizer.step
     monkeypatch.setattr(stage_training.StageOptimizer, "step", lambda *args: steps.append(1) or step(*args))
+    # On a CPU, which these tensors are on, there is nothing to wait for, so gradients may be looked at.
+    monkeypatch.setattr(stage_training, "clip_gradients", lambda parameters: clip_grad_norm_(parameters, 1.0))
     with FakeTensorMode(allow_non_fake_inputs=True):
         student, targets.teacher = make_encoder(layers=2), make_encoder()
         for stage in REGIMES[regime](trial):
@@ -66,6 +70,31 @@ def test_bfloat16_trains_alike_with_losses_in_float32(data, targets, monkeypatch
     for name in (name for name in wide if name.startswith("train/")):
         assert narrow[name] == pytest.approx(wide[name], rel=0.1, abs=0.02), name
     assert narrow["train/loss"] != wide["train/loss"]
+
+
+def test_clipping_never_waits_for_a_gpu():
+    with FakeTensorMode():
+        for device in ("cpu", "cuda"):
+            parameter = torch.nn.Parameter(torch.zeros(3, device=device))
+            parameter.grad = torch.zeros_like(parameter)
+            with nullcontext() if device == "cuda" else pytest.raises(DataDependentOutputException):
+                stage_training.clip_gradients([parameter])
+
+
+@pytest.mark.parametrize("norm", [0.5, 1.0, 4.0, float("nan")])
+def test_gradients_are_clipped_as_pytorch_clips_them(norm):
+    def parameters():
+        made = [torch.nn.Parameter(torch.zeros(size)) for size in (3, 4, 2)]
+        for parameter in made[:2]:  # the third has no gradient
+            parameter.grad = torch.full_like(parameter, norm / 7**0.5)
+        return made
+
+    found, expected = parameters(), parameters()
+    stage_training.clip_gradients(found)
+    clip_grad_norm_(expected, stage_training.CLIP_NORM)
+    for a, b in zip(found[:2], expected[:2], strict=True):
+        torch.testing.assert_close(a.grad, b.grad, equal_nan=True)
+    assert found[2].grad is None
 
 
 @pytest.mark.parametrize(("supported", "precision"), [(True, "bfloat16"), (False, "float32")])
