@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ikd_ray.distill.processor import supports_bfloat16
 from tests.helpers.run_command import sweep_flags
 from tests.sweep.conftest import Swept, run_to_its_end
 
@@ -35,7 +36,9 @@ def test_trials_train_on_a_gpu_that_they_may_share(environment, inputs, tmp_path
     is_gpu = device.type == "cuda"
     flags = ["--gpus-per-worker", share, "--concurrent", int(1 / share)] if is_gpu else ["--concurrent", 2]
     found = swept(environment, inputs, tmp_path, ["kd", "id", "pid", "sid"], *flags)
-    assert {trial.precision for trial in found.trials} == {"bfloat16" if is_gpu else "float32"}
+    assert {trial.precision for trial in found.trials} == {
+        "bfloat16" if supports_bfloat16(device) else "float32"
+    }
 
 
 def test_a_trial_trains_with_two_workers(environment, inputs, tmp_path, device):
